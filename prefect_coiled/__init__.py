@@ -1,0 +1,59 @@
+"""Prefect 3 flows on fresh Dask clusters of EC2 machines in your own AWS account.
+
+Importing this package loads nothing else: each exported name is imported when it is first used.
+The block types are registered by `prefect_coiled.blocks`, which Prefect loads by entry point.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefect_coiled.blocks import Ec2DaskAccount, Ec2DaskRegistry, aload_account, load_account
+    from prefect_coiled.cluster import Cluster
+    from prefect_coiled.options import BackendOptions
+    from prefect_coiled.task_runner import CoiledTaskRunner
+
+_EXPORTS = {
+    "Cluster": "prefect_coiled.cluster",
+    "CoiledTaskRunner": "prefect_coiled.task_runner",
+    "BackendOptions": "prefect_coiled.options",
+    "Ec2DaskAccount": "prefect_coiled.blocks",
+    "Ec2DaskRegistry": "prefect_coiled.blocks",
+    "aload_account": "prefect_coiled.blocks",
+    "load_account": "prefect_coiled.blocks",
+}
+
+__all__ = [
+    "BackendOptions",
+    "Cluster",
+    "CoiledTaskRunner",
+    "Ec2DaskAccount",
+    "Ec2DaskRegistry",
+    "__version__",
+    "aload_account",
+    "load_account",
+]
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            value: Any = version("prefect-dask-ec2")
+        except PackageNotFoundError:  # a source tree that is not installed
+            value = "0.0.0"
+    elif name in _EXPORTS:
+        value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    # `prefect block register -m prefect_coiled` looks the blocks up among these names.
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,57 @@
+"""Who is calling, and from where."""
+
+from __future__ import annotations
+
+import ipaddress
+import urllib.request
+
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.records import Record
+
+# AWS's own answer to "what is my address": https://checkip.amazonaws.com
+_CHECK_IP = "https://checkip.amazonaws.com"
+
+
+class Caller(Record):
+    """The identity behind the credentials.
+
+    Attributes:
+        aws_account_id: 12 digits.
+        arn: ARN of the user or assumed role.
+    """
+
+    aws_account_id: str
+    arn: str
+
+    @property
+    def name(self) -> str:
+        """The last part of the ARN: a user's name, or a role session's."""
+        return self.arn.rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+
+
+def find_caller(aws: Aws) -> Caller:
+    """Ask STS who we are; this also shows that the credentials work.
+
+    Raises:
+        CredentialsError: If AWS does not accept them.
+    """
+    reply = aws.call("sts:GetCallerIdentity", f"checking the credentials of account ({aws.account})")
+    return Caller(aws_account_id=reply["Account"], arn=reply["Arn"])
+
+
+def own_cidr(aws: Aws) -> str:
+    """The caller's public IPv4 address as a /32, which is what the word "me" stands for.
+
+    Raises:
+        OptionsError: If it cannot be found out.
+    """
+    if aws.in_sandbox:
+        return "127.0.0.1/32"
+    try:
+        with urllib.request.urlopen(_CHECK_IP, timeout=10) as reply:
+            return f"{ipaddress.IPv4Address(reply.read().decode().strip())}/32"
+    except (OSError, ValueError) as error:
+        raise OptionsError(
+            'ingress cidr "me"', f"{_CHECK_IP} did not tell our address: {error}", "Give the CIDR itself."
+        ) from error

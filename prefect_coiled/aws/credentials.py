@@ -1,0 +1,235 @@
+"""Who calls AWS: an account's credentials, as sessions that stay valid for as long as a run takes.
+
+Accepted are long-lived keys, profiles, assumed roles and whatever else botocore can renew by itself
+(instance roles, single sign-on, web identities). A static session token is refused: it ends in the
+middle of a run and leaves machines that nobody can remove. A role is assumed through botocore's
+refreshable credentials, not once and for all. May not read blocks or configuration.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from pydantic import SecretStr
+
+from prefect_coiled.errors import AccountError
+
+if TYPE_CHECKING:
+    import boto3
+    from botocore.credentials import Credentials
+
+DEFAULT_SESSION_NAME = "prefect-coiled"
+_ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
+_USE_INSTEAD = (
+    "Give a profile (also one with single sign-on), a role to assume, or the long-lived keys of an IAM user."
+)
+
+
+@runtime_checkable
+class SandboxInfo(Protocol):
+    """What is needed of a running sandbox."""
+
+    @property
+    def endpoint(self) -> str:
+        """The address of its AWS API."""
+
+    @property
+    def addresses(self) -> str:
+        """Says "many" where each machine has an address of its own, "one" where they share one."""
+
+    def free_port(self) -> int:
+        """A port that is free for a machine, where they share one address."""
+
+
+@dataclass(frozen=True)
+class CredentialSource:
+    """Where credentials come from; with nothing set, from botocore's own chain.
+
+    The secret key is neither in the representation nor in a pickle: load the account again by its
+    slug on the other side.
+
+    Attributes:
+        access_key_id: Access key of an IAM user.
+        secret_access_key: Its secret key.
+        profile: Name of a profile in `~/.aws`.
+        role_arn: A role to assume with the above.
+        external_id: External id that the role's trust policy asks for.
+        session_name: Name of the assumed role's session, as CloudTrail shows it.
+        role_args: Further parameters of sts:AssumeRole, such as `DurationSeconds`.
+    """
+
+    access_key_id: str = ""
+    secret_access_key: SecretStr | None = None
+    profile: str = ""
+    role_arn: str = ""
+    external_id: str = ""
+    session_name: str = DEFAULT_SESSION_NAME
+    role_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.access_key_id and self.profile:
+            raise AccountError("AWS keys and a profile", "cannot both be used.", "Give one of them.")
+        if self.secret_access_key is not None and not self.access_key_id:
+            raise AccountError("AWS secret key", "was given without its access key id.")
+        if self.external_id and not self.role_arn:
+            raise AccountError("external id", "was given without the role that asks for it.")
+        if self.external_id and not 2 <= len(self.external_id) <= 1224:
+            raise AccountError("external id", "must have 2 to 1224 characters.")
+        if self.role_arn and not _ROLE_ARN.fullmatch(self.role_arn):
+            raise AccountError(
+                f"role {self.role_arn!r}", "must look like arn:aws:iam::123456789012:role/name."
+            )
+        object.__setattr__(self, "role_args", MappingProxyType(dict(self.role_args)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "secret_access_key": None, "role_args": dict(self.role_args)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        object.__setattr__(self, "role_args", MappingProxyType(state["role_args"]))
+
+    @property
+    def description(self) -> str:
+        """Where the credentials come from, in words and without a secret."""
+        source = "botocore's default credentials"
+        if self.access_key_id:
+            source = f"access key {self.access_key_id}"
+        elif self.profile:
+            source = f"profile {self.profile!r}"
+        return f"role {self.role_arn} through {source}" if self.role_arn else source
+
+    def session(self, region: str, *, endpoint_url: str | None = None) -> boto3.Session:
+        """Make a session whose credentials renew themselves where they can expire.
+
+        Makes no call to AWS: a role is assumed at the first call that needs it, and again about
+        fifteen minutes before it would expire.
+
+        Args:
+            region: The region of the session's clients.
+            endpoint_url: Where to send sts:AssumeRole, if not to AWS.
+
+        Raises:
+            AccountError: The profile does not exist, nothing gives credentials, or what gives them
+                is a static session token.
+        """
+        base = self._base_session(region)
+        credentials = base.get_credentials()
+        if credentials is None:
+            raise AccountError(
+                self.description,
+                "there are no AWS credentials to be found.",
+                "Put keys, a profile or a role into the account block, or run `aws configure`.",
+            )
+        self._refuse_static_token(credentials)
+        return self._assumed(base, credentials, region, endpoint_url) if self.role_arn else base
+
+    def _base_session(self, region: str) -> boto3.Session:
+        import boto3
+        from botocore.exceptions import PartialCredentialsError, ProfileNotFound
+
+        if self.access_key_id:
+            if self.secret_access_key is None:
+                raise AccountError(
+                    f"access key {self.access_key_id}",
+                    "its secret key is missing: it was not given, or was left behind in a pickle.",
+                    "Give both keys, or load the account again by its slug.",
+                )
+            return boto3.Session(
+                aws_access_key_id=self.access_key_id,
+                aws_secret_access_key=self.secret_access_key.get_secret_value(),
+                region_name=region,
+            )
+        try:
+            return boto3.Session(profile_name=self.profile or None, region_name=region)
+        except ProfileNotFound:
+            known = ", ".join(_profiles()) or "none"
+            raise AccountError(
+                f"profile {self.profile!r}", f"is not on this machine (there is: {known})."
+            ) from None
+        except PartialCredentialsError as error:
+            raise AccountError(self.description, f"{error}.") from error
+
+    def _refuse_static_token(self, credentials: Credentials) -> None:
+        from botocore.credentials import RefreshableCredentials
+
+        if not isinstance(credentials, RefreshableCredentials) and credentials.token:
+            raise AccountError(
+                self.description if self.access_key_id or self.profile else "AWS_SESSION_TOKEN",
+                "is a static session token, which would expire in the middle of a run.",
+                _USE_INSTEAD,
+            )
+
+    def _assumed(
+        self, base: boto3.Session, credentials: Credentials, region: str, endpoint_url: str | None
+    ) -> boto3.Session:
+        import boto3
+        import botocore.session
+        from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+
+        source = base._session
+        args = {**self.role_args, "RoleSessionName": self.session_name}
+        if self.external_id:
+            args["ExternalId"] = self.external_id
+        fetcher = AssumeRoleCredentialFetcher(
+            client_creator=functools.partial(
+                source.create_client, region_name=region, endpoint_url=endpoint_url
+            ),
+            source_credentials=credentials,
+            role_arn=self.role_arn,
+            extra_args=args,
+        )
+        target = botocore.session.get_session()
+        credentials = DeferredRefreshableCredentials(
+            refresh_using=fetcher.fetch_credentials, method="assume-role"
+        )
+        target._credentials = credentials  # type: ignore[attr-defined]
+        return boto3.Session(botocore_session=target, region_name=region)
+
+
+def _profiles() -> list[str]:
+    import botocore.session
+
+    return list(botocore.session.Session().available_profiles)
+
+
+@dataclass(frozen=True)
+class Account:
+    """An account as the rest of the library needs it.
+
+    Attributes:
+        slug: Its name: of the block document, the IAM role, the log group and the tags.
+        options: The account's layer of the backend options.
+        credentials: Who calls AWS.
+        endpoint_url: Where AWS's API is, if not at AWS.
+        sandbox: The sandbox behind the endpoint, or None.
+        tags: Tags for everything the account makes.
+    """
+
+    slug: str
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    credentials: CredentialSource = CredentialSource()
+    endpoint_url: str | None = None
+    sandbox: SandboxInfo | None = field(default=None, hash=False)
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def is_sandbox(self) -> bool:
+        """Whether this account is the sandbox on this machine."""
+        return self.sandbox is not None
+
+    def session(self, region: str) -> boto3.Session:
+        """A session for this account; see `CredentialSource.session`.
+
+        Clients made from it need `endpoint_url=account.endpoint_url`.
+        """
+        return self.credentials.session(region, endpoint_url=self.endpoint_url)
+
+    def without_secrets(self) -> Account:
+        """The same account without the registry's token and the secret key, for a record."""
+        options = {k: v for k, v in self.options.items() if k != "registry"}
+        return replace(self, options=options, credentials=replace(self.credentials, secret_access_key=None))

@@ -1,0 +1,161 @@
+"""The IAM role of the account's machines, its policy, and the instance profile of the same name."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import unquote
+
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import AlreadyExistsError, NotFoundError, ProvisionError, QuotaError
+from prefect_coiled.plan import policies, tags
+
+POLICY_NAME = "coiled-instance"
+
+
+def find_role(aws: Aws) -> dict[str, Any] | None:
+    """The role named as the account, if there is one.
+
+    Raises:
+        ProvisionError: If a role of that name exists that is not ours.
+    """
+    try:
+        role: dict[str, Any] = aws.call("iam:GetRole", f"finding role ({aws.account})", RoleName=aws.account)[
+            "Role"
+        ]
+    except NotFoundError:
+        return None
+    _check_ours(aws, "role", role)
+    return role
+
+
+def ensure_role(aws: Aws, aws_account_id: str) -> str:
+    """Find or make the role and see that its policy is the current one. Returns its ARN."""
+    role = find_role(aws)
+    if role is None:
+        try:
+            role = aws.call(
+                "iam:CreateRole",
+                f"creating role ({aws.account})",
+                RoleName=aws.account,
+                AssumeRolePolicyDocument=policies.trust_policy(),
+                Description="Machines of Dask clusters made by prefect_coiled",
+                Tags=tags.to_aws(tags.named(tags.account_tags(aws.account), aws.account)),
+            )["Role"]
+        except AlreadyExistsError:  # made by another set-up at this moment
+            role = find_role(aws) or {}
+    arn = str(role["Arn"])
+    wanted = policies.instance_policy(aws.account, aws_account_id, arn.split(":")[1])
+    if _policy(aws) != wanted:
+        aws.call(
+            "iam:PutRolePolicy",
+            f"writing the policy of role ({aws.account})",
+            RoleName=aws.account,
+            PolicyName=POLICY_NAME,
+            PolicyDocument=wanted,
+        )
+    return arn
+
+
+def find_instance_profile(aws: Aws) -> dict[str, Any] | None:
+    """The instance profile named as the account, if there is one."""
+    try:
+        reply = aws.call(
+            "iam:GetInstanceProfile",
+            f"finding instance profile ({aws.account})",
+            InstanceProfileName=aws.account,
+        )
+    except NotFoundError:
+        return None
+    profile: dict[str, Any] = reply["InstanceProfile"]
+    _check_ours(aws, "instance profile", profile)
+    return profile
+
+
+def ensure_instance_profile(aws: Aws) -> str:
+    """Find or make the instance profile and put the role into it. Returns its ARN."""
+    profile = find_instance_profile(aws)
+    if profile is None:
+        try:
+            profile = aws.call(
+                "iam:CreateInstanceProfile",
+                f"creating instance profile ({aws.account})",
+                InstanceProfileName=aws.account,
+                Tags=tags.to_aws(tags.named(tags.account_tags(aws.account), aws.account)),
+            )["InstanceProfile"]
+        except AlreadyExistsError:
+            profile = find_instance_profile(aws) or {}
+    if not profile.get("Roles"):
+        try:
+            aws.call(
+                "iam:AddRoleToInstanceProfile",
+                f"putting role ({aws.account}) into its instance profile",
+                InstanceProfileName=aws.account,
+                RoleName=aws.account,
+            )
+        except QuotaError:
+            # A profile holds one role: a second set-up was faster (IAM says LimitExceeded).
+            profile = find_instance_profile(aws) or {}
+            if not profile.get("Roles"):
+                raise
+    return str(profile["Arn"])
+
+
+def delete_role(aws: Aws) -> list[str]:
+    """Delete the instance profile and the role with its policies. Returns what was there."""
+    removed = []
+    profile = find_instance_profile(aws)
+    if profile is not None:
+        for role in profile.get("Roles", ()):
+            _gone_is_fine(
+                aws,
+                "iam:RemoveRoleFromInstanceProfile",
+                InstanceProfileName=aws.account,
+                RoleName=role["RoleName"],
+            )
+        _gone_is_fine(aws, "iam:DeleteInstanceProfile", InstanceProfileName=aws.account)
+        removed.append(f"instance-profile/{aws.account}")
+    if find_role(aws) is not None:
+        what = f"listing policies of role ({aws.account})"
+        for name in aws.pages("iam:ListRolePolicies", what, "PolicyNames", RoleName=aws.account):
+            _gone_is_fine(aws, "iam:DeleteRolePolicy", RoleName=aws.account, PolicyName=name)
+        for policy in aws.pages(
+            "iam:ListAttachedRolePolicies", what, "AttachedPolicies", RoleName=aws.account
+        ):
+            _gone_is_fine(aws, "iam:DetachRolePolicy", RoleName=aws.account, PolicyArn=policy["PolicyArn"])
+        _gone_is_fine(aws, "iam:DeleteRole", RoleName=aws.account)
+        removed.append(f"role/{aws.account}")
+    return removed
+
+
+def _gone_is_fine(aws: Aws, action: str, **parameters: Any) -> None:
+    try:
+        aws.call(action, f"deleting role ({aws.account})", **parameters)
+    except NotFoundError:
+        return
+
+
+def _policy(aws: Aws) -> str | None:
+    try:
+        reply = aws.call(
+            "iam:GetRolePolicy",
+            f"reading the policy of role ({aws.account})",
+            RoleName=aws.account,
+            PolicyName=POLICY_NAME,
+        )
+    except NotFoundError:
+        return None
+    document = reply["PolicyDocument"]
+    if isinstance(document, dict):  # botocore decodes the URL-encoded JSON
+        return json.dumps(document, indent=1)
+    return unquote(document)
+
+
+def _check_ours(aws: Aws, kind: str, resource: dict[str, Any]) -> None:
+    labels = tags.from_aws(resource.get("Tags"))
+    if labels.get(tags.OWNER) != tags.OWNER_VALUE or labels.get(tags.ACCOUNT) != aws.account:
+        raise ProvisionError(
+            f"finding {kind} ({aws.account})",
+            f"this AWS account has a {kind} of that name that does not carry our tags",
+            "Choose another account slug, so that nothing foreign is touched.",
+        )

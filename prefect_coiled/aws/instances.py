@@ -1,0 +1,228 @@
+"""EC2 instances: launch (one call for any number), find by tag, terminate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.waits import CONSISTENCY, PROFILE_USABLE, TERMINATED, retry_while, wait_for
+from prefect_coiled.errors import AwsError, NotFoundError
+from prefect_coiled.plan import tags
+from prefect_coiled.records import InstanceRecord
+
+LIVE = ("pending", "running", "stopping", "stopped")
+_TERMINATE_AT_ONCE = 500  # AWS recommends batches; one bad id fails a whole call
+
+
+def _record(item: dict[str, Any]) -> InstanceRecord:
+    labels = tags.from_aws(item.get("Tags"))
+    return InstanceRecord(
+        instance_id=item["InstanceId"],
+        role="scheduler" if labels.get(tags.ROLE) == "scheduler" else "worker",
+        instance_type=item["InstanceType"],
+        zone=item["Placement"]["AvailabilityZone"],
+        subnet_id=item.get("SubnetId") or "",
+        private_ip=item.get("PrivateIpAddress") or "",
+        public_ip=item.get("PublicIpAddress") or "",
+        spot=item.get("InstanceLifecycle") == "spot",
+        state=item["State"]["Name"],
+        state_reason=(item.get("StateReason") or {}).get("Message", ""),
+        launched_at=item.get("LaunchTime"),
+        cluster=labels.get(tags.CLUSTER, ""),
+        cluster_uid=labels.get(tags.CLUSTER_UID, ""),
+        creator=labels.get(tags.CREATOR, ""),
+    )
+
+
+def find_instances(
+    aws: Aws, cluster: str | None = None, *, states: Iterable[str] = LIVE, uid: str | None = None
+) -> list[InstanceRecord]:
+    """The instances of a cluster, or of all the account's clusters, oldest first."""
+    wanted = tags.account_tags(aws.account)
+    if cluster is not None:
+        wanted[tags.CLUSTER] = cluster
+    if uid is not None:
+        wanted[tags.CLUSTER_UID] = uid
+    reservations = aws.pages(
+        "ec2:DescribeInstances",
+        f"finding instances ({cluster or aws.account})",
+        "Reservations",
+        Filters=tags.filters(wanted, instance_state_name=states),
+        MaxResults=1000,
+    )
+    found = [_record(i) for r in reservations for i in r["Instances"]]
+    return sorted(found, key=lambda i: (str(i.launched_at), i.instance_id))
+
+
+def find_by_id(aws: Aws, instance_id: str) -> InstanceRecord | None:
+    """One instance by its id; None if AWS does not show it (yet)."""
+    try:
+        reply = aws.call(
+            "ec2:DescribeInstances", f"reading instance ({instance_id})", InstanceIds=[instance_id]
+        )
+    except NotFoundError:
+        return None
+    found = [_record(i) for r in reply["Reservations"] for i in r["Instances"]]
+    return found[0] if found else None
+
+
+def launch_instances(
+    aws: Aws,
+    what: str,
+    *,
+    template_id: str,
+    instance_type: str,
+    subnet_id: str,
+    public_address: bool,
+    group_ids: list[str],
+    count: int,
+    token: str,
+    labels: dict[str, str],
+    spot: bool = False,
+) -> list[InstanceRecord]:
+    """Launch up to `count` machines with one RunInstances call; at least one, or it fails.
+
+    Tags and client token are inside the call, so that a machine is findable from its first moment and a call
+    whose reply was lost can be sent again without a second set of machines.
+
+    Raises:
+        NoCapacityError: If AWS has none of this type in this zone.
+        QuotaError: If a limit of the AWS account is reached.
+    """
+    interface = {
+        "DeviceIndex": 0,
+        "SubnetId": subnet_id,
+        "Groups": group_ids,
+        "AssociatePublicIpAddress": public_address,
+        "DeleteOnTermination": True,
+    }
+    market: dict[str, Any] = {}
+    if spot:
+        market["InstanceMarketOptions"] = {
+            "MarketType": "spot",
+            "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
+        }
+
+    def launch() -> dict[str, Any]:
+        try:
+            return aws.call(
+                "ec2:RunInstances",
+                what,
+                LaunchTemplate={"LaunchTemplateId": template_id, "Version": "1"},
+                InstanceType=instance_type,
+                NetworkInterfaces=[interface],
+                MinCount=1,
+                MaxCount=count,
+                ClientToken=token,
+                TagSpecifications=tags.specifications(labels, "instance", "volume", "network-interface"),
+                **market,
+            )
+        except AwsError as error:
+            raise _profile_not_ready(error) or error from error
+
+    reply = retry_while(
+        aws,
+        "waiting for EC2 to accept the instance profile",
+        launch,
+        _ProfileNotReadyError,
+        timeout=PROFILE_USABLE,
+    )
+    return [_record(item) for item in reply["Instances"]]
+
+
+class _ProfileNotReadyError(AwsError):
+    """EC2 does not know the instance profile yet; it may take two minutes after its creation."""
+
+
+def _profile_not_ready(error: AwsError) -> AwsError | None:
+    # The one case where AWS gives no code of its own: InvalidParameterValue naming the profile parameter.
+    # https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_general.html (eventual consistency)
+    if error.code == "InvalidParameterValue" and "iamInstanceProfile" in error.diagnosis.why:
+        return _ProfileNotReadyError(
+            error.diagnosis.what,
+            error.diagnosis.why,
+            operation=error.operation,
+            code=error.code,
+            request_id=error.request_id,
+        )
+    return None
+
+
+def terminate_instances(aws: Aws, instance_ids: Iterable[str]) -> None:
+    """Ask AWS to terminate the instances; one that is unknown does not keep the others alive."""
+    ids = list(instance_ids)
+    for start in range(0, len(ids), _TERMINATE_AT_ONCE):
+        chunk = ids[start : start + _TERMINATE_AT_ONCE]
+        try:
+            aws.call("ec2:TerminateInstances", f"terminating {len(chunk)} instances", InstanceIds=chunk)
+        except NotFoundError:
+            for one in chunk:
+                try:
+                    aws.call("ec2:TerminateInstances", f"terminating instance ({one})", InstanceIds=[one])
+                except NotFoundError:
+                    continue
+
+
+def wait_terminated(
+    aws: Aws,
+    instance_ids: Iterable[str],
+    *,
+    timeout: float = TERMINATED,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Wait until every one of the instances was seen terminated, or was absent from lists for a while.
+
+    Raises:
+        WaitTimeoutError: If one is still there after `timeout` seconds.
+    """
+    left = set(instance_ids)
+    missing_since: dict[str, float] = {}
+
+    def gone() -> bool | None:
+        if left:
+            reservations = aws.pages(
+                "ec2:DescribeInstances",
+                "reading instance states",
+                "Reservations",
+                Filters=[{"Name": "instance-id", "Values": sorted(left)}],
+            )
+            states = {i["InstanceId"]: i["State"]["Name"] for r in reservations for i in r["Instances"]}
+            for one in sorted(left):
+                if states.get(one) == "terminated":
+                    left.discard(one)
+                elif one in states:
+                    missing_since.pop(one, None)
+                # A list may be stale: absence counts only once it has lasted.
+                elif clock() - missing_since.setdefault(one, clock()) > CONSISTENCY:
+                    left.discard(one)
+        return None if left else True
+
+    wait_for(aws, "waiting for instances to terminate", gone, timeout=timeout, interval=3.0)
+
+
+def console_output(aws: Aws, instance_id: str) -> str:
+    """What the instance wrote to its console; empty if AWS has nothing."""
+    try:
+        reply = aws.call(
+            "ec2:GetConsoleOutput", f"reading console of ({instance_id})", InstanceId=instance_id, Latest=True
+        )
+    except AwsError:
+        # `Latest` needs a Nitro machine; the plain call works on all, a few minutes late.
+        try:
+            reply = aws.call(
+                "ec2:GetConsoleOutput", f"reading console of ({instance_id})", InstanceId=instance_id
+            )
+        except AwsError:
+            return ""
+    return str(reply.get("Output") or "")
+
+
+def check_instance_types(aws: Aws, names: Iterable[str]) -> None:
+    """Ask AWS about instance types by name.
+
+    Raises:
+        AwsError: With the code InvalidInstanceType, for a type that does not exist in this region.
+    """
+    aws.call("ec2:DescribeInstanceTypes", "checking instance types", InstanceTypes=sorted(set(names)))

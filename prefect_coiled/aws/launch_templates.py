@@ -1,0 +1,57 @@
+"""Launch templates: everything about a machine of a cluster but its number, type and zone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import AlreadyExistsError, NotFoundError
+from prefect_coiled.plan import tags
+
+
+def find_launch_templates(aws: Aws, cluster: str | None = None) -> list[dict[str, Any]]:
+    """The launch templates of a cluster, or of all the account's clusters."""
+    wanted = tags.account_tags(aws.account)
+    if cluster is not None:
+        wanted[tags.CLUSTER] = cluster
+    what = f"finding launch templates ({cluster or aws.account})"
+    return list(
+        aws.pages("ec2:DescribeLaunchTemplates", what, "LaunchTemplates", Filters=tags.filters(wanted))
+    )
+
+
+def ensure_launch_template(
+    aws: Aws, name: str, data: dict[str, Any], labels: dict[str, str], token: str
+) -> str:
+    """Find the template of that name or make it. Returns its id.
+
+    Names are unique in a region, and a cluster's uid is part of the name, so that a template found by name
+    always has the content that was planned.
+    """
+    try:
+        reply = aws.call(
+            "ec2:CreateLaunchTemplate",
+            f"creating launch template ({name})",
+            LaunchTemplateName=name,
+            LaunchTemplateData=data,
+            ClientToken=token,
+            TagSpecifications=tags.specifications(labels, "launch-template"),
+        )
+        return str(reply["LaunchTemplate"]["LaunchTemplateId"])
+    except AlreadyExistsError:
+        reply = aws.call(
+            "ec2:DescribeLaunchTemplates", f"finding launch template ({name})", LaunchTemplateNames=[name]
+        )
+        return str(reply["LaunchTemplates"][0]["LaunchTemplateId"])
+
+
+def delete_launch_template(aws: Aws, template_id: str) -> None:
+    """Delete the template; not found is success."""
+    try:
+        aws.call(
+            "ec2:DeleteLaunchTemplate",
+            f"deleting launch template ({template_id})",
+            LaunchTemplateId=template_id,
+        )
+    except NotFoundError:
+        return

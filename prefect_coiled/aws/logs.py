@@ -1,0 +1,137 @@
+"""CloudWatch Logs: the account's log group (30 days), a stream for each instance, and reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import AlreadyExistsError, NotFoundError, ProvisionError
+from prefect_coiled.plan import tags
+
+RETENTION_DAYS = 30
+
+# CreateLogStream is limited to 50 a second (https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/
+# cloudwatch_limits_cwl.html); 16 at a time stays below that.
+_STREAMS_AT_ONCE = 16
+
+
+def find_log_group(aws: Aws) -> dict[str, str] | None:
+    """The log group named as the account, if there is one."""
+    groups = aws.pages(
+        "logs:DescribeLogGroups",
+        f"finding log group ({aws.account})",
+        "logGroups",
+        logGroupNamePrefix=aws.account,
+    )
+    for group in groups:
+        if group["logGroupName"] == aws.account:
+            return {"arn": group["arn"], "retention": str(group.get("retentionInDays", ""))}
+    return None
+
+
+def ensure_log_group(aws: Aws) -> str:
+    """Find or make the log group and see that it keeps 30 days. Returns its name.
+
+    Raises:
+        ProvisionError: If a group of that name exists that does not carry our tags.
+    """
+    group = find_log_group(aws)
+    if group is None:
+        try:
+            aws.call(
+                "logs:CreateLogGroup",
+                f"creating log group ({aws.account})",
+                logGroupName=aws.account,
+                tags=tags.account_tags(aws.account),
+            )
+        except AlreadyExistsError:
+            group = find_log_group(aws)
+    if group is not None and not _is_ours(aws, group["arn"]):
+        raise ProvisionError(
+            f"finding log group ({aws.account})",
+            "there is a log group of that name that does not carry our tags",
+            "Choose another account slug, so that nothing foreign is touched.",
+        )
+    if group is None or group["retention"] != str(RETENTION_DAYS):
+        aws.call(
+            "logs:PutRetentionPolicy",
+            f"setting retention of log group ({aws.account})",
+            logGroupName=aws.account,
+            retentionInDays=RETENTION_DAYS,
+        )
+    return aws.account
+
+
+def _is_ours(aws: Aws, arn: str) -> bool:
+    reply = aws.call(
+        "logs:ListTagsForResource",
+        f"reading tags of log group ({aws.account})",
+        resourceArn=arn.removesuffix(":*"),
+    )
+    labels: dict[str, str] = reply["tags"]
+    return labels.get(tags.OWNER) == tags.OWNER_VALUE and labels.get(tags.ACCOUNT) == aws.account
+
+
+def ensure_log_streams(aws: Aws, names: Iterable[str]) -> None:
+    """Make a stream for each instance id; one that is there already is fine."""
+
+    def create(name: str) -> None:
+        try:
+            aws.call(
+                "logs:CreateLogStream",
+                f"creating log stream ({name})",
+                logGroupName=aws.account,
+                logStreamName=name,
+            )
+        except AlreadyExistsError:
+            return
+
+    with ThreadPoolExecutor(_STREAMS_AT_ONCE, thread_name_prefix="log-streams") as pool:
+        list(pool.map(create, names))
+
+
+def read_log(
+    aws: Aws, stream: str, *, since: datetime | None = None, tail: int | None = None
+) -> Iterator[str]:
+    """Yield the lines of an instance's stream, oldest first.
+
+    Args:
+        aws: The door.
+        stream: The instance id.
+        since: Only what was logged from then on.
+        tail: Only the last so many lines, in one call (at most 10,000).
+    """
+    what = f"reading log stream ({stream})"
+    wanted: dict[str, object] = {"logGroupName": aws.account, "logStreamName": stream}
+    if since is not None:
+        wanted["startTime"] = int(since.timestamp() * 1000)
+    try:
+        if tail is not None:
+            reply = aws.call("logs:GetLogEvents", what, **wanted, limit=tail, startFromHead=False)
+            yield from (str(event["message"]) for event in reply["events"])
+            return
+        # GetLogEvents ends when it gives the same token twice; it has no botocore paginator.
+        token: str | None = None
+        while True:
+            more = {"nextToken": token} if token else {}
+            reply = aws.call("logs:GetLogEvents", what, **wanted, startFromHead=True, **more)
+            yield from (str(event["message"]) for event in reply["events"])
+            if reply["nextForwardToken"] == token or not reply["events"]:
+                return
+            token = reply["nextForwardToken"]
+    except NotFoundError:
+        return
+
+
+def delete_log_group(aws: Aws) -> bool:
+    """Delete the account's log group. Returns whether it was there and ours."""
+    group = find_log_group(aws)
+    if group is None or not _is_ours(aws, group["arn"]):
+        return False
+    try:
+        aws.call("logs:DeleteLogGroup", f"deleting log group ({aws.account})", logGroupName=aws.account)
+    except NotFoundError:
+        return False
+    return True

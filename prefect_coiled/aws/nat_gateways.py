@@ -1,0 +1,128 @@
+"""NAT gateways, one in each zone that needs one, each with an elastic address of its own.
+
+A NAT gateway costs money while it exists, used or not; `sweep` releases those that no cluster uses.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.waits import NAT_AVAILABLE, NAT_DELETED, wait_for
+from prefect_coiled.errors import InUseError, NotFoundError, ProvisionError
+from prefect_coiled.plan import tags
+
+_ZONE = "coiled-zone"
+_LIVE = ["pending", "available"]
+
+
+def find_nat_gateways(aws: Aws, states: list[str] | None = None) -> dict[str, dict[str, Any]]:
+    """The account's NAT gateways by zone; of several in a zone, the one with the lowest id."""
+    wanted = tags.filters(tags.account_tags(aws.account), state=states or _LIVE)
+    items = aws.pages(
+        "ec2:DescribeNatGateways", f"finding NAT gateways ({aws.account})", "NatGateways", Filter=wanted
+    )
+    found: dict[str, dict[str, Any]] = {}
+    for item in sorted(items, key=lambda n: str(n["NatGatewayId"])):
+        found.setdefault(tags.from_aws(item.get("Tags")).get(_ZONE, ""), item)
+    return found
+
+
+def find_addresses(aws: Aws) -> list[dict[str, Any]]:
+    """The account's elastic addresses, in use or not."""
+    wanted = tags.filters(tags.account_tags(aws.account))
+    reply = aws.call("ec2:DescribeAddresses", f"finding elastic addresses ({aws.account})", Filters=wanted)
+    found: list[dict[str, Any]] = reply["Addresses"]
+    return found
+
+
+def ensure_nat_gateway(aws: Aws, zone: str, public_subnet_id: str) -> str:
+    """Find or make the zone's NAT gateway and wait until it is available. Returns its id.
+
+    Raises:
+        ProvisionError: If AWS reports that the gateway failed.
+        WaitTimeoutError: If it is not available within five minutes.
+    """
+    found = find_nat_gateways(aws).get(zone)
+    nat_id = str(found["NatGatewayId"]) if found else _create(aws, zone, public_subnet_id)
+    if found and found.get("State") == "available":
+        return nat_id
+
+    def available() -> bool | None:
+        reply = aws.call("ec2:DescribeNatGateways", f"reading NAT gateway ({nat_id})", NatGatewayIds=[nat_id])
+        gateway = reply["NatGateways"][0] if reply["NatGateways"] else {"State": "pending"}
+        if gateway["State"] == "failed":
+            raise ProvisionError(
+                f"creating NAT gateway in {zone}",
+                str(gateway.get("FailureMessage", "it failed")),
+                'Use egress="public-ip" if addresses are short in this AWS account.',
+            )
+        return True if gateway["State"] == "available" else None
+
+    what = f"waiting for NAT gateway ({nat_id}) to be available"
+    wait_for(aws, what, available, timeout=NAT_AVAILABLE, interval=3.0)
+    return nat_id
+
+
+def _create(aws: Aws, zone: str, public_subnet_id: str) -> str:
+    labels = tags.named(tags.account_tags(aws.account, zone=zone), f"coiled-{aws.account}-{zone}")
+    spare = [
+        a
+        for a in find_addresses(aws)
+        if not a.get("AssociationId") and tags.from_aws(a.get("Tags")).get(_ZONE) == zone
+    ]
+    if spare:
+        allocation_id = str(spare[0]["AllocationId"])
+    else:
+        allocation_id = aws.call(
+            "ec2:AllocateAddress",
+            f"allocating the address of the NAT gateway in {zone}",
+            Domain="vpc",
+            TagSpecifications=tags.specifications(labels, "elastic-ip"),
+        )["AllocationId"]
+    # The token covers botocore's own retries of this one call. A later attempt finds the gateway by its tags,
+    # and must not replay a token whose gateway may have been deleted since.
+    reply = aws.call(
+        "ec2:CreateNatGateway",
+        f"creating NAT gateway in {zone}",
+        SubnetId=public_subnet_id,
+        AllocationId=allocation_id,
+        ClientToken=uuid.uuid4().hex,
+        TagSpecifications=tags.specifications(labels, "natgateway"),
+    )
+    return str(reply["NatGateway"]["NatGatewayId"])
+
+
+def delete_nat_gateways(aws: Aws, nat_ids: list[str]) -> None:
+    """Delete NAT gateways and wait until they are gone (they hold their addresses until then)."""
+    for nat_id in nat_ids:
+        try:
+            aws.call("ec2:DeleteNatGateway", f"deleting NAT gateway ({nat_id})", NatGatewayId=nat_id)
+        except NotFoundError:
+            continue
+
+    def gone() -> bool | None:
+        wanted = tags.filters(tags.account_tags(aws.account), state=[*_LIVE, "deleting"])
+        items = aws.pages("ec2:DescribeNatGateways", "reading NAT gateways", "NatGateways", Filter=wanted)
+        return None if {n["NatGatewayId"] for n in items} & set(nat_ids) else True
+
+    if nat_ids:
+        wait_for(aws, "waiting for NAT gateways to be deleted", gone, timeout=NAT_DELETED, interval=5.0)
+
+
+def release_addresses(aws: Aws) -> list[str]:
+    """Release the account's elastic addresses that nothing uses. Returns their allocation ids."""
+    released = []
+    for address in find_addresses(aws):
+        if address.get("AssociationId"):
+            continue
+        allocation_id = str(address["AllocationId"])
+        try:
+            aws.call("ec2:ReleaseAddress", f"releasing address ({allocation_id})", AllocationId=allocation_id)
+        except NotFoundError:
+            continue
+        except InUseError:
+            continue
+        released.append(allocation_id)
+    return released

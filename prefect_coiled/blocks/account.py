@@ -1,0 +1,222 @@
+"""The account block: where machines run, who pays, and how they are reached.
+
+Fields are flat and of the kinds that Prefect's form renders well: drop-downs, switches, texts with
+an empty default. The form runs no validator, so everything is checked when the block is made or
+loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from prefect.blocks.core import Block
+from prefect_aws import AwsCredentials
+from pydantic import Field, model_validator
+
+from prefect_coiled.aws.credentials import CredentialSource
+from prefect_coiled.blocks.base import AWS_LOGO, DOCUMENTATION, StrictFields
+from prefect_coiled.blocks.registry import Ec2DaskRegistry, registry_layer
+from prefect_coiled.errors import AccountError
+from prefect_coiled.options import DEFAULT_PORTS, BackendOptions, Egress, Region
+
+_NETWORK_FIELDS = (
+    "network_id",
+    "scheduler_subnet_id",
+    "worker_subnet_id",
+    "scheduler_firewall_id",
+    "firewall_id",
+)
+
+
+class Ec2DaskAccount(StrictFields, Block):
+    """An AWS account for Dask clusters on EC2: its credentials, region, network and machines.
+
+    The name of the block document is the account's slug: name one `default` and it is used wherever
+    no account is named.
+
+    Example:
+        Load a stored account:
+        ```python
+        from prefect_coiled import Ec2DaskAccount
+
+        account = Ec2DaskAccount.load("BLOCK_NAME")
+        ```
+    """
+
+    _block_type_name = "EC2 Dask Account"
+    _block_type_slug = "ec2-dask-account"
+    _logo_url = AWS_LOGO  # type: ignore[assignment]
+    _documentation_url = DOCUMENTATION  # type: ignore[assignment]
+
+    region: Region = Field(
+        title="Region",
+        description="AWS region in which clusters run.",
+        examples=["us-east-1"],
+    )
+    zone: str = Field(
+        default="",
+        title="Zone",
+        description="Availability zone of that region; when empty, one is chosen.",
+        examples=["us-east-1b"],
+    )
+    aws_credentials: AwsCredentials = Field(
+        default_factory=AwsCredentials,
+        title="AWS Credentials",
+        description="Long-lived keys, a profile or a role; when empty, what AWS tools find on the machine.",
+        examples=[{"profile_name": "my-team"}],
+    )
+    role_arn: str = Field(
+        default="",
+        title="Role to Assume",
+        description="ARN of an IAM role to work as. It is assumed again before it expires.",
+        examples=["arn:aws:iam::123456789012:role/dask"],
+    )
+    external_id: str = Field(
+        default="",
+        title="External ID",
+        description="External id that the role's trust policy asks for, if any.",
+        examples=["my-external-id"],
+    )
+    spot: bool = Field(
+        default=False,
+        title="Spot Workers",
+        description="Whether workers are spot machines: cheaper, but AWS may take them back.",
+        examples=[True],
+    )
+    spot_policy: Literal["spot", "spot_with_fallback"] = Field(
+        default="spot",
+        title="Spot Policy",
+        description="With spot workers: spot only, or on-demand machines where there are no spot ones.",
+        examples=["spot_with_fallback"],
+    )
+    ingress_ports: list[int] = Field(
+        default=list(DEFAULT_PORTS),
+        title="Open Ports",
+        description="Ports of the scheduler that are reachable from outside, 1 to 65535.",
+        examples=[[8786, 8787]],
+    )
+    ingress_cidr: str = Field(
+        default="0.0.0.0/0",
+        title="Reachable From",
+        description='Networks that may reach these ports, parted by commas; "me" is your own address.',
+        examples=["203.0.113.0/24", "me"],
+    )
+    egress: Egress = Field(
+        default="nat",
+        title="Way Out",
+        description="How workers reach the internet: a NAT gateway, public addresses of their own, or not.",
+        examples=["public-ip"],
+    )
+    registry: Ec2DaskRegistry = Field(
+        default_factory=lambda: Ec2DaskRegistry(kind="ecr"),
+        title="Registry",
+        description="Where images are kept; Amazon ECR of the same account when empty.",
+        examples=[{"kind": "ecr"}],
+    )
+    network_id: str = Field(
+        default="",
+        title="Network",
+        description="VPC of your own to use; when empty, a network is made for the account.",
+        examples=["vpc-0123456789abcdef0"],
+    )
+    scheduler_subnet_id: str = Field(
+        default="",
+        title="Scheduler Subnet",
+        description="Subnet of the scheduler. Needed with a network of your own.",
+        examples=["subnet-0123456789abcdef0"],
+    )
+    worker_subnet_id: str = Field(
+        default="",
+        title="Worker Subnet",
+        description="Subnet of the workers; the scheduler's when empty.",
+        examples=["subnet-0fedcba9876543210"],
+    )
+    scheduler_firewall_id: str = Field(
+        default="",
+        title="Scheduler Security Group",
+        description="Security group of the scheduler; made for each cluster when empty.",
+        examples=["sg-0123456789abcdef0"],
+    )
+    firewall_id: str = Field(
+        default="",
+        title="Cluster Security Group",
+        description="Security group of all machines of a cluster; made for each cluster when empty.",
+        examples=["sg-0fedcba9876543210"],
+    )
+    give_workers_public_ip: bool = Field(
+        default=False,
+        title="Public Worker Addresses",
+        description="Whether workers in a network of your own get public addresses.",
+        examples=[False],
+    )
+    tags: dict[str, str] = Field(
+        default_factory=dict,
+        title="Tags",
+        description="Tags for everything that is made in AWS.",
+        examples=[{"team": "research"}],
+    )
+    sandbox: bool = Field(
+        default=False,
+        title="Sandbox",
+        description="Run in the sandbox on the machine of the flow, without an AWS account.",
+        examples=[True],
+    )
+
+    @model_validator(mode="after")
+    def _usable(self) -> Ec2DaskAccount:
+        BackendOptions(**account_layer(self))
+        credential_source(self)
+        return self
+
+
+def account_layer(block: Ec2DaskAccount) -> dict[str, Any]:
+    """What an account block says, as one layer of the backend options; only what differs from nothing."""
+    layer: dict[str, Any] = {"region": block.region}
+    if block.zone.strip():
+        layer["zone"] = block.zone.strip()
+    if block.spot:
+        layer["spot_policy"] = block.spot_policy
+    cidrs = [cidr.strip() for cidr in block.ingress_cidr.split(",") if cidr.strip()]
+    if not block.ingress_ports:
+        layer["ingress"] = []
+    else:
+        layer["ingress"] = [{"ports": block.ingress_ports, "cidr": cidr} for cidr in cidrs or ["0.0.0.0/0"]]
+    layer["egress"] = block.egress
+    layer["registry"] = registry_layer(block.registry)
+    network: dict[str, Any] = {name: value for name in _NETWORK_FIELDS if (value := getattr(block, name))}
+    if network:
+        layer["network"] = {**network, "give_workers_public_ip": block.give_workers_public_ip}
+    return layer
+
+
+def credential_source(block: Ec2DaskAccount) -> CredentialSource:
+    """The credentials of an account block.
+
+    Raises:
+        AccountError: They are of a kind that cannot last for a run, or contradict each other.
+    """
+    aws = block.aws_credentials
+    if aws.aws_session_token:
+        raise AccountError(
+            "aws_credentials",
+            "hold a static session token, which would expire in the middle of a run.",
+            "Use a profile, a role to assume, or the long-lived keys of an IAM user.",
+        )
+    if bool(aws.aws_access_key_id) != bool(aws.aws_secret_access_key):
+        raise AccountError("aws_credentials", "need both the access key id and the secret key, or neither.")
+    role, args = block.role_arn.strip(), aws.assume_role_kwargs.get_params_override()
+    if args.get("SerialNumber") or args.get("TokenCode"):
+        raise AccountError(
+            "aws_credentials", "ask for an MFA code, with which a role cannot be assumed again unattended."
+        )
+    if role and aws.assume_role_arn and role != aws.assume_role_arn:
+        raise AccountError("role_arn", "names another role than the AWS credentials do.", "Give one of them.")
+    return CredentialSource(
+        access_key_id=aws.aws_access_key_id or "",
+        secret_access_key=aws.aws_secret_access_key if aws.aws_access_key_id else None,
+        profile=aws.profile_name or "",
+        role_arn=role or aws.assume_role_arn or "",
+        external_id=block.external_id.strip() or str(args.pop("ExternalId", "")),
+        session_name=str(args.pop("RoleSessionName", "") or "prefect-coiled"),
+        role_args={key: value for key, value in args.items() if key != "ExternalId"},
+    )

@@ -1,0 +1,202 @@
+"""Finds the account that is meant: by slug, by `coiled.yaml`, or the sandbox when there is none.
+
+May not make anything in AWS. Works with and without a running event loop, in flows, and without a
+configured Prefect API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from pydantic import SecretStr, ValidationError
+
+from prefect_coiled.aws.credentials import Account, CredentialSource
+from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer, credential_source
+from prefect_coiled.errors import AccountError, OptionsError
+from prefect_coiled.options import cluster_defaults
+from prefect_coiled.options.base import one_line
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import BlockDocument
+
+DEFAULT_ACCOUNT = "default"
+EPHEMERAL_STARTUP_S = 120
+# An account's slug names an IAM role (at most 64 characters) and a block document.
+_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
+
+
+def load_account(slug: str | None = None) -> Account:
+    """Load an account.
+
+    Args:
+        slug: Its name. By default `coiled.account` of `coiled.yaml`, else "default". Where no block
+            is named "default", that account is the sandbox, which is started if need be.
+
+    Raises:
+        AccountError: There is no such account, or it cannot be used. Nothing was made.
+    """
+    slug = _wanted(slug)
+    found = _read(slug)
+    if not isinstance(found, list):
+        return account_from_block(_validated(found), slug)
+    if slug == DEFAULT_ACCOUNT:
+        return _sandbox_account(slug, {}, {})
+    raise _missing(slug, found)
+
+
+async def aload_account(slug: str | None = None) -> Account:
+    """The same as `load_account`, without blocking the event loop."""
+    return await asyncio.to_thread(load_account, slug)
+
+
+def account_from_block(block: Ec2DaskAccount, slug: str | None = None) -> Account:
+    """The account of a block that is at hand, for example as a parameter of a flow.
+
+    Args:
+        block: The block.
+        slug: The account's name; by default the name under which the block was saved.
+
+    Raises:
+        AccountError: The block was never saved and no slug is given, or the sandbox is missing.
+    """
+    slug = slug or block._block_document_name
+    if not slug:
+        raise AccountError("account", "its block has no name yet.", 'Save it: account.save("my-team").')
+    layer = account_layer(block)
+    if block.sandbox:
+        return _sandbox_account(slug, layer, block.tags)
+    return Account(
+        slug=_wanted(slug),
+        options=layer,
+        credentials=credential_source(block),
+        endpoint_url=block.aws_credentials.aws_client_parameters.endpoint_url or None,
+        tags=dict(block.tags),
+    )
+
+
+def find_accounts() -> list[BlockDocument]:
+    """The documents of all account blocks, by name; their secrets stay hidden.
+
+    Raises:
+        AccountError: The Prefect API could not be asked.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    # As in `_read`: whatever fails is a failure to ask, told in one line.
+    try:
+        with _patient(), get_client(sync_client=True) as client:
+            try:
+                found = client.read_block_documents_by_type(Ec2DaskAccount.get_block_type_slug())
+            except ObjectNotFound:
+                return []
+    except Exception as error:
+        raise _unreachable("accounts", error) from error
+    return sorted((d for d in found if d.name), key=lambda d: str(d.name))
+
+
+def _wanted(slug: str | None) -> str:
+    name = slug or cluster_defaults().get("account") or DEFAULT_ACCOUNT
+    if not isinstance(name, str) or not _SLUG.fullmatch(name):
+        raise AccountError(
+            f"account {name!r}", "must be of lower-case letters, digits and dashes, at most 64 characters."
+        )
+    return name
+
+
+def _read(slug: str) -> BlockDocument | list[str]:
+    """The block document, or the names of those that there are; synchronously, whatever is running."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    kind = Ec2DaskAccount.get_block_type_slug()
+    # Any failure of Prefect's client, its transport or its ephemeral server must end here: going on
+    # with the sandbox instead would run somewhere else than was asked for.
+    try:
+        with _patient(), get_client(sync_client=True) as client:
+            try:
+                return client.read_block_document_by_name(name=slug, block_type_slug=kind)
+            except ObjectNotFound:
+                pass
+            try:
+                return sorted(d.name for d in client.read_block_documents_by_type(kind) if d.name)
+            except ObjectNotFound:
+                return []
+    except Exception as error:
+        raise _unreachable(f"account {slug!r}", error) from error
+
+
+def _patient() -> AbstractContextManager[object]:
+    """Give Prefect's ephemeral server time to make its database.
+
+    Prefect's own 20 s are short on a busy machine, and on running out it leaves the server behind.
+    """
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+        temporary_settings,
+    )
+
+    if PREFECT_API_URL.value():
+        return nullcontext()
+    seconds = max(EPHEMERAL_STARTUP_S, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
+    return temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: seconds})
+
+
+def _unreachable(what: str, error: Exception) -> AccountError:
+    from prefect.settings import PREFECT_API_URL
+
+    where = PREFECT_API_URL.value() or "its ephemeral server"
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return AccountError(
+        what,
+        f"the Prefect API at {where} could not be asked: {reason}.",
+        "Check PREFECT_API_URL and that the server runs.",
+    )
+
+
+def _validated(document: BlockDocument) -> Ec2DaskAccount:
+    """The block of a document; Prefect's own error would hide what is wrong with it."""
+    try:
+        return Ec2DaskAccount._from_block_document(document)
+    except ValidationError as error:
+        cause = one_line(Ec2DaskAccount, error)
+    except OptionsError as error:
+        cause = error
+    d = cause.diagnosis
+    raise AccountError(f"account {document.name!r}: {d.what}", d.why, d.next_step) from None
+
+
+def _missing(slug: str, names: list[str]) -> AccountError:
+    there = f"there is: {', '.join(names)}" if names else "there is none yet"
+    return AccountError(
+        f"account {slug!r}",
+        f"no block of that name ({there}).",
+        f'Make it: Ec2DaskAccount(region="us-east-1").save("{slug}"), or in the Prefect UI under Blocks.',
+    )
+
+
+def _sandbox_account(slug: str, layer: dict[str, Any], tags: dict[str, str]) -> Account:
+    import importlib
+
+    hint = 'Run `pip install "prefect-dask-ec2[sandbox]"`, or name an account of your own.'
+    try:
+        sandbox = importlib.import_module("prefect_coiled.sandbox")
+        info = sandbox.ensure_started()
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("prefect_coiled"):
+            raise
+        raise AccountError(
+            f"account {slug!r}", f"runs in the sandbox, which needs {error.name}.", hint
+        ) from error
+    return Account(
+        slug=slug,
+        options=layer,
+        credentials=CredentialSource(access_key_id="sandbox", secret_access_key=SecretStr("sandbox")),
+        endpoint_url=info.endpoint,
+        sandbox=info,
+        tags=dict(tags),
+    )

@@ -1,0 +1,61 @@
+"""`prefect-coiled`: what runs in an account, who pays, and how to stop it; and the sandbox on this machine.
+
+Each command is a few calls into the library; nothing is decided here. Heavy modules are imported inside the
+commands, so that help comes at once. Errors of this library are printed as one line, with exit code 1.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from prefect_coiled.cli.accounts import account_app, check, set_up
+from prefect_coiled.cli.clusters import (
+    list_clusters,
+    show_dashboard,
+    show_logs,
+    stop_cluster,
+    sweep_account,
+)
+from prefect_coiled.cli.sandbox import sandbox_app
+
+__all__ = ["app"]
+
+# Local variables, which may be secrets, must not be in a traceback.
+app = typer.Typer(
+    name="prefect-coiled",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+app.add_typer(sandbox_app, name="sandbox", help="The local stand-in for AWS.")
+app.add_typer(account_app, name="account", help="The accounts that Prefect knows.")
+app.command("check")(check)
+app.command("set-up")(set_up)
+app.command("ls")(list_clusters)
+app.command("stop")(stop_cluster)
+app.command("logs")(show_logs)
+app.command("dashboard")(show_dashboard)
+app.command("sweep")(sweep_account)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from prefect_coiled import __version__
+
+        print(f"prefect-coiled {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Dask clusters of EC2 machines in your own AWS account, or in a sandbox on this machine."""
+    # Prefect's own remarks on its temporary server are not what was asked for.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")

@@ -1,0 +1,96 @@
+"""`prefect-coiled account`, `check` and `set-up`: which accounts there are, and what they would use."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from prefect_coiled.cli.common import AccountOption, RegionOption, door, out, table, told, where
+
+account_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@account_app.command("list")
+@told
+def account_list() -> None:
+    """List the accounts that have a block."""
+    from prefect_coiled.blocks.loading import DEFAULT_ACCOUNT, find_accounts
+
+    rows = table("ACCOUNT", "REGION", "ZONE", "SPOT", "EGRESS", "WHERE")
+    documents = find_accounts()
+    for document in documents:
+        data = document.data
+        rows.add_row(
+            document.name,
+            str(data.get("region", "")),
+            str(data.get("zone") or "any"),
+            "yes" if data.get("spot") else "no",
+            str(data.get("egress", "nat")),
+            "sandbox" if data.get("sandbox") else "AWS",
+        )
+    if DEFAULT_ACCOUNT not in {d.name for d in documents}:
+        rows.add_row(DEFAULT_ACCOUNT, "", "", "", "", "sandbox (there is no block of that name)")
+    out().print(rows)
+
+
+@account_app.command("explain")
+@told
+def account_explain(
+    slug: Annotated[str | None, typer.Argument(help="Slug of the account.")] = None,
+    region: RegionOption = None,
+) -> None:
+    """Show the options that hold for an account, and where each value came from."""
+    from prefect_coiled.blocks import load_account
+    from prefect_coiled.options import cluster_defaults, merge
+
+    account = load_account(slug)
+    rows = table("OPTION", "VALUE", "FROM", "REMARK")
+    for row in merge({"region": region}, account.options).rows():
+        rows.add_row(row.name, row.value, row.source, row.note)
+    for name, value in cluster_defaults().items():
+        rows.add_row(name, str(value), "coiled.yaml", "")
+    console = out()
+    console.print(f"Account {account.slug}, {account.credentials.description}{where(account)}")
+    console.print(rows)
+
+
+@told
+def check(account: AccountOption = None, region: RegionOption = None) -> None:
+    """Load an account and ask AWS who its credentials are. Changes nothing."""
+    from prefect_coiled.aws.caller import find_caller
+    from prefect_coiled.task_runner.api_url import check_api_url
+
+    loaded, aws = door(account, region)
+    caller = find_caller(aws)
+    console = out()
+    console.print(f"Account {loaded.slug} in {aws.region}{where(loaded)}")
+    console.print(f"AWS account {caller.aws_account_id} as {caller.arn}")
+    check_api_url(loaded.is_sandbox)
+    console.print("Ready.")
+
+
+@told
+def set_up(
+    account: AccountOption = None,
+    region: RegionOption = None,
+    zone: Annotated[str | None, typer.Option(help="Zone of the NAT gateway, if one is made.")] = None,
+) -> None:
+    """Make what an account's clusters share in a region. What is there stays as it is."""
+    from prefect_coiled.options import merge
+    from prefect_coiled.provision import set_up_account
+    from prefect_coiled.tasks.steps import Session, use_session
+
+    loaded, aws = door(account, region)
+    options = merge({"region": aws.region, "zone": zone}, loaded.options).options
+    with use_session(Session(aws)):
+        record = set_up_account(loaded.slug, aws.region, options.default_zone, options.egress)
+    network = record.network
+    console = out()
+    console.print(
+        f"Account {record.account} is set up in {record.region} (AWS account {record.aws_account_id})."
+    )
+    console.print(f"network    {network.vpc_id} {network.cidr}, {len(network.subnets)} subnets")
+    console.print(f"way out    {', '.join(network.nat_gateways.values()) or 'no NAT gateway'}")
+    console.print(f"role       {record.role_arn}")
+    console.print(f"log group  {record.log_group}")

@@ -1,0 +1,176 @@
+"""`prefect-coiled ls`, `stop`, `logs` and `sweep`: what runs, what it says, and how it ends."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prefect_coiled.cli.common import AccountOption, RegionOption, door, out, table, told, where
+from prefect_coiled.errors import PrefectCoiledError
+
+if TYPE_CHECKING:
+    from prefect_coiled.aws.credentials import Account
+    from prefect_coiled.aws.door import Aws
+    from prefect_coiled.records import InstanceRecord
+
+
+@told
+def list_clusters(account: AccountOption = None, region: RegionOption = None) -> None:
+    """List the clusters of an account in a region, with what they cost an hour."""
+    from prefect_coiled import costs
+    from prefect_coiled.aws.instances import find_instances
+
+    loaded, aws = door(account, region)
+    clusters: dict[str, list[InstanceRecord]] = {}
+    for machine in find_instances(aws):
+        clusters.setdefault(machine.cluster, []).append(machine)
+    console = out()
+    if not clusters:
+        console.print(f"No cluster of account {loaded.slug} runs in {aws.region}{where(loaded)}")
+        return
+    rows = table("NAME", "STATE", "AGE", "WORKERS", "TYPES", "CREATOR", "COST/H")
+    basis = ""
+    for name, machines in clusters.items():
+        uses = [
+            costs.MachineUse(vm_type=m.instance_type, spot=m.spot, public_ip=bool(m.public_ip))
+            for m in machines
+        ]
+        cost = costs.estimate(uses, region=aws.region)
+        basis = cost.basis
+        rows.add_row(
+            name,
+            _state(machines),
+            _age(machines),
+            str(sum(m.role == "worker" for m in machines)),
+            _types(machines),
+            machines[0].creator,
+            cost.short,
+        )
+    console.print(rows)
+    console.print(f"{basis} Machines and public addresses only.")
+
+
+@told
+def stop_cluster(
+    name: Annotated[str, typer.Argument(help="Name of the cluster.")],
+    account: AccountOption = None,
+    region: RegionOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a cluster: its machines first, then what belongs to it."""
+    from prefect_coiled.aws.instances import LIVE, find_instances
+    from prefect_coiled.aws.parameters import cluster_path, find_parameters
+    from prefect_coiled.plan.cluster import check_name
+    from prefect_coiled.provision import delete_cluster
+    from prefect_coiled.tasks.steps import Session, use_session
+
+    check_name(name)
+    loaded, aws = door(account, region)
+    machines = find_instances(aws, name, states=(*LIVE, "shutting-down"))
+    if not machines and not find_parameters(aws, cluster_path(loaded.slug, name)):
+        raise _no_cluster(name, loaded, aws)
+    creators = ", ".join(sorted({m.creator for m in machines})) or "nobody known"
+    if not yes:
+        typer.confirm(f"Delete cluster {name} with {len(machines)} machines, made by {creators}?", abort=True)
+    with use_session(Session(aws)):
+        removal = delete_cluster(loaded.slug, aws.region, name)
+    out().print(f"Removed: {removal}")
+
+
+@told
+def show_logs(
+    name: Annotated[str, typer.Argument(help="Name of the cluster.")],
+    instance: Annotated[
+        str | None, typer.Option(help='An instance id, or "scheduler"; all machines if not given.')
+    ] = None,
+    tail: Annotated[int, typer.Option(min=0, max=10_000, help="Lines of each machine; 0 for all.")] = 100,
+    account: AccountOption = None,
+    region: RegionOption = None,
+) -> None:
+    """Print what the machines of a cluster wrote, from CloudWatch.
+
+    Logs are kept for 30 days. When a cluster is gone, its machines' logs are found by instance id.
+    """
+    from prefect_coiled.aws.instances import LIVE, find_instances
+    from prefect_coiled.aws.logs import read_log
+
+    loaded, aws = door(account, region)
+    machines = find_instances(aws, name, states=(*LIVE, "shutting-down", "terminated"))
+    labels = {m.instance_id: f"{m.role} {m.instance_id} ({m.state})" for m in machines}
+    if instance == "scheduler":
+        labels = {m.instance_id: labels[m.instance_id] for m in machines if m.role == "scheduler"}
+    elif instance is not None:
+        labels = {instance: labels.get(instance, instance)}
+    if not labels:
+        raise _no_cluster(name, loaded, aws)
+    console = out()
+    for one, label in labels.items():
+        console.print(f"== {label}")
+        for line in read_log(aws, one, tail=tail or None):
+            console.print(line.rstrip("\n"))
+
+
+@told
+def show_dashboard(
+    name: Annotated[str, typer.Argument(help="Name of the cluster.")],
+    account: AccountOption = None,
+    region: RegionOption = None,
+) -> None:
+    """Print the address of a cluster's dashboard, with the token that opens it."""
+    from prefect_coiled.cluster.launched import find_launched
+
+    loaded, aws = door(account, region)
+    found = find_launched(aws, name)
+    if found is None:
+        raise _no_cluster(name, loaded, aws)
+    out().print(found.dashboard_link)
+
+
+@told
+def sweep_account(
+    account: AccountOption = None,
+    region: RegionOption = None,
+    keep_nat: Annotated[
+        bool, typer.Option("--keep-nat", help="Leave NAT gateways that no cluster uses.")
+    ] = False,
+) -> None:
+    """Remove what dead clusters left, and NAT gateways that no cluster uses."""
+    from prefect_coiled.provision import sweep
+    from prefect_coiled.tasks.steps import Session, use_session
+
+    loaded, aws = door(account, region)
+    with use_session(Session(aws)):
+        removal = sweep(loaded.slug, aws.region, release_nat=not keep_nat)
+    out().print(f"Removed: {removal}")
+
+
+def _no_cluster(name: str, account: Account, aws: Aws) -> PrefectCoiledError:
+    return PrefectCoiledError(
+        f"cluster {name!r}",
+        f"account {account.slug} has none of that name in {aws.region}.",
+        f"See `prefect-coiled ls --account {account.slug} --region {aws.region}`.",
+    )
+
+
+def _state(machines: Iterable[InstanceRecord]) -> str:
+    states = [m.state for m in machines if m.role == "scheduler"]
+    return states[0] if states else "no scheduler: sweep"
+
+
+def _age(machines: Iterable[InstanceRecord], now: datetime | None = None) -> str:
+    begun = [m.launched_at for m in machines if m.launched_at]
+    if not begun:
+        return "?"
+    seconds = int(((now or datetime.now(timezone.utc)) - min(begun)).total_seconds())
+    if seconds < 120:
+        return f"{max(seconds, 0)} s"
+    return f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
+
+
+def _types(machines: Iterable[InstanceRecord]) -> str:
+    counted = Counter(f"{m.instance_type}{' spot' if m.spot else ''}" for m in machines)
+    return ", ".join(f"{n} x {kind}" for kind, n in counted.items())

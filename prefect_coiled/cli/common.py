@@ -1,0 +1,69 @@
+"""What the commands share: whose account and where, plain tables, and errors of one line."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from prefect_coiled.errors import PrefectCoiledError
+
+if TYPE_CHECKING:
+    from prefect_coiled.aws.credentials import Account
+    from prefect_coiled.aws.door import Aws
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+AccountOption = Annotated[str | None, typer.Option(help="Slug of the account; the default one if not given.")]
+RegionOption = Annotated[str | None, typer.Option(help="AWS region; the account's if not given.")]
+
+
+def out() -> Console:
+    """Where answers go: a terminal gets its width, anything else whole lines."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 250  # a file or a pipe gets whole lines
+    return console
+
+
+def told(command: Callable[P, R]) -> Callable[P, R]:
+    """Print an error of this library as one line, and exit with 1."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except PrefectCoiledError as error:
+            text = " ".join(str(error).split())
+            Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"Error: {text}")
+            raise typer.Exit(1) from None
+
+    return wrapped
+
+
+def door(slug: str | None, region: str | None) -> tuple[Account, Aws]:
+    """The account that is meant, and its door in the region that holds."""
+    from prefect_coiled.blocks import load_account
+    from prefect_coiled.options import merge
+    from prefect_coiled.provision.sessions import open_door
+
+    account = load_account(slug)
+    return account, open_door(account, merge({"region": region}, account.options).options.region)
+
+
+def where(account: Account) -> str:
+    """The end of a sentence that names an account."""
+    return " (the sandbox on this machine)." if account.is_sandbox else "."
+
+
+def table(*columns: str) -> Table:
+    """A table without lines."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for n, column in enumerate(columns):
+        made.add_column(column, no_wrap=n == 0, overflow="fold")
+    return made

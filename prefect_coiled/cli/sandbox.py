@@ -1,0 +1,46 @@
+"""`prefect-coiled sandbox`: the local stand-in for AWS."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from prefect_coiled.cli.common import out, told
+
+sandbox_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@sandbox_app.command("start")
+@told
+def sandbox_start(
+    idle: Annotated[float, typer.Option(help="Seconds without use after which it ends by itself.")] = 1800.0,
+    port: Annotated[int, typer.Option(help="TCP port; 0 for a free one.")] = 0,
+) -> None:
+    """Start the sandbox in the background, or find the one that runs."""
+    from prefect_coiled.sandbox import start
+
+    info = start(port=port, idle=idle)
+    out().print(f"The sandbox runs at {info.endpoint} (process {info.pid}). Its files: {info.state_dir}")
+
+
+@sandbox_app.command("status")
+@told
+def sandbox_status() -> None:
+    """Say whether the sandbox runs, and with how many instances; exit code 1 if it does not."""
+    from prefect_coiled.sandbox import status
+
+    info = status()
+    if info is None:
+        out().print("The sandbox does not run.")
+        raise typer.Exit(1)
+    out().print(f"The sandbox runs at {info.endpoint} (process {info.pid}), instances: {info.instances}")
+
+
+@sandbox_app.command("stop")
+@told
+def sandbox_stop() -> None:
+    """End the sandbox with all its instances."""
+    from prefect_coiled.sandbox import stop
+
+    out().print("The sandbox was stopped." if stop() else "The sandbox did not run.")

@@ -1,0 +1,395 @@
+"""`Cluster`: launch a Dask cluster on EC2, or attach to one, and speak Dask's cluster contract.
+
+    request (keywords) ─▶ launched (AWS, Prefect) ─▶ readiness: connect by TLS, wait for workers
+
+What blocks runs in a thread, in the context in which the cluster was asked for: a cluster made inside a flow
+has its provisioning and its removal recorded below that flow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import contextvars
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+
+from distributed import Security
+from distributed.core import Status, rpc
+from distributed.deploy.cluster import Cluster as DistributedCluster
+from distributed.utils import Log, Logs
+
+from prefect_coiled import progress
+from prefect_coiled.blocks import load_account
+from prefect_coiled.cluster.launched import Launched, launch
+from prefect_coiled.cluster.readiness import wait_until_ready
+from prefect_coiled.cluster.request import Request
+from prefect_coiled.costs import CostEstimate
+from prefect_coiled.errors import OptionsError, PrefectCoiledError
+from prefect_coiled.plan.cluster import check_counts
+from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
+from prefect_coiled.tasks.steps import Reporter
+
+T = TypeVar("T")
+
+# Seconds to wait for machines to be gone when a cluster is closed, and when the way down is a hurried one
+# (Ctrl-C, cancellation: Prefect leaves 30 seconds).
+PATIENCE, HURRIED = 120.0, 15.0
+
+_open: weakref.WeakSet[Cluster] = weakref.WeakSet()
+
+
+class Cluster(DistributedCluster):
+    """A Dask cluster on EC2 machines of an AWS account, or of the local sandbox when there is none.
+
+    Whatever is wrong with the keywords is an `OptionsError` before anything is made. If the cluster does not
+    come up, or the wait is interrupted, what was launched is terminated before the error is raised.
+
+    Args:
+        n_workers: Workers to launch; 4 by default.
+        name: Name of the cluster. If a cluster of that name lives in the account and region, this attaches
+            to it instead.
+        account: Slug of the account; by default `coiled.account` of the configuration, else "default".
+        tags: Tags for everything that is made.
+        wait_for_workers: How many workers must have joined: True for all, False for none, a number or a
+            fraction of `n_workers`; 0.3 by default.
+        timeout: Seconds until the scheduler and the waited-for workers must be there.
+        worker_vm_types: Instance types for workers, in order of preference.
+        scheduler_vm_types: Instance types for the scheduler.
+        worker_cpu: vCPUs of a worker, or a range [low, high].
+        worker_memory: Memory of a worker such as "16 GiB" (plus or minus 10 %), or a range.
+        worker_gpu: 1 for workers with a GPU.
+        worker_gpu_type: Name of the GPU, such as "T4".
+        scheduler_cpu: vCPUs of the scheduler.
+        scheduler_memory: Memory of the scheduler.
+        worker_disk_size: GiB of a worker's disk; 30 by default.
+        scheduler_disk_size: GiB of the scheduler's disk; 30 by default.
+        worker_class: Dotted path of the worker class.
+        worker_options: Keyword arguments of Dask's nanny and worker.
+        scheduler_options: Keyword arguments of Dask's scheduler.
+        environ: Environment variables for the machines; kept as a secret.
+        nthreads: Threads of a worker; by default one for each vCPU.
+        memory_limit: Memory of a worker process in Dask's words; "auto" by default.
+        send_dask_config: Whether the machines get the client's Dask configuration.
+        use_scheduler_public_ip: Whether clients come by the scheduler's public address.
+        backend_options: Region, zone, spot, ingress and so on; see `BackendOptions`.
+        region: Shorthand for `backend_options={"region": ...}`; likewise `zone`, `spot`, `spot_policy`.
+        zone: See `region`.
+        spot: See `region`.
+        spot_policy: See `region`.
+        key_name: An EC2 key pair; without one, port 22 stays closed.
+        shutdown_on_close: Whether `close` removes the cluster: True for a new one, False for one attached to.
+        idle_timeout: The cluster ends after so long without tasks; None for never.
+        no_client_timeout: The cluster ends after so long without any client; only with shutdown_on_close.
+        cluster_timeout: The cluster ends after so long in any case.
+        asynchronous: For use inside an event loop: `async with Cluster(asynchronous=True)`.
+        loop: Tornado loop, as in Dask's own clusters.
+        quiet: Do not print progress.
+        report: Called with (step, state) as the cluster comes up, instead of printing.
+        stop: When set, the launch ends as soon as it can and cleans up.
+
+    Raises:
+        OptionsError: A keyword is wrong; nothing was made.
+        AccountError: There is no such account, or its credentials do not work; nothing was made.
+        ClusterStartError: The cluster did not come up; nothing is left running.
+
+    Examples:
+        ```python
+        from dask.distributed import Client
+        from prefect_coiled import Cluster
+
+        with Cluster(n_workers=2) as cluster, Client(cluster) as client:
+            print(client.submit(sum, [1, 2, 3]).result())
+        ```
+    """
+
+    def __init__(
+        self,
+        n_workers: int | None = None,
+        *,
+        name: str | None = None,
+        account: str | None = None,
+        timeout: float = 1200.0,
+        asynchronous: bool = False,
+        loop: Any = None,
+        quiet: bool = False,
+        report: Reporter | None = None,
+        stop: threading.Event | None = None,
+        show_widget: bool = True,
+        software: str | None = None,
+        container: str | None = None,
+        **keywords: Any,
+    ) -> None:
+        self.status = Status.closed  # until there is something to close: __del__ looks at it
+        for what, value in (("software", software), ("container", container)):
+            if value is not None:
+                raise OptionsError(
+                    f"{what} {value!r}", "environments other than the client's own are not supported yet"
+                )
+        try:
+            self._request = Request(n_workers=n_workers, name=name, account=account, **keywords)
+        except TypeError as error:
+            raise OptionsError("Cluster()", str(error).partition("__init__() ")[2] or str(error)) from error
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout <= 0:
+            raise OptionsError(f"timeout {timeout!r}", "it is a number of seconds, more than 0")
+        self.timeout = float(timeout)
+        self.security: Security | None = None
+        self.launched: Launched | None = None
+        self.removal: Removal | None = None
+        self.shutdown_on_close = self._request.closes
+        self.stop_event = stop or threading.Event()
+        self._machines: dict[str, InstanceRecord] = {}
+        self._lost: set[str] = set()
+        self._launching: asyncio.Future[Launched] | None = None
+        self._closing: asyncio.Future[None] | None = None
+        self._closed_at: datetime | None = None
+        self._scaling: asyncio.Lock | None = None
+        self._hurried = False
+        self._reporter = report
+        # Flows started from here belong below the flow that asked for the cluster.
+        self._context = contextvars.copy_context()
+        super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=self._request.name)
+        _open.add(self)
+        if not self.called_from_running_loop:
+            self._loop_runner.start()
+            try:
+                self.sync(self._start)
+            except BaseException:
+                self.abort()
+                raise
+
+    @staticmethod
+    def uses_sandbox(account: str | None = None) -> bool:
+        """Whether a cluster of that account would run in the local sandbox."""
+        return load_account(account).is_sandbox
+
+    # -- coming up
+
+    async def _start(self) -> None:
+        if self.status == Status.running:
+            return
+        if self.status in (Status.closing, Status.closed):
+            raise ValueError("the cluster is closed")
+        try:
+            began = time.monotonic()
+            self._launching = asyncio.ensure_future(
+                self.in_thread(launch, self._request, self.tell, self.stop_event)
+            )
+            self.launched = launched = await asyncio.shield(self._launching)
+            self.name = launched.record.name
+            self.security = _security(launched)
+            self._machines = {w.instance_id: w for w in launched.record.workers}
+            if launched.attached and self._request.shutdown_on_close is None:
+                self.shutdown_on_close = False
+            least = min(launched.spec.min_workers, len(self.workers))
+            await wait_until_ready(self, launched, least=least, timeout=self.timeout, began=began)
+            # To terminals alone: the link opens the dashboard, so it is kept out of every log.
+            for listener in progress.listeners():
+                listener("dashboard", launched.dashboard_link)
+        except BaseException:
+            # Whoever asked is told after everything is gone.
+            self._hurried = True
+            self.stop_event.set()
+            await asyncio.shield(asyncio.ensure_future(self._close()))
+            raise
+
+    async def connect(self, address: str) -> None:
+        """Open the connection that Dask's own part of this class lives on.
+
+        Raises:
+            OSError: While nobody answers there.
+        """
+        assert self.security is not None
+        comm = rpc(address, connection_args=self.security.get_connection_args("client"))
+        self.scheduler_comm = comm
+        try:
+            await super()._start()
+        except BaseException:
+            self.scheduler_comm = None
+            await comm.close_rpc()
+            raise
+
+    def started(self) -> Launched:
+        """What was launched.
+
+        Raises:
+            PrefectCoiledError: If nothing was.
+        """
+        if self.launched is None:
+            raise PrefectCoiledError("using the cluster", "it has not started")
+        return self.launched
+
+    @property
+    def record(self) -> ClusterRecord | None:
+        """What was launched, as a record that goes through JSON; None before."""
+        return self.launched.record if self.launched else None
+
+    # -- the contract: scale, adapt, logs
+
+    @property
+    def workers(self) -> dict[str, InstanceRecord]:
+        """The worker machines that are there or on their way, by name, which is the machine's id."""
+        return {name: m for name, m in self._machines.items() if name not in self._lost}
+
+    def _update_worker_status(self, op: str, msg: Any) -> None:
+        # A worker that Dask has lost no longer counts, so that scaling replaces it; one that comes back does.
+        if op == "remove":
+            self._lost.add(str(self.scheduler_info["workers"].get(msg, {}).get("name")))
+        elif op == "add":
+            self._lost -= {str(w["name"]) for w in msg["workers"].values()}
+        super()._update_worker_status(op, msg)
+        if self.launched is not None and self._closing is None:
+            for listener in progress.listeners():
+                listener("workers", f"{len(self.observed)} ready (of {len(self.workers)})")
+
+    def scale(self, n: int) -> Any:
+        """Launch or retire workers so that there are `n`. Returns once AWS has taken the request.
+
+        Raises:
+            OptionsError: If `n` is not a whole number of 0 or more.
+            AwsError: If not one more worker could be launched.
+        """
+        return self.sync(self._scale, check_counts(n))
+
+    async def _scale(self, n: int) -> None:
+        if self._scaling is None:
+            self._scaling = asyncio.Lock()
+        async with self._scaling:
+            more = n - len(self.workers)
+            if more > 0:
+                made = await self.in_thread(self.started().add, more, self.tell)
+                self._machines.update({w.instance_id: w for w in made})
+            elif more < 0:
+                # Those that have not joined yet first, then those that the scheduler can best do without.
+                waiting = [w for w in self.workers if w not in self.observed]
+                idle = await self.scheduler_comm.workers_to_close(target=n, attribute="name")
+                chosen = list(dict.fromkeys([*waiting, *idle, *self.workers]))[:-more]
+                joined = [name for name in chosen if name in self.observed]
+                await self.scheduler_comm.retire_workers(names=joined, remove=True, close_workers=True)
+                await self.scale_down(chosen)
+
+    async def scale_down(self, workers: Iterable[str]) -> None:
+        """Terminate the machines of these workers; Dask has retired them before."""
+        ids = sorted({w for w in workers if w in self._machines})
+        for one in ids:
+            self._machines.pop(one)
+            self._lost.discard(one)
+        if ids:
+            await self.in_thread(self.started().terminate_workers, ids)
+
+    async def _get_logs(self, cluster: bool = True, scheduler: bool = True, workers: Any = True) -> Logs:
+        out = Logs()
+        if cluster:
+            out["Cluster"] = Log("\n".join(str(line) for _, line in self._cluster_manager_logs))
+        launched = self.started()
+        wanted: dict[str, str] = {}
+        if scheduler:
+            wanted["Scheduler"] = launched.record.scheduler.instance_id
+        if workers:
+            chosen = set(self.workers) if workers is True else set(workers)
+            by_address = {a: str(w["name"]) for a, w in self.scheduler_info["workers"].items()}
+            wanted.update({name: by_address.get(name, name) for name in sorted(chosen)})
+        texts = await asyncio.gather(*(self.in_thread(launched.log, one) for one in wanted.values()))
+        out.update({name: Log(text) for name, text in zip(wanted, texts, strict=True)})
+        return out
+
+    @property
+    def dashboard_link(self) -> str:
+        """Address of the dashboard, with the token that opens it; keep it to yourself."""
+        return self.launched.dashboard_link if self.launched else ""
+
+    def cost(self) -> CostEstimate:
+        """What the cluster costs by AWS's list prices from its launch until now, or until it was closed."""
+        return self.started().cost(self._closed_at)
+
+    # -- going down
+
+    def abort(self) -> None:
+        """End a launch or a running cluster in a hurry: after Ctrl-C, a cancellation or a crash."""
+        self._hurried = True
+        self.stop_event.set()
+        if self.status != Status.closed and not self.called_from_running_loop:
+            self.sync(self._close)
+
+    async def _close(self) -> None:
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+            return
+        if self.status == Status.closed:
+            return
+        self._closing = asyncio.get_running_loop().create_future()
+        try:
+            if self.launched is None and self._launching is not None:
+                # It sees the stop event, and cleans up itself if it does not succeed after all.
+                self.stop_event.set()
+                with contextlib.suppress(Exception):  # told by whoever waits for the start
+                    self.launched = await self._launching
+            launched = self.launched if self.shutdown_on_close else None
+            # First the machines, because they cost money; what is recorded comes after.
+            ended = await self.in_thread(launched.terminate, list(self._machines)) if launched else []
+            self._closed_at = datetime.now(timezone.utc)
+            if self.scheduler_comm is not None:
+                await super()._close()
+            if launched:
+                patience = HURRIED if self._hurried or self.stop_event.is_set() else PATIENCE
+                self.removal = await self.in_thread(launched.remove, ended, patience)
+                self.tell("cost", f"{self.cost().short} at list prices")
+                self.tell("removed", str(self.removal))
+        finally:
+            self.status = Status.closed
+            _open.discard(self)
+            self._closing.set_result(None)
+
+    def remove_at_exit(self) -> None:
+        """The way down when the interpreter ends: no thread and no flow can be started any more."""
+        if self.launched is not None and self.shutdown_on_close and self.status != Status.closed:
+            self.status = Status.closed
+            self.launched.remove_plainly([*self._machines], HURRIED)
+
+    # -- small things
+
+    def __await__(self) -> Any:
+        async def started() -> Cluster:
+            if self.status == Status.created:
+                await self._start()
+            return self
+
+        return started().__await__()
+
+    def tell(self, step: str, state: str) -> None:
+        """Report progress to whoever listens, and keep it among the cluster's own log lines."""
+        told = [*progress.listeners(), *([self._reporter] if self._reporter else [])]
+        if told:
+            self._cluster_manager_logs.append((datetime.now(), f"{step}: {state}"))
+        else:
+            self._log(f"{step}: {state}")
+        for listener in told:
+            listener(step, state)
+
+    async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """Run what blocks in a thread of its own, in the context in which the cluster was asked for."""
+        context = self._context.run(contextvars.copy_context)
+        return await asyncio.get_running_loop().run_in_executor(None, lambda: context.run(function, *args))
+
+
+def _security(launched: Launched) -> Security:
+    """TLS of one cluster, held in memory: other clusters of the process have theirs."""
+    return Security(
+        tls_ca_file=launched.keys.ca,
+        tls_client_cert=launched.keys.cert,
+        tls_client_key=launched.keys.key.get_secret_value(),
+        require_encryption=True,
+    )
+
+
+@atexit.register
+def _remove_what_was_forgotten() -> None:
+    # Like Dask's own clusters: what a script did not close ends with it.
+    for cluster in list(_open):
+        with contextlib.suppress(PrefectCoiledError):  # its own timers end it then
+            cluster.remove_at_exit()

@@ -1,0 +1,193 @@
+"""The blocking half of a cluster: what talks to AWS and to Prefect, in the order of a cluster's life.
+
+`Cluster` runs these in a thread of its own and keeps to Dask's side. Nothing here knows of an event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime, timezone
+
+from prefect_coiled.aws import instances, logs, parameters
+from prefect_coiled.aws.caller import find_caller, own_cidr
+from prefect_coiled.aws.credentials import Account
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.blocks import load_account
+from prefect_coiled.cluster.request import Request
+from prefect_coiled.costs import CostEstimate, MachineUse, estimate
+from prefect_coiled.errors import PrefectCoiledError, ProvisionError
+from prefect_coiled.plan import machines
+from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.node_config import ClientSecrets
+from prefect_coiled.provision import add_workers, create_cluster, delete_cluster, remove_cluster
+from prefect_coiled.provision.clusters import find_cluster
+from prefect_coiled.provision.removal import terminate
+from prefect_coiled.provision.sessions import open_door
+from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
+from prefect_coiled.tasks.cluster import check_user_data
+from prefect_coiled.tasks.steps import Reporter, Session, use_session
+
+logger = logging.getLogger(__name__)
+
+
+class Launched:
+    """A cluster that was launched or attached to.
+
+    Attributes:
+        aws: The door; deaf to the stop event, because what is launched must also be removed.
+        spec: How it was planned.
+        record: What was launched.
+        keys: What a client needs to connect.
+        attached: Whether it was there before.
+    """
+
+    def __init__(
+        self, aws: Aws, spec: ClusterSpec, record: ClusterRecord, keys: ClientSecrets, *, attached: bool
+    ) -> None:
+        self.aws = aws.without_stop()
+        self.spec = spec
+        self.record = record
+        self.keys = keys
+        self.attached = attached
+
+    @property
+    def address(self) -> str:
+        """Where clients reach the scheduler."""
+        return f"tls://{self.record.scheduler_host}:{self.record.scheduler_port}"
+
+    @property
+    def dashboard_link(self) -> str:
+        """Where the dashboard is, with the token that opens it."""
+        token = self.keys.dashboard_token.get_secret_value()
+        return f"https://{self.record.scheduler_host}:{self.record.dashboard_port}/status?token={token}"
+
+    def add(self, count: int, report: Reporter) -> list[InstanceRecord]:
+        """Launch more workers."""
+        report("workers", f"launching {count} more")
+        with use_session(Session(self.aws, report=report)):
+            return add_workers(self.spec, self.record, count, secrets.token_hex(4))
+
+    def terminate_workers(self, ids: Iterable[str]) -> None:
+        """Terminate some of the workers."""
+        instances.terminate_instances(self.aws, ids)
+
+    def terminate(self, workers: Iterable[str]) -> list[str]:
+        """Terminate every machine of the cluster; returns their ids."""
+        known = (self.record.scheduler.instance_id, *workers)
+        return terminate(self.aws, self.record.name, self.record.uid, known)
+
+    def remove(self, ended: Iterable[str], patience: float) -> Removal:
+        """Remove the cluster as a flow that the UI shows, or without one where Prefect does not answer."""
+        record, ids = self.record, tuple(ended)
+        try:
+            with use_session(Session(self.aws)):
+                return delete_cluster(record.account, record.region, record.name, record.uid, ids, patience)
+        except PrefectCoiledError:
+            raise
+        except Exception:
+            # The Prefect API may be down, or going down with this process: the cluster goes all the same.
+            logger.warning("Cluster %s is removed without a record in Prefect", record.name, exc_info=True)
+            return self.remove_plainly(ids, patience)
+
+    def remove_plainly(self, ids: Iterable[str], patience: float) -> Removal:
+        """Remove the cluster with nothing but AWS calls."""
+        return remove_cluster(self.aws, self.record.name, self.record.uid, ids=tuple(ids), patience=patience)
+
+    def machines(self, states: Iterable[str]) -> list[InstanceRecord]:
+        """The cluster's machines that are in one of the states."""
+        return instances.find_instances(self.aws, self.record.name, uid=self.record.uid, states=states)
+
+    def log(self, instance_id: str, tail: int | None = None) -> str:
+        """A machine's log; its console if it never shipped one."""
+        text = "\n".join(logs.read_log(self.aws, instance_id, tail=tail))
+        if text:
+            return text
+        lines = instances.console_output(self.aws, instance_id).splitlines()
+        return "\n".join(lines[-tail:] if tail else lines)
+
+    def cost(self, until: datetime | None = None) -> CostEstimate:
+        """What the cluster costs by AWS's list prices from its launch on."""
+        record, spec = self.record, self.spec
+        hours = ((until or datetime.now(timezone.utc)) - record.created_at).total_seconds() / 3600
+        uses = [
+            MachineUse(
+                vm_type=record.scheduler.instance_type,
+                hours=hours,
+                disk_gb=spec.scheduler_disk,
+                public_ip=record.use_public_ip,
+                label="scheduler",
+            )
+        ]
+        for (kind, spot), count in Counter((w.instance_type, w.spot) for w in record.workers).items():
+            uses.append(
+                MachineUse(
+                    vm_type=kind,
+                    count=count,
+                    hours=hours,
+                    spot=spot,
+                    disk_gb=spec.worker_disk,
+                    public_ip=spec.egress == "public-ip",
+                    label="workers",
+                )
+            )
+        nat = hours if spec.egress == "nat" and spec.network is None else 0.0
+        return estimate(uses, nat_gateway_hours=nat, region=record.region)
+
+
+def launch(request: Request, report: Reporter, stop: threading.Event) -> Launched:
+    """Attach to the cluster of the requested name if it lives; launch a new one if not.
+
+    Raises:
+        OptionsError: If an option is wrong; nothing was made.
+        AccountError: If the account is not known or its credentials do not work; nothing was made.
+        PrefectCoiledError: If the launch failed; nothing is left running.
+    """
+    account = load_account(request.account)
+    aws = open_door(account, request.merged(account).options.region, stop)
+    creator = find_caller(aws).name  # also shows that the credentials work
+    wanted = {*request.worker_types(), *request.scheduler_types()}
+    unknown = sorted(t for t in wanted if not machines.known(t))
+    if unknown:
+        instances.check_instance_types(aws, unknown)
+    if request.name is not None and (found := find_launched(aws, request.name)):
+        report("cluster", f"attaching to {request.name}")
+        return found
+    spec = request.spec(account, creator, own_cidr=lambda: own_cidr(aws), ports=_ports(account))
+    check_user_data(spec)  # what does not fit is said before anything is made
+    session = Session(aws, request.environ, request.dask_config(), report)
+    with use_session(session):
+        record = create_cluster(spec)
+    assert session.client_secrets is not None
+    return Launched(aws, spec, record, session.client_secrets, attached=False)
+
+
+def find_launched(aws: Aws, name: str) -> Launched | None:
+    """The cluster of that name if it is alive, with the keys that a client needs. Reads only.
+
+    Raises:
+        ProvisionError: It is being removed.
+    """
+    found = find_cluster(aws, name)
+    return Launched(aws, *found, _client_keys(aws, *found), attached=True) if found else None
+
+
+def _ports(account: Account) -> tuple[int, int]:
+    """Ports of scheduler and dashboard: Dask's own, unless the sandbox has one address for all machines."""
+    if account.sandbox is None or account.sandbox.addresses == "many":
+        return 8786, 8787
+    return account.sandbox.free_port(), account.sandbox.free_port()
+
+
+def _client_keys(aws: Aws, spec: ClusterSpec, record: ClusterRecord) -> ClientSecrets:
+    text = parameters.read_parameter(aws, f"{parameters.cluster_path(spec.account, spec.name)}client")
+    if text is None:
+        raise ProvisionError(
+            f"attaching to cluster {spec.name!r}",
+            "its keys are gone, so it is being removed",
+            "Choose another name, or wait until it is gone.",
+        )
+    return ClientSecrets.decode(text)

@@ -1,0 +1,149 @@
+"""Waits until a launched cluster is of use: the scheduler answers by TLS, and enough workers have joined.
+
+Fails as soon as the target cannot be reached any more, with the machines' own last words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from prefect_coiled.aws import instances
+from prefect_coiled.cluster.launched import Launched
+from prefect_coiled.errors import ClusterStartError, StoppedError
+
+if TYPE_CHECKING:
+    from prefect_coiled.cluster.cluster import Cluster
+
+# Seconds between two looks at the machines in AWS, and between two tries to connect.
+_LOOK, _TRY = 5.0, 0.1
+# Seconds for one try to connect to a scheduler that answers, and to see whether anything does.
+_CONNECT = 15.0
+_KNOCK = 3.0
+_LAST_LINES, _ASKED = 80, 5
+# The line with which Python ends a traceback.
+_ERROR = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Killed)\b.*")
+_DEAD = ("shutting-down", "terminated", "stopping", "stopped")
+
+
+async def wait_until_ready(
+    cluster: Cluster,
+    launched: Launched,
+    *,
+    least: int,
+    timeout: float,
+    began: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Connect to the scheduler, then wait until `least` workers have joined.
+
+    Args:
+        cluster: The cluster.
+        launched: Its machines.
+        least: How many workers must have joined.
+        timeout: Seconds from `began` on, so that launching the machines counts too.
+        began: When the cluster was asked for, by the same clock.
+        clock: Seconds, monotonic.
+
+    Raises:
+        ClusterStartError: If the time is up, or machines ended so that too few are left.
+        StoppedError: If a stop is asked for.
+    """
+    end = began + timeout
+    next_look = clock() + _LOOK
+    pause = _TRY
+    connected = False
+    last = ""
+    told = -1
+    while True:
+        if cluster.stop_event.is_set():
+            raise StoppedError("waiting for the cluster", "a stop was asked for")
+        if not connected:
+            try:
+                await _knock(launched)
+                # Dask's own time-out covers only a part of connecting.
+                await asyncio.wait_for(
+                    cluster.connect(launched.address), min(_CONNECT, max(end - clock(), 0.1))
+                )
+                connected = True
+                cluster.tell("scheduler", "ready")
+            except (OSError, asyncio.TimeoutError) as error:
+                last = str(error) or "no answer"
+        if connected:
+            ready = len(cluster.observed)
+            if ready != told:
+                told = ready
+                cluster.tell("workers", f"{ready} ready (of {len(cluster.workers)})")
+            if ready >= least:
+                return
+        if clock() >= next_look:
+            next_look = clock() + _LOOK
+            await _check_machines(cluster, launched, least)
+        if clock() >= end:
+            await _give_up(cluster, launched, timeout, connected, least, last)
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.2, 0.5) if not connected else _TRY
+
+
+async def _knock(launched: Launched) -> None:
+    """See whether the scheduler's port is open. Dask's own retries wait longer and longer in between.
+
+    Raises:
+        OSError: If it is not.
+    """
+    record = launched.record
+    _, writer = await asyncio.wait_for(
+        asyncio.open_connection(record.scheduler_host, record.scheduler_port), _KNOCK
+    )
+    writer.close()
+
+
+async def _check_machines(cluster: Cluster, launched: Launched, least: int) -> None:
+    found = await cluster.in_thread(launched.machines, (*instances.LIVE, *_DEAD))
+    dead = {i.instance_id for i in found if i.state in _DEAD}
+    scheduler = launched.record.scheduler.instance_id
+    if scheduler in dead:
+        raise await _failure(cluster, launched, "the scheduler's machine ended", [scheduler])
+    lost = [w for w in cluster.workers if w in dead and w not in cluster.observed]
+    if lost and len(cluster.workers) - len(lost) < least:
+        why = f"{len(lost)} of {len(cluster.workers)} worker machines ended"
+        raise await _failure(cluster, launched, why, lost)
+
+
+async def _give_up(
+    cluster: Cluster, launched: Launched, timeout: float, connected: bool, least: int, last: str
+) -> None:
+    if not connected:
+        why = f"the scheduler did not answer within {timeout:.0f} s ({last})"
+        raise await _failure(cluster, launched, why, [launched.record.scheduler.instance_id])
+    silent = [w for w in cluster.workers if w not in cluster.observed]
+    why = f"{len(cluster.observed)} of {least} workers joined within {timeout:.0f} s"
+    raise await _failure(cluster, launched, why, silent)
+
+
+async def _failure(cluster: Cluster, launched: Launched, why: str, ids: Iterable[str]) -> ClusterStartError:
+    """The error, with the last words of some of the machines, the same words counted."""
+    some = list(ids)[:_ASKED]
+    texts = await asyncio.gather(*(cluster.in_thread(launched.log, one, _LAST_LINES) for one in some))
+    said = Counter(" | ".join(last_words(t)) for t in texts)
+    words = "; ".join(f"{n} x said: {text or 'nothing'}" for text, n in said.most_common())
+    return ClusterStartError(
+        f"starting cluster {launched.record.name!r}",
+        f"{why}. {words}".rstrip(". "),
+        "Nothing is left running. The machines' logs stay in CloudWatch for 30 days.",
+    )
+
+
+def last_words(log: str) -> list[str]:
+    """What tells most of a machine's log: the errors in it, first cause first, and its last lines.
+
+    Args:
+        log: The end of the log, as text.
+    """
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if _ERROR.match(line)]
+    return list(dict.fromkeys([*errors[:3], *lines[-1 if errors else -4 :]]))

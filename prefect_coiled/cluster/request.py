@@ -1,0 +1,298 @@
+"""From the keywords of `Cluster` to a `ClusterSpec`: what is wrong shows here, before AWS is touched."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+import dask.config
+from dask.utils import parse_timedelta
+
+from prefect_coiled.aws.credentials import Account
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.options import MergedOptions, cluster_defaults, merge
+from prefect_coiled.plan import machines
+from prefect_coiled.plan.cluster import ClusterSpec, check_counts, check_name, min_workers
+from prefect_coiled.plan.node_config import NodeConfig, check_dask_options
+from prefect_coiled.plan.tags import check_user_tags
+
+# Part of Dask's configuration that belongs to this machine or to the connection itself.
+_NOT_SENT = {
+    "coiled",
+    "scheduler-address",
+    "scheduler_address",
+    "temporary-directory",
+    "scheduler",
+    "num-workers",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked of `Cluster`, with nothing looked up yet; see `Cluster` for each field."""
+
+    n_workers: int | None = None
+    name: str | None = None
+    account: str | None = None
+    tags: Mapping[str, str] | None = None
+    wait_for_workers: bool | int | float | None = None
+    worker_vm_types: str | Sequence[str] | None = None
+    scheduler_vm_types: str | Sequence[str] | None = None
+    worker_cpu: int | Sequence[int] | None = None
+    worker_memory: str | Sequence[str] | None = None
+    worker_gpu: int | bool | None = None
+    worker_gpu_type: str | None = None
+    scheduler_cpu: int | Sequence[int] | None = None
+    scheduler_memory: str | Sequence[str] | None = None
+    worker_disk_size: int | None = None
+    scheduler_disk_size: int | None = None
+    worker_class: str | None = None
+    worker_options: Mapping[str, Any] | None = None
+    scheduler_options: Mapping[str, Any] | None = None
+    environ: Mapping[str, str] | None = None
+    nthreads: int | None = None
+    memory_limit: str | None = None
+    send_dask_config: bool | None = None
+    use_scheduler_public_ip: bool | None = None
+    backend_options: Mapping[str, Any] | None = None
+    region: str | None = None
+    zone: str | None = None
+    spot: bool | None = None
+    spot_policy: str | None = None
+    key_name: str | None = None
+    shutdown_on_close: bool | None = None
+    idle_timeout: str | float | None = "20 minutes"
+    no_client_timeout: str | float | None = "2 minutes"
+    cluster_timeout: str | float | None = None
+    defaults: Mapping[str, Any] = field(default_factory=cluster_defaults)
+
+    def __post_init__(self) -> None:
+        """Fill what was not said from `coiled.yaml`, then check what needs no account."""
+        for key, value in self.defaults.items():
+            if hasattr(self, key) and getattr(self, key) is None:
+                object.__setattr__(self, key, value)
+        if self.n_workers is None:
+            object.__setattr__(self, "n_workers", 4)
+        count = check_counts(self.n_workers)
+        if self.name is not None:
+            check_name(self.name)
+        check_user_tags(self.tags or {})
+        min_workers(self.wait_for_workers, count)
+        check_dask_options(self.worker_options, self.scheduler_options)
+        self._check_environ()
+        self.worker_types()
+        self.scheduler_types()
+        for what in ("idle_timeout", "no_client_timeout", "cluster_timeout"):
+            _seconds(what, getattr(self, what))
+
+    def _check_environ(self) -> None:
+        for key, value in (self.environ or {}).items():
+            if not isinstance(key, str) or not key or "=" in key or "\0" in key or not isinstance(value, str):
+                raise OptionsError(
+                    f"environ[{key!r}]", "names and values of environment variables are strings"
+                )
+
+    def worker_types(self) -> tuple[str, ...]:
+        """Instance types for the workers, in order of preference."""
+        try:
+            return machines.choose(
+                _pair(self.worker_cpu),
+                _pair(self.worker_memory),
+                gpu=self.worker_gpu,
+                gpu_type=self.worker_gpu_type,
+                vm_types=self.worker_vm_types,
+            )
+        except OptionsError as error:
+            raise _about("worker", error) from error
+
+    def scheduler_types(self) -> tuple[str, ...]:
+        """Instance types for the scheduler, of the same architecture as the workers."""
+        arch = machines.architecture(self.worker_types())
+        try:
+            return machines.choose(
+                _pair(self.scheduler_cpu),
+                _pair(self.scheduler_memory),
+                vm_types=self.scheduler_vm_types,
+                arch=arch,
+            )
+        except OptionsError as error:
+            raise _about("scheduler", error) from error
+
+    def merged(self, account: Account) -> MergedOptions:
+        """The backend options by precedence, with where each came from."""
+        keywords = dict(self.backend_options or {})
+        for key in ("region", "zone", "spot", "spot_policy"):
+            value = getattr(self, key)
+            if value is not None:
+                if keywords.get(key, value) != value:
+                    raise OptionsError(
+                        f"{key} {value!r} and backend_options[{key!r}] {keywords[key]!r}",
+                        "contradict each other",
+                    )
+                keywords[key] = value
+        return merge(keywords, account.options)
+
+    @property
+    def closes(self) -> bool:
+        """Whether closing a new cluster removes it."""
+        return True if self.shutdown_on_close is None else self.shutdown_on_close
+
+    def spec(
+        self,
+        account: Account,
+        creator: str,
+        *,
+        own_cidr: Callable[[], str],
+        ports: tuple[int, int] = (8786, 8787),
+        now: datetime | None = None,
+        uid: str | None = None,
+    ) -> ClusterSpec:
+        """Plan the cluster.
+
+        Args:
+            account: The account, as it was loaded.
+            creator: Who asks for it.
+            own_cidr: Finds the caller's address; called only if some rule says "me".
+            ports: Of the scheduler and of the dashboard.
+            now: The time; UTC now by default.
+            uid: Random by default.
+
+        Raises:
+            OptionsError: For whatever is wrong with the options.
+        """
+        options = self.merged(account).options
+        if options.egress == "none" and options.network is None and not account.is_sandbox:
+            raise OptionsError(
+                "egress 'none'",
+                "machines in the account's own network could reach neither SSM nor CloudWatch nor Prefect",
+                "Use 'nat' or 'public-ip', or bring a network that has ways to them.",
+            )
+        uid = uid or secrets.token_hex(8)
+        name = self.name or f"dask-{uid[:8]}"
+        n_workers = check_counts(self.n_workers)
+        rules = tuple(
+            r.model_copy(update={"cidr": own_cidr()}) if r.cidr == "me" else r for r in options.ingress
+        )
+        gpu = any(machines.table()[t].gpus for t in self.worker_types() if machines.known(t))
+        spot_policy = "on-demand" if gpu and options.spot is None else options.spot_policy
+        use_public = True if self.use_scheduler_public_ip is None else self.use_scheduler_public_ip
+        secrets_path = f"/prefect-coiled/{account.slug}/{name}/node"
+        shared: dict[str, Any] = {
+            "account": account.slug,
+            "region": options.region,
+            "cluster": name,
+            "log_group": account.slug,
+            "scheduler_port": ports[0],
+            "dashboard_port": ports[1],
+            "idle_timeout": _seconds("idle_timeout", self.idle_timeout),
+            "no_client_timeout": _seconds("no_client_timeout", self.no_client_timeout)
+            if self.closes
+            else None,
+            "cluster_timeout": _seconds("cluster_timeout", self.cluster_timeout),
+        }
+        return ClusterSpec(
+            name=name,
+            uid=uid,
+            account=account.slug,
+            region=options.region,
+            zone=options.default_zone,
+            other_zones=options.zone is None and options.network is None,
+            n_workers=n_workers,
+            min_workers=min_workers(self.wait_for_workers, n_workers),
+            scheduler_types=self.scheduler_types(),
+            worker_types=self.worker_types(),
+            architecture=machines.architecture(self.worker_types()),
+            scheduler_disk=_disk("scheduler_disk_size", self.scheduler_disk_size),
+            worker_disk=_disk("worker_disk_size", self.worker_disk_size),
+            spot_policy=spot_policy,
+            ingress=rules,
+            egress=options.egress,
+            network=options.network,
+            key_name=self.key_name or "",
+            use_public_ip=use_public,
+            image_ready=account.is_sandbox,
+            tags={**account.tags, **check_user_tags(self.tags or {})},
+            creator=creator,
+            created_at=now or datetime.now(timezone.utc),
+            scheduler_node=NodeConfig(
+                **shared,
+                role="scheduler",
+                secrets_parameter=f"{secrets_path}/scheduler",
+                scheduler_options=dict(self.scheduler_options or {}),
+            ),
+            worker_node=NodeConfig(
+                **shared,
+                role="worker",
+                scheduler_host="unknown-yet",
+                secrets_parameter=f"{secrets_path}/worker",
+                nthreads=self.nthreads,
+                memory_limit=self.memory_limit or "auto",
+                worker_class=self.worker_class,
+                worker_options=dict(self.worker_options or {}),
+                spot=spot_policy != "on-demand",
+            ),
+        )
+
+    def dask_config(self) -> dict[str, Any]:
+        """The client's Dask configuration where it differs from Dask's own defaults."""
+        if self.send_dask_config is False:
+            return {}
+        defaults: dict[str, Any] = dask.config.merge(*dask.config.defaults) if dask.config.defaults else {}
+        own = _difference(dask.config.config, defaults)
+        own = {k: v for k, v in own.items() if k not in _NOT_SENT}
+        comm = own.get("distributed", {}).get("comm")
+        if isinstance(comm, dict):
+            comm.pop("tls", None)
+        return own
+
+
+def _difference(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        base = defaults.get(key)
+        if isinstance(value, Mapping):
+            inner = _difference(value, base if isinstance(base, Mapping) else {})
+            if inner:
+                out[key] = inner
+        elif (key not in defaults or value != base) and _is_plain(value):
+            out[key] = value
+    return out
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
+def _pair(wish: Any) -> Any:
+    return tuple(wish) if isinstance(wish, list) else wish
+
+
+def _about(who: str, error: OptionsError) -> OptionsError:
+    d = error.diagnosis
+    return OptionsError(f"{who}_{d.what}" if not d.what.startswith(who) else d.what, d.why, d.next_step)
+
+
+def _disk(what: str, size: int | None) -> int:
+    # https://docs.aws.amazon.com/ebs/latest/userguide/general-purpose.html; the image itself needs 8 GiB.
+    if size is None:
+        return 30
+    if isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= 16384:
+        raise OptionsError(f"{what} {size!r}", "it is a whole number of GiB from 8 to 16384")
+    return size
+
+
+def _seconds(what: str, value: str | float | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        seconds = float(parse_timedelta(value, default="s"))
+    except (KeyError, ValueError, TypeError) as error:
+        raise OptionsError(f"{what} {value!r}", "it is seconds, or a text such as '20 minutes'") from error
+    if seconds <= 0:
+        raise OptionsError(f"{what} {value!r}", "it is more than 0; None means never")
+    return seconds

@@ -1,0 +1,166 @@
+"""What machines cost: AWS's list prices, summed; never a guess where a price is not known.
+
+Prices are those of one region on one day (`machines.prices_as_of`). May not call AWS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_coiled.plan import machines
+
+# https://aws.amazon.com/ebs/pricing, /vpc/pricing; us-east-1.
+EBS_GP3_USD_PER_GB_MONTH = 0.08
+NAT_GATEWAY_USD_PER_HOUR = 0.045
+PUBLIC_IPV4_USD_PER_HOUR = 0.005
+HOURS_PER_MONTH = 730.0
+MINIMUM_SECONDS = 60
+"""EC2 bills machines by the second, but at least so many seconds each."""
+
+NOT_KNOWN = "price not known"
+
+
+class MachineUse(BaseModel):
+    """Machines of one type that run for the same time.
+
+    Attributes:
+        vm_type: Such as "m6i.xlarge".
+        count: How many.
+        hours: How long each runs, in hours.
+        spot: Whether they are spot machines.
+        disk_gb: Size of each one's gp3 volume, in GB.
+        public_ip: Whether each has a public IPv4 address.
+        label: What they are for, such as "workers".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vm_type: str
+    count: int = Field(default=1, ge=0)
+    hours: float = Field(default=1.0, ge=0)
+    spot: bool = False
+    disk_gb: float = Field(default=0.0, ge=0)
+    public_ip: bool = False
+    label: str = ""
+
+
+class CostLine(BaseModel):
+    """One item.
+
+    Attributes:
+        what: What it is, in words.
+        usd: US dollars; None where the price is not known.
+        note: A remark, such as that the spot price is lower.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    what: str
+    usd: float | None
+    note: str = ""
+
+
+class CostEstimate(BaseModel):
+    """What something costs by AWS's list prices.
+
+    Attributes:
+        lines: The items.
+        total_usd: Their sum in US dollars; None if a price is not known.
+        known_usd: The sum of those that are known.
+        basis: What kind of number this is, in a sentence.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lines: tuple[CostLine, ...]
+    total_usd: float | None
+    known_usd: float
+    basis: str
+
+    @property
+    def short(self) -> str:
+        """The total in words, such as "$0.0101"."""
+        return _usd(self.total_usd)
+
+    def __str__(self) -> str:
+        rows = [
+            f"{line.what}: {_usd(line.usd)}{f' ({line.note})' if line.note else ''}" for line in self.lines
+        ]
+        total = _usd(self.total_usd)
+        if self.total_usd is None:
+            total += f"; without what is not known {_usd(self.known_usd)}"
+        return "\n".join([*rows, f"Total: {total}", self.basis])
+
+
+def hourly(vm_type: str) -> float | None:
+    """The on-demand list price of a machine in US dollars an hour, or None when it is not known."""
+    machine = machines.table().get(vm_type)
+    return machine.usd_per_hour if machine else None
+
+
+def estimate(
+    uses: Iterable[MachineUse],
+    *,
+    nat_gateway_hours: float = 0.0,
+    region: str | None = None,
+) -> CostEstimate:
+    """Sum what machines, their disks and addresses, and NAT gateways cost.
+
+    Args:
+        uses: The machines.
+        nat_gateway_hours: Hours of NAT gateways, all together. They cost even when nothing runs.
+        region: Where it runs; said in the basis, for prices differ.
+    """
+    lines: list[CostLine] = []
+    disk_gb_hours = address_hours = 0.0
+    spot = False
+    for use in uses:
+        if not use.count:
+            continue
+        spot = spot or use.spot
+        hours = max(use.hours, MINIMUM_SECONDS / 3600) if use.hours else 0.0
+        price = hourly(use.vm_type)
+        name = f"{use.count} x {use.vm_type}{' spot' if use.spot else ''}"
+        what = f"{use.label}: {name}" if use.label else name
+        note = NOT_KNOWN if price is None else "at most: the on-demand price" if use.spot else ""
+        usd = None if price is None else price * use.count * hours
+        lines.append(CostLine(what=f"{what}, {_hours(hours)}", usd=usd, note=note))
+        disk_gb_hours += use.disk_gb * use.count * hours
+        address_hours += use.count * hours if use.public_ip else 0.0
+    for what, quantity, price in (
+        ("disks (gp3)", disk_gb_hours, EBS_GP3_USD_PER_GB_MONTH / HOURS_PER_MONTH),
+        ("public IPv4 addresses", address_hours, PUBLIC_IPV4_USD_PER_HOUR),
+        ("NAT gateways", nat_gateway_hours, NAT_GATEWAY_USD_PER_HOUR),
+    ):
+        if quantity:
+            lines.append(CostLine(what=what, usd=quantity * price))
+    known_usd = sum(line.usd for line in lines if line.usd is not None)
+    complete = all(line.usd is not None for line in lines)
+    return CostEstimate(
+        lines=tuple(lines),
+        total_usd=known_usd if complete else None,
+        known_usd=known_usd,
+        basis=_basis(region, spot),
+    )
+
+
+def _basis(region: str | None, spot: bool) -> str:
+    where = machines.prices_region()
+    text = f"List prices of {where} as of {machines.prices_as_of()}, without tax, data transfer and logs"
+    if region and region != where:
+        text += f"; {region} differs"
+    if spot:
+        text += "; spot machines cost less than the on-demand price counted here"
+    return f"{text}."
+
+
+def _usd(value: float | None) -> str:
+    if value is None:
+        return NOT_KNOWN
+    return f"${value:.2f}" if value >= 1 else f"${value:.4f}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.2f} h" if hours >= 1 else f"{hours * 60:.1f} min"

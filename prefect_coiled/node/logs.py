@@ -1,0 +1,178 @@
+"""Ships lines to CloudWatch Logs from a thread of its own.
+
+Whoever hands in a line never waits: the buffer is bounded, and when CloudWatch is down the oldest lines
+go, counted. `close` sends what is left within a bounded time.
+Limits: https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutLogEvents.html
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["LogShipper"]
+
+BATCH_BYTES = 1_000_000  # AWS allows 1,048,576 with 26 for each event
+BATCH_EVENTS = 10_000
+EVENT_BYTES = 200_000  # AWS allows 262,144
+EVENT_OVERHEAD = 26
+BUFFER_BYTES = 16 * 1024 * 1024
+_PERMANENT = {"InvalidParameterException", "DataAlreadyAcceptedException"}
+
+
+class LogShipper:
+    """Sends lines to one log stream.
+
+    Args:
+        client: Makes a CloudWatch Logs client; called in the thread.
+        group: The log group; it exists.
+        stream: The log stream; made when it does not exist.
+        start: Whether to start now; else lines wait for `start()`.
+        interval_s: Seconds between two sends.
+        clock: The time of day, in seconds.
+        buffer_bytes: How much may wait.
+    """
+
+    def __init__(
+        self,
+        client: Callable[[], Any],
+        group: str,
+        stream: str,
+        *,
+        interval_s: float = 1.0,
+        clock: Callable[[], float] = time.time,
+        buffer_bytes: int = BUFFER_BYTES,
+    ) -> None:
+        self._make_client = client
+        self._client: Any = None
+        self.group = group
+        self.stream = stream
+        self._interval_s = interval_s
+        self._clock = clock
+        self._buffer_bytes = buffer_bytes
+        self._lines: deque[tuple[int, str, int]] = deque()
+        self._size = 0
+        self._dropped = 0
+        self._last_time = 0
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = False
+        self._deadline = float("inf")
+        self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
+
+    def start(self) -> None:
+        """Begin to send; lines handed in before wait until then."""
+        self._thread.start()
+
+    def line(self, text: str) -> None:
+        """Hand in one line; never waits."""
+        raw = text.encode("utf-8", "replace")
+        parts = [raw[i : i + EVENT_BYTES].decode("utf-8", "ignore") for i in range(0, len(raw), EVENT_BYTES)]
+        with self._lock:
+            # Events of one call must be in order of time, and clocks are set back at times.
+            self._last_time = max(self._last_time, int(self._clock() * 1000))
+            for part in parts or [""]:
+                message = part if part.strip() else " "
+                size = len(message.encode()) + EVENT_OVERHEAD
+                self._lines.append((self._last_time, message, size))
+                self._size += size
+            while self._size > self._buffer_bytes and self._lines:
+                self._size -= self._lines.popleft()[2]
+                self._dropped += 1
+
+    def close(self, timeout_s: float) -> bool:
+        """Send what is left.
+
+        Args:
+            timeout_s: Seconds that this may take.
+
+        Returns:
+            Whether everything was sent.
+        """
+        self._deadline = time.monotonic() + timeout_s
+        self._closing = True
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._lines
+
+    def _run(self) -> None:
+        pause = self._interval_s
+        while True:
+            closing = self._closing
+            try:
+                while self._send_batch():
+                    pass
+                pause = self._interval_s
+                failed = False
+            except Exception:  # whatever AWS or the network does, the next attempt follows, later
+                self._client = None
+                pause = min(pause * 2, 30.0)
+                failed = True
+            if closing and (not failed or time.monotonic() > self._deadline):
+                return
+            if closing:
+                time.sleep(0.2)
+            else:
+                self._wake.wait(pause)
+
+    def _batch(self) -> list[tuple[int, str, int]]:
+        with self._lock:
+            if self._dropped:
+                note = f"({self._dropped} log lines were lost while CloudWatch could not be reached)"
+                at = self._lines[0][0] if self._lines else self._last_time
+                self._lines.appendleft((at, note, len(note) + EVENT_OVERHEAD))
+                self._size += len(note) + EVENT_OVERHEAD
+                self._dropped = 0
+            batch: list[tuple[int, str, int]] = []
+            size = 0
+            while self._lines and len(batch) < BATCH_EVENTS and size + self._lines[0][2] <= BATCH_BYTES:
+                item = self._lines.popleft()
+                size += item[2]
+                batch.append(item)
+            self._size -= size
+            return batch
+
+    def _send_batch(self) -> bool:
+        """Send one batch; says whether there was one."""
+        batch = self._batch()
+        if not batch:
+            return False
+        try:
+            if self._client is None:
+                self._client = self._make_client()
+            self._put(batch)
+        except BaseException:
+            with self._lock:  # back to the front, for the next attempt
+                self._lines.extendleft(reversed(batch))
+                self._size += sum(item[2] for item in batch)
+            raise
+        return True
+
+    def _put(self, batch: list[tuple[int, str, int]]) -> None:
+        from botocore.exceptions import ClientError
+
+        events = [{"timestamp": at, "message": message} for at, message, _ in batch]
+        names = {"logGroupName": self.group, "logStreamName": self.stream}
+        try:
+            self._client.put_log_events(**names, logEvents=events)
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if code in _PERMANENT:
+                return  # would be refused again and hold up all that follows
+            if code != "ResourceNotFoundException":
+                raise
+            self._make_stream(names)
+            self._client.put_log_events(**names, logEvents=events)
+
+    def _make_stream(self, names: dict[str, str]) -> None:
+        from botocore.exceptions import ClientError
+
+        try:
+            self._client.create_log_stream(**names)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code", "") != "ResourceAlreadyExistsException":
+                raise

@@ -1,0 +1,129 @@
+"""The scheduler of a cluster: Dask's own, behind TLS and the gate, with timers that close it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+import dask
+from distributed import Scheduler
+from distributed.scheduler import WorkerStatusPlugin
+from distributed.security import Security
+from tornado.ioloop import PeriodicCallback
+
+from prefect_coiled.node.gate import Gate
+from prefect_coiled.node.timers import CLIENT_GRACE_S, Timers
+from prefect_coiled.plan.node_config import NodeConfig
+
+__all__ = ["NodeScheduler", "SchedulerRole"]
+
+_REASONS = {"idle-timeout-exceeded": "idle", "unknown": "closed"}
+
+
+class _WorkerStatus(WorkerStatusPlugin):  # type: ignore[misc]
+    """Tells one `Cluster` object of workers; under a name of its own, or a second would replace it."""
+
+    def __init__(self, scheduler: Scheduler, comm: Any) -> None:
+        self.name = f"worker-status-{uuid.uuid4().hex}"
+        super().__init__(scheduler, comm)
+
+
+class NodeScheduler(Scheduler):  # type: ignore[misc]
+    """Dask's scheduler, whose pages need a token and which remembers why it closed."""
+
+    def __init__(self, *, dashboard_token: str, timers: Timers, **kwargs: Any) -> None:
+        self._dashboard_token = dashboard_token
+        self._timers = timers
+        self._cluster_comms: list[Any] = []
+        self.closed_because = ""
+        super().__init__(**kwargs)
+        # The loop checks no less often than once in ten seconds, and oftener for short timeouts.
+        shortest = min(filter(None, (timers.no_client_timeout, timers.cluster_timeout)), default=10.0)
+        self.periodic_callbacks["node-timers"] = PeriodicCallback(
+            self._check_timers, 1000 * min(max(shortest / 10, 0.1), 10.0)
+        )
+
+    def start_http_server(self, *args: Any, **kwargs: Any) -> None:
+        """Start it with the gate before every route; no request can come in between."""
+        if not dask.config.get("distributed.scheduler.dashboard.tls.cert"):
+            raise RuntimeError("the dashboard may not listen without TLS")
+        super().start_http_server(*args, **kwargs)
+        server = self.http_server
+        server.request_callback = Gate(server.request_callback, self._dashboard_token, server.port)
+
+    def connected(self) -> int:
+        """How many clients and `Cluster` objects are connected; clients of tasks do not count."""
+        self._cluster_comms = [comm for comm in self._cluster_comms if not comm.closed()]
+        clients = sum(1 for name in self.client_comms if not name.startswith("Client-worker-"))
+        return clients + len(self._cluster_comms)
+
+    def subscribe_worker_status(self, comm: Any) -> dict[str, Any]:
+        """Called over the network by each `Cluster` object, which then listens for changes."""
+        _WorkerStatus(self, comm)
+        self._cluster_comms.append(comm)
+        identity: dict[str, Any] = self.identity()
+        for worker in identity["workers"].values():
+            del worker["metrics"], worker["last_seen"]
+        return identity
+
+    def _check_timers(self) -> None:
+        reason = self._timers.check(time.monotonic(), self.connected())
+        if reason:
+            self._ongoing_background_tasks.call_soon(self.close, reason=reason)
+
+    async def close(self, timeout: float | None = None, reason: str = "unknown") -> None:
+        """Close, and keep the first reason."""
+        self.closed_because = self.closed_because or _REASONS.get(reason, reason)
+        await super().close(timeout=timeout, reason=reason)
+
+
+class SchedulerRole:
+    """Runs one scheduler.
+
+    Args:
+        config: What the machine was told.
+        order: What the agent ordered: "address", "dashboard_token", "client_grace_s".
+    """
+
+    def __init__(self, config: NodeConfig, order: dict[str, Any]) -> None:
+        timers = Timers(
+            time.monotonic(),
+            config.no_client_timeout,
+            config.cluster_timeout,
+            order.get("client_grace_s", CLIENT_GRACE_S),
+        )
+        dask.config.set({"distributed.scheduler.idle-timeout": config.idle_timeout})
+        self._scheduler = NodeScheduler(
+            dashboard_token=order["dashboard_token"],
+            timers=timers,
+            **{
+                **config.scheduler_options,
+                "host": order["address"],
+                "port": config.scheduler_port,
+                "protocol": "tls",
+                "security": Security(),
+                "dashboard": True,
+                "dashboard_address": f"{order['address']}:{config.dashboard_port}",
+            },
+        )
+
+    @property
+    def reason(self) -> str:
+        """Why it closed."""
+        return str(self._scheduler.closed_because or "closed")
+
+    async def start(self) -> None:
+        """Come up."""
+        await self._scheduler
+
+    async def finished(self) -> None:
+        """Wait for its end."""
+        await self._scheduler.finished()
+
+    async def close(self, reason: str) -> None:
+        """Close it."""
+        await self._scheduler.close(reason=reason)
+
+    async def drain(self, limit_s: float) -> None:
+        """A scheduler cannot hand over what it holds."""

@@ -1,0 +1,48 @@
+"""When a scheduler should close by itself. Pure: told the time and the number of clients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["CLIENT_GRACE_S", "Timers"]
+
+# A cluster that nobody ever connected to is one that its maker lost: seconds from start.
+CLIENT_GRACE_S = 600.0
+
+
+@dataclass
+class Timers:
+    """The no-client and the cluster timeout of one scheduler (Dask has its own idle timeout).
+
+    Attributes:
+        started: When the scheduler started, on a monotonic clock in seconds.
+        no_client_timeout: Seconds without any client; None means never. Counted from when the first
+            client was seen, or from `grace` after the start.
+        cluster_timeout: Seconds from the start; None means never.
+        grace: Seconds from the start until a cluster without a first client starts to count.
+    """
+
+    started: float
+    no_client_timeout: float | None
+    cluster_timeout: float | None
+    grace: float = CLIENT_GRACE_S
+    _alone_since: float | None = field(default=None, init=False)
+    _seen: bool = field(default=False, init=False)
+
+    def check(self, now: float, clients: int) -> str | None:
+        """The reason to close now ("no-client", "cluster-timeout"), if there is one.
+
+        Args:
+            now: The time on the same clock as `started`.
+            clients: How many clients and cluster objects are connected.
+        """
+        if self.cluster_timeout is not None and now - self.started >= self.cluster_timeout:
+            return "cluster-timeout"
+        if clients:
+            self._seen, self._alone_since = True, None
+            return None
+        if self._alone_since is None and (self._seen or now - self.started >= self.grace):
+            self._alone_since = now
+        if self.no_client_timeout is None or self._alone_since is None:
+            return None
+        return "no-client" if now - self._alone_since >= self.no_client_timeout else None

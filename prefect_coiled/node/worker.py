@@ -1,0 +1,174 @@
+"""The workers of a machine: nannies of Dask, behind TLS, that can be drained before a spot end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from dask.system import CPU_COUNT
+from distributed import Nanny
+from distributed.core import connect, rpc
+from distributed.security import Security
+from distributed.utils import import_term
+
+from prefect_coiled.plan.node_config import NodeConfig
+
+__all__ = ["NodeNanny", "WorkerRole"]
+
+logger = logging.getLogger("distributed.node")
+
+_REASONS = {
+    "worker-handle-scheduler-connection-broken": "scheduler-lost",
+    "scheduler-close": "closed",
+    "worker-lifetime-reached": "lifetime",
+    "nanny-instantiate-timeout": "start-timeout",
+}
+# Seconds in which a worker process has to start and register, once the scheduler answers.
+_START_S = 120.0
+
+
+class NodeNanny(Nanny):  # type: ignore[misc]
+    """Dask's nanny, which remembers why it closed."""
+
+    closed_because = ""
+
+    def _remember(self, reason: str) -> None:
+        self.closed_because = self.closed_because or _REASONS.get(reason, reason)
+
+    def close_gracefully(self, reason: str = "nanny-close-gracefully") -> None:
+        """The worker is about to end, and is not to be started again."""
+        self._remember(reason)
+        super().close_gracefully(reason=reason)
+
+    async def close(self, timeout: float = 5, reason: str = "nanny-close") -> Any:
+        """Close worker and nanny, and keep the first reason."""
+        self._remember(reason)
+        return await super().close(timeout=timeout, reason=reason)
+
+
+class WorkerRole:
+    """Runs the nannies of one machine.
+
+    Args:
+        config: What the machine was told.
+        order: What the agent ordered: "address", "instance_id", "scratch".
+    """
+
+    def __init__(self, config: NodeConfig, order: dict[str, Any]) -> None:
+        self._config = config
+        self._order = order
+        self._security = Security()
+        self._scheduler = f"tls://{config.scheduler_host}:{config.scheduler_port}"
+        self._nannies: list[Any] = []
+        self._lost = ""
+
+    @property
+    def reason(self) -> str:
+        """Why they closed."""
+        return self._lost or next((n.closed_because for n in self._nannies if n.closed_because), "closed")
+
+    async def start(self) -> None:
+        """Wait for the scheduler, which boots at the same time, and come up."""
+        await self._reach_scheduler()
+        count = self._config.workers_per_vm
+        name = self._order["instance_id"]
+        self._nannies = [self._nanny(name if count == 1 else f"{name}-{i}") for i in range(count)]
+        await asyncio.gather(*self._nannies)
+
+    async def finished(self) -> None:
+        """Wait until all have closed, or one has no worker process for too long."""
+        ends = asyncio.gather(*(nanny.finished() for nanny in self._nannies))
+        bare_since: float | None = None
+        while not ends.done():
+            await asyncio.wait([ends], timeout=1.0)
+            # A nanny that failed to start its worker again stays as it is, for ever.
+            if all(nanny.is_alive() for nanny in self._nannies):
+                bare_since = None
+            elif bare_since is None:
+                bare_since = time.monotonic()
+            elif time.monotonic() - bare_since > self._config.scheduler_lost_timeout:
+                self._lost = "no-worker-process"
+                await self.close(self._lost)
+                break
+        await ends
+
+    async def close(self, reason: str) -> None:
+        """Close all of them, their workers too."""
+        await asyncio.gather(*(nanny.close(timeout=10, reason=reason) for nanny in self._nannies))
+
+    async def drain(self, limit_s: float) -> None:
+        """Move results to other workers and let running tasks end, then leave the cluster.
+
+        Args:
+            limit_s: Seconds that this may take.
+        """
+        workers = [nanny.worker_address for nanny in self._nannies if nanny.worker_address]
+        if not workers:
+            return
+        try:
+            await asyncio.wait_for(self._drain(workers), limit_s)
+        except asyncio.TimeoutError:
+            logger.warning("not everything could be moved within %.0f s", limit_s)
+        except OSError as error:
+            logger.warning("the scheduler cannot be asked to move results: %s", error)
+
+    async def _drain(self, workers: list[str]) -> None:
+        arguments = self._security.get_connection_args("worker")
+        async with rpc(self._scheduler, connection_args=arguments) as scheduler:
+            while True:
+                # Answers {} while there are results that it could not move yet.
+                moved = await scheduler.retire_workers(workers=workers, close_workers=False, remove=False)
+                busy = await scheduler.processing(workers=workers)
+                if set(workers) <= set(moved) and not any(busy.values()):
+                    break
+                await asyncio.sleep(0.5)
+            # Now for good: an expected end, which counts against no task.
+            await scheduler.retire_workers(workers=workers, close_workers=True, remove=True)
+            logger.info("results of %d worker(s) moved to other workers", len(workers))
+
+    async def _reach_scheduler(self) -> None:
+        """Poll until the scheduler answers.
+
+        Dask's own connect backs off further and further, so that a worker may sleep for long after the
+        scheduler is up.
+        """
+        deadline = time.monotonic() + self._config.boot_timeout
+        pause, patience = 0.1, 2.0
+        arguments = self._security.get_connection_args("worker")
+        while True:
+            began = time.monotonic()
+            try:
+                comm = await connect(self._scheduler, timeout=patience, **arguments)
+            except OSError as error:
+                if time.monotonic() > deadline or "certificate" in str(error).lower():
+                    raise
+                if time.monotonic() - began < 1.5 * patience and "Timed out" in str(error):
+                    patience = min(patience * 1.5, 20.0)
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.5, 1.0)
+            else:
+                await comm.close()
+                return
+
+    def _nanny(self, name: str) -> Any:
+        config, security = self._config, self._security
+        soft = {
+            "nthreads": config.nthreads or max(1, CPU_COUNT // config.workers_per_vm),
+            "memory_limit": config.memory_limit or "auto",
+            **config.worker_options,
+        }
+        owned = {
+            "name": name,
+            "host": self._order["address"],
+            "protocol": "tls",
+            "security": security,
+            "local_directory": self._order["scratch"],
+            "dashboard": False,
+            "dashboard_address": "127.0.0.1:0",
+            "death_timeout": max(_START_S, config.scheduler_lost_timeout),
+        }
+        if config.worker_class:
+            owned["worker_class"] = import_term(config.worker_class)
+        return NodeNanny(self._scheduler, **{**soft, **owned})

@@ -1,0 +1,277 @@
+"""Plan of a cluster: from a `ClusterSpec` to rules, launch templates, launch attempts and client tokens.
+
+Everything that a launch sends is fixed here, before the first call: a call that has to be sent again is sent
+with the same token and the same parameters.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ipaddress
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.options import Egress, IngressRule, NetworkIds, SpotPolicy
+from prefect_coiled.plan import tags
+from prefect_coiled.plan.node_config import NodeConfig
+from prefect_coiled.records import Network, Record, Role, Tier
+
+SSH_PORT = 22
+# Dask picks its worker and nanny ports from these.
+INSIDE_PORTS = (1024, 65535)
+
+# Security group and launch template names carry the cluster's name (128 characters at most there).
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+
+
+class ClusterSpec(Record):
+    """All that a cluster shall be; no secret, so that it can be a flow's parameter and be shown.
+
+    Attributes:
+        name: Unique in account and region while the cluster lives.
+        uid: Random, fixed when the cluster is planned; part of every client token.
+        zone: Zone to start in.
+        other_zones: Whether a zone without capacity may be left for another one of the region.
+        n_workers: Workers to launch.
+        min_workers: With fewer than that the launch has failed.
+        scheduler_types: Instance types for the scheduler, in order of preference.
+        worker_types: Instance types for the workers, in order of preference.
+        worker_disk: Size of a worker's disk in GiB; `scheduler_disk` likewise.
+        ingress: Who may reach which ports of the scheduler; every CIDR is concrete.
+        scheduler_node: What the scheduler is told, but for where it is.
+        worker_node: What a worker is told, but for the scheduler's address.
+        creator: Who asked for it.
+    """
+
+    name: str
+    uid: str
+    account: str
+    region: str
+    zone: str
+    other_zones: bool = True
+    n_workers: int = Field(ge=0)
+    min_workers: int = Field(ge=0)
+    scheduler_types: tuple[str, ...]
+    worker_types: tuple[str, ...]
+    architecture: str = "x86_64"
+    scheduler_disk: int = Field(default=30, ge=8, le=16384)
+    worker_disk: int = Field(default=30, ge=8, le=16384)
+    spot_policy: SpotPolicy = "on-demand"
+    ingress: tuple[IngressRule, ...]
+    egress: Egress = "nat"
+    network: NetworkIds | None = None
+    key_name: str = ""
+    use_public_ip: bool = True
+    image_ready: bool = False
+    tags: dict[str, str] = {}
+    creator: str
+    created_at: datetime
+    scheduler_node: NodeConfig
+    worker_node: NodeConfig
+
+    def encode(self) -> str:
+        """The spec as short text, for the parameter that holds the cluster's intent."""
+        raw = self.model_dump_json(exclude_defaults=True).encode()
+        return base64.b64encode(zlib.compress(raw, 9)).decode()
+
+    @classmethod
+    def decode(cls, text: str) -> ClusterSpec:
+        """Read what `encode` wrote."""
+        return cls.model_validate_json(zlib.decompress(base64.b64decode(text)))
+
+    def node(self, role: Role) -> NodeConfig:
+        """What a machine of that role is told."""
+        return self.scheduler_node if role == "scheduler" else self.worker_node
+
+
+class Attempt(Record):
+    """One way to get machines: a type, a zone, a market."""
+
+    instance_type: str
+    zone: str
+    spot: bool
+
+    def __str__(self) -> str:
+        return f"{self.instance_type} in {self.zone} ({'spot' if self.spot else 'on demand'})"
+
+
+def check_name(name: str, what: str = "name") -> str:
+    """Check a cluster's name.
+
+    Raises:
+        OptionsError: If it has other characters than letters, digits and inner dashes, or is over 63 long.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise OptionsError(f"{what} {name!r}", "1 to 63 letters, digits and inner dashes are allowed")
+    return name
+
+
+def cluster_tags(spec: ClusterSpec, role: Role | None = None, name: str | None = None) -> dict[str, str]:
+    """The tags of what belongs to the cluster; the user's own cannot replace ours."""
+    labels = {
+        **spec.tags,
+        **tags.account_tags(spec.account, cluster=spec.name, cluster_uid=spec.uid, creator=spec.creator),
+    }
+    if role is not None:
+        labels[tags.ROLE] = role
+    return tags.named(labels, name or f"coiled-{spec.name}{f'-{role}' if role else ''}")
+
+
+def group_name(spec: ClusterSpec, which: str) -> str:
+    """Name of a security group; the uid keeps a new cluster from meeting the group of an old one."""
+    return f"coiled-{spec.account}-{spec.name}-{which}-{spec.uid[:8]}"
+
+
+def template_name(spec: ClusterSpec, role: Role) -> str:
+    """Name of a launch template."""
+    return f"coiled-{spec.account}-{spec.name}-{role}-{spec.uid[:8]}"
+
+
+def client_token(uid: str, *parts: object) -> str:
+    """A client token: the same for the same cluster and parts, 64 ASCII characters."""
+    return hashlib.sha256("/".join(map(str, (uid, *parts))).encode()).hexdigest()
+
+
+def scheduler_permissions(ingress: Iterable[IngressRule], *, ssh: bool) -> list[dict[str, Any]]:
+    """EC2 `IpPermissions` of the scheduler's group: what the options let in, and port 22 only with a key."""
+    permissions: list[dict[str, Any]] = []
+    for rule in ingress:
+        network = ipaddress.ip_network(rule.cidr, strict=False)
+        ranges = (
+            {"IpRanges": [{"CidrIp": str(network), "Description": "clients"}]}
+            if network.version == 4
+            else {"Ipv6Ranges": [{"CidrIpv6": str(network), "Description": "clients"}]}
+        )
+        ports = sorted(p for p in set(rule.ports) if p != SSH_PORT or ssh)
+        permissions += [{"IpProtocol": "tcp", "FromPort": p, "ToPort": p, **ranges} for p in ports]
+    return permissions
+
+
+def cluster_permissions() -> list[dict[str, Any]]:
+    """EC2 `IpPermissions` of the cluster-wide group: its members reach each other, nobody else does."""
+    low, high = INSIDE_PORTS
+    pair = [{"GroupId": "SELF", "Description": "inside the cluster"}]
+    return [{"IpProtocol": "tcp", "FromPort": low, "ToPort": high, "UserIdGroupPairs": pair}]
+
+
+def launch_template(
+    spec: ClusterSpec, role: Role, *, image_id: str, profile: str, user_data: str
+) -> dict[str, Any]:
+    """`LaunchTemplateData`: all about a machine but its type, its place and its number.
+
+    IMDSv2 only with one hop, an encrypted disk, and shutting down means terminating.
+    """
+    size = spec.scheduler_disk if role == "scheduler" else spec.worker_disk
+    data: dict[str, Any] = {
+        "ImageId": image_id,
+        "IamInstanceProfile": {"Name": profile},
+        "UserData": base64.b64encode(user_data.encode()).decode(),
+        "InstanceInitiatedShutdownBehavior": "terminate",
+        "MetadataOptions": {
+            "HttpTokens": "required",
+            "HttpEndpoint": "enabled",
+            "HttpPutResponseHopLimit": 1,
+        },
+        "BlockDeviceMappings": [
+            {
+                "DeviceName": "/dev/xvda",  # the root device of Amazon Linux 2023
+                "Ebs": {
+                    "VolumeSize": size,
+                    "VolumeType": "gp3",
+                    "Encrypted": True,
+                    "DeleteOnTermination": True,
+                },
+            }
+        ],
+    }
+    if spec.key_name:
+        data["KeyName"] = spec.key_name
+    return data
+
+
+def launch_attempts(
+    spec: ClusterSpec, role: Role, zones: Iterable[str], first_zone: str | None = None
+) -> tuple[Attempt, ...]:
+    """The ways to get machines, in order: next type, next zone, then on demand where spot may fall back.
+
+    Args:
+        spec: The cluster.
+        role: Schedulers are never spot machines.
+        zones: The zones that the network has.
+        first_zone: The zone to begin with: workers start where their scheduler is.
+    """
+    types = spec.scheduler_types if role == "scheduler" else spec.worker_types
+    first = first_zone or spec.zone
+    others = tuple(z for z in sorted(set(zones)) if z != first) if spec.other_zones else ()
+    policy = "on-demand" if role == "scheduler" else spec.spot_policy
+    markets = {"on-demand": (False,), "spot": (True,), "spot_with_fallback": (True, False)}[policy]
+    return tuple(
+        Attempt(instance_type=t, zone=z, spot=spot)
+        for spot in markets
+        for z in (first, *others)
+        for t in types
+    )
+
+
+def placement(spec: ClusterSpec, network: Network, role: Role, zone: str) -> tuple[str, bool] | None:
+    """The subnet for a machine and whether it gets a public address; None if the zone has no such subnet.
+
+    Workers sit in private subnets, or with `egress="public-ip"` in public ones, closed to the outside either
+    way. The scheduler sits in a public one when its clients come by its public address.
+    """
+    if spec.network is not None:
+        own = spec.network
+        if role == "scheduler":
+            return own.scheduler_subnet_id, spec.use_public_ip
+        return own.effective_worker_subnet_id, own.give_workers_public_ip
+    outside = spec.use_public_ip if role == "scheduler" else False
+    public = outside or spec.egress == "public-ip"
+    tier: Tier = "public" if public else "private"
+    subnet = network.subnet(zone, tier)
+    return None if subnet is None else (subnet.subnet_id, public)
+
+
+def min_workers(wait_for: bool | int | float | None, n_workers: int, default: float = 0.3) -> int:
+    """How many workers must be there: all, none, a number or a fraction of `n_workers` (0.3 when not said).
+
+    Raises:
+        OptionsError: If it is no bool, no whole number from 0 to n_workers and no fraction from 0 to 1.
+    """
+    if wait_for is None:
+        wait_for = default
+    if isinstance(wait_for, bool):
+        return n_workers if wait_for else 0
+    if isinstance(wait_for, int) and 0 <= wait_for <= n_workers:
+        return wait_for
+    if isinstance(wait_for, float) and 0.0 <= wait_for <= 1.0:
+        return -int(-wait_for * n_workers // 1)
+    raise OptionsError(
+        f"wait_for_workers {wait_for!r}",
+        f"it is True, False, a number of workers from 0 to {n_workers}, or a fraction from 0.0 to 1.0",
+    )
+
+
+def check_counts(n_workers: object) -> int:
+    """Check the number of workers.
+
+    Raises:
+        OptionsError: If it is not a whole number of 0 or more.
+    """
+    if isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 0:
+        raise OptionsError(f"n_workers {n_workers!r}", "it is a whole number, 0 or more")
+    return n_workers
+
+
+def shortage(attempts: Sequence[str], errors: Mapping[str, str]) -> str:
+    """One clause on what was tried and what AWS answered, the same answers together."""
+    grouped: dict[str, list[str]] = {}
+    for attempt in attempts:
+        grouped.setdefault(errors.get(attempt, "not tried"), []).append(attempt)
+    return "; ".join(f"{', '.join(tried)}: {answer}" for answer, tried in grouped.items())

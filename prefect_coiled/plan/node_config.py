@@ -1,0 +1,252 @@
+"""What a machine of the cluster is told: its configuration (public) and its secrets (fetched by name).
+
+`NodeConfig` rides in the user data, which anyone with `ec2:DescribeInstanceAttribute` can read, so it
+holds no secret. `NodeSecrets` and `ClientSecrets` are the values of SSM SecureString parameters.
+This module may not import boto3, prefect or distributed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from prefect_coiled.errors import NodeError, OptionsError
+
+__all__ = ["ClientSecrets", "NodeConfig", "NodeSecrets", "check_dask_options"]
+
+# https://docs.aws.amazon.com/systems-manager/latest/userguide/parameter-store-advanced-parameters.html
+STANDARD_PARAMETER_LIMIT = 4096
+ADVANCED_PARAMETER_LIMIT = 8192
+
+# What the node itself decides, for the security and the addressing of the cluster; by role.
+_OWNED_BY_BOTH = frozenset({"host", "interface", "loop", "port", "protocol", "security"})
+_OWNED = {
+    "worker_options": _OWNED_BY_BOTH
+    | {
+        "config",
+        "contact_address",
+        "dashboard",
+        "dashboard_address",
+        "dashboard_prefix",
+        "death_timeout",
+        "http_prefix",
+        "listen_address",
+        "local_directory",
+        "name",
+        "nanny",
+        "scheduler_file",
+        "scheduler_ip",
+        "scheduler_port",
+        "service_ports",
+        "services",
+        "worker_class",
+        "worker_port",
+    },
+    "scheduler_options": _OWNED_BY_BOTH
+    | {"dashboard", "dashboard_address", "http_prefix", "idle_timeout", "scheduler_file", "services"},
+}
+_OTHER_PARAMETER = {
+    "config": "Set it in Dask's configuration: the cluster's machines get it (send_dask_config).",
+    "idle_timeout": "Use the parameter idle_timeout instead.",
+    "worker_class": "Use the parameter worker_class instead.",
+    "name": "A worker's name is the id of its instance.",
+}
+
+
+def check_dask_options(
+    worker_options: Mapping[str, Any] | None = None, scheduler_options: Mapping[str, Any] | None = None
+) -> None:
+    """Check the keyword arguments meant for Dask's scheduler and worker classes, before anything is spent.
+
+    Args:
+        worker_options: Keyword arguments of `distributed.Nanny` and `distributed.Worker`.
+        scheduler_options: Keyword arguments of `distributed.Scheduler`.
+
+    Raises:
+        OptionsError: An option belongs to this library (TLS, addresses, names), or cannot go through JSON.
+    """
+    for what, options in (("worker_options", worker_options), ("scheduler_options", scheduler_options)):
+        for name, value in (options or {}).items():
+            if not isinstance(name, str) or not name.isidentifier():
+                raise OptionsError(f"{what}: {name!r} is not the name of a keyword argument")
+            if name in _OWNED[what] or name.startswith("tls_"):
+                raise OptionsError(
+                    f"{what}: {name!r} cannot be set, the cluster sets it itself",
+                    next_step=_OTHER_PARAMETER.get(name, ""),
+                )
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise OptionsError(
+                    f"{what}: the value of {name!r} must be plain JSON (text, numbers, lists, mappings)",
+                    str(error),
+                ) from error
+
+
+class NodeConfig(BaseModel):
+    """What one kind of machine (scheduler, or all workers) of a cluster is told in its user data.
+
+    Attributes:
+        account: The account's slug.
+        region: The AWS region.
+        cluster: The cluster's id, which is its name.
+        role: What this machine runs.
+        scheduler_host: The scheduler's private address; workers only.
+        scheduler_port: Port of the scheduler's TLS listener.
+        dashboard_port: Port of the dashboard's HTTPS listener, on the scheduler.
+        secrets_parameter: Name of the SSM SecureString that holds this role's `NodeSecrets`.
+        log_group: The CloudWatch log group; the stream is the instance's id.
+        nthreads: Threads of one worker; None means as many as the machine has, shared by its workers.
+        memory_limit: Memory of one worker in Dask's words ("auto", "4 GiB", "0" for none).
+        workers_per_vm: Worker processes on one machine, each with a nanny.
+        worker_class: Dotted path of the worker class; None means `distributed.Worker`.
+        worker_options: Keyword arguments of the nanny and the worker.
+        scheduler_options: Keyword arguments of the scheduler.
+        idle_timeout: Seconds without any task until the scheduler closes; None means never.
+        no_client_timeout: Seconds without any client until the scheduler closes; None means never.
+        cluster_timeout: Seconds from its start until the cluster ends in any case; None means never.
+        scheduler_lost_timeout: Seconds that a machine keeps trying a scheduler that it cannot reach
+            any more, before it powers off.
+        boot_timeout: Seconds that a machine may take from power-on to a Dask process that works.
+        spot: Whether the machine is a spot instance and watches for its interruption notice.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    account: str
+    region: str
+    cluster: str
+    role: Literal["scheduler", "worker"]
+    scheduler_host: str | None = None
+    scheduler_port: int = Field(default=8786, ge=1, le=65535)
+    dashboard_port: int = Field(default=8787, ge=1, le=65535)
+    secrets_parameter: str
+    log_group: str
+    nthreads: int | None = Field(default=None, ge=1)
+    memory_limit: str | None = "auto"
+    workers_per_vm: int = Field(default=1, ge=1)
+    worker_class: str | None = None
+    worker_options: dict[str, Any] = Field(default_factory=dict)
+    scheduler_options: dict[str, Any] = Field(default_factory=dict)
+    idle_timeout: float | None = Field(default=1200, gt=0)
+    no_client_timeout: float | None = Field(default=120, gt=0)
+    cluster_timeout: float | None = Field(default=None, gt=0)
+    scheduler_lost_timeout: float = Field(default=60, gt=0)
+    boot_timeout: float = Field(default=1200, gt=0)
+    spot: bool = False
+
+    def to_json(self) -> str:
+        """One line of JSON without what is at its default."""
+        return json.dumps(self.model_dump(exclude_defaults=True), separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> NodeConfig:
+        """Read what `to_json` wrote.
+
+        Raises:
+            NodeError: The text is not such a configuration, or is that of a worker without a scheduler.
+        """
+        try:
+            config = cls.model_validate_json(text)
+        except ValidationError as error:
+            raise NodeError("reading the node's configuration", _reasons(error)) from error
+        if config.role == "worker" and not config.scheduler_host:
+            raise NodeError("reading the node's configuration", "a worker needs scheduler_host")
+        return config
+
+
+_S = TypeVar("_S", bound="_Secrets")
+
+
+class _Secrets(BaseModel):
+    """Base of what is kept in a SecureString: JSON, compressed, as base64 text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    def encode(self) -> str:
+        """The parameter's value, secrets in clear.
+
+        Raises:
+            OptionsError: It is larger than the largest SSM parameter (8,192 characters).
+        """
+        plain = {name: _reveal(value) for name, value in self}
+        raw = json.dumps(plain, separators=(",", ":")).encode()
+        text = base64.b64encode(zlib.compress(raw, 9)).decode()
+        if len(text) > ADVANCED_PARAMETER_LIMIT:
+            raise OptionsError(
+                f"keys, environ and Dask configuration take {len(text):,} characters, "
+                f"and an SSM parameter holds {ADVANCED_PARAMETER_LIMIT:,}",
+                next_step="Make environ or the Dask configuration smaller (send_dask_config=False).",
+            )
+        return text
+
+    @classmethod
+    def decode(cls: type[_S], text: str) -> _S:
+        """Read what `encode` wrote.
+
+        Raises:
+            NodeError: The text is something else; the error does not repeat it.
+        """
+        try:
+            return cls.model_validate_json(zlib.decompress(base64.b64decode(text, validate=True)))
+        except ValidationError as error:
+            raise NodeError("reading the cluster's keys", _reasons(error)) from None
+        except (binascii.Error, ValueError, zlib.error) as error:
+            raise NodeError(
+                "reading the cluster's keys", f"not a stored key ({type(error).__name__})"
+            ) from None
+
+
+class NodeSecrets(_Secrets):
+    """What a machine fetches by its instance role: keys, environment, Dask configuration.
+
+    Attributes:
+        ca: The cluster's CA certificate, PEM.
+        cert: This role's certificate, PEM.
+        key: This role's private key, PEM.
+        environ: Environment variables of the Dask processes.
+        dask_config: Dask configuration of the Dask processes, below what the cluster itself sets.
+        dashboard_token: Opens the dashboard; empty on workers.
+    """
+
+    ca: str
+    cert: str
+    key: SecretStr
+    environ: dict[str, SecretStr] = Field(default_factory=dict)
+    dask_config: dict[str, Any] = Field(default_factory=dict, repr=False)
+    dashboard_token: SecretStr = SecretStr("")
+
+
+class ClientSecrets(_Secrets):
+    """What a client fetches to reach the cluster.
+
+    Attributes:
+        ca: The cluster's CA certificate, PEM.
+        cert: The client's certificate, PEM.
+        key: The client's private key, PEM.
+        dashboard_token: Opens the dashboard.
+    """
+
+    ca: str
+    cert: str
+    key: SecretStr
+    dashboard_token: SecretStr = SecretStr("")
+
+
+def _reveal(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, dict):
+        return {key: _reveal(item) for key, item in value.items()}
+    return value
+
+
+def _reasons(error: ValidationError) -> str:
+    """The faults of a validation, by field and without the values."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'text'}: {e['msg']}" for e in error.errors())

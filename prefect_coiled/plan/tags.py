@@ -1,0 +1,93 @@
+"""The tags that every resource of this library carries: they are the only state there is.
+
+Tag keys keep to letters and dashes, so that IAM conditions can name them in every service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from prefect_coiled.errors import OptionsError
+
+OWNER = "owner"
+OWNER_VALUE = "coiled"
+ACCOUNT = "coiled-account"
+CLUSTER = "coiled-cluster"
+CLUSTER_UID = "coiled-cluster-uid"
+ROLE = "coiled-role"
+CREATOR = "coiled-creator"
+TIER = "coiled-tier"
+NAME = "Name"
+
+RESERVED = frozenset({OWNER, ACCOUNT, CLUSTER, CLUSTER_UID, ROLE, CREATOR, TIER, NAME})
+
+# EC2 allows 50 tags a resource, keys of 128 and values of 256 characters
+# (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions).
+_MOST, _KEY, _VALUE = 50, 128, 256
+
+
+def account_tags(account: str, **more: str) -> dict[str, str]:
+    """The tags of what an account owns: `owner`, the account's slug, and what is given.
+
+    Args:
+        account: The account's slug.
+        more: Further tags, keyed by the constants of this module in lower case, such as `tier="public"`.
+    """
+    return {
+        OWNER: OWNER_VALUE,
+        ACCOUNT: account,
+        **{f"coiled-{k.replace('_', '-')}": v for k, v in more.items()},
+    }
+
+
+def named(tags: Mapping[str, str], name: str) -> dict[str, str]:
+    """The tags with a `Name`, which is what the AWS console shows."""
+    return {**tags, NAME: name[:_VALUE]}
+
+
+def check_user_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Check the tags that a user wants on every resource of a cluster.
+
+    Raises:
+        OptionsError: For a reserved key, the `aws:` prefix, or a length or number that EC2 refuses.
+    """
+    checked: dict[str, str] = {}
+    for key, value in tags.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise OptionsError(f"tags[{key!r}]", "keys and values of tags are strings")
+        if key in RESERVED or key.lower().startswith("aws:"):
+            raise OptionsError(f"tags[{key!r}]", "this key is reserved", "Choose another key.")
+        if not 0 < len(key) <= _KEY or len(value) > _VALUE:
+            raise OptionsError(
+                f"tags[{key!r}]", f"a key has 1-{_KEY} characters and a value at most {_VALUE}"
+            )
+        checked[key] = value
+    if len(checked) + len(RESERVED) > _MOST:
+        raise OptionsError("tags", f"at most {_MOST - len(RESERVED)} tags can be given")
+    return checked
+
+
+def to_aws(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """The tags in the list form of EC2, IAM and SSM."""
+    return [{"Key": key, "Value": value} for key, value in sorted(tags.items())]
+
+
+def from_aws(tags: Iterable[Mapping[str, str]] | None) -> dict[str, str]:
+    """The tags of an AWS answer as a dict."""
+    return {tag["Key"]: tag["Value"] for tag in tags or ()}
+
+
+def specifications(tags: Mapping[str, str], *resource_types: str) -> list[dict[str, object]]:
+    """`TagSpecifications` that put the same tags on each of the resource types, inside the creating call."""
+    return [{"ResourceType": kind, "Tags": to_aws(tags)} for kind in resource_types]
+
+
+def filters(tags: Mapping[str, str], **more: str | Iterable[str]) -> list[dict[str, object]]:
+    """EC2 `Filters` that match the tags exactly, plus others such as `vpc_id="vpc-..."`."""
+    found: list[dict[str, object]] = [
+        {"Name": f"tag:{key}", "Values": [value]} for key, value in sorted(tags.items())
+    ]
+    for name, values in more.items():
+        listed = [values] if isinstance(values, str) else list(values)
+        found.append({"Name": name.replace("_", "-"), "Values": listed})
+    return found

@@ -1,0 +1,94 @@
+"""Shows how clusters come up, live in a terminal: network, role, image, instances, log streams, workers.
+
+A cluster tells its progress to the board that is open in this process, if there is one; without a board it
+prints plain lines, as Dask's own clusters do.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+# The steps in the order in which they begin; others are shown below them.
+ORDER = (
+    "network",
+    "role",
+    "log group",
+    "image",
+    "instances",
+    "log streams",
+    "scheduler",
+    "workers",
+    "dashboard",
+)
+_UNDERWAY = ("looking", "creating", "launching", "connecting", "attaching")
+
+_listeners: list[Callable[[str, str], None]] = []
+
+
+def listeners() -> tuple[Callable[[str, str], None], ...]:
+    """Who wants to hear of progress in this process."""
+    return tuple(_listeners)
+
+
+class Board:
+    """The state of each step and the second at which it was reached.
+
+    Args:
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._begun = clock()
+        self._steps: dict[str, tuple[str, float]] = {}
+        self._lock = threading.Lock()
+        self._spinner = Spinner("dots")
+
+    def tell(self, step: str, state: str) -> None:
+        """Note the state of a step."""
+        with self._lock:
+            self._steps[step] = (state, self._clock() - self._begun)
+
+    def rows(self) -> list[tuple[str, str, float]]:
+        """The steps that were begun, in order: name, state, seconds since the board was opened."""
+        with self._lock:
+            steps = dict(self._steps)
+        known = [s for s in ORDER if s in steps]
+        return [(s, *steps[s]) for s in (*known, *(s for s in steps if s not in ORDER))]
+
+    def __rich__(self) -> RenderableType:
+        table = Table.grid(padding=(0, 2))
+        for column in ("mark", "step", "state", "seconds"):
+            table.add_column(column, overflow="fold")
+        for step, state, seconds in self.rows():
+            underway = state.startswith(_UNDERWAY) or _is_partial(state)
+            mark: RenderableType = self._spinner if underway else Text("✓", style="green")
+            table.add_row(mark, Text(step, style="bold"), state, Text(f"{seconds:5.1f} s", style="dim"))
+        return Group(table)
+
+
+def _is_partial(state: str) -> bool:
+    # "3 ready (of 10)"
+    done, ready, rest = state.partition(" ready (of ")
+    return bool(ready) and done != rest.rstrip(")")
+
+
+@contextmanager
+def live_board(console: Console | None = None) -> Iterator[Board]:
+    """Show the progress of every cluster that this process starts inside the block."""
+    board = Board()
+    with Live(board, console=console, refresh_per_second=8):
+        _listeners.append(board.tell)
+        try:
+            yield board
+        finally:
+            _listeners.remove(board.tell)

@@ -1,0 +1,106 @@
+"""Set an account up in a region: what all of its clusters share.
+
+who and which zones ─▶ find account ─(all there)─▶ done: reads only
+│ something is missing: under a lease
+VPC ─▶ subnets, one task each ─┬▶ route tables ─▶ S3 endpoint, default routes
+└──▶ internet gateway ────────┘        NAT gateway ─▶ default routes of the private tables
+IAM role ─▶ instance profile            log group
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from prefect_coiled.aws import route_tables
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.leases import lease
+from prefect_coiled.aws.parameters import account_path
+from prefect_coiled.options import Egress
+from prefect_coiled.plan.network import VPC_CIDR, missing_subnets
+from prefect_coiled.provision.sessions import session_for
+from prefect_coiled.records import AccountRecord, Subnet
+from prefect_coiled.tasks import account as steps
+from prefect_coiled.tasks.steps import Session, settle
+
+
+@flow(name="set up account", flow_run_name="set up {account} in {region}", persist_result=False)
+def set_up_account(
+    account: str, region: str, zone: str | None = None, egress: Egress = "nat"
+) -> AccountRecord:
+    """See that an account has everything in a region that its clusters share.
+
+    Args:
+        account: The account's slug.
+        region: The AWS region.
+        zone: Zone for the NAT gateway, if one is to be made; the region's first by default.
+        egress: With "nat", a NAT gateway is made if there is none.
+
+    Returns:
+        What is there now.
+
+    Raises:
+        PrefectCoiledError: With the first cause.
+    """
+    with session_for(account, region) as session:
+        aws = session.aws
+        session.report("network", "looking")
+        who_future, zones_future = steps.check_credentials.submit(aws), steps.list_zones.submit(aws)
+        settle([who_future, zones_future])
+        who, zones = who_future.result(), zones_future.result()
+        found = steps.find_account(aws, who, zones, egress == "nat")
+        if found is not None:
+            for name in ("network", "role", "log group"):
+                session.report(name, "there")
+            return found
+        session.report("network", "creating")
+        with lease(aws, f"{account_path(account)}set-up"):
+            role = steps.ensure_role.submit(aws, who.aws_account_id)
+            # Prefect's overloads know `wait_for` only together with `return_state`.
+            profile = steps.ensure_instance_profile.submit(aws, wait_for=[role], return_state=False)
+            group = steps.ensure_log_group.submit(aws)
+            network = _network(session, zones, zone if zone in zones else zones[0], egress)
+            settle([role, profile, group])
+            session.report("role", "ready")
+            session.report("log group", "ready")
+        return steps.account_record(aws, who, network, role.result(), profile.result(), group.result())
+
+
+def _network(session: Session, zones: tuple[str, ...], nat_zone: str, egress: Egress) -> Any:
+    aws = session.aws
+    vpc_id, cidr = steps.ensure_vpc(aws, VPC_CIDR)
+    gateway = steps.ensure_internet_gateway.submit(aws, vpc_id)
+    there = steps.find_subnets(aws, vpc_id)
+    plans = missing_subnets(zones, there, cidr)
+    made = [steps.ensure_subnet.submit(aws, vpc_id, plan) for plan in plans]
+    settle([gateway, *made])
+    subnets = tuple(sorted((*there, *(m.result() for m in made)), key=lambda s: (s.zone, s.tier)))
+    places = (route_tables.PUBLIC, *zones)
+    tables = {p: steps.ensure_route_table.submit(aws, vpc_id, p, subnets) for p in places}
+    settle(tables.values())
+    found = {p: t.result() for p, t in tables.items()}
+    endpoint = steps.ensure_s3_endpoint.submit(aws, vpc_id, [str(t["RouteTableId"]) for t in found.values()])
+    out = steps.ensure_default_route.submit(
+        aws, route_tables.PUBLIC, found[route_tables.PUBLIC], {"GatewayId": gateway.result()}
+    )
+    settle([out])
+    nats = _way_out(aws, zones, nat_zone, subnets, found) if egress == "nat" else {}
+    settle([endpoint])
+    session.report("network", "ready")
+    return steps.network_record(vpc_id, cidr, subnets, gateway.result(), found, endpoint.result(), nats)
+
+
+def _way_out(
+    aws: Aws,
+    zones: tuple[str, ...],
+    nat_zone: str,
+    subnets: tuple[Subnet, ...],
+    tables: dict[str, dict[str, Any]],
+) -> dict[str, dict[str, str]]:
+    """One NAT gateway for the region: every private subnet leads to it. It is paid for by the hour."""
+    public = next(s for s in subnets if (s.zone, s.tier) == (nat_zone, "public"))
+    zone, nat_id = steps.ensure_nat_gateway(aws, nat_zone, public.subnet_id)
+    routes = [steps.ensure_default_route.submit(aws, z, tables[z], {"NatGatewayId": nat_id}) for z in zones]
+    settle(routes)
+    return {zone: {"NatGatewayId": nat_id}}

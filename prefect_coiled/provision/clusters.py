@@ -1,0 +1,185 @@
+"""Create a cluster: everything that costs nothing first and side by side, then the machines together.
+
+    set up account ─▶ claim name ─┬▶ security groups ─┐
+                                  ├▶ image ───────────┼▶ template ─▶ scheduler ─▶ template ─▶ all workers
+                                  ├▶ wheels ──────────┤
+                                  └▶ TLS keys ────────┘                 └▶ its address      └▶ log streams
+
+The workers' template needs the scheduler's private address, which the reply of its launch already holds, so
+they boot in parallel with it. Whatever fails, everything that was made is removed before the error is raised.
+"""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from prefect_coiled.aws import instances
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import PrefectCoiledError
+from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.provision.account import set_up_account
+from prefect_coiled.provision.removal import remove_cluster
+from prefect_coiled.provision.sessions import session_for
+from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord
+from prefect_coiled.tasks import cluster as steps
+from prefect_coiled.tasks.steps import Session, settle
+
+
+@flow(name="create cluster", flow_run_name="create cluster {spec.name}", persist_result=False)
+def create_cluster(spec: ClusterSpec) -> ClusterRecord:
+    """Launch a cluster; set its account up first where that is needed.
+
+    The machines are started, not yet joined: that is for the one who connects.
+
+    Args:
+        spec: All that the cluster shall be.
+
+    Returns:
+        What was launched.
+
+    Raises:
+        PrefectCoiledError: With the first cause; nothing is left running.
+    """
+    with session_for(spec.account, spec.region) as session:
+        account = set_up_account(spec.account, spec.region, spec.zone, spec.egress)
+        steps.claim_name(session.aws, spec)
+        try:
+            return _launch(session, spec, account)
+        except BaseException:
+            # Also on Ctrl-C and cancellation: the machines are asked to end before anything else happens.
+            remove_cluster(
+                session.aws.without_stop(), spec.name, spec.uid, ids=tuple(session.launched), patience=20.0
+            )
+            raise
+
+
+def _launch(session: Session, spec: ClusterSpec, account: AccountRecord) -> ClusterRecord:
+    aws = session.aws
+    network = account.network
+    vpc_id = spec.network.network_id if spec.network else network.vpc_id
+    groups_future = steps.ensure_security_groups.submit(aws, spec, vpc_id)
+    image_future = steps.find_image.submit(aws, spec.architecture)
+    keys_future = steps.make_keys.submit(session, spec)
+    wheels_future = steps.put_wheels.submit(aws, spec, account.aws_account_id)
+    session.report("image", "looking")
+    settle([groups_future, image_future, keys_future, wheels_future])
+    groups, image_id, wheels = groups_future.result(), image_future.result(), wheels_future.result()
+    session.report("image", image_id)
+
+    session.report("instances", "launching")
+    template = steps.ensure_launch_template(
+        aws, spec, "scheduler", image_id, account.account, find_links=wheels
+    )
+    (scheduler,) = steps.launch(
+        session,
+        spec,
+        "scheduler",
+        network,
+        count=1,
+        least=1,
+        template_id=template,
+        group_ids=groups["scheduler"],
+    )
+    address = steps.wait_for_address.submit(aws, scheduler, spec.use_public_ip)
+    template = steps.ensure_launch_template(
+        aws, spec, "worker", image_id, account.account, scheduler.private_ip, wheels
+    )
+    workers: list[InstanceRecord] = []
+    if spec.n_workers:
+        workers = steps.launch(
+            session,
+            spec,
+            "worker",
+            network,
+            count=spec.n_workers,
+            least=spec.min_workers,
+            template_id=template,
+            group_ids=groups["worker"],
+            first_zone=scheduler.zone,
+        )
+    ids = [i.instance_id for i in (scheduler, *workers)]
+    session.report("instances", f"{len(ids)} launched")
+    streams = steps.ensure_log_streams.submit(aws, account.log_group, ids)
+    settle([address, streams])
+    session.report("log streams", f"{len(ids)} ready")
+    return _record(spec, address.result(), workers, account.log_group)
+
+
+@flow(name="add workers", flow_run_name="add {count} workers to {spec.name}", persist_result=False)
+def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str) -> list[InstanceRecord]:
+    """Launch more workers for a cluster that runs.
+
+    Args:
+        spec: The cluster as it was planned.
+        record: The cluster as it was launched.
+        count: How many more.
+        batch: Fixed before the call: a repeat with the same one launches nothing twice.
+
+    Returns:
+        The new machines; fewer than `count` where AWS has no capacity.
+
+    Raises:
+        PrefectCoiledError: If not one could be launched.
+    """
+    with session_for(spec.account, spec.region) as session:
+        aws = session.aws
+        network = set_up_account(spec.account, spec.region, spec.zone, spec.egress).network
+        vpc_id = spec.network.network_id if spec.network else network.vpc_id
+        groups = steps.ensure_security_groups(aws, spec, vpc_id)
+        template = steps.find_launch_template(aws, spec, "worker")
+        made = steps.launch(
+            session,
+            spec,
+            "worker",
+            network,
+            count=count,
+            least=1,
+            template_id=template,
+            group_ids=groups["worker"],
+            first_zone=record.scheduler.zone,
+            batch=batch,
+        )
+        steps.ensure_log_streams(aws, record.log_group, [i.instance_id for i in made])
+        return made
+
+
+def find_cluster(aws: Aws, name: str) -> tuple[ClusterSpec, ClusterRecord] | None:
+    """The cluster of that name if it is alive: its plan and what runs of it. Reads only.
+
+    Raises:
+        PrefectCoiledError: If there are several, which only a name claimed past its lease can cause.
+    """
+    running = instances.find_instances(aws, name, states=("pending", "running"))
+    schedulers = [i for i in running if i.role == "scheduler"]
+    if len(schedulers) > 1:
+        raise PrefectCoiledError(
+            f"finding cluster {name!r}",
+            f"it has {len(schedulers)} schedulers: {', '.join(i.instance_id for i in schedulers)}",
+            f"Remove them: `prefect-coiled stop {name}`.",
+        )
+    spec = steps.read_intent(aws, name) if schedulers else None
+    if spec is None:
+        return None
+    workers = [i for i in running if i.role == "worker" and i.cluster_uid == spec.uid]
+    return spec, _record(spec, schedulers[0], workers, aws.account)
+
+
+def _record(
+    spec: ClusterSpec, scheduler: InstanceRecord, workers: list[InstanceRecord], log_group: str
+) -> ClusterRecord:
+    return ClusterRecord(
+        name=spec.name,
+        uid=spec.uid,
+        account=spec.account,
+        region=spec.region,
+        zone=scheduler.zone,
+        created_at=spec.created_at,
+        creator=spec.creator,
+        scheduler=scheduler,
+        workers=tuple(workers),
+        n_workers=spec.n_workers,
+        scheduler_port=spec.scheduler_node.scheduler_port,
+        dashboard_port=spec.scheduler_node.dashboard_port,
+        use_public_ip=spec.use_public_ip,
+        log_group=log_group,
+    )

@@ -1,0 +1,37 @@
+"""Opens the door to AWS for a provisioning flow: the caller's session, else one from the account's name.
+
+A flow's parameters are recorded and shown by Prefect, so handles and secrets travel beside them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect_coiled.aws.credentials import Account
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.blocks import load_account
+from prefect_coiled.tasks.steps import Session, current_session, use_session
+
+
+def open_door(account: Account, region: str, stop: threading.Event | None = None) -> Aws:
+    """The door of an account in a region; no call is made yet."""
+    return Aws(
+        account.session(region),
+        region,
+        account.slug,
+        endpoint_url=account.endpoint_url,
+        stop=stop,
+    )
+
+
+@contextmanager
+def session_for(account: str, region: str) -> Iterator[Session]:
+    """The session that was opened around this flow, or a new one (a deployment's run, a direct call)."""
+    session = current_session()
+    if session is not None and (session.aws.account, session.aws.region) == (account, region):
+        yield session
+        return
+    with use_session(Session(aws=open_door(load_account(account), region))) as opened:
+        yield opened

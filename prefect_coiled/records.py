@@ -1,0 +1,164 @@
+"""Frozen records of what was found or made in AWS. Each goes through JSON and back unchanged.
+
+A record holds ids, names and addresses; never a secret, never a live handle.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Tier = Literal["public", "private"]
+Role = Literal["scheduler", "worker"]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Subnet(Record):
+    """A subnet of the account's network.
+
+    Attributes:
+        subnet_id: Such as "subnet-0123".
+        zone: Availability zone, such as "us-east-1a".
+        tier: "public" (routes to the internet gateway) or "private".
+        cidr: IPv4 block, such as "10.77.0.0/20".
+    """
+
+    subnet_id: str
+    zone: str
+    tier: Tier
+    cidr: str
+
+
+class Network(Record):
+    """What an account has in a region for its clusters to share.
+
+    Attributes:
+        private_route_tables: Route table id by zone.
+        nat_gateways: NAT gateway id by zone; empty unless `egress` is "nat" and a cluster needed it.
+    """
+
+    vpc_id: str
+    cidr: str
+    subnets: tuple[Subnet, ...]
+    internet_gateway_id: str
+    public_route_table_id: str
+    private_route_tables: dict[str, str]
+    s3_endpoint_id: str
+    nat_gateways: dict[str, str] = {}
+
+    def subnet(self, zone: str, tier: Tier) -> Subnet | None:
+        """The subnet of that zone and tier, if there is one."""
+        return next((s for s in self.subnets if s.zone == zone and s.tier == tier), None)
+
+
+class AccountRecord(Record):
+    """The outcome of setting an account up in one region.
+
+    Attributes:
+        account: The account's slug.
+        aws_account_id: The 12 digits of the AWS account.
+        creator: Who set it up: the last part of the caller's ARN.
+        role_arn: IAM role of the machines, named as the account.
+        instance_profile_arn: Instance profile of the same name.
+        log_group: CloudWatch log group, named as the account.
+    """
+
+    account: str
+    region: str
+    aws_account_id: str
+    creator: str
+    network: Network
+    role_arn: str
+    instance_profile_arn: str
+    log_group: str
+
+
+class InstanceRecord(Record):
+    """One machine of a cluster.
+
+    Attributes:
+        private_ip: Address inside the VPC.
+        public_ip: Public address, once AWS has given one.
+        state: EC2's word: pending, running, shutting-down, terminated, stopping or stopped.
+        state_reason: AWS's reason for the last change of state; empty while all is well.
+    """
+
+    instance_id: str
+    role: Role
+    instance_type: str
+    zone: str
+    subnet_id: str = ""
+    private_ip: str = ""
+    public_ip: str = ""
+    spot: bool = False
+    state: str = "pending"
+    state_reason: str = ""
+    launched_at: datetime | None = None
+    cluster: str = ""
+    cluster_uid: str = ""
+    creator: str = ""
+
+
+class ClusterRecord(Record):
+    """A cluster as it was launched.
+
+    Attributes:
+        name: The cluster's name, unique in its account and region while it lives.
+        uid: Distinguishes this cluster from earlier ones of the same name.
+        workers: The workers that were launched; scaling changes the truth in AWS, not this record.
+        scheduler_port: TLS port of the Dask scheduler.
+        dashboard_port: HTTPS port of the dashboard.
+    """
+
+    name: str
+    uid: str
+    account: str
+    region: str
+    zone: str
+    created_at: datetime
+    creator: str
+    scheduler: InstanceRecord
+    workers: tuple[InstanceRecord, ...]
+    n_workers: int
+    scheduler_port: int
+    dashboard_port: int
+    use_public_ip: bool
+    log_group: str
+
+    @property
+    def scheduler_host(self) -> str:
+        """The address that a client of this record connects to."""
+        return (self.scheduler.public_ip if self.use_public_ip else "") or self.scheduler.private_ip
+
+
+class Removal(Record):
+    """What a deletion or sweep removed, by kind, and what it had to leave.
+
+    Attributes:
+        removed: Ids by kind, such as {"instance": ("i-1", "i-2")}.
+        left: Reasons by id, for what could not be removed now; `sweep` tries again.
+    """
+
+    removed: dict[str, tuple[str, ...]] = {}
+    left: dict[str, str] = {}
+
+    def __add__(self, other: Removal) -> Removal:
+        merged = dict(self.removed)
+        for kind, ids in other.removed.items():
+            merged[kind] = tuple(dict.fromkeys((*merged.get(kind, ()), *ids)))
+        return Removal(removed=merged, left={**self.left, **other.left})
+
+    def __str__(self) -> str:
+        def count(kind: str, n: int) -> str:
+            return f"{n} {kind}{'' if n == 1 else 's'}"
+
+        parts = [count(kind, len(ids)) for kind, ids in self.removed.items() if ids]
+        text = ", ".join(parts) if parts else "nothing"
+        return f"{text}; left for sweep: {', '.join(self.left)}" if self.left else text

@@ -1,0 +1,202 @@
+"""The way of a request through a sandbox, told once.
+
+    Guard            refuses what a web page in the user's browser could send
+    Admin            /_sandbox/: admin interface, and the metadata service of each instance
+    CallLog          the record of the calls that arrived
+    Faults           delays, errors, lost replies, by rules
+    Authorization    the place of IAM; only there when an evaluator is given
+    DryRun           EC2's DryRun goes no further
+    Idempotency      EC2's client tokens: one effect each
+    OneAtATime       one lock around moto and the instances' states; S3 streams past it
+    moto             with our corrections
+
+Belongs to the server's process: it patches moto. `server` is the way to run it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from moto.ec2.models import ec2_backends
+from moto.moto_api._internal.models import moto_api_backend
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
+from prefect_coiled.sandbox import corrections
+from prefect_coiled.sandbox.addresses import Addresses
+from prefect_coiled.sandbox.admin import Admin
+from prefect_coiled.sandbox.authorization import Authorization, Evaluator
+from prefect_coiled.sandbox.calls import CallLog, Environ, StartResponse, WsgiApp, call_of, reply, run
+from prefect_coiled.sandbox.corrections import gateways, states
+from prefect_coiled.sandbox.faults import Faults
+from prefect_coiled.sandbox.http import serve_on
+from prefect_coiled.sandbox.idempotency import DryRun, Idempotency
+from prefect_coiled.sandbox.settings import Settings
+from prefect_coiled.sandbox.supervisor import Supervisor
+
+__all__ = ["METADATA", "Server"]
+
+METADATA = "server.json"
+_HOST = "127.0.0.1"
+_SERVICES = ("ec2", "iam", "logs", "s3", "ssm", "sts", "tagging")
+_log = logging.getLogger(__name__)
+
+
+class Guard:
+    """Middleware: refuses requests that come from a web page.
+
+    A page in the user's browser may send forms to the loopback, and user data is a program. Browsers say
+    where a request comes from, and which host they meant; no AWS client sends an Origin.
+    """
+
+    def __init__(self, app: WsgiApp) -> None:
+        self._app = app
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        host = environ.get("HTTP_HOST", "").rpartition(":")[0]
+        local = host in ("127.0.0.1", "localhost") or host.endswith((".127.0.0.1", ".localhost"))
+        if "HTTP_ORIGIN" in environ or "HTTP_SEC_FETCH_SITE" in environ or not local:
+            return reply(start_response, 403, "The sandbox answers local AWS clients only.")
+        return self._app(environ, start_response)
+
+
+class OneAtATime:
+    """Middleware: moto's models know no threads, and the instances' states change with their processes."""
+
+    # moto answers every error of EC2 with 400.
+    _STATUS = {b"<Code>InsufficientInstanceCapacity</Code>": "500 Internal Server Error"}
+
+    def __init__(self, app: WsgiApp, lock: threading.RLock) -> None:
+        self._app = app
+        self._lock = lock
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        call = call_of(environ)
+        if call.streams:
+            return self._app(environ, start_response)
+        with self._lock:
+            if call.service == "ec2":
+                _settle_gateways()
+            status, headers, body = run(self._app, environ)
+        for code, right in self._STATUS.items():
+            if status.startswith("400") and code in body:
+                status = right
+        start_response(status, headers)
+        return [body]
+
+
+def _settle_gateways() -> None:
+    for account in list(ec2_backends.values()):
+        for backend in list(account.values()):
+            gateways.settle(backend)
+
+
+class Server:
+    """One sandbox in this process.
+
+    Args:
+        folder: The state folder; made if it is not there.
+        settings: Delays and the form of booting.
+        port: The port; 0 for a free one.
+        addresses: Where instances' addresses come from.
+        evaluator: Judges calls by IAM policies; None allows all.
+        stopped: Set when someone asks for the end through the admin interface.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        port: int = 0,
+        addresses: Addresses | None = None,
+        evaluator: Evaluator | None = None,
+        *,
+        stopped: threading.Event,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder = folder
+        lock = threading.RLock()
+        self._addresses = addresses or Addresses()
+        self._instances = states.Instances(lock)
+        self._supervisor = Supervisor(folder, settings, self._addresses, lock, self._instances)
+        states.install(self._supervisor, self._instances)
+        corrections.install(settings)
+        self._moto = DomainDispatcherApplication(create_backend_app)
+
+        self._tokens = Idempotency(OneAtATime(self._moto, lock), self._instances.ended_any)
+        allowed: WsgiApp = DryRun(self._tokens)
+        if evaluator is not None:
+            allowed = Authorization(allowed, evaluator)
+        self._faults = Faults(allowed)
+        self.calls = CallLog(self._faults)
+        self._lock = lock
+        self.info: dict[str, Any] = {
+            "pid": os.getpid(),
+            "state_dir": str(folder),
+            "addresses": self._addresses.form,
+            "python": sys.executable,
+        }
+        admin = Admin(
+            self.calls,
+            lock=lock,
+            health=self.info,
+            calls=self.calls,
+            faults=self._faults,
+            settings=settings,
+            supervisor=self._supervisor,
+            instances=self._instances,
+            stop=stopped.set,
+            reset=self.reset,
+        )
+        self._http = serve_on(_HOST, port, Guard(admin))
+        self.info["endpoint"] = self._supervisor.endpoint = f"http://{_HOST}:{self._http.server_port}"
+
+    def start(self) -> None:
+        """Answer requests, and say so in the state folder."""
+        self._warm_up(_SERVICES[:1])
+        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True, name="http").start()
+        written = self._folder / f"{METADATA}.new"
+        written.write_text(json.dumps(self.info))
+        written.replace(self._folder / METADATA)
+        _log.info("sandbox at %s, addresses: %s", self.info["endpoint"], self.info["addresses"])
+        threading.Thread(target=self._warm_up, args=(_SERVICES[1:],), daemon=True).start()
+
+    def _warm_up(self, services: Sequence[str]) -> None:
+        """Load services that every cluster uses, so that the first call is as fast as the next."""
+        for service in services:
+            request = {"PATH_INFO": "/", "HTTP_HOST": _HOST, "HTTP_AUTHORIZATION": _scope(service)}
+            self._moto.get_application(request)
+
+    def idle_seconds(self) -> float:
+        """Seconds since the last call; 0 while there are instances."""
+        return 0.0 if self._supervisor.live() else time.monotonic() - self.calls.last
+
+    def reset(self) -> None:
+        """Empty the account: no instances, no resources, no faults, no record."""
+        self._supervisor.reset()
+        with self._lock:
+            self._instances.clear()
+            moto_api_backend.reset()
+            self._tokens.clear()
+        self._faults.set([])
+        self.calls.clear()
+
+    def close(self) -> None:
+        """Take all instances down and remove what is in the state folder, but for the log."""
+        (self._folder / METADATA).unlink(missing_ok=True)
+        self._supervisor.close()
+        self._http.shutdown()
+        self._addresses.close()
+        shutil.rmtree(self._folder / "bin", ignore_errors=True)
+
+
+def _scope(service: str) -> str:
+    return f"AWS4-HMAC-SHA256 Credential=sandbox/20260101/us-east-1/{service}/aws4_request, Signature=0"

@@ -1,0 +1,327 @@
+"""Starts, finds and stops sandboxes: the one in the background, and (for `handle`) one of a test's own.
+
+    ensure_started   the background sandbox, started if it is not there; safe when two run at once
+    start            the same, with a choice of port and time
+    status           what runs, or None
+    stop             the end of it, and of all its instances
+
+The background sandbox belongs to one installation: its state folder is named after the interpreter and the
+package. It ends by itself after a time without calls and without instances.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from prefect_coiled.errors import SandboxError
+from prefect_coiled.sandbox.sweep import sweep
+
+__all__ = [
+    "IDLE_SECONDS",
+    "SandboxInfo",
+    "ask",
+    "end_process",
+    "ensure_started",
+    "launch",
+    "start",
+    "state_folder",
+    "status",
+    "stop",
+]
+
+IDLE_SECONDS = 1800.0
+REGION = "us-east-1"
+_START_SECONDS = 60.0
+_STOP_SECONDS = 15.0
+_METADATA = "server.json"
+_NEXT = "See the log in the sandbox's state folder, or run `prefect-coiled sandbox stop` and try again."
+
+
+@dataclass(frozen=True)
+class SandboxInfo:
+    """A running sandbox.
+
+    Attributes:
+        endpoint: The URL of everything: AWS's API, metadata, admin interface.
+        pid: The process id of the server.
+        state_dir: The folder with its log and its instances' folders.
+        addresses: "many" when each instance has an address of its own (Linux), "one" when all share
+            127.0.0.1 and what listens must take free ports.
+        instances: How many instances are on or on their way.
+    """
+
+    endpoint: str
+    pid: int
+    state_dir: Path
+    addresses: Literal["many", "one"]
+    instances: int = 0
+
+    def environment(self, region: str = REGION) -> dict[str, str]:
+        """The variables that lead every AWS client to this sandbox.
+
+        Args:
+            region: The default region.
+        """
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "sandbox",
+            "AWS_SECRET_ACCESS_KEY": "sandbox",
+            "AWS_DEFAULT_REGION": region,
+            "AWS_REGION": region,
+        }
+
+    def free_port(self) -> int:
+        """A TCP port that nothing listens on now; needed when `addresses` is "one"."""
+        return int(ask(self.endpoint, "GET", "free-port"))
+
+
+def ask(endpoint: str, method: str, path: str, body: Any = None, timeout: float = 30.0) -> Any:
+    """Call the admin interface of a sandbox.
+
+    Args:
+        endpoint: The URL of the sandbox.
+        method: The HTTP method.
+        path: The path below /_sandbox/.
+        body: Sent as JSON.
+        timeout: Seconds.
+
+    Raises:
+        SandboxError: The sandbox does not answer, or refuses.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{endpoint}/_sandbox/{path}", data, method=method)
+    # A proxy in the environment must not see calls to the loopback.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=timeout) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        text = error.read().decode("utf-8", "replace")
+        raise SandboxError(f"asking the sandbox ({method} {path})", text) from error
+    except (OSError, ValueError) as error:
+        raise SandboxError(f"asking the sandbox ({method} {path})", str(error), _NEXT) from error
+
+
+def state_folder() -> Path:
+    """Where the background sandbox of this installation keeps its files."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    identity = f"{sys.prefix}\0{Path(__file__).resolve().parent}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+    return Path(base) / "prefect-coiled" / "sandbox" / digest
+
+
+def status(folder: Path | None = None) -> SandboxInfo | None:
+    """The running background sandbox, or None.
+
+    Args:
+        folder: The state folder; by default that of this installation.
+    """
+    folder = folder or state_folder()
+    known = _metadata(folder)
+    if known is None:
+        return None
+    try:
+        health = ask(known["endpoint"], "GET", "health", timeout=10)
+    except SandboxError:
+        return None
+    if health.get("state_dir") != str(folder):
+        return None  # the port belongs to someone else by now
+    return SandboxInfo(
+        endpoint=known["endpoint"],
+        pid=int(health["pid"]),
+        state_dir=folder,
+        addresses=health["addresses"],
+        instances=int(health["instances"]),
+    )
+
+
+def ensure_started() -> SandboxInfo:
+    """The background sandbox; started if it does not run. Two that ask at once get the same one.
+
+    Raises:
+        SandboxError: It cannot start.
+    """
+    return start()
+
+
+def start(
+    detach: bool = True,
+    *,
+    port: int = 0,
+    idle: float = IDLE_SECONDS,
+    settings: Mapping[str, Any] | None = None,
+) -> SandboxInfo:
+    """Start the background sandbox, or find the one that runs.
+
+    Args:
+        detach: True lets it live on after this process; False ties it to this process's life.
+        port: The port; 0 for a free one.
+        idle: Seconds without calls and without instances after which it ends by itself.
+        settings: See `prefect_coiled.sandbox.settings.Settings`.
+
+    Raises:
+        SandboxError: It cannot start.
+    """
+    folder = state_folder()
+    with _locked(folder):
+        running = status(folder)
+        if running is not None:
+            return running
+        _clear(folder)
+        arguments = [
+            "--port",
+            str(port),
+            "--idle",
+            f"{idle:g}",
+            "--settings",
+            json.dumps(dict(settings or {})),
+        ]
+        process = launch(folder, arguments, lifeline=not detach)
+        # Holds the lifeline open as long as this process lives, and takes the server's exit status.
+        threading.Thread(target=process.wait, daemon=True, name="sandbox").start()
+        found = status(folder)
+        if found is None:
+            raise SandboxError("starting the sandbox", "it started but does not answer", _NEXT)
+        return found
+
+
+def stop(folder: Path | None = None) -> bool:
+    """End the background sandbox with all its instances.
+
+    Args:
+        folder: The state folder; by default that of this installation.
+
+    Returns:
+        Whether there was one.
+    """
+    folder = folder or state_folder()
+    if not folder.exists():
+        return False
+    with _locked(folder):
+        known = _metadata(folder)
+        running = status(folder)
+        if running is not None:
+            with contextlib.suppress(SandboxError):
+                ask(running.endpoint, "POST", "stop")
+            end_process(running.pid)
+        elif known is not None and _is_server(known["pid"], folder):
+            end_process(known["pid"])
+        _clear(folder)
+        return known is not None
+
+
+def launch(folder: Path, arguments: Sequence[str], *, lifeline: bool) -> subprocess.Popen[bytes]:
+    """Start a server and wait until it answers.
+
+    Args:
+        folder: Its state folder.
+        arguments: Its arguments but for the folder.
+        lifeline: Whether it ends with the end of the pipe on its standard input.
+
+    Raises:
+        SandboxError: It ended before it answered, or does not answer in time.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    command = [sys.executable, "-m", "prefect_coiled.sandbox.server", "--state-dir", str(folder), *arguments]
+    if lifeline:
+        command.append("--lifeline")
+    # The server answers for AWS: nothing in the environment may lead it to another one.
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MOTO_"))}
+    log = folder / "server.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE if lifeline else subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env=environ,
+        )
+    end = time.monotonic() + _START_SECONDS
+    while not (folder / _METADATA).exists():
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            process.wait()
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+            absent = "No module named 'moto'" in tail
+            hint = "Install it: pip install 'prefect-dask-ec2[sandbox]'." if absent else ""
+            raise SandboxError("starting the sandbox", tail or "no answer in time", hint)
+        time.sleep(0.01)
+    return process
+
+
+def end_process(pid: int, seconds: float = _STOP_SECONDS) -> None:
+    """Wait for a server's end; insist where it does not come.
+
+    Args:
+        pid: Its process id.
+        seconds: How long it may take before SIGTERM, and again before SIGKILL.
+    """
+    try:
+        process = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return
+    for number in (None, signal.SIGTERM, signal.SIGKILL):
+        try:
+            if number is not None:
+                process.send_signal(number)
+            process.wait(timeout=seconds)
+        except psutil.TimeoutExpired:
+            continue
+        except psutil.NoSuchProcess:
+            pass
+        return
+
+
+def _metadata(folder: Path) -> dict[str, Any] | None:
+    try:
+        known = json.loads((folder / _METADATA).read_text())
+    except (OSError, ValueError):
+        return None
+    return known if isinstance(known, dict) else None
+
+
+def _is_server(pid: int, folder: Path) -> bool:
+    try:
+        return str(folder) in psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return False
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a dead server left: instances that still run, their folders, its metadata."""
+    sweep("PREFECT_COILED_SANDBOX", str(folder))
+    (folder / _METADATA).unlink(missing_ok=True)
+    for left in folder.iterdir():
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One start or stop at a time, between processes too."""
+    try:
+        import fcntl
+    except ImportError as error:  # Windows
+        raise SandboxError("starting the sandbox", "it needs Linux or macOS") from error
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

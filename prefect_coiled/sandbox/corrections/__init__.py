@@ -1,0 +1,48 @@
+"""Where moto 5.2.5 is laxer than AWS, or wrong, and this library would be fooled by it.
+
+    states         instances that boot and die; real states, reasons, console, public addresses
+    launch         RunInstances: batches, launch templates, profiles, validation, spot, capacity
+    fleets         CreateFleet (instant): overrides in turn, Errors
+    dependencies   deletes that AWS refuses while something depends on the resource; limits
+    gateways       NAT gateways: pending, deleting, their address and interface
+    filters        filters of DescribeInstances that moto does not know
+    images         images of instances: pending, names used once
+    tagging        GetResources of the tagging API: kinds that moto leaves out
+    speed          look-ups that take a whole launch's time
+
+Each module stands alone and has its tests. When moto mends something, the module (or the function) goes.
+All of it patches moto's classes in the sandbox's own process; nothing is patched in a user's process.
+"""
+
+from __future__ import annotations
+
+from prefect_coiled.sandbox.settings import Settings
+
+__all__ = ["install"]
+
+
+def install(settings: Settings) -> None:
+    """Apply all corrections but `states`, which needs the supervisor.
+
+    Args:
+        settings: Read at each call, so that a change has effect at once.
+    """
+    from prefect_coiled.sandbox.corrections import (
+        dependencies,
+        filters,
+        fleets,
+        gateways,
+        images,
+        launch,
+        speed,
+        tagging,
+    )
+
+    launch.install(settings)
+    fleets.install()
+    dependencies.install(settings)
+    gateways.install(settings)
+    filters.install()
+    images.install(settings)
+    speed.install()
+    tagging.install()

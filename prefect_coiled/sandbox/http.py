@@ -1,0 +1,142 @@
+"""The HTTP server: werkzeug's, but with connections that are kept alive.
+
+werkzeug closes each connection because it does not know whether the request's body was read to its end.
+Here the body is read to its end, or the connection is closed.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from moto.moto_server.werkzeug_app import MotoRequestHandler
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from prefect_coiled.sandbox.calls import Environ, WsgiApp
+from prefect_coiled.sandbox.peers import may_ask
+
+__all__ = ["serve_on"]
+
+_log = logging.getLogger(__name__)
+_DRAIN = 1 << 20  # bytes of an unread body that are read to keep a connection
+
+
+class _Body(io.RawIOBase):
+    """The body of a request, which never reads into the next request."""
+
+    def __init__(self, stream: Any, length: int) -> None:
+        self._stream = stream
+        self.left = length
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        wanted = self.left if size is None or size < 0 else min(size, self.left)
+        data: bytes = self._stream.read(wanted) if wanted else b""
+        self.left -= len(data)
+        if len(data) < wanted:
+            self.left = 0
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        wanted = self.left if size is None or size < 0 else min(size, self.left)
+        data: bytes = self._stream.readline(wanted) if wanted else b""
+        self.left -= len(data)
+        return data
+
+
+class _Handler(MotoRequestHandler):  # type: ignore[misc]  # moto has no types
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    timeout = 300
+
+    def handle(self) -> None:
+        """Answer the requests of one connection, if its other end is ours."""
+        if may_ask(self.client_address, self.connection.getsockname()):
+            super().handle()
+        else:
+            _log.warning("refused a connection of another user from port %s", self.client_address[1])
+
+    def log_request(self, *args: Any) -> None:
+        """Calls are recorded elsewhere."""
+
+    def run_wsgi(self) -> None:
+        """Answer one request and leave the connection ready for the next."""
+        if self.headers.get("Expect", "").strip().lower() == "100-continue":
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.wfile.flush()
+        environ: Environ = self.make_environ()
+        body: _Body | None = None
+        if environ.get("wsgi.input_terminated"):
+            # A chunked body says itself where it ends; the connection is not used again after it.
+            self.close_connection = True
+        else:
+            body = _Body(self.rfile, int(environ.get("CONTENT_LENGTH") or 0))
+            environ["wsgi.input"] = body
+        head: list[Any] = []
+
+        def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            head[:] = [status, headers]
+            return lambda data: None
+
+        try:
+            parts = self.server.app(environ, start_response)
+            try:
+                self._send(environ, parts, head)
+            finally:
+                if hasattr(parts, "close"):
+                    parts.close()
+        except ConnectionError:
+            self.close_connection = True
+            return
+        except Exception:  # whatever moto raises must be seen, and the client must get an answer
+            _log.exception("%s %s", environ["REQUEST_METHOD"], environ["PATH_INFO"])
+            self.close_connection = True
+            self.send_error(500)
+            return
+        if body is not None and body.left:
+            if body.left > _DRAIN:
+                self.close_connection = True
+            else:
+                body.read()
+
+    def _send(self, environ: Environ, parts: Iterable[bytes], head: list[Any]) -> None:
+        pieces = iter(parts)
+        first = next(pieces, b"")
+        status, headers = head
+        code, _, reason = status.partition(" ")
+        self.send_response(int(code), reason)
+        names = set()
+        for name, value in headers:
+            names.add(name.lower())
+            self.send_header(name, value)
+        silent = environ["REQUEST_METHOD"] == "HEAD" or code in ("204", "304")
+        if "content-length" not in names and not silent:
+            self.send_header("Connection", "close")
+            self.close_connection = True
+        self.end_headers()
+        if not silent:
+            self.wfile.write(first)
+            for piece in pieces:
+                self.wfile.write(piece)
+        self.wfile.flush()
+
+
+def serve_on(host: str, port: int, app: WsgiApp) -> BaseWSGIServer:
+    """A server that listens already, with a thread for each connection.
+
+    Args:
+        host: The address.
+        port: The port; 0 for a free one.
+        app: The application.
+    """
+    return make_server(host, port, app, threaded=True, request_handler=_Handler)

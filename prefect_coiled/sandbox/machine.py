@@ -1,0 +1,213 @@
+"""One instance as a process tree: power on, power button, pulled plug, frozen, gone.
+
+Knows processes and files, nothing of AWS. Not safe for several threads by itself: the supervisor holds
+its lock around the calls, except for `power_on` and `wait`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Literal
+
+import psutil
+
+from prefect_coiled.sandbox.sweep import marked, sweep
+
+__all__ = ["MARK", "POWER_COMMANDS", "Machine", "can_separate"]
+
+MARK = "PREFECT_COILED_SANDBOX_INSTANCE"
+POWER_COMMANDS = ("shutdown", "poweroff", "halt", "reboot", "systemctl")
+
+_HERE = Path(__file__).parent
+_INIT = _HERE / "instance" / "init.sh"
+_SWEEP = _HERE / "sweep.py"
+
+
+@functools.cache
+def can_separate() -> tuple[str, ...]:
+    """The command that gives an instance a pid namespace of its own; empty where there is none.
+
+    With it, the end of the first process is the end of all, double-forked daemons too.
+    """
+    flags = ("--pid", "--fork", "--kill-child=KILL", "--mount-proc")
+    rootless = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    command = ("unshare", *rootless, *flags)
+    if os.environ.get("PREFECT_COILED_SANDBOX_PIDNS") == "0" or sys.platform != "linux":
+        return ()
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        if subprocess.run([*command, "true"], capture_output=True, timeout=5).returncode == 0:
+            return command
+    return ()
+
+
+class Machine:
+    """One instance.
+
+    Args:
+        instance_id: The id on EC2.
+        address: The loopback address that is its private and public one.
+        folder: Its folder, with the console and the home of what runs inside.
+        scratch: Its TMPDIR; apart from the folder because socket paths must be short.
+        user_data: What it runs at its first boot.
+    """
+
+    def __init__(self, instance_id: str, address: str, folder: Path, scratch: Path, user_data: bytes) -> None:
+        self.instance_id = instance_id
+        self.address = address
+        self.folder = folder
+        self.user_data = user_data
+        self.since = time.time()
+        self.on = False
+        self.living = False  # whether a thread of the supervisor looks after it
+        self.crashed = False
+        self.unplugged = False
+        self.wanted: Literal["terminate", "stop", "reboot"] | None = None
+        self.wanted_by: Literal["user", "instance", "spot", "server"] = "user"
+        self.wake = threading.Event()
+        self.interrupt_at: float | None = None
+        self.tokens: dict[str, float] = {}
+        self._scratch = scratch
+        self._booted = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lifeline: IO[bytes] | None = None
+
+    @property
+    def console(self) -> Path:
+        """The file with what the machine printed."""
+        return self.folder / "console.log"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the tree's root, when there is one."""
+        return self._process.pid if self._process else None
+
+    def power_on(self, environ: Mapping[str, str], grace: float) -> None:
+        """Boot. User data runs on the first boot only, and only when it is a script.
+
+        Args:
+            environ: The environment of the user data.
+            grace: Seconds between SIGTERM and SIGKILL when the machine goes down.
+        """
+        home = self.folder / "home"
+        for folder in (home, self._scratch):
+            folder.mkdir(parents=True, exist_ok=True)
+        script = self.folder / "user-data"
+        script.unlink(missing_ok=True)
+        if not self._booted and self.user_data.startswith(b"#!"):
+            script.write_bytes(self.user_data)
+            script.chmod(0o700)
+        self._booted = True
+        separate = can_separate()
+        inside = {
+            **environ,
+            "HOME": str(home),
+            "TMPDIR": str(self._scratch),
+            "SANDBOX_DIR": str(self.folder),
+            "SANDBOX_MARK": self.instance_id,
+            "SANDBOX_GRACE": f"{grace:g}",
+            "SANDBOX_PIDNS": "1" if separate else "0",
+            "SANDBOX_PYTHON": sys.executable,
+            "SANDBOX_SWEEP": str(_SWEEP),
+        }
+        read_end, write_end = os.pipe()
+        try:
+            with self.console.open("ab") as console:
+                self._process = subprocess.Popen(
+                    [*separate, "/bin/sh", str(_INIT)],
+                    cwd=self.folder,
+                    env=inside,
+                    stdin=read_end,
+                    stdout=console,
+                    stderr=console,
+                    start_new_session=True,
+                )
+        except BaseException:
+            os.close(write_end)
+            raise
+        finally:
+            os.close(read_end)
+        self._lifeline = os.fdopen(write_end, "wb")
+        self.on = True
+
+    def press_power(self) -> None:
+        """Ask the machine to go down: SIGTERM to all, the grace, SIGKILL."""
+        self.wake.set()
+        if self._lifeline is not None:
+            self._lifeline.close()
+            self._lifeline = None
+        if self.unplugged:
+            self.kill()
+
+    def kill(self) -> None:
+        """Kill all processes at once. The kernel closes their sockets, so peers notice."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        if not can_separate():
+            sweep(MARK, self.instance_id)
+
+    def unplug(self) -> None:
+        """Stop all processes where they are: no FIN, no answer, and yet "running" for AWS.
+
+        The kernel still completes the handshake of new connections to sockets that listen, which a
+        machine without power does not; nothing is ever read from them.
+        """
+        self.unplugged = True
+        stopped: set[int] = set()
+        while fresh := [process for process in self._inside() if process.pid not in stopped]:
+            for process in fresh:
+                stopped.add(process.pid)
+                with contextlib.suppress(psutil.Error):
+                    process.suspend()
+
+    def replug(self) -> None:
+        """Let the processes go on, as after a partition of the network."""
+        self.unplugged = False
+        for process in self._inside():
+            with contextlib.suppress(psutil.Error):
+                process.resume()
+
+    def wait(self) -> None:
+        """Wait until the last process is gone."""
+        if self._process is None:
+            return
+        self._process.wait()
+        if not can_separate():
+            self.kill()
+        self.on = False
+
+    def forget(self) -> None:
+        """The processes are gone: release what was held for them."""
+        if self._lifeline is not None:
+            self._lifeline.close()
+            self._lifeline = None
+        self._process = None
+        self.on = False
+
+    def asked_inside(self) -> str:
+        """What the machine asked for from within: "poweroff", "reboot" or nothing; told once."""
+        note = self.folder / "power"
+        asked = note.read_text().strip() if note.exists() else ""
+        note.unlink(missing_ok=True)
+        return asked
+
+    def erase(self) -> None:
+        """Remove its files, but not the console."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        shutil.rmtree(self.folder / "home", ignore_errors=True)
+        for name in ("user-data", "pending-shutdown"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _inside(self) -> list[psutil.Process]:
+        return marked(MARK, self.instance_id)

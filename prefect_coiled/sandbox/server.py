@@ -1,0 +1,87 @@
+"""The process of a sandbox: one port for AWS's API, the metadata services and the admin interface.
+
+Run as `python -m prefect_coiled.sandbox.server --state-dir DIR`; `control` and `handle` do. What happens to
+a request is told in `chain`. The process ends on SIGTERM, SIGINT or SIGHUP, by the admin interface, at the
+end of its lifeline (a pipe on standard input), or when nothing happened for long; its instances end with it
+even when it is killed, because each holds a pipe to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from prefect_coiled.errors import SandboxError
+from prefect_coiled.sandbox.addresses import Addresses
+from prefect_coiled.sandbox.loading import loaded, prepare
+from prefect_coiled.sandbox.settings import Settings
+
+__all__ = ["main"]
+
+_log = logging.getLogger(__name__)
+
+
+def _watch_lifeline(stopped: threading.Event) -> None:
+    """End with whoever holds the other end of standard input, in whatever way it ends."""
+
+    def watch() -> None:
+        # Not sys.stdin: its lock, held by this thread, would abort the interpreter's exit.
+        while os.read(0, 4096):
+            pass
+        stopped.set()
+
+    threading.Thread(target=watch, daemon=True, name="lifeline").start()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a sandbox until it is stopped."""
+    parser = argparse.ArgumentParser(prog="prefect_coiled.sandbox.server", description=__doc__)
+    parser.add_argument("--state-dir", type=Path, required=True)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--addresses", choices=("many", "one"))
+    parser.add_argument("--settings", default="{}", help="settings as JSON")
+    parser.add_argument("--idle", type=float, help="seconds without calls and instances until it ends")
+    parser.add_argument("--lifeline", action="store_true", help="end at the end of standard input")
+    parser.add_argument("--erase", action="store_true", help="remove the state folder at the end")
+    options = parser.parse_args(argv)
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings = Settings()
+    try:
+        settings.update(json.loads(options.settings))
+    except (SandboxError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: stopped.set())
+    if options.lifeline:
+        _watch_lifeline(stopped)
+
+    prepare()
+    from prefect_coiled.sandbox.chain import Server  # loads moto
+
+    server = Server(options.state_dir, settings, options.port, Addresses(options.addresses), stopped=stopped)
+    try:
+        server.start()
+        loaded()
+        while not stopped.wait(min(1.0, options.idle or 1.0)):
+            if options.idle is not None and server.idle_seconds() > options.idle:
+                _log.info("no calls and no instances for %g s", options.idle)
+                break
+    finally:
+        server.close()
+        if options.erase:
+            shutil.rmtree(options.state_dir, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""What can be set on a sandbox, at its start and while it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from prefect_coiled.errors import SandboxError
+
+__all__ = ["Capacity", "Settings"]
+
+
+@dataclass
+class Capacity:
+    """How many more machines AWS has of a type in a zone.
+
+    Attributes:
+        free: Machines left.
+        instance_type: A glob over instance types, such as "m6i.*".
+        zone: A glob over zones, such as "us-east-1a".
+    """
+
+    free: int
+    instance_type: str = "*"
+    zone: str = "*"
+
+
+@dataclass
+class Settings:
+    """The delays and limits of a sandbox; times in seconds.
+
+    Attributes:
+        boot: "process" runs the user data; "none" lets instances be running without any process.
+        boot_delay: From RunInstances to the start of the user data.
+        grace: What a machine gets between the power button and the pulled plug.
+        nat_pending: How long a new NAT gateway is pending.
+        nat_deleting: How long a deleted NAT gateway is deleting, and holds its address.
+        image_pending: How long a new image is pending.
+        address_limit: Elastic addresses allowed in a region.
+        vpc_limit: VPCs allowed in a region.
+        capacity: Machines that are left; what no entry matches is there without end.
+    """
+
+    boot: Literal["process", "none"] = "process"
+    boot_delay: float = 0.0
+    grace: float = 5.0
+    nat_pending: float = 0.0
+    nat_deleting: float = 0.0
+    image_pending: float = 0.0
+    address_limit: int | None = None
+    vpc_limit: int | None = None
+    capacity: list[Capacity] = field(default_factory=list)
+
+    def update(self, changes: Mapping[str, Any]) -> None:
+        """Change some settings.
+
+        Args:
+            changes: Names and values; `capacity` as a list of mappings.
+
+        Raises:
+            SandboxError: A name or a value is not known.
+        """
+        known = {spec.name for spec in dataclasses.fields(self)}
+        unknown = sorted(set(changes) - known)
+        if unknown:
+            raise SandboxError("changing sandbox settings", f"no such setting: {', '.join(unknown)}")
+        if changes.get("boot", "none") not in ("process", "none"):
+            raise SandboxError("changing sandbox settings", 'boot is "process" or "none"')
+        try:
+            capacity = [Capacity(**entry) for entry in changes.get("capacity", [])]
+        except TypeError as error:
+            raise SandboxError("changing sandbox settings", f"capacity: {error}") from error
+        for name, value in changes.items():
+            setattr(self, name, capacity if name == "capacity" else value)

@@ -1,0 +1,114 @@
+"""The tasks of a flow run that have not ended yet, so that none of them is forgotten.
+
+A future is held here until its task has ended, even if the flow let go of it: Dask drops a task
+that nobody holds. One that ended well is let go at once, so that Dask may free its result.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from uuid import UUID
+
+import distributed
+from prefect.futures import PrefectFuture
+from prefect.utilities.collections import visit_collection
+
+from prefect_coiled.errors import TaskLostError
+from prefect_coiled.task_runner.futures import CoiledFuture
+from prefect_coiled.task_runner.lost_tasks import Ending, report
+
+__all__ = ["Ledger", "as_one", "unseen"]
+
+
+class Ledger:
+    """The futures of the tasks that have not ended well so far."""
+
+    def __init__(self) -> None:
+        self._open: dict[UUID, CoiledFuture[Any]] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, future: CoiledFuture[Any]) -> None:
+        """Hold a future until its task has ended; adding it again does no harm."""
+        with self._lock:
+            known = future.task_run_id in self._open
+            self._open[future.task_run_id] = future
+        if not known:
+            future.add_done_callback(self._note_end)
+
+    def _note_end(self, future: PrefectFuture[Any]) -> None:
+        if isinstance(future, CoiledFuture) and future.ended_well:
+            self._remove(future)
+
+    def _remove(self, future: CoiledFuture[Any]) -> None:
+        with self._lock:
+            self._open.pop(future.task_run_id, None)
+
+    def settle(self, report_timeout: float) -> list[CoiledFuture[Any]]:
+        """Wait until every task has ended, report the lost ones, and return those.
+
+        Args:
+            report_timeout: Seconds for reporting them to the Prefect API.
+        """
+        lost: list[CoiledFuture[Any]] = []
+        endings: list[Ending] = []
+        while True:
+            with self._lock:
+                futures = list(self._open.values())
+            if not futures:
+                break
+            for future in futures:
+                if ending := future.settle():
+                    endings.append(ending)
+                if future.loss is not None:
+                    lost.append(future)
+                self._remove(future)
+        report(endings, report_timeout)
+        return lost
+
+    def abandon(self) -> tuple[list[Ending], list[distributed.Future]]:
+        """Give up every task; return what to report of them, and the Dask futures to cancel."""
+        with self._lock:
+            futures = list(self._open.values())
+            self._open.clear()
+        endings = [ending for future in futures if (ending := future.abandon())]
+        return endings, [future._wrapped_future for future in futures if future._wrapped_future is not None]
+
+
+def unseen(lost: list[CoiledFuture[Any]], returned: Any, in_flow: bool) -> list[CoiledFuture[Any]]:
+    """The lost tasks that a flow was not handed the error of, and whose futures it does not return.
+
+    Args:
+        lost: The lost tasks.
+        returned: What the flow returned.
+        in_flow: Whether there is a flow run, whose state must tell of a loss. Without one, who
+            waited for a task has its state in hand.
+    """
+    silent = [future for future in lost if not (future.told if in_flow else future.waited)]
+    if not silent:
+        return []
+    shown: set[int] = set()
+
+    def visit(expression: Any) -> Any:
+        if isinstance(expression, CoiledFuture):
+            shown.add(id(expression))
+        return expression
+
+    visit_collection(returned, visit_fn=visit, return_data=False)
+    return [future for future in silent if id(future) not in shown]
+
+
+def as_one(lost: list[CoiledFuture[Any]]) -> BaseException:
+    """One error for lost tasks: the first cause, and how many there are."""
+    first = lost[0]
+    assert first.loss is not None
+    if first.failure is not None:
+        return first.failure
+    if len(lost) == 1:
+        return first.loss
+    why = first.loss.diagnosis
+    cause = f"the first one: {why.what}: {why.why}"
+    return TaskLostError(f"{len(lost)} tasks were lost", cause, why.next_step)

@@ -1,0 +1,106 @@
+"""Puts task runs that will not end by themselves into a terminal state on the Prefect API.
+
+A task run reports its own states from the worker. When the worker dies and Dask gives up, or when
+the flow run ends first, nobody is left to report: the run would stay Running for ever. This module
+reports in its place. It knows nothing of Dask.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_logger
+from prefect.states import Cancelled, Crashed
+from prefect.tasks import Task
+from prefect.utilities.asyncutils import run_coro_as_sync
+from prefect.utilities.engine import emit_task_run_state_change_event
+
+from prefect_coiled.errors import TaskLostError
+
+__all__ = ["Ending", "crashed", "report", "unfinished"]
+
+logger = get_logger("prefect_coiled.task_runner.lost_tasks")
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A terminal state that a task run shall get, reported from outside the task.
+
+    Attributes:
+        task: The task, for a run that the server has not heard of yet.
+        task_run_id: The run.
+        state: The terminal state.
+    """
+
+    task: Task[Any, Any]
+    task_run_id: UUID
+    state: State[Any]
+
+
+def crashed(error: TaskLostError) -> State[Any]:
+    """The Crashed state of a lost task; its result is the error."""
+    return Crashed(message=str(error), data=error)
+
+
+def unfinished() -> State[Any]:
+    """The Cancelled state of a task whose flow run ended before it."""
+    return Cancelled(message="The flow run ended before this task run did.")
+
+
+def report(endings: Iterable[Ending], timeout: float = 30.0) -> None:
+    """Put task runs into their terminal states on the API; failures are logged, never raised.
+
+    A run that the server has as crashed, failed or cancelled already keeps that state: the worker
+    knew more about it. One that the server has as completed is overruled, because its result is gone.
+
+    Args:
+        endings: The runs and their states.
+        timeout: Seconds for all of them together.
+    """
+    todo = list(endings)
+    if not todo:
+        return
+    deadline = time.monotonic() + timeout
+    pool = ThreadPoolExecutor(min(_AT_ONCE, len(todo)), thread_name_prefix="prefect-coiled-report")
+    jobs = {pool.submit(copy_context().run, _report_one, ending): ending for ending in todo}
+    done, late = wait(jobs, timeout=max(0.0, deadline - time.monotonic()))
+    pool.shutdown(wait=False, cancel_futures=True)
+    for job in done:
+        if error := job.exception():
+            run = jobs[job].task_run_id
+            logger.error("Task run %s ended, but the Prefect API could not be told: %s", run, error)
+    if late:
+        logger.error("%d task runs ended, but the Prefect API did not take it in %.0f s", len(late), timeout)
+
+
+def _report_one(ending: Ending) -> None:
+    # Without its data, which is for this process alone.
+    state: State[Any] = State(type=ending.state.type, name=ending.state.name, message=ending.state.message)
+    with get_client(sync_client=True) as client:
+        try:
+            known = client.read_task_run(ending.task_run_id).state
+            if known is not None and (known.is_crashed() or known.is_failed() or known.is_cancelled()):
+                return
+            client.set_task_run_state(ending.task_run_id, state, force=True)
+        except ObjectNotFound:
+            # The worker died before its first report, or that report is still on its way; being
+            # older, it will not overwrite this one.
+            _introduce(ending, state)
+
+
+def _introduce(ending: Ending, state: State[Any]) -> None:
+    task_run: TaskRun = run_coro_as_sync(ending.task.create_local_run(id=ending.task_run_id))
+    initial, task_run.state = task_run.state, state
+    state.state_details.task_run_id = task_run.id
+    state.state_details.flow_run_id = task_run.flow_run_id
+    emit_task_run_state_change_event(task_run, initial_state=initial, validated_state=state)

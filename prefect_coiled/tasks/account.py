@@ -1,0 +1,212 @@
+"""Steps that set an account up in a region. Each finds first, and is a no-op when all is there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect_coiled.aws import (
+    caller,
+    iam_role,
+    internet_gateway,
+    logs,
+    nat_gateways,
+    route_tables,
+    s3_endpoint,
+    subnets,
+    vpc,
+    zones,
+)
+from prefect_coiled.aws.caller import Caller
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.plan.network import SubnetPlan
+from prefect_coiled.records import AccountRecord, Network, Subnet
+from prefect_coiled.tasks.steps import step
+
+
+@step("find account")
+def find_account(aws: Aws, who: Caller, zone_names: tuple[str, ...], nat: bool) -> AccountRecord | None:
+    """What is already set up, or None if anything is missing. Reads only."""
+    found = vpc.find_vpcs(aws)
+    if len(found) != 1:
+        return None
+    vpc_id = str(found[0]["VpcId"])
+    network = _find_network(aws, vpc_id, str(found[0]["CidrBlock"]), zone_names, nat)
+    if network is None:
+        return None
+    role = iam_role.find_role(aws)
+    profile = iam_role.find_instance_profile(aws)
+    group = logs.find_log_group(aws)
+    if role is None or profile is None or not profile.get("Roles") or group is None:
+        return None
+    return account_record(aws, who, network, str(role["Arn"]), str(profile["Arn"]), aws.account)
+
+
+def account_record(
+    aws: Aws, who: Caller, network: Network, role_arn: str, profile_arn: str, log_group: str
+) -> AccountRecord:
+    """Put the parts together."""
+    return AccountRecord(
+        account=aws.account,
+        region=aws.region,
+        aws_account_id=who.aws_account_id,
+        creator=who.name,
+        network=network,
+        role_arn=role_arn,
+        instance_profile_arn=profile_arn,
+        log_group=log_group,
+    )
+
+
+def _find_network(aws: Aws, vpc_id: str, cidr: str, zone_names: tuple[str, ...], nat: bool) -> Network | None:
+    there = subnets.find_subnets(aws, vpc_id)
+    if {(s.zone, s.tier) for s in there} < {(z, t) for z in zone_names for t in ("public", "private")}:
+        return None
+    gateways = [
+        g
+        for g in internet_gateway.find_internet_gateways(aws)
+        if any(a["VpcId"] == vpc_id for a in g.get("Attachments", ()))
+    ]
+    tables = route_tables.find_route_tables(aws, vpc_id)
+    endpoints = s3_endpoint.find_s3_endpoints(aws, vpc_id)
+    if not gateways or not endpoints or not {route_tables.PUBLIC, *zone_names} <= set(tables):
+        return None
+    nats = nat_gateways.find_nat_gateways(aws, ["available"])
+    if nat and not nats:
+        return None
+    wanted = {route_tables.PUBLIC, *(zone_names if nat else ())}
+    if not all(_is_complete(tables[place], place, there) for place in wanted):
+        return None
+    return network_record(
+        vpc_id,
+        cidr,
+        there,
+        str(gateways[0]["InternetGatewayId"]),
+        tables,
+        str(endpoints[0]["VpcEndpointId"]),
+        nats,
+    )
+
+
+def _is_complete(table: dict[str, Any], place: str, there: tuple[Subnet, ...]) -> bool:
+    mine = {s.subnet_id for s in there if _belongs(s, place)}
+    associated = {a.get("SubnetId") for a in table.get("Associations", ())}
+    default = [r for r in table.get("Routes", ()) if r.get("DestinationCidrBlock") == route_tables.EVERYWHERE]
+    return mine <= associated and any(r.get("State") != "blackhole" for r in default)
+
+
+def _belongs(subnet: Subnet, place: str) -> bool:
+    return (
+        subnet.tier == "public"
+        if place == route_tables.PUBLIC
+        else (subnet.tier, subnet.zone) == ("private", place)
+    )
+
+
+def network_record(
+    vpc_id: str,
+    cidr: str,
+    there: tuple[Subnet, ...],
+    gateway_id: str,
+    tables: dict[str, dict[str, Any]],
+    endpoint_id: str,
+    nats: dict[str, Any],
+) -> Network:
+    """Put the parts of the network together."""
+    return Network(
+        vpc_id=vpc_id,
+        cidr=cidr,
+        subnets=there,
+        internet_gateway_id=gateway_id,
+        public_route_table_id=str(tables[route_tables.PUBLIC]["RouteTableId"]),
+        private_route_tables={
+            z: str(t["RouteTableId"]) for z, t in tables.items() if z != route_tables.PUBLIC
+        },
+        s3_endpoint_id=endpoint_id,
+        nat_gateways={zone: str(nat["NatGatewayId"]) for zone, nat in nats.items()},
+    )
+
+
+@step("check credentials")
+def check_credentials(aws: Aws) -> Caller:
+    """Who the credentials belong to."""
+    return caller.find_caller(aws)
+
+
+@step("list zones")
+def list_zones(aws: Aws) -> tuple[str, ...]:
+    """The region's availability zones."""
+    return zones.find_zones(aws)
+
+
+@step("VPC")
+def ensure_vpc(aws: Aws, cidr: str) -> tuple[str, str]:
+    """The VPC's id and block."""
+    found = vpc.ensure_vpc(aws, cidr)
+    return str(found["VpcId"]), str(found["CidrBlock"])
+
+
+@step("find subnets")
+def find_subnets(aws: Aws, vpc_id: str) -> tuple[Subnet, ...]:
+    """The subnets there are."""
+    return subnets.find_subnets(aws, vpc_id)
+
+
+@step("subnet", "subnet {plan.tier} {plan.zone}")
+def ensure_subnet(aws: Aws, vpc_id: str, plan: SubnetPlan) -> Subnet:
+    """One subnet; an earlier attempt may have made it already."""
+    for subnet in subnets.find_subnets(aws, vpc_id):
+        if (subnet.zone, subnet.tier) == (plan.zone, plan.tier):
+            return subnet
+    return subnets.create_subnet(aws, vpc_id, plan)
+
+
+@step("internet gateway")
+def ensure_internet_gateway(aws: Aws, vpc_id: str) -> str:
+    """The internet gateway's id."""
+    return internet_gateway.ensure_internet_gateway(aws, vpc_id)
+
+
+@step("route table", "route table {place}")
+def ensure_route_table(aws: Aws, vpc_id: str, place: str, there: tuple[Subnet, ...]) -> dict[str, Any]:
+    """A route table with its subnets."""
+    table = route_tables.ensure_route_table(aws, vpc_id, place, route_tables.find_route_tables(aws, vpc_id))
+    route_tables.ensure_associations(aws, table, [s.subnet_id for s in there if _belongs(s, place)])
+    return table
+
+
+@step("default route", "default route {place}")
+def ensure_default_route(aws: Aws, place: str, table: dict[str, Any], target: dict[str, str]) -> None:
+    """0.0.0.0/0 of a route table."""
+    route_tables.ensure_default_route(aws, table, **target)
+
+
+@step("S3 endpoint")
+def ensure_s3_endpoint(aws: Aws, vpc_id: str, table_ids: list[str]) -> str:
+    """The S3 gateway endpoint's id."""
+    return s3_endpoint.ensure_s3_endpoint(aws, vpc_id, table_ids)
+
+
+@step("NAT gateway", "NAT gateway {zone}")
+def ensure_nat_gateway(aws: Aws, zone: str, public_subnet_id: str) -> tuple[str, str]:
+    """A NAT gateway: the one there is in any zone, else a new one in `zone`. Returns (zone, id)."""
+    live = nat_gateways.find_nat_gateways(aws)
+    where = zone if zone in live or not live else next(iter(sorted(live)))
+    return where, nat_gateways.ensure_nat_gateway(aws, where, public_subnet_id)
+
+
+@step("IAM role")
+def ensure_role(aws: Aws, aws_account_id: str) -> str:
+    """The role's ARN."""
+    return iam_role.ensure_role(aws, aws_account_id)
+
+
+@step("instance profile")
+def ensure_instance_profile(aws: Aws) -> str:
+    """The instance profile's ARN; it holds the role."""
+    return iam_role.ensure_instance_profile(aws)
+
+
+@step("log group")
+def ensure_log_group(aws: Aws) -> str:
+    """The log group's name."""
+    return logs.ensure_log_group(aws)

@@ -1,0 +1,324 @@
+"""Steps that launch a cluster's machines and make what they need."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime, timezone
+
+from prefect_coiled.aws import bucket, images, instances, launch_templates, logs, parameters, security_groups
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.waits import PUBLIC_ADDRESS, wait_for
+from prefect_coiled.environment import client_packages, python_version
+from prefect_coiled.errors import AwsError, NoCapacityError, PrefectCoiledError, ProvisionError, QuotaError
+from prefect_coiled.plan import cluster as planning
+from prefect_coiled.plan.certificates import WEEK_S, ClusterCertificates
+from prefect_coiled.plan.cluster import Attempt, ClusterSpec
+from prefect_coiled.plan.node_config import ClientSecrets, NodeSecrets
+from prefect_coiled.plan.user_data import user_data
+from prefect_coiled.records import InstanceRecord, Network, Role
+from prefect_coiled.tasks.steps import Session, step
+from prefect_coiled.wheels import build_wheels, wheels_key
+
+# A client token replayed after its machines were terminated answers this code; the next generation follows.
+_TOKEN_IS_SPENT = "IdempotentInstanceTerminated"
+_GENERATIONS = 3
+
+
+@step("claim name", "claim name {spec.name}")
+def claim_name(aws: Aws, spec: ClusterSpec) -> None:
+    """Write the cluster's intent under its name, before anything else exists of it.
+
+    Raises:
+        ProvisionError: If the name is taken by another cluster of this account and region.
+    """
+    name = f"{parameters.cluster_path(spec.account, spec.name)}intent"
+    labels = planning.cluster_tags(spec)
+    if parameters.claim(aws, name, spec.encode(), labels):
+        return
+    holder = read_intent(aws, spec.name)
+    if holder is not None and holder.uid == spec.uid:  # our own claim, whose reply was lost
+        return
+    raise ProvisionError(
+        f"naming the cluster {spec.name!r}",
+        f"account {spec.account!r} has a cluster of that name in {spec.region}",
+        "Attach to it with Cluster(name=...), choose another name, or run `prefect-coiled sweep`.",
+    )
+
+
+def read_intent(aws: Aws, name: str) -> ClusterSpec | None:
+    """The spec of the cluster that holds the name, if one does."""
+    text = parameters.read_parameter(aws, f"{parameters.cluster_path(aws.account, name)}intent")
+    return None if text is None else ClusterSpec.decode(text)
+
+
+@step("security groups")
+def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Role, list[str]]:
+    """The two groups; returns which of them a machine of each role gets."""
+    own = spec.network
+    if own is not None and own.scheduler_firewall_id and own.firewall_id:
+        return {"scheduler": [own.scheduler_firewall_id, own.firewall_id], "worker": [own.firewall_id]}
+    wide = security_groups.ensure_security_group(
+        aws,
+        planning.group_name(spec, "cluster"),
+        f"Dask cluster {spec.name}: its machines among themselves",
+        vpc_id,
+        planning.cluster_tags(spec, name=f"coiled-{spec.name}-cluster"),
+        planning.cluster_permissions(),
+    )
+    door = security_groups.ensure_security_group(
+        aws,
+        planning.group_name(spec, "scheduler"),
+        f"Dask cluster {spec.name}: clients to the scheduler",
+        vpc_id,
+        planning.cluster_tags(spec, "scheduler"),
+        planning.scheduler_permissions(spec.ingress, ssh=bool(spec.key_name)),
+    )
+    return {"scheduler": [door, wide], "worker": [wide]}
+
+
+@step("image", "image {architecture}")
+def find_image(aws: Aws, architecture: str) -> str:
+    """The machine image's id."""
+    return images.find_image(aws, architecture)
+
+
+@step("TLS keys")
+def make_keys(session: Session, spec: ClusterSpec) -> None:
+    """A CA for this cluster alone, and a certificate for each role, into SSM as SecureStrings.
+
+    The CA's key is dropped at once. What a client needs stays in the session, and in SSM for clients that
+    attach later; machines may read their own role's parameter only.
+    """
+    lifetime = WEEK_S + (spec.scheduler_node.cluster_timeout or 0.0)
+    made = ClusterCertificates.make(spec.name, datetime.now(timezone.utc), lifetime)
+    token = secrets.token_urlsafe(32)
+    shared = {"environ": dict(session.environ), "dask_config": dict(session.dask_config)}
+    values = {
+        spec.scheduler_node.secrets_parameter: NodeSecrets(
+            ca=made.ca, cert=made.scheduler.cert, key=made.scheduler.key, dashboard_token=token, **shared
+        ).encode(),
+        spec.worker_node.secrets_parameter: NodeSecrets(
+            ca=made.ca, cert=made.worker.cert, key=made.worker.key, **shared
+        ).encode(),
+    }
+    client = ClientSecrets(ca=made.ca, cert=made.client.cert, key=made.client.key, dashboard_token=token)
+    values[f"{parameters.cluster_path(spec.account, spec.name)}client"] = client.encode()
+    for name, value in values.items():
+        parameters.put_secret(session.aws, name, value, planning.cluster_tags(spec))
+    session.client_secrets = client
+
+
+@step("launch template", "launch template {role}")
+def ensure_launch_template(
+    aws: Aws,
+    spec: ClusterSpec,
+    role: Role,
+    image_id: str,
+    profile: str,
+    scheduler_host: str = "",
+    find_links: str | None = None,
+) -> str:
+    """The launch template of a role; that of the workers names the scheduler's address."""
+    script = role_user_data(spec, role, scheduler_host, find_links)
+    data = planning.launch_template(spec, role, image_id=image_id, profile=profile, user_data=script)
+    name = planning.template_name(spec, role)
+    token = planning.client_token(spec.uid, "template", role, scheduler_host)
+    return launch_templates.ensure_launch_template(aws, name, data, planning.cluster_tags(spec, role), token)
+
+
+@step("find launch template", "find launch template {role}")
+def find_launch_template(aws: Aws, spec: ClusterSpec, role: Role) -> str:
+    """The launch template that was made with the cluster.
+
+    Raises:
+        ProvisionError: If it is gone, so that the cluster is being removed.
+    """
+    name = planning.template_name(spec, role)
+    for found in launch_templates.find_launch_templates(aws, spec.name):
+        if found["LaunchTemplateName"] == name:
+            return str(found["LaunchTemplateId"])
+    raise ProvisionError(
+        f"finding launch template ({name})",
+        "it is gone, so the cluster is being removed",
+        "Make a new cluster.",
+    )
+
+
+@step("wheels")
+def put_wheels(aws: Aws, spec: ClusterSpec, aws_account_id: str) -> str | None:
+    """Put wheels of what the client installed from its own directories where machines can fetch them.
+
+    Returns:
+        The S3 folder, or None where there is nothing to put.
+    """
+    if spec.image_ready:
+        return None
+    wheels = build_wheels(client_packages())
+    if not wheels:
+        return None
+    name = bucket.ensure_bucket(aws, aws_account_id)
+    folder = f"wheels/{wheels_key(wheels)}"
+    for file, content in wheels.items():
+        bucket.put_file(aws, name, f"{folder}/{file}", content)
+    return f"s3://{name}/{folder}/"
+
+
+# As long as the longest address of wheels there can be, for a check before any is known.
+_SOME_FOLDER = f"s3://{'b' * 63}/wheels/{'0' * 16}/"
+
+
+def check_user_data(spec: ClusterSpec) -> None:
+    """See that the user data of both roles can be written, before anything is made.
+
+    Raises:
+        OptionsError: As `role_user_data` does.
+    """
+    for role in ("scheduler", "worker"):
+        role_user_data(spec, role, "255.255.255.255", _SOME_FOLDER)
+
+
+def role_user_data(
+    spec: ClusterSpec, role: Role, scheduler_host: str = "", find_links: str | None = None
+) -> str:
+    """The user data of a role, with what the client has installed unless the image holds it.
+
+    Raises:
+        OptionsError: If it does not fit, or names what no machine can install.
+    """
+    node = spec.node(role)
+    if role == "worker":
+        node = node.model_copy(update={"scheduler_host": scheduler_host})
+    packages = [] if spec.image_ready else client_packages()
+    return user_data(node, packages, python_version(), image_ready=spec.image_ready, find_links=find_links)
+
+
+@step("launch", "launch {count} x {role}")
+def launch(
+    session: Session,
+    spec: ClusterSpec,
+    role: Role,
+    network: Network,
+    *,
+    count: int,
+    least: int,
+    template_id: str,
+    group_ids: list[str],
+    first_zone: str | None = None,
+    batch: str = "0",
+) -> list[InstanceRecord]:
+    """Launch machines: one call, and a further one only for what the first could not give.
+
+    Args:
+        session: Whose `launched` notes every id at once.
+        spec: The cluster.
+        role: Scheduler or worker.
+        network: Where.
+        count: How many.
+        least: With fewer than that the step fails, saying what was tried.
+        template_id: Launch template of the role.
+        group_ids: Security groups.
+        first_zone: The zone to begin with.
+        batch: Distinguishes this launch from others of the cluster, such as a later scaling.
+
+    Raises:
+        NoCapacityError: If AWS had fewer than `least` in all types, zones and markets that are allowed.
+    """
+    made: list[InstanceRecord] = []
+    tried: dict[str, str] = {}
+    last: AwsError | None = None
+    attempts = planning.launch_attempts(spec, role, (s.zone for s in network.subnets), first_zone)
+    for attempt in attempts:
+        if len(made) >= count:
+            break
+        place = planning.placement(spec, network, role, attempt.zone)
+        if place is None:
+            tried[str(attempt)] = "the zone has no subnet"
+            continue
+        try:
+            got = _attempt(
+                session, spec, role, attempt, place, count - len(made), template_id, group_ids, batch
+            )
+        except (NoCapacityError, QuotaError) as error:
+            tried[str(attempt)] = error.diagnosis.why
+            last = error
+            continue
+        made += got
+    if len(made) < max(least, 1 if role == "scheduler" else 0):
+        kind = QuotaError if isinstance(last, QuotaError) else NoCapacityError
+        raise kind(
+            f"launching {count} {role}{'s' if count != 1 else ''}",
+            f"{len(made)} came up; tried {planning.shortage(list(tried), tried)}",
+            "Allow more vm_types or zones, or spot_policy='spot_with_fallback'.",
+            operation="ec2:RunInstances",
+            code=last.code if last else "",
+        )
+    return made
+
+
+def _attempt(
+    session: Session,
+    spec: ClusterSpec,
+    role: Role,
+    attempt: Attempt,
+    place: tuple[str, bool],
+    count: int,
+    template_id: str,
+    group_ids: list[str],
+    batch: str,
+) -> list[InstanceRecord]:
+    subnet_id, public = place
+    spent: AwsError | None = None
+    for generation in range(_GENERATIONS):
+        try:
+            got = instances.launch_instances(
+                session.aws,
+                f"launching {count} x {attempt}",
+                template_id=template_id,
+                instance_type=attempt.instance_type,
+                subnet_id=subnet_id,
+                public_address=public,
+                group_ids=group_ids,
+                count=count,
+                token=planning.client_token(spec.uid, role, batch, generation, attempt, count),
+                labels=planning.cluster_tags(spec, role),
+                spot=attempt.spot,
+            )
+        except AwsError as error:
+            if error.code != _TOKEN_IS_SPENT:
+                raise
+            spent = error
+            continue
+        with session.lock:
+            session.launched.extend(i.instance_id for i in got)
+        return got
+    raise spent or PrefectCoiledError("launching machines", "every client token is spent")
+
+
+@step("log streams", "{group} log streams")
+def ensure_log_streams(aws: Aws, group: str, instance_ids: list[str]) -> None:
+    """A log stream for each machine, named as the machine."""
+    logs.ensure_log_streams(aws, instance_ids)
+
+
+@step("scheduler address")
+def wait_for_address(aws: Aws, scheduler: InstanceRecord, public: bool) -> InstanceRecord:
+    """Wait until the scheduler runs and, if it has one, its public address is known.
+
+    Raises:
+        ProvisionError: If the machine ended before.
+    """
+
+    def ready() -> InstanceRecord | None:
+        found = instances.find_by_id(aws, scheduler.instance_id)
+        if found is None or found.state == "pending":
+            return None
+        if found.state != "running":
+            raise ProvisionError(
+                f"starting the scheduler ({scheduler.instance_id})",
+                f"the machine is {found.state}: {found.state_reason}",
+                "Its console says why: `prefect-coiled logs`.",
+            )
+        return None if public and not found.public_ip else found
+
+    what = f"waiting for the address of the scheduler ({scheduler.instance_id})"
+    return wait_for(aws, what, ready, timeout=PUBLIC_ADDRESS)

@@ -1,0 +1,140 @@
+"""How a provisioning step is a Prefect task: what is retried, how failures surface, what it may hold on to.
+
+Nothing that a task returns is persisted or cached: a replayed result would be a machine that is long gone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.exceptions import UnfinishedRun
+from prefect.futures import PrefectFuture
+
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import StoppedError, is_retryable
+from prefect_coiled.plan.node_config import ClientSecrets
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+RETRY_DELAYS = [1.0, 4.0, 15.0]
+
+Reporter = Callable[[str, str], None]
+
+
+class Session:
+    """What a provisioning flow needs besides its parameters, which Prefect records and shows.
+
+    A plain class on purpose: Prefect looks into dataclasses and models among a task's parameters and copies
+    them.
+
+    Args:
+        aws: The door, with the stop event of this run.
+        environ: Environment variables for the machines; may hold secrets.
+        dask_config: Dask configuration for the machines.
+        report: Called with (step, state) as steps begin and end.
+
+    Attributes:
+        launched: Ids of machines, noted as they are made: return values are lost when a sibling fails.
+        client_secrets: What a client needs to connect; set by the flow that makes the keys.
+    """
+
+    def __init__(
+        self,
+        aws: Aws,
+        environ: Mapping[str, str] | None = None,
+        dask_config: Mapping[str, Any] | None = None,
+        report: Reporter | None = None,
+    ) -> None:
+        self.aws = aws
+        self.environ = environ or {}
+        self.dask_config = dask_config or {}
+        self.report: Reporter = report or (lambda step, state: None)
+        self.launched: list[str] = []
+        self.client_secrets: ClientSecrets | None = None
+        self.lock = threading.Lock()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a provisioning session holds live handles and is not pickled")
+
+
+_current: ContextVar[Session | None] = ContextVar("prefect_coiled_session", default=None)
+
+
+@contextmanager
+def use_session(session: Session) -> Any:
+    """Make `session` the one that provisioning flows in this context use."""
+    token = _current.set(session)
+    try:
+        yield session
+    finally:
+        _current.reset(token)
+
+
+def current_session() -> Session | None:
+    """The session of this context, if one was opened around the flow."""
+    return _current.get()
+
+
+def _may_retry(_task: Task[..., Any], _run: Any, state: State[Any]) -> bool:
+    error = failure_of(state)
+    return error is not None and not isinstance(error, StoppedError) and is_retryable(error)
+
+
+def failure_of(state: State[Any]) -> BaseException | None:
+    """The exception behind a failed, crashed or cancelled state; None for others."""
+    if not (state.is_failed() or state.is_crashed() or state.is_cancelled()):
+        return None
+    found = state.data
+    if hasattr(found, "result"):  # a result record
+        found = found.result
+    return found if isinstance(found, BaseException) else RuntimeError(state.message or state.name)
+
+
+def step(name: str, run_name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Declare a provisioning step: a task that is retried when its error is one that passes.
+
+    Args:
+        name: Task name, in the words of the AWS console.
+        run_name: Template of the run's name, filled with the task's parameters.
+    """
+
+    def decorate(function: Callable[P, R]) -> Task[P, R]:
+        made = task(
+            name=name,
+            task_run_name=run_name or name,
+            retries=len(RETRY_DELAYS),
+            retry_delay_seconds=RETRY_DELAYS,
+            retry_jitter_factor=0.3,
+            retry_condition_fn=_may_retry,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )(function)
+        return made
+
+    return decorate
+
+
+def settle(futures: Iterable[PrefectFuture[Any]]) -> None:
+    """Wait for all of them, then raise the first real cause if any failed.
+
+    What depends on a failed task fails only with "unfinished run"; that is never the cause that is raised
+    while there is another.
+    """
+    listed = list(futures)
+    for future in listed:
+        future.wait()
+    errors = [error for f in listed if (error := failure_of(f.state)) is not None]
+    unfinished = [f for f in listed if not f.state.is_completed()]
+    causes = [e for e in errors if not isinstance(e, UnfinishedRun)]
+    if causes or errors:
+        raise (causes or errors)[0]
+    if unfinished:
+        raise RuntimeError(f"a provisioning step ended as {unfinished[0].state.name}")

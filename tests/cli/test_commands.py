@@ -1,0 +1,121 @@
+"""Each command against a sandbox."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from prefect_aws import AwsCredentials
+
+from prefect_coiled import Cluster, Ec2DaskAccount
+from prefect_coiled.sandbox import SandboxInfo, status
+
+from .conftest import run
+
+
+def test_the_sandbox_is_started_found_and_stopped() -> None:
+    first = run("sandbox", "start")
+    assert first.exit_code == 0, first.output
+    assert first.stdout == run("sandbox", "start").stdout
+    assert "instances: 0" in run("sandbox", "status").stdout
+    assert run("sandbox", "stop").stdout == "The sandbox was stopped.\n"
+    gone = run("sandbox", "status")
+    assert (gone.exit_code, gone.stdout) == (1, "The sandbox does not run.\n")
+    assert run("sandbox", "stop").stdout == "The sandbox did not run.\n"
+
+
+def test_accounts_are_listed_with_the_sandbox_as_default() -> None:
+    Ec2DaskAccount(region="eu-west-1", spot=True, sandbox=True).save("listed", overwrite=True)
+    shown = run("account", "list").stdout.splitlines()
+    assert re.match(r"listed +eu-west-1 +any +yes +nat +sandbox", next(s for s in shown if "listed" in s))
+    assert any(line.startswith("default") and "no block of that name" in line for line in shown)
+
+
+def test_explain_says_where_each_value_came_from(sandbox: SandboxInfo) -> None:
+    Ec2DaskAccount(region="eu-west-1", sandbox=True).save("explained", overwrite=True)
+    shown = run("account", "explain", "explained").stdout
+    assert re.search(r"^region +eu-west-1 +account block", shown, re.M)
+    assert re.search(r"^spot +on-demand +default", shown, re.M)
+    shown = run("account", "explain", "explained", "--region", "us-west-2").stdout
+    assert re.search(r"^region +us-west-2 +keyword", shown, re.M)
+
+
+def test_check_says_who_the_credentials_are(sandbox: SandboxInfo) -> None:
+    checked = run("check")
+    assert checked.exit_code == 0, checked.output
+    assert "Account default in us-east-1 (the sandbox on this machine)." in checked.stdout
+    assert re.search(r"AWS account \d{12} as arn:aws:", checked.stdout)
+
+
+def test_check_does_not_accept_a_prefect_api_that_the_machines_cannot_reach(sandbox: SandboxInfo) -> None:
+    # An account that is not the sandbox, but whose AWS is there.
+    credentials = AwsCredentials(
+        aws_access_key_id="sandbox",
+        aws_secret_access_key="sandbox",
+        aws_client_parameters={"endpoint_url": sandbox.endpoint},
+    )
+    Ec2DaskAccount(region="us-east-1", aws_credentials=credentials).save("remote", overwrite=True)
+    checked = run("check", "--account", "remote")
+    assert checked.exit_code == 1
+    assert "an address of this machine alone" in checked.stderr
+
+
+def test_an_unknown_account_is_one_line_on_stderr(sandbox: SandboxInfo) -> None:
+    failed = run("ls", "--account", "nobodys")
+    assert failed.exit_code == 1
+    assert failed.stdout == ""
+    assert re.fullmatch(r"Error: account 'nobodys': no block of that name .*\n", failed.stderr)
+
+
+def test_a_region_that_does_not_exist_is_one_line_on_stderr(sandbox: SandboxInfo) -> None:
+    failed = run("ls", "--region", "us-east-9")
+    assert failed.exit_code == 1
+    assert failed.stderr.startswith("Error: region 'us-east-9'")
+    assert failed.stderr.count("\n") == 1
+
+
+def test_nothing_is_listed_where_nothing_runs(sandbox: SandboxInfo) -> None:
+    shown = run("ls", "--region", "sa-east-1").stdout
+    assert shown == "No cluster of account default runs in sa-east-1 (the sandbox on this machine).\n"
+
+
+def test_a_cluster_is_listed_read_and_stopped(cluster: Cluster) -> None:
+    row = next(line for line in run("ls").stdout.splitlines() if line.startswith("of-the-cli"))
+    assert re.match(r"of-the-cli +running +\d+ s +1 +2 x m6i.xlarge +\S+ +\$0\.\d+", row)
+
+    logs = run("logs", "of-the-cli", "--instance", "scheduler").stdout
+    assert logs.startswith("== scheduler i-")
+    assert run("logs", "of-the-cli", "--tail", "1").stdout.count("\n") <= 4
+
+    assert run("dashboard", "of-the-cli").stdout.strip() == cluster.dashboard_link
+
+    refused = run("stop", "of-the-cli", answer="n\n")
+    assert refused.exit_code == 1
+    assert "Delete cluster of-the-cli with 2 machines" in refused.output
+    found = status()
+    assert found is not None
+    assert found.instances == 2
+
+    stopped = run("stop", "of-the-cli", "--yes")
+    assert stopped.exit_code == 0, stopped.output
+    assert stopped.stdout.startswith("Removed: 2 instances, ")
+    found = status()
+    assert found is not None
+    assert found.instances == 0
+
+
+@pytest.mark.parametrize("arguments", [("stop", "never-was", "--yes"), ("logs", "never-was")])
+def test_a_cluster_that_is_not_there_is_an_error(sandbox: SandboxInfo, arguments: tuple[str, ...]) -> None:
+    failed = run(*arguments)
+    assert failed.exit_code == 1
+    assert failed.stderr.startswith("Error: cluster 'never-was': account default has none of that name")
+
+
+def test_set_up_makes_what_sweep_releases(sandbox: SandboxInfo) -> None:
+    made = run("set-up", "--region", "us-west-2")
+    assert made.exit_code == 0, made.output
+    assert "Account default is set up in us-west-2" in made.stdout
+    assert "nat-" in made.stdout
+    assert run("sweep", "--region", "us-west-2", "--keep-nat").stdout == "Removed: nothing\n"
+    assert run("sweep", "--region", "us-west-2").stdout.startswith("Removed: 1 NAT gateway")
+    assert run("sweep", "--region", "us-west-2").stdout == "Removed: nothing\n"

@@ -1,0 +1,244 @@
+"""Dask's cluster contract, over machines that boot."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+import subprocess
+import sys
+import textwrap
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import dask
+import pytest
+from distributed import Client, Security
+from distributed.core import connect
+
+from prefect_coiled.cluster import Cluster
+from prefect_coiled.sandbox import Sandbox
+
+Until = Callable[..., Any]
+
+
+def test_a_client_computes_on_every_worker(cluster: Cluster) -> None:
+    with Client(cluster) as client:
+        futures = client.map(lambda x: x * x, range(50))
+        assert sum(client.gather(futures)) == sum(x * x for x in range(50))
+        assert len(client.nthreads()) == 2
+
+
+def test_workers_are_named_as_their_machines_and_run_on_them(cluster: Cluster, sandbox: Sandbox) -> None:
+    with Client(cluster) as client:
+        names = {w["name"] for w in client.scheduler_info()["workers"].values()}
+        hosts = {w["host"] for w in client.scheduler_info()["workers"].values()}
+    assert names == set(cluster.workers) == cluster.observed == cluster.plan == cluster.requested
+    assert hosts == {w.private_ip for w in cluster.workers.values()}
+    assert names < set(sandbox.instances())
+
+
+def test_environ_and_dask_configuration_arrive_on_the_workers(sandbox: Sandbox) -> None:
+    with (
+        dask.config.set({"distributed.worker.memory.spill": 0.61, "my-own.key": [1, 2]}),
+        Cluster(n_workers=1, wait_for_workers=True, environ={"COLOUR": "blue"}, quiet=True) as cluster,
+        Client(cluster) as client,
+    ):
+
+        def look() -> list[Any]:
+            import os
+
+            get = dask.config.get
+            return [os.environ["COLOUR"], get("distributed.worker.memory.spill"), get("my-own.key")]
+
+        assert client.submit(look).result() == ["blue", 0.61, [1, 2]]
+
+
+def test_its_representation_names_it_and_counts_its_workers(cluster: Cluster) -> None:
+    assert repr(cluster).startswith(f"Cluster({cluster.name}, 'tls://")
+    assert "workers=2, threads=2" in repr(cluster)
+    assert cluster.name in cluster._repr_html_()
+
+
+def test_logs_of_every_machine_come_from_cloudwatch(cluster: Cluster, until: Until) -> None:
+    with Client(cluster) as client:
+        client.run(lambda: print("hello from the worker"))
+    until(lambda: all("hello from the worker" in cluster.get_logs()[w] for w in cluster.workers))
+    logs = cluster.get_logs()
+    assert set(logs) == {"Cluster", "Scheduler", *cluster.workers}
+    until(lambda: "Register worker" in cluster.get_logs(workers=False)["Scheduler"])
+    assert "instances: 3 launched" in logs["Cluster"]
+    assert set(cluster.get_logs(cluster=False, scheduler=False)) == set(cluster.workers)
+
+
+def test_secrets_are_in_no_log_and_no_representation(cluster: Cluster) -> None:
+    text = str(cluster.get_logs()) + repr(cluster) + str(cluster.record) + repr(cluster.security)
+    token = cluster.dashboard_link.partition("token=")[2]
+    assert len(token) > 20
+    for secret in ("canary-51d0", token, "PRIVATE KEY"):
+        assert secret not in text
+
+
+def test_the_dashboard_opens_by_https_with_its_token_only(cluster: Cluster) -> None:
+    trust = ssl.create_default_context(cadata=str(cluster.security.tls_ca_file))
+    trust.check_hostname = False
+    link = cluster.dashboard_link
+    assert link.startswith("https://")
+    browser = urllib.request.build_opener(
+        urllib.request.HTTPSHandler(context=trust), urllib.request.HTTPCookieProcessor()
+    )
+    with browser.open(link, timeout=10) as reply:  # sets a cookie and leads to the address without the token
+        assert (reply.status, reply.url) == (200, link.partition("?")[0])
+    with browser.open(link.partition("?")[0], timeout=10) as reply:
+        assert b"Dask" in reply.read()
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(link.partition("?")[0], context=trust, timeout=10)
+    with pytest.raises((urllib.error.URLError, OSError)):
+        urllib.request.urlopen(link.replace("https://", "http://"), timeout=10)
+
+
+def test_the_scheduler_refuses_plain_tcp_and_foreign_certificates(cluster: Cluster) -> None:
+    _, _, address = cluster.scheduler_address.partition("://")
+    host, _, port = address.partition(":")
+
+    async def try_to_connect(security: Security | None, protocol: str) -> None:
+        arguments = security.get_connection_args("client") if security else {}
+        comm = await connect(f"{protocol}://{address}", timeout=3, **arguments)
+        await comm.write({"op": "identity", "reply": True})
+        await comm.read()
+
+    foreign = Security.temporary()
+    for security, protocol in ((foreign, "tls"), (None, "tcp")):
+        with pytest.raises(OSError):  # noqa: PT011 - which one depends on when the peer hangs up
+            cluster.sync(try_to_connect, security, protocol)
+    context = ssl.create_default_context(cadata=str(cluster.security.tls_ca_file))
+    context.check_hostname = False
+    # In TLS 1.3 a server refuses a missing certificate only after the client's handshake is done.
+    with (
+        socket.create_connection((host, int(port)), 5) as plain,
+        context.wrap_socket(plain) as wrapped,
+    ):
+        wrapped.settimeout(5)
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            wrapped.recv(1)
+
+
+def test_two_clusters_in_one_process_keep_their_certificates_apart(cluster: Cluster) -> None:
+    with Cluster(n_workers=1, wait_for_workers=True, quiet=True) as other:
+        with Client(cluster) as first, Client(other) as second:
+            assert first.submit(sum, [1, 2]).result() == 3
+            assert second.submit(sum, [3, 4]).result() == 7
+        with pytest.raises(OSError, match=r"(?i)certificate|handshake|timed out"):
+            Client(other.scheduler_address, security=cluster.security, timeout=3)
+
+
+def test_it_scales_up_and_down_and_terminates_what_it_gives_back(
+    sandbox: Sandbox, until: Until, live: Callable[[], list[dict[str, Any]]]
+) -> None:
+    before = len(live())
+    with Cluster(n_workers=1, wait_for_workers=True, quiet=True) as cluster, Client(cluster) as client:
+        first = set(cluster.workers)
+        cluster.scale(3)
+        client.wait_for_workers(3, timeout=60)
+        assert len(cluster.plan) == 3
+        cluster.scale(1)
+        until(lambda: len(cluster.observed) == 1)
+        until(lambda: len(live()) == before + 2)
+        assert len(cluster.plan) == 1
+        assert client.submit(sum, [1, 2]).result() == 3
+        assert len(first) == 1
+    assert len(live()) == before
+
+
+def test_it_adapts_to_the_work(sandbox: Sandbox, until: Until) -> None:
+    with Cluster(n_workers=0, nthreads=1, quiet=True) as cluster, Client(cluster) as client:
+        cluster.adapt(minimum=0, maximum=2, interval="200ms", wait_count=3)
+        future = client.submit(lambda x: x + 1, 1)
+        assert future.result(timeout=60) == 2
+        del future
+        until(lambda: not cluster.plan, seconds=60)
+
+
+def test_a_worker_whose_machine_died_is_replaced_when_scaling(
+    sandbox: Sandbox, until: Until, live: Callable[[], list[dict[str, Any]]]
+) -> None:
+    with Cluster(n_workers=2, wait_for_workers=True, quiet=True) as cluster, Client(cluster) as client:
+        lost = min(cluster.workers)
+        sandbox.client("ec2").terminate_instances(InstanceIds=[lost])
+        until(lambda: lost not in cluster.observed)
+        until(lambda: lost not in cluster.plan)
+        cluster.scale(2)
+        client.wait_for_workers(2, timeout=60)
+        assert len(cluster.plan) == 2
+
+
+ATTACH = """
+    import json, sys
+    from distributed import Client
+    from prefect_coiled import Cluster
+    import prefect_coiled.sandbox.control as control
+    info = control.SandboxInfo(**json.loads(sys.argv[1]))
+    control.ensure_started = lambda: info
+    with Cluster(name=sys.argv[2], quiet=True) as cluster, Client(cluster) as client:
+        total = client.submit(sum, [20, 22]).result()
+        print(json.dumps([total, len(cluster.workers), cluster.shutdown_on_close]))
+"""
+
+
+def test_another_process_attaches_by_name_and_leaves_it_running(
+    cluster: Cluster, told: str, environ: dict[str, str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(ATTACH), told, cluster.name],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [42, 2, False]
+    with Client(cluster) as client:
+        assert len(client.nthreads()) == 2
+
+
+async def test_it_works_asynchronously(sandbox: Sandbox) -> None:
+    async with (
+        Cluster(n_workers=1, wait_for_workers=True, asynchronous=True, quiet=True) as cluster,
+        Client(cluster, asynchronous=True) as client,
+    ):
+        assert await client.submit(sum, [1, 2, 3]) == 6
+
+        async def registered() -> None:
+            while "Register worker" not in (await cluster.get_logs(workers=False))["Scheduler"]:
+                await asyncio.sleep(0.1)
+
+        await asyncio.wait_for(registered(), 30)  # logs are shipped in batches
+    assert cluster.removal is not None
+    assert len(cluster.removal.removed["instance"]) == 2
+
+
+async def test_it_works_synchronously_inside_a_running_loop_as_in_a_notebook(sandbox: Sandbox) -> None:
+    with Cluster(n_workers=1, wait_for_workers=True, quiet=True) as cluster, Client(cluster) as client:
+        assert client.submit(sum, [1, 2, 3]).result() == 6
+
+
+def test_its_cost_is_told_by_list_prices(cluster: Cluster) -> None:
+    cost = cluster.cost()
+    assert cost.total_usd is not None
+    assert cost.total_usd > 0
+    assert {line.what.split(":")[0] for line in cost.lines} >= {"scheduler", "workers"}
+
+
+def test_its_record_is_shown_in_prefect_as_flow_and_tasks(cluster: Cluster) -> None:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        flows = {f.id: f.name for f in client.read_flows()}
+        runs = [r for r in client.read_flow_runs() if r.name == f"create cluster {cluster.name}"]
+        names = {t.name for t in client.read_task_runs()}
+    assert [flows[r.flow_id] for r in runs] == ["create cluster"]
+    assert {"launch 2 x worker", "launch 1 x scheduler", "TLS keys", "security groups"} <= names

@@ -1,0 +1,163 @@
+"""However a cluster ends, nothing is left: neither in AWS nor among the processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from distributed import Client
+
+from prefect_coiled.cluster import Cluster
+from prefect_coiled.errors import ClusterStartError
+from prefect_coiled.sandbox import Sandbox
+
+Live = Callable[[], list[dict[str, Any]]]
+Until = Callable[..., Any]
+
+
+def test_closing_removes_everything(sandbox: Sandbox, live: Live) -> None:
+    cluster = Cluster(n_workers=1, wait_for_workers=True, quiet=True)
+    cluster.close()
+    cluster.close()
+    assert live() == []
+    assert {i["state"] for i in sandbox.instances().values()} == {"terminated"}
+    assert cluster.removal is not None
+    assert cluster.removal.left == {}
+
+
+def test_a_scheduler_that_cannot_start_fails_the_launch_with_its_own_words(
+    sandbox: Sandbox, live: Live
+) -> None:
+    with pytest.raises(ClusterStartError, match="no_such_option"):
+        Cluster(n_workers=1, quiet=True, scheduler_options={"no_such_option": 1}, timeout=90)
+    assert live() == []
+
+
+def test_workers_that_cannot_start_fail_the_launch_with_their_words_counted(
+    sandbox: Sandbox, live: Live
+) -> None:
+    with pytest.raises(ClusterStartError, match=r"of 2 worker machines ended.*no_such_option"):
+        Cluster(
+            n_workers=2, wait_for_workers=True, quiet=True, worker_options={"no_such_option": 1}, timeout=90
+        )
+    assert live() == []
+
+
+def test_a_launch_that_takes_too_long_is_given_up_and_removed(sandbox: Sandbox, live: Live) -> None:
+    sandbox.set(boot_delay=5)
+    try:
+        with pytest.raises(ClusterStartError, match=r"did not answer within 3 s.*Nothing is left running"):
+            Cluster(n_workers=1, quiet=True, timeout=3)
+    finally:
+        sandbox.set(boot_delay=0)
+    assert live() == []
+
+
+def test_an_idle_cluster_ends_by_itself(sandbox: Sandbox, live: Live, until: Until) -> None:
+    cluster = Cluster(n_workers=0, quiet=True, idle_timeout="15 s")
+    until(lambda: live() == [], 60)
+    cluster.close()
+
+
+def test_a_cluster_ends_when_its_time_is_up(sandbox: Sandbox, live: Live, until: Until) -> None:
+    with Cluster(n_workers=0, quiet=True, cluster_timeout="4 s"):
+        until(lambda: live() == [], 60)
+
+
+def test_spot_workers_leave_in_good_order_before_they_are_taken(
+    sandbox: Sandbox, live: Live, until: Until
+) -> None:
+    keywords: dict[str, Any] = {"n_workers": 2, "wait_for_workers": True, "spot": True, "quiet": True}
+    with Cluster(**keywords) as cluster, Client(cluster) as client:
+        held = client.scatter(list(range(20)), broadcast=False)
+        assert [w.spot for w in cluster.workers.values()] == [True, True]
+        leaving = min(cluster.workers)
+        sandbox.interrupt(leaving, seconds=60)
+        until(lambda: leaving not in cluster.observed, 30)
+        assert client.gather(held) == list(range(20))
+        until(lambda: leaving not in {i["InstanceId"] for i in live()}, 30)
+
+
+SCRIPT = """
+    import json, signal, sys, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts us without it
+    from distributed import Client
+    import prefect_coiled.sandbox.control as control
+    info = control.SandboxInfo(**json.loads(sys.argv[1]))
+    control.ensure_started = lambda: info
+    from prefect_coiled import Cluster
+    cluster = Cluster(n_workers=1, wait_for_workers=True, quiet=True, no_client_timeout="3 s",
+                      report=lambda step, state: print(step, state, flush=True))
+    client = Client(cluster)
+    print("all is up", flush=True)
+    {then}
+"""
+
+
+@pytest.fixture
+def script(told: str, environ: dict[str, str]) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Start a script that makes a cluster, says "all is up" and then does what is given."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(then: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(SCRIPT).replace("{then}", then), told],
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def wait_for_line(process: subprocess.Popen[str], word: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip().startswith(word):
+            return
+    assert process.stderr is not None
+    raise AssertionError(process.stderr.read())
+
+
+def test_a_script_that_forgets_to_close_leaves_nothing(
+    script: Callable[[str], subprocess.Popen[str]], live: Live
+) -> None:
+    process = script("pass")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert live() == []
+
+
+@pytest.mark.parametrize("word", ["instances", "scheduler ready", "all is up"])
+def test_ctrl_c_at_any_moment_leaves_nothing(
+    script: Callable[[str], subprocess.Popen[str]], live: Live, word: str
+) -> None:
+    process = script("time.sleep(600)")
+    wait_for_line(process, word)
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert live() == []
+
+
+def test_machines_of_a_killed_client_end_by_themselves(
+    script: Callable[[str], subprocess.Popen[str]], live: Live, until: Until
+) -> None:
+    process = script("time.sleep(600)")
+    wait_for_line(process, "all is up")
+    process.kill()
+    process.communicate(timeout=30)
+    assert live() != []
+    until(lambda: live() == [], 60)

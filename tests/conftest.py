@@ -1,0 +1,95 @@
+"""One Prefect server for the suite, a home of its own, and proof that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+# A shell starts what runs in its background with SIGINT ignored, and every child inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# Before anything reads them: nothing of the suite touches the home of whoever runs it.
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
+os.environ["PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL"] = "1"
+# What the tests do not look at, and what costs the machine under them a good part of a core.
+for service in ("SCHEDULER", "LATE_RUNS", "FOREMAN", "TRIGGERS", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP"):
+    os.environ[f"PREFECT_SERVER_SERVICES_{service}_ENABLED"] = "false"
+for name in [n for n in os.environ if n.startswith("AWS_")]:
+    del os.environ[name]
+
+_MARK = "PREFECT_COILED_SUITE"
+os.environ[_MARK] = str(os.getpid())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty home: no AWS configuration, no Dask configuration, no Prefect profile."""
+    folder = tmp_path_factory.mktemp("home")
+    keep = pytest.MonkeyPatch()
+    keep.setenv("HOME", str(folder))
+    keep.setenv("XDG_STATE_HOME", str(folder / "state"))
+    keep.setenv("PREFECT_HOME", str(folder / "prefect"))
+    keep.setenv("DASK_CONFIG", str(folder / "dask"))
+    yield folder
+    keep.undo()
+
+
+@pytest.fixture(scope="session")
+def prefect_server(home: Path) -> Iterator[None]:
+    """A real Prefect server, in its own process, with an empty database."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., Any]:
+    """Poll until a check gives something true."""
+
+    def wait(check: Callable[[], Any], seconds: float = 30.0) -> Any:
+        end = time.monotonic() + seconds
+        while not (found := check()):
+            assert time.monotonic() < end, f"not within {seconds} s: {check}"
+            time.sleep(0.05)
+        return found
+
+    return wait
+
+
+def _ours() -> list[psutil.Process]:
+    """Processes that carry the suite's mark, this one apart."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if (
+                process.pid != os.getpid()
+                and process.environ().get(_MARK) == os.environ[_MARK]
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run if any process that a test started, directly or through others, is still there."""
+    import multiprocessing.resource_tracker as tracker
+
+    own = {getattr(tracker._resource_tracker, "_pid", None)}
+    end = time.monotonic() + 15
+    while (left := [p for p in _ours() if p.pid not in own]) and time.monotonic() < end:
+        time.sleep(0.2)
+    if left:
+        for process in left:
+            print(f"left behind: {process.pid} {' '.join(process.cmdline())[:200]}")
+            process.kill()
+        session.exitstatus = 1

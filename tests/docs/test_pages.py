@@ -1,0 +1,129 @@
+"""What the README and the docs name is there: commands, make targets, files, error texts."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import prefect_coiled
+from prefect_coiled.cli import app
+
+from .conftest import ROOT
+from .test_examples import PAGES, blocks
+
+
+def shell_lines() -> list[str]:
+    texts = [*PAGES, ROOT / "CONTRIBUTING.md"]
+    lines = [line for page in texts for _, block in blocks(page, "sh") for line in block]
+    return sorted({line.partition("  #")[0].strip() for line in lines if line.strip()})
+
+
+@pytest.mark.parametrize("line", [s for s in shell_lines() if s.startswith("prefect-coiled")])
+def test_the_command_and_its_options_exist(line: str) -> None:
+    words = shlex.split(line)[1:]
+    path = []
+    for word in words:
+        if word.startswith("-") or CliRunner().invoke(app, [*path, word, "--help"]).exit_code != 0:
+            break
+        path.append(word)
+        if path[0] not in ("sandbox", "account"):
+            break
+    shown = CliRunner().invoke(app, [*path, "--help"])
+    assert shown.exit_code == 0
+    assert path
+    for option in (w for w in words if w.startswith("--")):
+        assert option in shown.stdout, line
+
+
+@pytest.mark.parametrize("line", [s for s in shell_lines() if not s.startswith("prefect-coiled")])
+def test_other_commands_are_those_of_make_or_of_prefect(line: str) -> None:
+    words = shlex.split(line)
+    if words[0] == "make":
+        target = next(w for w in words[1:] if "=" not in w)
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
+    else:
+        assert tuple(words[:2]) in {
+            ("prefect", "block"),
+            ("prefect", "deploy"),
+            ("prefect", "work-pool"),
+            ("prefect", "worker"),
+        }
+
+
+def test_the_page_of_the_command_line_is_that_of_its_help_texts() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "write_cli_page.py"))
+    page: str = script["page"]()
+    assert page == (ROOT / "docs" / "cli.md").read_text(encoding="utf-8"), (
+        "run scripts/write_cli_page.py and look at what has changed"
+    )
+
+
+def test_every_exported_name_is_in_the_reference() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    for name in prefect_coiled.__all__:
+        assert f"`{name}`" in text
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2]
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name in nav
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda p: p.stem)
+def test_the_files_that_a_page_links_to_are_there(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_quoted_error_texts_are_those_of_the_code() -> None:
+    code = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "prefect_coiled").rglob("*.py"))
+    plain = re.sub(r'"\s*\n\s*f?"', "", code)  # texts that go over several lines
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = [
+        text
+        for row in page.splitlines()
+        if row.startswith("| `")
+        for text in re.findall(r"`([^`]+)`", row.split("|")[1])
+    ]
+    assert len(quoted) > 20
+    for text in quoted:
+        assert text.strip() in plain, text
+
+
+@pytest.fixture(scope="module")
+def deployments() -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    return listed
+
+
+def test_the_deployed_flows_exist_and_take_their_parameters(deployments: list[dict[str, Any]]) -> None:
+    from prefect.flows import load_flow_from_entrypoint
+
+    assert {d["name"] for d in deployments} == {"quickstart", "nightly-sweep"}
+    for deployment in deployments:
+        path, _, name = deployment["entrypoint"].partition(":")
+        flow = load_flow_from_entrypoint(f"{ROOT / path}:{name}")
+        flow.validate_parameters(deployment["parameters"])
+
+
+def test_the_account_as_code_can_be_saved(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TEAM_REGION", "eu-west-1")
+    monkeypatch.setenv("MY_TEAM_SANDBOX", "1")
+    block = runpy.run_path(str(ROOT / "blocks" / "my_team.py"))["my_team"]()
+    block.save("as-code", overwrite=True)
+    assert prefect_coiled.load_account("as-code").is_sandbox
+
+
+def test_the_sweep_flow_sweeps_the_region_of_the_block(environ: dict[str, str]) -> None:
+    prefect_coiled.Ec2DaskAccount(region="eu-west-2", sandbox=True).save("swept", overwrite=True)
+    sweep_regions = runpy.run_path(str(ROOT / "flows" / "sweep.py"))["sweep_regions"]
+    assert sweep_regions("swept") == {"eu-west-2": "nothing"}

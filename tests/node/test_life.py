@@ -1,0 +1,138 @@
+"""How machines end: every way leads to one line with the reason, the last lines shipped, power-off."""
+
+import os
+import signal
+
+import pytest
+
+from tests.node.conftest import until
+
+
+def ended(node, reason, timeout=30):
+    node.wait_off(timeout)
+    assert node.reason() == reason
+    assert f"reason={reason}" in node.cluster.log(node)
+    assert node.off.read_text() == "-h now\n"
+    assert node.descendants() == []
+    assert list((node.directory / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"idle_timeout": 0.5}, "idle"), ({"cluster_timeout": 0.5}, "cluster-timeout")],
+)
+def test_a_scheduler_closes_by_its_timers(cluster, changes, reason):
+    scheduler, _ = cluster.start(**changes)
+    ended(scheduler, reason)
+
+
+def test_a_cluster_without_clients_ends_with_all_its_machines(cluster):
+    scheduler, [worker] = cluster.start(1, no_client_timeout=1.0)
+    with cluster.client() as client:
+        client.wait_for_workers(1, timeout=30)
+        # A client that does nothing keeps it open.
+        client.run_on_scheduler(lambda dask_scheduler: dask_scheduler._timers.started)
+        assert not scheduler.off.exists()
+    ended(scheduler, "no-client")
+    ended(worker, "closed")
+
+
+def test_a_cluster_that_nobody_ever_connects_to_ends(cluster):
+    scheduler, _ = cluster.start(no_client_timeout=0.5, settings={"client_grace_s": 0.5})
+    ended(scheduler, "no-client")
+
+
+def test_a_client_can_close_the_cluster(cluster):
+    scheduler, [worker] = cluster.start(1)
+    with cluster.client() as client:
+        client.wait_for_workers(1, timeout=30)
+        client.shutdown()
+    ended(scheduler, "closed")
+    ended(worker, "closed")
+
+
+def test_a_lost_scheduler_powers_its_workers_off(cluster):
+    scheduler, [worker] = cluster.start(1)
+    until(lambda: "ready after" in worker.console, 30)
+    os.kill(scheduler.dask_pid(), signal.SIGSEGV)
+    ended(scheduler, "crashed")
+    assert "rc=-11" in scheduler.console
+    assert "Fatal Python error: Segmentation fault" in cluster.log(scheduler)
+    ended(worker, "scheduler-lost")
+
+
+def test_a_dask_process_that_hangs_is_ended(cluster):
+    scheduler, _ = cluster.start(settings={"pulse_s": 0.2, "hang_s": 2})
+    os.kill(scheduler.dask_pid(), signal.SIGSTOP)
+    ended(scheduler, "hung")
+
+
+def test_a_spot_notice_moves_results_to_another_worker_first(cluster):
+    _, [spot, other] = cluster.start(
+        2, settings={}, worker={"spot": True, "settings": {"spot_poll_s": 0.2, "drain_s": 20}}
+    )
+    with cluster.client() as client:
+        client.wait_for_workers(2, timeout=40)
+        kept = client.submit(lambda: bytearray(1_000_000), workers=[spot.instance_id], pure=False)
+        running = client.submit(
+            lambda: __import__("time").sleep(1.5) or "done",
+            workers=[spot.instance_id],
+            pure=False,
+            allow_other_workers=True,
+        )
+        kept.result()  # on the spot machine alone
+        spot.metadata.values["spot/instance-action"] = '{"action": "terminate", "time": "soon"}'
+        ended(spot, "spot")
+        assert len(client.gather(kept)) == 1_000_000
+        assert running.result() == "done"
+        names = {w["name"] for w in client.scheduler_info(n_workers=-1)["workers"].values()}
+        assert names == {other.instance_id}
+        story = client.run_on_scheduler(
+            lambda dask_scheduler: [ts.suspicious for ts in dask_scheduler.tasks.values()]
+        )
+        assert set(story) == {0}
+    assert "results of 1 worker(s) moved" in spot.console
+
+
+def test_a_terminated_instance_ends_its_worker_and_sends_its_last_lines(cluster):
+    _, [worker] = cluster.start(1)
+    until(lambda: "ready after" in worker.console, 30)
+    worker.process.send_signal(signal.SIGTERM)
+    ended(worker, "stopped")
+    with cluster.client() as client:
+        until(lambda: not client.scheduler_info(n_workers=-1)["workers"], 10)
+
+
+def test_a_killed_agent_takes_dask_with_it(cluster):
+    scheduler, _ = cluster.start()
+    scheduler.process.kill()
+    until(lambda: not scheduler.descendants(), 20, "end of Dask")
+
+
+def test_a_machine_without_keys_says_why_and_powers_off(cluster):
+    node = cluster.node("scheduler", {"secrets_wait_s": 1}, secrets_parameter="/not/there")
+    ended(node, "boot-failed")
+    assert "ParameterNotFound" in node.console
+    assert "ssm:GetParameter" in cluster.log(node)
+
+
+def test_a_worker_whose_scheduler_never_comes_powers_off(cluster):
+    worker = cluster.node("worker", scheduler_host="127.77.1.1", boot_timeout=3)
+    ended(worker, "boot-timeout")
+
+
+def test_several_workers_of_a_given_class_share_a_machine(cluster):
+    cluster.start()
+    worker = cluster.node("worker", workers_per_vm=2, worker_class="distributed.worker.Worker", nthreads=None)
+    with cluster.client() as client:
+        client.wait_for_workers(2, timeout=40)
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        assert {w["name"] for w in workers} == {f"{worker.instance_id}-0", f"{worker.instance_id}-1"}
+        assert {w["nthreads"] for w in workers} == {max(1, (os.cpu_count() or 1) // 2)}
+
+
+def test_a_class_that_is_not_there_is_told_in_the_log(cluster):
+    cluster.start()
+    worker = cluster.node("worker", worker_class="no_such_module.Worker")
+    ended(worker, "crashed")
+    assert "No module named 'no_such_module'" in cluster.log(worker)

@@ -1,0 +1,67 @@
+"""A sandbox in which machines run without processes: enough for what provisioning asks of AWS."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from prefect_coiled.aws.credentials import Account, CredentialSource
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.cluster.request import Request
+from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.provision.sessions import open_door
+from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.tasks.steps import Session, use_session
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def shared_sandbox() -> Iterator[Sandbox]:
+    with Sandbox({"boot": "none"}) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(shared_sandbox: Sandbox, prefect_server: None) -> Iterator[Sandbox]:
+    """The shared sandbox, its faults and limits taken back at the end."""
+    yield shared_sandbox
+    shared_sandbox.faults([])
+    shared_sandbox.set(capacity=[])
+
+
+@pytest.fixture
+def account(sandbox: Sandbox) -> Account:
+    keys = CredentialSource("sandbox", SecretStr("sandbox"))
+    return Account("team", credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
+
+
+@pytest.fixture
+def aws(account: Account) -> Aws:
+    return open_door(account, "us-east-1")
+
+
+@pytest.fixture
+def session(aws: Aws) -> Iterator[Session]:
+    """The session that provisioning flows find in this context."""
+    with use_session(Session(aws)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def spec(account: Account) -> Callable[..., ClusterSpec]:
+    """Plan a cluster from the keywords of `Cluster`; each has another name unless one is given."""
+
+    def make(**keywords: Any) -> ClusterSpec:
+        keywords.setdefault("name", f"c{next(_numbers)}")
+        request = Request(**{"n_workers": 2, "defaults": {}, **keywords})
+        return request.spec(
+            account, "tester", own_cidr=lambda: "192.0.2.7/32", now=datetime.now(timezone.utc)
+        )
+
+    return make

@@ -1,0 +1,381 @@
+"""Launching, failing, deleting and sweeping clusters, without booting them."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from prefect_coiled.aws import instances
+from prefect_coiled.aws.credentials import Account
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import NoCapacityError, PrefectCoiledError, ProvisionError, StoppedError
+from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.provision import (
+    add_workers,
+    create_cluster,
+    delete_cluster,
+    remove_cluster,
+    set_up_account,
+    sweep,
+)
+from prefect_coiled.provision.clusters import find_cluster
+from prefect_coiled.provision.sessions import open_door
+from prefect_coiled.records import ClusterRecord
+from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.tasks.steps import Session, use_session
+
+Spec = Callable[..., ClusterSpec]
+
+
+def live(sandbox: Sandbox) -> list[dict[str, Any]]:
+    found = sandbox.client("ec2").describe_instances(
+        Filters=[{"Name": "instance-state-name", "Values": ["pending", "running"]}]
+    )
+    return [i for r in found["Reservations"] for i in r["Instances"]]
+
+
+def parameters(sandbox: Sandbox) -> list[dict[str, Any]]:
+    pages = sandbox.client("ssm").get_paginator("describe_parameters").paginate()
+    return [p for page in pages for p in page["Parameters"] if p["Name"].startswith("/prefect-coiled/")]
+
+
+def leftovers(sandbox: Sandbox) -> dict[str, int]:
+    """How much of clusters (not of the account) is still there."""
+    ec2, mine = sandbox.client("ec2"), [{"Name": "tag-key", "Values": ["coiled-cluster"]}]
+    return {
+        "instances": len(live(sandbox)),
+        "groups": len(ec2.describe_security_groups(Filters=mine)["SecurityGroups"]),
+        "templates": len(ec2.describe_launch_templates(Filters=mine)["LaunchTemplates"]),
+        "parameters": len(parameters(sandbox)),
+    }
+
+
+@pytest.fixture(autouse=True)
+def clean(account: Account, sandbox: Sandbox) -> Iterator[None]:
+    """Tests share the account's network, which takes seconds to make, and each removes its clusters."""
+    yield
+    sandbox.faults([])
+    aws = open_door(account, "us-east-1")
+    for name in {i.cluster for i in instances.find_instances(aws)} | set(_names(sandbox)):
+        remove_cluster(aws, name)
+    assert leftovers(sandbox) == NOTHING
+
+
+def _names(sandbox: Sandbox) -> list[str]:
+    groups = sandbox.client("ec2").describe_security_groups(
+        Filters=[{"Name": "tag-key", "Values": ["coiled-cluster"]}]
+    )["SecurityGroups"]
+    return [t["Value"] for g in groups for t in g["Tags"] if t["Key"] == "coiled-cluster"]
+
+
+NOTHING = {"instances": 0, "groups": 0, "templates": 0, "parameters": 0}
+
+
+def test_scheduler_and_workers_are_launched_with_two_calls(session: Session, spec: Spec, aws: Aws) -> None:
+    record = create_cluster(spec(n_workers=7))
+    assert len(record.workers) == 7
+    assert aws.calls["ec2:RunInstances"] == 2
+
+
+def test_the_record_goes_through_json(session: Session, spec: Spec) -> None:
+    record = create_cluster(spec())
+    assert ClusterRecord.model_validate_json(record.model_dump_json()) == record
+
+
+def test_the_number_of_calls_does_not_grow_with_the_workers_but_for_log_streams(
+    session: Session, spec: Spec, aws: Aws
+) -> None:
+    set_up_account("team", "us-east-1")
+    counted = []
+    for n in (1, 5, 20, 100):
+        aws.calls.clear()
+        create_cluster(spec(n_workers=n))
+        assert aws.calls.pop("logs:CreateLogStream") == n + 1
+        aws.calls.pop("ec2:DescribeInstances")  # polls until the scheduler has its address
+        counted.append(dict(aws.calls))
+    assert all(calls == counted[0] for calls in counted)
+    assert sum(counted[0].values()) < 40
+
+
+def test_a_second_cluster_shares_the_network_of_the_first(
+    session: Session, spec: Spec, sandbox: Sandbox
+) -> None:
+    first, second = create_cluster(spec()), create_cluster(spec())
+    assert first.scheduler.subnet_id == second.scheduler.subnet_id
+    vpcs = sandbox.client("ec2").describe_vpcs(Filters=[{"Name": "tag:owner", "Values": ["coiled"]}])["Vpcs"]
+    assert len(vpcs) == 1
+
+
+def test_machines_are_closed_and_private_by_default(session: Session, spec: Spec, sandbox: Sandbox) -> None:
+    record = create_cluster(spec())
+    ec2 = sandbox.client("ec2")
+    for instance in live(sandbox):
+        assert instance["MetadataOptions"]["HttpTokens"] == "required"
+        assert instance["MetadataOptions"]["HttpPutResponseHopLimit"] == 1
+        volumes = [m["Ebs"]["VolumeId"] for m in instance["BlockDeviceMappings"]]
+        assert all(v["Encrypted"] for v in ec2.describe_volumes(VolumeIds=volumes)["Volumes"])
+        behaviour = ec2.describe_instance_attribute(
+            InstanceId=instance["InstanceId"], Attribute="instanceInitiatedShutdownBehavior"
+        )
+        assert behaviour["InstanceInitiatedShutdownBehavior"]["Value"] == "terminate"
+    workers = [i for i in live(sandbox) if i["InstanceId"] != record.scheduler.instance_id]
+    assert not any(i.get("PublicIpAddress") for i in workers)
+    assert record.scheduler.public_ip
+
+
+def test_ingress_is_what_the_options_say_and_port_22_only_with_a_key(
+    session: Session, spec: Spec, sandbox: Sandbox
+) -> None:
+    plan = spec(backend_options={"firewall": {"ports": [22, 8786], "cidr": "me"}})
+    record = create_cluster(plan)
+    ec2 = sandbox.client("ec2")
+    (machine,) = [i for i in live(sandbox) if i["InstanceId"] == record.scheduler.instance_id]
+    ids = [g["GroupId"] for g in machine["SecurityGroups"]]
+    rules = [
+        p for g in ec2.describe_security_groups(GroupIds=ids)["SecurityGroups"] for p in g["IpPermissions"]
+    ]
+    open_to = {(r["CidrIp"], p["FromPort"], p["ToPort"]) for p in rules for r in p["IpRanges"]}
+    assert open_to == {("192.0.2.7/32", 8786, 8786)}
+    inside = [p for p in rules if p["UserIdGroupPairs"]]
+    assert [(p["FromPort"], p["ToPort"]) for p in inside] == [(1024, 65535)]
+    assert {q["GroupId"] for p in inside for q in p["UserIdGroupPairs"]} <= set(ids)
+
+
+def test_no_secret_is_in_user_data_or_tags(session: Session, spec: Spec, sandbox: Sandbox, aws: Aws) -> None:
+    canary = "canary-7f3a9c"
+    with use_session(Session(aws, environ={"TOKEN": canary})) as opened:
+        create_cluster(spec())
+    keys = opened.client_secrets
+    assert keys is not None
+    secret = keys.key.get_secret_value().splitlines()[1]
+    ec2 = sandbox.client("ec2")
+    for instance in live(sandbox):
+        attribute = ec2.describe_instance_attribute(InstanceId=instance["InstanceId"], Attribute="userData")
+        text = base64.b64decode(attribute["UserData"]["Value"]).decode()
+        assert "prefect-coiled" in text
+        for hidden in (canary, secret, keys.dashboard_token.get_secret_value(), "PRIVATE KEY"):
+            assert hidden not in text
+            assert hidden not in str(instance)
+    assert Counter(p["Type"] for p in parameters(sandbox)) == {"SecureString": 3, "String": 1}
+
+
+def test_every_machine_has_a_log_stream(session: Session, spec: Spec, sandbox: Sandbox) -> None:
+    record = create_cluster(spec())
+    pages = sandbox.client("logs").get_paginator("describe_log_streams").paginate(logGroupName="team")
+    streams = [s for page in pages for s in page["logStreams"]]
+    ids = {record.scheduler.instance_id, *(w.instance_id for w in record.workers)}
+    assert ids <= {s["logStreamName"] for s in streams}
+
+
+def test_a_users_tags_are_on_every_machine_beside_ours(
+    session: Session, spec: Spec, sandbox: Sandbox
+) -> None:
+    plan = spec(tags={"project": "billing"})
+    create_cluster(plan)
+    for instance in live(sandbox):
+        labels = {t["Key"]: t["Value"] for t in instance["Tags"]}
+        assert labels["project"] == "billing"
+        assert (labels["owner"], labels["coiled-account"], labels["coiled-cluster"]) == (
+            "coiled",
+            "team",
+            plan.name,
+        )
+        assert labels["coiled-creator"] == "tester"
+
+
+def test_without_capacity_the_next_type_is_taken(session: Session, spec: Spec, sandbox: Sandbox) -> None:
+    sandbox.set(capacity=[{"instance_type": "m6i.xlarge", "zone": "*", "free": 1}])
+    plan = spec(n_workers=3, worker_vm_types=["m6i.xlarge", "c6i.xlarge"], scheduler_vm_types=["t3.large"])
+    record = create_cluster(plan)
+    assert Counter(w.instance_type for w in record.workers) == {"m6i.xlarge": 1, "c6i.xlarge": 2}
+
+
+def test_without_capacity_in_a_zone_the_next_zone_is_taken(
+    session: Session, spec: Spec, sandbox: Sandbox
+) -> None:
+    sandbox.set(capacity=[{"instance_type": "m6i.xlarge", "zone": "us-east-1a", "free": 0}])
+    plan = spec(worker_vm_types=["m6i.xlarge"], scheduler_vm_types=["m6i.xlarge"])
+    record = create_cluster(plan)
+    assert {m.zone for m in (record.scheduler, *record.workers)} == {"us-east-1b"}
+
+
+def test_spot_falls_back_to_on_demand_only_where_it_may(
+    session: Session, spec: Spec, sandbox: Sandbox
+) -> None:
+    rule = {
+        "service": "ec2",
+        "action": "RunInstances",
+        "match": {"InstanceMarketOptions.MarketType": "spot"},
+        "effect": "error",
+        "code": "InsufficientInstanceCapacity",
+        "status": 500,
+    }
+    sandbox.faults([rule])
+    record = create_cluster(spec(spot_policy="spot_with_fallback", zone="us-east-1a"))
+    assert [w.spot for w in record.workers] == [False, False]
+    with pytest.raises(NoCapacityError, match=r"launching 2 workers.*\(spot\)"):
+        create_cluster(spec(spot=True, zone="us-east-1a"))
+
+
+def test_no_capacity_anywhere_names_what_was_tried_and_leaves_nothing(
+    session: Session, spec: Spec, sandbox: Sandbox
+) -> None:
+    sandbox.set(capacity=[{"instance_type": "*", "zone": "*", "free": 1}])
+    plan = spec(n_workers=2, wait_for_workers=True, worker_vm_types=["m6i.large"], zone="us-east-1a")
+    with pytest.raises(NoCapacityError, match=r"m6i\.large in us-east-1a \(on demand\)"):
+        create_cluster(plan)
+    assert leftovers(sandbox) == NOTHING
+
+
+def test_fewer_workers_than_asked_are_accepted_within_wait_for_workers(
+    session: Session, spec: Spec, sandbox: Sandbox
+) -> None:
+    sandbox.set(capacity=[{"instance_type": "m6i.large", "zone": "*", "free": 2}])
+    plan = spec(
+        n_workers=4, wait_for_workers=2, worker_vm_types=["m6i.large"], scheduler_vm_types=["t3.large"]
+    )
+    assert len(create_cluster(plan).workers) == 2
+
+
+@pytest.mark.parametrize(
+    ("service", "action"),
+    [
+        ("ssm", "PutParameter"),
+        ("ec2", "CreateSecurityGroup"),
+        ("ec2", "AuthorizeSecurityGroupIngress"),
+        ("ec2", "CreateLaunchTemplate"),
+        ("ec2", "RunInstances"),
+        ("logs", "CreateLogStream"),
+    ],
+)
+@pytest.mark.parametrize("skip", [0, 1])
+def test_a_denied_call_leaves_nothing_and_names_the_action(
+    session: Session, spec: Spec, sandbox: Sandbox, service: str, action: str, skip: int
+) -> None:
+    set_up_account("team", "us-east-1")
+    code = "UnauthorizedOperation" if service == "ec2" else "AccessDeniedException"
+    sandbox.faults(
+        [{"service": service, "action": action, "effect": "error", "code": code, "status": 403, "skip": skip}]
+    )
+    with pytest.raises(PrefectCoiledError, match=action):
+        create_cluster(spec())
+    sandbox.faults([])
+    assert leftovers(sandbox) == NOTHING
+
+
+def test_a_lost_reply_to_run_instances_launches_nothing_twice(
+    session: Session, spec: Spec, sandbox: Sandbox
+) -> None:
+    set_up_account("team", "us-east-1")
+    sandbox.faults([{"service": "ec2", "action": "RunInstances", "effect": "drop_after", "times": 2}])
+    record = create_cluster(spec(n_workers=3))
+    assert len(live(sandbox)) == 4
+    assert len(record.workers) == 3
+
+
+def test_a_stop_during_the_launch_ends_it_and_leaves_nothing(
+    account: Account, spec: Spec, sandbox: Sandbox
+) -> None:
+    stop = threading.Event()
+    door = open_door(account, "us-east-1", stop)
+
+    def press(action: str, what: str) -> None:
+        if action == "logs:CreateLogStream":
+            stop.set()
+
+    door.observer = press
+    with use_session(Session(door)), pytest.raises(StoppedError):
+        create_cluster(spec())
+    assert leftovers(sandbox) == NOTHING
+
+
+def test_two_clusters_cannot_have_one_name(session: Session, spec: Spec, sandbox: Sandbox) -> None:
+    create_cluster(spec(name="twin"))
+    with pytest.raises(ProvisionError, match="has a cluster of that name"):
+        create_cluster(spec(name="twin"))
+    assert len(live(sandbox)) == 3
+
+
+def test_a_cluster_is_found_by_its_name_from_aws_alone(session: Session, spec: Spec, aws: Aws) -> None:
+    plan = spec()
+    record = create_cluster(plan)
+    found = find_cluster(aws, plan.name)
+    assert found is not None
+    found_spec, found_record = found
+    assert found_spec == plan
+    assert found_record.scheduler.instance_id == record.scheduler.instance_id
+    assert {w.instance_id for w in found_record.workers} == {w.instance_id for w in record.workers}
+    assert find_cluster(aws, "no-such-cluster") is None
+
+
+def test_added_workers_join_the_same_cluster(session: Session, spec: Spec, aws: Aws) -> None:
+    plan = spec()
+    record = create_cluster(plan)
+    more = add_workers(plan, record, 2, "b1")
+    assert {m.cluster for m in more} == {plan.name}
+    again = add_workers(plan, record, 2, "b1")
+    assert {m.instance_id for m in again} == {m.instance_id for m in more}
+    assert len(instances.find_instances(aws, plan.name)) == 5
+
+
+def test_delete_removes_all_of_a_cluster_and_nothing_of_another(
+    session: Session, spec: Spec, sandbox: Sandbox
+) -> None:
+    keep, drop = spec(name="day"), spec(name="day-2")
+    create_cluster(keep)
+    create_cluster(drop)
+    removal = delete_cluster("team", "us-east-1", "day-2")
+    assert {k: len(v) for k, v in removal.removed.items()} == {
+        "instance": 3,
+        "launch template": 2,
+        "security group": 2,
+        "parameter": 4,
+    }
+    assert leftovers(sandbox) == {"instances": 3, "groups": 2, "templates": 2, "parameters": 4}
+    assert delete_cluster("team", "us-east-1", "day-2").removed == {}
+
+
+def test_sweep_leaves_running_clusters_and_foreign_resources_alone(
+    session: Session, spec: Spec, sandbox: Sandbox
+) -> None:
+    create_cluster(spec())
+    ec2 = sandbox.client("ec2")
+    address = ec2.allocate_address(Domain="vpc")["AllocationId"]
+    before = leftovers(sandbox)
+    assert sweep("team", "us-east-1").removed == {}
+    assert leftovers(sandbox) == before
+    assert ec2.describe_addresses(AllocationIds=[address])["Addresses"]
+    ec2.release_address(AllocationId=address)
+
+
+def test_sweep_removes_a_cluster_whose_scheduler_is_gone(
+    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = create_cluster(spec())
+    instances.terminate_instances(aws, [record.scheduler.instance_id])
+    # It was just launched, so that sweep takes it for one that is still coming up.
+    assert sweep("team", "us-east-1", release_nat=False).removed == {}
+    monkeypatch.setattr("prefect_coiled.aws.parameters.STARTING", 0.0)
+    removal = sweep("team", "us-east-1")
+    assert len(removal.removed["security group"]) == 2
+    assert leftovers(sandbox) == NOTHING
+    assert sweep("team", "us-east-1").removed == {}
+
+
+def test_sweep_releases_a_nat_gateway_that_no_cluster_uses_and_the_next_cluster_makes_one(
+    session: Session, spec: Spec, sandbox: Sandbox
+) -> None:
+    plan = spec()
+    create_cluster(plan)
+    delete_cluster("team", "us-east-1", plan.name)
+    removal = sweep("team", "us-east-1")
+    assert {k: len(v) for k, v in removal.removed.items()} == {"NAT gateway": 1, "elastic address": 1}
+    assert sandbox.client("ec2").describe_addresses()["Addresses"] == []
+    create_cluster(spec())
+    states = [n["State"] for n in sandbox.client("ec2").describe_nat_gateways()["NatGateways"]]
+    assert states.count("available") == 1

@@ -1,0 +1,103 @@
+"""A Prefect server and a TLS Dask cluster of processes, shared by the tests of the task runner."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dask
+import pytest
+from distributed import LocalCluster
+from distributed.security import Security
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    TaskRunFilterFlowRunId,
+)
+from prefect.client.schemas.objects import TaskRun
+
+from prefect_coiled.task_runner import CoiledTaskRunner
+
+# What the suite sets for its Prefect servers, for processes that start one of their own.
+FAST = {
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def needs_a_server(prefect_server: None) -> None:
+    """Every test of the runner talks to the suite's Prefect server."""
+
+
+@pytest.fixture(scope="session")
+def security() -> Security:
+    return Security.temporary()
+
+
+@pytest.fixture(scope="session")
+def dask_cluster(security: Security, prefect_server: None) -> Iterator[LocalCluster]:
+    """Two worker processes of two threads, TLS; a task whose worker dies is given up at once."""
+    with (
+        dask.config.set(
+            {
+                "distributed.scheduler.allowed-failures": 0,
+                # What a worker of ours has in its own configuration.
+                "distributed.comm.tls.ca-file": security.tls_ca_file,
+                "distributed.comm.tls.client.cert": security.tls_client_cert,
+                "distributed.comm.tls.client.key": security.tls_client_key,
+            }
+        ),
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=2,
+            processes=True,
+            dashboard_address=None,
+            protocol="tls://",
+            security=security,
+        ) as cluster,
+    ):
+        yield cluster
+
+
+@pytest.fixture
+def runner(dask_cluster: LocalCluster, security: Security) -> CoiledTaskRunner:
+    """A runner on the shared cluster."""
+    dask_cluster.sync(dask_cluster._correct_state)
+    return CoiledTaskRunner(address=dask_cluster.scheduler_address, client_kwargs={"security": security})
+
+
+def task_runs(flow_run_id: Any) -> list[TaskRun]:
+    with get_client(sync_client=True) as client:
+        return client.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])),
+            task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run_id])),
+        )
+
+
+def eventually(check: Callable[[], Any], timeout: float = 60.0) -> Any:
+    """Poll until a check gives something true; the API lags behind the runs."""
+    deadline = time.monotonic() + timeout
+    while not (value := check()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not so within {timeout} s; the last value was {value!r}")
+        time.sleep(0.1)
+    return value
+
+
+def states_of(flow_run_id: Any) -> dict[str, list[str]]:
+    """The state names of a flow run's task runs, by task name."""
+    states: dict[str, list[str]] = {}
+    for run in task_runs(flow_run_id):
+        name = run.name.rsplit("-", 1)[0]
+        states.setdefault(name, []).append(run.state.name if run.state else "none")
+    return {name: sorted(found) for name, found in states.items()}
+
+
+def flow_run_state(flow_run_id: Any) -> str:
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(flow_run_id).state
+        return state.name if state and state.name else "none"

@@ -1,0 +1,200 @@
+"""No silent loss: every task ends in one terminal state, and a flow that lost one says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+from prefect import flow, task
+from prefect.futures import as_completed, wait
+
+from prefect_coiled.errors import TaskLostError
+from prefect_coiled.task_runner import CoiledTaskRunner
+
+from .conftest import eventually, flow_run_state, states_of
+
+
+@task
+def die() -> None:
+    os._exit(1)
+
+
+@task
+def live(x: Any = None) -> str:
+    return "alive"
+
+
+def run(a_flow: Any) -> tuple[Any, str, dict[str, list[str]]]:
+    """Run a flow that puts its run's id into a list; give its state, and the server's view."""
+    state = a_flow(return_state=True)
+    flow_run_id = state.state_details.flow_run_id
+    terminal = {"Completed", "Crashed", "Failed", "Cancelled", "NotReady"}
+    eventually(lambda: (s := states_of(flow_run_id)) and all(x in terminal for v in s.values() for x in v))
+    return state, flow_run_state(flow_run_id), states_of(flow_run_id)
+
+
+def test_a_lost_task_raises_from_result_and_fails_the_flow(runner: CoiledTaskRunner) -> None:
+    @flow(task_runner=runner)
+    def asks() -> None:
+        die.submit().result()
+
+    state, on_server, tasks = run(asks)
+    assert on_server == "Failed"
+    assert tasks == {"die": ["Crashed"]}
+    with pytest.raises(TaskLostError, match="Dask gave up on task 'die'"):
+        state.result()
+
+
+def test_a_lost_task_that_is_only_waited_for_fails_the_flow(runner: CoiledTaskRunner) -> None:
+    seen: list[str] = []
+
+    @flow(task_runner=runner)
+    def waits() -> str:
+        futures = [die.submit()]
+        wait(futures)
+        seen.extend(f.state.name for f in futures)
+        return "fine"
+
+    state, on_server, tasks = run(waits)
+    assert (on_server, tasks, seen) == ("Failed", {"die": ["Crashed"]}, ["Crashed"])
+    with pytest.raises(TaskLostError):
+        state.result()
+
+
+def test_a_lost_task_that_nobody_waits_for_fails_the_flow(runner: CoiledTaskRunner) -> None:
+    @flow(task_runner=runner)
+    def forgets() -> None:
+        die.submit()
+
+    _, on_server, tasks = run(forgets)
+    assert (on_server, tasks) == ("Failed", {"die": ["Crashed"]})
+
+
+async def test_an_async_flow_that_forgets_a_lost_task_fails(runner: CoiledTaskRunner) -> None:
+    @flow(task_runner=runner)
+    async def forgets() -> None:
+        die.submit()
+
+    state = await forgets(return_state=True)
+    assert state.is_failed()
+    assert "Dask gave up" in state.message
+    assert flow_run_state(state.state_details.flow_run_id) == "Failed"
+
+
+def test_a_returned_future_of_a_lost_task_fails_the_flow_by_prefects_own_rule(
+    runner: CoiledTaskRunner,
+) -> None:
+    @flow(task_runner=runner)
+    def returns() -> Any:
+        return die.submit()
+
+    state, on_server, tasks = run(returns)
+    assert (on_server, tasks) == ("Crashed", {"die": ["Crashed"]})
+    assert "Dask gave up" in state.message
+
+
+def test_what_depends_on_a_lost_task_is_crashed_too(runner: CoiledTaskRunner) -> None:
+    @flow(task_runner=runner)
+    def chain() -> None:
+        first = die.submit()
+        by_argument = live.submit(first)
+        live.with_options(name="after").submit(wait_for=[first])
+        live.with_options(name="third").submit(by_argument)
+
+    state, on_server, tasks = run(chain)
+    assert on_server == "Failed"
+    assert tasks == {k: ["Crashed"] for k in ("die", "live", "after", "third")}
+    assert "4 tasks were lost" in state.message
+
+
+def test_a_flow_that_was_handed_the_error_may_go_on(runner: CoiledTaskRunner) -> None:
+    @flow(task_runner=runner)
+    def copes() -> str:
+        try:
+            die.submit().result()
+        except TaskLostError:
+            return live.submit().result()
+        return "not lost"
+
+    state, on_server, tasks = run(copes)
+    assert (on_server, tasks) == ("Completed", {"die": ["Crashed"], "live": ["Completed"]})
+    assert state.result() == "alive"
+
+
+def test_mapped_tasks_report_the_lost_one_and_keep_the_others(runner: CoiledTaskRunner) -> None:
+    @task
+    def maybe(n: int) -> int:
+        if n == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return n
+
+    @flow(task_runner=runner)
+    def maps() -> int:
+        good = maybe.map([0, 1, 2])
+        wait(good)
+        bad = maybe.map([3])
+        return len(list(as_completed([*good, *bad])))
+
+    _, on_server, tasks = run(maps)
+    assert (on_server, tasks) == ("Failed", {"maybe": ["Completed"] * 3 + ["Crashed"]})
+
+
+def test_without_a_flow_a_lost_task_raises_unless_it_was_waited_for(runner: CoiledTaskRunner) -> None:
+    with runner.duplicate() as waiting:
+        future = waiting.submit(die, {})
+        future.wait()
+        assert future.state.is_crashed()
+    with pytest.raises(TaskLostError), runner.duplicate() as careless:
+        careless.submit(die, {})
+
+
+def test_a_flow_ends_only_after_the_tasks_it_forgot(runner: CoiledTaskRunner) -> None:
+    @task
+    def slow() -> None:
+        time.sleep(1.5)
+
+    @flow(task_runner=runner)
+    def forgets() -> None:
+        for _ in range(3):
+            slow.submit()
+
+    _, on_server, tasks = run(forgets)
+    assert (on_server, tasks) == ("Completed", {"slow": ["Completed"] * 3})
+
+
+def test_a_task_that_fails_by_itself_keeps_prefects_rules(runner: CoiledTaskRunner) -> None:
+    @task
+    def fails() -> None:
+        raise ValueError("mine")
+
+    @flow(task_runner=runner)
+    def looks_away() -> str:
+        first = fails.submit()
+        live.submit(first)
+        return "fine"
+
+    _, on_server, tasks = run(looks_away)
+    assert (on_server, tasks) == ("Completed", {"fails": ["Failed"], "live": ["NotReady"]})
+
+
+def test_tasks_that_a_failing_flow_leaves_behind_are_cancelled(runner: CoiledTaskRunner) -> None:
+    @task
+    def slow() -> None:
+        time.sleep(15)
+
+    @flow(task_runner=runner)
+    def breaks() -> None:
+        for _ in range(6):
+            slow.submit()
+        raise RuntimeError("no more")
+
+    _, on_server, tasks = run(breaks)
+    assert on_server == "Failed"
+    # Dask cannot interrupt what runs already, and this cluster outlives the flow: such a task may
+    # yet report its own end. The two that had no thread to run in never start.
+    assert len(tasks["slow"]) == 6
+    assert set(tasks["slow"]) <= {"Cancelled", "Completed"}
+    assert tasks["slow"].count("Cancelled") >= 2

@@ -1,0 +1,117 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from prefect_coiled.errors import SandboxError
+from prefect_coiled.sandbox import Sandbox, control
+from prefect_coiled.sandbox.addresses import Addresses
+
+ENSURE = "from prefect_coiled.sandbox import ensure_started as e; i = e(); print(i.pid, i.endpoint)"
+
+
+def python(code, environ=None):
+    """What a program of its own prints."""
+    environ = {**os.environ, **(environ or {})}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environ).stdout.strip()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A user without a background sandbox."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    yield tmp_path
+    control.stop()
+    assert control.status() is None
+
+
+def test_importing_the_package_loads_neither_moto_nor_boto3():
+    heavy = {"moto", "boto3", "psutil"}
+    code = f"import sys, prefect_coiled.sandbox; print({heavy} & set(sys.modules))"
+    assert python(code) == "set()"
+
+
+def test_two_that_start_at_once_get_the_same_sandbox(home):
+    with ThreadPoolExecutor(3) as pool:
+        told = set(pool.map(python, [ENSURE] * 3))
+    assert len(told) == 1
+    info = control.status()
+    assert info is not None
+    assert told == {f"{info.pid} {info.endpoint}"}
+    assert control.ensure_started() == info
+    assert info.state_dir.is_relative_to(home)
+
+    # A dead one is replaced.
+    os.kill(info.pid, signal.SIGKILL)
+    again = control.ensure_started()
+    assert again.pid != info.pid
+    assert control.status() == again
+
+    assert control.stop() is True
+    assert control.status() is None
+    assert control.stop() is False
+    left = sorted(path.name for path in info.state_dir.iterdir())
+    assert left == ["lock", "server.log"]
+
+
+def test_the_background_sandbox_ends_by_itself_without_calls_and_instances(home, until):
+    info = control.start(idle=0.3)
+    until(lambda: control.status() is None)
+    until(lambda: not psutil.pid_exists(info.pid))
+
+
+def test_an_attached_sandbox_ends_with_its_process(home, until):
+    code = (
+        "import gc; from prefect_coiled.sandbox import start, status; pid = start(detach=False).pid\n"
+        "gc.collect(); assert status().pid == pid; print(pid)"
+    )
+    pid = int(python(code))
+    until(lambda: not psutil.pid_exists(pid))
+
+
+def test_a_sandbox_that_cannot_start_says_why():
+    with pytest.raises(SandboxError, match="no such setting: colour"):
+        Sandbox({"colour": "blue"})
+
+
+def test_the_environment_leads_clients_to_the_sandbox(sandbox):
+    code = "import boto3; print(boto3.client('ec2').describe_availability_zones()['AvailabilityZones'])"
+    assert "eu-west-1a" in python(code, sandbox.environment("eu-west-1"))
+
+
+def test_two_sandboxes_do_not_share_addresses(world):
+    with Sandbox({"boot": "none"}) as other:
+        ec2 = other.client("ec2")
+        launched = ec2.run_instances(ImageId=world.image, MinCount=1, MaxCount=1)["Instances"][0]
+        world.sandbox.set(boot="none")
+        (mine,) = world.run()
+        blocks = {instance["PrivateIpAddress"].split(".")[1] for instance in (launched, mine)}
+        assert len(blocks) == 2 or other.addresses == "one"
+        # One that waits for its boot must not come up after the reset.
+        other.set(boot="process", boot_delay=0.5)
+        late = ec2.run_instances(ImageId=world.image, MinCount=1, MaxCount=1, UserData="#!/bin/sh\nsleep 9")
+        before = len(other.calls())
+        other.reset()
+        assert before > 0
+        assert other.calls() == []
+        assert other.instances() == {}
+        assert ec2.describe_instances()["Reservations"] == []
+        assert not (other.info.state_dir / late["Instances"][0]["InstanceId"]).exists()
+
+
+def test_with_one_address_all_share_it_and_the_sandbox_gives_free_ports(monkeypatch):
+    addresses = Addresses("one")
+    assert [addresses.take(), addresses.take()] == ["127.0.0.1", "127.0.0.1"]
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert Addresses().form == "one"
+
+
+def test_a_free_port_can_be_listened_on(sandbox):
+    with socket.create_server(("127.0.0.1", sandbox.free_port())):
+        pass

@@ -1,0 +1,189 @@
+"""The node's parts that need no process: timers, log shipping, fetching keys, the entry point."""
+
+import threading
+import time
+
+import pytest
+from botocore.exceptions import ClientError
+
+from prefect_coiled.errors import NodeError
+from prefect_coiled.node.logs import BATCH_EVENTS, EVENT_BYTES, LogShipper
+from prefect_coiled.node.main import main
+from prefect_coiled.node.secrets import fetch_secrets
+from prefect_coiled.node.timers import Timers
+from prefect_coiled.plan.node_config import NodeSecrets
+
+
+def test_no_client_counts_from_the_first_client_on():
+    timers = Timers(0, no_client_timeout=10, cluster_timeout=None, grace=100)
+    assert timers.check(50, 0) is None
+    assert timers.check(51, 1) is None
+    assert timers.check(60, 0) is None
+    assert timers.check(69.9, 0) is None
+    assert timers.check(70, 0) == "no-client"
+
+
+def test_a_client_that_comes_back_starts_the_count_anew():
+    timers = Timers(0, no_client_timeout=10, cluster_timeout=None)
+    timers.check(1, 1)
+    timers.check(2, 0)
+    timers.check(11, 1)
+    assert timers.check(13, 0) is None
+    assert timers.check(22.9, 0) is None
+    assert timers.check(23, 0) == "no-client"
+
+
+def test_without_any_client_the_count_starts_after_the_grace():
+    timers = Timers(0, no_client_timeout=10, cluster_timeout=None, grace=100)
+    assert timers.check(100, 0) is None
+    assert timers.check(110, 0) == "no-client"
+
+
+def test_no_timeout_means_never_and_the_cluster_timeout_holds_with_clients():
+    assert Timers(0, None, None).check(1e9, 0) is None
+    assert Timers(5, None, 10).check(15, 3) == "cluster-timeout"
+
+
+def refusal(code):
+    return ClientError({"Error": {"Code": code, "Message": "no"}}, "op")
+
+
+class Cloud:
+    """A CloudWatch that records, and fails as told."""
+
+    def __init__(self, *failures):
+        self.failures = list(failures)
+        self.batches = []
+        self.streams = []
+
+    def put_log_events(self, logGroupName, logStreamName, logEvents):  # noqa: N803
+        if self.failures:
+            raise self.failures.pop(0)
+        self.batches.append(logEvents)
+
+    def create_log_stream(self, logGroupName, logStreamName):  # noqa: N803
+        self.streams.append(logStreamName)
+
+    def messages(self):
+        return [event["message"] for batch in self.batches for event in batch]
+
+
+def ship(cloud, lines, timeout_s=5.0, **options):
+    shipper = LogShipper(lambda: cloud, "g", "i-1", interval_s=0.01, **options)
+    for line in lines:
+        shipper.line(line)
+    shipper.start()
+    return shipper, shipper.close(timeout_s)
+
+
+def test_lines_are_sent_in_order_and_the_stream_is_made_when_it_is_missing():
+    cloud = Cloud(refusal("ResourceNotFoundException"))
+    _, done = ship(cloud, ["a", "", "c"])
+    assert done
+    assert cloud.messages() == ["a", " ", "c"]
+    assert cloud.streams == ["i-1"]
+
+
+def test_batches_keep_the_limits_of_cloudwatch():
+    cloud = Cloud()
+    lines = ["x" * 90_000] * 30 + ["y"] * (BATCH_EVENTS + 5)
+    _, done = ship(cloud, lines)
+    assert done
+    assert len(cloud.messages()) == len(lines)
+    for batch in cloud.batches:
+        assert len(batch) <= 10_000
+        assert sum(len(e["message"]) + 26 for e in batch) <= 1_048_576
+        assert [e["timestamp"] for e in batch] == sorted(e["timestamp"] for e in batch)
+
+
+def test_a_very_long_line_is_split_and_nothing_of_it_is_lost():
+    cloud = Cloud()
+    ship(cloud, ["z" * (3 * EVENT_BYTES + 7)])
+    assert "".join(cloud.messages()) == "z" * (3 * EVENT_BYTES + 7)
+    assert max(map(len, cloud.messages())) <= 262_144 - 26
+
+
+def test_a_clock_that_is_set_back_does_not_disorder_events():
+    times = iter([100.0, 50.0, 101.0])
+    cloud = Cloud()
+    ship(cloud, ["a", "b", "c"], clock=lambda: next(times))
+    assert [e["timestamp"] for e in cloud.batches[0]] == [100_000, 100_000, 101_000]
+
+
+def test_lines_survive_an_outage():
+    cloud = Cloud(*[refusal("ServiceUnavailableException")] * 3)
+    _, done = ship(cloud, ["a", "b"])
+    assert done
+    assert cloud.messages() == ["a", "b"]
+
+
+def test_while_cloudwatch_is_down_the_buffer_is_bounded_and_the_loss_is_told():
+    cloud = Cloud()
+    _, done = ship(cloud, [f"line {i:04}" for i in range(1000)], buffer_bytes=100 * 36)
+    assert done
+    found = cloud.messages()
+    assert found[-1] == "line 0999"
+    assert found[0].startswith("(")
+    assert int(found[0][1:].split()[0]) + len(found) - 1 == 1000
+
+
+def test_closing_is_bounded_when_cloudwatch_hangs():
+    release = threading.Event()
+
+    class Hung(Cloud):
+        def put_log_events(self, **kwargs):
+            release.wait(10)
+
+    began = time.monotonic()
+    ship(Hung(), ["a"], timeout_s=0.3)
+    assert time.monotonic() - began < 2
+    release.set()
+
+
+def test_a_batch_that_cloudwatch_refuses_for_good_does_not_hold_up_the_rest():
+    cloud = Cloud(refusal("InvalidParameterException"))
+    _, done = ship(cloud, ["bad"])
+    assert done
+    assert cloud.messages() == []
+
+
+class Store:
+    def __init__(self, *replies):
+        self.replies = list(replies)
+
+    def get_parameter(self, Name, WithDecryption):  # noqa: N803
+        assert WithDecryption
+        reply = self.replies.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        return {"Parameter": {"Value": reply}}
+
+
+def test_keys_are_asked_for_again_while_the_role_is_new():
+    secrets = NodeSecrets(ca="c", cert="c", key="k")
+    store = Store(refusal("AccessDeniedException"), refusal("ParameterNotFound"), secrets.encode())
+    assert fetch_secrets(lambda: store, "/p", sleep=lambda _: None) == secrets
+
+
+def test_keys_that_never_come_are_an_error_with_awss_last_answer():
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    store = Store(*[refusal("AccessDeniedException")] * 100)
+    with pytest.raises(NodeError, match=r"AccessDeniedException.*ssm:GetParameter"):
+        fetch_secrets(lambda: store, "/p", wait_s=60, clock=lambda: now[0], sleep=sleep)
+    assert now[0] <= 60
+
+
+def test_a_configuration_that_cannot_be_read_powers_the_machine_off(tmp_path, monkeypatch, capsys):
+    stand_in = tmp_path / "shutdown"
+    stand_in.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/off\n')
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    config = tmp_path / "node.json"
+    config.write_text('{"role": "chef"}')
+    assert main(["--config", str(config)]) == 1
+    assert (tmp_path / "off").read_text() == "-h now\n"
+    assert "reason=boot-failed" in capsys.readouterr().out
