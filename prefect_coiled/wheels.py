@@ -60,20 +60,12 @@ def wheels_key(wheels: dict[str, bytes]) -> str:
 def _build(name: str, folder: str) -> None:
     direct = json.loads(metadata.distribution(name).read_text("direct_url.json") or "{}")
     source = unquote(urlsplit(str(direct.get("url", ""))).path)
-    if uv := shutil.which("uv"):
-        command = [uv, "build", "--quiet", "--wheel", "--python", sys.executable, "--out-dir", folder, source]
+    if uv := _uv():
+        own = ["--python", sys.executable, "--out-dir", folder]
+        command = [*uv, "build", "--quiet", "--wheel", *own, source]
     elif util.find_spec("pip"):
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "--quiet",
-            "--no-deps",
-            "--wheel-dir",
-            folder,
-            source,
-        ]
+        pip = [sys.executable, "-m", "pip"]
+        command = [*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, source]
     else:
         raise OptionsError(
             f"package {name}",
@@ -91,3 +83,11 @@ def _build(name: str, folder: str) -> None:
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
         raise OptionsError(f"package {name}", f"building its wheel from {source} failed: {last}")
+
+
+def _uv() -> list[str] | None:
+    """The command of uv: this environment's, which may be none of the path's, or the machine's."""
+    if util.find_spec("uv"):
+        return [sys.executable, "-m", "uv"]
+    found = shutil.which("uv")
+    return [found] if found else None

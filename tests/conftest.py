@@ -50,6 +50,15 @@ def prefect_server(home: Path) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def environment_is_left_alone(home: Path) -> Iterator[None]:
+    """What one file leaves in the environment would be met by every process of the files after it."""
+    before = dict(os.environ)
+    yield
+    changed = {k for k in {*before, *os.environ} if before.get(k) != os.environ.get(k)}
+    assert changed <= {"PYTEST_CURRENT_TEST"}, f"left in the environment: {sorted(changed)}"
+
+
 @pytest.fixture(scope="session")
 def until() -> Callable[..., Any]:
     """Poll until a check gives something true."""

@@ -6,7 +6,6 @@ commands, so that help comes at once. Errors of this library are printed as one 
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -57,5 +56,3 @@ def main(
     ] = False,
 ) -> None:
     """Dask clusters of EC2 machines in your own AWS account, or in a sandbox on this machine."""
-    # Prefect's own remarks on its temporary server are not what was asked for.
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")

@@ -1,5 +1,21 @@
-"""`python -m prefect_coiled.cli`."""
+"""`prefect-coiled`, and `python -m prefect_coiled.cli`."""
+
+from __future__ import annotations
+
+import os
 
 from prefect_coiled.cli import app
 
-app()
+__all__ = ["run"]
+
+
+def run() -> None:
+    """Run the command line as this process, which is the command's own."""
+    # Prefect's own remarks on its temporary server are not what was asked for. Here and not in the application,
+    # whose callers in other processes keep their environment as it is.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    app()
+
+
+if __name__ == "__main__":
+    run()

@@ -18,7 +18,7 @@ _OWN = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Iterator[None]:
     own = {
         **_OWN,
@@ -34,9 +34,9 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) 
             os.environ.pop(key) if value is None else os.environ.__setitem__(key, value)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def sandbox(own_folders: None) -> SandboxInfo:
-    """The sandbox that is this session's default account."""
+    """The sandbox that is the default account of this folder's tests."""
     return ensure_started()
 
 

@@ -15,7 +15,7 @@ from prefect_coiled.sandbox import stop
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package", autouse=True)
 def environ(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Iterator[dict[str, str]]:
     """The environment of an example: nothing of the user's, and one sandbox for all of them."""
     own = {
@@ -35,7 +35,7 @@ def environ(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> I
             os.environ.pop(key) if value is None else os.environ.__setitem__(key, value)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running_cluster(environ: dict[str, str]) -> Iterator[str]:
     """The name of a cluster that examples attach to instead of making one each, which would take minutes."""
     with Cluster(n_workers=1, name="of-the-examples", wait_for_workers=True, quiet=True) as cluster:

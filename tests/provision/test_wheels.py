@@ -45,8 +45,20 @@ def test_the_key_changes_with_the_content() -> None:
 
 
 def test_a_package_that_cannot_be_built_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefect_coiled.wheels.shutil.which", lambda name: "/bin/false")
+    monkeypatch.setattr("prefect_coiled.wheels._uv", lambda: ["/bin/false"])
     with pytest.raises(OptionsError, match=r"prefect-dask-ec2: building its wheel"):
+        build_wheels([LocalPackage("prefect-dask-ec2==0.1.0")])
+
+
+def test_a_uv_of_the_environment_is_found_where_the_path_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert build_wheels([LocalPackage("prefect-dask-ec2==0.1.0")])
+
+
+def test_without_a_tool_that_builds_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefect_coiled.wheels.util.find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(OptionsError, match=r"neither uv nor pip .*pip install uv"):
         build_wheels([LocalPackage("prefect-dask-ec2==0.1.0")])
 
 
