@@ -11,7 +11,7 @@ __all__ = ["run"]
 
 def run() -> None:
     """Run the command line as this process, which is the command's own."""
-    # Prefect's own remarks on its temporary server are not what was asked for. Here and not in the application,
+    # Prefect's remarks on its temporary server are not what was asked for. Here and not in the application,
     # whose callers in other processes keep their environment as it is.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
     app()
