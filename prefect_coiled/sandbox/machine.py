@@ -31,6 +31,9 @@ POWER_COMMANDS = ("shutdown", "poweroff", "halt", "reboot", "systemctl")
 _HERE = Path(__file__).parent
 _INIT = _HERE / "instance" / "init.sh"
 _SWEEP = _HERE / "sweep.py"
+# A script cannot be executed while anybody has it open for writing, and a process that another thread forks
+# meanwhile has it open until its own exec ("Text file busy"). So: one writes and forks at a time.
+_forking = threading.Lock()
 
 
 @functools.cache
@@ -101,12 +104,6 @@ class Machine:
         home = self.folder / "home"
         for folder in (home, self._scratch):
             folder.mkdir(parents=True, exist_ok=True)
-        script = self.folder / "user-data"
-        script.unlink(missing_ok=True)
-        if not self._booted and self.user_data.startswith(b"#!"):
-            script.write_bytes(self.user_data)
-            script.chmod(0o700)
-        self._booted = True
         separate = can_separate()
         inside = {
             **environ,
@@ -119,13 +116,28 @@ class Machine:
             "SANDBOX_PYTHON": sys.executable,
             "SANDBOX_SWEEP": str(_SWEEP),
         }
+        with _forking:
+            self._write_user_data()
+            self._lifeline = self._spawn([*separate, "/bin/sh", str(_INIT)], inside)
+        self.on = True
+
+    def _write_user_data(self) -> None:
+        script = self.folder / "user-data"
+        script.unlink(missing_ok=True)
+        if not self._booted and self.user_data.startswith(b"#!"):
+            script.write_bytes(self.user_data)
+            script.chmod(0o700)
+        self._booted = True
+
+    def _spawn(self, command: list[str], environ: dict[str, str]) -> IO[bytes]:
+        """Start the first process; gives the writing end of its lifeline."""
         read_end, write_end = os.pipe()
         try:
             with self.console.open("ab") as console:
                 self._process = subprocess.Popen(
-                    [*separate, "/bin/sh", str(_INIT)],
+                    command,
                     cwd=self.folder,
-                    env=inside,
+                    env=environ,
                     stdin=read_end,
                     stdout=console,
                     stderr=console,
@@ -136,8 +148,7 @@ class Machine:
             raise
         finally:
             os.close(read_end)
-        self._lifeline = os.fdopen(write_end, "wb")
-        self.on = True
+        return os.fdopen(write_end, "wb")
 
     def press_power(self) -> None:
         """Ask the machine to go down: SIGTERM to all, the grace, SIGKILL."""

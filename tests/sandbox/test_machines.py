@@ -1,9 +1,13 @@
+import contextlib
 import json
 import socket
+import threading
 import time
 
 import psutil
 import pytest
+
+from prefect_coiled.sandbox.machine import Machine
 
 DAEMONS = """#!/bin/bash
 nohup sleep 601 >/dev/null 2>&1 &
@@ -257,3 +261,37 @@ def test_instances_can_run_without_processes(world, marked):
     assert marked(names[0]) == []
     world.ec2.terminate_instances(InstanceIds=names)
     assert {world.see(name)["State"]["Name"] for name in names[:3]} == {"terminated"}
+
+
+def test_no_script_is_written_while_another_machine_is_being_forked(tmp_path, monkeypatch):
+    """The fork would hold the script open for writing, and then nobody can execute it ("Text file busy")."""
+    forking, go_on = threading.Event(), threading.Event()
+
+    def slow_fork(*_, **__):
+        forking.set()
+        assert go_on.wait(10)
+        raise OSError("enough")
+
+    monkeypatch.setattr("prefect_coiled.sandbox.machine.subprocess.Popen", slow_fork)
+    monkeypatch.setattr("prefect_coiled.sandbox.machine.can_separate", lambda: ())
+    machines = [
+        Machine(f"i-{n}", "127.0.0.1", tmp_path / str(n), tmp_path / "t" / str(n), b"#!/bin/sh\n")
+        for n in "12"
+    ]
+    threads = []
+    for machine in machines:
+        machine.folder.mkdir()
+        threads.append(threading.Thread(target=_quietly, args=(machine,)))
+        threads[-1].start()
+        assert forking.wait(10)
+    threads[1].join(0.3)
+    assert [(m.folder / "user-data").exists() for m in machines] == [True, False]
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert (machines[1].folder / "user-data").exists()
+
+
+def _quietly(machine):
+    with contextlib.suppress(OSError):
+        machine.power_on({}, 1.0)
