@@ -12,8 +12,8 @@ export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 demo: $(STAMP)  ## provision a cluster in the sandbox, run flows/quickstart.py on it, tear it down
 	PREFECT_LOGGING_LEVEL=$${PREFECT_LOGGING_LEVEL:-WARNING} $(BIN)/python flows/quickstart.py
 
-test: $(STAMP)  ## the whole suite
-	$(BIN)/python -m pytest tests
+test: $(STAMP)  ## the whole suite, on two cores
+	$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile
 
 check: $(STAMP)  ## lint, format, types, import layers, docs
 	$(BIN)/ruff check .

@@ -25,7 +25,9 @@ for name in [n for n in os.environ if n.startswith("AWS_")]:
     del os.environ[name]
 
 _MARK = "PREFECT_COILED_SUITE"
-os.environ[_MARK] = str(os.getpid())
+# One mark for all processes of the suite, whichever of its workers started them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ[_MARK] = str(os.getpid())
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,7 +53,7 @@ def prefect_server(home: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def environment_is_left_alone(home: Path) -> Iterator[None]:
+def environment_is_left_alone() -> Iterator[None]:
     """What one file leaves in the environment would be met by every process of the files after it."""
     before = dict(os.environ)
     yield
@@ -89,8 +91,11 @@ def _ours() -> list[psutil.Process]:
     return found
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run if any process that a test started, directly or through others, is still there."""
+    if hasattr(session.config, "workerinput"):
+        return  # whoever started the workers looks, once they have ended
     import multiprocessing.resource_tracker as tracker
 
     own = {getattr(tracker._resource_tracker, "_pid", None)}

@@ -285,7 +285,7 @@ def test_a_stop_during_the_launch_ends_it_and_leaves_nothing(
     door = open_door(account, "us-east-1", stop)
 
     def press(action: str, what: str) -> None:
-        if action == "logs:CreateLogStream":
+        if action == "ec2:RunInstances":
             stop.set()
 
     door.observer = press
