@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from prefect_coiled.blocks import Ec2DaskAccount, Ec2DaskRegistry, aload_account, load_account
     from prefect_coiled.cluster import Cluster
     from prefect_coiled.options import BackendOptions
+    from prefect_coiled.plan.policies import iam_policies
     from prefect_coiled.task_runner import CoiledTaskRunner
 
 _EXPORTS = {
@@ -21,6 +22,7 @@ _EXPORTS = {
     "Ec2DaskAccount": "prefect_coiled.blocks",
     "Ec2DaskRegistry": "prefect_coiled.blocks",
     "aload_account": "prefect_coiled.blocks",
+    "iam_policies": "prefect_coiled.plan.policies",
     "load_account": "prefect_coiled.blocks",
 }
 
@@ -32,6 +34,7 @@ __all__ = [
     "Ec2DaskRegistry",
     "__version__",
     "aload_account",
+    "iam_policies",
     "load_account",
 ]
 

@@ -26,6 +26,7 @@ This module imports nothing of AWS, Prefect or Dask.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -139,7 +140,38 @@ class AwsError(PrefectCoiledError):
 
 
 class AccessDeniedError(AwsError):
-    """The credentials lack a permission."""
+    """The credentials lack a permission.
+
+    Args:
+        what: What was being done.
+        why: AWS's message.
+        next_step: What to do next.
+        operation: The API action that was called.
+        code: AWS's error code.
+        request_id: AWS's request id.
+        action: The permission that is missing, which may be another than the call's; empty if AWS does not
+            say.
+        resource: The ARN on which it is missing.
+        statement: The IAM statement that permits it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        why: str = "",
+        next_step: str = "",
+        *,
+        operation: str = "",
+        code: str = "",
+        request_id: str = "",
+        action: str = "",
+        resource: str = "",
+        statement: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(what, why, next_step, operation=operation, code=code, request_id=request_id)
+        self.action = action
+        self.resource = resource
+        self.statement = statement
 
 
 class CredentialsError(AwsError):
@@ -226,6 +258,7 @@ _NOT_FOUND = {
     "NoSuchBucket",
     "NoSuchEntity",
     "NoSuchKey",
+    "NoSuchTagSet",
     "ParameterNotFound",
     "RepositoryNotFoundException",
     "ResourceNotFoundException",
@@ -338,14 +371,25 @@ def aws_error(what: str, operation: str, response: Mapping[str, Any]) -> AwsErro
     error = response.get("Error", {})
     code = str(error.get("Code", ""))
     cls = _class_for(code)
-    return cls(
+    # What follows is for `sts:DecodeAuthorizationMessage`, and hundreds of characters long.
+    message = str(error.get("Message", "")).partition(" Encoded authorization failure message:")[0]
+    named = _MISSING.search(message) if cls is AccessDeniedError else None
+    made = cls(
         what,
-        f"{operation} answered {code}: {error.get('Message', '')}".rstrip(": "),
+        f"{operation} answered {code}: {message}".rstrip(": "),
         _NEXT.get(cls, ""),
         operation=operation,
         code=code,
         request_id=str(response.get("ResponseMetadata", {}).get("RequestId", "")),
     )
+    if isinstance(made, AccessDeniedError) and named is not None:
+        made.action, made.resource = named[1], named[2]
+    return made
+
+
+# How AWS names what is missing:
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_access-denied.html
+_MISSING = re.compile(r"not authorized to perform: ([\w:-]+) on resource: (\S+)")
 
 
 # A step may be tried again after these. No capacity is not among them: the launch itself goes on

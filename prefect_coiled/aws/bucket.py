@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AlreadyExistsError, NotFoundError
+from prefect_coiled.errors import AlreadyExistsError, NotFoundError, ProvisionError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.policies import bucket_name
 
@@ -74,3 +74,31 @@ def put_file(aws: Aws, bucket: str, key: str, content: bytes) -> bool:
         aws.call("s3:PutObject", f"writing s3://{bucket}/{key}", Bucket=bucket, Key=key, Body=content)
         return True
     return False
+
+
+def delete_bucket(aws: Aws, name: str) -> bool:
+    """Empty the bucket and delete it. Returns whether it was there.
+
+    Raises:
+        ProvisionError: If it does not carry our tags.
+    """
+    if not find_bucket(aws, name):
+        return False
+    what = f"deleting bucket ({name})"
+    try:
+        labels = tags.from_aws(aws.call("s3:GetBucketTagging", what, Bucket=name)["TagSet"])
+    except NotFoundError:
+        labels = {}
+    if labels.get(tags.OWNER) != tags.OWNER_VALUE or labels.get(tags.ACCOUNT) != aws.account:
+        raise ProvisionError(what, "it does not carry our tags", "Look at it in the AWS console.")
+    while True:
+        page = aws.call("s3:ListObjectsV2", what, Bucket=name, MaxKeys=1000)
+        keys = [{"Key": item["Key"]} for item in page.get("Contents", ())]
+        if not keys:
+            break
+        aws.call("s3:DeleteObjects", what, Bucket=name, Delete={"Objects": keys, "Quiet": True})
+    try:
+        aws.call("s3:DeleteBucket", what, Bucket=name)
+    except NotFoundError:
+        return False
+    return True

@@ -1,7 +1,8 @@
-"""`Aws`: one account in one region, and the list of every AWS action that this library uses.
+"""`Aws`: one account in one region, and the only way to call AWS.
 
-Each call names its action ("ec2:CreateVpc"), which must be in `ACTIONS`: the table doubles as the list of
-permissions. A failed call becomes an error of `prefect_coiled.errors`, classified by its code.
+Each call names its action ("ec2:CreateVpc"), which must be in the table of `plan.actions`; the IAM policies
+are written from the same table. A failed call becomes an error of `prefect_coiled.errors`, classified by its
+code.
 
 Three kinds of retry are kept apart. Here, botocore's alone: calls that can safely be sent twice (reads,
 deletes, calls with a client token) are retried on throttling and lost connections; creations without a token
@@ -11,6 +12,7 @@ would retry "no capacity" (an HTTP 500) in silence. Waits are in `waits`; whole 
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,87 +31,16 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BotocoreConnectionError
 from botocore.utils import InvalidArnException
 
-from prefect_coiled.errors import AwsError, CredentialsError, StoppedError, ThrottledError, aws_error
-
-# Every action in use, and how often it may be sent: "safe" calls may be repeated by botocore, "once" not.
-ACTIONS: dict[str, str] = {
-    "sts:GetCallerIdentity": "safe",
-    "ec2:DescribeAvailabilityZones": "safe",
-    "ec2:DescribeVpcs": "safe",
-    "ec2:CreateVpc": "once",
-    "ec2:ModifyVpcAttribute": "safe",
-    "ec2:DeleteVpc": "safe",
-    "ec2:DescribeSubnets": "safe",
-    "ec2:CreateSubnet": "once",
-    "ec2:DeleteSubnet": "safe",
-    "ec2:DescribeInternetGateways": "safe",
-    "ec2:CreateInternetGateway": "once",
-    "ec2:AttachInternetGateway": "once",
-    "ec2:DetachInternetGateway": "safe",
-    "ec2:DeleteInternetGateway": "safe",
-    "ec2:DescribeRouteTables": "safe",
-    "ec2:CreateRouteTable": "safe",
-    "ec2:AssociateRouteTable": "once",
-    "ec2:DisassociateRouteTable": "safe",
-    "ec2:CreateRoute": "once",
-    "ec2:ReplaceRoute": "safe",
-    "ec2:DeleteRouteTable": "safe",
-    "ec2:DescribeVpcEndpoints": "safe",
-    "ec2:CreateVpcEndpoint": "safe",
-    "ec2:ModifyVpcEndpoint": "safe",
-    "ec2:DeleteVpcEndpoints": "safe",
-    "ec2:DescribeNatGateways": "safe",
-    "ec2:CreateNatGateway": "safe",
-    "ec2:DeleteNatGateway": "safe",
-    "ec2:DescribeAddresses": "safe",
-    "ec2:AllocateAddress": "once",
-    "ec2:ReleaseAddress": "safe",
-    "ec2:DescribeSecurityGroups": "safe",
-    "ec2:CreateSecurityGroup": "once",
-    "ec2:AuthorizeSecurityGroupIngress": "once",
-    "ec2:RevokeSecurityGroupIngress": "once",
-    "ec2:DeleteSecurityGroup": "safe",
-    "ec2:DescribeLaunchTemplates": "safe",
-    "ec2:CreateLaunchTemplate": "safe",
-    "ec2:DeleteLaunchTemplate": "safe",
-    "ec2:DescribeInstanceTypes": "safe",
-    "ec2:DescribeInstances": "safe",
-    "ec2:RunInstances": "launch",
-    "ec2:TerminateInstances": "safe",
-    "ec2:GetConsoleOutput": "safe",
-    "iam:GetRole": "safe",
-    "iam:CreateRole": "once",
-    "iam:DeleteRole": "safe",
-    "iam:GetRolePolicy": "safe",
-    "iam:PutRolePolicy": "safe",
-    "iam:ListRolePolicies": "safe",
-    "iam:DeleteRolePolicy": "safe",
-    "iam:ListAttachedRolePolicies": "safe",
-    "iam:DetachRolePolicy": "safe",
-    "iam:GetInstanceProfile": "safe",
-    "iam:CreateInstanceProfile": "once",
-    "iam:AddRoleToInstanceProfile": "once",
-    "iam:RemoveRoleFromInstanceProfile": "safe",
-    "iam:DeleteInstanceProfile": "safe",
-    "logs:DescribeLogGroups": "safe",
-    "logs:ListTagsForResource": "safe",
-    "logs:CreateLogGroup": "once",
-    "logs:PutRetentionPolicy": "safe",
-    "logs:DeleteLogGroup": "safe",
-    "logs:CreateLogStream": "once",
-    "logs:GetLogEvents": "safe",
-    "ssm:GetParameter": "safe",
-    "ssm:GetParametersByPath": "safe",
-    "ssm:PutParameter": "once",
-    "ssm:DeleteParameters": "safe",
-    "s3:HeadBucket": "safe",
-    "s3:CreateBucket": "once",
-    "s3:PutPublicAccessBlock": "safe",
-    "s3:PutBucketTagging": "safe",
-    "s3:PutBucketLifecycleConfiguration": "safe",
-    "s3:HeadObject": "safe",
-    "s3:PutObject": "safe",
-}
+from prefect_coiled.errors import (
+    AccessDeniedError,
+    AwsError,
+    CredentialsError,
+    StoppedError,
+    ThrottledError,
+    aws_error,
+)
+from prefect_coiled.plan.actions import ACTIONS
+from prefect_coiled.plan.policies import permitting_statement
 
 _ATTEMPTS = {"safe": 6, "once": 1, "launch": 1}
 
@@ -171,7 +102,7 @@ class Aws:
         """Make one AWS call.
 
         Args:
-            action: A key of `ACTIONS`, such as "ec2:CreateVpc".
+            action: A key of `plan.actions.ACTIONS`, such as "ec2:CreateVpc".
             what: What is being done, for the error text, such as "creating VPC (my-team)".
             parameters: The API's own parameters.
 
@@ -207,7 +138,7 @@ class Aws:
         if self.stop.is_set():
             raise StoppedError(what, "a stop was asked for")
         service, operation = action.split(":")
-        client = self._client(service, ACTIONS[action])
+        client = self._client(service, ACTIONS[action].mode)
         self.calls[action] += 1
         if self.observer:
             self.observer(action, what)
@@ -233,10 +164,10 @@ class Aws:
                     raise CredentialsError(f"opening a session with {service}", str(error)) from error
             return self._clients[service, mode]
 
-    @staticmethod
-    def _translate(error: BotoCoreError | ClientError, action: str, what: str) -> AwsError:
+    def _translate(self, error: BotoCoreError | ClientError, action: str, what: str) -> AwsError:
         if isinstance(error, ClientError):
-            return aws_error(what, action, error.response)
+            made = aws_error(what, action, error.response)
+            return self._explained(made) if isinstance(made, AccessDeniedError) else made
         if isinstance(error, (BotocoreConnectionError, HTTPClientError)):
             return ThrottledError(
                 what,
@@ -252,4 +183,24 @@ class Aws:
             f"{' '.join(str(error).split()).rstrip('.')}.",
             "Check the credentials of the account block, or log in again.",
             operation=action,
+        )
+
+    def _explained(self, error: AccessDeniedError) -> AccessDeniedError:
+        """The same, with the statement that permits the action, where our policies have one."""
+        action = error.action or next((g.action for g in ACTIONS[error.operation].grants), error.operation)
+        found = permitting_statement(action, self.account)
+        if found is None:
+            return error
+        policy, statement = found
+        return AccessDeniedError(
+            error.diagnosis.what,
+            error.diagnosis.why,
+            f"Attach the {policy} policy (`prefect-coiled policies {policy} --account {self.account}`), or "
+            f"add this statement: {json.dumps(statement)}",
+            operation=error.operation,
+            code=error.code,
+            request_id=error.request_id,
+            action=action,
+            resource=error.resource,
+            statement=statement,
         )

@@ -219,6 +219,14 @@ def console_output(aws: Aws, instance_id: str) -> str:
     return str(reply.get("Output") or "")
 
 
+def find_volumes(aws: Aws) -> list[dict[str, Any]]:
+    """The volumes of the account's machines; each goes with its machine."""
+    wanted = tags.filters(tags.account_tags(aws.account))
+    return list(
+        aws.pages("ec2:DescribeVolumes", f"finding volumes ({aws.account})", "Volumes", Filters=wanted)
+    )
+
+
 def check_instance_types(aws: Aws, names: Iterable[str]) -> None:
     """Ask AWS about instance types by name.
 

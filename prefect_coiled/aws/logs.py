@@ -48,7 +48,7 @@ def ensure_log_group(aws: Aws) -> str:
             )
         except AlreadyExistsError:
             group = find_log_group(aws)
-    if group is not None and not _is_ours(aws, group["arn"]):
+    if group is not None and not is_ours(aws, group["arn"]):
         raise ProvisionError(
             f"finding log group ({aws.account})",
             "there is a log group of that name that does not carry our tags",
@@ -64,7 +64,8 @@ def ensure_log_group(aws: Aws) -> str:
     return aws.account
 
 
-def _is_ours(aws: Aws, arn: str) -> bool:
+def is_ours(aws: Aws, arn: str) -> bool:
+    """Whether the log group of that ARN carries our tags."""
     reply = aws.call(
         "logs:ListTagsForResource",
         f"reading tags of log group ({aws.account})",
@@ -128,7 +129,7 @@ def read_log(
 def delete_log_group(aws: Aws) -> bool:
     """Delete the account's log group. Returns whether it was there and ours."""
     group = find_log_group(aws)
-    if group is None or not _is_ours(aws, group["arn"]):
+    if group is None or not is_ours(aws, group["arn"]):
         return False
     try:
         aws.call("logs:DeleteLogGroup", f"deleting log group ({aws.account})", logGroupName=aws.account)

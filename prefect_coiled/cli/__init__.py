@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from prefect_coiled.cli.accounts import account_app, check, set_up
+from prefect_coiled.cli.accounts import account_app, set_up
 from prefect_coiled.cli.clusters import (
     list_clusters,
     show_dashboard,
@@ -18,6 +18,7 @@ from prefect_coiled.cli.clusters import (
     stop_cluster,
     sweep_account,
 )
+from prefect_coiled.cli.policies import check, show_policy
 from prefect_coiled.cli.sandbox import sandbox_app
 
 __all__ = ["app"]
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(sandbox_app, name="sandbox", help="The local stand-in for AWS.")
 app.add_typer(account_app, name="account", help="The accounts that Prefect knows.")
+app.command("policies")(show_policy)
 app.command("check")(check)
 app.command("set-up")(set_up)
 app.command("ls")(list_clusters)

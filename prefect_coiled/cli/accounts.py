@@ -1,4 +1,4 @@
-"""`prefect-coiled account`, `check` and `set-up`: which accounts there are, and what they would use."""
+"""`prefect-coiled account` and `set-up`: which accounts there are, and what they would use."""
 
 from __future__ import annotations
 
@@ -53,21 +53,6 @@ def account_explain(
     console = out()
     console.print(f"Account {account.slug}, {account.credentials.description}{where(account)}")
     console.print(rows)
-
-
-@told
-def check(account: AccountOption = None, region: RegionOption = None) -> None:
-    """Load an account and ask AWS who its credentials are. Changes nothing."""
-    from prefect_coiled.aws.caller import find_caller
-    from prefect_coiled.task_runner.api_url import check_api_url
-
-    loaded, aws = door(account, region)
-    caller = find_caller(aws)
-    console = out()
-    console.print(f"Account {loaded.slug} in {aws.region}{where(loaded)}")
-    console.print(f"AWS account {caller.aws_account_id} as {caller.arn}")
-    check_api_url(loaded.is_sandbox)
-    console.print("Ready.")
 
 
 @told

@@ -1,9 +1,251 @@
-"""IAM documents: who may be a machine of ours, and what such a machine may do."""
+"""IAM documents: who may be a machine of ours, what such a machine may do, and what the user's keys may.
+
+    setup       to set an account up, extend it, and take it down; may be detached afterwards
+    ongoing     for everything else: clusters, logs, NAT gateways
+    instance    of the machines' role
+
+The first two are written from `plan.actions`: what is not in that table is neither called nor permitted.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple, get_args
+
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.options import NetworkIds
+from prefect_coiled.plan import tags
+from prefect_coiled.plan.actions import ACTIONS, Condition, Grant, Phase
+
+__all__ = [
+    "LONGEST",
+    "POLICIES",
+    "PolicyName",
+    "Question",
+    "bucket_name",
+    "grants",
+    "iam_policies",
+    "instance_policy",
+    "permitting_statement",
+    "policy",
+    "questions",
+    "size",
+    "trust_policy",
+]
+
+PolicyName = Literal["setup", "ongoing", "instance"]
+POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
+# Characters of a managed policy, white space not counted
+# (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html).
+LONGEST = 6144
+
+# A policy with these opens the AWS account to whatever runs on a machine.
+_NEVER_ATTACHED = ("AdministratorAccess", "IAMFullAccess", "PowerUserAccess")
+
+
+def iam_policies(
+    account: str = "default",
+    *,
+    aws_account_id: str = "*",
+    region: str = "*",
+    partition: str = "aws",
+    network: NetworkIds | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The three IAM policies of an account, as documents: "setup", "ongoing" and "instance".
+
+    Attach the first two to whoever calls AWS for you. Once the account is set up, the set-up policy can be
+    detached: everything but new subnets, networks and images goes on. The third belongs to the machines'
+    role; set-up writes it.
+
+    Args:
+        account: The account's slug, which is in the names and tags that the policies allow.
+        aws_account_id: The 12 digits of the AWS account, for narrower resources.
+        region: One region only.
+        partition: "aws", or that of China or GovCloud.
+        network: A network of one's own, whose parts do not carry our tags and are allowed by their ids.
+
+    Returns:
+        The documents by name; `json.dumps` makes what AWS takes.
+
+    Raises:
+        OptionsError: If the AWS account's number or the slug is not one.
+    """
+    if not re.fullmatch(r"\*|\d{12}", aws_account_id):
+        raise OptionsError(f"aws_account_id {aws_account_id!r}", "must have 12 digits.")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", account):
+        raise OptionsError(f"account {account!r}", "must be of lower-case letters, digits and dashes.")
+    made = {name: policy(name, account, aws_account_id, region, partition) for name in ("setup", "ongoing")}
+    if network is not None:
+        made["ongoing"]["Statement"] += _network_statements(network, aws_account_id, region, partition)
+    return {**made, "instance": json.loads(instance_policy(account, aws_account_id, partition))}
+
+
+def policy(
+    phase: Phase, account: str, number: str = "*", region: str = "*", partition: str = "aws"
+) -> dict[str, Any]:
+    """The document of a phase; see `iam_policies`."""
+    places = _places(account, number, region, partition)
+    statements = [
+        _statement(sorted(actions), [r.format(**places) for r in resources], _condition(condition, account))
+        for condition, actions, resources in _merged(grants(phase))
+    ]
+    statements += _tagging(phase, account, places)
+    for n, statement in enumerate(statements):
+        statement["Sid"] = f"{phase.capitalize()}{n}"
+    return {"Version": "2012-10-17", "Statement": [{"Sid": s.pop("Sid"), **s} for s in statements]}
+
+
+def grants(phase: Phase | None = None) -> list[Grant]:
+    """Every permission of a phase that the table names, or of both, in the table's order."""
+    listed = [g for a in ACTIONS.values() if phase in (None, a.phase) for g in a.grants]
+    return list(dict.fromkeys(listed))
+
+
+class Question(NamedTuple):
+    """Whether actions are permitted on a resource under some conditions."""
+
+    actions: tuple[str, ...]
+    resource: str
+    context: Mapping[str, str]
+
+
+def questions(phase: Phase, account: str, number: str, region: str, partition: str = "aws") -> list[Question]:
+    """All that a phase asks of IAM, for a simulation: the statements of its policy taken apart."""
+    places = _places(account, number, region, partition)
+    groups: dict[tuple[Condition, str], list[str]] = {}
+    for grant in grants(phase):
+        groups.setdefault((grant.condition, grant.resource), []).append(grant.action)
+    found = [
+        Question(tuple(actions), resource.format(**places), _context(condition, account))
+        for (condition, resource), actions in groups.items()
+    ]
+    for grant in grants(phase):
+        if grant.condition == "made":
+            context = {**_context("made", account), "ec2:CreateAction": grant.action.split(":")[1]}
+            found.append(Question(("ec2:CreateTags",), grant.resource.format(**places), context))
+    return found
+
+
+def _context(name: Condition, account: str) -> dict[str, str]:
+    """What fulfils a condition."""
+    if name == "policy":
+        return {"iam:PolicyARN": "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess"}
+    (keys,) = (_condition(name, account) or {"": {}}).values()
+    return dict(keys)
+
+
+def _merged(listed: list[Grant]) -> list[tuple[Condition, set[str], set[str]]]:
+    """Grants as few groups of actions and resources, which permit no pair that means something more.
+
+    What holds for a pair (action, resource) differs for the creating calls alone: making a subnet asks for
+    our tags in the request on the subnet, and for those on the VPC itself. Statements are merged unless the
+    tags in a request would do for a resource that must be ours already.
+    """
+    ours = {(g.action, g.resource) for g in listed if g.condition == "ours"}
+    groups: list[tuple[Condition, set[str], set[str]]] = []
+    for grant in listed:
+        for condition, actions, resources in groups:
+            if condition != grant.condition:
+                continue
+            pairs = {(a, r) for a in (*actions, grant.action) for r in (*resources, grant.resource)}
+            same = {grant.action} == actions or {grant.resource} == resources
+            if condition == "ours" or same or (condition == "made" and not pairs & ours):
+                actions.add(grant.action)
+                resources.add(grant.resource)
+                break
+        else:
+            groups.append((grant.condition, {grant.action}, {grant.resource}))
+    return groups
+
+
+def permitting_statement(
+    action: str, account: str, number: str = "*", region: str = "*", partition: str = "aws"
+) -> tuple[PolicyName, dict[str, Any]] | None:
+    """The policy that permits an action, and the statement in it for this action alone; None for others."""
+    for name in ("ongoing", "setup"):
+        found = [
+            s for s in policy(name, account, number, region, partition)["Statement"] if action in s["Action"]
+        ]
+        if found:
+            resources = sorted({r for s in found for r in s["Resource"]})
+            conditions = [s["Condition"] for s in found if "Condition" in s]
+            same = len(found) == len(conditions) and all(c == conditions[0] for c in conditions)
+            if len(found) == 1 or same:
+                return name, _statement((action,), resources, found[0].get("Condition"))
+            # The first of several; the policy itself has them all.
+            return name, _statement((action,), list(found[0]["Resource"]), found[0].get("Condition"))
+    return None
+
+
+def size(document: dict[str, Any]) -> int:
+    """The characters that AWS counts."""
+    return len(re.sub(r"\s", "", json.dumps(document)))
+
+
+def _places(account: str, number: str, region: str, partition: str) -> dict[str, str]:
+    return {
+        "account": account,
+        "number": number,
+        "region": region,
+        "partition": partition,
+        "bucket": bucket_name(account, number, region),
+    }
+
+
+def _statement(
+    actions: Iterable[str], resources: list[str], condition: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    made: dict[str, Any] = {"Effect": "Allow", "Action": list(actions), "Resource": sorted(resources)}
+    return {**made, "Condition": condition} if condition else made
+
+
+def _condition(name: Condition, account: str) -> dict[str, Any] | None:
+    def tagged(prefix: str) -> dict[str, str]:
+        return {f"{prefix}/{tags.OWNER}": tags.OWNER_VALUE, f"{prefix}/{tags.ACCOUNT}": account}
+
+    never = [f"arn:*:iam::aws:policy/{policy}" for policy in _NEVER_ATTACHED]
+    conditions: dict[Condition, dict[str, Any] | None] = {
+        "": None,
+        "made": {"StringEquals": tagged("aws:RequestTag")},
+        "tagged": {"StringEquals": tagged("aws:RequestTag")},
+        "ours": {"StringEquals": tagged("aws:ResourceTag")},
+        "amazon": {"StringEquals": {"ec2:Owner": "amazon"}},
+        "ec2-only": {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
+        # Putting a role into a profile passes it too, without saying to which service.
+        "ec2-if-said": {"StringEqualsIfExists": {"iam:PassedToService": "ec2.amazonaws.com"}},
+        "spot": {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}},
+        "policy": {"ArnNotLike": {"iam:PolicyARN": never}},
+    }
+    return conditions[name]
+
+
+def _tagging(phase: Phase, account: str, places: dict[str, str]) -> list[dict[str, Any]]:
+    """ec2:CreateTags, inside creating calls alone: nobody can make a foreign resource look like ours."""
+    made = [g for g in grants(phase) if g.condition == "made"]
+    condition = _condition("made", account) or {}
+    calls = sorted({g.action.split(":")[1] for g in made})
+    # The creating call, which is permitted for its own kinds alone, bounds the resource.
+    resources = ["arn:{partition}:ec2:{region}:{number}:*/*".format(**places)]
+    condition = {"StringEquals": {"ec2:CreateAction": calls, **condition["StringEquals"]}}
+    return [_statement(["ec2:CreateTags"], resources, condition)]
+
+
+def _network_statements(
+    network: NetworkIds, number: str, region: str, partition: str
+) -> list[dict[str, Any]]:
+    def arn(kind: str, name: str) -> str:
+        return f"arn:{partition}:ec2:{region}:{number}:{kind}/{name}"
+
+    subnets = {network.scheduler_subnet_id, network.effective_worker_subnet_id}
+    groups = {g for g in (network.scheduler_firewall_id, network.firewall_id) if g}
+    places = [*(arn("subnet", s) for s in subnets), *(arn("security-group", g) for g in groups)]
+    made = [{"Sid": "OwnNetwork", **_statement(["ec2:RunInstances"], places)}]
+    if len(groups) < 2:
+        vpc = arn("vpc", network.network_id)
+        made.append({"Sid": "OwnNetworkGroups", **_statement(["ec2:CreateSecurityGroup"], [vpc])})
+    return made
 
 
 def trust_policy() -> str:
@@ -30,11 +272,16 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
             "Sid": "ShipLogs",
             "Effect": "Allow",
             "Action": ["logs:CreateLogStream", "logs:PutLogEvents"],
-            "Resource": [f"{logs}:log-stream:*", f"{logs}:*"],
+            "Resource": [f"{logs}:log-stream:*"],
         },
-        {"Sid": "ReadOwnKeys", "Effect": "Allow", "Action": "ssm:GetParameter", "Resource": keys},
-        {"Sid": "ListWheels", "Effect": "Allow", "Action": "s3:ListBucket", "Resource": wheels},
-        {"Sid": "FetchWheels", "Effect": "Allow", "Action": "s3:GetObject", "Resource": f"{wheels}/wheels/*"},
+        {"Sid": "ReadOwnKeys", "Effect": "Allow", "Action": ["ssm:GetParameter"], "Resource": [keys]},
+        {"Sid": "ListWheels", "Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": [wheels]},
+        {
+            "Sid": "FetchWheels",
+            "Effect": "Allow",
+            "Action": ["s3:GetObject"],
+            "Resource": [f"{wheels}/wheels/*"],
+        },
     )
 
 

@@ -1,7 +1,18 @@
-"""Provisioning as Prefect flows: set up an account, create and delete a cluster, add workers, sweep."""
+"""Provisioning as Prefect flows: set up an account, create, scale and delete clusters, sweep, destroy."""
 
 from prefect_coiled.provision.account import set_up_account
 from prefect_coiled.provision.clusters import add_workers, create_cluster
+from prefect_coiled.provision.destruction import destroy_account
+from prefect_coiled.provision.inventory import take_inventory
 from prefect_coiled.provision.removal import delete_cluster, remove_cluster, sweep
 
-__all__ = ["add_workers", "create_cluster", "delete_cluster", "remove_cluster", "set_up_account", "sweep"]
+__all__ = [
+    "add_workers",
+    "create_cluster",
+    "delete_cluster",
+    "destroy_account",
+    "remove_cluster",
+    "set_up_account",
+    "sweep",
+    "take_inventory",
+]

@@ -4,7 +4,7 @@ who and which zones ─▶ find account ─(all there)─▶ done: reads only
 │ something is missing: under a lease
 VPC ─▶ subnets, one task each ─┬▶ route tables ─▶ S3 endpoint, default routes
 └──▶ internet gateway ────────┘        NAT gateway ─▶ default routes of the private tables
-IAM role ─▶ instance profile            log group
+IAM role ─▶ instance profile            log group            bucket
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ def set_up_account(
             # Prefect's overloads know `wait_for` only together with `return_state`.
             profile = steps.ensure_instance_profile.submit(aws, wait_for=[role], return_state=False)
             group = steps.ensure_log_group.submit(aws)
+            files = steps.ensure_bucket.submit(aws, who.aws_account_id)
             network = _network(session, zones, zone if zone in zones else zones[0], egress)
-            settle([role, profile, group])
+            settle([role, profile, group, files])
             session.report("role", "ready")
             session.report("log group", "ready")
         return steps.account_record(aws, who, network, role.result(), profile.result(), group.result())

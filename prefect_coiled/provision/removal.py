@@ -143,14 +143,15 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
     with session_for(account, region) as session:
         aws = session.aws
         total = Removal()
-        for name in _dead_clusters(aws):
+        for name in sorted(clusters_of(aws)[1]):
             total += _sweep_cluster(aws, name)
         if release_nat and not instances.find_instances(aws):
-            total += _release_nat(aws)
+            total += release_nat_gateways(aws)
         return total + _sweep_loose(aws)
 
 
-def _dead_clusters(aws: Aws) -> list[str]:
+def clusters_of(aws: Aws) -> tuple[set[str], set[str]]:
+    """The clusters that live or are starting, and those of which something is left, both by name."""
     live = {i.cluster for i in instances.find_instances(aws) if i.role == "scheduler"}
     names = {i.cluster for i in instances.find_instances(aws)}
     for resources in (security_groups.find_security_groups(aws), launch_templates.find_launch_templates(aws)):
@@ -164,7 +165,7 @@ def _dead_clusters(aws: Aws) -> list[str]:
         found = parameters.read_with_age(aws, name) if rest == "intent" else None
         if found is not None and found[1] < parameters.STARTING:
             starting.add(cluster)
-    return sorted(names - live - starting - {""})
+    return live | starting, names - live - starting - {""}
 
 
 @task(name="sweep cluster", task_run_name="sweep cluster {name}", cache_policy=NO_CACHE, persist_result=False)
@@ -173,7 +174,8 @@ def _sweep_cluster(aws: Aws, name: str) -> Removal:
 
 
 @step("release NAT gateways")
-def _release_nat(aws: Aws) -> Removal:
+def release_nat_gateways(aws: Aws) -> Removal:
+    """Delete the account's NAT gateways and wait until they are gone."""
     ids = tuple(sorted(str(n["NatGatewayId"]) for n in nat_gateways.find_nat_gateways(aws).values()))
     nat_gateways.delete_nat_gateways(aws, list(ids))
     return Removal(removed={"NAT gateway": ids}) if ids else Removal()

@@ -3,6 +3,7 @@
 GET  health                          pid, state folder, form of addresses
 GET  calls        DELETE calls       the record of calls
 GET  faults       POST faults        what was struck; new rules
+GET  decisions    DELETE decisions   what IAM decided
 GET  settings     POST settings      see `Settings`
 GET  instances                       address, state, pid of each
 POST instances/ID/interrupt|crash|unplug|replug
@@ -27,6 +28,7 @@ from prefect_coiled.sandbox.addresses import free_port
 from prefect_coiled.sandbox.calls import CallLog, Environ, StartResponse, WsgiApp, reply
 from prefect_coiled.sandbox.corrections.states import Instances
 from prefect_coiled.sandbox.faults import Faults
+from prefect_coiled.sandbox.iam.evaluator import Iam
 from prefect_coiled.sandbox.settings import Settings
 from prefect_coiled.sandbox.supervisor import Supervisor
 
@@ -55,6 +57,7 @@ class Admin:
         health: dict[str, Any],
         calls: CallLog,
         faults: Faults,
+        iam: Iam,
         settings: Settings,
         supervisor: Supervisor,
         instances: Instances,
@@ -74,6 +77,8 @@ class Admin:
             ("DELETE", "calls"): lambda body: calls.clear(),
             ("GET", "faults"): lambda body: faults.struck(),
             ("POST", "faults"): lambda body: faults.set(body["rules"], body.get("seed", 0)),
+            ("GET", "decisions"): lambda body: iam.decisions(),
+            ("DELETE", "decisions"): lambda body: iam.clear(),
             ("GET", "settings"): lambda body: asdict(settings),
             ("POST", "settings"): lambda body: settings.update(body),
             ("GET", "instances"): lambda body: self._describe(),

@@ -67,6 +67,11 @@ class Call:
         """Whether the payload may be large and must not be buffered, nor handled one at a time."""
         return self._protocol == "s3"
 
+    @property
+    def is_json(self) -> bool:
+        """Whether the service speaks JSON, as CloudWatch Logs, SSM and ECR do."""
+        return self._protocol == "json"
+
     def _body(self) -> bytes:
         length = int(self.environ.get("CONTENT_LENGTH") or 0)
         body: bytes = self.environ["wsgi.input"].read(length) if length else b""

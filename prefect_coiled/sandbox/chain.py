@@ -4,7 +4,7 @@
     Admin            /_sandbox/: admin interface, and the metadata service of each instance
     CallLog          the record of the calls that arrived
     Faults           delays, errors, lost replies, by rules
-    Authorization    the place of IAM; only there when an evaluator is given
+    Authorization    IAM, when it is switched on
     DryRun           EC2's DryRun goes no further
     Idempotency      EC2's client tokens: one effect each
     OneAtATime       one lock around moto and the instances' states; S3 streams past it
@@ -33,11 +33,12 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from prefect_coiled.sandbox import corrections
 from prefect_coiled.sandbox.addresses import Addresses
 from prefect_coiled.sandbox.admin import Admin
-from prefect_coiled.sandbox.authorization import Authorization, Evaluator
+from prefect_coiled.sandbox.authorization import Authorization
 from prefect_coiled.sandbox.calls import CallLog, Environ, StartResponse, WsgiApp, call_of, reply, run
 from prefect_coiled.sandbox.corrections import gateways, states
 from prefect_coiled.sandbox.faults import Faults
 from prefect_coiled.sandbox.http import serve_on
+from prefect_coiled.sandbox.iam.evaluator import Iam
 from prefect_coiled.sandbox.idempotency import DryRun, Idempotency
 from prefect_coiled.sandbox.settings import Settings
 from prefect_coiled.sandbox.supervisor import Supervisor
@@ -107,7 +108,6 @@ class Server:
         settings: Delays and the form of booting.
         port: The port; 0 for a free one.
         addresses: Where instances' addresses come from.
-        evaluator: Judges calls by IAM policies; None allows all.
         stopped: Set when someone asks for the end through the admin interface.
     """
 
@@ -117,7 +117,6 @@ class Server:
         settings: Settings,
         port: int = 0,
         addresses: Addresses | None = None,
-        evaluator: Evaluator | None = None,
         *,
         stopped: threading.Event,
     ) -> None:
@@ -132,10 +131,8 @@ class Server:
         self._moto = DomainDispatcherApplication(create_backend_app)
 
         self._tokens = Idempotency(OneAtATime(self._moto, lock), self._instances.ended_any)
-        allowed: WsgiApp = DryRun(self._tokens)
-        if evaluator is not None:
-            allowed = Authorization(allowed, evaluator)
-        self._faults = Faults(allowed)
+        self._iam = Iam(settings, lock)
+        self._faults = Faults(Authorization(DryRun(self._tokens), self._iam))
         self.calls = CallLog(self._faults)
         self._lock = lock
         self.info: dict[str, Any] = {
@@ -150,6 +147,7 @@ class Server:
             health=self.info,
             calls=self.calls,
             faults=self._faults,
+            iam=self._iam,
             settings=settings,
             supervisor=self._supervisor,
             instances=self._instances,
@@ -187,6 +185,7 @@ class Server:
             moto_api_backend.reset()
             self._tokens.clear()
         self._faults.set([])
+        self._iam.clear()
         self.calls.clear()
 
     def close(self) -> None:

@@ -148,6 +148,33 @@ class Sandbox:
         """Forget the calls so far."""
         self._ask("DELETE", "calls")
 
+    def add_user(self, name: str, *policies: Mapping[str, Any]) -> tuple[str, str]:
+        """Make an IAM user with managed policies; `set(iam="on")` makes them count.
+
+        Args:
+            name: The user's name.
+            policies: Policy documents.
+
+        Returns:
+            The user's access key id and secret key.
+        """
+        iam = self.client("iam")
+        iam.create_user(UserName=name)
+        for n, document in enumerate(policies):
+            made = iam.create_policy(PolicyName=f"{name}-{n}", PolicyDocument=json.dumps(dict(document)))
+            iam.attach_user_policy(UserName=name, PolicyArn=made["Policy"]["Arn"])
+        key = iam.create_access_key(UserName=name)["AccessKey"]
+        return str(key["AccessKeyId"]), str(key["SecretAccessKey"])
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """What IAM decided so far, oldest first: principal, action, resource, context, allowed."""
+        found: list[dict[str, Any]] = self._ask("GET", "decisions")
+        return found
+
+    def clear_decisions(self) -> None:
+        """Forget what IAM decided so far."""
+        self._ask("DELETE", "decisions")
+
     def instances(self) -> dict[str, dict[str, Any]]:
         """Each instance's state, region and, while it has a machine, address, pid and folder."""
         found: dict[str, dict[str, Any]] = self._ask("GET", "instances")

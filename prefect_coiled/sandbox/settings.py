@@ -40,6 +40,8 @@ class Settings:
         image_pending: How long a new image is pending.
         address_limit: Elastic addresses allowed in a region.
         vpc_limit: VPCs allowed in a region.
+        iam: "on" judges the calls of IAM users and roles by their policies, and refuses unknown keys; "off"
+            allows everything.
         capacity: Machines that are left; what no entry matches is there without end.
     """
 
@@ -51,6 +53,7 @@ class Settings:
     image_pending: float = 0.0
     address_limit: int | None = None
     vpc_limit: int | None = None
+    iam: Literal["off", "on"] = "off"
     capacity: list[Capacity] = field(default_factory=list)
 
     def update(self, changes: Mapping[str, Any]) -> None:
@@ -68,6 +71,8 @@ class Settings:
             raise SandboxError("changing sandbox settings", f"no such setting: {', '.join(unknown)}")
         if changes.get("boot", "none") not in ("process", "none"):
             raise SandboxError("changing sandbox settings", 'boot is "process" or "none"')
+        if changes.get("iam", "off") not in ("off", "on"):
+            raise SandboxError("changing sandbox settings", 'iam is "off" or "on"')
         try:
             capacity = [Capacity(**entry) for entry in changes.get("capacity", [])]
         except TypeError as error:

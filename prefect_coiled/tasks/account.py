@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefect_coiled.aws import (
+    bucket,
     caller,
     iam_role,
     internet_gateway,
@@ -204,6 +205,12 @@ def ensure_role(aws: Aws, aws_account_id: str) -> str:
 def ensure_instance_profile(aws: Aws) -> str:
     """The instance profile's ARN; it holds the role."""
     return iam_role.ensure_instance_profile(aws)
+
+
+@step("bucket")
+def ensure_bucket(aws: Aws, aws_account_id: str) -> str:
+    """The bucket's name."""
+    return bucket.ensure_bucket(aws, aws_account_id)
 
 
 @step("log group")

@@ -1,8 +1,15 @@
-"""Filters of DescribeInstances that moto answers with an HTML page and status 500."""
+"""Filters that moto does not know.
+
+Some of DescribeInstances it answers with an HTML page and status 500; tags of NAT gateways it passes over in
+silence, so that a neighbour's gateways are found too.
+"""
 
 from __future__ import annotations
 
-from moto.ec2.utils import filter_dict_attribute_mapping
+from typing import Any
+
+from moto.ec2.models import EC2Backend
+from moto.ec2.utils import filter_dict_attribute_mapping, is_tag_filter, tag_filter_matches
 
 __all__ = ["install"]
 
@@ -19,3 +26,11 @@ def install() -> None:
             "spot-instance-request-id": "spot_instance_request_id",
         }
     )
+    moto_describe = EC2Backend.describe_nat_gateways
+
+    def describe_nat_gateways(self: Any, filters: Any, nat_gateway_ids: Any) -> list[Any]:
+        found: list[Any] = moto_describe(self, filters, nat_gateway_ids)
+        wanted = {name: values for name, values in (filters or {}).items() if is_tag_filter(name)}
+        return [n for n in found if all(tag_filter_matches(n, k, v) for k, v in wanted.items())]
+
+    EC2Backend.describe_nat_gateways = describe_nat_gateways

@@ -1,0 +1,80 @@
+"""`prefect-coiled policies` and `check`: what AWS has to permit, and whether it does."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from prefect_coiled.cli.common import AccountOption, RegionOption, door, out, table, told, where
+from prefect_coiled.plan.policies import PolicyName
+
+_NumberOption = Annotated[
+    str, typer.Option("--aws-account-id", help="The 12 digits of the AWS account, for narrower resources.")
+]
+
+
+@told
+def show_policy(
+    name: Annotated[PolicyName, typer.Argument(help="Which of the three.")],
+    account: AccountOption = None,
+    region: Annotated[str, typer.Option(help="Allow this region only.")] = "*",
+    number: _NumberOption = "*",
+    own_network: Annotated[
+        bool, typer.Option("--own-network", help="Allow the network that the account's block names, too.")
+    ] = False,
+) -> None:
+    """Print an IAM policy as JSON: for set-up, for everything after it, or of the machines' role.
+
+    Attach `setup` and `ongoing` to the user whose keys the account has. Once it is set up, `setup` can go.
+    """
+    from prefect_coiled.blocks import load_account
+    from prefect_coiled.blocks.loading import DEFAULT_ACCOUNT
+    from prefect_coiled.options import cluster_defaults, merge
+    from prefect_coiled.plan.policies import iam_policies
+
+    slug = account or str(cluster_defaults().get("account") or DEFAULT_ACCOUNT)
+    network = merge(None, load_account(slug).options).options.network if own_network else None
+    made = iam_policies(slug, aws_account_id=number, region=region, network=network)
+    typer.echo(json.dumps(made[name], indent=2))
+
+
+@told
+def check(account: AccountOption = None, region: RegionOption = None) -> None:
+    """Say who the account's credentials are, and what AWS would deny them. Changes nothing."""
+    from prefect_coiled.aws.caller import find_caller
+    from prefect_coiled.aws.foresight import foresee
+    from prefect_coiled.aws.vpc import find_vpcs
+    from prefect_coiled.errors import AccessDeniedError
+    from prefect_coiled.task_runner.api_url import check_api_url
+
+    loaded, aws = door(account, region)
+    caller = find_caller(aws)
+    console = out()
+    console.print(f"Account {loaded.slug} in {aws.region}{where(loaded)}")
+    console.print(f"AWS account {caller.aws_account_id} as {caller.arn}")
+    check_api_url(loaded.is_sandbox)
+    try:
+        denied = foresee(aws, caller)
+    except AccessDeniedError as error:
+        console.print(f"What would be denied cannot be foreseen: {' '.join(error.diagnosis.why.split())}")
+        console.print("The ongoing policy lets an IAM user ask: `prefect-coiled policies ongoing`.")
+        raise typer.Exit(1) from None
+    if denied:
+        rows = table("DENIED", "ON", "POLICY THAT HAS IT")
+        for one in denied:
+            rows.add_row(one.action, one.resource, one.phase)
+        console.print(rows)
+    phases = {one.phase for one in denied}
+    if "ongoing" in phases:
+        console.print(f"Attach the policy: `prefect-coiled policies ongoing --account {loaded.slug}`.")
+        raise typer.Exit(1)
+    if "setup" in phases and not find_vpcs(aws):
+        console.print(
+            f"Not set up yet; attach the policy: `prefect-coiled policies setup --account {loaded.slug}`."
+        )
+        raise typer.Exit(1)
+    if "setup" in phases:
+        console.print("Set up. New networks and subnets need the set-up policy again; all else goes on.")
+    console.print("Ready.")

@@ -1,0 +1,261 @@
+"""Every AWS action that this library uses: how often it may be sent, and which permission it takes.
+
+One table for both: `aws.door` sends no action that is not in it, and `plan.policies` writes the IAM policies
+from it. Each permission is as narrow as AWS allows (Service Authorization Reference,
+https://docs.aws.amazon.com/service-authorization/latest/reference/): what is made must carry our tags, what
+is changed or deleted must carry them already, and where a service knows no such tags, the name is fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+__all__ = ["ACTIONS", "PERMISSIONS_ALONE", "Action", "Condition", "Grant", "Mode", "Phase"]
+
+# "safe" calls may be repeated by botocore; the others are sent once, launches apart from the rest.
+Mode = Literal["safe", "once", "launch"]
+# What has to be permitted while an account is set up, extended or taken down; and at every cluster.
+Phase = Literal["setup", "ongoing"]
+Condition = Literal["", "made", "ours", "amazon", "ec2-only", "ec2-if-said", "spot", "policy", "tagged"]
+
+
+class Grant(NamedTuple):
+    """A permission: an action, a resource, and what must hold besides.
+
+    Attributes:
+        action: In IAM's own spelling, which for S3 differs from the API's.
+        resource: An ARN with {partition}, {region}, {number}, {account} and {bucket} to be filled in.
+        condition: Name of a condition of `plan.policies`.
+    """
+
+    action: str
+    resource: str
+    condition: Condition = ""
+
+
+class Action(NamedTuple):
+    """An API call and what permits it."""
+
+    mode: Mode
+    phase: Phase
+    grants: tuple[Grant, ...]
+
+
+def _ec2(kind: str) -> str:
+    # Images belong to no account in their ARN.
+    return "arn:{partition}:ec2:{region}:" + ("" if kind == "image" else "{number}") + f":{kind}/*"
+
+
+_ROLE = "arn:{partition}:iam::{number}:role/{account}"
+_PROFILE = "arn:{partition}:iam::{number}:instance-profile/{account}"
+_SPOT_ROLE = "arn:{partition}:iam::{number}:role/aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot"
+_OWN_USER = "arn:{partition}:iam::{number}:user/${{aws:username}}"
+_GROUP = "arn:{partition}:logs:{region}:{number}:log-group:{account}"
+_STREAMS = f"{_GROUP}:log-stream:*"
+_PARAMETERS = "arn:{partition}:ssm:{region}:{number}:parameter/prefect-coiled/{account}"
+_PUBLIC_PARAMETERS = "arn:{partition}:ssm:{region}::parameter/aws/service/*"
+_BUCKET = "arn:{partition}:s3:::{bucket}"
+
+
+class _Rows:
+    """Builds the table; a row for each call."""
+
+    def __init__(self) -> None:
+        self.table: dict[str, Action] = {}
+
+    def add(self, phase: Phase, mode: Mode, call: str, *grants: Grant) -> None:
+        self.table[call] = Action(mode, phase, grants)
+
+    def read(self, *calls: str) -> None:
+        """Reads for which AWS knows no resources."""
+        for call in calls:
+            self.add("ongoing", "safe", call, Grant(call, "*"))
+
+    def make(
+        self, phase: Phase, mode: Mode, call: str, kinds: Iterable[str], ours: Iterable[str] = ()
+    ) -> None:
+        """EC2 calls that make `kinds`, with our tags, in or from what is ours."""
+        made = tuple(Grant(call, _ec2(k), "made") for k in kinds)
+        self.add(phase, mode, call, *made, *(Grant(call, _ec2(k), "ours") for k in ours))
+
+    def change(self, phase: Phase, mode: Mode, call: str, *ours: str) -> None:
+        """EC2 calls that change or delete what is ours."""
+        self.add(phase, mode, call, *(Grant(call, _ec2(k), "ours") for k in ours))
+
+
+def _table() -> dict[str, Action]:
+    rows = _Rows()
+    add, make, change = rows.add, rows.make, rows.change
+    # Permitted to everybody: https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html
+    add("ongoing", "safe", "sts:GetCallerIdentity")
+    rows.read(
+        "ec2:DescribeAddresses",
+        "ec2:DescribeAvailabilityZones",
+        "ec2:DescribeInstanceTypes",
+        "ec2:DescribeInstances",
+        "ec2:DescribeInternetGateways",
+        "ec2:DescribeLaunchTemplates",
+        "ec2:DescribeNatGateways",
+        "ec2:DescribeRouteTables",
+        "ec2:DescribeSecurityGroups",
+        "ec2:DescribeSubnets",
+        "ec2:DescribeVpcEndpoints",
+        "ec2:DescribeVolumes",
+        "ec2:DescribeVpcs",
+        "logs:DescribeLogGroups",
+    )
+
+    # The network
+    make("setup", "once", "ec2:CreateVpc", ["vpc"])
+    change("setup", "safe", "ec2:ModifyVpcAttribute", "vpc")
+    change("setup", "safe", "ec2:DeleteVpc", "vpc")
+    make("setup", "once", "ec2:CreateSubnet", ["subnet"], ["vpc"])
+    change("setup", "safe", "ec2:DeleteSubnet", "subnet")
+    make("setup", "once", "ec2:CreateInternetGateway", ["internet-gateway"])
+    change("setup", "once", "ec2:AttachInternetGateway", "internet-gateway", "vpc")
+    change("setup", "safe", "ec2:DetachInternetGateway", "internet-gateway", "vpc")
+    change("setup", "safe", "ec2:DeleteInternetGateway", "internet-gateway")
+    make("setup", "safe", "ec2:CreateRouteTable", ["route-table"], ["vpc"])
+    change("setup", "once", "ec2:AssociateRouteTable", "route-table", "subnet")
+    change("setup", "safe", "ec2:DisassociateRouteTable", "route-table", "subnet")
+    change("setup", "safe", "ec2:DeleteRouteTable", "route-table")
+    make("setup", "safe", "ec2:CreateVpcEndpoint", ["vpc-endpoint"], ["vpc", "route-table"])
+    change("setup", "safe", "ec2:ModifyVpcEndpoint", "vpc-endpoint", "route-table")
+    change("setup", "safe", "ec2:DeleteVpcEndpoints", "vpc-endpoint")
+    # NAT gateways come and go with clusters, because they cost money while they exist.
+    change("ongoing", "once", "ec2:CreateRoute", "route-table")
+    change("ongoing", "safe", "ec2:ReplaceRoute", "route-table")
+    make("ongoing", "safe", "ec2:CreateNatGateway", ["natgateway"], ["elastic-ip", "subnet"])
+    change("ongoing", "safe", "ec2:DeleteNatGateway", "natgateway")
+    make("ongoing", "once", "ec2:AllocateAddress", ["elastic-ip"])
+    change("ongoing", "safe", "ec2:ReleaseAddress", "elastic-ip")
+
+    # Clusters
+    make("ongoing", "once", "ec2:CreateSecurityGroup", ["security-group"], ["vpc"])
+    change("ongoing", "once", "ec2:AuthorizeSecurityGroupIngress", "security-group")
+    change("ongoing", "once", "ec2:RevokeSecurityGroupIngress", "security-group")
+    change("ongoing", "safe", "ec2:DeleteSecurityGroup", "security-group")
+    make("ongoing", "safe", "ec2:CreateLaunchTemplate", ["launch-template"])
+    change("ongoing", "safe", "ec2:DeleteLaunchTemplate", "launch-template")
+    run = "ec2:RunInstances"
+    add(
+        "ongoing",
+        "launch",
+        run,
+        *(Grant(run, _ec2(k), "made") for k in ("instance", "volume", "network-interface")),
+        *(Grant(run, _ec2(k), "ours") for k in ("subnet", "security-group", "launch-template")),
+        Grant(run, _ec2("image"), "amazon"),
+        Grant(run, _ec2("key-pair")),
+        Grant("iam:PassRole", _ROLE, "ec2-only"),
+    )
+    change("ongoing", "safe", "ec2:TerminateInstances", "instance")
+    change("ongoing", "safe", "ec2:GetConsoleOutput", "instance")
+
+    # The machines' role
+    for call in ("iam:GetRole", "iam:GetRolePolicy"):
+        add("ongoing", "safe", call, Grant(call, _ROLE))
+    add("ongoing", "safe", "iam:GetInstanceProfile", Grant("iam:GetInstanceProfile", _PROFILE))
+    add(
+        "setup",
+        "once",
+        "iam:CreateRole",
+        Grant("iam:CreateRole", _ROLE, "tagged"),
+        Grant("iam:TagRole", _ROLE, "tagged"),
+    )
+    for call in (
+        "iam:PutRolePolicy",
+        "iam:ListRolePolicies",
+        "iam:DeleteRolePolicy",
+        "iam:ListAttachedRolePolicies",
+        "iam:DeleteRole",
+    ):
+        add("setup", "safe", call, Grant(call, _ROLE))
+    add("setup", "safe", "iam:DetachRolePolicy", Grant("iam:DetachRolePolicy", _ROLE))
+    add(
+        "setup",
+        "once",
+        "iam:CreateInstanceProfile",
+        Grant("iam:CreateInstanceProfile", _PROFILE, "tagged"),
+        Grant("iam:TagInstanceProfile", _PROFILE, "tagged"),
+    )
+    add(
+        "setup",
+        "once",
+        "iam:AddRoleToInstanceProfile",
+        Grant("iam:AddRoleToInstanceProfile", _PROFILE),
+        Grant("iam:PassRole", _ROLE, "ec2-if-said"),
+    )
+    for call in ("iam:RemoveRoleFromInstanceProfile", "iam:DeleteInstanceProfile"):
+        add("setup", "safe", call, Grant(call, _PROFILE))
+    add(
+        "ongoing",
+        "safe",
+        "iam:SimulatePrincipalPolicy",
+        Grant("iam:SimulatePrincipalPolicy", _OWN_USER),
+    )
+
+    # Logs
+    add("ongoing", "safe", "logs:ListTagsForResource", Grant("logs:ListTagsForResource", _GROUP))
+    add(
+        "setup",
+        "once",
+        "logs:CreateLogGroup",
+        Grant("logs:CreateLogGroup", f"{_GROUP}:*", "tagged"),
+        Grant("logs:TagResource", _GROUP, "tagged"),
+    )
+    add("setup", "safe", "logs:PutRetentionPolicy", Grant("logs:PutRetentionPolicy", f"{_GROUP}:*"))
+    add("setup", "safe", "logs:DeleteLogGroup", Grant("logs:DeleteLogGroup", f"{_GROUP}:*"))
+    add("ongoing", "once", "logs:CreateLogStream", Grant("logs:CreateLogStream", _STREAMS))
+    add("ongoing", "safe", "logs:GetLogEvents", Grant("logs:GetLogEvents", _STREAMS))
+
+    # Keys and leases
+    add(
+        "ongoing",
+        "safe",
+        "ssm:GetParameter",
+        Grant("ssm:GetParameter", f"{_PARAMETERS}/*"),
+        Grant("ssm:GetParameter", _PUBLIC_PARAMETERS),
+    )
+    add("ongoing", "safe", "ssm:GetParametersByPath", Grant("ssm:GetParametersByPath", f"{_PARAMETERS}*"))
+    add(
+        "ongoing",
+        "once",
+        "ssm:PutParameter",
+        Grant("ssm:PutParameter", f"{_PARAMETERS}/*"),
+        Grant("ssm:AddTagsToResource", f"{_PARAMETERS}/*", "tagged"),
+    )
+    add("ongoing", "safe", "ssm:DeleteParameters", Grant("ssm:DeleteParameters", f"{_PARAMETERS}/*"))
+
+    # Wheels
+    add("ongoing", "safe", "s3:HeadBucket", Grant("s3:ListBucket", _BUCKET))
+    for call, mode, permission in (
+        ("s3:CreateBucket", "once", "s3:CreateBucket"),
+        ("s3:PutPublicAccessBlock", "safe", "s3:PutBucketPublicAccessBlock"),
+        ("s3:PutBucketTagging", "safe", "s3:PutBucketTagging"),
+        ("s3:PutBucketLifecycleConfiguration", "safe", "s3:PutLifecycleConfiguration"),
+    ):
+        add("setup", mode, call, Grant(permission, _BUCKET))  # type: ignore[arg-type]
+    # S3 names what empties a bucket after the objects in it.
+    add("setup", "safe", "s3:ListObjectsV2", Grant("s3:ListBucket", _BUCKET))
+    add("setup", "safe", "s3:DeleteObjects", Grant("s3:DeleteObject", f"{_BUCKET}/*"))
+    add("setup", "safe", "s3:DeleteBucket", Grant("s3:DeleteBucket", _BUCKET))
+    add("setup", "safe", "s3:GetBucketTagging", Grant("s3:GetBucketTagging", _BUCKET))
+    add("ongoing", "safe", "s3:HeadObject", Grant("s3:GetObject", f"{_BUCKET}/*"))
+    add("ongoing", "safe", "s3:PutObject", Grant("s3:PutObject", f"{_BUCKET}/*"))
+    return rows.table
+
+
+ACTIONS: dict[str, Action] = _table()
+
+# Permissions that no call of that name takes: AWS asks for them beside another call.
+PERMISSIONS_ALONE = frozenset(
+    {
+        "ec2:CreateTags",
+        "iam:PassRole",
+        "iam:TagInstanceProfile",
+        "iam:TagRole",
+        "logs:TagResource",
+        "ssm:AddTagsToResource",
+    }
+)

@@ -1,0 +1,179 @@
+"""Take an account down in a region: everything that its set-up made, and what clusters left.
+
+    nothing runs? ─▶ under the set-up's lease:
+    dead clusters ─▶ NAT gateways ─▶ addresses ─┬▶ endpoint ─▶ route tables ─▶ subnets ─┐
+                                                └▶ internet gateway ────────────────────┴▶ VPC
+    log group      bucket      role, unless another region needs it
+
+Each step finds by tag what is there, so that a run that was interrupted is run again, and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from prefect import flow
+
+from prefect_coiled.aws import (
+    bucket,
+    iam_role,
+    instances,
+    internet_gateway,
+    logs,
+    nat_gateways,
+    parameters,
+    route_tables,
+    s3_endpoint,
+    subnets,
+    vpc,
+)
+from prefect_coiled.aws.caller import find_caller
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.leases import lease
+from prefect_coiled.errors import AwsError, ProvisionError
+from prefect_coiled.options import REGIONS
+from prefect_coiled.plan.policies import bucket_name
+from prefect_coiled.provision.removal import clusters_of, release_nat_gateways, remove_cluster
+from prefect_coiled.provision.sessions import session_for
+from prefect_coiled.records import Removal
+from prefect_coiled.tasks.steps import settle, step
+
+
+@flow(name="destroy account", flow_run_name="destroy {account} in {region}", persist_result=False)
+def destroy_account(account: str, region: str) -> Removal:
+    """Remove everything that an account has in a region. Its Prefect block stays.
+
+    Args:
+        account: The account's slug.
+        region: The AWS region.
+
+    Returns:
+        What was removed. `left` names the role and its instance profile, if another region needs them.
+
+    Raises:
+        ProvisionError: If a cluster of the account runs or is starting; nothing was removed.
+        PrefectCoiledError: With the first cause. Run it again: it goes on where it stopped.
+    """
+    with session_for(account, region) as session:
+        aws = session.aws
+        refuse_while_clusters_live(aws)
+        with lease(aws, f"{parameters.account_path(account)}set-up"):
+            refuse_while_clusters_live(aws)  # one may have started while the lease was waited for
+            total = _remove_clusters(aws) + release_nat_gateways(aws) + _release_addresses(aws)
+            ends = [_delete_network.submit(aws), _delete_log_group.submit(aws), _delete_bucket.submit(aws)]
+            settle(ends)
+            for end in ends:
+                total += end.result()
+            return total + _delete_role(aws, other_regions(aws)) + _delete_parameters(aws)
+
+
+def refuse_while_clusters_live(aws: Aws) -> None:
+    """Raise `ProvisionError` if a cluster of the account runs, or was asked for a short while ago."""
+    live, _ = clusters_of(aws)
+    names = sorted({m.cluster for m in instances.find_instances(aws)} | live)
+    if names:
+        raise ProvisionError(
+            f"destroying account {aws.account} in {aws.region}",
+            f"clusters run or are starting: {', '.join(names)}",
+            "Stop them first: `prefect-coiled stop NAME`.",
+        )
+
+
+def other_regions(aws: Aws) -> tuple[str, ...]:
+    """The other regions in which the account is set up. A region that AWS does not open to us has nothing."""
+
+    def set_up(region: str) -> bool:
+        door = Aws(aws.session, region, aws.account, endpoint_url=aws.endpoint_url, stop=aws.stop)
+        try:
+            return bool(vpc.find_vpcs(door))
+        except AwsError as error:
+            if error.code in ("AuthFailure", "OptInRequired", "UnauthorizedOperation"):
+                return False
+            raise
+
+    others = [r for r in REGIONS if r != aws.region]
+    with ThreadPoolExecutor(len(others), thread_name_prefix="regions") as pool:
+        return tuple(r for r, found in zip(others, pool.map(set_up, others), strict=True) if found)
+
+
+@step("remove dead clusters")
+def _remove_clusters(aws: Aws) -> Removal:
+    total = Removal()
+    for name in sorted(clusters_of(aws)[1]):
+        total += remove_cluster(aws, name)
+    return total
+
+
+@step("release addresses")
+def _release_addresses(aws: Aws) -> Removal:
+    return _removal("elastic address", nat_gateways.release_addresses(aws))
+
+
+@step("delete network")
+def _delete_network(aws: Aws) -> Removal:
+    total = Removal()
+    for found in vpc.find_vpcs(aws):
+        vpc_id = str(found["VpcId"])
+        endpoints = [str(e["VpcEndpointId"]) for e in s3_endpoint.find_s3_endpoints(aws, vpc_id)]
+        for endpoint_id in endpoints:
+            s3_endpoint.delete_s3_endpoint(aws, endpoint_id)
+        total += _removal("VPC endpoint", endpoints)
+        # Of several for one place, each look shows one.
+        while tables := route_tables.find_route_tables(aws, vpc_id):
+            for table in tables.values():
+                route_tables.delete_route_table(aws, table)
+            total += _removal("route table", [str(t["RouteTableId"]) for t in tables.values()])
+        there = [s.subnet_id for s in subnets.find_subnets(aws, vpc_id)]
+        _side_by_side(lambda subnet_id: subnets.delete_subnet(aws, subnet_id), there)
+        total += _removal("subnet", there)
+    total += _removal("internet gateway", _delete_gateways(aws))
+    gone = [str(v["VpcId"]) for v in vpc.find_vpcs(aws)]
+    for vpc_id in gone:
+        vpc.delete_vpc(aws, vpc_id)
+    return total + _removal("VPC", gone)
+
+
+def _delete_gateways(aws: Aws) -> list[str]:
+    removed = []
+    for gateway in internet_gateway.find_internet_gateways(aws):
+        gateway_id = str(gateway["InternetGatewayId"])
+        attached = [str(a["VpcId"]) for a in gateway.get("Attachments", ())]
+        internet_gateway.delete_internet_gateway(aws, gateway_id, attached)
+        removed.append(gateway_id)
+    return removed
+
+
+def _side_by_side(delete: Callable[[str], None], names: list[str]) -> None:
+    with ThreadPoolExecutor(8, thread_name_prefix="delete") as pool:
+        list(pool.map(delete, names))
+
+
+@step("delete log group")
+def _delete_log_group(aws: Aws) -> Removal:
+    return _removal("log group", [aws.account] if logs.delete_log_group(aws) else [])
+
+
+@step("delete bucket")
+def _delete_bucket(aws: Aws) -> Removal:
+    name = bucket_name(aws.account, find_caller(aws).aws_account_id, aws.region)
+    return _removal("bucket", [name] if bucket.delete_bucket(aws, name) else [])
+
+
+@step("delete role")
+def _delete_role(aws: Aws, others: tuple[str, ...]) -> Removal:
+    if others:
+        return Removal(left={f"role/{aws.account}": f"used in {', '.join(others)}"})
+    return _removal("role", iam_role.delete_role(aws))
+
+
+@step("delete parameters")
+def _delete_parameters(aws: Aws) -> Removal:
+    root = parameters.account_path(aws.account)
+    names = [n for n in parameters.find_parameters(aws, root) if n != f"{root}set-up"]
+    parameters.delete_parameters(aws, names)
+    return _removal("parameter", names)
+
+
+def _removal(kind: str, ids: list[str]) -> Removal:
+    return Removal(removed={kind: tuple(ids)}) if ids else Removal()

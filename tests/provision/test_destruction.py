@@ -1,0 +1,189 @@
+"""Taking an account down leaves nothing of it, and everything of its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from prefect_coiled.aws.credentials import Account, CredentialSource
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import AwsError, ProvisionError
+from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.provision import (
+    create_cluster,
+    delete_cluster,
+    destroy_account,
+    set_up_account,
+    take_inventory,
+)
+from prefect_coiled.provision.inventory import by_kind
+from prefect_coiled.provision.sessions import open_door
+from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.tasks.steps import Session, use_session
+
+
+@pytest.fixture(autouse=True)
+def nothing_there(sandbox: Sandbox) -> None:
+    sandbox.reset()
+    sandbox.set(boot="none")
+
+
+@pytest.fixture
+def raw(sandbox: Sandbox) -> Callable[[], dict[str, set[str]]]:
+    """What there is in the AWS account, whoever it belongs to, but for what every account has."""
+
+    def look() -> dict[str, set[str]]:
+        ec2, iam = sandbox.client("ec2"), sandbox.client("iam")
+        vpcs = {v["VpcId"] for v in ec2.describe_vpcs()["Vpcs"] if not v["IsDefault"]}
+        wanted = [{"Name": "vpc-id", "Values": sorted(vpcs) or ["none"]}]
+        nats = ec2.describe_nat_gateways()["NatGateways"]
+        states = ["pending", "running", "shutting-down", "stopping", "stopped"]
+        alive = [{"Name": "instance-state-name", "Values": states}]
+        reservations = ec2.describe_instances(Filters=alive)["Reservations"]
+        tables = ec2.describe_route_tables(Filters=wanted)["RouteTables"]
+        asked = [{"Key": "Name", "Option": "BeginsWith", "Values": ["/prefect-coiled"]}]
+        parameters = sandbox.client("ssm").describe_parameters(ParameterFilters=asked)["Parameters"]
+        groups = [g for g in ec2.describe_security_groups()["SecurityGroups"] if g["GroupName"] != "default"]
+        log_groups = sandbox.client("logs").describe_log_groups()["logGroups"]
+        endpoints = ec2.describe_vpc_endpoints()["VpcEndpoints"]
+        templates = ec2.describe_launch_templates()["LaunchTemplates"]
+        buckets = sandbox.client("s3").list_buckets()["Buckets"]
+        return {
+            "VPC": vpcs,
+            "subnet": {s["SubnetId"] for s in ec2.describe_subnets(Filters=wanted)["Subnets"]},
+            "route table": {
+                t["RouteTableId"] for t in tables if not any(a.get("Main") for a in t["Associations"])
+            },
+            "internet gateway": {
+                g["InternetGatewayId"] for g in ec2.describe_internet_gateways()["InternetGateways"]
+            },
+            "NAT gateway": {n["NatGatewayId"] for n in nats if n["State"] != "deleted"},
+            "elastic address": {a["AllocationId"] for a in ec2.describe_addresses()["Addresses"]},
+            "VPC endpoint": {e["VpcEndpointId"] for e in endpoints if e["State"] != "deleted"},
+            "security group": {g["GroupId"] for g in groups},
+            "launch template": {t["LaunchTemplateId"] for t in templates},
+            "instance": {i["InstanceId"] for r in reservations for i in r["Instances"]},
+            "volume": {v["VolumeId"] for v in ec2.describe_volumes()["Volumes"]},
+            "log group": {g["logGroupName"] for g in log_groups},
+            "IAM role": {r["RoleName"] for r in iam.list_roles()["Roles"]},
+            "instance profile": {
+                p["InstanceProfileName"] for p in iam.list_instance_profiles()["InstanceProfiles"]
+            },
+            "bucket": {b["Name"] for b in buckets},
+            "parameter": {p["Name"] for p in parameters},
+        }
+
+    return look
+
+
+def filled(found: dict[str, set[str]]) -> dict[str, set[str]]:
+    return {kind: ids for kind, ids in found.items() if ids}
+
+
+def neighbour(account: Account, sandbox: Sandbox, region: str = "us-east-1", slug: str = "team-2") -> Aws:
+    keys = CredentialSource("sandbox", SecretStr("sandbox"))
+    return open_door(
+        Account(slug, credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info), region
+    )
+
+
+def test_the_inventory_is_what_is_there(
+    session: Session, aws: Aws, spec: Callable[..., ClusterSpec], raw: Callable[[], Any]
+) -> None:
+    set_up_account("team", "us-east-1")
+    create_cluster(spec(name="one"))
+    there = take_inventory(aws)
+    assert {kind: set(ids) for kind, ids in by_kind(there).items()} == filled(raw())
+    assert {r.kind for r in there if r.cluster == "one"} == {
+        "instance",
+        "volume",
+        "launch template",
+        "security group",
+        "parameter",
+    }
+
+
+def test_nothing_is_left(
+    session: Session, aws: Aws, spec: Callable[..., ClusterSpec], raw: Callable[[], Any]
+) -> None:
+    before = filled(raw())
+    set_up_account("team", "us-east-1")
+    create_cluster(spec(name="one"))
+    delete_cluster("team", "us-east-1", "one")
+    removal = destroy_account("team", "us-east-1")
+    assert filled(raw()) == before == {}
+    assert take_inventory(aws) == ()
+    assert removal.left == {}
+    assert set(removal.removed) >= {"VPC", "subnet", "NAT gateway", "role", "log group", "bucket"}
+
+
+def test_a_second_time_there_is_nothing_to_do(session: Session) -> None:
+    set_up_account("team", "us-east-1")
+    destroy_account("team", "us-east-1")
+    assert destroy_account("team", "us-east-1").removed == {}
+
+
+def test_the_bucket_goes_with_its_files(session: Session, sandbox: Sandbox, raw: Callable[[], Any]) -> None:
+    set_up_account("team", "us-east-1")
+    (name,) = raw()["bucket"]
+    for n in range(3):
+        sandbox.client("s3").put_object(Bucket=name, Key=f"wheels/{n}", Body=b"x")
+    destroy_account("team", "us-east-1")
+    assert raw()["bucket"] == set()
+
+
+def test_a_running_cluster_is_named_and_nothing_is_touched(
+    session: Session, spec: Callable[..., ClusterSpec], raw: Callable[[], Any]
+) -> None:
+    create_cluster(spec(name="busy"))
+    before = raw()
+    with pytest.raises(ProvisionError, match="busy"):
+        destroy_account("team", "us-east-1")
+    assert raw() == before
+
+
+def test_a_neighbour_with_a_similar_name_stays(
+    session: Session, account: Account, sandbox: Sandbox, raw: Callable[[], Any]
+) -> None:
+    with use_session(Session(neighbour(account, sandbox))):
+        set_up_account("team-2", "us-east-1")
+    alone = raw()
+    set_up_account("team", "us-east-1")
+    destroy_account("team", "us-east-1")
+    assert raw() == alone
+
+
+def test_the_role_stays_as_long_as_another_region_needs_it(
+    session: Session, account: Account, sandbox: Sandbox, raw: Callable[[], Any]
+) -> None:
+    elsewhere = neighbour(account, sandbox, "eu-west-1", "team")
+    with use_session(Session(elsewhere)):
+        set_up_account("team", "eu-west-1")
+    set_up_account("team", "us-east-1")
+    removal = destroy_account("team", "us-east-1")
+    assert removal.left == {"role/team": "used in eu-west-1"}
+    assert raw()["IAM role"] == {"team"}
+    with use_session(Session(elsewhere)):
+        destroy_account("team", "eu-west-1")
+    assert raw()["IAM role"] == set()
+
+
+@pytest.mark.parametrize(
+    "action",
+    ["DeleteSubnet", "DeleteNatGateway", "DeleteRole", "a bucket"],
+)
+def test_a_run_that_failed_is_run_again_and_goes_on(
+    session: Session, sandbox: Sandbox, raw: Callable[[], Any], action: str
+) -> None:
+    set_up_account("team", "us-east-1")
+    match = {"action": action} if action != "a bucket" else {"service": "s3", "action": "DELETE"}
+    rule = {"effect": "error", "code": "UnauthorizedOperation", "status": 403, "times": 1, **match}
+    sandbox.faults([rule])
+    with pytest.raises(AwsError):
+        destroy_account("team", "us-east-1")
+    sandbox.faults([])
+    destroy_account("team", "us-east-1")
+    assert filled(raw()) == {}

@@ -1,0 +1,160 @@
+"""The shipped IAM policies: complete, as narrow as AWS allows, and clean in the eyes of two linters."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.options import NetworkIds
+from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE
+from prefect_coiled.plan.policies import (
+    LONGEST,
+    POLICIES,
+    grants,
+    iam_policies,
+    permitting_statement,
+    size,
+)
+from prefect_coiled.sandbox.iam.table import action_row, known_actions
+
+NUMBER = "123456789012"
+# STS answers this call to everybody.
+FREE = {"sts:GetCallerIdentity"}
+CONDITION_KEYS = {
+    "made": "aws:requesttag",
+    "tagged": "aws:requesttag",
+    "ours": "aws:resourcetag",
+    "amazon": "ec2:owner",
+    "ec2-only": "iam:passedtoservice",
+    "ec2-if-said": "iam:passedtoservice",
+    "policy": "iam:policyarn",
+    "spot": "iam:awsservicename",
+}
+
+
+def statements(name: str, **keywords: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = iam_policies("my-team", **keywords)[name]["Statement"]
+    return found
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_fits_into_what_aws_allows(name: str) -> None:
+    longest = iam_policies("a" * 64, aws_account_id=NUMBER, region="ap-southeast-1", partition="aws-us-gov")
+    assert size(longest[name]) <= LONGEST
+
+
+def test_every_call_has_its_permission_and_every_permission_its_call() -> None:
+    assert {call for call, action in ACTIONS.items() if not action.grants} == FREE
+    granted = {g.action for g in grants()}
+    tagged = {"ec2:CreateTags"}
+    assert granted | tagged >= PERMISSIONS_ALONE
+    # S3 names some permissions otherwise than its calls.
+    assert {a for a in granted - set(ACTIONS) if not a.startswith("s3:")} <= PERMISSIONS_ALONE
+
+
+def test_every_action_is_one_that_aws_knows() -> None:
+    assert {g.action.lower() for g in grants()} <= known_actions()
+
+
+@pytest.mark.parametrize("grant", grants(), ids=lambda g: f"{g.action} {g.resource.rsplit(':', 1)[-1]}")
+def test_aws_supports_the_resource_and_the_condition_of_each_permission(grant: Any) -> None:
+    row = action_row(grant.action)
+    if grant.resource == "*":
+        assert not row.kinds, "AWS knows narrower resources for this action"
+        return
+    kind = grant.resource.format(partition="", region="", number="", account="", bucket="b").split(":")[-1]
+    kind = kind.split("/")[0]
+    kinds = {kind} & set(row.kinds) or set(row.kinds)
+    assert row.kinds
+    if grant.condition:
+        assert any(row.knows(CONDITION_KEYS[grant.condition], k) for k in (*kinds, ""))
+
+
+@pytest.mark.parametrize(
+    "grant",
+    [g for g in grants() if g.action.startswith("ec2:") and not g.condition and g.resource != "*"],
+    ids=lambda g: f"{g.action} {g.resource.rsplit(':', 1)[-1]}",
+)
+def test_an_ec2_permission_without_a_condition_is_argued_for(grant: Any) -> None:
+    # A key pair is the user's own, and carries no tags of ours.
+    assert (grant.action, grant.resource.rsplit(":", 1)[-1]) == ("ec2:RunInstances", "key-pair/*")
+
+
+def test_a_name_that_is_no_account_or_number_is_refused() -> None:
+    with pytest.raises(OptionsError, match="12 digits"):
+        iam_policies("team", aws_account_id="12345")
+    with pytest.raises(OptionsError, match="lower-case"):
+        iam_policies("team*")
+
+
+def test_the_slug_of_a_neighbour_is_not_in_reach() -> None:
+    text = json.dumps(iam_policies("team")["ongoing"]) + json.dumps(iam_policies("team")["setup"])
+    assert "team-2" not in text
+    assert '"aws:ResourceTag/coiled-account": "team"' in text
+
+
+def test_a_network_of_ones_own_is_allowed_by_its_ids_alone() -> None:
+    own = NetworkIds(network_id="vpc-0123456789abcdef0", scheduler_subnet_id="subnet-0123456789abcdef0")
+    added = [s for s in statements("ongoing", network=own) if s["Sid"].startswith("OwnNetwork")]
+    places = sorted(r.rsplit(":", 1)[-1] for s in added for r in s["Resource"])
+    assert places == ["subnet/subnet-0123456789abcdef0", "vpc/vpc-0123456789abcdef0"]
+
+
+def test_the_statement_for_an_action_is_the_policys_own() -> None:
+    found = permitting_statement("ec2:DeleteVpc", "my-team")
+    assert found is not None
+    name, statement = found
+    assert name == "setup"
+    assert statement["Action"] == ["ec2:DeleteVpc"]
+    assert statement["Condition"]["StringEquals"]["aws:ResourceTag/coiled-account"] == "my-team"
+    assert permitting_statement("ec2:DeleteVolume", "my-team") is None
+
+
+def covered_elsewhere(finding: Any, policy: dict[str, Any]) -> bool:
+    """Whether what a statement lacks is in another one of the policy.
+
+    The linter looks at each statement alone. An action on several kinds of resources has them in several
+    statements, because each kind has its own condition.
+    """
+    return finding.issue == "RESOURCE_MISMATCH" and all(
+        any(
+            lacking["action"] in s["Action"]
+            and any(fits(r, lacking["required_format"]) for r in s["Resource"])
+            for s in policy["Statement"]
+        )
+        for lacking in finding.detail
+    )
+
+
+def fits(resource: str, wanted: str) -> bool:
+    return resource.split(":")[2] == wanted.split(":")[2] and resource.split(":")[-1] == wanted.split(":")[-1]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_parliament_finds_nothing_from_medium_on(name: str) -> None:
+    import parliament
+
+    policy = iam_policies("my-team", aws_account_id=NUMBER)[name]
+    analyzed = parliament.analyze_policy_string(json.dumps(policy))
+    found = [parliament.enhance_finding(f) for f in analyzed.findings]
+    grave = [f for f in found if f.severity in ("MEDIUM", "HIGH", "CRITICAL")]
+    assert [f for f in grave if not covered_elsewhere(f, policy)] == []
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_cloudsplaining_finds_nothing(name: str) -> None:
+    from cloudsplaining.scan.policy_document import PolicyDocument
+
+    document = PolicyDocument(iam_policies("my-team", aws_account_id=NUMBER)[name])
+    reads = {g.action for g in grants() if g.resource == "*"}
+    assert set(document.all_allowed_unrestricted_actions) <= reads
+    assert document.allows_privilege_escalation == []
+    assert document.allows_data_exfiltration_actions == []
+    assert document.permissions_management_without_constraints == []
+    assert document.write_actions_without_constraints == []
+    assert document.tagging_actions_without_constraints == []
+    assert document.credentials_exposure == []
+    assert document.service_wildcard == []
