@@ -58,6 +58,18 @@ class Network(Record):
         return next((s for s in self.subnets if s.zone == zone and s.tier == tier), None)
 
 
+class OwnNetwork(Record):
+    """A network of the user's own, as it was found.
+
+    Attributes:
+        scheduler_zone: Zone of the scheduler's subnet.
+        worker_zone: Zone of the workers' subnet.
+    """
+
+    scheduler_zone: str
+    worker_zone: str
+
+
 class AccountRecord(Record):
     """The outcome of setting an account up in one region.
 
@@ -65,6 +77,7 @@ class AccountRecord(Record):
         account: The account's slug.
         aws_account_id: The 12 digits of the AWS account.
         creator: Who set it up: the last part of the caller's ARN.
+        network: The account's own network; None where a cluster brings its own.
         role_arn: IAM role of the machines, named as the account.
         instance_profile_arn: Instance profile of the same name.
         log_group: CloudWatch log group, named as the account.
@@ -74,7 +87,7 @@ class AccountRecord(Record):
     region: str
     aws_account_id: str
     creator: str
-    network: Network
+    network: Network | None
     role_arn: str
     instance_profile_arn: str
     log_group: str
@@ -155,10 +168,16 @@ class Removal(Record):
             merged[kind] = tuple(dict.fromkeys((*merged.get(kind, ()), *ids)))
         return Removal(removed=merged, left={**self.left, **other.left})
 
-    def __str__(self) -> str:
+    @property
+    def counts(self) -> str:
+        """How much of each kind was removed."""
+
         def count(kind: str, n: int) -> str:
             return f"{n} {kind}{'' if n == 1 else 's'}"
 
         parts = [count(kind, len(ids)) for kind, ids in self.removed.items() if ids]
-        text = ", ".join(parts) if parts else "nothing"
+        return ", ".join(parts) if parts else "nothing"
+
+    def __str__(self) -> str:
+        text = self.counts
         return f"{text}; left for sweep: {', '.join(self.left)}" if self.left else text

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 from urllib.parse import unquote
 
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AlreadyExistsError, NotFoundError, ProvisionError, QuotaError
+from prefect_coiled.errors import (
+    AlreadyExistsError,
+    NotFoundError,
+    OptionsError,
+    ProvisionError,
+    QuotaError,
+)
 from prefect_coiled.plan import policies, tags
 
+_POLICY_ARN = re.compile(r"arn:aws[a-z-]*:iam::(aws|\d{12}):policy/[\w+=,.@/-]+")
 POLICY_NAME = "coiled-instance"
 
 
@@ -99,6 +107,78 @@ def ensure_instance_profile(aws: Aws) -> str:
             if not profile.get("Roles"):
                 raise
     return str(profile["Arn"])
+
+
+def attached_policies(aws: Aws) -> list[str]:
+    """The ARNs of the managed policies that the role has.
+
+    Raises:
+        NotFoundError: If the account has no role yet.
+    """
+    what = f"listing policies of role ({aws.account})"
+    items = aws.pages("iam:ListAttachedRolePolicies", what, "AttachedPolicies", RoleName=aws.account)
+    return sorted(str(p["PolicyArn"]) for p in items)
+
+
+def check_policy_arn(arn: str) -> str:
+    """Check the form of a managed policy's ARN.
+
+    Raises:
+        OptionsError: If it is none, or the policy would open the whole AWS account to the machines.
+    """
+    if not _POLICY_ARN.fullmatch(arn):
+        raise OptionsError(
+            f"policy {arn!r}", "must look like arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess."
+        )
+    if arn.rsplit("/", 1)[-1] in policies.NEVER_ATTACHED:
+        raise OptionsError(
+            f"policy {arn!r}",
+            "would open the whole AWS account to everything that runs on a machine.",
+            "Attach what the work needs, such as arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess.",
+        )
+    return arn
+
+
+def attach_policy(aws: Aws, arn: str) -> bool:
+    """Attach a managed policy to the role. Returns whether it was not there yet.
+
+    Raises:
+        OptionsError: As `check_policy_arn` does, or if AWS has no such policy.
+        ProvisionError: If the account has no role yet.
+    """
+    check_policy_arn(arn)
+    _known(aws)
+    if arn in attached_policies(aws):
+        return False
+    what = f"attaching {arn} to role ({aws.account})"
+    try:
+        aws.call("iam:AttachRolePolicy", what, RoleName=aws.account, PolicyArn=arn)
+    except NotFoundError as error:
+        raise OptionsError(f"policy {arn!r}", "AWS has no policy of that ARN.") from error
+    return True
+
+
+def detach_policy(aws: Aws, arn: str) -> bool:
+    """Take a managed policy from the role. Returns whether it was there.
+
+    Raises:
+        ProvisionError: If the account has no role yet.
+    """
+    check_policy_arn(arn)
+    _known(aws)
+    if arn not in attached_policies(aws):
+        return False
+    _gone_is_fine(aws, "iam:DetachRolePolicy", RoleName=aws.account, PolicyArn=arn)
+    return True
+
+
+def _known(aws: Aws) -> None:
+    if find_role(aws) is None:
+        raise ProvisionError(
+            f"finding role ({aws.account})",
+            "the account is not set up yet",
+            f"Run `prefect-coiled setup aws --account {aws.account}` first.",
+        )
 
 
 def delete_role(aws: Aws) -> list[str]:

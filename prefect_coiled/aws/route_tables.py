@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,7 +37,9 @@ def ensure_route_table(
         return existing[place]
     more = {"tier": "public"} if place == PUBLIC else {"tier": "private", "zone": place}
     labels = tags.named(tags.account_tags(aws.account, **more), f"coiled-{aws.account}-{place}")
-    token = hashlib.sha256(f"{aws.account}/{vpc_id}/{place}".encode()).hexdigest()[:64]
+    # The token covers the repeats of this one call. One that was fixed for ever would give a table back that
+    # somebody deleted: AWS remembers tokens longer than what they made.
+    token = uuid.uuid4().hex
     table: dict[str, Any] = retry_while(
         aws,
         f"waiting for VPC ({vpc_id}) to be visible",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,7 +38,7 @@ def ensure_s3_endpoint(aws: Aws, vpc_id: str, route_table_ids: Iterable[str]) ->
             )
         return endpoint_id
     labels = tags.named(tags.account_tags(aws.account), f"coiled-{aws.account}-s3")
-    token = hashlib.sha256("/".join((aws.account, vpc_id, "s3", *tables)).encode()).hexdigest()[:64]
+    token = uuid.uuid4().hex  # for the repeats of this one call; see `route_tables`
 
     def create() -> str:
         try:

@@ -27,7 +27,7 @@ def ensure_security_group(
     labels: dict[str, str],
     permissions: list[dict[str, Any]],
 ) -> str:
-    """Find the group of that name in the VPC or make it, then see that it lets in what `permissions` say.
+    """Find the group of that name in the VPC or make it; it lets in what `permissions` say and no more.
 
     The name is unique in its VPC, so that a repeat cannot double it.
 
@@ -51,8 +51,9 @@ def ensure_security_group(
         )
     )
     if found:
-        group_id = str(found[0]["GroupId"])
+        group_id, there = str(found[0]["GroupId"]), found[0].get("IpPermissions", [])
     else:
+        there = []
         group_id = str(
             aws.call(
                 "ec2:CreateSecurityGroup",
@@ -63,24 +64,71 @@ def ensure_security_group(
                 TagSpecifications=tags.specifications(labels, "security-group"),
             )["GroupId"]
         )
-    rules = [_with_self(p, group_id) for p in permissions]
-
-    def authorize() -> None:
-        for rule in rules:
-            try:
-                aws.call(
-                    "ec2:AuthorizeSecurityGroupIngress",
-                    f"opening Security Group ({name})",
-                    GroupId=group_id,
-                    IpPermissions=[rule],
-                )
-            except AlreadyExistsError:
-                continue
-
-    if rules:
-        what = f"waiting for Security Group ({name}) to be visible"
-        retry_while(aws, what, authorize, NotFoundError, timeout=VISIBLE)
+    change_rules(aws, name, group_id, there, [_with_self(p, group_id) for p in permissions])
     return group_id
+
+
+def change_rules(
+    aws: Aws, name: str, group_id: str, there: list[dict[str, Any]], wanted: list[dict[str, Any]]
+) -> None:
+    """Make the group let in what `wanted` says and nothing else: open first, then close.
+
+    Args:
+        aws: The door.
+        name: The group's name, for error texts.
+        group_id: The group.
+        there: The `IpPermissions` it has.
+        wanted: Those it shall have.
+    """
+    have, want = _rules(there), _rules(wanted)
+    missing = [rule for key, rule in want.items() if key not in have]
+
+    def open_() -> None:
+        what = f"opening Security Group ({name})"
+        try:
+            aws.call("ec2:AuthorizeSecurityGroupIngress", what, GroupId=group_id, IpPermissions=missing)
+        except AlreadyExistsError:
+            # One that is there already refuses the whole call: an earlier attempt got through in part.
+            for rule in missing:
+                try:
+                    aws.call(
+                        "ec2:AuthorizeSecurityGroupIngress", what, GroupId=group_id, IpPermissions=[rule]
+                    )
+                except AlreadyExistsError:
+                    continue
+
+    if missing:
+        what = f"waiting for Security Group ({name}) to be visible"
+        retry_while(aws, what, open_, NotFoundError, timeout=VISIBLE)
+    extra = [rule for key, rule in have.items() if key not in want]
+    if extra:
+        aws.call(
+            "ec2:RevokeSecurityGroupIngress",
+            f"closing Security Group ({name})",
+            GroupId=group_id,
+            IpPermissions=extra,
+        )
+
+
+def _rules(permissions: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Permissions taken apart: one rule for each port range and source, by what makes it that rule."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for permission in permissions:
+        base: dict[str, Any] = {k: permission[k] for k in _PORTS if k in permission}
+        for kind, key in _SOURCES.items():
+            for source in permission.get(kind, ()):
+                rule = {**base, kind: [source]}
+                found[(*base.values(), kind, source[key])] = rule
+    return found
+
+
+_PORTS = ("IpProtocol", "FromPort", "ToPort")
+_SOURCES = {
+    "IpRanges": "CidrIp",
+    "Ipv6Ranges": "CidrIpv6",
+    "UserIdGroupPairs": "GroupId",
+    "PrefixListIds": "PrefixListId",
+}
 
 
 def _with_self(permission: dict[str, Any], group_id: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import typer
 
 from prefect_coiled.cli.accounts import account_app, set_up
 from prefect_coiled.cli.clusters import (
+    change_firewall,
     list_clusters,
     show_dashboard,
     show_logs,
@@ -19,6 +20,7 @@ from prefect_coiled.cli.clusters import (
     sweep_account,
 )
 from prefect_coiled.cli.policies import check, show_policy
+from prefect_coiled.cli.resources import account_destroy, list_resources, role_app
 from prefect_coiled.cli.sandbox import sandbox_app
 
 __all__ = ["app"]
@@ -33,11 +35,15 @@ app = typer.Typer(
 )
 app.add_typer(sandbox_app, name="sandbox", help="The local stand-in for AWS.")
 app.add_typer(account_app, name="account", help="The accounts that Prefect knows.")
+app.add_typer(role_app, name="role", help="What the account's machines may do in AWS.")
+account_app.command("destroy")(account_destroy)
 app.command("policies")(show_policy)
 app.command("check")(check)
 app.command("set-up")(set_up)
 app.command("ls")(list_clusters)
+app.command("resources")(list_resources)
 app.command("stop")(stop_cluster)
+app.command("firewall")(change_firewall)
 app.command("logs")(show_logs)
 app.command("dashboard")(show_dashboard)
 app.command("sweep")(sweep_account)

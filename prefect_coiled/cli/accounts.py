@@ -75,7 +75,8 @@ def set_up(
     console.print(
         f"Account {record.account} is set up in {record.region} (AWS account {record.aws_account_id})."
     )
-    console.print(f"network    {network.vpc_id} {network.cidr}, {len(network.subnets)} subnets")
-    console.print(f"way out    {', '.join(network.nat_gateways.values()) or 'no NAT gateway'}")
+    if network is not None:
+        console.print(f"network    {network.vpc_id} {network.cidr}, {len(network.subnets)} subnets")
+        console.print(f"way out    {', '.join(network.nat_gateways.values()) or 'no NAT gateway'}")
     console.print(f"role       {record.role_arn}")
     console.print(f"log group  {record.log_group}")

@@ -82,6 +82,36 @@ def stop_cluster(
 
 
 @told
+def change_firewall(
+    name: Annotated[str, typer.Argument(help="Name of the cluster.")],
+    cidr: Annotated[
+        list[str] | None, typer.Option(help='Who gets in: a network, or "me"; may be given several times.')
+    ] = None,
+    port: Annotated[list[int] | None, typer.Option(help="Ports; the usual ones if not given.")] = None,
+    close: Annotated[bool, typer.Option("--close", help="Let nobody in.")] = False,
+    account: AccountOption = None,
+    region: RegionOption = None,
+) -> None:
+    """Show who may reach a cluster's scheduler, or change it while the cluster runs."""
+    from prefect_coiled.cluster.launched import find_launched
+    from prefect_coiled.options import DEFAULT_PORTS
+    from prefect_coiled.options.ingress import ingress_rules
+
+    loaded, aws = door(account, region)
+    found = find_launched(aws, name)
+    if found is None:
+        raise _no_cluster(name, loaded, aws)
+    rules = found.spec.ingress
+    if close or cidr or port:
+        wanted = [] if close else [{"ports": port or DEFAULT_PORTS, "cidr": c} for c in cidr or ["0.0.0.0/0"]]
+        rules = found.set_ingress(ingress_rules(wanted))
+    rows = table("PORTS", "FROM")
+    for rule in rules:
+        rows.add_row(", ".join(map(str, rule.ports)), rule.cidr)
+    out().print(rows if rules else "Nobody gets in.")
+
+
+@told
 def show_logs(
     name: Annotated[str, typer.Argument(help="Name of the cluster.")],
     instance: Annotated[

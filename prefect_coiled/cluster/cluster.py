@@ -31,6 +31,8 @@ from prefect_coiled.cluster.readiness import wait_until_ready
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.costs import CostEstimate
 from prefect_coiled.errors import OptionsError, PrefectCoiledError
+from prefect_coiled.options import IngressRule
+from prefect_coiled.options.ingress import ingress_rules
 from prefect_coiled.plan.cluster import check_counts
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
 from prefect_coiled.tasks.steps import Reporter
@@ -83,6 +85,8 @@ class Cluster(DistributedCluster):
         spot: See `region`.
         spot_policy: See `region`.
         key_name: An EC2 key pair; without one, port 22 stays closed.
+        allow_ingress_from: Who may reach the scheduler: a CIDR, or "me" for this machine's address.
+        allow_ssh: Whether port 22 may be open without a key pair.
         shutdown_on_close: Whether `close` removes the cluster: True for a new one, False for one attached to.
         idle_timeout: The cluster ends after so long without tasks; None for never.
         no_client_timeout: The cluster ends after so long without any client; only with shutdown_on_close.
@@ -272,6 +276,23 @@ class Cluster(DistributedCluster):
                 joined = [name for name in chosen if name in self.observed]
                 await self.scheduler_comm.retire_workers(names=joined, remove=True, close_workers=True)
                 await self.scale_down(chosen)
+
+    def set_ingress(self, ingress: Any) -> Any:
+        """Change who may reach the scheduler while the cluster runs.
+
+        Args:
+            ingress: Rules such as [{"ports": [8786, 8787], "cidr": "me"}], a CIDR or "me" for the usual
+                ports, or an empty list to close all. What is not said any more is closed.
+
+        Raises:
+            OptionsError: If a rule is wrong, or the security group is the user's own.
+        """
+        return self.sync(self._set_ingress, ingress)
+
+    async def _set_ingress(self, ingress: Any) -> tuple[IngressRule, ...]:
+        launched = self.started()
+        rules = ingress_rules({"cidr": ingress} if isinstance(ingress, str) else ingress)
+        return await self.in_thread(launched.set_ingress, rules)
 
     async def scale_down(self, workers: Iterable[str]) -> None:
         """Terminate the machines of these workers; Dask has retired them before."""

@@ -20,10 +20,17 @@ from prefect_coiled.blocks import load_account
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.costs import CostEstimate, MachineUse, estimate
 from prefect_coiled.errors import PrefectCoiledError, ProvisionError
+from prefect_coiled.options import IngressRule
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.node_config import ClientSecrets
-from prefect_coiled.provision import add_workers, create_cluster, delete_cluster, remove_cluster
+from prefect_coiled.provision import (
+    add_workers,
+    change_ingress,
+    create_cluster,
+    delete_cluster,
+    remove_cluster,
+)
 from prefect_coiled.provision.clusters import find_cluster
 from prefect_coiled.provision.removal import terminate
 from prefect_coiled.provision.sessions import open_door
@@ -70,6 +77,15 @@ class Launched:
         report("workers", f"launching {count} more")
         with use_session(Session(self.aws, report=report)):
             return add_workers(self.spec, self.record, count, secrets.token_hex(4))
+
+    def set_ingress(self, ingress: Iterable[IngressRule]) -> tuple[IngressRule, ...]:
+        """Replace the rules of the scheduler's security group."""
+        rules = [r.model_copy(update={"cidr": own_cidr(self.aws)}) if r.cidr == "me" else r for r in ingress]
+        record = self.record
+        with use_session(Session(self.aws)):
+            held = change_ingress(record.account, record.region, record.name, rules)
+        self.spec = self.spec.model_copy(update={"ingress": tuple(held)})
+        return self.spec.ingress
 
     def terminate_workers(self, ids: Iterable[str]) -> None:
         """Terminate some of the workers."""

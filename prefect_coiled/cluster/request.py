@@ -13,7 +13,7 @@ from dask.utils import parse_timedelta
 
 from prefect_coiled.aws.credentials import Account
 from prefect_coiled.errors import OptionsError
-from prefect_coiled.options import MergedOptions, cluster_defaults, merge
+from prefect_coiled.options import DEFAULT_PORTS, MergedOptions, cluster_defaults, merge
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.cluster import ClusterSpec, check_counts, check_name, min_workers
 from prefect_coiled.plan.node_config import NodeConfig, check_dask_options
@@ -63,6 +63,8 @@ class Request:
     spot: bool | None = None
     spot_policy: str | None = None
     key_name: str | None = None
+    allow_ingress_from: str | None = None
+    allow_ssh: bool | None = None
     shutdown_on_close: bool | None = None
     idle_timeout: str | float | None = "20 minutes"
     no_client_timeout: str | float | None = "2 minutes"
@@ -133,6 +135,12 @@ class Request:
                         "contradict each other",
                     )
                 keywords[key] = value
+        if self.allow_ingress_from is not None:
+            if keywords.get("ingress") is not None or keywords.get("firewall") is not None:
+                raise OptionsError(
+                    "allow_ingress_from and backend_options['ingress']", "contradict each other", "Give one."
+                )
+            keywords["ingress"] = [{"ports": DEFAULT_PORTS, "cidr": self.allow_ingress_from}]
         return merge(keywords, account.options)
 
     @property
@@ -212,6 +220,7 @@ class Request:
             egress=options.egress,
             network=options.network,
             key_name=self.key_name or "",
+            allow_ssh=bool(self.allow_ssh),
             use_public_ip=use_public,
             image_ready=account.is_sandbox,
             tags={**account.tags, **check_user_tags(self.tags or {})},

@@ -171,7 +171,8 @@ def _table() -> dict[str, Action]:
         "iam:DeleteRole",
     ):
         add("setup", "safe", call, Grant(call, _ROLE))
-    add("setup", "safe", "iam:DetachRolePolicy", Grant("iam:DetachRolePolicy", _ROLE))
+    for call in ("iam:AttachRolePolicy", "iam:DetachRolePolicy"):
+        add("setup", "safe", call, Grant(call, _ROLE, "policy"))
     add(
         "setup",
         "once",
@@ -237,7 +238,7 @@ def _table() -> dict[str, Action]:
     ):
         add("setup", mode, call, Grant(permission, _BUCKET))  # type: ignore[arg-type]
     # S3 names what empties a bucket after the objects in it.
-    add("setup", "safe", "s3:ListObjectsV2", Grant("s3:ListBucket", _BUCKET))
+    add("ongoing", "safe", "s3:ListObjectsV2", Grant("s3:ListBucket", _BUCKET))
     add("setup", "safe", "s3:DeleteObjects", Grant("s3:DeleteObject", f"{_BUCKET}/*"))
     add("setup", "safe", "s3:DeleteBucket", Grant("s3:DeleteBucket", _BUCKET))
     add("setup", "safe", "s3:GetBucketTagging", Grant("s3:GetBucketTagging", _BUCKET))

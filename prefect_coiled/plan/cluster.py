@@ -45,6 +45,7 @@ class ClusterSpec(Record):
         worker_types: Instance types for the workers, in order of preference.
         worker_disk: Size of a worker's disk in GiB; `scheduler_disk` likewise.
         ingress: Who may reach which ports of the scheduler; every CIDR is concrete.
+        allow_ssh: Whether port 22 may be opened without a key pair.
         scheduler_node: What the scheduler is told, but for where it is.
         worker_node: What a worker is told, but for the scheduler's address.
         creator: Who asked for it.
@@ -68,6 +69,7 @@ class ClusterSpec(Record):
     egress: Egress = "nat"
     network: NetworkIds | None = None
     key_name: str = ""
+    allow_ssh: bool = False
     use_public_ip: bool = True
     image_ready: bool = False
     tags: dict[str, str] = {}
@@ -220,7 +222,7 @@ def launch_attempts(
     )
 
 
-def placement(spec: ClusterSpec, network: Network, role: Role, zone: str) -> tuple[str, bool] | None:
+def placement(spec: ClusterSpec, network: Network | None, role: Role, zone: str) -> tuple[str, bool] | None:
     """The subnet for a machine and whether it gets a public address; None if the zone has no such subnet.
 
     Workers sit in private subnets, or with `egress="public-ip"` in public ones, closed to the outside either
@@ -234,7 +236,7 @@ def placement(spec: ClusterSpec, network: Network, role: Role, zone: str) -> tup
     outside = spec.use_public_ip if role == "scheduler" else False
     public = outside or spec.egress == "public-ip"
     tier: Tier = "public" if public else "private"
-    subnet = network.subnet(zone, tier)
+    subnet = network.subnet(zone, tier) if network is not None else None
     return None if subnet is None else (subnet.subnet_id, public)
 
 

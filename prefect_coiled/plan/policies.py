@@ -21,6 +21,7 @@ from prefect_coiled.plan.actions import ACTIONS, Condition, Grant, Phase
 
 __all__ = [
     "LONGEST",
+    "NEVER_ATTACHED",
     "POLICIES",
     "PolicyName",
     "Question",
@@ -42,7 +43,7 @@ POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 LONGEST = 6144
 
 # A policy with these opens the AWS account to whatever runs on a machine.
-_NEVER_ATTACHED = ("AdministratorAccess", "IAMFullAccess", "PowerUserAccess")
+NEVER_ATTACHED = ("AdministratorAccess", "IAMFullAccess", "PowerUserAccess")
 
 
 def iam_policies(
@@ -205,7 +206,7 @@ def _condition(name: Condition, account: str) -> dict[str, Any] | None:
     def tagged(prefix: str) -> dict[str, str]:
         return {f"{prefix}/{tags.OWNER}": tags.OWNER_VALUE, f"{prefix}/{tags.ACCOUNT}": account}
 
-    never = [f"arn:*:iam::aws:policy/{policy}" for policy in _NEVER_ATTACHED]
+    never = [f"arn:*:iam::aws:policy/{policy}" for policy in NEVER_ATTACHED]
     conditions: dict[Condition, dict[str, Any] | None] = {
         "": None,
         "made": {"StringEquals": tagged("aws:RequestTag")},

@@ -3,11 +3,13 @@
 from prefect_coiled.provision.account import set_up_account
 from prefect_coiled.provision.clusters import add_workers, create_cluster
 from prefect_coiled.provision.destruction import destroy_account
+from prefect_coiled.provision.firewall import change_ingress
 from prefect_coiled.provision.inventory import take_inventory
 from prefect_coiled.provision.removal import delete_cluster, remove_cluster, sweep
 
 __all__ = [
     "add_workers",
+    "change_ingress",
     "create_cluster",
     "delete_cluster",
     "destroy_account",

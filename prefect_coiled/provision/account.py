@@ -17,25 +17,35 @@ from prefect_coiled.aws import route_tables
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.leases import lease
 from prefect_coiled.aws.parameters import account_path
+from prefect_coiled.errors import AccessDeniedError
 from prefect_coiled.options import Egress
-from prefect_coiled.plan.network import VPC_CIDR, missing_subnets
+from prefect_coiled.plan.network import VPC_CIDR, SubnetPlan, missing_subnets
 from prefect_coiled.provision.sessions import session_for
-from prefect_coiled.records import AccountRecord, Subnet
+from prefect_coiled.records import AccountRecord, Network, Subnet
 from prefect_coiled.tasks import account as steps
 from prefect_coiled.tasks.steps import Session, settle
 
 
 @flow(name="set up account", flow_run_name="set up {account} in {region}", persist_result=False)
 def set_up_account(
-    account: str, region: str, zone: str | None = None, egress: Egress = "nat"
+    account: str,
+    region: str,
+    zone: str | None = None,
+    egress: Egress = "nat",
+    every_zone: bool = True,
+    network: bool = True,
 ) -> AccountRecord:
     """See that an account has everything in a region that its clusters share.
 
     Args:
         account: The account's slug.
         region: The AWS region.
-        zone: Zone for the NAT gateway, if one is to be made; the region's first by default.
+        zone: Zone that must have its subnets, and of the NAT gateway, if one is to be made; the region's
+            first by default.
         egress: With "nat", a NAT gateway is made if there is none.
+        every_zone: Whether all zones of the region must have their subnets; without, `zone` is enough, as
+            for a cluster, unless the network is new.
+        network: Whether a network is needed; not so with one of the user's own.
 
     Returns:
         What is there now.
@@ -49,7 +59,9 @@ def set_up_account(
         who_future, zones_future = steps.check_credentials.submit(aws), steps.list_zones.submit(aws)
         settle([who_future, zones_future])
         who, zones = who_future.result(), zones_future.result()
-        found = steps.find_account(aws, who, zones, egress == "nat")
+        first = zone if zone in zones else zones[0]
+        wanted = zones if every_zone else (first,)
+        found = steps.find_account(aws, who, wanted, egress == "nat", network)
         if found is not None:
             for name in ("network", "role", "log group"):
                 session.report(name, "there")
@@ -61,22 +73,28 @@ def set_up_account(
             profile = steps.ensure_instance_profile.submit(aws, wait_for=[role], return_state=False)
             group = steps.ensure_log_group.submit(aws)
             files = steps.ensure_bucket.submit(aws, who.aws_account_id)
-            network = _network(session, zones, zone if zone in zones else zones[0], egress)
+            made = _network(session, zones, wanted, first, egress) if network else None
             settle([role, profile, group, files])
             session.report("role", "ready")
             session.report("log group", "ready")
-        return steps.account_record(aws, who, network, role.result(), profile.result(), group.result())
+        return steps.account_record(aws, who, made, role.result(), profile.result(), group.result())
 
 
-def _network(session: Session, zones: tuple[str, ...], nat_zone: str, egress: Egress) -> Any:
+def _network(
+    session: Session, zones: tuple[str, ...], wanted: tuple[str, ...], nat_zone: str, egress: Egress
+) -> Network:
     aws = session.aws
     vpc_id, cidr = steps.ensure_vpc(aws, VPC_CIDR)
     gateway = steps.ensure_internet_gateway.submit(aws, vpc_id)
     there = steps.find_subnets(aws, vpc_id)
-    plans = missing_subnets(zones, there, cidr)
+    plans = missing_subnets(wanted if there else zones, there, cidr)
     made = [steps.ensure_subnet.submit(aws, vpc_id, plan) for plan in plans]
-    settle([gateway, *made])
+    try:
+        settle([gateway, *made])
+    except AccessDeniedError as error:
+        raise _no_subnet(error, plans, there) from error
     subnets = tuple(sorted((*there, *(m.result() for m in made)), key=lambda s: (s.zone, s.tier)))
+    zones = tuple(sorted({s.zone for s in subnets}))
     places = (route_tables.PUBLIC, *zones)
     tables = {p: steps.ensure_route_table.submit(aws, vpc_id, p, subnets) for p in places}
     settle(tables.values())
@@ -90,6 +108,29 @@ def _network(session: Session, zones: tuple[str, ...], nat_zone: str, egress: Eg
     settle([endpoint])
     session.report("network", "ready")
     return steps.network_record(vpc_id, cidr, subnets, gateway.result(), found, endpoint.result(), nats)
+
+
+def _no_subnet(
+    error: AccessDeniedError, plans: tuple[SubnetPlan, ...], there: tuple[Subnet, ...]
+) -> AccessDeniedError:
+    """The same denial, told as what it means for whoever wants a cluster in a zone."""
+    if error.operation != "ec2:CreateSubnet":
+        return error
+    lacking = ", ".join(sorted({p.zone for p in plans}))
+    d = error.diagnosis
+    zones = sorted({s.zone for s in there} - {p.zone for p in plans})
+    choice = f" Or choose a zone that has one: {', '.join(zones)}." if zones else ""
+    return AccessDeniedError(
+        f"starting in zone {lacking}",
+        f"it has no subnet, and none could be made: {d.why}",
+        f"{d.next_step}{choice}",
+        operation=error.operation,
+        code=error.code,
+        request_id=error.request_id,
+        action=error.action,
+        resource=error.resource,
+        statement=error.statement,
+    )
 
 
 def _way_out(

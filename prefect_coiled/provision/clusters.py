@@ -1,6 +1,6 @@
 """Create a cluster: everything that costs nothing first and side by side, then the machines together.
 
-    set up account ─▶ claim name ─┬▶ security groups ─┐
+    own network fit? ─▶ set up account ─▶ claim name ─┬▶ security groups ─┐
                                   ├▶ image ───────────┼▶ template ─▶ scheduler ─▶ template ─▶ all workers
                                   ├▶ wheels ──────────┤
                                   └▶ TLS keys ────────┘                 └▶ its address      └▶ log streams
@@ -15,12 +15,12 @@ from prefect import flow
 
 from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import PrefectCoiledError
+from prefect_coiled.errors import PrefectCoiledError, ProvisionError
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.provision.account import set_up_account
 from prefect_coiled.provision.removal import remove_cluster
 from prefect_coiled.provision.sessions import session_for
-from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord
+from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Role
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks.steps import Session, settle
 
@@ -41,10 +41,12 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
         PrefectCoiledError: With the first cause; nothing is left running.
     """
     with session_for(spec.account, spec.region) as session:
-        account = set_up_account(spec.account, spec.region, spec.zone, spec.egress)
+        own = steps.check_own_network(session.aws, spec)
+        account = _account(spec)
+        _check_zone(spec, account)
         steps.claim_name(session.aws, spec)
         try:
-            return _launch(session, spec, account)
+            return _launch(session, spec, account, own)
         except BaseException:
             # Also on Ctrl-C and cancellation: the machines are asked to end before anything else happens.
             remove_cluster(
@@ -53,10 +55,42 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
             raise
 
 
-def _launch(session: Session, spec: ClusterSpec, account: AccountRecord) -> ClusterRecord:
+def _account(spec: ClusterSpec) -> AccountRecord:
+    """What the cluster shares with others; of the account's network, only the parts that it needs."""
+    own = spec.network is not None
+    return set_up_account(
+        spec.account, spec.region, spec.zone, spec.egress, every_zone=False, network=not own
+    )
+
+
+def _check_zone(spec: ClusterSpec, account: AccountRecord) -> None:
+    network = account.network
+    if network is None or spec.other_zones or network.subnet(spec.zone, "public") is not None:
+        return
+    there = ", ".join(sorted({s.zone for s in network.subnets}))
+    raise ProvisionError(
+        f"starting in zone {spec.zone}",
+        f"AWS shows this AWS account no such zone in {spec.region}",
+        f"Choose one of: {there}.",
+    )
+
+
+def _vpc_and_zones(
+    spec: ClusterSpec, account: AccountRecord, own: OwnNetwork | None
+) -> tuple[str, dict[Role, tuple[str, ...]]]:
+    if spec.network is not None and own is not None:
+        return spec.network.network_id, {"scheduler": (own.scheduler_zone,), "worker": (own.worker_zone,)}
+    assert account.network is not None
+    zones = tuple(sorted({s.zone for s in account.network.subnets}))
+    return account.network.vpc_id, {"scheduler": zones, "worker": zones}
+
+
+def _launch(
+    session: Session, spec: ClusterSpec, account: AccountRecord, own: OwnNetwork | None
+) -> ClusterRecord:
     aws = session.aws
     network = account.network
-    vpc_id = spec.network.network_id if spec.network else network.vpc_id
+    vpc_id, zones = _vpc_and_zones(spec, account, own)
     groups_future = steps.ensure_security_groups.submit(aws, spec, vpc_id)
     image_future = steps.find_image.submit(aws, spec.architecture)
     keys_future = steps.make_keys.submit(session, spec)
@@ -74,8 +108,10 @@ def _launch(session: Session, spec: ClusterSpec, account: AccountRecord) -> Clus
         session,
         spec,
         "scheduler",
+        zones["scheduler"],
         network,
         count=1,
+        first_zone=own.scheduler_zone if own else None,
         least=1,
         template_id=template,
         group_ids=groups["scheduler"],
@@ -90,12 +126,13 @@ def _launch(session: Session, spec: ClusterSpec, account: AccountRecord) -> Clus
             session,
             spec,
             "worker",
+            zones["worker"],
             network,
             count=spec.n_workers,
             least=spec.min_workers,
             template_id=template,
             group_ids=groups["worker"],
-            first_zone=scheduler.zone,
+            first_zone=own.worker_zone if own else scheduler.zone,
         )
     ids = [i.instance_id for i in (scheduler, *workers)]
     session.report("instances", f"{len(ids)} launched")
@@ -123,20 +160,22 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
     """
     with session_for(spec.account, spec.region) as session:
         aws = session.aws
-        network = set_up_account(spec.account, spec.region, spec.zone, spec.egress).network
-        vpc_id = spec.network.network_id if spec.network else network.vpc_id
+        own = steps.check_own_network(aws, spec)
+        account = _account(spec)
+        vpc_id, zones = _vpc_and_zones(spec, account, own)
         groups = steps.ensure_security_groups(aws, spec, vpc_id)
         template = steps.find_launch_template(aws, spec, "worker")
         made = steps.launch(
             session,
             spec,
             "worker",
-            network,
+            zones["worker"],
+            account.network,
             count=count,
             least=1,
             template_id=template,
             group_ids=groups["worker"],
-            first_zone=record.scheduler.zone,
+            first_zone=own.worker_zone if own else record.scheduler.zone,
             batch=batch,
         )
         steps.ensure_log_streams(aws, record.log_group, [i.instance_id for i in made])

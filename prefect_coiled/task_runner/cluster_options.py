@@ -51,6 +51,8 @@ class ClusterOptions(TypedDict, total=False):
     spot: Any
     spot_policy: Any
     key_name: Any
+    allow_ingress_from: Any
+    allow_ssh: Any
     shutdown_on_close: Any
     idle_timeout: Any
     no_client_timeout: Any

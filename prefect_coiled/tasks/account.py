@@ -19,21 +19,25 @@ from prefect_coiled.aws import (
 )
 from prefect_coiled.aws.caller import Caller
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.plan.network import SubnetPlan
+from prefect_coiled.plan.network import TIERS, SubnetPlan
 from prefect_coiled.records import AccountRecord, Network, Subnet
 from prefect_coiled.tasks.steps import step
 
 
 @step("find account")
-def find_account(aws: Aws, who: Caller, zone_names: tuple[str, ...], nat: bool) -> AccountRecord | None:
+def find_account(
+    aws: Aws, who: Caller, zone_names: tuple[str, ...], nat: bool, with_network: bool = True
+) -> AccountRecord | None:
     """What is already set up, or None if anything is missing. Reads only."""
-    found = vpc.find_vpcs(aws)
-    if len(found) != 1:
-        return None
-    vpc_id = str(found[0]["VpcId"])
-    network = _find_network(aws, vpc_id, str(found[0]["CidrBlock"]), zone_names, nat)
-    if network is None:
-        return None
+    network = None
+    if with_network:
+        found = vpc.find_vpcs(aws)
+        if len(found) != 1:
+            return None
+        vpc_id = str(found[0]["VpcId"])
+        network = _find_network(aws, vpc_id, str(found[0]["CidrBlock"]), zone_names, nat)
+        if network is None:
+            return None
     role = iam_role.find_role(aws)
     profile = iam_role.find_instance_profile(aws)
     group = logs.find_log_group(aws)
@@ -43,7 +47,7 @@ def find_account(aws: Aws, who: Caller, zone_names: tuple[str, ...], nat: bool) 
 
 
 def account_record(
-    aws: Aws, who: Caller, network: Network, role_arn: str, profile_arn: str, log_group: str
+    aws: Aws, who: Caller, network: Network | None, role_arn: str, profile_arn: str, log_group: str
 ) -> AccountRecord:
     """Put the parts together."""
     return AccountRecord(
@@ -60,7 +64,7 @@ def account_record(
 
 def _find_network(aws: Aws, vpc_id: str, cidr: str, zone_names: tuple[str, ...], nat: bool) -> Network | None:
     there = subnets.find_subnets(aws, vpc_id)
-    if {(s.zone, s.tier) for s in there} < {(z, t) for z in zone_names for t in ("public", "private")}:
+    if not {(z, t) for z in zone_names for t in TIERS} <= {(s.zone, s.tier) for s in there}:
         return None
     gateways = [
         g

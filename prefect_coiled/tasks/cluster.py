@@ -5,7 +5,16 @@ from __future__ import annotations
 import secrets
 from datetime import datetime, timezone
 
-from prefect_coiled.aws import bucket, images, instances, launch_templates, logs, parameters, security_groups
+from prefect_coiled.aws import (
+    bucket,
+    images,
+    instances,
+    launch_templates,
+    logs,
+    own_network,
+    parameters,
+    security_groups,
+)
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import PUBLIC_ADDRESS, wait_for
 from prefect_coiled.environment import client_packages, python_version
@@ -15,7 +24,7 @@ from prefect_coiled.plan.certificates import WEEK_S, ClusterCertificates
 from prefect_coiled.plan.cluster import Attempt, ClusterSpec
 from prefect_coiled.plan.node_config import ClientSecrets, NodeSecrets
 from prefect_coiled.plan.user_data import user_data
-from prefect_coiled.records import InstanceRecord, Network, Role
+from prefect_coiled.records import InstanceRecord, Network, OwnNetwork, Role
 from prefect_coiled.tasks.steps import Session, step
 from prefect_coiled.wheels import build_wheels, wheels_key
 
@@ -51,13 +60,31 @@ def read_intent(aws: Aws, name: str) -> ClusterSpec | None:
     return None if text is None else ClusterSpec.decode(text)
 
 
+@step("rewrite intent", "rewrite intent of {spec.name}")
+def rewrite_intent(aws: Aws, spec: ClusterSpec) -> None:
+    """Write the changed plan of a cluster that has the name already."""
+    parameters.renew(aws, f"{parameters.cluster_path(spec.account, spec.name)}intent", spec.encode())
+
+
+@step("own network")
+def check_own_network(aws: Aws, spec: ClusterSpec) -> OwnNetwork | None:
+    """The zones of a network of the user's own; None if the account's is used.
+
+    Raises:
+        OptionsError: If it is not fit for a cluster.
+    """
+    if spec.network is None:
+        return None
+    return own_network.check_own_network(
+        aws, spec.network, public_scheduler=spec.use_public_ip, egress=spec.egress
+    )
+
+
 @step("security groups")
 def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Role, list[str]]:
     """The two groups; returns which of them a machine of each role gets."""
     own = spec.network
-    if own is not None and own.scheduler_firewall_id and own.firewall_id:
-        return {"scheduler": [own.scheduler_firewall_id, own.firewall_id], "worker": [own.firewall_id]}
-    wide = security_groups.ensure_security_group(
+    wide = (own.firewall_id if own is not None else "") or security_groups.ensure_security_group(
         aws,
         planning.group_name(spec, "cluster"),
         f"Dask cluster {spec.name}: its machines among themselves",
@@ -65,13 +92,13 @@ def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Rol
         planning.cluster_tags(spec, name=f"coiled-{spec.name}-cluster"),
         planning.cluster_permissions(),
     )
-    door = security_groups.ensure_security_group(
+    door = (own.scheduler_firewall_id if own is not None else "") or security_groups.ensure_security_group(
         aws,
         planning.group_name(spec, "scheduler"),
         f"Dask cluster {spec.name}: clients to the scheduler",
         vpc_id,
         planning.cluster_tags(spec, "scheduler"),
-        planning.scheduler_permissions(spec.ingress, ssh=bool(spec.key_name)),
+        planning.scheduler_permissions(spec.ingress, ssh=spec.allow_ssh or bool(spec.key_name)),
     )
     return {"scheduler": [door, wide], "worker": [wide]}
 
@@ -197,7 +224,8 @@ def launch(
     session: Session,
     spec: ClusterSpec,
     role: Role,
-    network: Network,
+    zones: tuple[str, ...],
+    network: Network | None,
     *,
     count: int,
     least: int,
@@ -212,7 +240,8 @@ def launch(
         session: Whose `launched` notes every id at once.
         spec: The cluster.
         role: Scheduler or worker.
-        network: Where.
+        zones: The zones that may be tried; with a network of the user's own, its one.
+        network: The account's network.
         count: How many.
         least: With fewer than that the step fails, saying what was tried.
         template_id: Launch template of the role.
@@ -226,7 +255,7 @@ def launch(
     made: list[InstanceRecord] = []
     tried: dict[str, str] = {}
     last: AwsError | None = None
-    attempts = planning.launch_attempts(spec, role, (s.zone for s in network.subnets), first_zone)
+    attempts = planning.launch_attempts(spec, role, zones, first_zone)
     for attempt in attempts:
         if len(made) >= count:
             break

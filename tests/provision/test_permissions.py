@@ -2,56 +2,201 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
+from prefect_coiled.aws import bucket, caller, iam_role, instances, logs
 from prefect_coiled.aws.credentials import Account, CredentialSource
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.foresight import foresee
+from prefect_coiled.cluster.request import Request
+from prefect_coiled.errors import AccessDeniedError
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.policies import iam_policies
-from prefect_coiled.provision import add_workers, create_cluster, delete_cluster, set_up_account, sweep
+from prefect_coiled.provision import (
+    add_workers,
+    change_ingress,
+    create_cluster,
+    delete_cluster,
+    destroy_account,
+    set_up_account,
+    sweep,
+    take_inventory,
+)
 from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.sandbox.iam.decide import Request as Asked
+from prefect_coiled.sandbox.iam.decide import decide
 from prefect_coiled.tasks.steps import Session, use_session
 
 NUMBER = "123456789012"
+READS = "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess"
+SHIPPED = iam_policies("team", aws_account_id=NUMBER)
+Decision = dict[str, Any]
 
 
-@pytest.fixture
-def judged(sandbox: Sandbox) -> Iterator[Sandbox]:
-    sandbox.reset()
-    sandbox.set(boot="none", iam="on")
-    yield sandbox
-    sandbox.set(iam="off")
-    sandbox.reset()
+@pytest.fixture(scope="module")
+def own_sandbox() -> Iterator[Sandbox]:
+    """A sandbox in which IAM judges."""
+    with Sandbox({"boot": "none", "iam": "on"}) as running:
+        yield running
 
 
-@pytest.fixture
-def door(judged: Sandbox) -> Callable[..., Aws]:
-    """The door of a user with the policies of the given names."""
+@pytest.fixture(scope="module")
+def door(own_sandbox: Sandbox) -> Callable[..., Aws]:
+    """The door of a new user with some of the policies."""
 
     def open_as(name: str, *policies: Any) -> Aws:
-        key, secret = judged.add_user(name, *policies)
+        key, secret = own_sandbox.add_user(name, *policies)
         keys = CredentialSource(key, SecretStr(secret))
-        account = Account("team", credentials=keys, endpoint_url=judged.endpoint, sandbox=judged.info)
-        return open_door(account, "us-east-1")
+        endpoint, info = own_sandbox.endpoint, own_sandbox.info
+        return open_door(Account("team", credentials=keys, endpoint_url=endpoint, sandbox=info), "us-east-1")
 
     return open_as
 
 
-def test_life(door: Callable[..., Aws], spec: Callable[..., ClusterSpec], judged: Sandbox) -> None:
-    shipped = iam_policies("team", aws_account_id=NUMBER)
-    with use_session(Session(door("installer", shipped["setup"], shipped["ongoing"]))):
+def plan(aws: Aws, **keywords: Any) -> ClusterSpec:
+    request = Request(n_workers=2, defaults={}, **keywords)
+    account = Account("team", endpoint_url=aws.endpoint_url)
+    now = datetime.now(timezone.utc)
+    return request.spec(account, "tester", own_cidr=lambda: "192.0.2.7/32", now=now)
+
+
+def lose_a_zone(sandbox: Sandbox, zone: str) -> None:
+    """Take a zone's private subnet away, with its route table, as if the zone were new."""
+    ec2 = sandbox.client("ec2")
+    wanted = [{"Name": "tag:coiled-zone", "Values": [zone]}]
+    (table,) = ec2.describe_route_tables(Filters=wanted)["RouteTables"]
+    endpoints = ec2.describe_vpc_endpoints()["VpcEndpoints"]
+    table_id = table["RouteTableId"]
+    for endpoint in endpoints:
+        ec2.modify_vpc_endpoint(VpcEndpointId=endpoint["VpcEndpointId"], RemoveRouteTableIds=[table_id])
+    for association in table["Associations"]:
+        ec2.disassociate_route_table(AssociationId=association["RouteTableAssociationId"])
+        ec2.delete_subnet(SubnetId=association["SubnetId"])
+    ec2.delete_route_table(RouteTableId=table_id)
+
+
+@pytest.fixture(scope="module")
+def life(own_sandbox: Sandbox, door: Callable[..., Aws], prefect_server: None) -> dict[str, list[Decision]]:
+    """What IAM was asked in the life of an account, by user; nothing of it was denied."""
+    installer = door("installer", SHIPPED["setup"], SHIPPED["ongoing"])
+    user = door("user", SHIPPED["ongoing"])
+    own_sandbox.client("ec2").create_key_pair(KeyName="mine")
+    with use_session(Session(installer)):
         set_up_account("team", "us-east-1")
-    with use_session(Session(door("user", shipped["ongoing"]))):
-        planned = spec(name="life")
-        record = create_cluster(planned)
-        add_workers(planned, record, 1, "more")
+        lose_a_zone(own_sandbox, "us-east-1f")
+        set_up_account("team", "us-east-1")
+        iam_role.attach_policy(installer, READS)
+        iam_role.detach_policy(installer, READS)
+    with use_session(Session(user)):
+        foresee(user, caller.find_caller(user))
+        spec = plan(user, name="life", key_name="mine")
+        record = create_cluster(spec)
+        add_workers(spec, record, 1, "more")
+        change_ingress("team", "us-east-1", "life", [])
+        take_inventory(user)
+        instances.console_output(user, record.scheduler.instance_id)
+        instances.check_instance_types(user, ["m6i.xlarge"])
+        list(logs.read_log(user, record.scheduler.instance_id))
+        name = bucket.ensure_bucket(user, NUMBER)
+        bucket.put_file(user, name, "wheels/0/one.whl", b"wheel")
         delete_cluster("team", "us-east-1", "life")
         sweep("team", "us-east-1")
-    denied = [d for d in judged.decisions() if not d["allowed"]]
-    assert denied == []
-    print(sorted({d["action"] for d in judged.decisions()}))
+        # The NAT gateway is gone with the sweep: the next cluster makes another, without the set-up policy.
+        create_cluster(plan(user, name="again"))
+        delete_cluster("team", "us-east-1", "again")
+    with use_session(Session(installer)):
+        destroy_account("team", "us-east-1")
+    decisions = own_sandbox.decisions()
+    found = {name: [d for d in decisions if d["principal"].endswith(name)] for name in ("installer", "user")}
+    assert [d for d in decisions if not d["allowed"]] == []
+    return found
+
+
+def without(policy: dict[str, Any], action: str) -> dict[str, Any]:
+    changed = copy.deepcopy(policy)
+    for statement in changed["Statement"]:
+        statement["Action"] = [a for a in statement["Action"] if a != action]
+    changed["Statement"] = [s for s in changed["Statement"] if s["Action"]]
+    return changed
+
+
+def denied(policies: list[dict[str, Any]], decisions: list[Decision]) -> bool:
+    return any(
+        not decide(policies, Asked(d["action"], d["resource"], d["context"])).allowed for d in decisions
+    )
+
+
+def test_a_whole_life_passes_with_the_shipped_policies(life: dict[str, list[Decision]]) -> None:
+    assert len(life["installer"]) > 100
+    assert not denied([SHIPPED["setup"], SHIPPED["ongoing"]], life["installer"])
+    assert not denied([SHIPPED["ongoing"]], life["user"])
+
+
+@pytest.mark.parametrize(
+    ("name", "action"),
+    [
+        (name, action)
+        for name in ("setup", "ongoing")
+        for action in sorted({a for s in SHIPPED[name]["Statement"] for a in s["Action"]})
+    ],
+)
+def test_taking_one_action_away_is_noticed(life: dict[str, list[Decision]], name: str, action: str) -> None:
+    changed = {**SHIPPED, name: without(SHIPPED[name], action)}
+    installer = [changed["setup"], changed["ongoing"]]
+    assert denied(installer, life["installer"]) or denied([changed["ongoing"]], life["user"])
+
+
+@pytest.mark.parametrize(
+    ("name", "sid"), [(n, s["Sid"]) for n in ("setup", "ongoing") for s in SHIPPED[n]["Statement"]]
+)
+def test_no_statement_is_idle(life: dict[str, list[Decision]], name: str, sid: str) -> None:
+    kept = {**SHIPPED[name], "Statement": [s for s in SHIPPED[name]["Statement"] if s["Sid"] != sid]}
+    changed = {**SHIPPED, name: kept}
+    installer = [changed["setup"], changed["ongoing"]]
+    assert denied(installer, life["installer"]) or denied([changed["ongoing"]], life["user"])
+
+
+def test_without_the_setup_policy_nothing_is_set_up_and_the_error_says_what_to_add(
+    door: Callable[..., Aws], life: dict[str, list[Decision]]
+) -> None:
+    poor = door("poor", SHIPPED["ongoing"])
+    with use_session(Session(poor)), pytest.raises(AccessDeniedError) as caught:
+        set_up_account("team", "us-east-1")
+    error = caught.value
+    assert error.resource.startswith("arn:aws:")
+    assert error.statement is not None
+    assert error.statement["Action"] == [error.action]
+    text = str(error)
+    assert "Attach the setup policy (`prefect-coiled policies setup --account team`)" in text
+    assert json.dumps(error.statement) in text
+    # What it says is what helps.
+    policies = [{"Version": "2012-10-17", "Statement": [error.statement]}]
+    lacking = [d for d in life["installer"] if d["action"] == error.action]
+    assert not denied(policies, lacking)
+
+
+def test_what_would_be_denied_is_foreseen(door: Callable[..., Aws], life: dict[str, list[Decision]]) -> None:
+    cautious = door("cautious", without(SHIPPED["ongoing"], "ec2:RunInstances"))
+    found = foresee(cautious, caller.find_caller(cautious))
+    assert {d.action for d in found if d.phase == "ongoing"} == {"ec2:RunInstances"}
+    setup = {a for s in SHIPPED["setup"]["Statement"] for a in s["Action"]} - {"iam:PassRole"}
+    assert {d.action for d in found if d.phase == "setup"} >= setup - {"ec2:CreateTags"}
+    everything = door("everything", SHIPPED["setup"], SHIPPED["ongoing"])
+    assert foresee(everything, caller.find_caller(everything)) == ()
+
+
+def test_a_policy_of_another_account_opens_nothing(
+    door: Callable[..., Aws], life: dict[str, list[Decision]]
+) -> None:
+    others = iam_policies("team-2", aws_account_id=NUMBER)
+    stranger = door("stranger", others["setup"], others["ongoing"])
+    with use_session(Session(stranger)), pytest.raises(AccessDeniedError):
+        set_up_account("team", "us-east-1")

@@ -20,7 +20,7 @@ def test_upstreams_task_runner_tests_pass() -> None:
     plugin = ["-p", "plugin", "-p", "no:cacheprovider", "--rootdir", TESTS, "-o", "asyncio_mode=auto"]
     files = [str(Path(TESTS) / "test_task_runners.py"), str(Path(TESTS) / "test_client.py")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-ra", *plugin, *files],
+        [sys.executable, "-m", "pytest", "-v", "-ra", "--timeout", "240", *plugin, *files],
         env={**os.environ, "PYTHONPATH": path},
         check=False,
     )

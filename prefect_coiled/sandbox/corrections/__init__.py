@@ -4,6 +4,7 @@
     launch         RunInstances: batches, launch templates, profiles, validation, spot, capacity
     fleets         CreateFleet (instant): overrides in turn, Errors
     dependencies   deletes that AWS refuses while something depends on the resource; limits
+    endpoints      the routes of gateway endpoints
     gateways       NAT gateways: pending, deleting, their address and interface
     filters        filters of DescribeInstances that moto does not know
     images         images of instances: pending, names used once
@@ -29,6 +30,7 @@ def install(settings: Settings) -> None:
     """
     from prefect_coiled.sandbox.corrections import (
         dependencies,
+        endpoints,
         filters,
         fleets,
         gateways,
@@ -41,6 +43,7 @@ def install(settings: Settings) -> None:
     launch.install(settings)
     fleets.install()
     dependencies.install(settings)
+    endpoints.install()
     gateways.install(settings)
     filters.install()
     images.install(settings)

@@ -1,0 +1,132 @@
+"""A network of the user's own: checked before anything is made, and never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import NotFoundError, OptionsError
+from prefect_coiled.options import Egress, NetworkIds
+from prefect_coiled.records import OwnNetwork
+
+_EVERYWHERE = "0.0.0.0/0"
+
+
+def check_own_network(aws: Aws, ids: NetworkIds, *, public_scheduler: bool, egress: Egress) -> OwnNetwork:
+    """See that a network is fit for a cluster. Reads only.
+
+    Args:
+        aws: The door.
+        ids: The network's parts.
+        public_scheduler: Whether clients come by the scheduler's public address.
+        egress: With "none", workers need no way out.
+
+    Returns:
+        The zones of the two subnets.
+
+    Raises:
+        OptionsError: With everything that is wrong, so that it can be mended at once.
+    """
+    if not _described(aws, "ec2:DescribeVpcs", "Vpcs", VpcIds=[ids.network_id]):
+        raise OptionsError(
+            f"network.network_id {ids.network_id!r}",
+            f"there is no such VPC in {aws.region}.",
+            "Give the id of a VPC of that region.",
+        )
+    subnets: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
+    wanted = {
+        "scheduler_subnet_id": ids.scheduler_subnet_id,
+        "worker_subnet_id": ids.effective_worker_subnet_id,
+    }
+    for name, subnet_id in wanted.items():
+        found = _described(aws, "ec2:DescribeSubnets", "Subnets", SubnetIds=[subnet_id])
+        if not found or found[0]["VpcId"] != ids.network_id:
+            problems.append(f"{name} {subnet_id} is not in {ids.network_id}")
+        else:
+            subnets[name] = found[0]
+    if len(subnets) == 2:
+        problems += _routes(aws, ids, public_scheduler, egress)
+    problems += _groups(aws, ids)
+    if problems:
+        raise OptionsError("network", f"{'; '.join(dict.fromkeys(problems))}.", "Mend it, or give other ids.")
+    return OwnNetwork(
+        scheduler_zone=subnets["scheduler_subnet_id"]["AvailabilityZone"],
+        worker_zone=subnets["worker_subnet_id"]["AvailabilityZone"],
+    )
+
+
+def _routes(aws: Aws, ids: NetworkIds, public_scheduler: bool, egress: Egress) -> Iterator[str]:
+    tables = _described(
+        aws,
+        "ec2:DescribeRouteTables",
+        "RouteTables",
+        Filters=[{"Name": "vpc-id", "Values": [ids.network_id]}],
+    )
+    way = _way_out(tables, ids.scheduler_subnet_id)
+    if public_scheduler and not way.startswith("igw-"):
+        yield (
+            f"scheduler_subnet_id {ids.scheduler_subnet_id} has no route to an internet gateway, and clients "
+            "come by the public address (use_scheduler_public_ip=False if they are in the network)"
+        )
+    if not way:
+        yield f"scheduler_subnet_id {ids.scheduler_subnet_id} has no way out ({_EVERYWHERE})"
+    if egress == "none":
+        return
+    subnet_id = ids.effective_worker_subnet_id
+    way = _way_out(tables, subnet_id)
+    if not way:
+        yield f"worker_subnet_id {subnet_id} has no way out ({_EVERYWHERE}); egress='none' if none is needed"
+    elif way.startswith("igw-") and not ids.give_workers_public_ip:
+        yield (
+            f"worker_subnet_id {subnet_id} leads to an internet gateway, through which only machines with "
+            "public addresses get out (give_workers_public_ip=True, or a NAT gateway)"
+        )
+
+
+def _way_out(tables: list[dict[str, Any]], subnet_id: str) -> str:
+    """Where the default route of a subnet leads; empty if nowhere. Without a table it has the main one."""
+    own = [t for t in tables if any(a.get("SubnetId") == subnet_id for a in t.get("Associations", ()))]
+    main = [t for t in tables if any(a.get("Main") for a in t.get("Associations", ()))]
+    for table in (own or main)[:1]:
+        for route in table.get("Routes", ()):
+            if route.get("DestinationCidrBlock") == _EVERYWHERE and route.get("State") != "blackhole":
+                keys = ("GatewayId", "NatGatewayId", "TransitGatewayId", "InstanceId", "NetworkInterfaceId")
+                return next((str(route[k]) for k in keys if route.get(k)), "")
+    return ""
+
+
+def _groups(aws: Aws, ids: NetworkIds) -> Iterator[str]:
+    groups = {"scheduler_firewall_id": ids.scheduler_firewall_id, "firewall_id": ids.firewall_id}
+    for name, group_id in groups.items():
+        if not group_id:
+            continue
+        found = _described(aws, "ec2:DescribeSecurityGroups", "SecurityGroups", GroupIds=[group_id])
+        if not found or found[0]["VpcId"] != ids.network_id:
+            yield f"{name} {group_id} is not in {ids.network_id}"
+        elif name == "scheduler_firewall_id" and not _lets_in(found[0], 8786, 8786):
+            yield f"{name} {group_id} lets nobody in at port 8786"
+        elif name == "firewall_id" and not _lets_in(found[0], 1024, 65535, group_id):
+            yield f"{name} {group_id} does not let its own members in at ports 1024-65535"
+
+
+def _lets_in(group: dict[str, Any], low: int, high: int, member: str = "") -> bool:
+    """Whether anybody, or the members of a group, get in at all of these TCP ports."""
+    for rule in group.get("IpPermissions", ()):
+        ports = rule.get("FromPort", 0) <= low and rule.get("ToPort", 0) >= high
+        if rule.get("IpProtocol") != "-1" and not (rule.get("IpProtocol") == "tcp" and ports):
+            continue
+        pairs = rule.get("UserIdGroupPairs", ())
+        networks = any(rule.get(kind) for kind in ("IpRanges", "Ipv6Ranges", "PrefixListIds"))
+        if any(p.get("GroupId") == member for p in pairs) if member else (pairs or networks):
+            return True
+    return False
+
+
+def _described(aws: Aws, action: str, key: str, **parameters: Any) -> list[dict[str, Any]]:
+    try:
+        found: list[dict[str, Any]] = aws.call(action, "checking the network", **parameters)[key]
+    except NotFoundError:
+        return []
+    return found

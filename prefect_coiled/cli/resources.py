@@ -1,0 +1,107 @@
+"""`prefect-coiled resources`, `account destroy` and `role`: what an account has in AWS."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from prefect_coiled.cli.common import AccountOption, RegionOption, door, out, table, told, where
+
+role_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@told
+def list_resources(
+    account: AccountOption = None,
+    region: RegionOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List everything that an account has in a region, found by tag."""
+    from prefect_coiled.provision import take_inventory
+
+    loaded, aws = door(account, region)
+    found = take_inventory(aws)
+    if as_json:
+        typer.echo(json.dumps([r.model_dump() for r in found], indent=2))
+        return
+    console = out()
+    if not found:
+        console.print(f"Account {loaded.slug} has nothing in {aws.region}{where(loaded)}")
+        return
+    rows = table("CLUSTER", "KIND", "ID", "")
+    for one in found:
+        rows.add_row(one.cluster or "(shared)", one.kind, one.resource_id, one.note)
+    console.print(rows)
+
+
+@told
+def account_destroy(
+    slug: Annotated[str, typer.Argument(help="Slug of the account.")],
+    region: RegionOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove everything that an account has in a region: network, role, logs, bucket. Its block stays.
+
+    Refuses while clusters run. The role goes with the account's last region.
+    """
+    from prefect_coiled.errors import OptionsError
+    from prefect_coiled.provision import destroy_account, take_inventory
+    from prefect_coiled.tasks.steps import Session, use_session
+
+    loaded, aws = door(slug, region)
+    console = out()
+    if not yes:
+        there = take_inventory(aws)
+        console.print(f"This removes {len(there)} resources of {loaded.slug} in {aws.region}, its logs too.")
+        if typer.prompt("Type the account's name to go on") != loaded.slug:
+            raise OptionsError("the name", "was not the account's; nothing was removed.")
+    with use_session(Session(aws)):
+        removal = destroy_account(loaded.slug, aws.region)
+    console.print(f"Removed: {removal.counts}")
+    for name, reason in removal.left.items():
+        console.print(f"Kept: {name}, {reason}")
+
+
+@role_app.command("list")
+@told
+def role_list(account: AccountOption = None, region: RegionOption = None) -> None:
+    """List the policies that are attached to the role of the account's machines."""
+    from prefect_coiled.aws.iam_role import attached_policies
+
+    loaded, aws = door(account, region)
+    console = out()
+    console.print(f"Role {loaded.slug}: its own policy, and")
+    for arn in attached_policies(aws):
+        console.print(arn)
+
+
+@role_app.command("attach-policy")
+@told
+def role_attach(
+    arn: Annotated[str, typer.Argument(help="ARN of a managed policy, such as that of S3 reads.")],
+    account: AccountOption = None,
+    region: RegionOption = None,
+) -> None:
+    """Let the account's machines do what a managed policy allows, for example read your buckets."""
+    from prefect_coiled.aws.iam_role import attach_policy
+
+    loaded, aws = door(account, region)
+    done = attach_policy(aws, arn)
+    out().print(f"{'Attached' if done else 'Was attached'} to role {loaded.slug}: {arn}")
+
+
+@role_app.command("detach-policy")
+@told
+def role_detach(
+    arn: Annotated[str, typer.Argument(help="ARN of the policy.")],
+    account: AccountOption = None,
+    region: RegionOption = None,
+) -> None:
+    """Take a managed policy from the role of the account's machines."""
+    from prefect_coiled.aws.iam_role import detach_policy
+
+    loaded, aws = door(account, region)
+    done = detach_policy(aws, arn)
+    out().print(f"{'Detached from' if done else 'Was not attached to'} role {loaded.slug}: {arn}")

@@ -1,0 +1,55 @@
+"""Change who may reach the scheduler of a running cluster."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from prefect_coiled.aws import security_groups
+from prefect_coiled.errors import OptionsError, ProvisionError
+from prefect_coiled.options import IngressRule
+from prefect_coiled.provision.sessions import session_for
+from prefect_coiled.tasks import cluster as steps
+
+
+@flow(name="change ingress", flow_run_name="change ingress of {name}", persist_result=False)
+def change_ingress(
+    account: str, region: str, name: str, ingress: list[IngressRule], allow_ssh: bool | None = None
+) -> list[IngressRule]:
+    """Replace the rules of a cluster's scheduler: what is new is opened, what is no longer said is closed.
+
+    Args:
+        account: The account's slug.
+        region: The AWS region.
+        name: The cluster's name.
+        ingress: The rules; every CIDR is concrete. An empty list closes all ports.
+        allow_ssh: Whether port 22 may be opened without a key pair; None leaves that as it is.
+
+    Returns:
+        The rules that hold.
+
+    Raises:
+        ProvisionError: If no cluster of that name lives.
+        OptionsError: If its security group is the user's own.
+    """
+    with session_for(account, region) as session:
+        aws = session.aws
+        spec = steps.read_intent(aws, name)
+        groups = security_groups.find_security_groups(aws, name)
+        if spec is None:
+            raise ProvisionError(
+                f"changing the ingress of cluster {name!r}",
+                f"account {account} has no cluster of that name in {region}",
+                "See `prefect-coiled ls`.",
+            )
+        if spec.network is not None and spec.network.scheduler_firewall_id:
+            raise OptionsError(
+                f"ingress of cluster {name!r}",
+                f"its security group {spec.network.scheduler_firewall_id} is your own, and is never changed.",
+                "Change it in the AWS console.",
+            )
+        update = {"ingress": tuple(ingress), "allow_ssh": spec.allow_ssh if allow_ssh is None else allow_ssh}
+        changed = spec.model_copy(update=update)
+        # What is written down first: workers that are added later see to the same rules.
+        steps.rewrite_intent(aws, changed)
+        steps.ensure_security_groups(aws, changed, str(groups[0]["VpcId"]))
+        return list(changed.ingress)
