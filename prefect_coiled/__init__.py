@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prefect_coiled.accounts import set_backend_options
     from prefect_coiled.blocks import Ec2DaskAccount, Ec2DaskRegistry, aload_account, load_account
     from prefect_coiled.cluster import Cluster
     from prefect_coiled.options import BackendOptions
@@ -19,6 +20,7 @@ _EXPORTS = {
     "Cluster": "prefect_coiled.cluster",
     "CoiledTaskRunner": "prefect_coiled.task_runner",
     "BackendOptions": "prefect_coiled.options",
+    "set_backend_options": "prefect_coiled.accounts",
     "Ec2DaskAccount": "prefect_coiled.blocks",
     "Ec2DaskRegistry": "prefect_coiled.blocks",
     "aload_account": "prefect_coiled.blocks",
@@ -36,6 +38,7 @@ __all__ = [
     "aload_account",
     "iam_policies",
     "load_account",
+    "set_backend_options",
 ]
 
 

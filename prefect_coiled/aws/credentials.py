@@ -229,6 +229,27 @@ class Account:
         """
         return self.credentials.session(region, endpoint_url=self.endpoint_url)
 
+    def attach_policy(self, arn: str) -> bool:
+        """Let the account's machines do what a managed policy allows, for example read your buckets.
+
+        Args:
+            arn: Such as "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess".
+
+        Returns:
+            Whether it was not attached yet.
+
+        Raises:
+            OptionsError: If there is no such policy, or it opens the whole AWS account.
+            ProvisionError: If the account is not set up yet.
+        """
+        from prefect_coiled.aws.door import Aws
+        from prefect_coiled.aws.iam_role import attach_policy
+
+        # IAM is the same in all regions.
+        region = str(self.options.get("region") or "us-east-1")
+        door = Aws(self.session(region), region, self.slug, endpoint_url=self.endpoint_url)
+        return attach_policy(door, arn)
+
     def without_secrets(self) -> Account:
         """The same account without the registry's token and the secret key, for a record."""
         options = {k: v for k, v in self.options.items() if k != "registry"}

@@ -101,6 +101,12 @@ class Ec2DaskAccount(StrictFields, Block):
         description='Networks that may reach these ports, parted by commas; "me" is your own address.',
         examples=["203.0.113.0/24", "me"],
     )
+    ingress_rules: list[dict[str, Any]] = Field(
+        default_factory=list,
+        title="Ingress Rules",
+        description="Rules with ports and networks of their own, instead of the two fields above.",
+        examples=[[{"ports": [8786], "cidr": "203.0.113.0/24"}, {"ports": [8787], "cidr": "me"}]],
+    )
     egress: Egress = Field(
         default="nat",
         title="Way Out",
@@ -177,7 +183,9 @@ def account_layer(block: Ec2DaskAccount) -> dict[str, Any]:
     if block.spot:
         layer["spot_policy"] = block.spot_policy
     cidrs = [cidr.strip() for cidr in block.ingress_cidr.split(",") if cidr.strip()]
-    if not block.ingress_ports:
+    if block.ingress_rules:
+        layer["ingress"] = block.ingress_rules
+    elif not block.ingress_ports:
         layer["ingress"] = []
     else:
         layer["ingress"] = [{"ports": block.ingress_ports, "cidr": cidr} for cidr in cidrs or ["0.0.0.0/0"]]

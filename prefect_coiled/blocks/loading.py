@@ -38,7 +38,7 @@ def load_account(slug: str | None = None) -> Account:
     Raises:
         AccountError: There is no such account, or it cannot be used. Nothing was made.
     """
-    slug = _wanted(slug)
+    slug = account_slug(slug)
     found = _read(slug)
     if not isinstance(found, list):
         return account_from_block(_validated(found), slug)
@@ -69,7 +69,7 @@ def account_from_block(block: Ec2DaskAccount, slug: str | None = None) -> Accoun
     if block.sandbox:
         return _sandbox_account(slug, layer, block.tags)
     return Account(
-        slug=_wanted(slug),
+        slug=account_slug(slug),
         options=layer,
         credentials=credential_source(block),
         endpoint_url=block.aws_credentials.aws_client_parameters.endpoint_url or None,
@@ -98,13 +98,40 @@ def find_accounts() -> list[BlockDocument]:
     return sorted((d for d in found if d.name), key=lambda d: str(d.name))
 
 
-def _wanted(slug: str | None) -> str:
+def account_slug(slug: str | None = None) -> str:
+    """The slug that is meant: the given one, that of `coiled.yaml`, or "default".
+
+    Raises:
+        AccountError: If it cannot be one.
+    """
     name = slug or cluster_defaults().get("account") or DEFAULT_ACCOUNT
     if not isinstance(name, str) or not _SLUG.fullmatch(name):
         raise AccountError(
             f"account {name!r}", "must be of lower-case letters, digits and dashes, at most 64 characters."
         )
     return name
+
+
+def delete_account(slug: str) -> bool:
+    """Delete the block document of an account. Returns whether it was there.
+
+    Raises:
+        AccountError: The Prefect API could not be asked.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    kind = Ec2DaskAccount.get_block_type_slug()
+    try:
+        with _patient(), get_client(sync_client=True) as client:
+            try:
+                document = client.read_block_document_by_name(name=slug, block_type_slug=kind)
+                client.delete_block_document(document.id)
+            except ObjectNotFound:
+                return False
+    except Exception as error:
+        raise _unreachable(f"account {slug!r}", error) from error
+    return True
 
 
 def _read(slug: str) -> BlockDocument | list[str]:

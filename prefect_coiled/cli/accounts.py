@@ -55,6 +55,23 @@ def account_explain(
     console.print(rows)
 
 
+@account_app.command("reset")
+@told
+def account_reset(
+    slug: Annotated[str | None, typer.Argument(help="Slug of the account.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete an account's options, so that the default holds again. What it has in AWS stays."""
+    from prefect_coiled.accounts import reset_account
+    from prefect_coiled.blocks.loading import account_slug
+
+    name = account_slug(slug)
+    if not yes:
+        typer.confirm(f"Delete the options and credentials of account {name}?", abort=True)
+    done = reset_account(name)
+    out().print(f"Account {name} {'was reset' if done else 'had no options of its own'}.")
+
+
 @told
 def set_up(
     account: AccountOption = None,

@@ -1,0 +1,250 @@
+"""Name an AWS account once, from Python: verify it, save its block, set it up, or go back to the default."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any, TypeVar
+
+from prefect_aws import AwsCredentials
+from pydantic import SecretStr
+
+from prefect_coiled.aws.caller import Caller, find_caller
+from prefect_coiled.aws.credentials import Account
+from prefect_coiled.aws.door import Observer
+from prefect_coiled.blocks import Ec2DaskAccount, Ec2DaskRegistry, account_from_block
+from prefect_coiled.blocks.loading import account_slug, delete_account
+from prefect_coiled.errors import AccountError, OptionsError
+from prefect_coiled.options import BackendOptions, merge
+from prefect_coiled.provision import set_up_account
+from prefect_coiled.provision.sessions import open_door
+from prefect_coiled.records import AccountRecord, Record
+from prefect_coiled.tasks.steps import Session, use_session
+
+__all__ = ["SavedAccount", "make_account", "reset_account", "save_account", "set_backend_options", "set_up"]
+
+T = TypeVar("T")
+
+
+class SavedAccount(Record):
+    """What became of an account's options.
+
+    Attributes:
+        account: The account's slug.
+        region: Its region.
+        aws_account_id: The 12 digits of the AWS account.
+        arn: The user or role that the credentials are of.
+        resources: What set-up made or found; None if it was not asked for.
+    """
+
+    account: str
+    region: str
+    aws_account_id: str
+    arn: str
+    resources: AccountRecord | None = None
+
+    def __str__(self) -> str:
+        who = f"AWS account {self.aws_account_id} as {self.arn}"
+        return f"Account {self.account}: {who}, {self.region}."
+
+
+def set_backend_options(
+    account: str | None = None,
+    backend: str = "aws",
+    firewall: Mapping[str, Any] | None = None,
+    ingress: Sequence[Mapping[str, Any]] | None = None,
+    network: Mapping[str, Any] | None = None,
+    aws_region: str = "us-east-1",
+    aws_access_key_id: str | None = None,
+    aws_secret_access_key: str | None = None,
+    zone: str | None = None,
+    registry_type: str = "ecr",
+    registry_namespace: str | None = None,
+    registry_access_token: str | None = None,
+    registry_uri: str = "docker.io",
+    registry_username: str | None = None,
+    use_coiled_defaults: bool = False,
+    *,
+    spot: bool = False,
+    egress: str = "nat",
+    profile: str | None = None,
+    role_arn: str | None = None,
+    external_id: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    endpoint_url: str | None = None,
+    run_setup: bool | None = None,
+) -> SavedAccount | None:
+    """Save where an account's clusters run. What is not given goes back to its default.
+
+    The credentials are verified first; nothing is saved if AWS does not accept them.
+
+    Args:
+        account: Slug of the account; by default `coiled.account` of the configuration, else "default".
+        backend: "aws".
+        firewall: {"ports": [...], "cidr": "..."}: who may reach which ports of schedulers.
+        ingress: Several such rules; not together with `firewall`.
+        network: A network of your own; see `BackendOptions`.
+        aws_region: The region in which clusters run.
+        aws_access_key_id: Long-lived key of an IAM user; with its secret key. Without keys, a profile or
+            role, what AWS tools find on the machine.
+        aws_secret_access_key: See `aws_access_key_id`.
+        zone: Availability zone of the region.
+        registry_type: "ecr" or "docker_hub".
+        registry_namespace: Docker Hub namespace; the user name by default.
+        registry_access_token: Docker Hub access token.
+        registry_uri: Host of the registry, Docker Hub only.
+        registry_username: Docker Hub user, lower case.
+        use_coiled_defaults: Go back to the default: the account has no options of its own any more.
+        spot: Whether workers are spot machines.
+        egress: How workers reach the internet: "nat", "public-ip" or "none".
+        profile: A profile of `~/.aws`.
+        role_arn: A role to assume.
+        external_id: External id that the role asks for.
+        tags: Tags for everything that is made in AWS.
+        endpoint_url: Where AWS's API is, if not at AWS.
+        run_setup: Whether to set the account up at once. By default, a terminal is asked.
+
+    Returns:
+        Which AWS account and user it is; None with `use_coiled_defaults`.
+
+    Raises:
+        OptionsError: If an option is wrong; nothing was saved.
+        CredentialsError: If AWS does not accept the credentials; nothing was saved.
+    """
+    slug = account_slug(account)
+    if use_coiled_defaults:
+        reset_account(slug)
+        print(f"Account {slug} has no options of its own any more.")
+        return None
+    if backend != "aws":
+        raise OptionsError(f"backend {backend!r}", "is not there.", 'The one there is: "aws".')
+    registry: dict[str, Any] = {
+        "kind": registry_type,
+        "uri": registry_uri,
+        "username": registry_username or "",
+        "access_token": SecretStr(registry_access_token or ""),
+        "namespace": registry_namespace or "",
+    }
+    block = make_account(
+        {
+            "region": aws_region,
+            "zone": zone,
+            "spot": spot,
+            "firewall": firewall,
+            "ingress": ingress,
+            "network": network,
+            "egress": egress,
+        },
+        registry,
+        keys=(aws_access_key_id, aws_secret_access_key),
+        profile=profile,
+        role_arn=role_arn,
+        external_id=external_id,
+        tags=tags,
+        endpoint_url=endpoint_url,
+    )
+    saved = save_account(block, slug)
+    print(saved)
+    if run_setup is None and sys.stdin.isatty() and sys.stdout.isatty():
+        run_setup = input("Set it up now? [y/N] ").strip().lower() in ("y", "yes")
+    return saved.model_copy(update={"resources": set_up(block, slug)}) if run_setup else saved
+
+
+def make_account(
+    options: Mapping[str, Any],
+    registry: Mapping[str, Any] | None = None,
+    *,
+    keys: tuple[str | None, str | None] = (None, None),
+    profile: str | None = None,
+    role_arn: str | None = None,
+    external_id: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    endpoint_url: str | None = None,
+) -> Ec2DaskAccount:
+    """An account block, checked but not saved.
+
+    Raises:
+        OptionsError: If an option is wrong.
+        AccountError: If the credentials are of a kind that cannot be used.
+    """
+    checked = BackendOptions(**{k: v for k, v in options.items() if v is not None})
+    if bool(keys[0]) != bool(keys[1]):
+        raise AccountError("AWS keys", "need both the access key id and the secret key, or neither.")
+    credentials: dict[str, Any] = {}
+    if keys[0]:
+        credentials = {"aws_access_key_id": keys[0], "aws_secret_access_key": SecretStr(str(keys[1]))}
+    elif profile:
+        credentials = {"profile_name": profile}
+    if endpoint_url:
+        credentials["aws_client_parameters"] = {"endpoint_url": endpoint_url}
+    own = checked.network.model_dump() if checked.network is not None else {}
+    return Ec2DaskAccount(
+        region=checked.region,
+        zone=checked.zone or "",
+        spot=checked.spot_policy != "on-demand",
+        egress=checked.egress,
+        ingress_rules=[{"ports": list(r.ports), "cidr": r.cidr} for r in checked.ingress],
+        ingress_ports=[] if not checked.ingress else list(checked.ingress[0].ports),
+        registry=Ec2DaskRegistry(**(registry or {"kind": "ecr"})),
+        aws_credentials=AwsCredentials(**credentials),
+        role_arn=role_arn or "",
+        external_id=external_id or "",
+        tags=dict(tags or {}),
+        **own,
+    )
+
+
+def save_account(block: Ec2DaskAccount, slug: str) -> SavedAccount:
+    """Verify the credentials of an account block, then save it under the slug.
+
+    Raises:
+        CredentialsError: If AWS does not accept the credentials; nothing was saved.
+    """
+    loaded = account_from_block(block, slug)
+    caller = _caller(loaded)
+    save: Any = block.save  # Prefect's types do not know `_sync`
+    _apart(lambda: save(slug, overwrite=True, _sync=True))
+    return SavedAccount(
+        account=slug, region=block.region, aws_account_id=caller.aws_account_id, arn=caller.arn
+    )
+
+
+def set_up(block: Ec2DaskAccount, slug: str, observer: Observer | None = None) -> AccountRecord:
+    """Make what the account's clusters share. Stopped anywhere, it goes on when it is run again.
+
+    Args:
+        block: The account's block.
+        slug: The account's slug.
+        observer: Called with (action, what) before each call to AWS.
+    """
+    loaded = account_from_block(block, slug)
+    options = merge(None, loaded.options).options
+    door = open_door(loaded, options.region)
+    door.observer = observer
+    with use_session(Session(door)):
+        return set_up_account(
+            slug, options.region, options.default_zone, options.egress, network=options.network is None
+        )
+
+
+def reset_account(account: str | None = None) -> bool:
+    """Delete the block of an account, so that the default holds again: for "default", the sandbox.
+
+    What the account has in AWS stays; `prefect-coiled account destroy` removes that.
+
+    Returns:
+        Whether there was a block.
+    """
+    return delete_account(account_slug(account))
+
+
+def _caller(account: Account) -> Caller:
+    return find_caller(open_door(account, merge(None, account.options).options.region))
+
+
+def _apart(function: Callable[[], T]) -> T:
+    """Run in a thread without an event loop, where Prefect's synchronous calls work whatever is running."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(copy_context().run, function).result()

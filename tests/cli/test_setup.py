@@ -1,0 +1,265 @@
+"""Naming an AWS account and setting it up: in Python, and by the guided command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from prefect.settings import PREFECT_API_URL
+from typer.testing import Result
+
+from prefect_coiled import load_account, set_backend_options
+from prefect_coiled.accounts import reset_account
+from prefect_coiled.errors import AccountError, CredentialsError, OptionsError
+from prefect_coiled.options import merge
+from prefect_coiled.plan.policies import iam_policies
+from prefect_coiled.provision import take_inventory
+from prefect_coiled.provision.sessions import open_door
+from prefect_coiled.sandbox import Sandbox
+
+from .conftest import run
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[Sandbox]:
+    """The AWS of these tests: machines without processes, keys that must be right."""
+    with Sandbox({"boot": "none", "iam": "on"}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def keys(aws: Sandbox) -> dict[str, str]:
+    shipped = iam_policies("guided")
+    key, secret = aws.add_user("installer", shipped["setup"], shipped["ongoing"])
+    return {"aws_access_key_id": key, "aws_secret_access_key": secret}
+
+
+@pytest.fixture
+def save(aws: Sandbox) -> Iterator[Callable[..., Any]]:
+    """Save the account "saved", which is gone after the test."""
+    yield lambda **options: set_backend_options(account="saved", endpoint_url=aws.endpoint, **options)
+    reset_account("saved")
+
+
+def options_of(slug: str) -> Any:
+    return merge(None, load_account(slug).options).options
+
+
+# -- set_backend_options
+
+
+def test_it_says_which_account_and_user_the_keys_are_of(
+    save: Callable[..., Any], keys: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = save(**keys, aws_region="eu-west-1", zone="eu-west-1b")
+    assert (saved.aws_account_id, saved.region) == ("123456789012", "eu-west-1")
+    assert saved.arn.endswith(":user/installer")
+    assert "Account saved: AWS account 123456789012 as arn:aws:iam::123456789012:user/installer" in (
+        capsys.readouterr().out
+    )
+    assert options_of("saved").zone == "eu-west-1b"
+    assert load_account("saved").credentials.access_key_id == keys["aws_access_key_id"]
+
+
+def test_wrong_keys_are_told_and_nothing_is_saved(save: Callable[..., Any]) -> None:
+    with pytest.raises(CredentialsError, match="InvalidClientTokenId"):
+        save(aws_access_key_id="AKIAWRONG", aws_secret_access_key="wrong")
+    with pytest.raises(AccountError, match="no block of that name"):
+        load_account("saved")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"aws_region": "eu-nowhere-1"}, "must be one of"),
+        ({"zone": "eu-west-1a"}, "is not in region us-east-1"),
+        ({"firewall": {"ports": [0], "cidr": "0.0.0.0/0"}}, "must be a number from 1 to 65535"),
+        ({"firewall": {"ports": [1], "cidr": "x"}}, "is not an IPv4 or IPv6 network"),
+        ({"firewall": {"ports": [1]}, "ingress": [{"ports": [2]}]}, "cannot be given together"),
+        ({"aws_access_key_id": "AKIA"}, "need both"),
+        ({"backend": "gcp"}, "is not there"),
+        ({"registry_type": "docker_hub"}, "needs a username"),
+        ({"registry_type": "docker_hub", "registry_username": "Me"}, "must be lower case"),
+        ({"registry_type": "docker_hub", "registry_username": "me"}, "needs an access token"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_is_wrong_is_one_line_before_any_call(
+    save: Callable[..., Any], aws: Sandbox, options: dict[str, Any], text: str
+) -> None:
+    aws.clear_calls()
+    with pytest.raises(OptionsError, match=text) as caught:
+        save(**options)
+    assert "\n" not in str(caught.value)
+    assert aws.calls(None) == []
+
+
+def test_what_is_not_given_goes_back_to_its_default(save: Callable[..., Any], keys: dict[str, str]) -> None:
+    rules = [{"ports": [8786], "cidr": "10.0.0.0/8"}, {"ports": [8787], "cidr": "me"}]
+    save(**keys, ingress=rules, spot=True, aws_region="us-west-2")
+    first = options_of("saved")
+    assert [(r.ports, r.cidr) for r in first.ingress] == [((8786,), "10.0.0.0/8"), ((8787,), "me")]
+    assert first.spot_policy == "spot"
+    save(**keys)
+    second = options_of("saved")
+    assert (second.region, second.spot_policy) == ("us-east-1", "on-demand")
+    assert [(r.ports, r.cidr) for r in second.ingress] == [((22, 8787, 8786), "0.0.0.0/0")]
+
+
+def test_the_namespace_of_docker_hub_is_the_user_unless_given(
+    save: Callable[..., Any], keys: dict[str, str]
+) -> None:
+    save(**keys, registry_type="docker_hub", registry_username="me", registry_access_token="dckr_pat_x")
+    registry = options_of("saved").registry
+    assert registry.effective_namespace == "me"
+    assert registry.access_token.get_secret_value() == "dckr_pat_x"
+
+
+def test_it_works_inside_an_event_loop(save: Callable[..., Any], keys: dict[str, str]) -> None:
+    async def inside() -> Any:
+        return save(**keys)
+
+    assert asyncio.run(inside()).account == "saved"
+
+
+def test_the_default_comes_back(save: Callable[..., Any], keys: dict[str, str]) -> None:
+    save(**keys)
+    assert set_backend_options(account="saved", use_coiled_defaults=True) is None
+    with pytest.raises(AccountError, match="no block of that name"):
+        load_account("saved")
+    save(**keys)
+    assert "was reset" in run("account", "reset", "saved", "--yes").output
+    assert "had no options" in run("account", "reset", "saved", "--yes").output
+
+
+# -- the guided command
+
+
+def inventory(aws: Sandbox, slug: str = "guided") -> set[str]:
+    return {r.kind for r in take_inventory(open_door(load_account(slug), "us-east-1"))}
+
+
+def vpcs(aws: Sandbox) -> list[str]:
+    found = aws.client("ec2").describe_vpcs(Filters=[{"Name": "tag:owner", "Values": ["coiled"]}])
+    return [v["VpcId"] for v in found["Vpcs"]]
+
+
+def guided(aws: Sandbox, keys: dict[str, str], answer: str) -> Result:
+    return run("setup", "aws", "--account", "guided", "--endpoint-url", aws.endpoint, answer=answer)
+
+
+def test_the_guided_command_asks_reviews_and_makes_one_resource_after_the_other(
+    aws: Sandbox, keys: dict[str, str]
+) -> None:
+    answers = ["us-east-1", "keys", keys["aws_access_key_id"], keys["aws_secret_access_key"], "ecr", "y"]
+    result = guided(aws, keys, "\n".join(answers) + "\n")
+    assert result.exit_code == 0, result.output
+    text = result.output
+    steps = ["1. Region", "2. Credentials", "3. Container registry", "4. Review", "5. Submit?"]
+    made = ["creating VPC", "creating role (guided)", "creating NAT gateway", "Account guided is set up"]
+    places = [text.index(part) for part in steps]
+    assert places == sorted(places)
+    assert all(part in text for part in made)
+    assert keys["aws_secret_access_key"] not in text
+    assert inventory(aws) >= {"VPC", "subnet", "NAT gateway", "IAM role", "log group"}
+    again = guided(aws, keys, "\n".join(answers) + "\n")
+    assert "creating" not in again.output
+    assert "Account guided is set up" in again.output
+    gone = run("account", "destroy", "guided", answer="guided\n")
+    assert gone.exit_code == 0, gone.output
+    assert inventory(aws) == set()
+
+
+def test_nothing_is_made_without_a_yes(aws: Sandbox, keys: dict[str, str]) -> None:
+    answers = ["us-east-1", "keys", keys["aws_access_key_id"], keys["aws_secret_access_key"], "ecr", "n"]
+    assert guided(aws, keys, "\n".join(answers) + "\n").exit_code == 1
+    assert (
+        aws.client("ec2").describe_vpcs(Filters=[{"Name": "tag:owner", "Values": ["coiled"]}])["Vpcs"] == []
+    )
+
+
+def test_stopped_in_the_middle_it_goes_on_when_it_is_run_again(aws: Sandbox, keys: dict[str, str]) -> None:
+    environ = {
+        **os.environ,
+        "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+        "PREFECT_COILED_SECRET_ACCESS_KEY": keys["aws_secret_access_key"],
+    }
+    command = [sys.executable, "-m", "prefect_coiled.cli", "setup", "aws", "--account", "guided", "--yes"]
+    command += ["--access-key-id", keys["aws_access_key_id"], "--endpoint-url", aws.endpoint]
+    aws.faults([{"effect": "latency", "action": "CreateSubnet", "seconds": 0.5}])
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        command, stdin=follower, stdout=follower, stderr=follower, env=environ, start_new_session=True
+    )
+    os.close(follower)
+    seen = b""
+    while b"creating public subnet" not in seen:
+        seen += os.read(leader, 4096)
+    process.send_signal(signal.SIGINT)
+    while process.poll() is None:
+        try:
+            os.read(leader, 4096)
+        except OSError:  # the other end is closed
+            break
+    assert process.wait(60) != 0
+    os.close(leader)
+    aws.faults([])
+    assert "IAM role" not in inventory(aws) or "NAT gateway" not in inventory(aws)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert "Account guided is set up in us-east-1" in done.stdout, done.stderr
+    assert (
+        len(aws.client("ec2").describe_vpcs(Filters=[{"Name": "tag:owner", "Values": ["coiled"]}])["Vpcs"])
+        == 1
+    )
+    assert inventory(aws) >= {"VPC", "NAT gateway", "IAM role", "bucket"}
+
+
+# -- the role
+
+
+@pytest.fixture
+def there(aws: Sandbox, keys: dict[str, str]) -> str:
+    """The account "guided", set up."""
+    secret = ("--secret-access-key", keys["aws_secret_access_key"])
+    options = ("--access-key-id", keys["aws_access_key_id"], *secret, "--endpoint-url", aws.endpoint)
+    result = run("setup", "aws", "--account", "guided", "--yes", *options)
+    assert result.exit_code == 0, result.output
+    return "guided"
+
+
+def test_a_policy_is_attached_to_the_role_once(there: str) -> None:
+    reads = "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess"
+    where = ("--account", there)
+    assert "Attached to role guided" in run("role", "attach-policy", reads, *where).output
+    assert "Was attached" in run("role", "attach-policy", reads, *where).output
+    assert reads in run("role", "list", *where).output
+    assert load_account(there).attach_policy(reads) is False
+    assert "Detached" in run("role", "detach-policy", reads, *where).output
+    assert reads not in run("role", "list", *where).output
+
+
+@pytest.mark.parametrize(
+    ("arn", "text"),
+    [
+        ("AmazonS3ReadOnlyAccess", "must look like arn:aws:iam::aws:policy/"),
+        ("arn:aws:iam::aws:policy/AdministratorAccess", "would open the whole AWS account"),
+        ("arn:aws:iam::aws:policy/NoSuchPolicy", "AWS has no policy of that ARN"),
+    ],
+)
+def test_a_policy_that_is_none_is_refused(there: str, arn: str, text: str) -> None:
+    result = run("role", "attach-policy", arn, "--account", there)
+    assert result.exit_code == 1
+    assert text in result.output
+
+
+def test_an_account_that_is_not_there_is_answered_with_those_that_are(there: str) -> None:
+    result = run("ls", "--account", "guidde")
+    assert result.exit_code == 1
+    assert "no block of that name (there is: guided" in result.output
