@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from prefect_coiled.accounts import set_backend_options
     from prefect_coiled.blocks import Ec2DaskAccount, Ec2DaskRegistry, aload_account, load_account
     from prefect_coiled.cluster import Cluster
+    from prefect_coiled.notifications import cluster_logs, get_notifications
     from prefect_coiled.options import BackendOptions
     from prefect_coiled.plan.policies import iam_policies
     from prefect_coiled.task_runner import CoiledTaskRunner
@@ -20,6 +21,8 @@ _EXPORTS = {
     "Cluster": "prefect_coiled.cluster",
     "CoiledTaskRunner": "prefect_coiled.task_runner",
     "BackendOptions": "prefect_coiled.options",
+    "cluster_logs": "prefect_coiled.notifications",
+    "get_notifications": "prefect_coiled.notifications",
     "set_backend_options": "prefect_coiled.accounts",
     "Ec2DaskAccount": "prefect_coiled.blocks",
     "Ec2DaskRegistry": "prefect_coiled.blocks",
@@ -36,6 +39,8 @@ __all__ = [
     "Ec2DaskRegistry",
     "__version__",
     "aload_account",
+    "cluster_logs",
+    "get_notifications",
     "iam_policies",
     "load_account",
     "set_backend_options",

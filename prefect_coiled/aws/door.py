@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import boto3
 from botocore import xform_name
@@ -51,6 +52,24 @@ _BUILDING = threading.Lock()
 Observer = Callable[[str, str], None]
 
 
+class Report(NamedTuple):
+    """A call that was made.
+
+    Attributes:
+        action: Such as "ec2:CreateVpc".
+        what: What was being done.
+        seconds: How long it took.
+        reply: The response; empty if it failed.
+        error: Why it failed.
+    """
+
+    action: str
+    what: str
+    seconds: float
+    reply: dict[str, Any]
+    error: AwsError | None = None
+
+
 class Aws:
     """One account in one region: the only way to call AWS.
 
@@ -63,6 +82,7 @@ class Aws:
         observer: Called with (action, what) before each call, for progress and tests.
 
     Attributes:
+        listener: Called with a `Report` after each call.
         calls: How often each action was called.
     """
 
@@ -82,6 +102,7 @@ class Aws:
         self.endpoint_url = endpoint_url
         self.stop = stop or threading.Event()
         self.observer = observer
+        self.listener: Callable[[Report], None] | None = None
         self.calls: Counter[str] = Counter()
         self._clients: dict[tuple[str, str], Any] = {}
 
@@ -90,7 +111,7 @@ class Aws:
         door = Aws(
             self.session, self.region, self.account, endpoint_url=self.endpoint_url, observer=self.observer
         )
-        door.calls, door._clients = self.calls, self._clients
+        door.calls, door._clients, door.listener = self.calls, self._clients, self.listener
         return door
 
     @property
@@ -114,10 +135,16 @@ class Aws:
             StoppedError: If a stop was asked for before the call.
         """
         client, method = self._prepare(action, what)
+        begun = time.monotonic()
         try:
             reply: dict[str, Any] = getattr(client, method)(**parameters)
         except (BotoCoreError, ClientError) as error:
-            raise self._translate(error, action, what) from error
+            failure = self._translate(error, action, what)
+            if self.listener:
+                self.listener(Report(action, what, time.monotonic() - begun, {}, failure))
+            raise failure from error
+        if self.listener:
+            self.listener(Report(action, what, time.monotonic() - begun, reply))
         return reply
 
     def pages(self, action: str, what: str, key: str, **parameters: Any) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from typing import Any
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError, ProvisionError
@@ -124,6 +125,45 @@ def read_log(
             token = reply["nextForwardToken"]
     except NotFoundError:
         return
+
+
+def read_on(
+    aws: Aws, stream: str, token: str | None, since: datetime | None = None
+) -> tuple[list[str], str | None]:
+    """The lines after those that `token` stands for, and the token for the next time.
+
+    Args:
+        aws: The door.
+        stream: The stream.
+        token: What the last call gave; None to begin.
+        since: To begin with what was logged from then on.
+    """
+    wanted: dict[str, Any] = {"logGroupName": aws.account, "logStreamName": stream, "startFromHead": True}
+    if token is not None:
+        wanted["nextToken"] = token
+    if since is not None:
+        wanted["startTime"] = int(since.timestamp() * 1000)
+    try:
+        reply = aws.call("logs:GetLogEvents", f"reading log stream ({stream})", **wanted)
+    except NotFoundError:
+        return [], None
+    return [str(event["message"]) for event in reply["events"]], str(reply["nextForwardToken"])
+
+
+def write_log(aws: Aws, stream: str, lines: list[tuple[datetime, str]]) -> None:
+    """Write lines into a stream of the account's log group; the stream is made if need be.
+
+    Raises:
+        NotFoundError: If the log group is not there.
+    """
+    what = f"writing log stream ({stream})"
+    events = [{"timestamp": int(at.timestamp() * 1000), "message": text} for at, text in sorted(lines)]
+    wanted: dict[str, Any] = {"logGroupName": aws.account, "logStreamName": stream, "logEvents": events}
+    try:
+        aws.call("logs:PutLogEvents", what, **wanted)
+    except NotFoundError:
+        ensure_log_streams(aws, [stream])
+        aws.call("logs:PutLogEvents", what, **wanted)
 
 
 def delete_log_group(aws: Aws) -> bool:

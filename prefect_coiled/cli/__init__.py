@@ -16,6 +16,7 @@ from prefect_coiled.cli.clusters import (
     list_clusters,
     show_dashboard,
     show_logs,
+    show_notifications,
     stop_cluster,
     sweep_account,
 )
@@ -47,6 +48,7 @@ app.command("resources")(list_resources)
 app.command("stop")(stop_cluster)
 app.command("firewall")(change_firewall)
 app.command("logs")(show_logs)
+app.command("notifications")(show_notifications)
 app.command("dashboard")(show_dashboard)
 app.command("sweep")(sweep_account)
 

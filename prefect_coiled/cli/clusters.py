@@ -118,30 +118,64 @@ def show_logs(
         str | None, typer.Option(help='An instance id, or "scheduler"; all machines if not given.')
     ] = None,
     tail: Annotated[int, typer.Option(min=0, max=10_000, help="Lines of each machine; 0 for all.")] = 100,
+    since: Annotated[
+        str | None, typer.Option(help='From then on: "10m", "2 hours", or a time such as 2026-01-31T09:00.')
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the cluster has ended.")
+    ] = False,
     account: AccountOption = None,
     region: RegionOption = None,
 ) -> None:
-    """Print what the machines of a cluster wrote, from CloudWatch.
+    """Print what the machines of a cluster wrote, from CloudWatch; also of a cluster that is gone.
 
-    Logs are kept for 30 days. When a cluster is gone, its machines' logs are found by instance id.
+    Logs are kept for 30 days. A machine that never came up has its console output instead.
     """
-    from prefect_coiled.aws.instances import LIVE, find_instances
+    from prefect_coiled.aws.instances import console_output
     from prefect_coiled.aws.logs import read_log
+    from prefect_coiled.notifications import follow_logs, machines_of, parse_since
 
     loaded, aws = door(account, region)
-    machines = find_instances(aws, name, states=(*LIVE, "shutting-down", "terminated"))
-    labels = {m.instance_id: f"{m.role} {m.instance_id} ({m.state})" for m in machines}
-    if instance == "scheduler":
-        labels = {m.instance_id: labels[m.instance_id] for m in machines if m.role == "scheduler"}
-    elif instance is not None:
-        labels = {instance: labels.get(instance, instance)}
-    if not labels:
-        raise _no_cluster(name, loaded, aws)
+    begin = parse_since(since) if since else None
     console = out()
-    for one, label in labels.items():
-        console.print(f"== {label}")
-        for line in read_log(aws, one, tail=tail or None):
+
+    def wanted() -> dict[str, str]:
+        found = machines_of(aws, name)
+        if instance == "scheduler":
+            return {m: role for m, role in found.items() if role == "scheduler"}
+        return {instance: found.get(instance, "machine")} if instance is not None else found
+
+    machines = wanted()
+    if not machines:
+        raise _no_cluster(name, loaded, aws)
+    if follow:
+        for role, one, line in follow_logs(aws, name, since=begin, machines=wanted):
+            console.print(f"{role} {one} | {line}")
+        return
+    for one, role in machines.items():
+        console.print(f"== {role} {one}")
+        found = list(read_log(aws, one, since=begin, tail=tail or None))
+        for line in found or console_output(aws, one).splitlines():
             console.print(line.rstrip("\n"))
+
+
+@told
+def show_notifications(
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many rows.")] = 100,
+    level: Annotated[str, typer.Option(help="From this level on: DEBUG, INFO, WARNING, ERROR.")] = "DEBUG",
+    event_type: Annotated[str | None, typer.Option("--type", help="Of this type only.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    account: AccountOption = None,
+    region: RegionOption = None,
+) -> None:
+    """Show what was made and removed for an account, and what failed."""
+    import json
+
+    from prefect_coiled.notifications import get_notifications
+
+    rows = get_notifications(as_json, account, limit, level, event_type, region=region)
+    if rows is not None:
+        typer.echo(json.dumps(rows, indent=2))
 
 
 @told

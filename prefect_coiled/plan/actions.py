@@ -208,6 +208,7 @@ def _table() -> dict[str, Action]:
     add("setup", "safe", "logs:PutRetentionPolicy", Grant("logs:PutRetentionPolicy", f"{_GROUP}:*"))
     add("setup", "safe", "logs:DeleteLogGroup", Grant("logs:DeleteLogGroup", f"{_GROUP}:*"))
     add("ongoing", "once", "logs:CreateLogStream", Grant("logs:CreateLogStream", _STREAMS))
+    add("ongoing", "safe", "logs:PutLogEvents", Grant("logs:PutLogEvents", _STREAMS))
     add("ongoing", "safe", "logs:GetLogEvents", Grant("logs:GetLogEvents", _STREAMS))
 
     # Keys and leases

@@ -179,6 +179,7 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
             batch=batch,
         )
         steps.ensure_log_streams(aws, record.log_group, [i.instance_id for i in made])
+        session.notes.note("scale", f"added {len(made)} workers to {spec.name}", cluster=spec.name)
         return made
 
 

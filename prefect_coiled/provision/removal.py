@@ -25,6 +25,7 @@ from prefect_coiled.plan import tags
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import Removal
 from prefect_coiled.tasks.cluster import read_intent
+from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import step
 
 
@@ -121,8 +122,11 @@ def delete_cluster(
     """
     with session_for(account, region) as session:
         aws = session.aws.without_stop()
+        watch = Watch()
         ended = _terminate(aws, name, uid, tuple(ids))
-        return _remove_rest(aws, name, uid, ended, patience)
+        removal = _remove_rest(aws, name, uid, ended, patience)
+        session.notes.note("delete_cluster", f"removed {removal}", elapsed=watch.seconds, cluster=name)
+        return removal
 
 
 @flow(name="sweep", flow_run_name="sweep {account} in {region}", persist_result=False)
@@ -147,7 +151,9 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
             total += _sweep_cluster(aws, name)
         if release_nat and not instances.find_instances(aws):
             total += release_nat_gateways(aws)
-        return total + _sweep_loose(aws)
+        total += _sweep_loose(aws)
+        session.notes.note("sweep", f"removed {total}")
+        return total
 
 
 def clusters_of(aws: Aws) -> tuple[set[str], set[str]]:

@@ -25,6 +25,7 @@ from prefect_coiled.plan.cluster import Attempt, ClusterSpec
 from prefect_coiled.plan.node_config import ClientSecrets, NodeSecrets
 from prefect_coiled.plan.user_data import user_data
 from prefect_coiled.records import InstanceRecord, Network, OwnNetwork, Role
+from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import Session, step
 from prefect_coiled.wheels import build_wheels, wheels_key
 
@@ -296,6 +297,7 @@ def _attempt(
     batch: str,
 ) -> list[InstanceRecord]:
     subnet_id, public = place
+    watch = Watch()
     spent: AwsError | None = None
     for generation in range(_GENERATIONS):
         try:
@@ -319,6 +321,13 @@ def _attempt(
             continue
         with session.lock:
             session.launched.extend(i.instance_id for i in got)
+        session.notes.note(
+            f"create_{role}",
+            f"launched {len(got)} x {attempt}",
+            elapsed=watch.seconds,
+            cluster=spec.name,
+            InstanceIds=[i.instance_id for i in got],
+        )
         return got
     raise spent or PrefectCoiledError("launching machines", "every client token is spent")
 

@@ -20,6 +20,7 @@ from prefect.futures import PrefectFuture
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import StoppedError, is_retryable
 from prefect_coiled.plan.node_config import ClientSecrets
+from prefect_coiled.tasks.notebook import Notebook
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,6 +45,7 @@ class Session:
     Attributes:
         launched: Ids of machines, noted as they are made: return values are lost when a sibling fails.
         client_secrets: What a client needs to connect; set by the flow that makes the keys.
+        notes: The notifications of this session.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class Session:
         self.launched: list[str] = []
         self.client_secrets: ClientSecrets | None = None
         self.lock = threading.Lock()
+        self.notes = Notebook(aws)
+        aws.listener = self.notes.report
 
     def __reduce__(self) -> Any:
         raise TypeError("a provisioning session holds live handles and is not pickled")
@@ -76,6 +80,7 @@ def use_session(session: Session) -> Any:
         yield session
     finally:
         _current.reset(token)
+        session.notes.close()
 
 
 def current_session() -> Session | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 from prefect_aws import AwsCredentials
 
-from prefect_coiled import Cluster, Ec2DaskAccount
+from prefect_coiled import Cluster, Ec2DaskAccount, cluster_logs
 from prefect_coiled.sandbox import SandboxInfo, status
 
 from .conftest import run
@@ -119,3 +120,37 @@ def test_set_up_makes_what_sweep_releases(sandbox: SandboxInfo) -> None:
     assert run("sweep", "--region", "us-west-2", "--keep-nat").stdout == "Removed: nothing\n"
     assert run("sweep", "--region", "us-west-2").stdout.startswith("Removed: 1 NAT gateway")
     assert run("sweep", "--region", "us-west-2").stdout == "Removed: nothing\n"
+
+
+def test_a_cluster_that_is_gone_still_has_its_logs_and_notifications(sandbox: SandboxInfo) -> None:
+    with Cluster(n_workers=1, name="gone", wait_for_workers=True, quiet=True):
+        pass
+    text = run("logs", "gone", "--tail", "0").stdout
+    assert "== scheduler i-" in text
+    assert "== worker i-" in text
+    found = cluster_logs("gone")
+    assert "Scheduler" in found
+    assert any("distributed" in log for log in found.values())
+    assert set(cluster_logs("gone", workers=False)) == {"Scheduler"}
+    followed = run("logs", "gone", "--follow", "--since", "1 hour", "--instance", "scheduler").stdout
+    assert all(line.startswith("scheduler i-") for line in followed.splitlines())
+    assert followed
+    rows = json.loads(run("notifications", "--type", "create_worker", "--json").stdout)
+    assert "gone" in [r["data"]["cluster"] for r in rows]
+    assert "delete_cluster" in run("notifications").stdout
+
+
+def test_rules_of_a_running_cluster_are_shown_and_changed(cluster: Cluster) -> None:
+    assert "0.0.0.0/0" in run("firewall", "of-the-cli").stdout
+    changed = run("firewall", "of-the-cli", "--cidr", "198.51.100.0/24", "--port", "8786").stdout
+    assert "198.51.100.0/24" in changed
+    assert "0.0.0.0/0" not in run("firewall", "of-the-cli").stdout
+    assert [r.cidr for r in cluster.set_ingress("me")] == ["127.0.0.1/32"]
+    assert "Nobody gets in." in run("firewall", "of-the-cli", "--close").stdout
+
+
+def test_everything_of_an_account_is_listed(cluster: Cluster) -> None:
+    text = run("resources").stdout
+    assert "of-the-cli" in text
+    kinds = {r["kind"] for r in json.loads(run("resources", "--json").stdout)}
+    assert kinds >= {"VPC", "NAT gateway", "instance", "security group", "IAM role", "log group"}

@@ -24,4 +24,6 @@ def test_upstreams_task_runner_tests_pass() -> None:
         env={**os.environ, "PYTHONPATH": path},
         check=False,
     )
+    if os.environ.get("PREFECT_DASK_TESTS_ON") == "sandbox":
+        subprocess.run([sys.executable, "-m", "prefect_coiled.cli", "sandbox", "stop"], check=True)
     assert done.returncode == 0

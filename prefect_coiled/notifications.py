@@ -1,0 +1,214 @@
+"""Read what happened in an account: its notifications, and the logs of its clusters, gone ones too."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from dask.utils import parse_timedelta
+from distributed.utils import Log, Logs
+from rich.console import Console
+from rich.table import Table
+
+from prefect_coiled.aws import instances, logs
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.blocks import load_account
+from prefect_coiled.errors import OptionsError, PrefectCoiledError
+from prefect_coiled.options import merge
+from prefect_coiled.plan.notifications import STREAM, Notification, choose, level_number
+from prefect_coiled.provision.sessions import open_door
+
+__all__ = [
+    "cluster_logs",
+    "follow_logs",
+    "get_notifications",
+    "machines_of",
+    "parse_since",
+    "read_notifications",
+]
+
+# As many rows as one call gives; older ones are in the log group, for CloudWatch's own search.
+_LOOKED_AT = 10_000
+_TIMES = 'must be a time such as "10m" or "2026-01-31T09:00".'
+_STYLES = {logging.ERROR: "red", logging.WARNING: "yellow"}
+
+
+def get_notifications(
+    json: bool = False,
+    account: str | None = None,
+    limit: int = 100,
+    level: int | str = logging.NOTSET,
+    event_type: str | None = None,
+    *,
+    region: str | None = None,
+) -> list[dict[str, Any]] | None:
+    """Show what was made and removed for an account, and what failed. Rows are kept for 30 days.
+
+    Args:
+        json: Return the rows instead of printing them.
+        account: Slug of the account.
+        limit: The newest so many rows.
+        level: From this level of `logging` on.
+        event_type: Of this type only, such as "create_vm".
+        region: The AWS region; the account's by default.
+
+    Returns:
+        With `json`, a dict a row: time, id, level, event_type, elapsed (seconds), msg, data.
+
+    Raises:
+        OptionsError: If there is no such level or type.
+        AwsError: If AWS does not give them.
+    """
+    door = _door(account, region)
+    rows = read_notifications(door, limit=limit, level=level_number(level), event_type=event_type)
+    if json:
+        return [row.row() for row in rows]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("TIME", "LEVEL", "EVENT TYPE", "ELAPSED", "MESSAGE", "DATA"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        data = ", ".join(f"{k}={v}" for k, v in row.data.items() if k != "region")
+        name = logging.getLevelName(row.level)
+        table.add_row(
+            row.local_time,
+            name,
+            row.event_type,
+            f"{row.elapsed:.1f} s",
+            row.msg,
+            data,
+            style=_STYLES.get(row.level, ""),
+        )
+    Console(markup=False, highlight=False).print(table)
+    return None
+
+
+def read_notifications(
+    aws: Aws, *, limit: int = 100, level: int = logging.NOTSET, event_type: str | None = None
+) -> list[Notification]:
+    """The rows as records, oldest first; see `get_notifications`."""
+    choose([], limit=limit, event_type=event_type)  # what is wrong is said before AWS is asked
+    lines = logs.read_log(aws, STREAM, tail=_LOOKED_AT)
+    return choose(lines, limit=limit, level=level, event_type=event_type)
+
+
+def machines_of(aws: Aws, name: str) -> dict[str, str]:
+    """The machines of a cluster by id, with "scheduler" or "worker"; also of one that is gone.
+
+    EC2 forgets terminated machines after an hour; the account's notifications know them for 30 days.
+    """
+    found: dict[str, str] = {}
+    for row in read_notifications(aws, limit=_LOOKED_AT):
+        if row.data.get("cluster") == name and row.event_type in ("create_scheduler", "create_worker"):
+            role = row.event_type.removeprefix("create_")
+            found.update(dict.fromkeys(row.data.get("InstanceIds", ()), role))
+    states = (*instances.LIVE, "shutting-down", "terminated")
+    found.update({m.instance_id: m.role for m in instances.find_instances(aws, name, states=states)})
+    return found
+
+
+def follow_logs(
+    aws: Aws,
+    name: str,
+    *,
+    since: datetime | None = None,
+    machines: Callable[[], Mapping[str, str]] | None = None,
+    interval: float = 2.0,
+) -> Iterator[tuple[str, str, str]]:
+    """Yield (role, instance id, line) as lines come, until the cluster has ended.
+
+    Args:
+        aws: The door.
+        name: The cluster's name.
+        since: To begin with what was logged from then on.
+        machines: Finds the machines that are wanted; by default all of the cluster.
+        interval: Seconds between two looks.
+    """
+    tokens: dict[str, str | None] = {}
+    while True:
+        alive = bool(instances.find_instances(aws, name, states=(*instances.LIVE, "shutting-down")))
+        heard = False
+        for instance_id, role in (machines or (lambda: machines_of(aws, name)))().items():
+            lines, tokens[instance_id] = logs.read_on(aws, instance_id, tokens.get(instance_id), since)
+            heard = heard or bool(lines)
+            yield from ((role, instance_id, line.rstrip("\n")) for line in lines)
+        if not alive and not heard:
+            return
+        if not heard and aws.stop.wait(interval):
+            return
+
+
+def parse_since(text: str, now: datetime | None = None) -> datetime:
+    """A moment from "10m", "2 hours" (before now) or an ISO time.
+
+    Raises:
+        OptionsError: If it is neither.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+        return found if found.tzinfo else found.astimezone()
+    except ValueError:
+        pass
+    try:
+        seconds = float(parse_timedelta(text, default="s"))
+    except (KeyError, ValueError, TypeError) as error:
+        raise OptionsError(f"since {text!r}", _TIMES) from error
+    return (now or datetime.now(timezone.utc)) - timedelta(seconds=seconds)
+
+
+def cluster_logs(
+    name: str,
+    account: str | None = None,
+    *,
+    region: str | None = None,
+    scheduler: bool = True,
+    workers: bool = True,
+    errors_only: bool = False,
+    since: datetime | None = None,
+) -> Logs:
+    """The logs of a cluster, whether it runs or is gone. They are kept for 30 days.
+
+    A machine that never came up has its console output instead.
+
+    Args:
+        name: The cluster's name.
+        account: Slug of the account.
+        region: The AWS region; the account's by default.
+        scheduler: Whether the scheduler's is wanted.
+        workers: Whether the workers' are.
+        errors_only: Only lines that tell of an error.
+        since: Only what was logged from then on.
+
+    Raises:
+        PrefectCoiledError: If nothing is known of such a cluster.
+    """
+    door = _door(account, region)
+    machines = machines_of(door, name)
+    if not machines:
+        raise PrefectCoiledError(
+            f"logs of cluster {name!r}",
+            f"account {door.account} had none of that name in {door.region} in the last 30 days.",
+            "See `prefect-coiled ls` and `prefect-coiled notifications`.",
+        )
+    wanted = {"scheduler": scheduler, "worker": workers}
+    out = Logs()
+    for instance_id, role in sorted(machines.items(), key=lambda item: (item[1], item[0])):
+        if wanted[role]:
+            lines = [line for line in _lines(door, instance_id, since) if not errors_only or _is_error(line)]
+            out["Scheduler" if role == "scheduler" else instance_id] = Log("\n".join(lines))
+    return out
+
+
+def _lines(aws: Aws, instance_id: str, since: datetime | None) -> Iterator[str]:
+    found = [line.rstrip("\n") for line in logs.read_log(aws, instance_id, since=since)]
+    yield from found or instances.console_output(aws, instance_id).splitlines()
+
+
+def _is_error(line: str) -> bool:
+    return any(word in line for word in ("ERROR", "CRITICAL", "Traceback", "Error:", "Exception"))
+
+
+def _door(account: str | None, region: str | None) -> Aws:
+    loaded = load_account(account)
+    return open_door(loaded, merge({"region": region}, loaded.options).options.region)

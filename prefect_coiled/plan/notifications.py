@@ -1,0 +1,124 @@
+"""What is told of an account's resources as they come and go: rows of time, level, type and data.
+
+The types are named after what is made, not after AWS's calls, so that automations can be written for them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from typing import Any
+
+from pydantic import Field
+
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.records import Record
+
+__all__ = ["EVENT_TYPES", "OF_CALLS", "STREAM", "Notification", "choose", "level_number"]
+
+# The stream in the account's log group.
+STREAM = "notifications"
+
+OF_CALLS = {
+    "ec2:CreateVpc": "create_network",
+    "ec2:CreateSubnet": "create_subnet",
+    "ec2:CreateInternetGateway": "create_gateway",
+    "ec2:AttachInternetGateway": "attach_gateway_to_router",
+    "ec2:CreateRouteTable": "create_router",
+    "ec2:CreateVpcEndpoint": "create_endpoint",
+    "ec2:CreateNatGateway": "create_nat_gateway",
+    "ec2:DeleteNatGateway": "delete_nat_gateway",
+    "ec2:CreateSecurityGroup": "create_fw",
+    "ec2:AuthorizeSecurityGroupIngress": "create_fw_rule",
+    "ec2:RevokeSecurityGroupIngress": "delete_fw_rule",
+    "ec2:DeleteSecurityGroup": "delete_fw",
+    "ec2:DeleteVpc": "delete_network",
+    "ec2:DeleteSubnet": "delete_subnet",
+    "ec2:RunInstances": "create_vm",
+    "ec2:TerminateInstances": "delete_vm",
+    "iam:CreateRole": "create_iam_role",
+    "iam:DeleteRole": "delete_iam_role",
+    "iam:AttachRolePolicy": "attach_policy",
+    "iam:CreateInstanceProfile": "create_instance_profile",
+    "logs:CreateLogGroup": "create_log_group",
+    "s3:CreateBucket": "create_bucket",
+}
+# Told by the library itself, about more than one call.
+_OF_STEPS = ("create_scheduler", "create_worker", "scale", "delete_cluster", "sweep", "change_ingress")
+EVENT_TYPES: tuple[str, ...] = tuple(sorted({*OF_CALLS.values(), *_OF_STEPS}))
+
+
+class Notification(Record):
+    """One row.
+
+    Attributes:
+        time: When it was over, UTC.
+        id: Unique.
+        level: A level of `logging`: INFO, WARNING or ERROR.
+        event_type: One of `EVENT_TYPES`.
+        elapsed: Seconds that it took.
+        msg: What was done, for a person.
+        data: Ids and names; of a failure, its text as "error".
+    """
+
+    time: datetime
+    id: str
+    level: int = logging.INFO
+    event_type: str
+    elapsed: float = 0.0
+    msg: str
+    data: dict[str, Any] = Field(default_factory=dict)
+
+    def encode(self) -> str:
+        """One line of JSON, as it is kept."""
+        return self.model_dump_json()
+
+    @classmethod
+    def decode(cls, line: str) -> Notification | None:
+        """Read what `encode` wrote; None for a line of another kind."""
+        try:
+            return cls.model_validate_json(line)
+        except ValueError:
+            return None
+
+    def row(self) -> dict[str, Any]:
+        """The row as plain values, with the level's name."""
+        return {**json.loads(self.model_dump_json()), "level": logging.getLevelName(self.level)}
+
+    @property
+    def local_time(self) -> str:
+        """The time of day where the reader is."""
+        return self.time.replace(tzinfo=self.time.tzinfo or timezone.utc).astimezone().strftime("%H:%M:%S")
+
+
+def level_number(level: int | str) -> int:
+    """The number of a level of `logging`, given by number or name.
+
+    Raises:
+        OptionsError: If there is no such level.
+    """
+    if isinstance(level, int) and not isinstance(level, bool):
+        return level
+    number = logging.getLevelName(str(level).upper())
+    if not isinstance(number, int):
+        raise OptionsError(f"level {level!r}", "must be one of DEBUG, INFO, WARNING, ERROR.")
+    return number
+
+
+def choose(
+    lines: Iterable[str], *, limit: int, level: int = logging.NOTSET, event_type: str | None = None
+) -> list[Notification]:
+    """The newest `limit` rows from a level on and of a type, oldest first.
+
+    Raises:
+        OptionsError: If there is no such type, or the limit is no number of rows.
+    """
+    if event_type is not None and event_type not in EVENT_TYPES:
+        raise OptionsError(f"event_type {event_type!r}", f"must be one of {', '.join(EVENT_TYPES)}.")
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise OptionsError(f"limit {limit!r}", "is a number of rows, 1 or more.")
+    rows = [n for line in lines if (n := Notification.decode(line)) is not None]
+    wanted = [n for n in rows if n.level >= level and event_type in (None, n.event_type)]
+    return sorted(wanted, key=lambda n: n.time)[-limit:]

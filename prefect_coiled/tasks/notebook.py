@@ -1,0 +1,161 @@
+"""Notes what happens to an account's resources: in its log group, and as Prefect events.
+
+Whoever is noted never waits: rows go into a buffer that a thread of its own sends, and what cannot be sent
+is dropped with one word in the log. The account's provisioning is the same with and without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from datetime import datetime, timezone
+from typing import Any
+
+from prefect.events import emit_event
+
+from prefect_coiled.aws.door import Aws, Report
+from prefect_coiled.aws.logs import write_log
+from prefect_coiled.errors import AlreadyExistsError, NoCapacityError, NotFoundError, PrefectCoiledError
+from prefect_coiled.plan.notifications import OF_CALLS, STREAM, Notification
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two sends, and how long the end waits for the last one.
+_EVERY, _LAST = 2.0, 5.0
+_MOST = 5_000
+# Where replies name what was made.
+_IDS = ("VpcId", "SubnetId", "InternetGatewayId", "RouteTableId", "VpcEndpointId", "NatGatewayId", "GroupId")
+
+
+class Notebook:
+    """Keeps the notifications of one provisioning session.
+
+    Args:
+        aws: The session's door; the rows are written through one of their own.
+    """
+
+    def __init__(self, aws: Aws) -> None:
+        # Its own door: what is noted is no part of the session's calls, and a stop does not end it.
+        self._door = Aws(aws.session, aws.region, aws.account, endpoint_url=aws.endpoint_url)
+        self._rows: list[Notification] = []
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def report(self, call: Report) -> None:
+        """Note a call to AWS that made or removed something."""
+        kind = OF_CALLS.get(call.action)
+        if kind is None or isinstance(call.error, (AlreadyExistsError, NotFoundError)):
+            return  # both are answers that an idempotent step lives by
+        level = logging.INFO
+        if call.error is not None:
+            level = logging.WARNING if isinstance(call.error, NoCapacityError) else logging.ERROR
+        self.note(kind, call.what, elapsed=call.seconds, level=level, error=call.error, **_ids(call.reply))
+
+    def note(
+        self,
+        event_type: str,
+        msg: str,
+        *,
+        elapsed: float = 0.0,
+        level: int = logging.INFO,
+        error: BaseException | None = None,
+        **data: Any,
+    ) -> None:
+        """Note something.
+
+        Args:
+            event_type: One of `plan.notifications.EVENT_TYPES`.
+            msg: What was done, for a person.
+            elapsed: Seconds that it took.
+            level: A level of `logging`.
+            error: Why it failed.
+            data: Ids and names.
+        """
+        if error is not None:
+            data["error"] = " ".join(str(error).split())
+        row = Notification(
+            time=datetime.now(timezone.utc),
+            id=uuid.uuid4().hex[:12],
+            level=level,
+            event_type=event_type,
+            elapsed=round(elapsed, 3),
+            msg=msg,
+            data={"region": self._door.region, **data},
+        )
+        with self._lock:
+            if len(self._rows) < _MOST:
+                self._rows.append(row)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="notifications", daemon=True)
+                self._thread.start()
+        _emit(self._door.account, row)
+
+    def close(self) -> None:
+        """Send what is left; wait for that for a bounded time."""
+        self._over.set()
+        thread = self._thread
+        if thread is not None:
+            thread.join(_LAST)
+            if thread.is_alive() or self._rows:
+                logger.info(
+                    "%d notifications of account %s were not kept", len(self._rows), self._door.account
+                )
+
+    def _run(self) -> None:
+        while not self._over.wait(_EVERY):
+            self._send()
+        self._send()
+
+    def _send(self) -> None:
+        with self._lock:
+            rows = list(self._rows)
+        if not rows:
+            return
+        try:
+            write_log(self._door, STREAM, [(r.time, r.encode()) for r in rows])
+        except NotFoundError:
+            return  # the log group is not there yet: it is made meanwhile, or the next session tells of it
+        except PrefectCoiledError as error:
+            logger.debug("Notifications were not written: %s", error)
+            return
+        with self._lock:
+            del self._rows[: len(rows)]
+
+
+def _ids(reply: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in (reply, *(v for v in reply.values() if isinstance(v, dict))):
+        found.update({k: part[k] for k in _IDS if k in part})
+    machines = [*reply.get("Instances", ()), *reply.get("TerminatingInstances", ())]
+    if machines:
+        found["InstanceIds"] = [m["InstanceId"] for m in machines]
+    return found
+
+
+def _emit(account: str, row: Notification) -> None:
+    cluster = row.data.get("cluster")
+    name = f"prefect-coiled.cluster.{account}.{cluster}" if cluster else f"prefect-coiled.account.{account}"
+    try:
+        emit_event(
+            event=f"prefect-coiled.{row.event_type}",
+            resource={"prefect.resource.id": name, "prefect.resource.name": str(cluster or account)},
+            occurred=row.time,
+            payload=row.row(),
+        )
+    except Exception as error:  # Prefect may be going down; nothing depends on its hearing of this
+        logger.debug("A notification was not sent to Prefect: %s", error)
+
+
+class Watch:
+    """Measures the seconds of a step."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was made."""
+        return time.monotonic() - self._begun
