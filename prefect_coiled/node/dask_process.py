@@ -70,6 +70,7 @@ def settle(order: dict[str, Any]) -> None:
         tls[f"{_TLS}.{role}.cert"] = files["cert"]
         tls[f"{_TLS}.{role}.key"] = files["key"]
     os.environ.setdefault("AWS_DEFAULT_REGION", order["config"]["region"])
+    os.environ.setdefault("PREFECT_COILED_ACCOUNT", order["config"]["account"])
     os.environ.update(order["environ"])
     for name, value in tls.items():
         os.environ["DASK_" + name.replace(".", "__").replace("-", "_").upper()] = str(value)

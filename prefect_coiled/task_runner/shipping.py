@@ -42,6 +42,8 @@ from prefect.tasks import Task
 from prefect.utilities.annotations import BaseAnnotation
 from prefect_dask.task_runners import PrefectDaskFuture
 
+from prefect_coiled.task_runner.hints import advise
+
 __all__ = [
     "FlowRunParcel",
     "dumps",
@@ -231,7 +233,10 @@ def run_task(
         "return_type": "state",
     }
     try:
-        return asyncio.run(run_task_async(**kwargs)) if unpacked.isasync else run_task_sync(**kwargs)
+        state = asyncio.run(run_task_async(**kwargs)) if unpacked.isasync else run_task_sync(**kwargs)
+        flow_run = kwargs["context"].get("flow_run_context") or {}
+        flow_run_id = (flow_run.get("flow_run") or {}).get("id")
+        return advise(state, kwargs.get("task_run_id"), unpacked.name, flow_run_id)
     finally:
         _send_events(_FLUSH_SECONDS)
 

@@ -236,3 +236,40 @@ def test_a_remote_cluster_needs_an_api_that_it_can_reach(
     state = squares(return_state=True)
     assert "PREFECT_API_URL" in str(state.result(raise_on_failure=False))
     assert sandbox.calls() == []
+
+
+@task
+def read_s3(bucket: str) -> int:
+    import fsspec
+
+    with fsspec.open(f"s3://{bucket}/one.csv") as file:
+        return len(file.read())
+
+
+def test_a_task_that_may_not_read_a_bucket_says_how_to_let_it(sandbox: Sandbox, until: Until) -> None:
+    runs: list[UUID] = []
+    sandbox.client("s3").create_bucket(Bucket="somebodys")
+    sandbox.client("s3").put_object(Bucket="somebodys", Key="one.csv", Body=b"1,2,3")
+
+    @flow(task_runner=CoiledTaskRunner(**SMALL))
+    def reads() -> str:
+        runs.append(FlowRunContext.get().flow_run.id)  # type: ignore[union-attr]
+        future = read_s3.submit("somebodys")
+        future.wait()
+        return str(future.state.message)
+
+    # Only what the shipped policy of the machines' role allows.
+    sandbox.set(iam="on")
+    try:
+        message = reads()
+    finally:
+        sandbox.set(iam="off")
+    hint = "role attach-policy arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess --account default"
+    assert hint in message
+
+    def told() -> bool:
+        wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=runs))
+        with get_client(sync_client=True) as client:
+            return any(hint in log.message for log in client.read_logs(log_filter=wanted))
+
+    until(told)
