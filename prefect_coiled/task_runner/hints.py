@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import os
 from typing import Any
-from uuid import UUID
 
 from prefect.client.schemas.objects import State
-from prefect.logging import get_logger
 
 __all__ = ["ACCOUNT_VARIABLE", "advise", "hint_for"]
 
@@ -68,29 +66,21 @@ _OPERATIONS = {
 }
 
 
-def advise(state: Any, task_run_id: UUID | str | None, task_name: str, flow_run_id: Any = None) -> Any:
-    """Say in the task run's log and message what would help, where something would.
+def advise(state: Any) -> str:
+    """Add to a failed state what would help, where something would.
 
     Args:
-        state: The task's final state.
-        task_run_id: The id of its run.
-        task_name: The task's name.
-        flow_run_id: The id of the flow run it belongs to.
+        state: The task's final state; its message and its exception get the hint.
 
     Returns:
-        The same state; its message ends in the hint.
+        The hint, for the task run's log; empty if there is none.
     """
     if not isinstance(state, State) or not (state.is_failed() or state.is_crashed()):
-        return state
-    data = state.data
-    error = getattr(data, "result", data)
+        return ""
+    error = getattr(state.data, "result", state.data)
     hint = hint_for(error) if isinstance(error, BaseException) else ""
     if hint:
-        extra = {"task_run_id": str(task_run_id), "task_name": task_name, "task_run_name": task_name}
-        if flow_run_id:
-            extra["flow_run_id"] = str(flow_run_id)
-        get_logger("prefect.task_runs").error(hint, extra=extra)
         state.message = f"{state.message or ''} {hint}".strip()
         if hasattr(error, "add_note"):  # from Python 3.11 on
             error.add_note(hint)
-    return state
+    return hint

@@ -33,8 +33,10 @@ from prefect.context import (
     TaskRunContext,
     _deployment_id,
     _deployment_parameters,
+    hydrated_context,
 )
 from prefect.events.worker import EventsWorker
+from prefect.logging import get_logger
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings
 from prefect.task_engine import run_task_async, run_task_sync
@@ -234,11 +236,21 @@ def run_task(
     }
     try:
         state = asyncio.run(run_task_async(**kwargs)) if unpacked.isasync else run_task_sync(**kwargs)
-        flow_run = kwargs["context"].get("flow_run_context") or {}
-        flow_run_id = (flow_run.get("flow_run") or {}).get("id")
-        return advise(state, kwargs.get("task_run_id"), unpacked.name, flow_run_id)
+        if hint := advise(state):
+            _log(hint, unpacked, kwargs)
+        return state
     finally:
         _send_events(_FLUSH_SECONDS)
+
+
+def _log(text: str, task: Task[Any, Any], kwargs: dict[str, Any]) -> None:
+    """Write a line into a task run's log after its end, in the context that it ran in."""
+    with hydrated_context(kwargs["context"]):
+        flow_run = FlowRunContext.get()
+        extra = {"task_run_id": str(kwargs.get("task_run_id")), "task_name": task.name}
+        if flow_run is not None and flow_run.flow_run is not None:
+            extra["flow_run_id"] = str(flow_run.flow_run.id)
+        get_logger("prefect.task_runs").error(text, extra={**extra, "task_run_name": task.name})
 
 
 async def flush_worker() -> None:
