@@ -1,0 +1,162 @@
+"""The code examples of the reference document, word for word but for the import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from prefect_coiled import Ec2DaskAccount
+from prefect_coiled.sandbox import Sandbox
+
+ROWS = 20_000
+Run = Callable[..., str]
+# A process whose default account is the sandbox of the tests.
+PROLOGUE = """
+import json, os, pathlib
+import prefect_coiled.sandbox.control as control
+from prefect_coiled.sandbox import SandboxInfo
+told = json.loads(os.environ["TOLD_SANDBOX"])
+info = SandboxInfo(told["endpoint"], told["pid"], pathlib.Path(told["state_dir"]), told["addresses"])
+control.ensure_started = lambda: info
+import prefect_coiled.sandbox
+prefect_coiled.sandbox.ensure_started = lambda: info
+
+import prefect_coiled as coiled
+"""
+
+
+@pytest.fixture
+def run(told: str, environ: dict[str, str], sandbox: Sandbox, tmp_path: Path) -> Run:
+    """Run an example as a script of its own; gives what it printed."""
+
+    def go(example: str, **more: str) -> str:
+        file = tmp_path / "example.py"
+        file.write_text(PROLOGUE + textwrap.dedent(example), encoding="utf-8")
+        env = {**environ, **sandbox.environment(), "TOLD_SANDBOX": told, **more}
+        done = subprocess.run(
+            [sys.executable, str(file)], env=env, capture_output=True, text=True, timeout=150, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return go
+
+
+def test_the_quick_start(run: Run) -> None:
+    out = run(
+        """
+        cluster = coiled.Cluster(n_workers=1)
+
+        from dask.distributed import Client
+
+        client = Client(cluster)
+        print("Dashboard:", client.dashboard_link)
+        """
+    )
+    assert "Dashboard: https://127." in out
+
+
+def test_a_team_account_is_named(run: Run) -> None:
+    Ec2DaskAccount(region="us-east-1", sandbox=True).save("my-team-account-name", overwrite=True)
+    out = run(
+        """
+        cluster = coiled.Cluster(n_workers=1, account="my-team-account-name")
+        print("account:", cluster.record.account)
+        """
+    )
+    assert "account: my-team-account-name" in out
+
+
+def test_a_region_is_given_in_python(run: Run) -> None:
+    out = run(
+        """
+        cluster = coiled.Cluster(backend_options={"region": "us-west-1"}, n_workers=1)
+        print("region:", cluster.record.region)
+        """
+    )
+    assert "region: us-west-1" in out
+
+
+def test_a_region_is_given_in_the_configuration_file(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "dask"
+    folder.mkdir()
+    (folder / "coiled.yaml").write_text("coiled:\n  backend-options:\n    region: us-west-1\n")
+    out = run(
+        """
+        cluster = coiled.Cluster(n_workers=1)
+        print("region:", cluster.record.region)
+        """,
+        DASK_CONFIG=str(folder),
+    )
+    assert "region: us-west-1" in out
+
+
+def test_a_zone_is_given(run: Run) -> None:
+    out = run(
+        """
+        cluster = coiled.Cluster(backend_options={'zone':'us-east-1b'}, n_workers=1)
+        print("zone:", cluster.record.zone)
+        """
+    )
+    assert "zone: us-east-1b" in out
+
+
+@pytest.fixture
+def taxi(sandbox: Sandbox) -> pd.DataFrame:
+    """Two months of data of the taxi data's shape, in a public bucket of the sandbox's S3."""
+    index = pd.RangeIndex(ROWS)
+    frame = pd.DataFrame(
+        {
+            "VendorID": index % 2 + 1,
+            "tpep_pickup_datetime": pd.Timestamp("2019-01-01") + pd.to_timedelta(index, unit="min"),
+            "passenger_count": index % 6 + 1,
+            "trip_distance": (index % 97) / 10,
+            "RatecodeID": index % 5 + 1,
+            "payment_type": index % 4 + 1,
+            "tip_amount": (index % 31) / 4,
+        }
+    )
+    s3 = sandbox.client("s3")
+    s3.create_bucket(Bucket="nyc-tlc", ACL="public-read")
+    for month, part in (("01", frame[: ROWS // 2]), ("02", frame[ROWS // 2 :])):
+        key = f"trip data/yellow_tripdata_2019-{month}.csv"
+        s3.put_object(Bucket="nyc-tlc", Key=key, Body=part.to_csv(index=False).encode(), ACL="public-read")
+    return frame
+
+
+def test_the_taxi_computation(run: Run, taxi: pd.DataFrame) -> None:
+    out = run(
+        """
+        cluster = coiled.Cluster(n_workers=1)
+
+        from dask.distributed import Client
+
+        client = Client(cluster)
+
+        import dask.dataframe as dd
+
+        df = dd.read_csv(
+            "s3://nyc-tlc/trip data/yellow_tripdata_2019-*.csv",
+            usecols=["VendorID", "passenger_count", "RatecodeID", "payment_type", "tip_amount"],
+            dtype={
+                "payment_type": "UInt8",
+                "VendorID": "UInt8",
+                "passenger_count": "UInt8",
+                "RatecodeID": "UInt8",
+            },
+            storage_options={"anon": True},
+            blocksize="16 MiB",
+        ).persist()
+
+        means = df.groupby("passenger_count").tip_amount.mean().compute()
+        print("means:", {int(k): round(float(v), 9) for k, v in means.items()})
+        """
+    )
+    wanted = taxi.groupby("passenger_count").tip_amount.mean()
+    assert f"means: { ({int(k): round(float(v), 9) for k, v in wanted.items()}) }" in out
