@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -262,4 +263,4 @@ def test_a_policy_that_is_none_is_refused(there: str, arn: str, text: str) -> No
 def test_an_account_that_is_not_there_is_answered_with_those_that_are(there: str) -> None:
     result = run("ls", "--account", "guidde")
     assert result.exit_code == 1
-    assert "no block of that name (there is: guided" in result.output
+    assert re.search(r"no block of that name \(there is: .*\bguided\b", result.output)
