@@ -1,7 +1,7 @@
 """Set an account up in a region: what all of its clusters share.
 
 who and which zones ─▶ find account ─(all there)─▶ done: reads only
-│ something is missing: under a lease
+│ something is missing, or a sweep is at the NAT gateways: under a lease
 VPC ─▶ subnets, one task each ─┬▶ route tables ─▶ S3 endpoint, default routes
 └──▶ internet gateway ────────┘        NAT gateway ─▶ default routes of the private tables
 IAM role ─▶ instance profile            log group            bucket
@@ -15,8 +15,8 @@ from prefect import flow
 
 from prefect_coiled.aws import route_tables
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.leases import lease
-from prefect_coiled.aws.parameters import account_path
+from prefect_coiled.aws.leases import is_held, lease
+from prefect_coiled.aws.parameters import set_up_lease
 from prefect_coiled.errors import AccessDeniedError
 from prefect_coiled.options import Egress
 from prefect_coiled.plan.network import VPC_CIDR, SubnetPlan, missing_subnets
@@ -61,13 +61,15 @@ def set_up_account(
         who, zones = who_future.result(), zones_future.result()
         first = zone if zone in zones else zones[0]
         wanted = zones if every_zone else (first,)
-        found = steps.find_account(aws, who, wanted, egress == "nat", network)
-        if found is not None:
+        nat = network and egress == "nat"
+        found = steps.find_account(aws, who, wanted, nat, network)
+        # Whoever holds the lease may be about to delete the NAT gateway that was just found.
+        if found is not None and not (nat and is_held(aws, set_up_lease(account))):
             for name in ("network", "role", "log group"):
                 session.report(name, "there")
             return found
         session.report("network", "creating")
-        with lease(aws, f"{account_path(account)}set-up"):
+        with lease(aws, set_up_lease(account)):
             role = steps.ensure_role.submit(aws, who.aws_account_id)
             # Prefect's overloads know `wait_for` only together with `return_state`.
             profile = steps.ensure_instance_profile.submit(aws, wait_for=[role], return_state=False)

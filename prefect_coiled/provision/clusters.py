@@ -1,15 +1,19 @@
 """Create a cluster: everything that costs nothing first and side by side, then the machines together.
 
-    own network fit? ─▶ set up account ─▶ claim name ─┬▶ security groups ─┐
+    own network fit? ─▶ claim name ─▶ set up account ─┬▶ security groups ─┐
                                   ├▶ image ───────────┼▶ template ─▶ scheduler ─▶ template ─▶ all workers
                                   ├▶ wheels ──────────┤
                                   └▶ TLS keys ────────┘                 └▶ its address      └▶ log streams
 
 The workers' template needs the scheduler's private address, which the reply of its launch already holds, so
 they boot in parallel with it. Whatever fails, everything that was made is removed before the error is raised.
+The name is claimed before anything else: from then on, a sweep takes the cluster for one that is starting,
+and leaves it the NAT gateway.
 """
 
 from __future__ import annotations
+
+import logging
 
 from prefect import flow
 
@@ -23,6 +27,8 @@ from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Role
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks.steps import Session, settle
+
+logger = logging.getLogger(__name__)
 
 
 @flow(name="create cluster", flow_run_name="create cluster {spec.name}", persist_result=False)
@@ -42,17 +48,26 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
     """
     with session_for(spec.account, spec.region) as session:
         own = steps.check_own_network(session.aws, spec)
-        account = _account(spec)
-        _check_zone(spec, account)
         steps.claim_name(session.aws, spec)
         try:
+            account = _account(spec)
+            _check_zone(spec, account)
             return _launch(session, spec, account, own)
         except BaseException:
             # Also on Ctrl-C and cancellation: the machines are asked to end before anything else happens.
-            remove_cluster(
-                session.aws.without_stop(), spec.name, spec.uid, ids=tuple(session.launched), patience=20.0
-            )
+            _give_back(session, spec)
             raise
+
+
+def _give_back(session: Session, spec: ClusterSpec) -> None:
+    """Remove what was made of a cluster. Whoever asked is told the first cause, not what happens here."""
+    aws = session.aws.without_stop()
+    try:
+        remove_cluster(aws, spec.name, spec.uid, ids=tuple(session.launched), patience=20.0)
+    except PrefectCoiledError as error:
+        logger.error(
+            "Cluster %s could not be removed whole; `prefect-coiled sweep` will: %s", spec.name, error
+        )
 
 
 def _account(spec: ClusterSpec) -> AccountRecord:

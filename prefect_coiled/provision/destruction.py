@@ -58,7 +58,7 @@ def destroy_account(account: str, region: str) -> Removal:
     with session_for(account, region) as session:
         aws = session.aws
         refuse_while_clusters_live(aws)
-        with lease(aws, f"{parameters.account_path(account)}set-up"):
+        with lease(aws, parameters.set_up_lease(account)):
             refuse_while_clusters_live(aws)  # one may have started while the lease was waited for
             total = _remove_clusters(aws) + release_nat_gateways(aws) + _release_addresses(aws)
             ends = [_delete_network.submit(aws), _delete_log_group.submit(aws), _delete_bucket.submit(aws)]
@@ -169,8 +169,11 @@ def _delete_role(aws: Aws, others: tuple[str, ...]) -> Removal:
 
 @step("delete parameters")
 def _delete_parameters(aws: Aws) -> Removal:
-    root = parameters.account_path(aws.account)
-    names = [n for n in parameters.find_parameters(aws, root) if n != f"{root}set-up"]
+    # A cluster that was asked for meanwhile waits for the lease, and has its name already.
+    starting, _ = clusters_of(aws)
+    kept = tuple(parameters.cluster_path(aws.account, name) for name in starting)
+    root, held = parameters.account_path(aws.account), parameters.set_up_lease(aws.account)
+    names = [n for n in parameters.find_parameters(aws, root) if n != held and not n.startswith(kept)]
     parameters.delete_parameters(aws, names)
     return _removal("parameter", names)
 

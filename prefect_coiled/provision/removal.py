@@ -17,10 +17,13 @@ from prefect_coiled.aws import (
     nat_gateways,
     parameters,
     security_groups,
+    subnets,
+    vpc,
 )
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.leases import lease
 from prefect_coiled.aws.waits import TERMINATED
-from prefect_coiled.errors import AwsError, WaitTimeoutError
+from prefect_coiled.errors import AccessDeniedError, AwsError, WaitTimeoutError
 from prefect_coiled.plan import tags
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import Removal
@@ -149,9 +152,13 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
         total = Removal()
         for name in sorted(clusters_of(aws)[1]):
             total += _sweep_cluster(aws, name)
-        if release_nat and not instances.find_instances(aws):
-            total += release_nat_gateways(aws)
+        if release_nat and _is_idle(aws):
+            # A launch that begins meanwhile waits for the lease, and then makes what it needs again.
+            with lease(aws, parameters.set_up_lease(account)):
+                if _is_idle(aws):
+                    total += release_nat_gateways(aws)
         total += _sweep_loose(aws)
+        total += _sweep_vpcs(aws)
         session.notes.note("sweep", f"removed {total}")
         return total
 
@@ -172,6 +179,11 @@ def clusters_of(aws: Aws) -> tuple[set[str], set[str]]:
         if found is not None and found[1] < parameters.STARTING:
             starting.add(cluster)
     return live | starting, names - live - starting - {""}
+
+
+def _is_idle(aws: Aws) -> bool:
+    """Whether no machine of the account is there and no cluster is starting."""
+    return not clusters_of(aws)[0] and not instances.find_instances(aws)
 
 
 @task(name="sweep cluster", task_run_name="sweep cluster {name}", cache_policy=NO_CACHE, persist_result=False)
@@ -198,3 +210,22 @@ def _sweep_loose(aws: Aws) -> Removal:
         "elastic address": addresses,
     }
     return Removal(removed={k: v for k, v in removed.items() if v})
+
+
+@step("remove surplus VPCs")
+def _sweep_vpcs(aws: Aws) -> Removal:
+    """Of several VPCs, which a lost reply can leave, those that nothing was put into."""
+    found = [str(v["VpcId"]) for v in vpc.find_vpcs(aws)]
+    if len(found) < 2:
+        return Removal()
+    attached = {
+        a["VpcId"] for g in internet_gateway.find_internet_gateways(aws) for a in g.get("Attachments", ())
+    }
+    empty = [v for v in found if v not in attached and not subnets.find_subnets(aws, v)]
+    surplus = empty if len(empty) < len(found) else empty[1:]
+    try:
+        for vpc_id in surplus:
+            vpc.delete_vpc(aws, vpc_id)
+    except AccessDeniedError as error:
+        return Removal(left=dict.fromkeys(surplus, error.diagnosis.why))
+    return Removal(removed={"VPC": tuple(surplus)}) if surplus else Removal()
