@@ -33,7 +33,7 @@ class Settings:
 
     Attributes:
         boot: "process" runs the user data; "none" lets instances be running without any process.
-        plane: What instances are made of: "process" (process trees on loopback addresses). Settled at the start.
+        plane: What instances are made of: "process" (process trees on loopback addresses). For good.
         boot_delay: From RunInstances to the start of the user data.
         grace: What a machine gets between the power button and the pulled plug.
         nat_pending: How long a new NAT gateway is pending.

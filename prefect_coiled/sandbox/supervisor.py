@@ -4,9 +4,9 @@
     end         the API's terminate, stop and reboot; the state follows when the processes are gone
     _live       the life of one machine, in a thread of its own
 
-What a machine is made of is the data plane's affair. Imports nothing of moto: whoever keeps the instances gets
-told by `Events`. All state is changed under the one lock of the sandbox, which is never held while waiting for
-a process.
+What a machine is made of is the data plane's affair. Imports nothing of moto: whoever keeps the instances
+gets told by `Events`. All state is changed under the one lock of the sandbox, which is never held while
+waiting for a process.
 """
 
 from __future__ import annotations
