@@ -80,7 +80,7 @@ class Admin:
             ("GET", "decisions"): lambda body: iam.decisions(),
             ("DELETE", "decisions"): lambda body: iam.clear(),
             ("GET", "settings"): lambda body: asdict(settings),
-            ("POST", "settings"): lambda body: settings.update(body),
+            ("POST", "settings"): lambda body: settings.update(body, running=True),
             ("GET", "instances"): lambda body: self._describe(),
             ("GET", "free-port"): lambda body: free_port(),
             ("POST", "reset"): lambda body: reset(),

@@ -65,6 +65,8 @@ class SandboxInfo:
         addresses: "many" when each instance has an address of its own (Linux), "one" when all share
             127.0.0.1 and what listens must take free ports.
         instances: How many instances are on or on their way.
+        plane: What instances are made of: "process" or "netns".
+        client_address: The address that clients on this machine are seen from.
     """
 
     endpoint: str
@@ -72,6 +74,8 @@ class SandboxInfo:
     state_dir: Path
     addresses: Literal["many", "one"]
     instances: int = 0
+    plane: str = "process"
+    client_address: str = "127.0.0.1"
 
     def environment(self, region: str = REGION) -> dict[str, str]:
         """The variables that lead every AWS client to this sandbox.
@@ -149,6 +153,8 @@ def status(folder: Path | None = None) -> SandboxInfo | None:
         state_dir=folder,
         addresses=health["addresses"],
         instances=int(health["instances"]),
+        plane=health["plane"],
+        client_address=health["client_address"],
     )
 
 

@@ -63,6 +63,8 @@ class Sandbox:
             pid=health["pid"],
             state_dir=folder,
             addresses=health["addresses"],
+            plane=health["plane"],
+            client_address=health["client_address"],
         )
 
     def __enter__(self) -> Sandbox:

@@ -33,6 +33,7 @@ class Settings:
 
     Attributes:
         boot: "process" runs the user data; "none" lets instances be running without any process.
+        plane: What instances are made of: "process" (process trees on loopback addresses). For good.
         boot_delay: From RunInstances to the start of the user data.
         grace: What a machine gets between the power button and the pulled plug.
         nat_pending: How long a new NAT gateway is pending.
@@ -46,6 +47,7 @@ class Settings:
     """
 
     boot: Literal["process", "none"] = "process"
+    plane: Literal["process"] = "process"
     boot_delay: float = 0.0
     grace: float = 5.0
     nat_pending: float = 0.0
@@ -56,14 +58,15 @@ class Settings:
     iam: Literal["off", "on"] = "off"
     capacity: list[Capacity] = field(default_factory=list)
 
-    def update(self, changes: Mapping[str, Any]) -> None:
+    def update(self, changes: Mapping[str, Any], *, running: bool = False) -> None:
         """Change some settings.
 
         Args:
             changes: Names and values; `capacity` as a list of mappings.
+            running: Whether the sandbox runs already.
 
         Raises:
-            SandboxError: A name or a value is not known.
+            SandboxError: A name or a value is not known, or cannot be changed any more.
         """
         known = {spec.name for spec in dataclasses.fields(self)}
         unknown = sorted(set(changes) - known)
@@ -71,6 +74,14 @@ class Settings:
             raise SandboxError("changing sandbox settings", f"no such setting: {', '.join(unknown)}")
         if changes.get("boot", "none") not in ("process", "none"):
             raise SandboxError("changing sandbox settings", 'boot is "process" or "none"')
+        if changes.get("plane", "process") not in ("process",):
+            raise SandboxError("changing sandbox settings", 'plane is "process"')
+        if running and changes.get("plane", self.plane) != self.plane:
+            raise SandboxError(
+                "changing sandbox settings",
+                f'plane is "{self.plane}" since the start',
+                "Stop the sandbox, and start it with the other plane.",
+            )
         if changes.get("iam", "off") not in ("off", "on"):
             raise SandboxError("changing sandbox settings", 'iam is "off" or "on"')
         try:

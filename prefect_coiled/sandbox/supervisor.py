@@ -1,11 +1,12 @@
-"""The data plane: each EC2 instance is a machine, and AWS's states follow what its processes do.
+"""The instances' lives: each EC2 instance is a machine, and AWS's states follow what its processes do.
 
     launch      a machine for each new instance; pending, and running when its first process is there
     end         the API's terminate, stop and reboot; the state follows when the processes are gone
     _live       the life of one machine, in a thread of its own
 
-Imports nothing of moto: whoever keeps the instances gets told by `Events`. All state is changed under the
-one lock of the sandbox, which is never held while waiting for a process.
+What a machine is made of is the data plane's affair. Imports nothing of moto: whoever keeps the instances
+gets told by `Events`. All state is changed under the one lock of the sandbox, which is never held while
+waiting for a process.
 """
 
 from __future__ import annotations
@@ -19,17 +20,16 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-from prefect_coiled.sandbox.addresses import Addresses
-from prefect_coiled.sandbox.machine import POWER_COMMANDS, Machine
+from prefect_coiled.errors import SandboxError
+from prefect_coiled.sandbox.machine import POWER_COMMANDS
+from prefect_coiled.sandbox.plane import Address, By, DataPlane, Ending, Machine
 from prefect_coiled.sandbox.settings import Settings
 
-__all__ = ["OWNER_MARK", "Ending", "Events", "Supervisor"]
+__all__ = ["OWNER_MARK", "Events", "Supervisor"]
 
 OWNER_MARK = "PREFECT_COILED_SANDBOX"
-Ending = Literal["terminate", "stop", "reboot"]
-By = Literal["user", "instance", "spot", "server"]
 
 _log = logging.getLogger(__name__)
 _SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
@@ -41,7 +41,7 @@ class Events(Protocol):
     def ending(self, instance_id: str, how: Ending) -> None:
         """The machine was asked to go down."""
 
-    def running(self, instance_id: str, address: str) -> None:
+    def running(self, instance_id: str, public_address: str) -> None:
         """The machine's first process is there."""
 
     def ended(self, instance_id: str, how: Ending, by: By) -> None:
@@ -57,7 +57,7 @@ class Supervisor:
     Args:
         folder: The state folder of the sandbox.
         settings: Delays and the form of booting.
-        addresses: Where addresses come from.
+        plane: Where machines and their addresses come from.
         lock: The one lock of the sandbox.
         events: Who is told.
     """
@@ -66,15 +66,14 @@ class Supervisor:
         self,
         folder: Path,
         settings: Settings,
-        addresses: Addresses,
+        plane: DataPlane,
         lock: threading.RLock,
         events: Events,
     ) -> None:
-        self.endpoint = ""
         self.machines: dict[str, Machine] = {}
         self._folder = folder
         self._settings = settings
-        self._addresses = addresses
+        self._plane = plane
         self._lock = lock
         self._events = events
         self._closed = False
@@ -82,20 +81,26 @@ class Supervisor:
 
     # -- what the API does ---------------------------------------------------------------------------
 
-    def address(self) -> str:
-        """The address of an instance that is about to be launched."""
-        return self._addresses.take()
+    def address(self, instance_id: str, private: str) -> Address:
+        """The addresses of an instance that is about to be launched.
 
-    def launch(self, new: Iterable[tuple[str, str, bytes]]) -> None:
-        """Boot new instances; each as (instance id, address, user data)."""
+        Args:
+            instance_id: Its id.
+            private: The address that its subnet has for it.
+        """
+        return self._plane.take(instance_id, private)
+
+    def launch(self, new: Iterable[tuple[str, Address, bytes]]) -> None:
+        """Boot new instances; each as (instance id, addresses, user data)."""
         machines = []
         for instance_id, address, user_data in new:
             folder = self._folder / instance_id
             folder.mkdir(exist_ok=True)
             scratch = self._folder / "t" / instance_id[-8:]
-            machine = Machine(instance_id, address, folder, scratch, user_data)
+            machine = self._plane.machine(instance_id, address, folder, scratch, user_data)
             self.machines[instance_id] = machine
             machines.append(machine)
+        self._plane.changed()
         self._boot(machines)
 
     def start(self, instance_id: str) -> None:
@@ -158,7 +163,7 @@ class Supervisor:
             for machine in machines:
                 if machine.wanted is None and self._knows(machine):
                     machine.on = True
-                    self._events.running(machine.instance_id, machine.address)
+                    self._tell_running(machine)
 
     def _live(self, machine: Machine) -> None:
         again = True
@@ -167,7 +172,7 @@ class Supervisor:
             if machine.wanted is None and self._knows(machine):
                 try:
                     machine.power_on(self._environ(machine), self._settings.grace)
-                except OSError as error:
+                except (OSError, SandboxError) as error:
                     _log.error("%s cannot boot: %s", machine.instance_id, error)
                     machine.wanted, machine.wanted_by = "terminate", "server"
                 self._announce(machine)
@@ -185,7 +190,11 @@ class Supervisor:
                 machine.press_power()
             else:
                 _log.info("%s is on at %s, pid %s", machine.instance_id, machine.address, machine.pid)
-                self._events.running(machine.instance_id, machine.address)
+                self._tell_running(machine)
+
+    def _tell_running(self, machine: Machine) -> None:
+        self._events.running(machine.instance_id, machine.addresses.public)
+        self._plane.changed()
 
     def _after(self, machine: Machine) -> bool:
         """What follows the end of the processes; gives whether to boot again."""
@@ -221,17 +230,17 @@ class Supervisor:
             return
         if how == "terminate":
             machine.erase()
-            self._addresses.give_back(machine.address)
+            self._plane.give_back(machine.addresses)
             self.machines.pop(machine.instance_id, None)
         self._events.ended(machine.instance_id, how, machine.wanted_by)
+        self._plane.changed()
 
     def _environ(self, machine: Machine) -> dict[str, str]:
         path = [str(self._commands), os.path.dirname(sys.executable), *_SYSTEM_PATH]
         environ = {
             "PATH": os.pathsep.join(dict.fromkeys(path)),
             "LANG": "C.UTF-8",
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"{self.endpoint}/_sandbox/imds/{machine.instance_id}",
+            **self._plane.environ(machine.instance_id),
             OWNER_MARK: str(self._folder),
         }
         if os.environ.get("PYTHONPATH"):
@@ -272,7 +281,7 @@ class Supervisor:
             time.sleep(0.02)
         with self._lock:
             for machine in machines:
-                self._addresses.give_back(machine.address)
+                self._plane.give_back(machine.addresses)
                 shutil.rmtree(machine.folder, ignore_errors=True)
             self.machines.clear()
             shutil.rmtree(self._folder / "t", ignore_errors=True)

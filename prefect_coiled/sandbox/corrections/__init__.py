@@ -4,6 +4,7 @@
     launch         RunInstances: batches, launch templates, profiles, validation, spot, capacity
     fleets         CreateFleet (instant): overrides in turn, Errors
     dependencies   deletes that AWS refuses while something depends on the resource; limits
+    elastic        elastic addresses that answer
     endpoints      the routes of gateway endpoints
     gateways       NAT gateways: pending, deleting, their address and interface
     filters        filters of DescribeInstances that moto does not know
@@ -17,19 +18,22 @@ All of it patches moto's classes in the sandbox's own process; nothing is patche
 
 from __future__ import annotations
 
+from prefect_coiled.sandbox.plane import DataPlane
 from prefect_coiled.sandbox.settings import Settings
 
 __all__ = ["install"]
 
 
-def install(settings: Settings) -> None:
+def install(settings: Settings, plane: DataPlane) -> None:
     """Apply all corrections but `states`, which needs the supervisor.
 
     Args:
         settings: Read at each call, so that a change has effect at once.
+        plane: Where elastic addresses come from.
     """
     from prefect_coiled.sandbox.corrections import (
         dependencies,
+        elastic,
         endpoints,
         filters,
         fleets,
@@ -43,6 +47,7 @@ def install(settings: Settings) -> None:
     launch.install(settings)
     fleets.install()
     dependencies.install(settings)
+    elastic.install(plane)
     endpoints.install()
     gateways.install(settings)
     filters.install()
