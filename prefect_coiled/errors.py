@@ -254,6 +254,8 @@ _CREDENTIALS = {
 }
 _NOT_FOUND = {
     "404",  # all that S3 says to a HEAD request
+    "ImageNotFoundException",
+    "LifecyclePolicyNotFoundException",
     "NatGatewayNotFound",
     "NoSuchBucket",
     "NoSuchEntity",

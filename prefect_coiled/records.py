@@ -81,6 +81,8 @@ class AccountRecord(Record):
         role_arn: IAM role of the machines, named as the account.
         instance_profile_arn: Instance profile of the same name.
         log_group: CloudWatch log group, named as the account.
+        repository: URI of the account's repository of container images in ECR; empty where its registry is
+            another one, and where nobody looked.
     """
 
     account: str
@@ -91,6 +93,21 @@ class AccountRecord(Record):
     role_arn: str
     instance_profile_arn: str
     log_group: str
+    repository: str = ""
+
+
+class MachineImage(Record):
+    """An image that machines start from.
+
+    Attributes:
+        image_id: Such as "ami-0123".
+        root_device: Name of its root device, such as "/dev/xvda".
+        disk: GiB that its root disk has at least.
+    """
+
+    image_id: str
+    root_device: str
+    disk: int
 
 
 class InstanceRecord(Record):

@@ -20,6 +20,7 @@ from prefect_coiled.cli.clusters import (
     stop_cluster,
     sweep_account,
 )
+from prefect_coiled.cli.images import list_images
 from prefect_coiled.cli.policies import check, show_policy
 from prefect_coiled.cli.resources import account_destroy, list_resources, role_app
 from prefect_coiled.cli.sandbox import sandbox_app
@@ -45,6 +46,7 @@ app.command("check")(check)
 app.command("set-up")(set_up)
 app.command("ls")(list_clusters)
 app.command("resources")(list_resources)
+app.command("images")(list_images)
 app.command("stop")(stop_cluster)
 app.command("firewall")(change_firewall)
 app.command("logs")(show_logs)

@@ -69,9 +69,12 @@ class Cluster(DistributedCluster):
         worker_gpu_type: Name of the GPU, such as "T4".
         scheduler_cpu: vCPUs of the scheduler.
         scheduler_memory: Memory of the scheduler.
-        worker_disk_size: GiB of a worker's disk; 30 by default.
+        worker_disk_size: GiB of a worker's disk; 30 by default, 100 with a GPU, whose image takes 75.
         scheduler_disk_size: GiB of the scheduler's disk; 30 by default.
-        worker_class: Dotted path of the worker class.
+        container: Image that the nodes run in, which must hold this library: a tag of the account's
+            repository in ECR, "user/image:tag" of Docker Hub, or a full reference.
+        worker_class: Dotted path of the worker class; by default Dask's own, or with a GPU that of
+            `dask_cuda`, where it is installed.
         worker_options: Keyword arguments of Dask's nanny and worker.
         scheduler_options: Keyword arguments of Dask's scheduler.
         environ: Environment variables for the machines; kept as a secret.
@@ -130,13 +133,20 @@ class Cluster(DistributedCluster):
         **keywords: Any,
     ) -> None:
         self.status = Status.closed  # until there is something to close: __del__ looks at it
-        for what, value in (("software", software), ("container", container)):
-            if value is not None:
-                raise OptionsError(
-                    f"{what} {value!r}", "environments other than the client's own are not supported yet"
-                )
+        if software is not None and container is not None:
+            raise OptionsError(
+                f"software {software!r} and container {container!r}",
+                "contradict each other: an image holds its own packages.",
+                "Give one of them.",
+            )
+        if software is not None:
+            raise OptionsError(
+                f"software {software!r}", "environments other than the client's own are not supported yet"
+            )
         try:
-            self._request = Request(n_workers=n_workers, name=name, account=account, **keywords)
+            self._request = Request(
+                n_workers=n_workers, name=name, account=account, container=container, **keywords
+            )
         except TypeError as error:
             raise OptionsError("Cluster()", str(error).partition("__init__() ")[2] or str(error)) from error
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout <= 0:

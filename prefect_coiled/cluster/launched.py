@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timezone
 
-from prefect_coiled.aws import instances, logs, parameters
+from prefect_coiled.aws import ecr, instances, logs, parameters
 from prefect_coiled.aws.caller import find_caller, own_cidr
 from prefect_coiled.aws.credentials import Account
 from prefect_coiled.aws.door import Aws
@@ -164,7 +164,7 @@ def launch(request: Request, report: Reporter, stop: threading.Event) -> Launche
     """
     account = load_account(request.account)
     aws = open_door(account, request.merged(account).options.region, stop)
-    creator = find_caller(aws).name  # also shows that the credentials work
+    caller = find_caller(aws)  # also shows that the credentials work
     wanted = {*request.worker_types(), *request.scheduler_types()}
     unknown = sorted(t for t in wanted if not machines.known(t))
     if unknown:
@@ -172,9 +172,15 @@ def launch(request: Request, report: Reporter, stop: threading.Event) -> Launche
     if request.name is not None and (found := find_launched(aws, request.name)):
         report("cluster", f"attaching to {request.name}")
         return found
-    spec = request.spec(account, creator, own_cidr=lambda: own_cidr(aws), ports=_ports(account))
+    image = request.container_image(account, caller.aws_account_id)
+    if image is not None:
+        ecr.check_image(aws, image, machines.architecture(request.worker_types()))
+    spec = request.spec(
+        account, caller.name, own_cidr=lambda: own_cidr(aws), ports=_ports(account), container=image
+    )
     check_user_data(spec)  # what does not fit is said before anything is made
-    session = Session(aws, request.environ, request.dask_config(), report)
+    token = request.merged(account).options.registry.access_token
+    session = Session(aws, request.environ, request.dask_config(), report, registry_token=token)
     with use_session(session):
         record = create_cluster(spec)
     assert session.client_secrets is not None

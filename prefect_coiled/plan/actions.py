@@ -56,6 +56,7 @@ _STREAMS = f"{_GROUP}:log-stream:*"
 _PARAMETERS = "arn:{partition}:ssm:{region}:{number}:parameter/prefect-coiled/{account}"
 _PUBLIC_PARAMETERS = "arn:{partition}:ssm:{region}::parameter/aws/service/*"
 _BUCKET = "arn:{partition}:s3:::{bucket}"
+_REPOSITORY = "arn:{partition}:ecr:{region}:{number}:repository/coiled-{account}"
 
 
 class _Rows:
@@ -92,6 +93,7 @@ def _table() -> dict[str, Action]:
     rows.read(
         "ec2:DescribeAddresses",
         "ec2:DescribeAvailabilityZones",
+        "ec2:DescribeImages",
         "ec2:DescribeInstanceTypes",
         "ec2:DescribeInstances",
         "ec2:DescribeInternetGateways",
@@ -229,6 +231,25 @@ def _table() -> dict[str, Action]:
     )
     add("ongoing", "safe", "ssm:DeleteParameters", Grant("ssm:DeleteParameters", f"{_PARAMETERS}/*"))
 
+    # Container images
+    for call in (
+        "ecr:DescribeRepositories",
+        "ecr:ListTagsForResource",
+        "ecr:GetLifecyclePolicy",
+        "ecr:DescribeImages",
+        "ecr:BatchGetImage",
+    ):
+        add("ongoing", "safe", call, Grant(call, _REPOSITORY))
+    add(
+        "setup",
+        "once",
+        "ecr:CreateRepository",
+        Grant("ecr:CreateRepository", _REPOSITORY, "tagged"),
+        Grant("ecr:TagResource", _REPOSITORY, "tagged"),
+    )
+    for call in ("ecr:PutLifecyclePolicy", "ecr:DeleteRepository"):
+        add("setup", "safe", call, Grant(call, _REPOSITORY, "ours"))
+
     # Wheels
     add("ongoing", "safe", "s3:HeadBucket", Grant("s3:ListBucket", _BUCKET))
     for call, mode, permission in (
@@ -254,6 +275,7 @@ ACTIONS: dict[str, Action] = _table()
 PERMISSIONS_ALONE = frozenset(
     {
         "ec2:CreateTags",
+        "ecr:TagResource",
         "iam:PassRole",
         "iam:TagInstanceProfile",
         "iam:TagRole",

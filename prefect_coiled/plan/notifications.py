@@ -43,6 +43,8 @@ OF_CALLS = {
     "iam:AttachRolePolicy": "attach_policy",
     "iam:CreateInstanceProfile": "create_instance_profile",
     "logs:CreateLogGroup": "create_log_group",
+    "ecr:CreateRepository": "create_repository",
+    "ecr:DeleteRepository": "delete_repository",
     "s3:CreateBucket": "create_bucket",
 }
 # Told by the library itself, about more than one call.

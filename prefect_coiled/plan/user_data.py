@@ -1,7 +1,8 @@
 """The script that a machine runs at its first boot, the same on AWS and in the sandbox.
 
 It goes from a bare Amazon Linux 2023 to the node agent, or straight to the agent where the image holds
-it. The script is `user_data.sh` beside this file; here its blanks are filled in and its size is kept.
+it. The script is `user_data.sh` beside this file; here its blanks are filled in and its size is kept. For a
+node in a container, `container.sh` is put in front of all that would be installed.
 This module may not import boto3, prefect or distributed.
 """
 
@@ -11,14 +12,15 @@ import base64
 import gzip
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from prefect_coiled.environment import DISTRIBUTION, LocalPackage
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.plan.containers import ContainerImage
 from prefect_coiled.plan.node_config import NodeConfig, check_dask_options
 
-__all__ = ["LIMIT", "user_data"]
+__all__ = ["LIMIT", "token_parameter", "user_data"]
 
 # Bytes before base64: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html
 LIMIT = 16 * 1024
@@ -33,6 +35,7 @@ def user_data(
     *,
     image_ready: bool = False,
     find_links: str | None = None,
+    container: ContainerImage | None = None,
 ) -> str:
     """Write the user data of one kind of machine.
 
@@ -44,6 +47,8 @@ def user_data(
             installed then, and a machine without it powers off.
         find_links: An `s3://` folder of wheels, copied with the instance's role before installing; the
             only way for packages that were installed from a directory of the client.
+        container: The image that the node runs in: then nothing is installed but Docker, and only the
+            machine's own configuration counts.
 
     Returns:
         A bash script of at most 16 KiB.
@@ -57,12 +62,15 @@ def user_data(
     if find_links and not _FIND_LINKS.match(find_links):
         raise OptionsError(f"find_links: {find_links!r} is not an address such as 's3://bucket/folder/'")
     left_out: list[str] = []
+    image_ready = image_ready or container is not None
     if not image_ready:
         packages, left_out = _installable(packages, bool(find_links))
-    text = _fill(config, [] if image_ready else packages, python, image_ready, find_links, left_out)
+    text = _fill(
+        config, [] if image_ready else packages, python, image_ready, find_links, left_out, container
+    )
     size = len(text.encode())
     if size > LIMIT:
-        fixed = len(_fill(config, [], python, image_ready, find_links, left_out).encode())
+        fixed = len(_fill(config, [], python, image_ready, find_links, left_out, container).encode())
         settings = len(config.to_json().encode())
         raise OptionsError(
             f"user data would take {size:,} bytes and EC2 allows {LIMIT:,}: script {fixed - settings:,}, "
@@ -98,6 +106,7 @@ def _fill(
     image_ready: bool,
     find_links: str | None,
     left_out: Sequence[str],
+    container: ContainerImage | None,
 ) -> str:
     listing = "".join(f"{line}\n" for line in packages).encode()
     packed = base64.b64encode(gzip.compress(listing, 9, mtime=0)).decode()
@@ -115,6 +124,36 @@ def _fill(
         "BOOT_TIMEOUT": str(int(config.boot_timeout)),
         "INSTALL": (note if left_out else "") + install,
     }
-    template = resources.files("prefect_coiled.plan").joinpath("user_data.sh").read_text(encoding="utf-8")
+    if container is not None:
+        blanks["CONTAINER"] = _filled("container.sh", {**blanks, **_container(container, config)})
+    return _filled("user_data.sh", {"CONTAINER": "", **blanks})
+
+
+def _filled(name: str, blanks: Mapping[str, str]) -> str:
+    template = resources.files("prefect_coiled.plan").joinpath(name).read_text(encoding="utf-8")
     # One pass: what is filled in is not looked at again.
     return re.sub(r"@([A-Z_]+)@", lambda m: blanks.get(m[1], m[0]), template)
+
+
+def token_parameter(config: NodeConfig) -> str:
+    """Name of the SSM SecureString with the registry's token, beside the node's keys."""
+    return f"{config.secrets_parameter.rpartition('/')[0]}/registry"
+
+
+def _container(image: ContainerImage, config: NodeConfig) -> dict[str, str]:
+    """The blanks of a node in a container. The registry's token goes from SSM to Docker by a pipe alone."""
+    aws = f'step "logging in at {image.host}"\nlog_in aws --region {shlex.quote(config.region)}'
+    fetch = {
+        "none": ":",
+        "ecr": f"{aws} ecr get-login-password",
+        "token": f"{aws} ssm get-parameter --name {shlex.quote(token_parameter(config))} --with-decryption "
+        "--query Parameter.Value --output text",
+    }
+    return {
+        "IMAGE": shlex.quote(image.reference),
+        "HOST": shlex.quote(image.host),
+        "USER": shlex.quote(image.username),
+        "LOGIN": fetch[image.login],
+        "GPUS": " --gpus all" if config.gpu else "",
+        "DISTRIBUTION": DISTRIBUTION,
+    }

@@ -115,6 +115,7 @@ install_all() {
     "$UV" pip install --quiet --python "$ENV/bin/python" ${LINKS:+"$LINKS"} --no-deps -r "$BASE/requirements.txt"
 }
 
+@CONTAINER@
 if command -v prefect-coiled-node >/dev/null; then
   step "starting node"
   run_here prefect-coiled-node

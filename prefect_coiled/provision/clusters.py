@@ -1,7 +1,7 @@
 """Create a cluster: everything that costs nothing first and side by side, then the machines together.
 
     own network fit? ─▶ claim name ─▶ set up account ─┬▶ security groups ─┐
-                                  ├▶ image ───────────┼▶ template ─▶ scheduler ─▶ template ─▶ all workers
+                                  ├▶ images ──────────┼▶ template ─▶ scheduler ─▶ template ─▶ all workers
                                   ├▶ wheels ──────────┤
                                   └▶ TLS keys ────────┘                 └▶ its address      └▶ log streams
 
@@ -74,7 +74,13 @@ def _account(spec: ClusterSpec) -> AccountRecord:
     """What the cluster shares with others; of the account's network, only the parts that it needs."""
     own = spec.network is not None
     return set_up_account(
-        spec.account, spec.region, spec.zone, spec.egress, every_zone=False, network=not own
+        spec.account,
+        spec.region,
+        spec.zone,
+        spec.egress,
+        every_zone=False,
+        network=not own,
+        registry=spec.registry,
     )
 
 
@@ -107,18 +113,17 @@ def _launch(
     network = account.network
     vpc_id, zones = _vpc_and_zones(spec, account, own)
     groups_future = steps.ensure_security_groups.submit(aws, spec, vpc_id)
-    image_future = steps.find_image.submit(aws, spec.architecture)
+    image_futures = [steps.find_image.submit(aws, spec, role) for role in ("scheduler", "worker")]
     keys_future = steps.make_keys.submit(session, spec)
     wheels_future = steps.put_wheels.submit(aws, spec, account.aws_account_id)
     session.report("image", "looking")
-    settle([groups_future, image_future, keys_future, wheels_future])
-    groups, image_id, wheels = groups_future.result(), image_future.result(), wheels_future.result()
-    session.report("image", image_id)
+    settle([groups_future, *image_futures, keys_future, wheels_future])
+    groups, wheels = groups_future.result(), wheels_future.result()
+    image, worker_image = (future.result() for future in image_futures)
+    session.report("image", ", ".join(dict.fromkeys((image.image_id, worker_image.image_id))))
 
     session.report("instances", "launching")
-    template = steps.ensure_launch_template(
-        aws, spec, "scheduler", image_id, account.account, find_links=wheels
-    )
+    template = steps.ensure_launch_template(aws, spec, "scheduler", image, account.account, find_links=wheels)
     (scheduler,) = steps.launch(
         session,
         spec,
@@ -133,7 +138,7 @@ def _launch(
     )
     address = steps.wait_for_address.submit(aws, scheduler, spec.use_public_ip)
     template = steps.ensure_launch_template(
-        aws, spec, "worker", image_id, account.account, scheduler.private_ip, wheels
+        aws, spec, "worker", worker_image, account.account, scheduler.private_ip, wheels
     )
     workers: list[InstanceRecord] = []
     if spec.n_workers:

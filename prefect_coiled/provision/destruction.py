@@ -3,7 +3,7 @@
     nothing runs? ─▶ under the set-up's lease:
     dead clusters ─▶ NAT gateways ─▶ addresses ─┬▶ endpoint ─▶ route tables ─▶ subnets ─┐
                                                 └▶ internet gateway ────────────────────┴▶ VPC
-    log group      bucket      role, unless another region needs it
+    log group      bucket      repository      role, unless another region needs it
 
 Each step finds by tag what is there, so that a run that was interrupted is run again, and goes on.
 """
@@ -17,6 +17,7 @@ from prefect import flow
 
 from prefect_coiled.aws import (
     bucket,
+    ecr,
     iam_role,
     instances,
     internet_gateway,
@@ -33,6 +34,7 @@ from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.leases import lease
 from prefect_coiled.errors import AwsError, ProvisionError
 from prefect_coiled.options import REGIONS
+from prefect_coiled.plan.containers import repository_name
 from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.provision.removal import clusters_of, release_nat_gateways, remove_cluster
 from prefect_coiled.provision.sessions import session_for
@@ -61,7 +63,8 @@ def destroy_account(account: str, region: str) -> Removal:
         with lease(aws, parameters.set_up_lease(account)):
             refuse_while_clusters_live(aws)  # one may have started while the lease was waited for
             total = _remove_clusters(aws) + release_nat_gateways(aws) + _release_addresses(aws)
-            ends = [_delete_network.submit(aws), _delete_log_group.submit(aws), _delete_bucket.submit(aws)]
+            deletions = (_delete_network, _delete_log_group, _delete_bucket, _delete_repository)
+            ends = [delete.submit(aws) for delete in deletions]
             settle(ends)
             for end in ends:
                 total += end.result()
@@ -158,6 +161,11 @@ def _delete_log_group(aws: Aws) -> Removal:
 def _delete_bucket(aws: Aws) -> Removal:
     name = bucket_name(aws.account, find_caller(aws).aws_account_id, aws.region)
     return _removal("bucket", [name] if bucket.delete_bucket(aws, name) else [])
+
+
+@step("delete repository")
+def _delete_repository(aws: Aws) -> Removal:
+    return _removal("repository", [repository_name(aws.account)] if ecr.delete_repository(aws) else [])
 
 
 @step("delete role")

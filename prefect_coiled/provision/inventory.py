@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect_coiled.aws import (
     bucket,
+    ecr,
     iam_role,
     instances,
     internet_gateway,
@@ -100,6 +101,10 @@ def _shared(aws: Aws) -> Iterator[Resource]:
     name = bucket_name(aws.account, find_caller(aws).aws_account_id, aws.region)
     if bucket.find_bucket(aws, name):
         yield Resource(kind="bucket", resource_id=name)
+    repository = ecr.find_repository(aws)
+    if repository is not None:
+        note = f"{len(ecr.find_images(aws))} images"
+        yield Resource(kind="repository", resource_id=str(repository["repositoryName"]), note=note)
     role, profile = iam_role.find_role(aws), iam_role.find_instance_profile(aws)
     if role is not None:
         yield Resource(kind="IAM role", resource_id=str(role["RoleName"]), note="all regions")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from prefect_coiled.aws.credentials import Account
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.blocks import load_account
+from prefect_coiled.options import merge
 from prefect_coiled.tasks.steps import Session, current_session, use_session
 
 
@@ -33,5 +34,7 @@ def session_for(account: str, region: str) -> Iterator[Session]:
     if session is not None and (session.aws.account, session.aws.region) == (account, region):
         yield session
         return
-    with use_session(Session(aws=open_door(load_account(account), region))) as opened:
+    loaded = load_account(account)
+    token = merge(None, loaded.options).options.registry.access_token
+    with use_session(Session(open_door(loaded, region), registry_token=token)) as opened:
         yield opened

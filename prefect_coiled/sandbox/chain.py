@@ -48,7 +48,7 @@ __all__ = ["METADATA", "Server"]
 
 METADATA = "server.json"
 _HOST = "127.0.0.1"
-_SERVICES = ("ec2", "iam", "logs", "s3", "ssm", "sts", "tagging")
+_SERVICES = ("ec2", "iam", "logs", "s3", "ssm", "sts", "tagging", "ecr")
 _log = logging.getLogger(__name__)
 
 

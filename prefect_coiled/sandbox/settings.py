@@ -44,6 +44,8 @@ class Settings:
         iam: "on" judges the calls of IAM users and roles by their policies, and refuses unknown keys; "off"
             allows everything.
         capacity: Machines that are left; what no entry matches is there without end.
+        hub_images: The images that Docker Hub has, such as "user/image:tag".
+        hub_tokens: Access tokens by Docker Hub user; images of a user with a token are private.
     """
 
     boot: Literal["process", "none"] = "process"
@@ -57,6 +59,8 @@ class Settings:
     vpc_limit: int | None = None
     iam: Literal["off", "on"] = "off"
     capacity: list[Capacity] = field(default_factory=list)
+    hub_images: list[str] = field(default_factory=list)
+    hub_tokens: dict[str, str] = field(default_factory=dict)
 
     def update(self, changes: Mapping[str, Any], *, running: bool = False) -> None:
         """Change some settings.

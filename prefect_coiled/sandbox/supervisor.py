@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import shutil
 import sys
 import threading
@@ -77,7 +78,7 @@ class Supervisor:
         self._lock = lock
         self._events = events
         self._closed = False
-        self._commands = _install_power_commands(folder / "bin")
+        self._commands = _install_commands(folder / "bin")
 
     # -- what the API does ---------------------------------------------------------------------------
 
@@ -293,8 +294,15 @@ class Supervisor:
             self._closed = False
 
 
-def _install_power_commands(folder: Path) -> Path:
+def _install_commands(folder: Path) -> Path:
+    """What an instance finds first on its path: power commands, and stand-ins for Docker and AWS's CLI."""
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("docker", "aws"):
+        program = Path(__file__).parent / "instance" / f"{name}.py"
+        line = f'exec {shlex.quote(sys.executable)} {shlex.quote(str(program))} "$@"'
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / name).chmod(0o755)
     script = Path(__file__).parent / "instance" / "power.sh"
     for name in POWER_COMMANDS:
         command = folder / name

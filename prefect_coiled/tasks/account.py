@@ -7,6 +7,7 @@ from typing import Any
 from prefect_coiled.aws import (
     bucket,
     caller,
+    ecr,
     iam_role,
     internet_gateway,
     logs,
@@ -26,7 +27,12 @@ from prefect_coiled.tasks.steps import step
 
 @step("find account")
 def find_account(
-    aws: Aws, who: Caller, zone_names: tuple[str, ...], nat: bool, with_network: bool = True
+    aws: Aws,
+    who: Caller,
+    zone_names: tuple[str, ...],
+    nat: bool,
+    with_network: bool = True,
+    with_repository: bool = True,
 ) -> AccountRecord | None:
     """What is already set up, or None if anything is missing. Reads only."""
     network = None
@@ -43,11 +49,21 @@ def find_account(
     group = logs.find_log_group(aws)
     if role is None or profile is None or not profile.get("Roles") or group is None:
         return None
-    return account_record(aws, who, network, str(role["Arn"]), str(profile["Arn"]), aws.account)
+    repository = ecr.find_repository(aws) if with_repository else None
+    if with_repository and (repository is None or not ecr.is_complete(aws)):
+        return None
+    uri = "" if repository is None else str(repository["repositoryUri"])
+    return account_record(aws, who, network, str(role["Arn"]), str(profile["Arn"]), aws.account, uri)
 
 
 def account_record(
-    aws: Aws, who: Caller, network: Network | None, role_arn: str, profile_arn: str, log_group: str
+    aws: Aws,
+    who: Caller,
+    network: Network | None,
+    role_arn: str,
+    profile_arn: str,
+    log_group: str,
+    repository: str = "",
 ) -> AccountRecord:
     """Put the parts together."""
     return AccountRecord(
@@ -59,6 +75,7 @@ def account_record(
         role_arn=role_arn,
         instance_profile_arn=profile_arn,
         log_group=log_group,
+        repository=repository,
     )
 
 
@@ -215,6 +232,12 @@ def ensure_instance_profile(aws: Aws) -> str:
 def ensure_bucket(aws: Aws, aws_account_id: str) -> str:
     """The bucket's name."""
     return bucket.ensure_bucket(aws, aws_account_id)
+
+
+@step("repository")
+def ensure_repository(aws: Aws) -> str:
+    """The URI of the repository of container images."""
+    return ecr.ensure_repository(aws)
 
 
 @step("log group")

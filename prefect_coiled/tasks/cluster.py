@@ -18,13 +18,20 @@ from prefect_coiled.aws import (
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import PUBLIC_ADDRESS, wait_for
 from prefect_coiled.environment import client_packages, python_version
-from prefect_coiled.errors import AwsError, NoCapacityError, PrefectCoiledError, ProvisionError, QuotaError
+from prefect_coiled.errors import (
+    AwsError,
+    NoCapacityError,
+    OptionsError,
+    PrefectCoiledError,
+    ProvisionError,
+    QuotaError,
+)
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.certificates import WEEK_S, ClusterCertificates
 from prefect_coiled.plan.cluster import Attempt, ClusterSpec
 from prefect_coiled.plan.node_config import ClientSecrets, NodeSecrets
-from prefect_coiled.plan.user_data import user_data
-from prefect_coiled.records import InstanceRecord, Network, OwnNetwork, Role
+from prefect_coiled.plan.user_data import token_parameter, user_data
+from prefect_coiled.records import InstanceRecord, MachineImage, Network, OwnNetwork, Role
 from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import Session, step
 from prefect_coiled.wheels import build_wheels, wheels_key
@@ -104,10 +111,10 @@ def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Rol
     return {"scheduler": [door, wide], "worker": [wide]}
 
 
-@step("image", "image {architecture}")
-def find_image(aws: Aws, architecture: str) -> str:
-    """The machine image's id."""
-    return images.find_image(aws, architecture)
+@step("image", "image of the {role}s")
+def find_image(aws: Aws, spec: ClusterSpec, role: Role) -> MachineImage:
+    """The machine image: plain, or with a GPU's driver for workers that have one."""
+    return images.find_image(aws, spec.architecture, gpu=spec.gpu and role == "worker")
 
 
 @step("TLS keys")
@@ -131,9 +138,21 @@ def make_keys(session: Session, spec: ClusterSpec) -> None:
     }
     client = ClientSecrets(ca=made.ca, cert=made.client.cert, key=made.client.key, dashboard_token=token)
     values[f"{parameters.cluster_path(spec.account, spec.name)}client"] = client.encode()
+    if spec.container is not None and spec.container.login == "token":
+        values[token_parameter(spec.worker_node)] = _registry_token(session, spec)
     for name, value in values.items():
         parameters.put_secret(session.aws, name, value, planning.cluster_tags(spec))
     session.client_secrets = client
+
+
+def _registry_token(session: Session, spec: ClusterSpec) -> str:
+    if session.registry_token is None:
+        raise OptionsError(
+            f"container {str(spec.container)!r}",
+            "needs the access token of the account's registry, and the account has none any more.",
+            f'Save it in the registry of account "{spec.account}".',
+        )
+    return session.registry_token.get_secret_value()
 
 
 @step("launch template", "launch template {role}")
@@ -141,14 +160,14 @@ def ensure_launch_template(
     aws: Aws,
     spec: ClusterSpec,
     role: Role,
-    image_id: str,
+    image: MachineImage,
     profile: str,
     scheduler_host: str = "",
     find_links: str | None = None,
 ) -> str:
     """The launch template of a role; that of the workers names the scheduler's address."""
     script = role_user_data(spec, role, scheduler_host, find_links)
-    data = planning.launch_template(spec, role, image_id=image_id, profile=profile, user_data=script)
+    data = planning.launch_template(spec, role, image=image, profile=profile, user_data=script)
     name = planning.template_name(spec, role)
     token = planning.client_token(spec.uid, "template", role, scheduler_host)
     return launch_templates.ensure_launch_template(aws, name, data, planning.cluster_tags(spec, role), token)
@@ -179,7 +198,7 @@ def put_wheels(aws: Aws, spec: ClusterSpec, aws_account_id: str) -> str | None:
     Returns:
         The S3 folder, or None where there is nothing to put.
     """
-    if spec.image_ready:
+    if spec.image_ready or spec.container is not None:
         return None
     wheels = build_wheels(client_packages())
     if not wheels:
@@ -216,8 +235,15 @@ def role_user_data(
     node = spec.node(role)
     if role == "worker":
         node = node.model_copy(update={"scheduler_host": scheduler_host})
-    packages = [] if spec.image_ready else client_packages()
-    return user_data(node, packages, python_version(), image_ready=spec.image_ready, find_links=find_links)
+    packages = [] if spec.image_ready or spec.container is not None else client_packages()
+    return user_data(
+        node,
+        packages,
+        python_version(),
+        image_ready=spec.image_ready,
+        find_links=find_links,
+        container=spec.container,
+    )
 
 
 @step("launch", "launch {count} x {role}")

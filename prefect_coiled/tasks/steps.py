@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.exceptions import UnfinishedRun
 from prefect.futures import PrefectFuture
+from pydantic import SecretStr
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import StoppedError, is_retryable
@@ -41,6 +42,7 @@ class Session:
         environ: Environment variables for the machines; may hold secrets.
         dask_config: Dask configuration for the machines.
         report: Called with (step, state) as steps begin and end.
+        registry_token: The access token with which machines log in to the account's registry.
 
     Attributes:
         launched: Ids of machines, noted as they are made: return values are lost when a sibling fails.
@@ -54,11 +56,13 @@ class Session:
         environ: Mapping[str, str] | None = None,
         dask_config: Mapping[str, Any] | None = None,
         report: Reporter | None = None,
+        registry_token: SecretStr | None = None,
     ) -> None:
         self.aws = aws
         self.environ = environ or {}
         self.dask_config = dask_config or {}
         self.report: Reporter = report or (lambda step, state: None)
+        self.registry_token = registry_token
         self.launched: list[str] = []
         self.client_secrets: ClientSecrets | None = None
         self.lock = threading.Lock()

@@ -10,6 +10,8 @@
     filters        filters of DescribeInstances that moto does not know
     images         images of instances: pending, names used once
     tagging        GetResources of the tagging API: kinds that moto leaves out
+    registry       ECR: where the layers of an image are
+    gpu_images     AWS's images for machines with a GPU
     speed          look-ups that take a whole launch's time
 
 Each module stands alone and has its tests. When moto mends something, the module (or the function) goes.
@@ -38,8 +40,10 @@ def install(settings: Settings, plane: DataPlane) -> None:
         filters,
         fleets,
         gateways,
+        gpu_images,
         images,
         launch,
+        registry,
         speed,
         tagging,
     )
@@ -52,5 +56,7 @@ def install(settings: Settings, plane: DataPlane) -> None:
     gateways.install(settings)
     filters.install()
     images.install(settings)
+    gpu_images.install()
+    registry.install()
     speed.install()
     tagging.install()
