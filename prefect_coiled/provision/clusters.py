@@ -17,15 +17,17 @@ from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import PrefectCoiledError, ProvisionError
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.story import resource_rows
 from prefect_coiled.provision.account import set_up_account
 from prefect_coiled.provision.removal import remove_cluster
 from prefect_coiled.provision.sessions import session_for
-from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Role
+from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Removal, Role
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks.steps import Session, settle
+from prefect_coiled.tasks.story import Story
 
 
-@flow(name="create cluster", flow_run_name="create cluster {spec.name}", persist_result=False)
+@flow(name="provision cluster", flow_run_name="provision {spec.name}", persist_result=False)
 def create_cluster(spec: ClusterSpec) -> ClusterRecord:
     """Launch a cluster; set its account up first where that is needed.
 
@@ -40,19 +42,29 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
     Raises:
         PrefectCoiledError: With the first cause; nothing is left running.
     """
-    with session_for(spec.account, spec.region) as session:
-        own = steps.check_own_network(session.aws, spec)
-        account = _account(spec)
-        _check_zone(spec, account)
-        steps.claim_name(session.aws, spec)
+    with session_for(spec.account, spec.region, spec.name) as session:
+        story = session.story or Story(spec)
+        story.opened()
+        removal: Removal | None = None
         try:
-            return _launch(session, spec, account, own)
-        except BaseException:
-            # Also on Ctrl-C and cancellation: the machines are asked to end before anything else happens.
-            remove_cluster(
-                session.aws.without_stop(), spec.name, spec.uid, ids=tuple(session.launched), patience=20.0
-            )
+            own = steps.check_own_network(session.aws, spec)
+            account = _account(spec)
+            _check_zone(spec, account)
+            steps.claim_name(session.aws, spec)
+            try:
+                return _launch(session, story, spec, account, own)
+            except BaseException:
+                # Also on Ctrl-C and cancellation: the machines are asked to end before anything else happens.
+                aws, ids = session.aws.without_stop(), tuple(session.launched)
+                removal = remove_cluster(aws, spec.name, spec.uid, ids=ids, patience=20.0)
+                session.launched.clear()
+                raise
+        except BaseException as error:
+            story.failed(error, removal)
             raise
+        finally:
+            if session.story is None:
+                story.close()
 
 
 def _account(spec: ClusterSpec) -> AccountRecord:
@@ -86,7 +98,7 @@ def _vpc_and_zones(
 
 
 def _launch(
-    session: Session, spec: ClusterSpec, account: AccountRecord, own: OwnNetwork | None
+    session: Session, story: Story, spec: ClusterSpec, account: AccountRecord, own: OwnNetwork | None
 ) -> ClusterRecord:
     aws = session.aws
     network = account.network
@@ -101,7 +113,8 @@ def _launch(
     session.report("image", image_id)
 
     session.report("instances", "launching")
-    template = steps.ensure_launch_template(
+    templates: dict[Role, str] = {}
+    templates["scheduler"] = steps.ensure_launch_template(
         aws, spec, "scheduler", image_id, account.account, find_links=wheels
     )
     (scheduler,) = steps.launch(
@@ -113,11 +126,11 @@ def _launch(
         count=1,
         first_zone=own.scheduler_zone if own else None,
         least=1,
-        template_id=template,
+        template_id=templates["scheduler"],
         group_ids=groups["scheduler"],
     )
     address = steps.wait_for_address.submit(aws, scheduler, spec.use_public_ip)
-    template = steps.ensure_launch_template(
+    templates["worker"] = steps.ensure_launch_template(
         aws, spec, "worker", image_id, account.account, scheduler.private_ip, wheels
     )
     workers: list[InstanceRecord] = []
@@ -130,7 +143,7 @@ def _launch(
             network,
             count=spec.n_workers,
             least=spec.min_workers,
-            template_id=template,
+            template_id=templates["worker"],
             group_ids=groups["worker"],
             first_zone=own.worker_zone if own else scheduler.zone,
         )
@@ -139,7 +152,15 @@ def _launch(
     streams = steps.ensure_log_streams.submit(aws, account.log_group, ids)
     settle([address, streams])
     session.report("log streams", f"{len(ids)} ready")
-    return _record(spec, address.result(), workers, account.log_group)
+    scheduler = address.result()
+    machines = (scheduler, *workers)
+    story.launched(
+        resource_rows(
+            spec, account, image_id=image_id, groups=groups, templates=templates, machines=machines
+        ),
+        len(workers),
+    )
+    return _record(spec, scheduler, workers, account.log_group)
 
 
 @flow(name="add workers", flow_run_name="add {count} workers to {spec.name}", persist_result=False)
@@ -158,7 +179,7 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
     Raises:
         PrefectCoiledError: If not one could be launched.
     """
-    with session_for(spec.account, spec.region) as session:
+    with session_for(spec.account, spec.region, spec.name) as session:
         aws = session.aws
         own = steps.check_own_network(aws, spec)
         account = _account(spec)

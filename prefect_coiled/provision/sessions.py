@@ -27,11 +27,11 @@ def open_door(account: Account, region: str, stop: threading.Event | None = None
 
 
 @contextmanager
-def session_for(account: str, region: str) -> Iterator[Session]:
+def session_for(account: str, region: str, cluster: str = "") -> Iterator[Session]:
     """The session that was opened around this flow, or a new one (a deployment's run, a direct call)."""
     session = current_session()
     if session is not None and (session.aws.account, session.aws.region) == (account, region):
         yield session
         return
-    with use_session(Session(aws=open_door(load_account(account), region))) as opened:
+    with use_session(Session(aws=open_door(load_account(account), region), cluster=cluster)) as opened:
         yield opened
