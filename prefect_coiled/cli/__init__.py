@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from prefect_coiled.cli.accounts import account_app, set_up
+from prefect_coiled.cli.blocks import blocks_app
 from prefect_coiled.cli.clusters import (
     change_firewall,
     list_clusters,
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(sandbox_app, name="sandbox", help="The local stand-in for AWS.")
 app.add_typer(account_app, name="account", help="The accounts that Prefect knows.")
+app.add_typer(blocks_app, name="blocks", help="Blocks as code.")
 app.add_typer(setup_app, name="setup", help="Name an AWS account and set it up, step by step.")
 app.add_typer(role_app, name="role", help="What the account's machines may do in AWS.")
 account_app.command("destroy")(account_destroy)

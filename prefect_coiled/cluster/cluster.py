@@ -202,10 +202,14 @@ class Cluster(DistributedCluster):
                 self.shutdown_on_close = False
             least = min(launched.spec.min_workers, len(self.workers))
             await wait_until_ready(self, launched, least=least, timeout=self.timeout, began=began)
+            launched.story.joined(len(self.observed), len(self.workers))
+            launched.story.ready()
             # To terminals alone: the link opens the dashboard, so it is kept out of every log.
             for listener in progress.listeners():
                 listener("dashboard", launched.dashboard_link)
-        except BaseException:
+        except BaseException as error:
+            if self.launched is not None:
+                self.launched.story.failed(error)
             # Whoever asked is told after everything is gone.
             self._hurried = True
             self.stop_event.set()
@@ -258,6 +262,7 @@ class Cluster(DistributedCluster):
             self._lost -= {str(w["name"]) for w in msg["workers"].values()}
         super()._update_worker_status(op, msg)
         if self.launched is not None and self._closing is None:
+            self.launched.story.joined(len(self.observed), len(self.workers))
             for listener in progress.listeners():
                 listener("workers", f"{len(self.observed)} ready (of {len(self.workers)})")
 
@@ -361,6 +366,8 @@ class Cluster(DistributedCluster):
                 with contextlib.suppress(Exception):  # told by whoever waits for the start
                     self.launched = await self._launching
             launched = self.launched if self.shutdown_on_close else None
+            if self.launched is not None:
+                self.launched.story.leaving()
             # First the machines, because they cost money; what is recorded comes after.
             ended = await self.in_thread(launched.terminate, list(self._machines)) if launched else []
             self._closed_at = datetime.now(timezone.utc)
@@ -371,10 +378,17 @@ class Cluster(DistributedCluster):
                 self.removal = await self.in_thread(launched.remove, ended, patience)
                 self.tell("cost", f"{self.cost().short} at list prices")
                 self.tell("removed", str(self.removal))
+            if self.launched is not None:
+                await self.in_thread(self._end_story, self.launched)
         finally:
             self.status = Status.closed
             _open.discard(self)
             self._closing.set_result(None)
+
+    def _end_story(self, launched: Launched) -> None:
+        if not launched.attached:
+            launched.story.ended(launched.record, str(self.cost()), self.removal)
+        launched.story.close(self._hurried)
 
     def remove_at_exit(self) -> None:
         """The way down when the interpreter ends: no thread and no flow can be started any more."""
@@ -399,6 +413,8 @@ class Cluster(DistributedCluster):
             self._cluster_manager_logs.append((datetime.now(), f"{step}: {state}"))
         else:
             self._log(f"{step}: {state}")
+        if self.launched is not None:
+            self.launched.story.step(step, state)
         for listener in told:
             listener(step, state)
 

@@ -31,12 +31,13 @@ from prefect_coiled.provision import (
     delete_cluster,
     remove_cluster,
 )
-from prefect_coiled.provision.clusters import find_cluster
+from prefect_coiled.provision.clusters import find_cluster, give_back
 from prefect_coiled.provision.removal import terminate
 from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
 from prefect_coiled.tasks.cluster import check_user_data
 from prefect_coiled.tasks.steps import Reporter, Session, use_session
+from prefect_coiled.tasks.story import Story
 
 logger = logging.getLogger(__name__)
 
@@ -50,16 +51,25 @@ class Launched:
         record: What was launched.
         keys: What a client needs to connect.
         attached: Whether it was there before.
+        story: Tells Prefect of it.
     """
 
     def __init__(
-        self, aws: Aws, spec: ClusterSpec, record: ClusterRecord, keys: ClientSecrets, *, attached: bool
+        self,
+        aws: Aws,
+        spec: ClusterSpec,
+        record: ClusterRecord,
+        keys: ClientSecrets,
+        *,
+        attached: bool,
+        story: Story | None = None,
     ) -> None:
         self.aws = aws.without_stop()
         self.spec = spec
         self.record = record
         self.keys = keys
         self.attached = attached
+        self.story = story or Story(spec)
 
     @property
     def address(self) -> str:
@@ -75,14 +85,14 @@ class Launched:
     def add(self, count: int, report: Reporter) -> list[InstanceRecord]:
         """Launch more workers."""
         report("workers", f"launching {count} more")
-        with use_session(Session(self.aws, report=report)):
+        with use_session(Session(self.aws, report=report, cluster=self.record.name)):
             return add_workers(self.spec, self.record, count, secrets.token_hex(4))
 
     def set_ingress(self, ingress: Iterable[IngressRule]) -> tuple[IngressRule, ...]:
         """Replace the rules of the scheduler's security group."""
         rules = [r.model_copy(update={"cidr": own_cidr(self.aws)}) if r.cidr == "me" else r for r in ingress]
         record = self.record
-        with use_session(Session(self.aws)):
+        with use_session(Session(self.aws, cluster=record.name)):
             held = change_ingress(record.account, record.region, record.name, rules)
         self.spec = self.spec.model_copy(update={"ingress": tuple(held)})
         return self.spec.ingress
@@ -100,7 +110,7 @@ class Launched:
         """Remove the cluster as a flow that the UI shows, or without one where Prefect does not answer."""
         record, ids = self.record, tuple(ended)
         try:
-            with use_session(Session(self.aws)):
+            with use_session(Session(self.aws, cluster=record.name)):
                 return delete_cluster(record.account, record.region, record.name, record.uid, ids, patience)
         except PrefectCoiledError:
             raise
@@ -171,6 +181,7 @@ def launch(request: Request, report: Reporter, stop: threading.Event) -> Launche
         instances.check_instance_types(aws, unknown)
     if request.name is not None and (found := find_launched(aws, request.name)):
         report("cluster", f"attaching to {request.name}")
+        found.story.links(found.record, account.is_sandbox)
         return found
     image = request.container_image(account, caller.aws_account_id)
     if image is not None:
@@ -180,11 +191,33 @@ def launch(request: Request, report: Reporter, stop: threading.Event) -> Launche
     )
     check_user_data(spec)  # what does not fit is said before anything is made
     token = request.merged(account).options.registry.access_token
-    session = Session(aws, request.environ, request.dask_config(), report, registry_token=token)
-    with use_session(session):
-        record = create_cluster(spec)
+    story = Story(spec)
+
+    def told(step: str, state: str) -> None:
+        story.step(step, state)
+        report(step, state)
+
+    session = Session(
+        aws,
+        request.environ,
+        request.dask_config(),
+        told,
+        registry_token=token,
+        cluster=spec.name,
+        story=story,
+    )
+    try:
+        with use_session(session):
+            record = create_cluster(spec)
+    except BaseException as error:
+        if session.launched:  # the flow's end could not be recorded: the Prefect API may be down by now
+            give_back(session, spec)
+        story.failed(error)
+        story.close(hurried=True)
+        raise
     assert session.client_secrets is not None
-    return Launched(aws, spec, record, session.client_secrets, attached=False)
+    story.links(record, account.is_sandbox)
+    return Launched(aws, spec, record, session.client_secrets, attached=False, story=story)
 
 
 def find_launched(aws: Aws, name: str) -> Launched | None:

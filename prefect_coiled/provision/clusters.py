@@ -21,17 +21,19 @@ from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import PrefectCoiledError, ProvisionError
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.story import resource_rows
 from prefect_coiled.provision.account import set_up_account
 from prefect_coiled.provision.removal import remove_cluster
 from prefect_coiled.provision.sessions import session_for
-from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Role
+from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Removal, Role
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks.steps import Session, settle
+from prefect_coiled.tasks.story import Story
 
 logger = logging.getLogger(__name__)
 
 
-@flow(name="create cluster", flow_run_name="create cluster {spec.name}", persist_result=False)
+@flow(name="provision cluster", flow_run_name="provision {spec.name}", persist_result=False)
 def create_cluster(spec: ClusterSpec) -> ClusterRecord:
     """Launch a cluster; set its account up first where that is needed.
 
@@ -46,28 +48,45 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
     Raises:
         PrefectCoiledError: With the first cause; nothing is left running.
     """
-    with session_for(spec.account, spec.region) as session:
-        own = steps.check_own_network(session.aws, spec)
-        steps.claim_name(session.aws, spec)
+    with session_for(spec.account, spec.region, spec.name) as session:
+        story = session.story or Story(spec)
+        story.opened()
+        removal: Removal | None = None
         try:
-            account = _account(spec)
-            _check_zone(spec, account)
-            return _launch(session, spec, account, own)
-        except BaseException:
-            # Also on Ctrl-C and cancellation: the machines are asked to end before anything else happens.
-            _give_back(session, spec)
+            own = steps.check_own_network(session.aws, spec)
+            steps.claim_name(session.aws, spec)
+            try:
+                account = _account(spec)
+                _check_zone(spec, account)
+                return _launch(session, story, spec, account, own)
+            except BaseException:
+                # Also on Ctrl-C and cancellation: the machines are asked to end before anything else.
+                removal = give_back(session, spec)
+                raise
+        except BaseException as error:
+            story.failed(error, removal)
             raise
+        finally:
+            if session.story is None:
+                story.close()
 
 
-def _give_back(session: Session, spec: ClusterSpec) -> None:
-    """Remove what was made of a cluster. Whoever asked is told the first cause, not what happens here."""
+def give_back(session: Session, spec: ClusterSpec) -> Removal | None:
+    """Remove what was made of a cluster. Whoever asked is told the first cause, not what happens here.
+
+    Returns:
+        What was removed; None if that failed, and is left for the sweep.
+    """
     aws = session.aws.without_stop()
     try:
-        remove_cluster(aws, spec.name, spec.uid, ids=tuple(session.launched), patience=20.0)
+        removal = remove_cluster(aws, spec.name, spec.uid, ids=tuple(session.launched), patience=20.0)
     except PrefectCoiledError as error:
         logger.error(
             "Cluster %s could not be removed whole; `prefect-coiled sweep` will: %s", spec.name, error
         )
+        return None
+    session.launched.clear()
+    return removal
 
 
 def _account(spec: ClusterSpec) -> AccountRecord:
@@ -107,7 +126,7 @@ def _vpc_and_zones(
 
 
 def _launch(
-    session: Session, spec: ClusterSpec, account: AccountRecord, own: OwnNetwork | None
+    session: Session, story: Story, spec: ClusterSpec, account: AccountRecord, own: OwnNetwork | None
 ) -> ClusterRecord:
     aws = session.aws
     network = account.network
@@ -123,7 +142,10 @@ def _launch(
     session.report("image", ", ".join(dict.fromkeys((image.image_id, worker_image.image_id))))
 
     session.report("instances", "launching")
-    template = steps.ensure_launch_template(aws, spec, "scheduler", image, account.account, find_links=wheels)
+    templates: dict[Role, str] = {}
+    templates["scheduler"] = steps.ensure_launch_template(
+        aws, spec, "scheduler", image, account.account, find_links=wheels
+    )
     (scheduler,) = steps.launch(
         session,
         spec,
@@ -133,11 +155,11 @@ def _launch(
         count=1,
         first_zone=own.scheduler_zone if own else None,
         least=1,
-        template_id=template,
+        template_id=templates["scheduler"],
         group_ids=groups["scheduler"],
     )
     address = steps.wait_for_address.submit(aws, scheduler, spec.use_public_ip)
-    template = steps.ensure_launch_template(
+    templates["worker"] = steps.ensure_launch_template(
         aws, spec, "worker", worker_image, account.account, scheduler.private_ip, wheels
     )
     workers: list[InstanceRecord] = []
@@ -150,7 +172,7 @@ def _launch(
             network,
             count=spec.n_workers,
             least=spec.min_workers,
-            template_id=template,
+            template_id=templates["worker"],
             group_ids=groups["worker"],
             first_zone=own.worker_zone if own else scheduler.zone,
         )
@@ -159,7 +181,20 @@ def _launch(
     streams = steps.ensure_log_streams.submit(aws, account.log_group, ids)
     settle([address, streams])
     session.report("log streams", f"{len(ids)} ready")
-    return _record(spec, address.result(), workers, account.log_group)
+    scheduler = address.result()
+    machines = (scheduler, *workers)
+    story.launched(
+        resource_rows(
+            spec,
+            account,
+            image_ids={"scheduler": image.image_id, "worker": worker_image.image_id},
+            groups=groups,
+            templates=templates,
+            machines=machines,
+        ),
+        len(workers),
+    )
+    return _record(spec, scheduler, workers, account.log_group)
 
 
 @flow(name="add workers", flow_run_name="add {count} workers to {spec.name}", persist_result=False)
@@ -178,7 +213,7 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
     Raises:
         PrefectCoiledError: If not one could be launched.
     """
-    with session_for(spec.account, spec.region) as session:
+    with session_for(spec.account, spec.region, spec.name) as session:
         aws = session.aws
         own = steps.check_own_network(aws, spec)
         account = _account(spec)

@@ -101,7 +101,7 @@ def _remove_rest(aws: Aws, name: str, uid: str | None, ids: list[str], patience:
     return remove_rest(aws, name, uid, ids, patience)
 
 
-@flow(name="delete cluster", flow_run_name="delete cluster {name}", persist_result=False)
+@flow(name="remove cluster", flow_run_name="remove {name}", persist_result=False)
 def delete_cluster(
     account: str,
     region: str,
@@ -123,7 +123,7 @@ def delete_cluster(
     Returns:
         What was removed, and what is left for `sweep`.
     """
-    with session_for(account, region) as session:
+    with session_for(account, region, name) as session:
         aws = session.aws.without_stop()
         watch = Watch()
         ended = _terminate(aws, name, uid, tuple(ids))

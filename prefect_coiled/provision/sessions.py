@@ -28,7 +28,7 @@ def open_door(account: Account, region: str, stop: threading.Event | None = None
 
 
 @contextmanager
-def session_for(account: str, region: str) -> Iterator[Session]:
+def session_for(account: str, region: str, cluster: str = "") -> Iterator[Session]:
     """The session that was opened around this flow, or a new one (a deployment's run, a direct call)."""
     session = current_session()
     if session is not None and (session.aws.account, session.aws.region) == (account, region):
@@ -36,5 +36,6 @@ def session_for(account: str, region: str) -> Iterator[Session]:
         return
     loaded = load_account(account)
     token = merge(None, loaded.options).options.registry.access_token
-    with use_session(Session(open_door(loaded, region), registry_token=token)) as opened:
+    door = open_door(loaded, region)
+    with use_session(Session(door, registry_token=token, cluster=cluster)) as opened:
         yield opened

@@ -25,7 +25,7 @@ from prefect_coiled.records import AccountRecord, Network, Subnet
 from prefect_coiled.tasks.steps import step
 
 
-@step("find account")
+@step("find account", "look at account {aws.account}")
 def find_account(
     aws: Aws,
     who: Caller,
@@ -154,13 +154,13 @@ def check_credentials(aws: Aws) -> Caller:
     return caller.find_caller(aws)
 
 
-@step("list zones")
+@step("list zones", "zones of {aws.region}")
 def list_zones(aws: Aws) -> tuple[str, ...]:
     """The region's availability zones."""
     return zones.find_zones(aws)
 
 
-@step("VPC")
+@step("network", "network {aws.region}")
 def ensure_vpc(aws: Aws, cidr: str) -> tuple[str, str]:
     """The VPC's id and block."""
     found = vpc.ensure_vpc(aws, cidr)
@@ -216,7 +216,7 @@ def ensure_nat_gateway(aws: Aws, zone: str, public_subnet_id: str) -> tuple[str,
     return where, nat_gateways.ensure_nat_gateway(aws, where, public_subnet_id)
 
 
-@step("IAM role")
+@step("IAM role", "IAM role {aws.account}")
 def ensure_role(aws: Aws, aws_account_id: str) -> str:
     """The role's ARN."""
     return iam_role.ensure_role(aws, aws_account_id)
@@ -234,13 +234,13 @@ def ensure_bucket(aws: Aws, aws_account_id: str) -> str:
     return bucket.ensure_bucket(aws, aws_account_id)
 
 
-@step("repository")
+@step("repository", "repository {aws.account}")
 def ensure_repository(aws: Aws) -> str:
     """The URI of the repository of container images."""
     return ecr.ensure_repository(aws)
 
 
-@step("log group")
+@step("log group", "log group {aws.account}")
 def ensure_log_group(aws: Aws) -> str:
     """The log group's name."""
     return logs.ensure_log_group(aws)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import datetime, timezone
+from typing import Any
 
 from prefect_coiled.aws import (
     bucket,
@@ -30,6 +31,7 @@ from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.certificates import WEEK_S, ClusterCertificates
 from prefect_coiled.plan.cluster import Attempt, ClusterSpec
 from prefect_coiled.plan.node_config import ClientSecrets, NodeSecrets
+from prefect_coiled.plan.story import launch_name
 from prefect_coiled.plan.user_data import token_parameter, user_data
 from prefect_coiled.records import InstanceRecord, MachineImage, Network, OwnNetwork, Role
 from prefect_coiled.tasks.notebook import Watch
@@ -88,7 +90,7 @@ def check_own_network(aws: Aws, spec: ClusterSpec) -> OwnNetwork | None:
     )
 
 
-@step("security groups")
+@step("security groups", "security groups of {spec.name}")
 def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Role, list[str]]:
     """The two groups; returns which of them a machine of each role gets."""
     own = spec.network
@@ -246,7 +248,11 @@ def role_user_data(
     )
 
 
-@step("launch", "launch {count} x {role}")
+def _launch_name(parameters: dict[str, Any]) -> str:
+    return launch_name(parameters["spec"], parameters["role"], parameters["count"])
+
+
+@step("launch", _launch_name)
 def launch(
     session: Session,
     spec: ClusterSpec,
@@ -358,7 +364,7 @@ def _attempt(
     raise spent or PrefectCoiledError("launching machines", "every client token is spent")
 
 
-@step("log streams", "{group} log streams")
+@step("log streams", "log streams in {group}")
 def ensure_log_streams(aws: Aws, group: str, instance_ids: list[str]) -> None:
     """A log stream for each machine, named as the machine."""
     logs.ensure_log_streams(aws, instance_ids)

@@ -71,7 +71,7 @@ def test_a_flow_gets_a_cluster_of_its_own_shown_as_subflows_and_gone_afterwards(
     assert squares() == 55
     assert live() == []
     (run_id,) = seen
-    assert children(run_id) == {"create cluster": "Completed", "delete cluster": "Completed"}
+    assert children(run_id) == {"provision cluster": "Completed", "remove cluster": "Completed"}
 
     def messages() -> set[str]:
         with get_client(sync_client=True) as client:
