@@ -49,6 +49,10 @@ class ClusterSpec(Record):
         scheduler_node: What the scheduler is told, but for where it is.
         worker_node: What a worker is told, but for the scheduler's address.
         creator: Who asked for it.
+        image_ready: Whether the image holds the node and all packages, so that nothing is installed.
+        package_sync_ignore: Packages of the client that the machines do not get.
+        package_sync_strict: Whether what the machines cannot have is an error rather than left out.
+        software: Path of a file on the client that says what the machines get instead.
     """
 
     name: str
@@ -72,6 +76,9 @@ class ClusterSpec(Record):
     allow_ssh: bool = False
     use_public_ip: bool = True
     image_ready: bool = False
+    package_sync_ignore: tuple[str, ...] = ()
+    package_sync_strict: bool = False
+    software: str = ""
     tags: dict[str, str] = {}
     creator: str
     created_at: datetime

@@ -22,6 +22,7 @@ from prefect_coiled.provision.removal import remove_cluster
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Role
 from prefect_coiled.tasks import cluster as steps
+from prefect_coiled.tasks.environment import deliver, prepare
 from prefect_coiled.tasks.steps import Session, settle
 
 
@@ -42,6 +43,8 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
     """
     with session_for(spec.account, spec.region) as session:
         own = steps.check_own_network(session.aws, spec)
+        if session.locked is None and not spec.image_ready:
+            session.locked = prepare(spec)
         account = _account(spec)
         _check_zone(spec, account)
         steps.claim_name(session.aws, spec)
@@ -94,15 +97,20 @@ def _launch(
     groups_future = steps.ensure_security_groups.submit(aws, spec, vpc_id)
     image_future = steps.find_image.submit(aws, spec.architecture)
     keys_future = steps.make_keys.submit(session, spec)
-    wheels_future = steps.put_wheels.submit(aws, spec, account.aws_account_id)
+    wheels_future = None if spec.image_ready else deliver.submit(session, account.aws_account_id)
     session.report("image", "looking")
-    settle([groups_future, image_future, keys_future, wheels_future])
-    groups, image_id, wheels = groups_future.result(), image_future.result(), wheels_future.result()
+    settle([groups_future, image_future, keys_future, *([wheels_future] if wheels_future else [])])
+    groups, image_id = groups_future.result(), image_future.result()
     session.report("image", image_id)
+    place = None
+    if wheels_future is not None:
+        delivery = wheels_future.result()
+        place = delivery.place
+        session.report("environment", str(delivery))
 
     session.report("instances", "launching")
     template = steps.ensure_launch_template(
-        aws, spec, "scheduler", image_id, account.account, find_links=wheels
+        aws, spec, "scheduler", image_id, account.account, environment=place
     )
     (scheduler,) = steps.launch(
         session,
@@ -118,7 +126,7 @@ def _launch(
     )
     address = steps.wait_for_address.submit(aws, scheduler, spec.use_public_ip)
     template = steps.ensure_launch_template(
-        aws, spec, "worker", image_id, account.account, scheduler.private_ip, wheels
+        aws, spec, "worker", image_id, account.account, scheduler.private_ip, place
     )
     workers: list[InstanceRecord] = []
     if spec.n_workers:

@@ -140,6 +140,7 @@ class Server:
             "state_dir": str(folder),
             "addresses": self._addresses.form,
             "python": sys.executable,
+            "image": settings.image,
         }
         admin = Admin(
             self.calls,
@@ -194,7 +195,8 @@ class Server:
         self._supervisor.close()
         self._http.shutdown()
         self._addresses.close()
-        shutil.rmtree(self._folder / "bin", ignore_errors=True)
+        for name in ("bin", "bare-bin"):
+            shutil.rmtree(self._folder / name, ignore_errors=True)
 
 
 def _scope(service: str) -> str:

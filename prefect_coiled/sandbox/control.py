@@ -65,6 +65,7 @@ class SandboxInfo:
         addresses: "many" when each instance has an address of its own (Linux), "one" when all share
             127.0.0.1 and what listens must take free ports.
         instances: How many instances are on or on their way.
+        image: "ready" where machines hold the client's environment, "bare" where they install it.
     """
 
     endpoint: str
@@ -72,6 +73,7 @@ class SandboxInfo:
     state_dir: Path
     addresses: Literal["many", "one"]
     instances: int = 0
+    image: Literal["ready", "bare"] = "ready"
 
     def environment(self, region: str = REGION) -> dict[str, str]:
         """The variables that lead every AWS client to this sandbox.
@@ -149,6 +151,7 @@ def status(folder: Path | None = None) -> SandboxInfo | None:
         state_dir=folder,
         addresses=health["addresses"],
         instances=int(health["instances"]),
+        image=health.get("image", "ready"),
     )
 
 

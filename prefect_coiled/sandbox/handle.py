@@ -63,6 +63,7 @@ class Sandbox:
             pid=health["pid"],
             state_dir=folder,
             addresses=health["addresses"],
+            image=health["image"],
         )
 
     def __enter__(self) -> Sandbox:

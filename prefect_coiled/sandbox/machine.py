@@ -90,6 +90,16 @@ class Machine:
         return self.folder / "console.log"
 
     @property
+    def root(self) -> Path:
+        """What stands for its root directory, on a bare machine."""
+        return self.folder / "root"
+
+    @property
+    def commands(self) -> Path:
+        """Where a bare machine's commands get installed."""
+        return self.folder / "bin"
+
+    @property
     def pid(self) -> int | None:
         """The process id of the tree's root, when there is one."""
         return self._process.pid if self._process else None
@@ -216,9 +226,19 @@ class Machine:
     def erase(self) -> None:
         """Remove its files, but not the console."""
         shutil.rmtree(self._scratch, ignore_errors=True)
-        shutil.rmtree(self.folder / "home", ignore_errors=True)
+        # What was installed is many files, and nobody waits for their end.
+        doomed = [self.folder / f"{name}.gone" for name in ("home", "root", "bin")]
+        for folder, target in zip((self.folder / "home", self.root, self.commands), doomed, strict=True):
+            with contextlib.suppress(OSError):
+                folder.rename(target)
+        threading.Thread(target=_remove, args=(doomed,), daemon=True, name="erase").start()
         for name in ("user-data", "pending-shutdown"):
             (self.folder / name).unlink(missing_ok=True)
 
     def _inside(self) -> list[psutil.Process]:
         return marked(MARK, self.instance_id)
+
+
+def _remove(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

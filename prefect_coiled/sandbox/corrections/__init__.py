@@ -8,6 +8,7 @@
     gateways       NAT gateways: pending, deleting, their address and interface
     filters        filters of DescribeInstances that moto does not know
     images         images of instances: pending, names used once
+    buckets        a bucket's own policy: its conditions count
     tagging        GetResources of the tagging API: kinds that moto leaves out
     speed          look-ups that take a whole launch's time
 
@@ -29,6 +30,7 @@ def install(settings: Settings) -> None:
         settings: Read at each call, so that a change has effect at once.
     """
     from prefect_coiled.sandbox.corrections import (
+        buckets,
         dependencies,
         endpoints,
         filters,
@@ -41,6 +43,7 @@ def install(settings: Settings) -> None:
     )
 
     launch.install(settings)
+    buckets.install()
     fleets.install()
     dependencies.install(settings)
     endpoints.install()
