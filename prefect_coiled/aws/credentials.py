@@ -42,6 +42,10 @@ class SandboxInfo(Protocol):
     def addresses(self) -> str:
         """Says "many" where each machine has an address of its own, "one" where they share one."""
 
+    @property
+    def image(self) -> str:
+        """Says "ready" where machines hold this very environment, "bare" where they install it."""
+
     def free_port(self) -> int:
         """A port that is free for a machine, where they share one address."""
 

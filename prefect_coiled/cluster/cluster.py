@@ -27,6 +27,7 @@ from distributed.utils import Log, Logs
 from prefect_coiled import progress
 from prefect_coiled.blocks import load_account
 from prefect_coiled.cluster.launched import Launched, launch
+from prefect_coiled.cluster.modules import modules_beside, names_of, send_modules
 from prefect_coiled.cluster.readiness import wait_until_ready
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.costs import CostEstimate
@@ -90,6 +91,10 @@ class Cluster(DistributedCluster):
         key_name: An EC2 key pair; without one, port 22 stays closed.
         allow_ingress_from: Who may reach the scheduler: a CIDR, or "me" for this machine's address.
         allow_ssh: Whether port 22 may be open without a key pair.
+        package_sync_ignore: Packages of this environment, or globs over them, that machines do not get.
+        package_sync_strict: Whether a package that the machines cannot have exactly is an error, rather than
+            left out (made for another system) or replaced (a local build by the released version).
+        software: Path of a requirements file or a pylock.toml, to install instead of this environment.
         shutdown_on_close: Whether `close` removes the cluster: True for a new one, False for one attached to.
         idle_timeout: The cluster ends after so long without tasks; None for never.
         no_client_timeout: The cluster ends after so long without any client; only with shutdown_on_close.
@@ -128,21 +133,10 @@ class Cluster(DistributedCluster):
         report: Reporter | None = None,
         stop: threading.Event | None = None,
         show_widget: bool = True,
-        software: str | None = None,
         container: str | None = None,
         **keywords: Any,
     ) -> None:
         self.status = Status.closed  # until there is something to close: __del__ looks at it
-        if software is not None and container is not None:
-            raise OptionsError(
-                f"software {software!r} and container {container!r}",
-                "contradict each other: an image holds its own packages.",
-                "Give one of them.",
-            )
-        if software is not None:
-            raise OptionsError(
-                f"software {software!r}", "environments other than the client's own are not supported yet"
-            )
         try:
             self._request = Request(
                 n_workers=n_workers, name=name, account=account, container=container, **keywords
@@ -167,6 +161,7 @@ class Cluster(DistributedCluster):
         self._reporter = report
         # Flows started from here belong below the flow that asked for the cluster.
         self._context = contextvars.copy_context()
+        self._modules = modules_beside(self._request.package_sync_ignore or ())
         super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=self._request.name)
         _open.add(self)
         if not self.called_from_running_loop:
@@ -192,7 +187,7 @@ class Cluster(DistributedCluster):
         try:
             began = time.monotonic()
             self._launching = asyncio.ensure_future(
-                self.in_thread(launch, self._request, self.tell, self.stop_event)
+                self.in_thread(launch, self._request, self.tell, self.stop_event, self._modules)
             )
             self.launched = launched = await asyncio.shield(self._launching)
             self.name = launched.record.name
@@ -231,6 +226,26 @@ class Cluster(DistributedCluster):
             self.scheduler_comm = None
             await comm.close_rpc()
             raise
+        # Before any worker is waited for: those that join later get them too.
+        await send_modules(comm, self._modules)
+
+    def sync_modules(self) -> Any:
+        """Send the modules beside the flow to the running cluster, as they are now.
+
+        Their new content counts from the next task on, on the workers that are there and on those that join
+        later; connecting to a cluster does this by itself.
+
+        Returns:
+            The names of the modules.
+        """
+        return self.sync(self._sync_modules)
+
+    async def _sync_modules(self) -> list[str]:
+        self.started()
+        ignore = self._request.package_sync_ignore or ()
+        self._modules = self._context.copy().run(modules_beside, ignore)
+        await send_modules(self.scheduler_comm, self._modules)
+        return names_of(self._modules)
 
     def started(self) -> Launched:
         """What was launched.

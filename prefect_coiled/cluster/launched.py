@@ -36,6 +36,7 @@ from prefect_coiled.provision.removal import terminate
 from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
 from prefect_coiled.tasks.cluster import check_user_data
+from prefect_coiled.tasks.environment import prepare
 from prefect_coiled.tasks.steps import Reporter, Session, use_session
 from prefect_coiled.tasks.story import Story
 
@@ -164,8 +165,14 @@ class Launched:
         return estimate(uses, nat_gateway_hours=nat, region=record.region)
 
 
-def launch(request: Request, report: Reporter, stop: threading.Event) -> Launched:
+def launch(request: Request, report: Reporter, stop: threading.Event, modules: dict[str, bytes]) -> Launched:
     """Attach to the cluster of the requested name if it lives; launch a new one if not.
+
+    Args:
+        request: What was asked for.
+        report: Called with (step, state).
+        stop: When set, the launch ends.
+        modules: The modules beside the flow, for machines that install their own environment.
 
     Raises:
         OptionsError: If an option is wrong; nothing was made.
@@ -206,6 +213,10 @@ def launch(request: Request, report: Reporter, stop: threading.Event) -> Launche
         cluster=spec.name,
         story=story,
     )
+    if spec.installs:
+        report("environment", "locking")
+        session.locked = prepare(spec, lambda note: report("environment", note))
+        session.locked.add_modules(modules)
     try:
         with use_session(session):
             record = create_cluster(spec)
@@ -215,6 +226,9 @@ def launch(request: Request, report: Reporter, stop: threading.Event) -> Launche
         story.failed(error)
         story.close(hurried=True)
         raise
+    finally:
+        if session.locked is not None:
+            session.locked.discard()
     assert session.client_secrets is not None
     story.links(record, account.is_sandbox)
     return Launched(aws, spec, record, session.client_secrets, attached=False, story=story)

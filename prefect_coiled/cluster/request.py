@@ -12,6 +12,8 @@ import dask.config
 from dask.utils import parse_timedelta
 
 from prefect_coiled.aws.credentials import Account
+from prefect_coiled.environment.capture import check_ignored
+from prefect_coiled.environment.software import check_software
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import DEFAULT_PORTS, MergedOptions, cluster_defaults, merge
 from prefect_coiled.plan import machines
@@ -71,6 +73,9 @@ class Request:
     idle_timeout: str | float | None = "20 minutes"
     no_client_timeout: str | float | None = "2 minutes"
     cluster_timeout: str | float | None = None
+    package_sync_ignore: Sequence[str] | None = None
+    package_sync_strict: bool | None = None
+    software: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=cluster_defaults)
 
     def __post_init__(self) -> None:
@@ -89,6 +94,13 @@ class Request:
         self._check_environ()
         if self.container is not None:
             check_reference(self.container)
+            if self.software is not None:
+                raise OptionsError(
+                    f"software {self.software!r} and container {self.container!r}",
+                    "contradict each other: an image holds its own packages.",
+                    "Give one of them.",
+                )
+        self._check_packages()
         self.worker_types()
         self.scheduler_types()
         _disk("worker_disk_size", self.worker_disk_size, gpu=self.gpu)
@@ -100,6 +112,17 @@ class Request:
             if not isinstance(key, str) or not key or "=" in key or "\0" in key or not isinstance(value, str):
                 raise OptionsError(
                     f"environ[{key!r}]", "names and values of environment variables are strings"
+                )
+
+    def _check_packages(self) -> None:
+        check_ignored(self.package_sync_ignore or ())
+        if self.package_sync_strict not in (None, True, False):
+            raise OptionsError(f"package_sync_strict {self.package_sync_strict!r}", "it is True or False")
+        if self.software is not None:
+            check_software(self.software)
+            if self.package_sync_ignore:
+                raise OptionsError(
+                    "software and package_sync_ignore", "contradict each other", "Take it out of the file."
                 )
 
     def worker_types(self) -> tuple[str, ...]:
@@ -268,10 +291,13 @@ class Request:
             key_name=self.key_name or "",
             allow_ssh=bool(self.allow_ssh),
             use_public_ip=use_public,
-            image_ready=account.is_sandbox,
+            image_ready=account.sandbox is not None and account.sandbox.image == "ready",
             container=container,
             registry=options.registry.kind,
             gpu=gpu,
+            package_sync_ignore=tuple(self.package_sync_ignore or ()),
+            package_sync_strict=bool(self.package_sync_strict),
+            software=check_software(self.software) if self.software is not None else "",
             tags={**account.tags, **check_user_tags(self.tags or {})},
             creator=creator,
             created_at=now or datetime.now(timezone.utc),

@@ -255,6 +255,8 @@ def _table() -> dict[str, Action]:
     for call, mode, permission in (
         ("s3:CreateBucket", "once", "s3:CreateBucket"),
         ("s3:PutPublicAccessBlock", "safe", "s3:PutBucketPublicAccessBlock"),
+        ("s3:PutBucketEncryption", "safe", "s3:PutEncryptionConfiguration"),
+        ("s3:PutBucketPolicy", "safe", "s3:PutBucketPolicy"),
         ("s3:PutBucketTagging", "safe", "s3:PutBucketTagging"),
         ("s3:PutBucketLifecycleConfiguration", "safe", "s3:PutLifecycleConfiguration"),
     ):
@@ -264,7 +266,7 @@ def _table() -> dict[str, Action]:
     add("setup", "safe", "s3:DeleteObjects", Grant("s3:DeleteObject", f"{_BUCKET}/*"))
     add("setup", "safe", "s3:DeleteBucket", Grant("s3:DeleteBucket", _BUCKET))
     add("setup", "safe", "s3:GetBucketTagging", Grant("s3:GetBucketTagging", _BUCKET))
-    add("ongoing", "safe", "s3:HeadObject", Grant("s3:GetObject", f"{_BUCKET}/*"))
+    add("ongoing", "safe", "s3:GetObject", Grant("s3:GetObject", f"{_BUCKET}/*"))
     add("ongoing", "safe", "s3:PutObject", Grant("s3:PutObject", f"{_BUCKET}/*"))
     return rows.table
 

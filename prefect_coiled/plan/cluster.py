@@ -53,6 +53,10 @@ class ClusterSpec(Record):
         scheduler_node: What the scheduler is told, but for where it is.
         worker_node: What a worker is told, but for the scheduler's address.
         creator: Who asked for it.
+        image_ready: Whether the image holds the node and all packages, so that nothing is installed.
+        package_sync_ignore: Packages of the client that the machines do not get.
+        package_sync_strict: Whether what the machines cannot have is an error rather than left out.
+        software: Path of a file on the client that says what the machines get instead.
     """
 
     name: str
@@ -79,6 +83,9 @@ class ClusterSpec(Record):
     container: ContainerImage | None = None
     registry: RegistryKind = "ecr"
     gpu: bool = False
+    package_sync_ignore: tuple[str, ...] = ()
+    package_sync_strict: bool = False
+    software: str = ""
     tags: dict[str, str] = {}
     creator: str
     created_at: datetime
@@ -94,6 +101,11 @@ class ClusterSpec(Record):
     def decode(cls, text: str) -> ClusterSpec:
         """Read what `encode` wrote."""
         return cls.model_validate_json(zlib.decompress(base64.b64decode(text)))
+
+    @property
+    def installs(self) -> bool:
+        """Whether the machines install the client's environment themselves."""
+        return not self.image_ready and self.container is None
 
     def node(self, role: Role) -> NodeConfig:
         """What a machine of that role is told."""

@@ -21,7 +21,7 @@ run_container() { # configuration on stdin
   done
   case "$rc" in
     125) why="Docker could not run it" ;;
-    126 | 127) why="there is no prefect-coiled-node in the image $IMAGE: install @DISTRIBUTION@ into it" ;;
+    126 | 127) why="there is no prefect-coiled-node in the image $IMAGE: install prefect-dask-ec2 into it" ;;
     *) why="the container ended" ;;
   esac
   say "reason=container-ended rc=$rc, $why; powering off"
@@ -81,15 +81,7 @@ UNIT
   systemctl start --no-block prefect-coiled-node.service
 }
 
-(
-  trap - EXIT INT
-  sleep @BOOT_TIMEOUT@ &
-  trap 'kill "$!"; exit 0' TERM
-  wait "$!"
-  say "reason=boot-timeout after @BOOT_TIMEOUT@ s; powering off"
-  shutdown -h now || poweroff -f
-) &
-GUARD=$!
+guard
 step "getting Docker"
 command -v docker >/dev/null || dnf install -y -q docker
 docker info >/dev/null 2>&1 || systemctl enable --now docker

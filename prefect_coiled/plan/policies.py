@@ -27,6 +27,7 @@ __all__ = [
     "PolicyName",
     "Question",
     "bucket_name",
+    "bucket_policy",
     "grants",
     "iam_policies",
     "instance_policy",
@@ -332,6 +333,21 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
 def bucket_name(account: str, aws_account_id: str, region: str) -> str:
     """Name of the account's bucket in a region: unique in AWS by its number, at most 63 characters."""
     return f"coiled-{aws_account_id}-{region}-{account}"[:63].rstrip("-")
+
+
+def bucket_policy(name: str, partition: str = "aws") -> str:
+    """The bucket's own policy: nobody comes by plain HTTP."""
+    bucket = f"arn:{partition}:s3:::{name}"
+    return _document(
+        {
+            "Sid": "TlsOnly",
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": "s3:*",
+            "Resource": [bucket, f"{bucket}/*"],
+            "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+        }
+    )
 
 
 def _document(*statements: dict[str, Any]) -> str:

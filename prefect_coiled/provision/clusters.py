@@ -27,6 +27,7 @@ from prefect_coiled.provision.removal import remove_cluster
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Removal, Role
 from prefect_coiled.tasks import cluster as steps
+from prefect_coiled.tasks.environment import deliver, prepare
 from prefect_coiled.tasks.steps import Session, settle
 from prefect_coiled.tasks.story import Story
 
@@ -54,6 +55,8 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
         removal: Removal | None = None
         try:
             own = steps.check_own_network(session.aws, spec)
+            if session.locked is None and spec.installs:
+                session.locked = prepare(spec)
             steps.claim_name(session.aws, spec)
             try:
                 account = _account(spec)
@@ -134,17 +137,22 @@ def _launch(
     groups_future = steps.ensure_security_groups.submit(aws, spec, vpc_id)
     image_futures = [steps.find_image.submit(aws, spec, role) for role in ("scheduler", "worker")]
     keys_future = steps.make_keys.submit(session, spec)
-    wheels_future = steps.put_wheels.submit(aws, spec, account.aws_account_id)
+    wheels_future = deliver.submit(session, account.aws_account_id) if spec.installs else None
     session.report("image", "looking")
-    settle([groups_future, *image_futures, keys_future, wheels_future])
-    groups, wheels = groups_future.result(), wheels_future.result()
+    settle([groups_future, *image_futures, keys_future, *([wheels_future] if wheels_future else [])])
+    groups = groups_future.result()
     image, worker_image = (future.result() for future in image_futures)
     session.report("image", ", ".join(dict.fromkeys((image.image_id, worker_image.image_id))))
+    place = None
+    if wheels_future is not None:
+        delivery = wheels_future.result()
+        place = delivery.place
+        session.report("environment", str(delivery))
 
     session.report("instances", "launching")
     templates: dict[Role, str] = {}
     templates["scheduler"] = steps.ensure_launch_template(
-        aws, spec, "scheduler", image, account.account, find_links=wheels
+        aws, spec, "scheduler", image, account.account, environment=place
     )
     (scheduler,) = steps.launch(
         session,
@@ -160,7 +168,7 @@ def _launch(
     )
     address = steps.wait_for_address.submit(aws, scheduler, spec.use_public_ip)
     templates["worker"] = steps.ensure_launch_template(
-        aws, spec, "worker", worker_image, account.account, scheduler.private_ip, wheels
+        aws, spec, "worker", worker_image, account.account, scheduler.private_ip, place
     )
     workers: list[InstanceRecord] = []
     if spec.n_workers:

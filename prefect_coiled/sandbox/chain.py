@@ -152,6 +152,7 @@ class Server:
             "addresses": plane.form,
             "client_address": plane.client_address,
             "python": sys.executable,
+            "image": settings.image,
         }
         admin = Admin(
             self.calls,
@@ -207,7 +208,8 @@ class Server:
         self._supervisor.close()
         self._http.shutdown()
         self._plane.close()
-        shutil.rmtree(self._folder / "bin", ignore_errors=True)
+        for name in ("bin", "bare-bin"):
+            shutil.rmtree(self._folder / name, ignore_errors=True)
 
 
 def _scope(service: str) -> str:

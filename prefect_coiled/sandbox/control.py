@@ -67,6 +67,7 @@ class SandboxInfo:
         instances: How many instances are on or on their way.
         plane: What instances are made of: "process" or "netns".
         client_address: The address that clients on this machine are seen from.
+        image: "ready" where machines hold the client's environment, "bare" where they install it.
     """
 
     endpoint: str
@@ -76,6 +77,7 @@ class SandboxInfo:
     instances: int = 0
     plane: str = "process"
     client_address: str = "127.0.0.1"
+    image: Literal["ready", "bare"] = "ready"
 
     def environment(self, region: str = REGION) -> dict[str, str]:
         """The variables that lead every AWS client to this sandbox.
@@ -155,6 +157,7 @@ def status(folder: Path | None = None) -> SandboxInfo | None:
         instances=int(health["instances"]),
         plane=health["plane"],
         client_address=health["client_address"],
+        image=health.get("image", "ready"),
     )
 
 

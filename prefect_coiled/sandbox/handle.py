@@ -65,6 +65,7 @@ class Sandbox:
             addresses=health["addresses"],
             plane=health["plane"],
             client_address=health["client_address"],
+            image=health["image"],
         )
 
     def __enter__(self) -> Sandbox:

@@ -203,12 +203,22 @@ class ProcessMachine(Machine):
     def erase(self) -> None:
         """Remove its files, but not the console."""
         shutil.rmtree(self._scratch, ignore_errors=True)
-        shutil.rmtree(self.folder / "home", ignore_errors=True)
+        # What was installed is many files, and nobody waits for their end.
+        doomed = [self.folder / f"{name}.gone" for name in ("home", "root", "bin")]
+        for folder, target in zip((self.folder / "home", self.root, self.commands), doomed, strict=True):
+            with contextlib.suppress(OSError):
+                folder.rename(target)
+        threading.Thread(target=_remove, args=(doomed,), daemon=True, name="erase").start()
         for name in ("user-data", "pending-shutdown"):
             (self.folder / name).unlink(missing_ok=True)
 
     def _inside(self) -> list[psutil.Process]:
         return marked(MARK, self.instance_id)
+
+
+def _remove(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class ProcessPlane:

@@ -91,6 +91,16 @@ class Machine(ABC):
         return self.folder / "console.log"
 
     @property
+    def root(self) -> Path:
+        """What stands for its root directory, on a bare machine."""
+        return self.folder / "root"
+
+    @property
+    def commands(self) -> Path:
+        """Where a bare machine's commands get installed."""
+        return self.folder / "bin"
+
+    @property
     @abstractmethod
     def pid(self) -> int | None:
         """The process id of its root, while there is one."""

@@ -41,6 +41,8 @@ class Settings:
         image_pending: How long a new image is pending.
         address_limit: Elastic addresses allowed in a region.
         vpc_limit: VPCs allowed in a region.
+        image: "ready" for images that hold this very environment, as the machines are processes of this one;
+            "bare" for images as AWS has them, on which everything has to be installed.
         iam: "on" judges the calls of IAM users and roles by their policies, and refuses unknown keys; "off"
             allows everything.
         capacity: Machines that are left; what no entry matches is there without end.
@@ -57,6 +59,7 @@ class Settings:
     image_pending: float = 0.0
     address_limit: int | None = None
     vpc_limit: int | None = None
+    image: Literal["ready", "bare"] = "ready"
     iam: Literal["off", "on"] = "off"
     capacity: list[Capacity] = field(default_factory=list)
     hub_images: list[str] = field(default_factory=list)
@@ -88,6 +91,8 @@ class Settings:
             )
         if changes.get("iam", "off") not in ("off", "on"):
             raise SandboxError("changing sandbox settings", 'iam is "off" or "on"')
+        if changes.get("image", "bare") not in ("ready", "bare"):
+            raise SandboxError("changing sandbox settings", 'image is "ready" or "bare"')
         try:
             capacity = [Capacity(**entry) for entry in changes.get("capacity", [])]
         except TypeError as error:

@@ -34,6 +34,8 @@ OWNER_MARK = "PREFECT_COILED_SANDBOX"
 
 _log = logging.getLogger(__name__)
 _SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
+# What the administrator of this machine installed is not on a bare one.
+_BARE_PATH = ("/usr/bin", "/bin", "/usr/sbin", "/sbin")
 
 
 class Events(Protocol):
@@ -79,6 +81,7 @@ class Supervisor:
         self._events = events
         self._closed = False
         self._commands = _install_commands(folder / "bin")
+        self._bare_commands = _install_bare_commands(folder / "bare-bin")
 
     # -- what the API does ---------------------------------------------------------------------------
 
@@ -237,14 +240,20 @@ class Supervisor:
         self._plane.changed()
 
     def _environ(self, machine: Machine) -> dict[str, str]:
+        bare = self._settings.image == "bare"
         path = [str(self._commands), os.path.dirname(sys.executable), *_SYSTEM_PATH]
+        if bare:
+            path = [str(self._commands), str(self._bare_commands), str(machine.commands), *_BARE_PATH]
         environ = {
             "PATH": os.pathsep.join(dict.fromkeys(path)),
             "LANG": "C.UTF-8",
             **self._plane.environ(machine.instance_id),
             OWNER_MARK: str(self._folder),
         }
-        if os.environ.get("PYTHONPATH"):
+        if bare:
+            # Where the boot script has its /opt: nothing of this machine is touched.
+            environ["PREFECT_COILED_ROOT"] = str(machine.root)
+        elif os.environ.get("PYTHONPATH"):
             # Relative to where the sandbox was started; an instance starts in its own home.
             given = os.environ["PYTHONPATH"].split(os.pathsep)
             environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in given if entry)
@@ -309,5 +318,24 @@ def _install_commands(folder: Path) -> Path:
         with contextlib.suppress(FileNotFoundError):
             command.unlink()
         shutil.copy(script, command)
+        command.chmod(0o755)
+    return folder
+
+
+def _install_bare_commands(folder: Path) -> Path:
+    """What Amazon Linux has and this machine may not: python3 and dnf."""
+    folder.mkdir(parents=True, exist_ok=True)
+    here = Path(__file__).parent / "instance"
+    minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+    base = Path(sys.base_prefix) / "bin" / f"python{minor}"
+    python = str(base if base.exists() else getattr(sys, "_base_executable", sys.executable))
+    dnf = (here / "dnf.sh").read_text().replace("@PYTHON@", f"python{minor}").replace("@EXECUTABLE@", python)
+    scripts = {
+        "dnf": dnf,
+        "python3": f'#!/bin/sh\nexec "{python}" "$@"\n',
+    }
+    for name, text in scripts.items():
+        command = folder / name
+        command.write_text(text)
         command.chmod(0o755)
     return folder

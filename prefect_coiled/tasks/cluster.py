@@ -7,7 +7,6 @@ from datetime import datetime, timezone
 from typing import Any
 
 from prefect_coiled.aws import (
-    bucket,
     images,
     instances,
     launch_templates,
@@ -18,7 +17,6 @@ from prefect_coiled.aws import (
 )
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import PUBLIC_ADDRESS, wait_for
-from prefect_coiled.environment import client_packages, python_version
 from prefect_coiled.errors import (
     AwsError,
     NoCapacityError,
@@ -32,11 +30,10 @@ from prefect_coiled.plan.certificates import WEEK_S, ClusterCertificates
 from prefect_coiled.plan.cluster import Attempt, ClusterSpec
 from prefect_coiled.plan.node_config import ClientSecrets, NodeSecrets
 from prefect_coiled.plan.story import launch_name
-from prefect_coiled.plan.user_data import token_parameter, user_data
+from prefect_coiled.plan.user_data import Place, token_parameter, user_data
 from prefect_coiled.records import InstanceRecord, MachineImage, Network, OwnNetwork, Role
 from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import Session, step
-from prefect_coiled.wheels import build_wheels, wheels_key
 
 # A client token replayed after its machines were terminated answers this code; the next generation follows.
 _TOKEN_IS_SPENT = "IdempotentInstanceTerminated"
@@ -165,10 +162,10 @@ def ensure_launch_template(
     image: MachineImage,
     profile: str,
     scheduler_host: str = "",
-    find_links: str | None = None,
+    environment: Place | None = None,
 ) -> str:
     """The launch template of a role; that of the workers names the scheduler's address."""
-    script = role_user_data(spec, role, scheduler_host, find_links)
+    script = role_user_data(spec, role, scheduler_host, environment)
     data = planning.launch_template(spec, role, image=image, profile=profile, user_data=script)
     name = planning.template_name(spec, role)
     token = planning.client_token(spec.uid, "template", role, scheduler_host)
@@ -193,27 +190,8 @@ def find_launch_template(aws: Aws, spec: ClusterSpec, role: Role) -> str:
     )
 
 
-@step("wheels")
-def put_wheels(aws: Aws, spec: ClusterSpec, aws_account_id: str) -> str | None:
-    """Put wheels of what the client installed from its own directories where machines can fetch them.
-
-    Returns:
-        The S3 folder, or None where there is nothing to put.
-    """
-    if spec.image_ready or spec.container is not None:
-        return None
-    wheels = build_wheels(client_packages())
-    if not wheels:
-        return None
-    name = bucket.ensure_bucket(aws, aws_account_id)
-    folder = f"wheels/{wheels_key(wheels)}"
-    for file, content in wheels.items():
-        bucket.put_file(aws, name, f"{folder}/{file}", content)
-    return f"s3://{name}/{folder}/"
-
-
-# As long as the longest address of wheels there can be, for a check before any is known.
-_SOME_FOLDER = f"s3://{'b' * 63}/wheels/{'0' * 16}/"
+# As long as the longest address of a lock there can be, for a check before any is known.
+_SOMEWHERE = Place("b" * 63, f"wheels/environments/{'0' * 16}/pylock.toml", "3.10.10")
 
 
 def check_user_data(spec: ClusterSpec) -> None:
@@ -223,29 +201,21 @@ def check_user_data(spec: ClusterSpec) -> None:
         OptionsError: As `role_user_data` does.
     """
     for role in ("scheduler", "worker"):
-        role_user_data(spec, role, "255.255.255.255", _SOME_FOLDER)
+        role_user_data(spec, role, "255.255.255.255", _SOMEWHERE if spec.installs else None)
 
 
 def role_user_data(
-    spec: ClusterSpec, role: Role, scheduler_host: str = "", find_links: str | None = None
+    spec: ClusterSpec, role: Role, scheduler_host: str = "", environment: Place | None = None
 ) -> str:
-    """The user data of a role, with what the client has installed unless the image holds it.
+    """The user data of a role, with where to install from unless the image holds everything.
 
     Raises:
-        OptionsError: If it does not fit, or names what no machine can install.
+        OptionsError: If it does not fit.
     """
     node = spec.node(role)
     if role == "worker":
         node = node.model_copy(update={"scheduler_host": scheduler_host})
-    packages = [] if spec.image_ready or spec.container is not None else client_packages()
-    return user_data(
-        node,
-        packages,
-        python_version(),
-        image_ready=spec.image_ready,
-        find_links=find_links,
-        container=spec.container,
-    )
+    return user_data(node, environment, container=spec.container)
 
 
 def _launch_name(parameters: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from prefect.futures import PrefectFuture
 from pydantic import SecretStr
 
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.environment import Locked
 from prefect_coiled.errors import StoppedError, is_retryable
 from prefect_coiled.plan.node_config import ClientSecrets
 from prefect_coiled.plan.story import tags_of
@@ -56,6 +57,7 @@ class Session:
         launched: Ids of machines, noted as they are made: return values are lost when a sibling fails.
         client_secrets: What a client needs to connect; set by the flow that makes the keys.
         notes: The notifications of this session.
+        locked: What the machines install; set before a cluster is made, unless the image holds it.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Session:
         self.cluster, self.story = cluster, story
         self.launched: list[str] = []
         self.client_secrets: ClientSecrets | None = None
+        self.locked: Locked | None = None
         self.lock = threading.Lock()
         self.notes = Notebook(aws)
         aws.listener = self.notes.report

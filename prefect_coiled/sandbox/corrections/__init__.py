@@ -9,6 +9,7 @@
     gateways       NAT gateways: pending, deleting, their address and interface
     filters        filters of DescribeInstances that moto does not know
     images         images of instances: pending, names used once
+    buckets        a bucket's own policy: its conditions count
     tagging        GetResources of the tagging API: kinds that moto leaves out
     registry       ECR: where the layers of an image are
     gpu_images     AWS's images for machines with a GPU
@@ -34,6 +35,7 @@ def install(settings: Settings, plane: DataPlane) -> None:
         plane: Where elastic addresses come from.
     """
     from prefect_coiled.sandbox.corrections import (
+        buckets,
         dependencies,
         elastic,
         endpoints,
@@ -49,6 +51,7 @@ def install(settings: Settings, plane: DataPlane) -> None:
     )
 
     launch.install(settings)
+    buckets.install()
     fleets.install()
     dependencies.install(settings)
     elastic.install(plane)
