@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timezone
@@ -16,6 +17,7 @@ from prefect_coiled.aws import instances, logs, parameters
 from prefect_coiled.aws.caller import find_caller, own_cidr
 from prefect_coiled.aws.credentials import Account
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.waits import wait_for
 from prefect_coiled.blocks import load_account
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.costs import CostEstimate, MachineUse, estimate
@@ -39,6 +41,10 @@ from prefect_coiled.tasks.cluster import check_user_data
 from prefect_coiled.tasks.steps import Reporter, Session, use_session
 
 logger = logging.getLogger(__name__)
+
+# Seconds from a name's being claimed until its scheduler is there, and to wait for machines that are going.
+_SOMEBODY_STARTS, _SHORTLY = 180.0, 30.0
+_ENDED = ("shutting-down", "terminated", "stopping", "stopped")
 
 
 class Launched:
@@ -169,7 +175,7 @@ def launch(request: Request, report: Reporter, stop: threading.Event) -> Launche
     unknown = sorted(t for t in wanted if not machines.known(t))
     if unknown:
         instances.check_instance_types(aws, unknown)
-    if request.name is not None and (found := find_launched(aws, request.name)):
+    if request.name is not None and (found := _find_or_await(aws, request.name, report)):
         report("cluster", f"attaching to {request.name}")
         return found
     spec = request.spec(account, creator, own_cidr=lambda: own_cidr(aws), ports=_ports(account))
@@ -189,6 +195,41 @@ def find_launched(aws: Aws, name: str) -> Launched | None:
     """
     found = find_cluster(aws, name)
     return Launched(aws, *found, _client_keys(aws, *found), attached=True) if found else None
+
+
+def _find_or_await(aws: Aws, name: str, report: Reporter) -> Launched | None:
+    """The cluster of that name; one that another program has just asked for is waited for.
+
+    So flow runs that start at the same minute share one cluster instead of refusing each other. What is left
+    of a cluster of that name that has ended by itself is removed, so that the name is free.
+
+    Raises:
+        StoppedError: If a stop is asked for.
+    """
+    intent = f"{parameters.cluster_path(aws.account, name)}intent"
+    end = time.monotonic() + _SOMEBODY_STARTS
+
+    def look() -> tuple[Launched | None] | None:
+        found = find_launched(aws, name)
+        if found is not None:
+            known = found.record.scheduler.public_ip or not found.record.use_public_ip
+            return (found,) if known else None
+        claimed = parameters.read_with_age(aws, intent)
+        if claimed is None:
+            return (None,)
+        uid = ClusterSpec.decode(claimed[0]).uid
+        ended = instances.find_instances(aws, name, uid=uid, states=_ENDED)
+        if claimed[1] > parameters.STARTING or any(m.role == "scheduler" for m in ended):
+            report("cluster", f"removing what an earlier {name} left")
+            remove_cluster(aws, name, uid, patience=_SHORTLY)
+            return (None,)
+        report("cluster", f"waiting for {name}, which is coming up")
+        # Nobody is at it any more if it takes longer; claiming the name says so.
+        return (None,) if time.monotonic() > end else None
+
+    what = f"waiting for cluster ({name}), which somebody else starts"
+    (found,) = wait_for(aws, what, look, timeout=2 * _SOMEBODY_STARTS, interval=2.0)
+    return found
 
 
 def _ports(account: Account) -> tuple[int, int]:

@@ -47,7 +47,9 @@ from prefect_coiled.task_runner.cluster_options import ClusterOptions, check_clu
 from prefect_coiled.task_runner.connection import Connection, OwnAddressClient
 from prefect_coiled.task_runner.futures import CoiledFuture
 from prefect_coiled.task_runner.ledger import Ledger, as_one, unseen
+from prefect_coiled.task_runner.loose_modules import send_by_value
 from prefect_coiled.task_runner.lost_tasks import Ending, report
+from prefect_coiled.task_runner.run_options import parameter, resolve
 from prefect_coiled.task_runner.shipping import (
     FlowRunParcel,
     dumps,
@@ -249,15 +251,22 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
                 "CoiledTaskRunner", "its `cluster` cannot go to another process", "Use `name` or `address`."
             )
         # A flow run's own logger, whose lines the UI shows; there is none outside of a flow.
-        log: Any = get_run_logger() if FlowRunContext.get() else self.logger
+        context = FlowRunContext.get()
+        log: Any = get_run_logger() if context else self.logger
+        parameters = context.parameters if context else None
         target: Any = self._given_cluster or self.address
+        make: Any = self.resolved_cluster_class or self.cluster_class
+        if target is not None or make is not None:
+            _refuse_settings(parameters)
         if target is None:
-            make: Any = self.resolved_cluster_class or self.cluster_class
             kwargs = dict(self.cluster_kwargs)
             if make is None:
                 from prefect_coiled.cluster import Cluster
 
                 make = Cluster
+                kwargs, sources = resolve(kwargs, parameters)
+                for keyword, source in sources.items():
+                    log.info("Cluster option %s comes from the %s", keyword, source)
                 check_api_url(Cluster.uses_sandbox(kwargs.get("account")))
                 kwargs["report"] = lambda step, state: log.info("%s: %s", step, state)
             if "stop" in inspect.signature(make).parameters:
@@ -409,6 +418,8 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
         if self._started:
             raise RuntimeError("This task runner is already started")
         self._prepare_run()
+        if not _on_worker():
+            send_by_value()
         self._started = True
         return self
 
@@ -460,6 +471,16 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
             except Exception as error:  # the cluster is about to be closed, which ends them for good
                 self.logger.debug("Could not cancel the remaining tasks: %s", error)
         return endings
+
+
+def _refuse_settings(parameters: dict[str, Any] | None) -> None:
+    name, settings = parameter(parameters)
+    if settings is not None and settings.keywords():
+        raise OptionsError(
+            f"parameter {name!r}",
+            "cannot change the cluster: the task runner has `cluster`, `address` or `cluster_class`.",
+            "Leave the parameter empty, or the task runner without these.",
+        )
 
 
 def _on_worker() -> bool:
