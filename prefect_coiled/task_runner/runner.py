@@ -19,7 +19,6 @@ On a worker the same class provisions nothing: its client is the worker's own.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -36,20 +35,19 @@ from prefect.logging import get_run_logger
 from prefect.tasks import Task
 from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect.utilities.engine import collect_task_run_inputs_sync
-from prefect.utilities.importtools import to_qualified_name
 from prefect_dask import DaskTaskRunner
 from typing_extensions import Self, Unpack
 
 from prefect_coiled.errors import OptionsError, TaskLostError
 from prefect_coiled.task_runner import flow_end
-from prefect_coiled.task_runner.api_url import check_api_url
 from prefect_coiled.task_runner.cluster_options import ClusterOptions, check_cluster_options
 from prefect_coiled.task_runner.connection import Connection, OwnAddressClient
 from prefect_coiled.task_runner.futures import CoiledFuture
 from prefect_coiled.task_runner.ledger import Ledger, as_one, unseen
 from prefect_coiled.task_runner.loose_modules import send_by_value
 from prefect_coiled.task_runner.lost_tasks import Ending, report
-from prefect_coiled.task_runner.run_options import parameter, resolve
+from prefect_coiled.task_runner.opening import open_target
+from prefect_coiled.task_runner.reach import check_reach
 from prefect_coiled.task_runner.shipping import (
     FlowRunParcel,
     dumps,
@@ -253,38 +251,28 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
         # A flow run's own logger, whose lines the UI shows; there is none outside of a flow.
         context = FlowRunContext.get()
         log: Any = get_run_logger() if context else self.logger
-        parameters = context.parameters if context else None
-        target: Any = self._given_cluster or self.address
-        make: Any = self.resolved_cluster_class or self.cluster_class
-        if target is not None or make is not None:
-            _refuse_settings(parameters)
-        if target is None:
-            kwargs = dict(self.cluster_kwargs)
-            if make is None:
-                from prefect_coiled.cluster import Cluster
-
-                make = Cluster
-                kwargs, sources = resolve(kwargs, parameters)
-                for keyword, source in sources.items():
-                    log.info("Cluster option %s comes from the %s", keyword, source)
-                check_api_url(Cluster.uses_sandbox(kwargs.get("account")))
-                kwargs["report"] = lambda step, state: log.info("%s: %s", step, state)
-            if "stop" in inspect.signature(make).parameters:
-                kwargs["stop"] = stop
-            log.info("Creating a new Dask cluster with `%s`", to_qualified_name(make))
-            target = self._cluster = make(**kwargs)
-            stack.callback(target.close)
-            target.__enter__()
+        opened = open_target(
+            self._given_cluster or self.address,
+            self.resolved_cluster_class or self.cluster_class,
+            self.cluster_kwargs,
+            context.parameters if context else None,
+            stack=stack,
+            stop=stop,
+            log=log,
+        )
+        self._cluster = opened.made or self._given_cluster
         if self.adapt_kwargs and self._cluster is not None:
             adapting = self._cluster.adapt(**self.adapt_kwargs)
             if asyncio.iscoroutine(adapting):
                 run_coro_as_sync(adapting)
         self._security = self._client_kwargs.get("security", getattr(self._cluster, "security", None))
-        client: OwnAddressClient = stack.enter_context(OwnAddressClient(target, **self._client_kwargs))
+        client: OwnAddressClient = stack.enter_context(OwnAddressClient(opened.target, **self._client_kwargs))
         if self.performance_report_path:
             # The report finds its client by distributed.get_client().
             stack.enter_context(distributed.Client.as_current(client))
             stack.enter_context(distributed.performance_report(self.performance_report_path))
+        if opened.ours:
+            check_reach(client, self._parcel.data())
         if client.dashboard_link:
             # Without its query: the token that opens the dashboard belongs in no log.
             link = str(client.dashboard_link).partition("?")[0]
@@ -471,16 +459,6 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
             except Exception as error:  # the cluster is about to be closed, which ends them for good
                 self.logger.debug("Could not cancel the remaining tasks: %s", error)
         return endings
-
-
-def _refuse_settings(parameters: dict[str, Any] | None) -> None:
-    name, settings = parameter(parameters)
-    if settings is not None and settings.keywords():
-        raise OptionsError(
-            f"parameter {name!r}",
-            "cannot change the cluster: the task runner has `cluster`, `address` or `cluster_class`.",
-            "Leave the parameter empty, or the task runner without these.",
-        )
 
 
 def _on_worker() -> bool:
