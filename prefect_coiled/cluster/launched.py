@@ -36,6 +36,7 @@ from prefect_coiled.provision import (
 from prefect_coiled.provision.clusters import find_cluster
 from prefect_coiled.provision.removal import terminate
 from prefect_coiled.provision.sessions import open_door
+from prefect_coiled.provision.slots import Slot, take_slot
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
 from prefect_coiled.tasks.cluster import check_user_data
 from prefect_coiled.tasks.steps import Reporter, Session, use_session
@@ -56,7 +57,10 @@ class Launched:
         record: What was launched.
         keys: What a client needs to connect.
         attached: Whether it was there before.
+        slot: Its slot of the account's concurrency limit, if there is such a limit.
     """
+
+    slot: Slot | None = None
 
     def __init__(
         self, aws: Aws, spec: ClusterSpec, record: ClusterRecord, keys: ClientSecrets, *, attached: bool
@@ -78,6 +82,16 @@ class Launched:
         token = self.keys.dashboard_token.get_secret_value()
         return f"https://{self.record.scheduler_host}:{self.record.dashboard_port}/status?token={token}"
 
+    @property
+    def waited(self) -> float:
+        """Seconds that were waited for a slot, before anything was launched."""
+        return self.slot.waited if self.slot is not None else 0.0
+
+    def let_go(self) -> None:
+        """Give the slot back. A cluster that stays counts as what AWS shows of it."""
+        if self.slot is not None:
+            self.slot.release()
+
     def add(self, count: int, report: Reporter) -> list[InstanceRecord]:
         """Launch more workers."""
         report("workers", f"launching {count} more")
@@ -95,7 +109,16 @@ class Launched:
 
     def terminate_workers(self, ids: Iterable[str]) -> None:
         """Terminate some of the workers."""
-        instances.terminate_instances(self.aws, ids)
+        listed = sorted(ids)
+        instances.terminate_instances(self.aws, listed)
+        self.note("scale", f"removed {len(listed)} workers from {self.record.name}", listed)
+
+    def note(self, event_type: str, text: str, ids: Iterable[str] = (), elapsed: float = 0.0) -> None:
+        """Note something about this cluster among the account's notifications."""
+        with use_session(Session(self.aws)) as session:
+            session.notes.note(
+                event_type, text, elapsed=elapsed, cluster=self.record.name, InstanceIds=list(ids)
+            )
 
     def terminate(self, workers: Iterable[str]) -> list[str]:
         """Terminate every machine of the cluster; returns their ids."""
@@ -180,11 +203,23 @@ def launch(request: Request, report: Reporter, stop: threading.Event) -> Launche
         return found
     spec = request.spec(account, creator, own_cidr=lambda: own_cidr(aws), ports=_ports(account))
     check_user_data(spec)  # what does not fit is said before anything is made
+    slot = take_slot(account.slug, lambda: _running(aws), report=report, stop=stop)
     session = Session(aws, request.environ, request.dask_config(), report)
-    with use_session(session):
-        record = create_cluster(spec)
+    try:
+        with use_session(session):
+            record = create_cluster(spec)
+    except BaseException:
+        if slot is not None:
+            slot.release()
+        raise
     assert session.client_secrets is not None
-    return Launched(aws, spec, record, session.client_secrets, attached=False)
+    launched = Launched(aws, spec, record, session.client_secrets, attached=False)
+    launched.slot = slot
+    return launched
+
+
+def _running(aws: Aws) -> int:
+    return len({m.cluster for m in instances.find_instances(aws) if m.role == "scheduler"})
 
 
 def find_launched(aws: Aws, name: str) -> Launched | None:

@@ -22,6 +22,7 @@ from prefect_coiled.provision.removal import remove_cluster
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Role
 from prefect_coiled.tasks import cluster as steps
+from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import Session, settle
 
 
@@ -45,8 +46,12 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
         account = _account(spec)
         _check_zone(spec, account)
         steps.claim_name(session.aws, spec)
+        watch = Watch()
         try:
-            return _launch(session, spec, account, own)
+            record = _launch(session, spec, account, own)
+            text = f"launched {spec.name} with {len(record.workers)} workers"
+            session.notes.note("create_cluster", text, elapsed=watch.seconds, cluster=spec.name, uid=spec.uid)
+            return record
         except BaseException:
             # Also on Ctrl-C and cancellation: the machines are asked to end before anything else happens.
             remove_cluster(

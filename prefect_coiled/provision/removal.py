@@ -148,7 +148,9 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
         aws = session.aws
         total = Removal()
         for name in sorted(clusters_of(aws)[1]):
-            total += _sweep_cluster(aws, name)
+            swept = _sweep_cluster(aws, name)
+            session.notes.note("sweep_cluster", f"removed {swept}", cluster=name)
+            total += swept
         if release_nat and not instances.find_instances(aws):
             total += release_nat_gateways(aws)
         total += _sweep_loose(aws)

@@ -46,6 +46,7 @@ from prefect_coiled.task_runner.futures import CoiledFuture
 from prefect_coiled.task_runner.ledger import Ledger, as_one, unseen
 from prefect_coiled.task_runner.loose_modules import send_by_value
 from prefect_coiled.task_runner.lost_tasks import Ending, report
+from prefect_coiled.task_runner.machines import Machines
 from prefect_coiled.task_runner.opening import open_target
 from prefect_coiled.task_runner.reach import check_reach
 from prefect_coiled.task_runner.shipping import (
@@ -148,6 +149,7 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
         self._ledger = Ledger()
         self._settled = False
         self._parcel = FlowRunParcel()
+        self._machines: Machines | None = None
 
     # Configuration
 
@@ -273,11 +275,19 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
             stack.enter_context(distributed.performance_report(self.performance_report_path))
         if opened.ours:
             check_reach(client, self._parcel.data())
+            self._machines = Machines(opened.made, log)
+            log.info("What the machines say: %s", self._machines.where())
         if client.dashboard_link:
             # Without its query: the token that opens the dashboard belongs in no log.
             link = str(client.dashboard_link).partition("?")[0]
             log.info("The Dask dashboard is available at %s", link)
         return client
+
+    def _last_words(self, name: str | None) -> str:
+        """What the machine of a lost worker said, unless this flow run is in a hurry."""
+        if self._machines is None or self._connection.stop.is_set():
+            return ""
+        return self._machines.last_words(name)
 
     def _send_backlog(self) -> None:
         """Send, or fail, what was submitted while the cluster was being made."""
@@ -346,7 +356,7 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
                 pure=False,
             )
 
-        future: CoiledFuture[R] = CoiledFuture(task, task_run_id)
+        future: CoiledFuture[R] = CoiledFuture(task, task_run_id, self._last_words)
         if not _on_worker():
             self._connect()
             if not _in_event_loop():

@@ -130,7 +130,7 @@ class Worker:
 
     def __init__(self, environ: dict[str, str]) -> None:
         self.log = Path(environ["PREFECT_HOME"], f"worker-{time.monotonic_ns()}.log")
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--limit", "1"]
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
