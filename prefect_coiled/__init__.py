@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from prefect_coiled.options import BackendOptions
     from prefect_coiled.plan.policies import iam_policies
     from prefect_coiled.task_runner import CoiledTaskRunner
+    from prefect_coiled.task_runner.run_options import ClusterSettings
 
 _EXPORTS = {
     "Cluster": "prefect_coiled.cluster",
+    "ClusterSettings": "prefect_coiled.task_runner.run_options",
     "CoiledTaskRunner": "prefect_coiled.task_runner",
     "BackendOptions": "prefect_coiled.options",
     "cluster_logs": "prefect_coiled.notifications",
@@ -34,6 +36,7 @@ _EXPORTS = {
 __all__ = [
     "BackendOptions",
     "Cluster",
+    "ClusterSettings",
     "CoiledTaskRunner",
     "Ec2DaskAccount",
     "Ec2DaskRegistry",

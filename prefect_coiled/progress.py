@@ -70,10 +70,14 @@ class Board:
         for column in ("mark", "step", "state", "seconds"):
             table.add_column(column, overflow="fold")
         for step, state, seconds in self.rows():
-            underway = state.startswith(_UNDERWAY) or _is_partial(state)
-            mark: RenderableType = self._spinner if underway else Text("✓", style="green")
+            mark: RenderableType = self._spinner if is_underway(state) else Text("✓", style="green")
             table.add_row(mark, Text(step, style="bold"), state, Text(f"{seconds:5.1f} s", style="dim"))
         return Group(table)
+
+
+def is_underway(state: str) -> bool:
+    """Whether the state of a step is one that goes on to another."""
+    return state.startswith(_UNDERWAY) or _is_partial(state)
 
 
 def _is_partial(state: str) -> bool:

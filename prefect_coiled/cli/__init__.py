@@ -21,6 +21,9 @@ from prefect_coiled.cli.clusters import (
     stop_cluster,
     sweep_account,
 )
+from prefect_coiled.cli.costs import show_cost
+from prefect_coiled.cli.demo import demo
+from prefect_coiled.cli.examples import add_examples
 from prefect_coiled.cli.images import list_images
 from prefect_coiled.cli.policies import check, show_policy
 from prefect_coiled.cli.resources import account_destroy, list_resources, role_app
@@ -35,7 +38,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    add_completion=False,
 )
 app.add_typer(sandbox_app, name="sandbox", help="The local stand-in for AWS.")
 app.add_typer(account_app, name="account", help="The accounts that Prefect knows.")
@@ -47,6 +49,7 @@ app.command("policies")(show_policy)
 app.command("check")(check)
 app.command("set-up")(set_up)
 app.command("ls")(list_clusters)
+app.command("cost")(show_cost)
 app.command("resources")(list_resources)
 app.command("images")(list_images)
 app.command("stop")(stop_cluster)
@@ -55,6 +58,8 @@ app.command("logs")(show_logs)
 app.command("notifications")(show_notifications)
 app.command("dashboard")(show_dashboard)
 app.command("sweep")(sweep_account)
+app.command("demo")(demo)
+add_examples(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -6,31 +6,48 @@ from typing import Annotated
 
 import typer
 
-from prefect_coiled.cli.common import AccountOption, RegionOption, door, out, table, told, where
+from prefect_coiled.cli.common import (
+    AccountOption,
+    JsonOption,
+    RegionOption,
+    door,
+    out,
+    print_json,
+    table,
+    told,
+    where,
+)
 
 account_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @account_app.command("list")
 @told
-def account_list() -> None:
+def account_list(as_json: JsonOption = False) -> None:
     """List the accounts that have a block."""
     from prefect_coiled.blocks.loading import DEFAULT_ACCOUNT, find_accounts
 
+    keys, listed = ("account", "region", "zone", "spot", "egress", "where"), []
     rows = table("ACCOUNT", "REGION", "ZONE", "SPOT", "EGRESS", "WHERE")
     documents = find_accounts()
     for document in documents:
         data = document.data
-        rows.add_row(
-            document.name,
+        row = (
+            str(document.name),
             str(data.get("region", "")),
             str(data.get("zone") or "any"),
             "yes" if data.get("spot") else "no",
             str(data.get("egress", "nat")),
             "sandbox" if data.get("sandbox") else "AWS",
         )
+        rows.add_row(*row)
+        listed.append(dict(zip(keys, row, strict=True)))
     if DEFAULT_ACCOUNT not in {d.name for d in documents}:
         rows.add_row(DEFAULT_ACCOUNT, "", "", "", "", "sandbox (there is no block of that name)")
+        listed.append({**dict.fromkeys(keys, ""), "account": DEFAULT_ACCOUNT, "where": "sandbox"})
+    if as_json:
+        print_json(listed)
+        return
     out().print(rows)
 
 
@@ -39,6 +56,7 @@ def account_list() -> None:
 def account_explain(
     slug: Annotated[str | None, typer.Argument(help="Slug of the account.")] = None,
     region: RegionOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the options that hold for an account, and where each value came from."""
     from prefect_coiled.blocks import load_account
@@ -46,7 +64,17 @@ def account_explain(
 
     account = load_account(slug)
     rows = table("OPTION", "VALUE", "FROM", "REMARK")
-    for row in merge({"region": region}, account.options).rows():
+    merged = merge({"region": region}, account.options).rows()
+    if as_json:
+        own = [
+            {"option": k, "value": str(v), "from": "coiled.yaml", "remark": ""}
+            for k, v in cluster_defaults().items()
+        ]
+        print_json(
+            [{"option": r.name, "value": r.value, "from": r.source, "remark": r.note} for r in merged] + own
+        )
+        return
+    for row in merged:
         rows.add_row(row.name, row.value, row.source, row.note)
     for name, value in cluster_defaults().items():
         rows.add_row(name, str(value), "coiled.yaml", "")

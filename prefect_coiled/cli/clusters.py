@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefect_coiled.cli.common import AccountOption, RegionOption, door, out, table, told, where
+from prefect_coiled.cli.common import (
+    AccountOption,
+    JsonOption,
+    RegionOption,
+    door,
+    out,
+    print_json,
+    table,
+    told,
+    where,
+)
 from prefect_coiled.errors import PrefectCoiledError
 
 if TYPE_CHECKING:
@@ -19,7 +29,9 @@ if TYPE_CHECKING:
 
 
 @told
-def list_clusters(account: AccountOption = None, region: RegionOption = None) -> None:
+def list_clusters(
+    account: AccountOption = None, region: RegionOption = None, as_json: JsonOption = False
+) -> None:
     """List the clusters of an account in a region, with what they cost an hour."""
     from prefect_coiled import costs
     from prefect_coiled.aws.instances import find_instances
@@ -29,11 +41,11 @@ def list_clusters(account: AccountOption = None, region: RegionOption = None) ->
     for machine in find_instances(aws):
         clusters.setdefault(machine.cluster, []).append(machine)
     console = out()
-    if not clusters:
+    if not clusters and not as_json:
         console.print(f"No cluster of account {loaded.slug} runs in {aws.region}{where(loaded)}")
         return
     rows = table("NAME", "STATE", "AGE", "WORKERS", "TYPES", "CREATOR", "COST/H")
-    basis = ""
+    basis, listed = "", []
     for name, machines in clusters.items():
         uses = [
             costs.MachineUse(vm_type=m.instance_type, spot=m.spot, public_ip=bool(m.public_ip))
@@ -41,6 +53,17 @@ def list_clusters(account: AccountOption = None, region: RegionOption = None) ->
         ]
         cost = costs.estimate(uses, region=aws.region)
         basis = cost.basis
+        listed.append(
+            {
+                "name": name,
+                "state": _state(machines),
+                "since": min((m.launched_at.isoformat() for m in machines if m.launched_at), default=None),
+                "workers": sum(m.role == "worker" for m in machines),
+                "types": dict(Counter(m.instance_type for m in machines)),
+                "creator": machines[0].creator,
+                "usd_per_hour": cost.total_usd,
+            }
+        )
         rows.add_row(
             name,
             _state(machines),
@@ -50,6 +73,9 @@ def list_clusters(account: AccountOption = None, region: RegionOption = None) ->
             machines[0].creator,
             cost.short,
         )
+    if as_json:
+        print_json(listed)
+        return
     console.print(rows)
     console.print(f"{basis} Machines and public addresses only.")
 
@@ -89,6 +115,7 @@ def change_firewall(
     ] = None,
     port: Annotated[list[int] | None, typer.Option(help="Ports; the usual ones if not given.")] = None,
     close: Annotated[bool, typer.Option("--close", help="Let nobody in.")] = False,
+    as_json: JsonOption = False,
     account: AccountOption = None,
     region: RegionOption = None,
 ) -> None:
@@ -105,6 +132,9 @@ def change_firewall(
     if close or cidr or port:
         wanted = [] if close else [{"ports": port or DEFAULT_PORTS, "cidr": c} for c in cidr or ["0.0.0.0/0"]]
         rules = found.set_ingress(ingress_rules(wanted))
+    if as_json:
+        print_json([{"ports": list(rule.ports), "cidr": rule.cidr} for rule in rules])
+        return
     rows = table("PORTS", "FROM")
     for rule in rules:
         rows.add_row(", ".join(map(str, rule.ports)), rule.cidr)
@@ -164,18 +194,16 @@ def show_notifications(
     limit: Annotated[int, typer.Option(min=1, help="The newest so many rows.")] = 100,
     level: Annotated[str, typer.Option(help="From this level on: DEBUG, INFO, WARNING, ERROR.")] = "DEBUG",
     event_type: Annotated[str | None, typer.Option("--type", help="Of this type only.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
     account: AccountOption = None,
     region: RegionOption = None,
 ) -> None:
     """Show what was made and removed for an account, and what failed."""
-    import json
-
     from prefect_coiled.notifications import get_notifications
 
     rows = get_notifications(as_json, account, limit, level, event_type, region=region)
     if rows is not None:
-        typer.echo(json.dumps(rows, indent=2))
+        print_json(rows)
 
 
 @told

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from prefect_coiled.errors import PrefectCoiledError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from prefect_coiled.aws.credentials import Account
     from prefect_coiled.aws.door import Aws
 
@@ -20,15 +21,32 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 AccountOption = Annotated[str | None, typer.Option(help="Slug of the account; the default one if not given.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RegionOption = Annotated[str | None, typer.Option(help="AWS region; the account's if not given.")]
 
 
 def out() -> Console:
     """Where answers go: a terminal gets its width, anything else whole lines."""
+    from rich.console import Console
+
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 250  # a file or a pipe gets whole lines
     return console
+
+
+def quiet() -> Console:
+    """Where sentences go that are not wanted beside JSON."""
+    from rich.console import Console
+
+    return Console(quiet=True)
+
+
+def print_json(value: Any) -> None:
+    """JSON for programs, on standard output."""
+    import json
+
+    typer.echo(json.dumps(value, indent=2))
 
 
 def told(command: Callable[P, R]) -> Callable[P, R]:
@@ -39,6 +57,8 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except PrefectCoiledError as error:
+            from rich.console import Console
+
             text = " ".join(str(error).split())
             Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"Error: {text}")
             raise typer.Exit(1) from None
@@ -63,6 +83,8 @@ def where(account: Account) -> str:
 
 def table(*columns: str) -> Table:
     """A table without lines."""
+    from rich.table import Table
+
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for n, column in enumerate(columns):
         made.add_column(column, no_wrap=n == 0, overflow="fold")

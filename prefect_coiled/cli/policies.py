@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from prefect_coiled.cli.common import AccountOption, RegionOption, door, out, table, told, where
-from prefect_coiled.plan.policies import PolicyName
+from prefect_coiled.cli.common import (
+    AccountOption,
+    JsonOption,
+    RegionOption,
+    door,
+    out,
+    print_json,
+    quiet,
+    table,
+    told,
+    where,
+)
+
+# Those of `plan.policies`, which is not imported for the help alone; a test compares them.
+PolicyName: TypeAlias = Literal["setup", "ongoing", "instance"]
 
 _NumberOption = Annotated[
     str, typer.Option("--aws-account-id", help="The 12 digits of the AWS account, for narrower resources.")
@@ -41,8 +54,11 @@ def show_policy(
 
 
 @told
-def check(account: AccountOption = None, region: RegionOption = None) -> None:
-    """Say who the account's credentials are, and what AWS would deny them. Changes nothing."""
+def check(account: AccountOption = None, region: RegionOption = None, as_json: JsonOption = False) -> None:
+    """Say who the account's credentials are, and what AWS would deny them. Changes nothing.
+
+    The exit code is 1 where something would be denied that a cluster needs.
+    """
     from prefect_coiled.aws.caller import find_caller
     from prefect_coiled.aws.foresight import foresee
     from prefect_coiled.aws.vpc import find_vpcs
@@ -51,16 +67,27 @@ def check(account: AccountOption = None, region: RegionOption = None) -> None:
 
     loaded, aws = door(account, region)
     caller = find_caller(aws)
-    console = out()
+    console = quiet() if as_json else out()
     console.print(f"Account {loaded.slug} in {aws.region}{where(loaded)}")
     console.print(f"AWS account {caller.aws_account_id} as {caller.arn}")
-    check_api_url(loaded.is_sandbox)
+    if remark := check_api_url(loaded.is_sandbox):
+        console.print(f"{remark}.")
     try:
         denied = foresee(aws, caller)
     except AccessDeniedError as error:
         console.print(f"What would be denied cannot be foreseen: {' '.join(error.diagnosis.why.split())}")
         console.print("The ongoing policy lets an IAM user ask: `prefect-coiled policies ongoing`.")
         raise typer.Exit(1) from None
+    if as_json:
+        print_json(
+            {
+                "account": loaded.slug,
+                "region": aws.region,
+                "aws_account_id": caller.aws_account_id,
+                "arn": caller.arn,
+                "denied": [{"action": d.action, "resource": d.resource, "policy": d.phase} for d in denied],
+            }
+        )
     if denied:
         rows = table("DENIED", "ON", "POLICY THAT HAS IT")
         for one in denied:

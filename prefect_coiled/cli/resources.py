@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from prefect_coiled.cli.common import AccountOption, RegionOption, door, out, table, told, where
+from prefect_coiled.cli.common import (
+    AccountOption,
+    JsonOption,
+    RegionOption,
+    door,
+    out,
+    print_json,
+    table,
+    told,
+    where,
+)
 
 role_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -16,7 +25,7 @@ role_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 def list_resources(
     account: AccountOption = None,
     region: RegionOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List everything that an account has in a region, found by tag."""
     from prefect_coiled.provision import take_inventory
@@ -24,7 +33,7 @@ def list_resources(
     loaded, aws = door(account, region)
     found = take_inventory(aws)
     if as_json:
-        typer.echo(json.dumps([r.model_dump() for r in found], indent=2))
+        print_json([r.model_dump() for r in found])
         return
     console = out()
     if not found:
@@ -67,11 +76,16 @@ def account_destroy(
 
 @role_app.command("list")
 @told
-def role_list(account: AccountOption = None, region: RegionOption = None) -> None:
+def role_list(
+    account: AccountOption = None, region: RegionOption = None, as_json: JsonOption = False
+) -> None:
     """List the policies that are attached to the role of the account's machines."""
     from prefect_coiled.aws.iam_role import attached_policies
 
     loaded, aws = door(account, region)
+    if as_json:
+        print_json(attached_policies(aws))
+        return
     console = out()
     console.print(f"Role {loaded.slug}: its own policy, and")
     for arn in attached_policies(aws):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from prefect_coiled.cli.common import out, told
+from prefect_coiled.cli.common import JsonOption, out, print_json, told
 
 sandbox_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -26,11 +26,15 @@ def sandbox_start(
 
 @sandbox_app.command("status")
 @told
-def sandbox_status() -> None:
+def sandbox_status(as_json: JsonOption = False) -> None:
     """Say whether the sandbox runs, and with how many instances; exit code 1 if it does not."""
     from prefect_coiled.sandbox import status
 
     info = status()
+    if as_json:
+        known = None if info is None else {**vars(info), "state_dir": str(info.state_dir)}
+        print_json(known)
+        raise typer.Exit(0 if info else 1)
     if info is None:
         out().print("The sandbox does not run.")
         raise typer.Exit(1)

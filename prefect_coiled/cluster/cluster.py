@@ -30,6 +30,7 @@ from prefect_coiled.cluster.launched import Launched, launch
 from prefect_coiled.cluster.modules import modules_beside, names_of, send_modules
 from prefect_coiled.cluster.readiness import wait_until_ready
 from prefect_coiled.cluster.request import Request
+from prefect_coiled.cluster.watching import Watching
 from prefect_coiled.costs import CostEstimate
 from prefect_coiled.errors import OptionsError, PrefectCoiledError
 from prefect_coiled.options import IngressRule
@@ -37,6 +38,7 @@ from prefect_coiled.options.ingress import ingress_rules
 from prefect_coiled.plan.cluster import check_counts
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
 from prefect_coiled.tasks.steps import Reporter
+from prefect_coiled.widget import CellBoard, in_notebook
 
 T = TypeVar("T")
 
@@ -102,6 +104,7 @@ class Cluster(DistributedCluster):
         asynchronous: For use inside an event loop: `async with Cluster(asynchronous=True)`.
         loop: Tornado loop, as in Dask's own clusters.
         quiet: Do not print progress.
+        show_widget: In a notebook, show progress in the cell instead of printing it.
         report: Called with (step, state) as the cluster comes up, instead of printing.
         stop: When set, the launch ends as soon as it can and cleans up.
 
@@ -157,8 +160,14 @@ class Cluster(DistributedCluster):
         self._closing: asyncio.Future[None] | None = None
         self._closed_at: datetime | None = None
         self._scaling: asyncio.Lock | None = None
+        self._watching = Watching(self._note)
+        self._noting: asyncio.Future[None] | None = None
         self._hurried = False
         self._reporter = report
+        self._cell: CellBoard | None = None
+        if show_widget and report is None and not quiet and in_notebook():
+            self._cell = CellBoard(self._request.name or "of this notebook")
+            self._reporter = self._cell.tell
         # Flows started from here belong below the flow that asked for the cluster.
         self._context = contextvars.copy_context()
         self._modules = modules_beside(self._request.package_sync_ignore or ())
@@ -196,9 +205,14 @@ class Cluster(DistributedCluster):
             if launched.attached and self._request.shutdown_on_close is None:
                 self.shutdown_on_close = False
             least = min(launched.spec.min_workers, len(self.workers))
+            began += launched.waited
             await wait_until_ready(self, launched, least=least, timeout=self.timeout, began=began)
             launched.story.joined(len(self.observed), len(self.workers))
             launched.story.ready()
+            if not launched.attached:
+                ready, seconds = sorted(map(str, self.observed)), time.monotonic() - began
+                text = f"{len(ready)} of {len(self.workers)} workers are ready"
+                self._noting = asyncio.ensure_future(self._note("cluster_ready", text, ready, seconds))
             # To terminals alone: the link opens the dashboard, so it is kept out of every log.
             for listener in progress.listeners():
                 listener("dashboard", launched.dashboard_link)
@@ -271,15 +285,27 @@ class Cluster(DistributedCluster):
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
         # A worker that Dask has lost no longer counts, so that scaling replaces it; one that comes back does.
+        if op == "spot_notice":
+            self._watching.announced(map(str, msg))
+            return
         if op == "remove":
-            self._lost.add(str(self.scheduler_info["workers"].get(msg, {}).get("name")))
+            name = str(self.scheduler_info["workers"].get(msg, {}).get("name"))
+            self._lost.add(name)
+            if self._closing is None:
+                self._watching.gone(name)
         elif op == "add":
-            self._lost -= {str(w["name"]) for w in msg["workers"].values()}
+            names = {str(w["name"]) for w in msg["workers"].values()}
+            self._lost -= names
+            self._watching.joined(names)
         super()._update_worker_status(op, msg)
         if self.launched is not None and self._closing is None:
             self.launched.story.joined(len(self.observed), len(self.workers))
-            for listener in progress.listeners():
+            for listener in (*progress.listeners(), *([self._cell.tell] if self._cell else [])):
                 listener("workers", f"{len(self.observed)} ready (of {len(self.workers)})")
+
+    async def _note(self, event_type: str, text: str, ids: list[str], elapsed: float = 0.0) -> None:
+        if self.launched is not None:
+            await self.in_thread(self.launched.note, event_type, text, ids, elapsed)
 
     def scale(self, n: int) -> Any:
         """Launch or retire workers so that there are `n`. Returns once AWS has taken the request.
@@ -304,6 +330,7 @@ class Cluster(DistributedCluster):
                 idle = await self.scheduler_comm.workers_to_close(target=n, attribute="name")
                 chosen = list(dict.fromkeys([*waiting, *idle, *self.workers]))[:-more]
                 joined = [name for name in chosen if name in self.observed]
+                self._watching.expect(chosen)
                 await self.scheduler_comm.retire_workers(names=joined, remove=True, close_workers=True)
                 await self.scale_down(chosen)
 
@@ -327,6 +354,7 @@ class Cluster(DistributedCluster):
     async def scale_down(self, workers: Iterable[str]) -> None:
         """Terminate the machines of these workers; Dask has retired them before."""
         ids = sorted({w for w in workers if w in self._machines})
+        self._watching.expect(ids)
         for one in ids:
             self._machines.pop(one)
             self._lost.discard(one)
@@ -374,6 +402,7 @@ class Cluster(DistributedCluster):
         if self.status == Status.closed:
             return
         self._closing = asyncio.get_running_loop().create_future()
+        self._watching.stop()
         try:
             if self.launched is None and self._launching is not None:
                 # It sees the stop event, and cleans up itself if it does not succeed after all.
@@ -395,6 +424,7 @@ class Cluster(DistributedCluster):
                 self.tell("removed", str(self.removal))
             if self.launched is not None:
                 await self.in_thread(self._end_story, self.launched)
+                await self.in_thread(self.launched.let_go)
         finally:
             self.status = Status.closed
             _open.discard(self)

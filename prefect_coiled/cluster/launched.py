@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timezone
@@ -16,6 +17,7 @@ from prefect_coiled.aws import ecr, instances, logs, parameters
 from prefect_coiled.aws.caller import find_caller, own_cidr
 from prefect_coiled.aws.credentials import Account
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.waits import wait_for
 from prefect_coiled.blocks import load_account
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.costs import CostEstimate, MachineUse, estimate
@@ -34,6 +36,7 @@ from prefect_coiled.provision import (
 from prefect_coiled.provision.clusters import find_cluster, give_back
 from prefect_coiled.provision.removal import terminate
 from prefect_coiled.provision.sessions import open_door
+from prefect_coiled.provision.slots import Slot, take_slot
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
 from prefect_coiled.tasks.cluster import check_user_data
 from prefect_coiled.tasks.environment import prepare
@@ -41,6 +44,10 @@ from prefect_coiled.tasks.steps import Reporter, Session, use_session
 from prefect_coiled.tasks.story import Story
 
 logger = logging.getLogger(__name__)
+
+# Seconds from a name's being claimed until its scheduler is there, and to wait for machines that are going.
+_SOMEBODY_STARTS, _SHORTLY = 180.0, 30.0
+_ENDED = ("shutting-down", "terminated", "stopping", "stopped")
 
 
 class Launched:
@@ -53,7 +60,10 @@ class Launched:
         keys: What a client needs to connect.
         attached: Whether it was there before.
         story: Tells Prefect of it.
+        slot: Its slot of the account's concurrency limit, if there is such a limit.
     """
+
+    slot: Slot | None = None
 
     def __init__(
         self,
@@ -83,6 +93,16 @@ class Launched:
         token = self.keys.dashboard_token.get_secret_value()
         return f"https://{self.record.scheduler_host}:{self.record.dashboard_port}/status?token={token}"
 
+    @property
+    def waited(self) -> float:
+        """Seconds that were waited for a slot, before anything was launched."""
+        return self.slot.waited if self.slot is not None else 0.0
+
+    def let_go(self) -> None:
+        """Give the slot back. A cluster that stays counts as what AWS shows of it."""
+        if self.slot is not None:
+            self.slot.release()
+
     def add(self, count: int, report: Reporter) -> list[InstanceRecord]:
         """Launch more workers."""
         report("workers", f"launching {count} more")
@@ -100,7 +120,16 @@ class Launched:
 
     def terminate_workers(self, ids: Iterable[str]) -> None:
         """Terminate some of the workers."""
-        instances.terminate_instances(self.aws, ids)
+        listed = sorted(ids)
+        instances.terminate_instances(self.aws, listed)
+        self.note("scale", f"removed {len(listed)} workers from {self.record.name}", listed)
+
+    def note(self, event_type: str, text: str, ids: Iterable[str] = (), elapsed: float = 0.0) -> None:
+        """Note something about this cluster among the account's notifications."""
+        with use_session(Session(self.aws)) as session:
+            session.notes.note(
+                event_type, text, elapsed=elapsed, cluster=self.record.name, InstanceIds=list(ids)
+            )
 
     def terminate(self, workers: Iterable[str]) -> list[str]:
         """Terminate every machine of the cluster; returns their ids."""
@@ -186,7 +215,7 @@ def launch(request: Request, report: Reporter, stop: threading.Event, modules: d
     unknown = sorted(t for t in wanted if not machines.known(t))
     if unknown:
         instances.check_instance_types(aws, unknown)
-    if request.name is not None and (found := find_launched(aws, request.name)):
+    if request.name is not None and (found := _find_or_await(aws, request.name, report)):
         report("cluster", f"attaching to {request.name}")
         found.story.links(found.record, account.is_sandbox)
         return found
@@ -213,16 +242,20 @@ def launch(request: Request, report: Reporter, stop: threading.Event, modules: d
         cluster=spec.name,
         story=story,
     )
-    if spec.installs:
-        report("environment", "locking")
-        session.locked = prepare(spec, lambda note: report("environment", note))
-        session.locked.add_modules(modules)
+    slot: Slot | None = None
     try:
+        if spec.installs:
+            report("environment", "locking")
+            session.locked = prepare(spec, lambda note: report("environment", note))
+            session.locked.add_modules(modules)
+        slot = take_slot(account.slug, lambda: _running(aws), report=report, stop=stop)
         with use_session(session):
             record = create_cluster(spec)
     except BaseException as error:
         if session.launched:  # the flow's end could not be recorded: the Prefect API may be down by now
             give_back(session, spec)
+        if slot is not None:
+            slot.release()
         story.failed(error)
         story.close(hurried=True)
         raise
@@ -231,7 +264,13 @@ def launch(request: Request, report: Reporter, stop: threading.Event, modules: d
             session.locked.discard()
     assert session.client_secrets is not None
     story.links(record, account.is_sandbox)
-    return Launched(aws, spec, record, session.client_secrets, attached=False, story=story)
+    launched = Launched(aws, spec, record, session.client_secrets, attached=False, story=story)
+    launched.slot = slot
+    return launched
+
+
+def _running(aws: Aws) -> int:
+    return len({m.cluster for m in instances.find_instances(aws) if m.role == "scheduler"})
 
 
 def find_launched(aws: Aws, name: str) -> Launched | None:
@@ -242,6 +281,41 @@ def find_launched(aws: Aws, name: str) -> Launched | None:
     """
     found = find_cluster(aws, name)
     return Launched(aws, *found, _client_keys(aws, *found), attached=True) if found else None
+
+
+def _find_or_await(aws: Aws, name: str, report: Reporter) -> Launched | None:
+    """The cluster of that name; one that another program has just asked for is waited for.
+
+    So flow runs that start at the same minute share one cluster instead of refusing each other. What is left
+    of a cluster of that name that has ended by itself is removed, so that the name is free.
+
+    Raises:
+        StoppedError: If a stop is asked for.
+    """
+    intent = f"{parameters.cluster_path(aws.account, name)}intent"
+    end = time.monotonic() + _SOMEBODY_STARTS
+
+    def look() -> tuple[Launched | None] | None:
+        found = find_launched(aws, name)
+        if found is not None:
+            known = found.record.scheduler.public_ip or not found.record.use_public_ip
+            return (found,) if known else None
+        claimed = parameters.read_with_age(aws, intent)
+        if claimed is None:
+            return (None,)
+        uid = ClusterSpec.decode(claimed[0]).uid
+        ended = instances.find_instances(aws, name, uid=uid, states=_ENDED)
+        if claimed[1] > parameters.STARTING or any(m.role == "scheduler" for m in ended):
+            report("cluster", f"removing what an earlier {name} left")
+            remove_cluster(aws, name, uid, patience=_SHORTLY)
+            return (None,)
+        report("cluster", f"waiting for {name}, which is coming up")
+        # Nobody is at it any more if it takes longer; claiming the name says so.
+        return (None,) if time.monotonic() > end else None
+
+    what = f"waiting for cluster ({name}), which somebody else starts"
+    (found,) = wait_for(aws, what, look, timeout=2 * _SOMEBODY_STARTS, interval=2.0)
+    return found
 
 
 def _ports(account: Account) -> tuple[int, int]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from typing import Any
 
 import dask
 from distributed import Scheduler
+from distributed.core import CommClosedError
 from distributed.scheduler import WorkerStatusPlugin
 from distributed.security import Security
 from tornado.ioloop import PeriodicCallback
 
 from prefect_coiled.node.gate import Gate
 from prefect_coiled.node.timers import CLIENT_GRACE_S, Timers
-from prefect_coiled.plan.node_config import NodeConfig
+from prefect_coiled.plan.node_config import SPOT_TOPIC, NodeConfig
 
 __all__ = ["NodeScheduler", "SchedulerRole"]
 
@@ -27,6 +29,12 @@ class _WorkerStatus(WorkerStatusPlugin):  # type: ignore[misc]
     def __init__(self, scheduler: Scheduler, comm: Any) -> None:
         self.name = f"worker-status-{uuid.uuid4().hex}"
         super().__init__(scheduler, comm)
+
+    def log_event(self, topic: str, msg: Any) -> None:
+        """Pass on what a worker says of its machine's end."""
+        if topic == SPOT_TOPIC:
+            with contextlib.suppress(CommClosedError):  # whoever listened is gone
+                self.bcomm.send(["spot_notice", msg])
 
 
 class NodeScheduler(Scheduler):  # type: ignore[misc]

@@ -21,7 +21,7 @@ from distributed.core import connect, rpc
 from distributed.security import Security
 from distributed.utils import import_term
 
-from prefect_coiled.plan.node_config import NodeConfig
+from prefect_coiled.plan.node_config import SPOT_TOPIC, NodeConfig
 
 __all__ = ["NodeNanny", "WorkerRole"]
 
@@ -149,6 +149,8 @@ class WorkerRole:
     async def _drain(self, workers: list[str]) -> None:
         arguments = self._security.get_connection_args("worker")
         async with rpc(self._scheduler, connection_args=arguments) as scheduler:
+            # For the `Cluster` objects that watch.
+            await scheduler.log_event(topic=SPOT_TOPIC, msg=[self._order["instance_id"]])
             while True:
                 # Answers {} while there are results that it could not move yet.
                 moved = await scheduler.retire_workers(workers=workers, close_workers=False, remove=False)

@@ -18,7 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from prefect_coiled.errors import NodeError, OptionsError
 
-__all__ = ["ClientSecrets", "NodeConfig", "NodeSecrets", "check_dask_options"]
+__all__ = ["SPOT_TOPIC", "ClientSecrets", "NodeConfig", "NodeSecrets", "check_dask_options"]
+
+# The topic among Dask's events under which a machine says that AWS takes it back.
+SPOT_TOPIC = "prefect-coiled-spot"
 
 # https://docs.aws.amazon.com/systems-manager/latest/userguide/parameter-store-advanced-parameters.html
 STANDARD_PARAMETER_LIMIT = 4096

@@ -48,7 +48,19 @@ OF_CALLS = {
     "s3:CreateBucket": "create_bucket",
 }
 # Told by the library itself, about more than one call.
-_OF_STEPS = ("create_scheduler", "create_worker", "scale", "delete_cluster", "sweep", "change_ingress")
+_OF_STEPS = (
+    "create_scheduler",
+    "create_worker",
+    "create_cluster",
+    "cluster_ready",
+    "scale",
+    "worker_lost",
+    "spot_notice",
+    "change_ingress",
+    "delete_cluster",
+    "sweep_cluster",
+    "sweep",
+)
 EVENT_TYPES: tuple[str, ...] = tuple(sorted({*OF_CALLS.values(), *_OF_STEPS}))
 
 

@@ -28,6 +28,7 @@ from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Removal, Role
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks.environment import deliver, prepare
+from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import Session, settle
 from prefect_coiled.tasks.story import Story
 
@@ -58,14 +59,18 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
             if session.locked is None and spec.installs:
                 session.locked = prepare(spec)
             steps.claim_name(session.aws, spec)
+            watch = Watch()
             try:
                 account = _account(spec)
                 _check_zone(spec, account)
-                return _launch(session, story, spec, account, own)
+                record = _launch(session, story, spec, account, own)
             except BaseException:
                 # Also on Ctrl-C and cancellation: the machines are asked to end before anything else.
                 removal = give_back(session, spec)
                 raise
+            text = f"launched {spec.name} with {len(record.workers)} workers"
+            session.notes.note("create_cluster", text, elapsed=watch.seconds, cluster=spec.name, uid=spec.uid)
+            return record
         except BaseException as error:
             story.failed(error, removal)
             raise

@@ -151,7 +151,9 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
         aws = session.aws
         total = Removal()
         for name in sorted(clusters_of(aws)[1]):
-            total += _sweep_cluster(aws, name)
+            swept = _sweep_cluster(aws, name)
+            session.notes.note("sweep_cluster", f"removed {swept}", cluster=name)
+            total += swept
         if release_nat and _is_idle(aws):
             # A launch that begins meanwhile waits for the lease, and then makes what it needs again.
             with lease(aws, parameters.set_up_lease(account)):

@@ -1,6 +1,7 @@
 """`CoiledTaskRunner`: runs a Prefect flow's tasks on a Dask cluster of EC2 machines.
 
     runner ─▶ connection: the cluster, made once in a thread, in the flow's context
+       │ ├──▶ opening: the options of this flow run, the Prefect API, the cluster itself
        │ ├──▶ shipping: what travels to a worker, and what runs there
        │ └──▶ futures ─▶ lost_tasks: terminal states for what Dask gave up
        └────▶ ledger, flow_end: no flow run ends well while a task of it is unsettled

@@ -3,56 +3,113 @@
 Tasks report their states and logs to the Prefect API from the workers. With no address set, every
 worker process would boot a Prefect server of its own; with a loopback address, it would talk to
 itself. Either way the flow would lose sight of its tasks, so this is an error before anything is
-launched. This module imports neither Dask nor AWS.
+launched. What can only be seen from the machines (a private address, a firewall, a wrong key) is
+asked of one of them once it is there: see `reach`. This module imports neither Dask nor AWS.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import socket
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from prefect.settings import get_current_settings
 
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["check_api_url", "is_loopback"]
+__all__ = ["NEXT_STEP", "check_api_url", "is_loopback", "is_private"]
+
+NEXT_STEP = (
+    "Use Prefect Cloud: `prefect cloud login`. Or a server that the machines can reach: start it with"
+    " `prefect server start --host 0.0.0.0`, and name its address as the machines see it:"
+    " `prefect config set PREFECT_API_URL=http://ADDRESS:4200/api`."
+)
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolve = Callable[[str], "list[str]"]
 
 
-def is_loopback(url: str) -> bool:
-    """Whether a URL names the machine that uses it: localhost, 127.0.0.0/8, ::1 or 0.0.0.0.
+def resolve(host: str) -> list[str]:
+    """The addresses of a host name as this machine sees them; none where it does not know any."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
+def is_loopback(url: str, resolve: Resolve = resolve) -> bool:
+    """Whether a URL names the machine that uses it, by whatever name.
+
+    localhost, 127.0.0.0/8, ::1, unspecified and link-local addresses, and names that lead to nothing else
+    here: many systems know their own host name as 127.0.1.1.
 
     Args:
         url: The URL to look at. One without a host counts as loopback: it reaches nothing else.
+        resolve: Finds the addresses of a name.
     """
-    host = (urlsplit(url).hostname or "").rstrip(".").lower()
-    if not host or host == "localhost" or host.endswith(".localhost"):
+    host = _host(url)
+    if not host or host in ("localhost", "localhost.localdomain") or host.endswith(".localhost"):
         return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified
+    found = _addresses(host, resolve)
+    return bool(found) and all(a.is_loopback or a.is_unspecified or a.is_link_local for a in found)
 
 
-def check_api_url(is_sandbox: bool) -> None:
+def is_private(url: str, resolve: Resolve = resolve) -> bool:
+    """Whether a URL names an address that only some networks reach, such as 10.0.0.5 or fd00::1."""
+    found = _addresses(_host(url), resolve)
+    return bool(found) and all(a.is_private for a in found)
+
+
+def check_api_url(is_sandbox: bool) -> str:
     """Raise when a cluster's workers could not reach the Prefect API of this process.
 
     Args:
         is_sandbox: Whether the cluster's machines are processes on this machine, so that any
             address that works here works there.
 
+    Returns:
+        A remark for the log; empty if there is nothing to say.
+
     Raises:
         OptionsError: `PREFECT_API_URL` is unset or a loopback address, and the cluster is remote.
     """
     if is_sandbox:
-        return
+        return ""
     url = get_current_settings().api.url
-    next_step = (
-        "Set PREFECT_API_URL to Prefect Cloud, or to a server that the cluster's machines can reach"
-        " (prefect config set PREFECT_API_URL=https://...)."
-    )
     what = "the workers of a remote cluster could not report to Prefect"
     if not url:
-        raise OptionsError(what, "PREFECT_API_URL is not set", next_step)
+        raise OptionsError(what, "PREFECT_API_URL is not set", NEXT_STEP)
+    shown = without_user(str(url))
     if is_loopback(str(url)):
-        raise OptionsError(what, f"PREFECT_API_URL is {url}, an address of this machine alone", next_step)
+        raise OptionsError(what, f"PREFECT_API_URL is {shown}, an address of this machine alone", NEXT_STEP)
+    if is_private(str(url)):
+        return (
+            f"PREFECT_API_URL is {shown}, a private address: the cluster's machines reach it only where"
+            " their network leads there (the same VPC, peering, a VPN)"
+        )
+    return ""
+
+
+def without_user(url: str) -> str:
+    """A URL without the user and password that may be in it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _host(url: str) -> str:
+    return (urlsplit(url).hostname or "").rstrip(".").lower()
+
+
+def _addresses(host: str, resolve: Resolve) -> list[Address]:
+    try:
+        texts = [str(ipaddress.ip_address(host.partition("%")[0]))]
+    except ValueError:
+        texts = resolve(host)
+    found: list[Address] = []
+    for text in texts:
+        address = ipaddress.ip_address(text.partition("%")[0])
+        mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1
+        found.append(mapped or address)
+    return found

@@ -40,10 +40,17 @@ class CoiledFuture(PrefectDaskFuture[R]):
     Args:
         task: The task that runs.
         task_run_id: The id of its run.
+        last_words: Gives what the machine of a lost worker last said; of the scheduler's for None.
     """
 
-    def __init__(self, task: Task[Any, R], task_run_id: UUID) -> None:
+    def __init__(
+        self,
+        task: Task[Any, R],
+        task_run_id: UUID,
+        last_words: Callable[[str | None], str] = lambda name: "",
+    ) -> None:
         self.task = task
+        self._last_words = last_words
         self.loss: TaskLostError | None = None
         #: Whether the flow was handed the loss, by `result`. What it makes of it is its own choice.
         self.told = False
@@ -211,8 +218,13 @@ class CoiledFuture(PrefectDaskFuture[R]):
             if str(error.task) != str(self._wrapped_future.key):
                 return TaskLostError(what, f"the task {error.task} that it depends on was lost", _NEXT)
             died = f"the {error.allowed_failures + 1} workers that ran it died"
-            return TaskLostError(what, f"{died}, the last one being {error.last_worker.address}", _NEXT)
-        return TaskLostError(what, str(error) or type(error).__name__, _NEXT)
+            last = error.last_worker
+            said = self._last_words(str(last.name))
+            why = f"{died}, the last one being {last.address}"
+            return TaskLostError(what, f"{why}. {said}" if said else why, _NEXT)
+        why = str(error) or type(error).__name__
+        said = self._last_words(None) if _is_cut_off(self._wrapped_future) else ""
+        return TaskLostError(what, f"{why}. {said}" if said else why, _NEXT)
 
     def _lose(self, loss: TaskLostError, tell: bool) -> None:
         with self._lock:

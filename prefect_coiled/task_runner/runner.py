@@ -19,7 +19,6 @@ On a worker the same class provisions nothing: its client is the worker's own.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -36,18 +35,20 @@ from prefect.logging import get_run_logger
 from prefect.tasks import Task
 from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect.utilities.engine import collect_task_run_inputs_sync
-from prefect.utilities.importtools import to_qualified_name
 from prefect_dask import DaskTaskRunner
 from typing_extensions import Self, Unpack
 
 from prefect_coiled.errors import OptionsError, TaskLostError
 from prefect_coiled.task_runner import flow_end
-from prefect_coiled.task_runner.api_url import check_api_url
 from prefect_coiled.task_runner.cluster_options import ClusterOptions, check_cluster_options
 from prefect_coiled.task_runner.connection import Connection, OwnAddressClient
 from prefect_coiled.task_runner.futures import CoiledFuture
 from prefect_coiled.task_runner.ledger import Ledger, as_one, unseen
+from prefect_coiled.task_runner.loose_modules import send_by_value
 from prefect_coiled.task_runner.lost_tasks import Ending, report
+from prefect_coiled.task_runner.machines import Machines
+from prefect_coiled.task_runner.opening import open_target
+from prefect_coiled.task_runner.reach import check_reach
 from prefect_coiled.task_runner.shipping import (
     FlowRunParcel,
     dumps,
@@ -148,6 +149,7 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
         self._ledger = Ledger()
         self._settled = False
         self._parcel = FlowRunParcel()
+        self._machines: Machines | None = None
 
     # Configuration
 
@@ -249,38 +251,43 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
                 "CoiledTaskRunner", "its `cluster` cannot go to another process", "Use `name` or `address`."
             )
         # A flow run's own logger, whose lines the UI shows; there is none outside of a flow.
-        log: Any = get_run_logger() if FlowRunContext.get() else self.logger
-        target: Any = self._given_cluster or self.address
-        if target is None:
-            make: Any = self.resolved_cluster_class or self.cluster_class
-            kwargs = dict(self.cluster_kwargs)
-            if make is None:
-                from prefect_coiled.cluster import Cluster
-
-                make = Cluster
-                check_api_url(Cluster.uses_sandbox(kwargs.get("account")))
-                kwargs["report"] = lambda step, state: log.info("%s: %s", step, state)
-            if "stop" in inspect.signature(make).parameters:
-                kwargs["stop"] = stop
-            log.info("Creating a new Dask cluster with `%s`", to_qualified_name(make))
-            target = self._cluster = make(**kwargs)
-            stack.callback(target.close)
-            target.__enter__()
+        context = FlowRunContext.get()
+        log: Any = get_run_logger() if context else self.logger
+        opened = open_target(
+            self._given_cluster or self.address,
+            self.resolved_cluster_class or self.cluster_class,
+            self.cluster_kwargs,
+            context.parameters if context else None,
+            stack=stack,
+            stop=stop,
+            log=log,
+        )
+        self._cluster = opened.made or self._given_cluster
         if self.adapt_kwargs and self._cluster is not None:
             adapting = self._cluster.adapt(**self.adapt_kwargs)
             if asyncio.iscoroutine(adapting):
                 run_coro_as_sync(adapting)
         self._security = self._client_kwargs.get("security", getattr(self._cluster, "security", None))
-        client: OwnAddressClient = stack.enter_context(OwnAddressClient(target, **self._client_kwargs))
+        client: OwnAddressClient = stack.enter_context(OwnAddressClient(opened.target, **self._client_kwargs))
         if self.performance_report_path:
             # The report finds its client by distributed.get_client().
             stack.enter_context(distributed.Client.as_current(client))
             stack.enter_context(distributed.performance_report(self.performance_report_path))
+        if opened.ours:
+            check_reach(client, self._parcel.data())
+            self._machines = Machines(opened.made, log)
+            log.info("What the machines say: %s", self._machines.where())
         if client.dashboard_link:
             # Without its query: the token that opens the dashboard belongs in no log.
             link = str(client.dashboard_link).partition("?")[0]
             log.info("The Dask dashboard is available at %s", link)
         return client
+
+    def _last_words(self, name: str | None) -> str:
+        """What the machine of a lost worker said, unless this flow run is in a hurry."""
+        if self._machines is None or self._connection.stop.is_set():
+            return ""
+        return self._machines.last_words(name)
 
     def _send_backlog(self) -> None:
         """Send, or fail, what was submitted while the cluster was being made."""
@@ -349,7 +356,7 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
                 pure=False,
             )
 
-        future: CoiledFuture[R] = CoiledFuture(task, task_run_id)
+        future: CoiledFuture[R] = CoiledFuture(task, task_run_id, self._last_words)
         if not _on_worker():
             self._connect()
             if not _in_event_loop():
@@ -409,6 +416,8 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
         if self._started:
             raise RuntimeError("This task runner is already started")
         self._prepare_run()
+        if not _on_worker():
+            send_by_value()
         self._started = True
         return self
 

@@ -234,6 +234,7 @@ def run_task(
         "context": {**_unpack(shared), **cloudpickle.loads(own)},
         "return_type": "state",
     }
+    _tell_place(unpacked, kwargs)
     try:
         state = asyncio.run(run_task_async(**kwargs)) if unpacked.isasync else run_task_sync(**kwargs)
         if hint := advise(state):
@@ -246,11 +247,29 @@ def run_task(
 def _log(text: str, task: Task[Any, Any], kwargs: dict[str, Any]) -> None:
     """Write a line into a task run's log after its end, in the context that it ran in."""
     with hydrated_context(kwargs["context"]):
-        flow_run = FlowRunContext.get()
-        extra = {"task_run_id": str(kwargs.get("task_run_id")), "task_name": task.name}
-        if flow_run is not None and flow_run.flow_run is not None:
-            extra["flow_run_id"] = str(flow_run.flow_run.id)
-        get_logger("prefect.task_runs").error(text, extra={**extra, "task_run_name": task.name})
+        get_logger("prefect.task_runs").error(text, extra=_about(task, kwargs))
+
+
+def _tell_place(task: Task[Any, Any], kwargs: dict[str, Any]) -> None:
+    """Write into a task run's log where it runs, so that a task that hangs or dies can be found."""
+    settings = kwargs["context"]["settings_context"]
+    if not settings:
+        return
+    worker = distributed.get_worker()
+    # The settings alone, which name the API: the whole context would cost as much as a small task.
+    with SettingsContext(**settings):
+        get_logger("prefect.task_runs").info(
+            "Runs on worker %s at %s", worker.name, worker.address, extra=_about(task, kwargs)
+        )
+
+
+def _about(task: Task[Any, Any], kwargs: dict[str, Any]) -> dict[str, str]:
+    """What tells the API which run a log line belongs to."""
+    extra = {"task_run_id": str(kwargs["task_run_id"]), "task_name": task.name, "task_run_name": task.name}
+    flow_run = (kwargs["context"]["flow_run_context"] or {}).get("flow_run")
+    if flow_run is not None:
+        extra["flow_run_id"] = str(flow_run["id"] if isinstance(flow_run, dict) else flow_run.id)
+    return extra
 
 
 async def flush_worker() -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_coiled.errors import OptionsError
-from prefect_coiled.task_runner.api_url import check_api_url, is_loopback
+from prefect_coiled.task_runner.api_url import check_api_url, is_loopback, is_private
 
 LOOPBACK = [
     "http://127.0.0.1:4200/api",
@@ -15,6 +21,12 @@ LOOPBACK = [
     "http://LOCALHOST./api",
     "http://[::1]:4200/api",
     "http://0.0.0.0:4200/api",
+    "http://[::]:4200/api",
+    "http://[::ffff:127.0.0.1]:4200/api",
+    "http://[fe80::1%25eth0]:4200/api",
+    "http://169.254.1.1:4200/api",
+    "http://127.1:4200/api",
+    "http://localhost.localdomain:4200/api",
 ]
 
 
@@ -33,8 +45,45 @@ def test_an_unset_api_is_refused_for_a_remote_cluster() -> None:
         check_api_url(is_sandbox=True)
 
 
-@pytest.mark.parametrize("url", ["https://api.prefect.cloud/api/accounts/a", "http://10.0.0.5:4200/api"])
-def test_a_reachable_api_is_accepted(url: str) -> None:
+PUBLIC = ["https://8.8.8.8/api/accounts/a", "http://[2600:1f18::5]:4200/api"]
+PRIVATE = ["http://10.0.0.5:4200/api", "http://192.168.1.2:4200/api", "http://[fd00::1]:4200/api"]
+
+
+@pytest.mark.parametrize("url", PUBLIC)
+def test_a_public_api_is_accepted_without_a_word(url: str) -> None:
     with temporary_settings({PREFECT_API_URL: url}):
+        assert check_api_url(is_sandbox=False) == ""
+
+
+@pytest.mark.parametrize("url", PRIVATE)
+def test_a_private_address_is_accepted_with_a_remark(url: str) -> None:
+    with temporary_settings({PREFECT_API_URL: url}):
+        assert f"PREFECT_API_URL is {url}, a private address" in check_api_url(is_sandbox=False)
+        assert check_api_url(is_sandbox=True) == ""
+
+
+def test_a_name_is_judged_by_where_it_leads_from_here() -> None:
+    # Debian knows a machine's own name as 127.0.1.1.
+    assert is_loopback("http://myhost:4200/api", lambda host: ["127.0.1.1"])
+    assert not is_loopback("http://myhost:4200/api", lambda host: ["127.0.1.1", "10.0.0.5"])
+    assert is_private("http://myhost:4200/api", lambda host: ["10.0.0.5", "fd00::5"])
+    # Not known here, but perhaps there: the machines are asked.
+    assert not is_loopback("http://prefect.internal/api", lambda host: [])
+    assert not is_private("http://prefect.internal/api", lambda host: [])
+
+
+def test_the_error_says_what_to_set_and_hides_what_is_secret(tmp_path: Path) -> None:
+    url = "http://me:hunter2@127.0.0.1:4200/api"
+    with temporary_settings({PREFECT_API_URL: url}), pytest.raises(OptionsError) as caught:
         check_api_url(is_sandbox=False)
-    assert not is_loopback(url)
+    text = str(caught.value)
+    assert "hunter2" not in text
+    assert "PREFECT_API_URL is http://127.0.0.1:4200/api, an address of this machine alone" in text
+    commands = re.findall(r"`prefect ([^`]+)`", text)
+    assert [c.split()[0] for c in commands] == ["cloud", "server", "config"]
+    # What it says to set is what is set.
+    environ = {**os.environ, "PREFECT_HOME": str(tmp_path)}
+    environ.pop("PREFECT_API_URL", None)
+    words = commands[-1].replace("ADDRESS", "10.0.0.5").split()
+    subprocess.run([sys.executable, "-m", "prefect", *words], env=environ, capture_output=True, check=True)
+    assert "http://10.0.0.5:4200/api" in (tmp_path / "profiles.toml").read_text()

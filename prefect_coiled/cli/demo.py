@@ -1,0 +1,77 @@
+"""`prefect-coiled demo`: a flow on a cluster in the sandbox, from nothing to an answer."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from prefect_coiled.cli.common import out, told
+from prefect_coiled.errors import OptionsError, PrefectCoiledError
+
+# Prime numbers below one million: known, so that the answer can be checked.
+_BELOW, _PRIMES = 1_000_000, 78_498
+_PARTS = 16
+
+
+def count_primes(low: int, high: int) -> int:
+    """How many primes there are from `low` on and below `high`."""
+    sieve = bytearray([1]) * (high - low)
+    for n in range(2, int(high**0.5) + 1):
+        first = max(n * n, -(-low // n) * n)
+        sieve[first - low :: n] = bytes(len(range(first, high, n)))
+    return sum(sieve) - sum(1 for n in range(low, min(high, 2)))
+
+
+@told
+def demo(
+    workers: Annotated[int, typer.Option(min=1, max=8, help="Workers of the cluster.")] = 2,
+    keep_sandbox: Annotated[
+        bool, typer.Option("--keep-sandbox", help="Leave the sandbox running, to look around.")
+    ] = False,
+) -> None:
+    """Run a Prefect flow on a Dask cluster in the sandbox. Needs no AWS account and no Prefect server.
+
+    The sandbox is a local stand-in for AWS, in which each machine is a real process tree.
+    """
+    try:
+        from prefect_coiled.sandbox import start, status, stop
+    except ModuleNotFoundError as error:
+        raise OptionsError(
+            "the demo", f"needs {error.name}.", 'Run `pip install "prefect-dask-ec2[sandbox]"`.'
+        ) from error
+    from prefect import flow, task
+
+    from prefect_coiled.blocks import load_account
+    from prefect_coiled.progress import live_board
+    from prefect_coiled.task_runner import CoiledTaskRunner
+
+    console, begun = out(), time.monotonic()
+    found = status() is not None
+    start()
+    if not load_account().is_sandbox:
+        raise OptionsError(
+            "the demo", "the account `default` is not the sandbox.", "Use flows of your own on it."
+        )
+    step = _BELOW // _PARTS
+    count: Any = task(name="count primes", task_run_name="primes from {low}")(count_primes)
+
+    @flow(name="demo", task_runner=CoiledTaskRunner(n_workers=workers))
+    def primes() -> int:
+        starts = [step * n for n in range(_PARTS)]
+        return sum(count.map(starts, [s + step for s in starts]).result())
+
+    try:
+        with live_board(console):
+            answer = primes()
+        if answer != _PRIMES:
+            raise PrefectCoiledError("the demo", f"counted {answer} primes below {_BELOW:,}, not {_PRIMES}.")
+        console.print(f"{answer:,} primes below {_BELOW:,}, counted by {workers} workers in {_PARTS} tasks.")
+        console.print(
+            f"{time.monotonic() - begun:.1f} seconds from nothing to the answer and back to nothing."
+        )
+        console.print("Next: put CoiledTaskRunner(n_workers=...) on a flow of yours.")
+    finally:
+        if not (found or keep_sandbox):
+            stop()

@@ -1,0 +1,47 @@
+"""Examples at the end of each command's help, in one place, so that all of them can be tried by a test."""
+
+from __future__ import annotations
+
+import typer
+
+__all__ = ["EXAMPLES", "add_examples"]
+
+EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("setup", "aws"): ("setup aws --account my-team", "setup aws --account my-team --profile work --yes"),
+    ("set-up",): ("set-up --account my-team --region eu-west-1",),
+    ("check",): ("check --account my-team", "check --json"),
+    ("ls",): ("ls", "ls --account my-team --region eu-west-1 --json"),
+    ("cost",): ("cost", "cost my-cluster", "cost --account my-team --json"),
+    ("logs",): ("logs my-cluster --follow", 'logs my-cluster --instance scheduler --since "10 minutes"'),
+    ("resources",): ("resources", "resources --json"),
+    ("stop",): ("stop my-cluster", "stop my-cluster --account my-team --yes"),
+    ("sweep",): ("sweep", "sweep --account my-team --keep-nat"),
+    ("firewall",): ("firewall my-cluster", "firewall my-cluster --cidr me", "firewall my-cluster --close"),
+    ("notifications",): ("notifications --limit 20", "notifications --type worker_lost --json"),
+    ("dashboard",): ("dashboard my-cluster",),
+    ("policies",): ("policies setup", "policies ongoing --account my-team --region eu-west-1"),
+    ("account", "list"): ("account list", "account list --json"),
+    ("account", "explain"): ("account explain my-team", "account explain my-team --region eu-west-1 --json"),
+    ("account", "reset"): ("account reset my-team --yes",),
+    ("account", "destroy"): ("account destroy my-team --region eu-west-1",),
+    ("role", "list"): ("role list --account my-team", "role list --json"),
+    ("role", "attach-policy"): ("role attach-policy arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess",),
+    ("role", "detach-policy"): ("role detach-policy arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess",),
+    ("sandbox", "start"): ("sandbox start", "sandbox start --idle 3600"),
+    ("sandbox", "status"): ("sandbox status", "sandbox status --json"),
+    ("sandbox", "stop"): ("sandbox stop",),
+    ("demo",): ("demo", "demo --workers 4"),
+}
+
+
+def add_examples(app: typer.Typer, path: tuple[str, ...] = ()) -> None:
+    """Put the examples at the end of the help of each command below `app`."""
+    for command in app.registered_commands:
+        name = command.name or getattr(command.callback, "__name__", "").replace("_", "-")
+        if lines := EXAMPLES.get((*path, name)):
+            shown = "\n".join(f"  prefect-coiled {line}" for line in lines)
+            # "\b" keeps the lines as they are.
+            command.epilog = f"\b\nExamples:\n{shown}"
+    for group in app.registered_groups:
+        if group.typer_instance is not None and group.name:
+            add_examples(group.typer_instance, (*path, group.name))

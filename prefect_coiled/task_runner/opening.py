@@ -1,0 +1,96 @@
+"""What a task runner connects to: the cluster that it was given, or one that it makes now.
+
+    parameters, environment, code ─▶ keywords ─▶ is the Prefect API in reach? ─▶ the cluster
+
+Called once a flow run, in the flow's context. This module knows nothing of tasks.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from prefect.utilities.importtools import to_qualified_name
+
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.task_runner.api_url import check_api_url
+from prefect_coiled.task_runner.run_options import parameter, resolve
+
+__all__ = ["Opened", "open_target"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What there is to connect to.
+
+    Attributes:
+        target: A cluster, or the address of a scheduler.
+        made: The cluster, where it was made here; it is to be closed with the flow run.
+        ours: Whether its machines are those of an account of this library.
+    """
+
+    target: Any
+    made: Any = None
+    ours: bool = False
+
+
+def open_target(
+    given: Any,
+    make: Any,
+    keywords: Mapping[str, Any],
+    parameters: Mapping[str, Any] | None,
+    *,
+    stack: ExitStack,
+    stop: threading.Event,
+    log: Any,
+) -> Opened:
+    """Take what was given, or make a cluster.
+
+    Args:
+        given: A cluster or an address, if the runner was given one.
+        make: Another cluster class, if the runner was given one.
+        keywords: Keywords for the cluster.
+        parameters: The flow run's parameters.
+        stack: Closes what is made.
+        stop: When set, the making ends as soon as it can.
+        log: The flow run's logger.
+
+    Raises:
+        OptionsError: The flow run's options are wrong, or its API is out of reach; nothing was made.
+    """
+    if given is not None or make is not None:
+        _refuse_settings(parameters)
+    if given is not None:
+        return Opened(given)
+    kwargs, ours = dict(keywords), make is None
+    if ours:
+        from prefect_coiled.cluster import Cluster
+
+        make = Cluster
+        kwargs, sources = resolve(kwargs, parameters)
+        for keyword, source in sources.items():
+            log.info("Cluster option %s comes from the %s", keyword, source)
+        if remark := check_api_url(Cluster.uses_sandbox(kwargs.get("account"))):
+            log.warning("%s", remark)
+        kwargs["report"] = lambda step, state: log.info("%s: %s", step, state)
+    if "stop" in inspect.signature(make).parameters:
+        kwargs["stop"] = stop
+    log.info("Creating a new Dask cluster with `%s`", to_qualified_name(make))
+    made = make(**kwargs)
+    stack.callback(made.close)
+    made.__enter__()
+    return Opened(made, made, ours)
+
+
+def _refuse_settings(parameters: Mapping[str, Any] | None) -> None:
+    name, settings = parameter(parameters)
+    if settings is not None and settings.keywords():
+        raise OptionsError(
+            f"parameter {name!r}",
+            "cannot change the cluster: the task runner has `cluster`, `address` or `cluster_class`.",
+            "Leave the parameter empty, or the task runner without these.",
+        )

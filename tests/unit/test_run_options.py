@@ -1,0 +1,100 @@
+"""What a flow run says of its cluster over what the code says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from prefect_coiled import ClusterSettings
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.task_runner.run_options import from_environment, overlay, resolve
+
+PRE = "PREFECT_COILED_CLUSTER__"
+
+
+def test_the_parameter_wins_over_the_environment_and_that_over_the_code() -> None:
+    code = {"n_workers": 2, "account": "code", "worker_cpu": 4, "idle_timeout": "1 hour"}
+    environ = {f"{PRE}N_WORKERS": "20", f"{PRE}ACCOUNT": "env", "PATH": "/bin"}
+    parameters = {"day": "monday", "cluster": ClusterSettings(n_workers=40)}
+    held, sources = resolve(code, parameters, environ)
+    assert held == {"n_workers": 40, "account": "env", "worker_cpu": 4, "idle_timeout": "1 hour"}
+    assert sources == {"account": "environment", "n_workers": "parameter 'cluster'"}
+
+
+def test_nothing_said_changes_nothing() -> None:
+    code = {"n_workers": 2, "region": "eu-west-1", "backend_options": {"spot": True}}
+    assert resolve(code, {"cluster": ClusterSettings()}, {}) == (code, {})
+    assert resolve(code, None, {f"{PRE}N_WORKERS": " "}) == (code, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("20", 20),
+        ("true", True),
+        ("[4, 8]", [4, 8]),
+        ("0.5", 0.5),
+        ("4 hours", "4 hours"),
+        ('{"a": "b"}', {"a": "b"}),
+    ],
+)
+def test_a_variable_is_json_where_it_can_be(text: str, value: Any) -> None:
+    assert from_environment({f"{PRE}TIMEOUT": text}) == {"timeout": value}
+
+
+def test_names_stay_texts() -> None:
+    assert from_environment({f"{PRE}NAME": "2026", f"{PRE}ACCOUNT": "7"}) == {"name": "2026", "account": "7"}
+
+
+def test_a_misspelt_variable_is_an_error_that_names_the_nearest_keyword() -> None:
+    with pytest.raises(OptionsError, match=r"N_WORKRS.*Did you mean 'n_workers'\?"):
+        from_environment({f"{PRE}N_WORKRS": "3"})
+
+
+@pytest.mark.parametrize(
+    ("lower", "higher", "held"),
+    [
+        # Machines by name hide machines by size, and the other way round.
+        ({"worker_cpu": 4, "worker_memory": "16 GiB"}, {"worker_vm_types": ["c6i.large"]},
+         {"worker_vm_types": ["c6i.large"]}),
+        ({"worker_vm_types": ["c6i.large"]}, {"worker_cpu": 8}, {"worker_cpu": 8}),
+        # Shorthands are the same options as those in backend_options.
+        ({"backend_options": {"region": "eu-west-1", "zone": "eu-west-1a", "egress": "none"}},
+         {"region": "us-east-1"}, {"backend_options": {"region": "us-east-1", "egress": "none"}}),
+        ({"region": "eu-west-1", "zone": "eu-west-1a"}, {"region": "eu-west-1"},
+         {"backend_options": {"region": "eu-west-1", "zone": "eu-west-1a"}}),
+        ({"spot": True}, {"spot_policy": "on-demand"}, {"backend_options": {"spot_policy": "on-demand"}}),
+        ({"backend_options": {"ingress": [{"ports": [1], "cidr": "me"}]}}, {"allow_ingress_from": "me"},
+         {"allow_ingress_from": "me"}),
+        ({"allow_ingress_from": "me"}, {"backend_options": {"firewall": {"ports": [1], "cidr": "me"}}},
+         {"backend_options": {"firewall": {"ports": [1], "cidr": "me"}}}),
+    ],
+)  # fmt: skip
+def test_what_contradicts_the_higher_place_falls_away(
+    lower: dict[str, Any], higher: dict[str, Any], held: dict[str, Any]
+) -> None:
+    assert overlay(lower, higher) == held
+
+
+def test_a_network_does_not_follow_into_another_region() -> None:
+    with pytest.raises(OptionsError, match="Give a network of that region too"):
+        overlay({"backend_options": {"region": "eu-west-1", "network": {"network_id": "vpc-1"}}},
+                {"region": "us-east-1"})  # fmt: skip
+
+
+def test_settings_refuse_what_they_do_not_know_and_what_would_be_shown() -> None:
+    with pytest.raises(ValidationError, match="n_workrs"):
+        ClusterSettings(n_workrs=3)  # type: ignore[call-arg]
+    with pytest.raises(ValidationError, match="Did you mean 'worker_disk_size'"):
+        ClusterSettings(more={"worker_disksize": 3})
+    with pytest.raises(ValidationError, match="plain text"):
+        ClusterSettings(more={"environ": {"TOKEN": "x"}})
+    with pytest.raises(OptionsError, match="given twice"):
+        ClusterSettings(account="a", more={"account": "b"}).keywords()
+
+
+def test_two_parameters_of_the_kind_are_an_error() -> None:
+    with pytest.raises(OptionsError, match="'a' and 'b'"):
+        resolve({}, {"a": ClusterSettings(), "b": ClusterSettings()}, {})
