@@ -98,14 +98,17 @@ def _launch(
     network = account.network
     vpc_id, zones = _vpc_and_zones(spec, account, own)
     groups_future = steps.ensure_security_groups.submit(aws, spec, vpc_id)
-    image_futures = [steps.find_image.submit(aws, spec, role) for role in ("scheduler", "worker")]
+    # With a GPU, the workers have an image of their own.
+    roles: tuple[Role, ...] = ("scheduler", "worker") if spec.gpu else ("scheduler",)
+    image_futures = [steps.find_image.submit(aws, spec, role) for role in roles]
     keys_future = steps.make_keys.submit(session, spec)
     wheels_future = steps.put_wheels.submit(aws, spec, account.aws_account_id)
     session.report("image", "looking")
     settle([groups_future, *image_futures, keys_future, wheels_future])
     groups, wheels = groups_future.result(), wheels_future.result()
-    image, worker_image = (future.result() for future in image_futures)
-    session.report("image", ", ".join(dict.fromkeys((image.image_id, worker_image.image_id))))
+    found = [future.result() for future in image_futures]
+    image, worker_image = found[0], found[-1]
+    session.report("image", ", ".join(i.image_id for i in found))
 
     session.report("instances", "launching")
     template = steps.ensure_launch_template(aws, spec, "scheduler", image, account.account, find_links=wheels)
