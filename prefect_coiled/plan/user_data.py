@@ -2,7 +2,7 @@
 
 It goes from a bare Amazon Linux 2023 to the node agent, or straight to the agent where the image holds
 it. The script is `user_data.sh` beside this file; here its blanks are filled in and its size is kept. For a
-node in a container, `container.sh` is put in front of all that would be installed.
+node in a container, `container.sh` takes the place of all that would be installed.
 This module may not import boto3, prefect or distributed.
 """
 
@@ -12,7 +12,7 @@ import base64
 import gzip
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 
 from prefect_coiled.environment import DISTRIBUTION, LocalPackage
@@ -25,6 +25,8 @@ __all__ = ["LIMIT", "token_parameter", "user_data"]
 # Bytes before base64: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html
 LIMIT = 16 * 1024
 _PYTHON = re.compile(r"^3\.\d{1,2}(\.\d{1,2})?$")
+# From this line on, `container.sh` stands in for the rest of the script.
+_CONTAINER = "@CONTAINER@\n"
 _FIND_LINKS = re.compile(r"^s3://[A-Za-z0-9][A-Za-z0-9./_-]+$")
 
 
@@ -124,15 +126,16 @@ def _fill(
         "BOOT_TIMEOUT": str(int(config.boot_timeout)),
         "INSTALL": (note if left_out else "") + install,
     }
+    start, _, end = _template("user_data.sh").partition(_CONTAINER)
     if container is not None:
-        blanks["CONTAINER"] = _filled("container.sh", {**blanks, **_container(container, config)})
-    return _filled("user_data.sh", {"CONTAINER": "", **blanks})
-
-
-def _filled(name: str, blanks: Mapping[str, str]) -> str:
-    template = resources.files("prefect_coiled.plan").joinpath(name).read_text(encoding="utf-8")
+        blanks.update(_container(container, config))
+        end = _template("container.sh")
     # One pass: what is filled in is not looked at again.
-    return re.sub(r"@([A-Z_]+)@", lambda m: blanks.get(m[1], m[0]), template)
+    return re.sub(r"@([A-Z_]+)@", lambda m: blanks.get(m[1], m[0]), start + end)
+
+
+def _template(name: str) -> str:
+    return resources.files("prefect_coiled.plan").joinpath(name).read_text(encoding="utf-8")
 
 
 def token_parameter(config: NodeConfig) -> str:
