@@ -18,8 +18,15 @@ def list_images(
 ) -> None:
     """List the images that an account's clusters can run in: those of its repository in Amazon ECR."""
     from prefect_coiled.aws.ecr import find_images
+    from prefect_coiled.errors import OptionsError
+    from prefect_coiled.options import merge
 
     loaded, aws = door(account, region)
+    registry = merge({"region": region}, loaded.options).options.registry
+    if registry.kind != "ecr":
+        raise OptionsError(
+            f"images of account {loaded.slug}", f"are kept in {registry}.", "Look at them there."
+        )
     found = find_images(aws)
     if as_json:
         typer.echo(json.dumps([i.model_dump(mode="json") for i in found], indent=2))

@@ -92,12 +92,12 @@ docker logout @HOST@ >/dev/null 2>&1 || :
 step "starting the container"
 if [ -z "${AWS_EC2_METADATA_SERVICE_ENDPOINT:-}" ] && [ -d "$ROOT/run/systemd/system" ]; then
   container_unit
-  exit
+else
+  kill "$GUARD" 2>/dev/null || :
+  GUARD=
+  rc=0
+  run_container < <(config) || rc=$?
+  trap - EXIT
+  shutdown -h now || poweroff -f
+  (exit "$rc")
 fi
-kill "$GUARD" 2>/dev/null || :
-GUARD=
-rc=0
-run_container < <(config) || rc=$?
-trap - EXIT
-shutdown -h now || poweroff -f
-exit "$rc"

@@ -3,7 +3,7 @@
 It goes from a bare Amazon Linux 2023, or an image with most of the packages, to the node agent; or straight
 to the agent where the image holds it. The scripts are `user_data.sh`, `bake.sh` and what both begin with,
 `install.sh`, beside this file; here their blanks are filled in and their size is kept. For a node in a
-container, `container.sh` is put in front of all that would be installed.
+container, `container.sh` takes the place of all that would be installed.
 This module may not import boto3, prefect or distributed.
 """
 
@@ -32,6 +32,8 @@ __all__ = [
 
 # Bytes before base64: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html
 LIMIT = 16 * 1024
+# From this line on, `container.sh` stands in for the rest of the script.
+_CONTAINER = "@CONTAINER@\n"
 # Versions that Amazon Linux 2023 has as packages: https://docs.aws.amazon.com/linux/al2023/ug/python.html
 DISTRIBUTED_PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 # What the recipe says at its end; with anything else the image is not taken.
@@ -80,10 +82,11 @@ def user_data(
         # A baked image without a lock at hand is taken as it is.
         blanks["INSTALL"] = f'if [ ! -x "$ENV/bin/prefect-coiled-node" ]; then\n{absent}\nfi'
     blanks |= _blanks(config.region, config.boot_timeout, environment)
-    blanks["CONTAINER"] = ""
+    start, _, end = _script("user_data.sh").partition(_CONTAINER)
     if container is not None:
-        blanks["CONTAINER"] = _put(_script("container.sh"), _container(container, config))
-    text = _fill("user_data.sh", blanks)
+        blanks |= _container(container, config)
+        end = _script("container.sh")
+    text = _fill(start + end, blanks)
     size = len(text.encode())
     if size > LIMIT:
         settings = len(config.to_json().encode())
@@ -103,7 +106,7 @@ def bake_data(environment: Place, region: str, timeout: float) -> str:
         region: The AWS region.
         timeout: Seconds until it gives up.
     """
-    return _fill("bake.sh", {**_blanks(region, timeout, environment), "BAKED": BAKED})
+    return _fill(_script("bake.sh"), {**_blanks(region, timeout, environment), "BAKED": BAKED})
 
 
 def check_python(python: str, *, way_out: bool) -> None:
@@ -143,9 +146,8 @@ def _blanks(region: str, timeout: float, environment: Place | None) -> dict[str,
     }
 
 
-def _fill(script: str, blanks: Mapping[str, str]) -> str:
-    installer = _put(_script("install.sh"), blanks)
-    return _put(_script(script), {**blanks, "INSTALLER": installer.rstrip()})
+def _fill(template: str, blanks: Mapping[str, str]) -> str:
+    return _put(template, {**blanks, "INSTALLER": _put(_script("install.sh"), blanks).rstrip()})
 
 
 def _script(name: str) -> str:

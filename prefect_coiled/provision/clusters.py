@@ -140,14 +140,17 @@ def _launch(
     network = account.network
     vpc_id, zones = _vpc_and_zones(spec, account, own)
     groups_future = steps.ensure_security_groups.submit(aws, spec, vpc_id)
-    image_futures = [steps.find_image.submit(aws, spec, role) for role in ("scheduler", "worker")]
+    # With a GPU, the workers have an image of their own.
+    roles: tuple[Role, ...] = ("scheduler", "worker") if spec.gpu else ("scheduler",)
+    image_futures = [steps.find_image.submit(aws, spec, role) for role in roles]
     keys_future = steps.make_keys.submit(session, spec)
     wheels_future = deliver.submit(session, account.aws_account_id) if spec.installs else None
     session.report("image", "looking")
     settle([groups_future, *image_futures, keys_future, *([wheels_future] if wheels_future else [])])
     groups = groups_future.result()
-    image, worker_image = (future.result() for future in image_futures)
-    session.report("image", ", ".join(dict.fromkeys((image.image_id, worker_image.image_id))))
+    found = [future.result() for future in image_futures]
+    image, worker_image = found[0], found[-1]
+    session.report("image", ", ".join(f.image_id for f in found))
     place = None
     if wheels_future is not None:
         delivery = wheels_future.result()

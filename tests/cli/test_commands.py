@@ -8,7 +8,7 @@ import re
 import pytest
 from prefect_aws import AwsCredentials
 
-from prefect_coiled import Cluster, Ec2DaskAccount, cluster_logs
+from prefect_coiled import Cluster, Ec2DaskAccount, Ec2DaskRegistry, cluster_logs
 from prefect_coiled.sandbox import SandboxInfo, status
 
 from .conftest import run
@@ -183,3 +183,12 @@ def test_images_are_listed_with_tag_digest_size_and_date(sandbox: SandboxInfo) -
     assert re.search(rf"^v1 +{digest} +300 MiB +\d{{4}}-\d\d-\d\d \d\d:\d\d", shown, re.M)
     (one,) = json.loads(run("images", "--account", "with-images", "--json").stdout)
     assert (one["tags"], one["digest"], one["size"]) == (["v1"], digest, 300 * 2**20)
+
+
+def test_images_of_docker_hub_are_not_looked_for_in_ecr(sandbox: SandboxInfo) -> None:
+    hub = Ec2DaskRegistry(kind="docker_hub", username="me", access_token="dckr_pat_canary")
+    Ec2DaskAccount(region="us-east-1", registry=hub, sandbox=True).save("on-the-hub", overwrite=True)
+    told = run("images", "--account", "on-the-hub")
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "are kept in docker_hub docker.io/me as me" in told.stderr
+    assert "canary" not in told.stderr

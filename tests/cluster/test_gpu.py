@@ -22,7 +22,7 @@ from distributed.core import Server
 
 class CUDAWorker(Server):
     def __init__(self, scheduler, nthreads=1, name=None, preload=(), rmm_pool_size=None, **kwargs):
-        env = {"CUDA_VISIBLE_DEVICES": "0", "FAKE_DASK_CUDA": f"pool={rmm_pool_size}"}
+        env = {"CUDA_VISIBLE_DEVICES": "0", "FAKE_DASK_CUDA": f"{rmm_pool_size} {Nanny.__name__}"}
         self.nannies = [Nanny(scheduler, nthreads=nthreads, name=name, env=env, **kwargs)]
 
     def __await__(self):
@@ -55,6 +55,7 @@ def test_one_gpu_means_a_g4dn_on_demand_with_the_drivers_image_for_workers_alone
     with Cluster(n_workers=1, worker_gpu=1, wait_for_workers=True, quiet=True) as one:
         machines = live()
         worker, scheduler = of_role(machines, "worker"), of_role(machines, "scheduler")
+        assert (disk(sandbox, worker), disk(sandbox, scheduler)) == (100, 30)
         with Client(one) as client:
             seen = client.submit(about).result(timeout=30)
     assert worker["InstanceType"] == "g4dn.xlarge"
@@ -62,7 +63,6 @@ def test_one_gpu_means_a_g4dn_on_demand_with_the_drivers_image_for_workers_alone
     assert worker["ImageId"] == ssm.get_parameter(Name=GPU)["Parameter"]["Value"]
     assert scheduler["ImageId"] == ssm.get_parameter(Name=PLAIN)["Parameter"]["Value"]
     assert not scheduler["InstanceType"].startswith("g")
-    assert (disk(sandbox, worker), disk(sandbox, scheduler)) == (100, 30)
     # Where dask_cuda is not installed, workers are Dask's own.
     assert seen["class"] == "Worker"
     assert "CUDA_VISIBLE_DEVICES" not in seen
@@ -89,7 +89,9 @@ def with_dask_cuda(
         assert {i["state"] for i in running.instances().values()} <= {"terminated"}
 
 
-def test_workers_are_those_of_dask_cuda_where_it_is_installed(with_dask_cuda: Sandbox) -> None:
+def test_workers_are_those_of_dask_cuda_where_it_is_installed(
+    with_dask_cuda: Sandbox, until: Callable[..., Any]
+) -> None:
     options = {"rmm_pool_size": "1GB"}
     with Cluster(n_workers=1, worker_gpu=1, wait_for_workers=True, worker_options=options, quiet=True) as one:
         with Client(one) as client:
@@ -98,12 +100,15 @@ def test_workers_are_those_of_dask_cuda_where_it_is_installed(with_dask_cuda: Sa
             "class": "Worker",
             "threads": 1,
             "CUDA_VISIBLE_DEVICES": "0",
-            "FAKE_DASK_CUDA": "pool=1GB",
+            # Its nannies are those that say why they ended.
+            "FAKE_DASK_CUDA": "1GB NodeNanny",
         }
         (worker,) = one.workers
         assert list(one.observed) == [worker]  # it has the machine's name
-        one.scale(0)
-    assert "reason=closed" in with_dask_cuda.console(worker)
+        with Client(one) as client:
+            client.retire_workers(names=[worker], close_workers=True)
+        console = until(lambda: "; powering off" in (text := with_dask_cuda.console(worker)) and text, 60)
+        assert "rc=0 role=worker" in console
 
 
 def test_a_class_that_was_named_wins_and_machines_without_a_gpu_do_not_use_it(

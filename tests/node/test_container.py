@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +201,14 @@ def test_a_signal_is_handed_to_the_container(machine: Any) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     assert "ending" in output
     assert machine.calls[-1] == "shutdown -h now"
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+@pytest.mark.parametrize(("name", "registry"), [("v1", None), ("image:v1", HUB), ("user/image:v1", None)])
+def test_shellcheck_finds_nothing(name: str, registry: RegistryOptions | None) -> None:
+    script = text(name, registry)
+    done = subprocess.run(["shellcheck", "-"], input=script, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_client_installs_nothing_and_the_script_stays_small() -> None:
