@@ -231,7 +231,7 @@ def test_a_remote_cluster_needs_an_api_that_it_can_reach(
         return square.submit(2).result()
 
     # The suite's own server is at a loopback address, which the machines of a real account cannot reach.
-    monkeypatch.setattr(Cluster, "uses_sandbox", staticmethod(lambda account=None: False))
+    monkeypatch.setattr(Cluster, "shares_loopback", staticmethod(lambda account=None: False))
     sandbox.clear_calls()
     state = squares(return_state=True)
     assert "PREFECT_API_URL" in str(state.result(raise_on_failure=False))
