@@ -224,7 +224,7 @@ def test_a_remote_cluster_needs_an_api_that_it_can_reach(
     from prefect_coiled.task_runner.api_url import check_api_url
 
     with temporary_settings({PREFECT_API_URL: url}), pytest.raises(OptionsError, match="PREFECT_API_URL"):
-        check_api_url(is_sandbox=False)
+        check_api_url(shares_loopback=False)
 
     @flow(task_runner=CoiledTaskRunner(**SMALL))
     def squares() -> int:
