@@ -84,6 +84,7 @@ class Interface:
         instance_id: Whose it is.
         address: Its private address.
         subnet: The block of its subnet, such as "10.77.16.0/20".
+        mac: Its hardware address.
         public: Its public address, or empty.
         groups: The ids of its security groups.
         table: The id of the route table that its subnet uses.
@@ -92,6 +93,7 @@ class Interface:
     instance_id: str
     address: str
     subnet: str
+    mac: str = ""
     public: str = ""
     groups: tuple[str, ...] = ()
     table: str = ""

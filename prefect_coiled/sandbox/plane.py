@@ -6,6 +6,7 @@
 Which one is settled at the start, by the setting `plane`:
 
     process     process trees on addresses of the loopback; no walls between them
+    netns       the same in network namespaces: real addresses, security groups and routes hold
 """
 
 from __future__ import annotations
@@ -219,5 +220,8 @@ def make_plane(settings: Settings, form: Form | None = None) -> DataPlane:
         SandboxError: It cannot be had here.
     """
     from prefect_coiled.sandbox.machine import ProcessPlane
+    from prefect_coiled.sandbox.netns.machines import NetnsPlane
 
+    if settings.plane == "netns":
+        return NetnsPlane()
     return ProcessPlane(form)
