@@ -133,7 +133,7 @@ def test_a_document_may_name_a_block_of_another_one(document):
 
 
 def test_two_documents_of_one_block_are_refused(document):
-    with pytest.raises(OptionsError, match="2 documents"):
+    with pytest.raises(OptionsError, match="two documents"):
         apply(document(SMALL, "a.yaml"), document(SMALL, "a.yml"))
 
 
