@@ -1,4 +1,7 @@
-"""What a person does in the UI of Prefect, in either version. For tests and scripts/take_screens.py."""
+"""What a person does in Prefect's UI, in either of its versions.
+
+Used by the tests of this folder and by scripts/take_screens.py.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,14 @@ def _answers(url: str) -> bool:
 
 @contextmanager
 def open_page(url: str, version: str = "v2", logo: bytes | None = None, **options: Any) -> Iterator[Page]:
-    """A page in a browser of its own that meets nothing but the server; `logo` is what the web has."""
+    """A page in a browser of its own that meets nothing but the server.
+
+    Args:
+        url: The server's address.
+        version: "v2" or "v1".
+        logo: Stands for the picture that the web has.
+        options: Of the browser's context.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -122,6 +132,7 @@ class FormV2:
         self.page.get_by_role("option").first.wait_for()
         found = self.page.get_by_role("option").all_inner_texts()
         self.page.keyboard.press("Escape")
+        self.page.get_by_role("option").first.wait_for(state="detached")
         return found
 
     def choose(self, label: str, option: str) -> None:
@@ -192,14 +203,15 @@ class FormV1:
 
     def options(self, label: str) -> list[str]:
         """What a drop-down offers."""
-        self.field(label).get_by_role("button").first.click()
-        found = self.page.locator(".p-select-option").all_inner_texts()
+        self.field(label).get_by_role("button").first.press("ArrowDown")
+        self.page.get_by_role("option").first.wait_for()
+        found = self.page.get_by_role("option").all_inner_texts()
         self.page.keyboard.press("Escape")
-        return found
+        return [o for o in found if o != "None"]
 
     def choose(self, label: str, option: str) -> None:
-        self.field(label).get_by_role("button").first.click()
-        self.page.locator(".p-select-option").get_by_text(option, exact=True).click()
+        self.field(label).get_by_role("button").first.press("ArrowDown")
+        self.page.get_by_role("option", name=option, exact=True).click()
 
     def json(self, label: str, text: str) -> None:
         """Replace what is in a field of the kind that takes JSON."""
