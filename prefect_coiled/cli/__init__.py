@@ -20,6 +20,7 @@ from prefect_coiled.cli.clusters import (
     stop_cluster,
     sweep_account,
 )
+from prefect_coiled.cli.environment import environment_app
 from prefect_coiled.cli.policies import check, show_policy
 from prefect_coiled.cli.resources import account_destroy, list_resources, role_app
 from prefect_coiled.cli.sandbox import sandbox_app
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.add_typer(sandbox_app, name="sandbox", help="The local stand-in for AWS.")
 app.add_typer(account_app, name="account", help="The accounts that Prefect knows.")
 app.add_typer(setup_app, name="setup", help="Name an AWS account and set it up, step by step.")
+app.add_typer(environment_app, name="environment", help="What machines install, and images that hold it.")
 app.add_typer(role_app, name="role", help="What the account's machines may do in AWS.")
 account_app.command("destroy")(account_destroy)
 app.command("policies")(show_policy)

@@ -11,18 +11,23 @@ they boot in parallel with it. Whatever fails, everything that was made is remov
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import flow
+from prefect.futures import PrefectFuture
 
 from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import PrefectCoiledError, ProvisionError
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.provision.account import set_up_account
 from prefect_coiled.provision.removal import remove_cluster
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Role
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks.environment import deliver, prepare
+from prefect_coiled.tasks.images import choose_image
 from prefect_coiled.tasks.steps import Session, settle
 
 
@@ -45,7 +50,7 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
         own = steps.check_own_network(session.aws, spec)
         if session.locked is None and not spec.image_ready:
             session.locked = prepare(spec)
-        account = _account(spec)
+        account = account_of(spec)
         _check_zone(spec, account)
         steps.claim_name(session.aws, spec)
         try:
@@ -58,7 +63,7 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
             raise
 
 
-def _account(spec: ClusterSpec) -> AccountRecord:
+def account_of(spec: ClusterSpec) -> AccountRecord:
     """What the cluster shares with others; of the account's network, only the parts that it needs."""
     own = spec.network is not None
     return set_up_account(
@@ -78,9 +83,10 @@ def _check_zone(spec: ClusterSpec, account: AccountRecord) -> None:
     )
 
 
-def _vpc_and_zones(
+def vpc_and_zones(
     spec: ClusterSpec, account: AccountRecord, own: OwnNetwork | None
 ) -> tuple[str, dict[Role, tuple[str, ...]]]:
+    """The network of a cluster, and the zones in which each role may start."""
     if spec.network is not None and own is not None:
         return spec.network.network_id, {"scheduler": (own.scheduler_zone,), "worker": (own.worker_zone,)}
     assert account.network is not None
@@ -93,15 +99,21 @@ def _launch(
 ) -> ClusterRecord:
     aws = session.aws
     network = account.network
-    vpc_id, zones = _vpc_and_zones(spec, account, own)
+    vpc_id, zones = vpc_and_zones(spec, account, own)
     groups_future = steps.ensure_security_groups.submit(aws, spec, vpc_id)
-    image_future = steps.find_image.submit(aws, spec.architecture)
+    image_future: PrefectFuture[Any]
+    if session.locked is None or spec.image_ready:
+        image_future = steps.find_image.submit(aws, spec.architecture)
+    else:
+        name = bucket_name(aws.account, account.aws_account_id, aws.region)
+        image_future = choose_image.submit(aws, spec.architecture, session.locked.lock, name)
     keys_future = steps.make_keys.submit(session, spec)
     wheels_future = None if spec.image_ready else deliver.submit(session, account.aws_account_id)
     session.report("image", "looking")
     settle([groups_future, image_future, keys_future, *([wheels_future] if wheels_future else [])])
-    groups, image_id = groups_future.result(), image_future.result()
-    session.report("image", image_id)
+    groups, image = groups_future.result(), image_future.result()
+    image_id, note = image if isinstance(image, tuple) else (image, "")
+    session.report("image", f"{image_id}, {note}" if note else image_id)
     place = None
     if wheels_future is not None:
         delivery = wheels_future.result()
@@ -169,8 +181,8 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
     with session_for(spec.account, spec.region) as session:
         aws = session.aws
         own = steps.check_own_network(aws, spec)
-        account = _account(spec)
-        vpc_id, zones = _vpc_and_zones(spec, account, own)
+        account = account_of(spec)
+        vpc_id, zones = vpc_and_zones(spec, account, own)
         groups = steps.ensure_security_groups(aws, spec, vpc_id)
         template = steps.find_launch_template(aws, spec, "worker")
         made = steps.launch(

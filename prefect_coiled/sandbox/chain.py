@@ -35,7 +35,7 @@ from prefect_coiled.sandbox.addresses import Addresses
 from prefect_coiled.sandbox.admin import Admin
 from prefect_coiled.sandbox.authorization import Authorization
 from prefect_coiled.sandbox.calls import CallLog, Environ, StartResponse, WsgiApp, call_of, reply, run
-from prefect_coiled.sandbox.corrections import gateways, states
+from prefect_coiled.sandbox.corrections import gateways, images, states
 from prefect_coiled.sandbox.faults import Faults
 from prefect_coiled.sandbox.http import serve_on
 from prefect_coiled.sandbox.iam.evaluator import Iam
@@ -128,6 +128,7 @@ class Server:
         self._supervisor = Supervisor(folder, settings, self._addresses, lock, self._instances)
         states.install(self._supervisor, self._instances)
         corrections.install(settings)
+        images.keep_disks(self._supervisor)
         self._moto = DomainDispatcherApplication(create_backend_app)
 
         self._tokens = Idempotency(OneAtATime(self._moto, lock), self._instances.ended_any)

@@ -23,7 +23,7 @@ import psutil
 
 from prefect_coiled.sandbox.sweep import marked, sweep
 
-__all__ = ["MARK", "POWER_COMMANDS", "Machine", "can_separate"]
+__all__ = ["MARK", "POWER_COMMANDS", "Machine", "can_separate", "copy_disk"]
 
 MARK = "PREFECT_COILED_SANDBOX_INSTANCE"
 POWER_COMMANDS = ("shutdown", "poweroff", "halt", "reboot", "systemctl")
@@ -62,9 +62,18 @@ class Machine:
         folder: Its folder, with the console and the home of what runs inside.
         scratch: Its TMPDIR; apart from the folder because socket paths must be short.
         user_data: What it runs at its first boot.
+        image: The disk that it begins with; an empty one if there is none.
     """
 
-    def __init__(self, instance_id: str, address: str, folder: Path, scratch: Path, user_data: bytes) -> None:
+    def __init__(
+        self,
+        instance_id: str,
+        address: str,
+        folder: Path,
+        scratch: Path,
+        user_data: bytes,
+        image: Path | None = None,
+    ) -> None:
         self.instance_id = instance_id
         self.address = address
         self.folder = folder
@@ -80,6 +89,7 @@ class Machine:
         self.interrupt_at: float | None = None
         self.tokens: dict[str, float] = {}
         self._scratch = scratch
+        self._image = image
         self._booted = False
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline: IO[bytes] | None = None
@@ -114,6 +124,8 @@ class Machine:
         home = self.folder / "home"
         for folder in (home, self._scratch):
             folder.mkdir(parents=True, exist_ok=True)
+        if self._image is not None and not self.root.exists():
+            copy_disk(self._image, self.root)
         separate = can_separate()
         inside = {
             **environ,
@@ -237,6 +249,20 @@ class Machine:
 
     def _inside(self) -> list[psutil.Process]:
         return marked(MARK, self.instance_id)
+
+
+def copy_disk(disk: Path, target: Path) -> None:
+    """Copy a disk; what is on it is replaced where it changes, not written into, so that links do."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+    def link(source: str, copy: str) -> None:
+        # A launch may share a file with many; the few that are appended to are small.
+        if os.path.getsize(source) < 4096:
+            shutil.copy2(source, copy)
+        else:
+            os.link(source, copy)
+
+    shutil.copytree(disk, target, symlinks=True, copy_function=link)
 
 
 def _remove(folders: list[Path]) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from prefect_coiled.sandbox.addresses import Addresses
-from prefect_coiled.sandbox.machine import POWER_COMMANDS, Machine
+from prefect_coiled.sandbox.machine import POWER_COMMANDS, Machine, copy_disk
 from prefect_coiled.sandbox.settings import Settings
 
 __all__ = ["OWNER_MARK", "Ending", "Events", "Supervisor"]
@@ -75,6 +75,7 @@ class Supervisor:
         self.endpoint = ""
         self.machines: dict[str, Machine] = {}
         self._folder = folder
+        self._images = folder / "images"
         self._settings = settings
         self._addresses = addresses
         self._lock = lock
@@ -89,14 +90,16 @@ class Supervisor:
         """The address of an instance that is about to be launched."""
         return self._addresses.take()
 
-    def launch(self, new: Iterable[tuple[str, str, bytes]]) -> None:
-        """Boot new instances; each as (instance id, address, user data)."""
+    def launch(self, new: Iterable[tuple[str, str, bytes, str]]) -> None:
+        """Boot new instances; each as (instance id, address, user data, image id)."""
         machines = []
-        for instance_id, address, user_data in new:
+        for instance_id, address, user_data, image_id in new:
             folder = self._folder / instance_id
             folder.mkdir(exist_ok=True)
             scratch = self._folder / "t" / instance_id[-8:]
-            machine = Machine(instance_id, address, folder, scratch, user_data)
+            kept = self._images / image_id
+            image = kept if kept.exists() else None
+            machine = Machine(instance_id, address, folder, scratch, user_data, image)
             self.machines[instance_id] = machine
             machines.append(machine)
         self._boot(machines)
@@ -119,6 +122,16 @@ class Supervisor:
             machine.press_power()
         else:
             self._finish(machine)
+
+    def keep_image(self, image_id: str, instance_id: str) -> None:
+        """Keep the disk of a machine, which machines of that image begin with."""
+        machine = self.machines.get(instance_id)
+        if machine is not None and machine.root.exists():
+            copy_disk(machine.root, self._images / image_id)
+
+    def drop_image(self, image_id: str) -> None:
+        """Forget the disk of an image."""
+        shutil.rmtree(self._images / image_id, ignore_errors=True)
 
     # -- ways to die ---------------------------------------------------------------------------------
 
@@ -243,6 +256,8 @@ class Supervisor:
         if bare:
             # Where the boot script has its /opt: nothing of this machine is touched.
             environ["PREFECT_COILED_ROOT"] = str(machine.root)
+            if self._settings.disk is not None:
+                environ["SANDBOX_DISK"] = str(self._settings.disk)
         elif os.environ.get("PYTHONPATH"):
             # Relative to where the sandbox was started; an instance starts in its own home.
             given = os.environ["PYTHONPATH"].split(os.pathsep)
@@ -285,6 +300,7 @@ class Supervisor:
                 shutil.rmtree(machine.folder, ignore_errors=True)
             self.machines.clear()
             shutil.rmtree(self._folder / "t", ignore_errors=True)
+            shutil.rmtree(self._images, ignore_errors=True)
 
     def reset(self) -> None:
         """Take all machines down, and be ready for new ones."""
