@@ -19,8 +19,14 @@ from prefect_coiled.sandbox import Sandbox
 from .conftest import dispensable
 
 Until = Callable[..., Any]
-# The machines do not have the tests: functions of this file travel with what calls them.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def sent(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function by value: the machines do not have the tests, and Dask sends by reference what it can."""
+    return lambda: function()
+
+
 OF_TWO = "def number():\n    from package_beside.inner import two\n    return two()\n"
 
 
@@ -74,11 +80,11 @@ def own_file() -> tuple[str, str]:
 
 
 def test_workers_have_the_clients_packages_in_the_clients_versions(client: Client) -> None:
-    found = client.submit(versions, pure=False).result()
+    found = client.submit(sent(versions), pure=False).result()
     assert found["distributed"] == distributed.__version__
     assert found["pandas"] == pd.__version__
     assert "moto" not in found
-    file, prefix = client.submit(own_file, pure=False).result()
+    file, prefix = client.submit(sent(own_file), pure=False).result()
     assert "/root/opt/prefect-coiled/env" in prefix
     assert file.startswith(prefix)
 
@@ -96,21 +102,21 @@ def installed_helpers() -> int:
 
 
 def test_modules_beside_the_script_are_importable_and_were_so_from_the_boot_on(client: Client) -> None:
-    assert client.submit(helpers, pure=False).result()[0] == 1
-    assert client.submit(installed_helpers, pure=False).result() > 3
+    assert client.submit(sent(helpers), pure=False).result()[0] == 1
+    assert client.submit(sent(installed_helpers), pure=False).result() > 3
 
 
 def test_a_changed_module_reaches_the_workers_that_run_and_those_that_come_later(
     cluster: Cluster, client: Client, project: Path, until: Until
 ) -> None:
-    assert client.submit(helpers, pure=False).result()[0] == 1
+    assert client.submit(sent(helpers), pure=False).result()[0] == 1
     (project / "my_helpers.py").write_text(OF_TWO)
     assert cluster.sync_modules() == ["my_helpers", "package_beside", "script"]
-    assert client.submit(helpers, pure=False).result()[0] == 2
-    assert client.run_on_scheduler(helpers)[0] == 2
+    assert client.submit(sent(helpers), pure=False).result()[0] == 2
+    assert client.run_on_scheduler(sent(helpers))[0] == 2
     cluster.scale(2)
     until(lambda: len(client.scheduler_info()["workers"]) == 2, 150)
-    assert {n for n, _ in client.run(helpers).values()} == {2}
+    assert {n for n, _ in client.run(sent(helpers)).values()} == {2}
 
 
 def test_a_second_start_moves_nothing_and_asks_for_the_list_of_the_bucket_alone(
