@@ -168,6 +168,48 @@ class ClusterRecord(Record):
         return (self.scheduler.public_ip if self.use_public_ip else "") or self.scheduler.private_ip
 
 
+class BakedImage(Record):
+    """An image that the account has baked.
+
+    Attributes:
+        image_id: Such as "ami-0123".
+        name: Unique in a region: the account and the environment's hash.
+        environment: The hash of the packages that it holds.
+        python: Minor version of Python, such as "3.11".
+        architecture: "x86_64" or "arm64".
+        state: EC2's word: pending, available or failed.
+        snapshot_ids: Its disks.
+        root_device: See `MachineImage`.
+        disk: See `MachineImage`.
+    """
+
+    image_id: str
+    name: str
+    environment: str
+    python: str
+    architecture: str
+    state: str
+    created_at: datetime
+    snapshot_ids: tuple[str, ...] = ()
+    root_device: str = "/dev/xvda"
+    disk: int = 8
+
+    @property
+    def machine_image(self) -> MachineImage:
+        """What a machine needs to know of it."""
+        return MachineImage(image_id=self.image_id, root_device=self.root_device, disk=self.disk)
+
+    @staticmethod
+    def lock_key_of(environment: str) -> str:
+        """Where the list of an image's packages is kept in the account's bucket."""
+        return f"images/{environment}/pylock.toml"
+
+    @property
+    def lock_key(self) -> str:
+        """See `lock_key_of`."""
+        return self.lock_key_of(self.environment)
+
+
 class Removal(Record):
     """What a deletion or sweep removed, by kind, and what it had to leave.
 

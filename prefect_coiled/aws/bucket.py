@@ -92,6 +92,13 @@ def read_file(aws: Aws, bucket: str, key: str) -> bytes | None:
     return bytes(reply["Body"].read())
 
 
+def delete_files(aws: Aws, bucket: str, keys: list[str]) -> None:
+    """Delete files; those that are not there are fine."""
+    if keys:
+        listed = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+        aws.call("s3:DeleteObjects", f"deleting {len(keys)} files of {bucket}", Bucket=bucket, Delete=listed)
+
+
 def delete_bucket(aws: Aws, name: str) -> bool:
     """Empty the bucket and delete it. Returns whether it was there.
 

@@ -1,9 +1,11 @@
 """Machine images: AWS's own Amazon Linux 2023, plain or with the driver of NVIDIA's GPUs.
 
-An image that the account baked will go in front of it.
+Images that the account baked are in `baked_images`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.parameters import read_parameter
@@ -41,8 +43,12 @@ def find_image(aws: Aws, architecture: str, gpu: bool = False) -> MachineImage:
     )
     if not found:
         raise ProvisionError(what, f"AWS publishes none in {aws.region}", "Choose another region.")
-    root = str(found[0]["RootDeviceName"])
-    disks = {m["DeviceName"]: m.get("Ebs", {}) for m in found[0].get("BlockDeviceMappings", ())}
-    return MachineImage(
-        image_id=str(image_id), root_device=root, disk=int(disks.get(root, {}).get("VolumeSize", 8))
-    )
+    root, disk = root_disk(found[0])
+    return MachineImage(image_id=str(image_id), root_device=root, disk=disk)
+
+
+def root_disk(image: dict[str, Any]) -> tuple[str, int]:
+    """The name of an image's root device, and the GiB that it has at least."""
+    root = str(image["RootDeviceName"])
+    disks = {m["DeviceName"]: m.get("Ebs", {}) for m in image.get("BlockDeviceMappings", ())}
+    return root, int(disks.get(root, {}).get("VolumeSize", 8))

@@ -23,6 +23,7 @@ from prefect_coiled.cli.clusters import (
 )
 from prefect_coiled.cli.costs import show_cost
 from prefect_coiled.cli.demo import demo
+from prefect_coiled.cli.environment import environment_app
 from prefect_coiled.cli.examples import add_examples
 from prefect_coiled.cli.images import list_images
 from prefect_coiled.cli.policies import check, show_policy
@@ -43,6 +44,7 @@ app.add_typer(sandbox_app, name="sandbox", help="The local stand-in for AWS.")
 app.add_typer(account_app, name="account", help="The accounts that Prefect knows.")
 app.add_typer(blocks_app, name="blocks", help="Blocks as code.")
 app.add_typer(setup_app, name="setup", help="Name an AWS account and set it up, step by step.")
+app.add_typer(environment_app, name="environment", help="What machines install, and images that hold it.")
 app.add_typer(role_app, name="role", help="What the account's machines may do in AWS.")
 account_app.command("destroy")(account_destroy)
 app.command("policies")(show_policy)

@@ -100,7 +100,7 @@ def build(package: Package, folder: Path, indexes: Indexes, source: Path | None 
                 f"Leave it out: package_sync_ignore=[{package.name!r}].",
             )
         if source.suffix == ".whl":
-            return Path(shutil.copy(source, folder))
+            return source if source.parent == folder else Path(shutil.copy(source, folder))
         if package.subdirectory and source.is_dir():
             source = source / package.subdirectory
         out = Path(scratch) / "out"

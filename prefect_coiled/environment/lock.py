@@ -175,7 +175,10 @@ def _locked(
     sources: list[tuple[Package, str]] = []
     for entry in entries:
         found = pick(entry, tags)
-        if found is not None:
+        if found is not None and not found.sha256:
+            # An index that gives no hash: whatever it has now is what is locked.
+            sources.append((Package(name=found.name, version=found.version), found.url))
+        elif found is not None:
             wheels[found.name] = found
         else:
             package, url = _source(entry)

@@ -43,8 +43,9 @@ class Action(NamedTuple):
 
 
 def _ec2(kind: str) -> str:
-    # Images belong to no account in their ARN.
-    return "arn:{partition}:ec2:{region}:" + ("" if kind == "image" else "{number}") + f":{kind}/*"
+    # Images and snapshots belong to no account in their ARN.
+    owner = "" if kind in ("image", "snapshot") else "{number}"
+    return f"arn:{{partition}}:ec2:{{region}}:{owner}:{kind}/*"
 
 
 _ROLE = "arn:{partition}:iam::{number}:role/{account}"
@@ -101,6 +102,7 @@ def _table() -> dict[str, Action]:
         "ec2:DescribeNatGateways",
         "ec2:DescribeRouteTables",
         "ec2:DescribeSecurityGroups",
+        "ec2:DescribeSnapshots",
         "ec2:DescribeSubnets",
         "ec2:DescribeVpcEndpoints",
         "ec2:DescribeVolumes",
@@ -148,11 +150,17 @@ def _table() -> dict[str, Action]:
         *(Grant(run, _ec2(k), "made") for k in ("instance", "volume", "network-interface")),
         *(Grant(run, _ec2(k), "ours") for k in ("subnet", "security-group", "launch-template")),
         Grant(run, _ec2("image"), "amazon"),
+        Grant(run, _ec2("image"), "ours"),
         Grant(run, _ec2("key-pair")),
         Grant("iam:PassRole", _ROLE, "ec2-only"),
     )
     change("ongoing", "safe", "ec2:TerminateInstances", "instance")
     change("ongoing", "safe", "ec2:GetConsoleOutput", "instance")
+
+    # Images
+    make("ongoing", "once", "ec2:CreateImage", ["image", "snapshot"], ["instance"])
+    change("ongoing", "safe", "ec2:DeregisterImage", "image")
+    change("ongoing", "safe", "ec2:DeleteSnapshot", "snapshot")
 
     # The machines' role
     for call in ("iam:GetRole", "iam:GetRolePolicy"):
@@ -263,7 +271,7 @@ def _table() -> dict[str, Action]:
         add("setup", mode, call, Grant(permission, _BUCKET))  # type: ignore[arg-type]
     # S3 names what empties a bucket after the objects in it.
     add("ongoing", "safe", "s3:ListObjectsV2", Grant("s3:ListBucket", _BUCKET))
-    add("setup", "safe", "s3:DeleteObjects", Grant("s3:DeleteObject", f"{_BUCKET}/*"))
+    add("ongoing", "safe", "s3:DeleteObjects", Grant("s3:DeleteObject", f"{_BUCKET}/*"))
     add("setup", "safe", "s3:DeleteBucket", Grant("s3:DeleteBucket", _BUCKET))
     add("setup", "safe", "s3:GetBucketTagging", Grant("s3:GetBucketTagging", _BUCKET))
     add("ongoing", "safe", "s3:GetObject", Grant("s3:GetObject", f"{_BUCKET}/*"))

@@ -36,6 +36,8 @@ OF_CALLS = {
     "ec2:DeleteSecurityGroup": "delete_fw",
     "ec2:DeleteVpc": "delete_network",
     "ec2:DeleteSubnet": "delete_subnet",
+    "ec2:CreateImage": "create_image",
+    "ec2:DeregisterImage": "delete_image",
     "ec2:RunInstances": "create_vm",
     "ec2:TerminateInstances": "delete_vm",
     "iam:CreateRole": "create_iam_role",

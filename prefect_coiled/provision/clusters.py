@@ -21,6 +21,7 @@ from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import PrefectCoiledError, ProvisionError
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.plan.story import resource_rows
 from prefect_coiled.provision.account import set_up_account
 from prefect_coiled.provision.removal import remove_cluster
@@ -28,6 +29,7 @@ from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Removal, Role
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks.environment import deliver, prepare
+from prefect_coiled.tasks.images import choose_image
 from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import Session, settle
 from prefect_coiled.tasks.story import Story
@@ -61,7 +63,7 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
             steps.claim_name(session.aws, spec)
             watch = Watch()
             try:
-                account = _account(spec)
+                account = account_of(spec)
                 _check_zone(spec, account)
                 record = _launch(session, story, spec, account, own)
             except BaseException:
@@ -97,7 +99,7 @@ def give_back(session: Session, spec: ClusterSpec) -> Removal | None:
     return removal
 
 
-def _account(spec: ClusterSpec) -> AccountRecord:
+def account_of(spec: ClusterSpec) -> AccountRecord:
     """What the cluster shares with others; of the account's network, only the parts that it needs."""
     own = spec.network is not None
     return set_up_account(
@@ -123,9 +125,10 @@ def _check_zone(spec: ClusterSpec, account: AccountRecord) -> None:
     )
 
 
-def _vpc_and_zones(
+def vpc_and_zones(
     spec: ClusterSpec, account: AccountRecord, own: OwnNetwork | None
 ) -> tuple[str, dict[Role, tuple[str, ...]]]:
+    """The network of a cluster, and the zones in which each role may start."""
     if spec.network is not None and own is not None:
         return spec.network.network_id, {"scheduler": (own.scheduler_zone,), "worker": (own.worker_zone,)}
     assert account.network is not None
@@ -138,19 +141,20 @@ def _launch(
 ) -> ClusterRecord:
     aws = session.aws
     network = account.network
-    vpc_id, zones = _vpc_and_zones(spec, account, own)
+    vpc_id, zones = vpc_and_zones(spec, account, own)
     groups_future = steps.ensure_security_groups.submit(aws, spec, vpc_id)
     # With a GPU, the workers have an image of their own.
     roles: tuple[Role, ...] = ("scheduler", "worker") if spec.gpu else ("scheduler",)
-    image_futures = [steps.find_image.submit(aws, spec, role) for role in roles]
+    files = bucket_name(aws.account, account.aws_account_id, aws.region)
+    image_futures = [choose_image.submit(session, spec, role, files) for role in roles]
     keys_future = steps.make_keys.submit(session, spec)
     wheels_future = deliver.submit(session, account.aws_account_id) if spec.installs else None
     session.report("image", "looking")
     settle([groups_future, *image_futures, keys_future, *([wheels_future] if wheels_future else [])])
     groups = groups_future.result()
     found = [future.result() for future in image_futures]
-    image, worker_image = found[0], found[-1]
-    session.report("image", ", ".join(f.image_id for f in found))
+    (image, _), (worker_image, _) = found[0], found[-1]
+    session.report("image", "; ".join(f"{i.image_id}, {note}" if note else i.image_id for i, note in found))
     place = None
     if wheels_future is not None:
         delivery = wheels_future.result()
@@ -232,8 +236,8 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
     with session_for(spec.account, spec.region, spec.name) as session:
         aws = session.aws
         own = steps.check_own_network(aws, spec)
-        account = _account(spec)
-        vpc_id, zones = _vpc_and_zones(spec, account, own)
+        account = account_of(spec)
+        vpc_id, zones = vpc_and_zones(spec, account, own)
         groups = steps.ensure_security_groups(aws, spec, vpc_id)
         template = steps.find_launch_template(aws, spec, "worker")
         made = steps.launch(

@@ -3,7 +3,7 @@
     nothing runs? ─▶ under the set-up's lease:
     dead clusters ─▶ NAT gateways ─▶ addresses ─┬▶ endpoint ─▶ route tables ─▶ subnets ─┐
                                                 └▶ internet gateway ────────────────────┴▶ VPC
-    log group      bucket      repository      role, unless another region needs it
+    images      log group      bucket      repository      role, unless another region needs it
 
 Each step finds by tag what is there, so that a run that was interrupted is run again, and goes on.
 """
@@ -29,16 +29,20 @@ from prefect_coiled.aws import (
     subnets,
     vpc,
 )
-from prefect_coiled.aws.caller import find_caller
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.leases import lease
 from prefect_coiled.errors import AwsError, ProvisionError
 from prefect_coiled.options import REGIONS
 from prefect_coiled.plan.containers import repository_name
-from prefect_coiled.plan.policies import bucket_name
-from prefect_coiled.provision.removal import clusters_of, release_nat_gateways, remove_cluster
+from prefect_coiled.provision.removal import (
+    account_bucket,
+    clusters_of,
+    release_nat_gateways,
+    remove_cluster,
+)
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import Removal
+from prefect_coiled.tasks.images import remove_images
 from prefect_coiled.tasks.steps import settle, step
 
 
@@ -63,6 +67,7 @@ def destroy_account(account: str, region: str) -> Removal:
         with lease(aws, parameters.set_up_lease(account)):
             refuse_while_clusters_live(aws)  # one may have started while the lease was waited for
             total = _remove_clusters(aws) + release_nat_gateways(aws) + _release_addresses(aws)
+            total += _delete_images(aws)
             deletions = (_delete_network, _delete_log_group, _delete_bucket, _delete_repository)
             ends = [delete.submit(aws) for delete in deletions]
             settle(ends)
@@ -113,6 +118,11 @@ def _release_addresses(aws: Aws) -> Removal:
     return _removal("elastic address", nat_gateways.release_addresses(aws))
 
 
+@step("delete images")
+def _delete_images(aws: Aws) -> Removal:
+    return remove_images(aws, account_bucket(aws))
+
+
 @step("delete network")
 def _delete_network(aws: Aws) -> Removal:
     total = Removal()
@@ -159,7 +169,7 @@ def _delete_log_group(aws: Aws) -> Removal:
 
 @step("delete bucket")
 def _delete_bucket(aws: Aws) -> Removal:
-    name = bucket_name(aws.account, find_caller(aws).aws_account_id, aws.region)
+    name = account_bucket(aws)
     return _removal("bucket", [name] if bucket.delete_bucket(aws, name) else [])
 
 

@@ -20,14 +20,17 @@ from prefect_coiled.aws import (
     subnets,
     vpc,
 )
+from prefect_coiled.aws.caller import find_caller
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.leases import lease
 from prefect_coiled.aws.waits import TERMINATED
 from prefect_coiled.errors import AccessDeniedError, AwsError, WaitTimeoutError
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import Removal
 from prefect_coiled.tasks.cluster import read_intent
+from prefect_coiled.tasks.images import KEPT_IMAGES, remove_images
 from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import step
 
@@ -137,7 +140,8 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
     """Remove what should no longer exist in an account and region.
 
     That is: clusters without a live scheduler, with all that belongs to them; internet gateways and
-    addresses that nothing uses; and NAT gateways while no cluster runs, because they cost money idle.
+    addresses that nothing uses; and while no cluster runs NAT gateways, because they cost money idle, and
+    images but for the newest three of each Python.
 
     Args:
         account: The account's slug.
@@ -161,6 +165,8 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
                     total += release_nat_gateways(aws)
         total += _sweep_loose(aws)
         total += _sweep_vpcs(aws)
+        if _is_idle(aws):
+            total += _sweep_images(aws)
         session.notes.note("sweep", f"removed {total}")
         return total
 
@@ -199,6 +205,17 @@ def release_nat_gateways(aws: Aws) -> Removal:
     ids = tuple(sorted(str(n["NatGatewayId"]) for n in nat_gateways.find_nat_gateways(aws).values()))
     nat_gateways.delete_nat_gateways(aws, list(ids))
     return Removal(removed={"NAT gateway": ids}) if ids else Removal()
+
+
+@step("remove old images")
+def _sweep_images(aws: Aws) -> Removal:
+    # Not while machines run: a cluster launches more of them from its image.
+    return remove_images(aws, account_bucket(aws), KEPT_IMAGES)
+
+
+def account_bucket(aws: Aws) -> str:
+    """Name of the account's bucket in the door's region."""
+    return bucket_name(aws.account, find_caller(aws).aws_account_id, aws.region)
 
 
 @step("remove what nothing uses")

@@ -34,7 +34,7 @@ from prefect_coiled.sandbox import corrections
 from prefect_coiled.sandbox.admin import Admin
 from prefect_coiled.sandbox.authorization import Authorization
 from prefect_coiled.sandbox.calls import CallLog, Environ, StartResponse, WsgiApp, call_of, reply, run
-from prefect_coiled.sandbox.corrections import elastic, gateways, states
+from prefect_coiled.sandbox.corrections import elastic, gateways, images, states
 from prefect_coiled.sandbox.faults import Faults
 from prefect_coiled.sandbox.http import serve_on
 from prefect_coiled.sandbox.iam.evaluator import Iam
@@ -138,6 +138,7 @@ class Server:
         self._supervisor = Supervisor(folder, settings, plane, lock, self._instances)
         states.install(self._supervisor, self._instances)
         corrections.install(settings, plane)
+        images.keep_disks(self._supervisor)
         self._moto = DomainDispatcherApplication(create_backend_app)
 
         self._tokens = Idempotency(OneAtATime(self._moto, lock, plane.changed), self._instances.ended_any)

@@ -26,7 +26,7 @@ from prefect_coiled.sandbox.network import Vpc
 from prefect_coiled.sandbox.plane import Address, Form, Machine
 from prefect_coiled.sandbox.sweep import marked, sweep
 
-__all__ = ["MARK", "POWER_COMMANDS", "ProcessMachine", "ProcessPlane", "can_separate"]
+__all__ = ["MARK", "POWER_COMMANDS", "ProcessMachine", "ProcessPlane", "can_separate", "copy_disk"]
 
 MARK = "PREFECT_COILED_SANDBOX_INSTANCE"
 POWER_COMMANDS = ("shutdown", "poweroff", "halt", "reboot", "systemctl")
@@ -65,6 +65,7 @@ class ProcessMachine(Machine):
         folder: Its folder, with the console and the home of what runs inside.
         scratch: Its TMPDIR; apart from the folder because socket paths must be short.
         user_data: What it runs at its first boot.
+        image: The disk that it begins with; an empty one if there is none.
     """
 
     def __init__(
@@ -91,6 +92,8 @@ class ProcessMachine(Machine):
         home = self.folder / "home"
         for folder in (home, self._scratch):
             folder.mkdir(parents=True, exist_ok=True)
+        if self.image is not None and not self.root.exists():
+            copy_disk(self.image, self.root)
         separate = can_separate()
         inside = {
             **environ,
@@ -214,6 +217,20 @@ class ProcessMachine(Machine):
 
     def _inside(self) -> list[psutil.Process]:
         return marked(MARK, self.instance_id)
+
+
+def copy_disk(disk: Path, target: Path) -> None:
+    """Copy a disk; what is on it is replaced where it changes, not written into, so that links do."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+    def link(source: str, copy: str) -> None:
+        # A launch may share a file with many; the few that are appended to are small.
+        if os.path.getsize(source) < 4096:
+            shutil.copy2(source, copy)
+        else:
+            os.link(source, copy)
+
+    shutil.copytree(disk, target, symlinks=True, copy_function=link)
 
 
 def _remove(folders: list[Path]) -> None:

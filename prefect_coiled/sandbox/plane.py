@@ -63,6 +63,7 @@ class Machine(ABC):
         wake: Set when it is asked to go down before it is up.
         interrupt_at: When a spot instance is taken away.
         tokens: The metadata service's tokens, and until when they hold.
+        image: The folder with the disk of the image that it starts from, if one was made of a machine.
     """
 
     def __init__(self, instance_id: str, address: Address, folder: Path, user_data: bytes) -> None:
@@ -80,6 +81,7 @@ class Machine(ABC):
         self.wake = threading.Event()
         self.interrupt_at: float | None = None
         self.tokens: dict[str, float] = {}
+        self.image: Path | None = None
 
     @property
     def address(self) -> str:

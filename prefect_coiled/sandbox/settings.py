@@ -44,6 +44,8 @@ class Settings:
         vpc_limit: VPCs allowed in a region.
         image: "ready" for images that hold this very environment, as the machines are processes of this one;
             "bare" for images as AWS has them, on which everything has to be installed.
+        disk: MiB of a bare machine's disk; None for as much as this machine has. Where machines have no
+            namespaces of their own it is not held to.
         iam: "on" judges the calls of IAM users and roles by their policies, and refuses unknown keys; "off"
             allows everything.
         capacity: Machines that are left; what no entry matches is there without end.
@@ -61,6 +63,7 @@ class Settings:
     address_limit: int | None = None
     vpc_limit: int | None = None
     image: Literal["ready", "bare"] = "ready"
+    disk: int | None = None
     iam: Literal["off", "on"] = "off"
     capacity: list[Capacity] = field(default_factory=list)
     hub_images: list[str] = field(default_factory=list)

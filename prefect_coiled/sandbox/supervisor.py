@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Protocol
 
 from prefect_coiled.errors import SandboxError
-from prefect_coiled.sandbox.machine import POWER_COMMANDS
+from prefect_coiled.sandbox.machine import POWER_COMMANDS, copy_disk
 from prefect_coiled.sandbox.plane import Address, By, DataPlane, Ending, Machine
 from prefect_coiled.sandbox.settings import Settings
 
@@ -75,6 +75,7 @@ class Supervisor:
     ) -> None:
         self.machines: dict[str, Machine] = {}
         self._folder = folder
+        self._images = folder / "images"
         self._settings = settings
         self._plane = plane
         self._lock = lock
@@ -94,14 +95,16 @@ class Supervisor:
         """
         return self._plane.take(instance_id, private)
 
-    def launch(self, new: Iterable[tuple[str, Address, bytes]]) -> None:
-        """Boot new instances; each as (instance id, addresses, user data)."""
+    def launch(self, new: Iterable[tuple[str, Address, bytes, str]]) -> None:
+        """Boot new instances; each as (instance id, addresses, user data, image id)."""
         machines = []
-        for instance_id, address, user_data in new:
+        for instance_id, address, user_data, image_id in new:
             folder = self._folder / instance_id
             folder.mkdir(exist_ok=True)
             scratch = self._folder / "t" / instance_id[-8:]
+            kept = self._images / image_id
             machine = self._plane.machine(instance_id, address, folder, scratch, user_data)
+            machine.image = kept if kept.exists() else None
             self.machines[instance_id] = machine
             machines.append(machine)
         self._plane.changed()
@@ -125,6 +128,16 @@ class Supervisor:
             machine.press_power()
         else:
             self._finish(machine)
+
+    def keep_image(self, image_id: str, instance_id: str) -> None:
+        """Keep the disk of a machine, which machines of that image begin with."""
+        machine = self.machines.get(instance_id)
+        if machine is not None and machine.root.exists():
+            copy_disk(machine.root, self._images / image_id)
+
+    def drop_image(self, image_id: str) -> None:
+        """Forget the disk of an image."""
+        shutil.rmtree(self._images / image_id, ignore_errors=True)
 
     # -- ways to die ---------------------------------------------------------------------------------
 
@@ -253,6 +266,8 @@ class Supervisor:
         if bare:
             # Where the boot script has its /opt: nothing of this machine is touched.
             environ["PREFECT_COILED_ROOT"] = str(machine.root)
+            if self._settings.disk is not None:
+                environ["SANDBOX_DISK"] = str(self._settings.disk)
         elif os.environ.get("PYTHONPATH"):
             # Relative to where the sandbox was started; an instance starts in its own home.
             given = os.environ["PYTHONPATH"].split(os.pathsep)
@@ -295,6 +310,7 @@ class Supervisor:
                 shutil.rmtree(machine.folder, ignore_errors=True)
             self.machines.clear()
             shutil.rmtree(self._folder / "t", ignore_errors=True)
+            shutil.rmtree(self._images, ignore_errors=True)
 
     def reset(self) -> None:
         """Take all machines down, and be ready for new ones."""

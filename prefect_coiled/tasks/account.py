@@ -21,6 +21,7 @@ from prefect_coiled.aws import (
 from prefect_coiled.aws.caller import Caller
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.plan.network import TIERS, SubnetPlan
+from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.records import AccountRecord, Network, Subnet
 from prefect_coiled.tasks.steps import step
 
@@ -48,6 +49,8 @@ def find_account(
     profile = iam_role.find_instance_profile(aws)
     group = logs.find_log_group(aws)
     if role is None or profile is None or not profile.get("Roles") or group is None:
+        return None
+    if not bucket.find_bucket(aws, bucket_name(aws.account, who.aws_account_id, aws.region)):
         return None
     repository = ecr.find_repository(aws) if with_repository else None
     if with_repository and (repository is None or not ecr.is_complete(aws)):

@@ -110,10 +110,10 @@ def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Rol
     return {"scheduler": [door, wide], "worker": [wide]}
 
 
-@step("image", "image of {role}s")
-def find_image(aws: Aws, spec: ClusterSpec, role: Role) -> MachineImage:
-    """The machine image: plain, or with a GPU's driver for workers that have one."""
-    return images.find_image(aws, spec.architecture, gpu=spec.gpu and role == "worker")
+@step("image", "image {architecture}")
+def find_image(aws: Aws, architecture: str) -> MachineImage:
+    """A plain machine image, which holds nothing yet."""
+    return images.find_image(aws, architecture)
 
 
 @step("TLS keys")

@@ -96,6 +96,14 @@ def _inside():
 listening, reach, listen = _inside()
 
 
+def speak_without_certificate(host):
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection((host, 8786), 5) as raw, context.wrap_socket(raw) as dressed:
+        dressed.sendall(b"hello")
+        assert dressed.recv(1000) != b""
+
+
 def test_a_cluster_has_the_addresses_of_its_subnets_and_computes_over_the_public_one(
     cluster, client, host, sandbox
 ):
@@ -110,12 +118,8 @@ def test_a_cluster_has_the_addresses_of_its_subnets_and_computes_over_the_public
     with socket.create_connection((host, 8786), 5) as plain, contextlib.suppress(ConnectionError):
         plain.sendall(b"hello\r\n\r\n" * 10)
         assert b"HTTP" not in plain.recv(1000)
-    with pytest.raises((ssl.SSLError, OSError)), socket.create_connection((host, 8786), 5) as raw:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        with context.wrap_socket(raw) as dressed:  # without a certificate
-            dressed.sendall(b"hello")
-            assert dressed.recv(1000) != b""
+    with pytest.raises((ssl.SSLError, OSError)):
+        speak_without_certificate(host)
 
 
 def test_results_go_from_worker_to_worker(client):

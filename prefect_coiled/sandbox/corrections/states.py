@@ -131,7 +131,7 @@ def install(supervisor: Supervisor, instances: Instances) -> None:
             address = supervisor.address(instance.id, instance.nics[0].private_ip_address)
             instances.add(instance, address.private)
             user_data = base64.b64decode(str(instance.user_data)) if instance.user_data else b""
-            new.append((instance.id, address, user_data))
+            new.append((instance.id, address, user_data, str(instance.image_id)))
         supervisor.launch(new)
         return reservation
 
