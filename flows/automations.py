@@ -13,10 +13,9 @@ import argparse
 from datetime import timedelta
 from uuid import UUID
 
-from prefect.automations import Automation
 from prefect.client.orchestration import get_client
 from prefect.events.actions import ActionTypes, RunDeployment, SendNotification
-from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
 BEGIN = "prefect-coiled.create_cluster"
@@ -24,7 +23,7 @@ BEGIN = "prefect-coiled.create_cluster"
 ENDS = {"prefect-coiled.delete_cluster", "prefect-coiled.sweep_cluster"}
 
 
-def long_clusters(within: timedelta, actions: list[ActionTypes], account: str = "*") -> Automation:
+def long_clusters(within: timedelta, actions: list[ActionTypes], account: str = "*") -> AutomationCore:
     """The automation, not saved yet.
 
     Args:
@@ -32,7 +31,7 @@ def long_clusters(within: timedelta, actions: list[ActionTypes], account: str = 
         actions: What happens to one that runs longer.
         account: Slug of the account; all of them by default.
     """
-    return Automation(
+    return AutomationCore(
         name=f"clusters longer than {within}" + ("" if account == "*" else f" ({account})"),
         description="A Dask cluster was created, and its end was not heard of in time.",
         trigger=EventTrigger(
@@ -70,7 +69,7 @@ def notify(block: str) -> SendNotification:
     )
 
 
-def save(automation: Automation) -> UUID:
+def save(automation: AutomationCore) -> UUID:
     """Save an automation in place of the one of that name, if there is one."""
     with get_client(sync_client=True) as client:
         for old in client.read_automations_by_name(automation.name):

@@ -53,11 +53,14 @@ def deploy(client: SyncPrefectClient, environ: dict[str, str]) -> Callable[..., 
     return make
 
 
-def runs_of(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
-    """The flow runs that began, the first one first."""
+def all_runs(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
     wanted = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
-    found = client.read_flow_runs(deployment_filter=wanted)
-    return sorted((r for r in found if r.start_time), key=lambda r: r.start_time)  # type: ignore[arg-type, return-value]
+    return list(client.read_flow_runs(deployment_filter=wanted))
+
+
+def waiting(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
+    """The flow runs that have not begun."""
+    return [r for r in all_runs(client, deployment) if r.state and r.state.is_scheduled()]
 
 
 def log_of(client: SyncPrefectClient, run: FlowRun) -> str:
@@ -75,7 +78,7 @@ def test_a_schedule_runs_a_flow_again_and_again_until_it_is_paused(
     deployment = deploy("every few seconds", interval=timedelta(seconds=10))
 
     def done() -> list[FlowRun]:
-        return [r for r in runs_of(client, deployment) if r.state_name == "Completed"]
+        return [r for r in all_runs(client, deployment) if r.state_name == "Completed"]
 
     until(lambda: len(done()) >= 2 or worker.process.poll() is not None, 300)
     client.pause_deployment(deployment)
@@ -84,12 +87,14 @@ def test_a_schedule_runs_a_flow_again_and_again_until_it_is_paused(
     for run in done()[:2]:
         assert "workers: 1 ready (of 1)" in log_of(client, run)
         assert "option n_workers comes from the environment" in log_of(client, run)
+    # On a busy machine runs are late by now; Prefect leaves those to whoever paused.
+    for run in waiting(client, deployment):
+        client.delete_flow_run(run.id)
     # What had begun ends; nothing begins any more, and nothing is left.
-    until(lambda: all(r.state.is_final() for r in runs_of(client, deployment) if r.state), 120)
+    until(lambda: all(r.state.is_final() for r in all_runs(client, deployment) if r.state), 180)
     until(lambda: live() == [], 60)
-    begun = len(runs_of(client, deployment))
     with pytest.raises(AssertionError, match="not within"):
-        until(lambda: len(runs_of(client, deployment)) > begun, 12)
+        until(lambda: waiting(client, deployment), 12)
 
 
 def test_a_cancelled_run_takes_its_cluster_along(
