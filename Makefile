@@ -7,13 +7,16 @@ STAMP := .venv/.made-of
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 
-.PHONY: demo test check docs lock format clean upstream-test
+.PHONY: demo test netns-test check docs lock format clean upstream-test oldest-test
 
 demo: $(STAMP)  ## provision a cluster in the sandbox, run flows/quickstart.py on it, tear it down
 	PREFECT_LOGGING_LEVEL=$${PREFECT_LOGGING_LEVEL:-WARNING} $(BIN)/python flows/quickstart.py
 
-test: $(STAMP)  ## the whole suite, on two cores
-	$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile
+test: $(STAMP)  ## the whole suite but for tests/netns, on two cores
+	$(BIN)/python -m pytest tests --ignore tests/netns --numprocesses 2 --dist loadfile
+
+netns-test: $(STAMP)  ## the firewall, in network namespaces; skipped where the kernel refuses them
+	scripts/rootless $(BIN)/python -m pytest tests/netns
 
 check: $(STAMP)  ## lint, format, types, import layers, docs
 	$(BIN)/ruff check .
@@ -28,6 +31,13 @@ docs: $(STAMP)  ## the docs site, at http://127.0.0.1:8000
 upstream-test: $(STAMP)  ## prefect-dask's own tests on CoiledTaskRunner; PREFECT_DASK_TESTS names their folder
 	$(BIN)/python -m pytest tests/upstream --timeout 0
 
+oldest-test: $(STAMP)  ## the library with the oldest dependencies that it says it works with
+	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python .venv-oldest
+	$(BIN)/python -m uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct \
+	  --editable ".[sandbox,dataframe]" -r tests/oldest.txt
+	.venv-oldest/bin/python -m pytest tests/unit tests/cluster/test_contract.py tests/runner/test_tasks.py \
+	  --ignore tests/unit/test_policies.py
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -38,7 +48,7 @@ lock: $(STAMP)  ## resolve requirements.lock anew, for every supported Python
 	  --custom-compile-command "make lock" --quiet -o requirements.lock
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-oldest
 
 $(STAMP): requirements.lock pyproject.toml scripts/environment
 	scripts/environment "$(PYTHON)"

@@ -225,7 +225,12 @@ def set_up(block: Ec2DaskAccount, slug: str, observer: Observer | None = None) -
     door.observer = observer
     with use_session(Session(door)):
         return set_up_account(
-            slug, options.region, options.default_zone, options.egress, network=options.network is None
+            slug,
+            options.region,
+            options.default_zone,
+            options.egress,
+            network=options.network is None,
+            registry=options.registry.kind,
         )
 
 

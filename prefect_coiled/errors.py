@@ -254,6 +254,9 @@ _CREDENTIALS = {
 }
 _NOT_FOUND = {
     "404",  # all that S3 says to a HEAD request
+    "ImageNotFoundException",
+    "InvalidAMIID.Unavailable",
+    "LifecyclePolicyNotFoundException",
     "NatGatewayNotFound",
     "NoSuchBucket",
     "NoSuchEntity",
@@ -284,6 +287,7 @@ _IN_USE = {
     "InvalidGroup.InUse",
     "InvalidIPAddress.InUse",
     "InvalidNetworkInterface.InUse",
+    "InvalidSnapshot.InUse",
     "ResourceInUseException",
 }
 _THROTTLED = {

@@ -81,6 +81,8 @@ class AccountRecord(Record):
         role_arn: IAM role of the machines, named as the account.
         instance_profile_arn: Instance profile of the same name.
         log_group: CloudWatch log group, named as the account.
+        repository: URI of the account's repository of container images in ECR; empty where its registry is
+            another one, and where nobody looked.
     """
 
     account: str
@@ -91,6 +93,21 @@ class AccountRecord(Record):
     role_arn: str
     instance_profile_arn: str
     log_group: str
+    repository: str = ""
+
+
+class MachineImage(Record):
+    """An image that machines start from.
+
+    Attributes:
+        image_id: Such as "ami-0123".
+        root_device: Name of its root device, such as "/dev/xvda".
+        disk: GiB that its root disk has at least.
+    """
+
+    image_id: str
+    root_device: str
+    disk: int
 
 
 class InstanceRecord(Record):
@@ -149,6 +166,48 @@ class ClusterRecord(Record):
     def scheduler_host(self) -> str:
         """The address that a client of this record connects to."""
         return (self.scheduler.public_ip if self.use_public_ip else "") or self.scheduler.private_ip
+
+
+class BakedImage(Record):
+    """An image that the account has baked.
+
+    Attributes:
+        image_id: Such as "ami-0123".
+        name: Unique in a region: the account and the environment's hash.
+        environment: The hash of the packages that it holds.
+        python: Minor version of Python, such as "3.11".
+        architecture: "x86_64" or "arm64".
+        state: EC2's word: pending, available or failed.
+        snapshot_ids: Its disks.
+        root_device: See `MachineImage`.
+        disk: See `MachineImage`.
+    """
+
+    image_id: str
+    name: str
+    environment: str
+    python: str
+    architecture: str
+    state: str
+    created_at: datetime
+    snapshot_ids: tuple[str, ...] = ()
+    root_device: str = "/dev/xvda"
+    disk: int = 8
+
+    @property
+    def machine_image(self) -> MachineImage:
+        """What a machine needs to know of it."""
+        return MachineImage(image_id=self.image_id, root_device=self.root_device, disk=self.disk)
+
+    @staticmethod
+    def lock_key_of(environment: str) -> str:
+        """Where the list of an image's packages is kept in the account's bucket."""
+        return f"images/{environment}/pylock.toml"
+
+    @property
+    def lock_key(self) -> str:
+        """See `lock_key_of`."""
+        return self.lock_key_of(self.environment)
 
 
 class Removal(Record):

@@ -15,6 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 
 SERVICES = ("ec2", "ecr", "iam", "logs", "s3", "servicequotas", "ssm", "sts", "tag")
+# EC2 lists the tags of resources with each action; in ECR they hold for a kind of resource.
+TAGGED_BY_KIND = ("ecr",)
 TARGET = Path(__file__).parent.parent / "prefect_coiled" / "sandbox" / "iam" / "table.json"
 # The condition keys that the sandbox can fill; `${TagKey}` is cut off.
 KEYS = frozenset(
@@ -42,9 +44,13 @@ def main() -> None:
     definitions = json.loads(source.read_text())
     lines = []
     for service in SERVICES:
+        kinds = definitions[service]["resources"] if service in TAGGED_BY_KIND else {}
         for name, privilege in sorted(definitions[service]["privileges"].items()):
             resources = {
-                kind: {"required": bool(entry["required"]), "keys": _keys(entry)}
+                kind: {
+                    "required": bool(entry["required"]),
+                    "keys": sorted({*_keys(entry), *_tags(kinds, kind)}),
+                }
                 for kind, entry in sorted(privilege["resource_types"].items())
                 if kind
             }
@@ -60,6 +66,10 @@ def _keys(entry: dict[str, object]) -> list[str]:
     given = entry.get("condition_keys") or []
     assert isinstance(given, list)
     return sorted({key.split("/")[0] for key in given} & KEYS)
+
+
+def _tags(kinds: dict[str, dict[str, object]], kind: str) -> list[str]:
+    return [key for key in _keys(kinds.get(kind, {})) if key.endswith(":ResourceTag")]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,9 +27,12 @@ for name in [n for n in os.environ if n.startswith("AWS_")]:
     del os.environ[name]
 
 _MARK = "PREFECT_COILED_SUITE"
-# One mark for all processes of the suite, whichever of its workers started them.
+# One mark for all processes of the suite, whichever of its workers started them, and one place for what they
+# put into temporary folders.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ[_MARK] = str(os.getpid())
+    os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="suite-")
+    tempfile.tempdir = None  # it is read once, and may have been
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -93,7 +98,7 @@ def _ours() -> list[psutil.Process]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the run if any process that a test started, directly or through others, is still there."""
+    """Fail the run if a process or a temporary folder of a test, or of what it started, is still there."""
     if hasattr(session.config, "workerinput"):
         return  # whoever started the workers looks, once they have ended
     import multiprocessing.resource_tracker as tracker
@@ -102,8 +107,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     end = time.monotonic() + 15
     while (left := [p for p in _ours() if p.pid not in own]) and time.monotonic() < end:
         time.sleep(0.2)
-    if left:
-        for process in left:
-            print(f"left behind: {process.pid} {' '.join(process.cmdline())[:200]}")
-            process.kill()
+    for process in left:
+        print(f"left behind: {process.pid} {' '.join(process.cmdline())[:200]}")
+        process.kill()
+    folder = Path(os.environ["TMPDIR"])
+    # pytest's own folders are those that tests were given.
+    files = [path.name for path in folder.iterdir() if not path.name.startswith("pytest-of-")]
+    for name in files:
+        print(f"left behind in the temporary folder: {name}")
+    shutil.rmtree(folder, ignore_errors=True)
+    if left or files:
         session.exitstatus = 1

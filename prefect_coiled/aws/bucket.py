@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError, ProvisionError
 from prefect_coiled.plan import tags
-from prefect_coiled.plan.policies import bucket_name
+from prefect_coiled.plan.policies import bucket_name, bucket_policy
 
 # Days after which a file goes; what is still wanted is put there again by the next launch.
 KEPT_DAYS = 30
+# What is older than this is put again, so that no running cluster outlives its wheels.
+RENEWED_DAYS = 15
 
 
 def find_bucket(aws: Aws, name: str) -> bool:
@@ -21,59 +27,76 @@ def find_bucket(aws: Aws, name: str) -> bool:
 
 
 def ensure_bucket(aws: Aws, aws_account_id: str) -> str:
-    """Find or make the bucket. Returns its name, which holds the AWS account's number and the region.
+    """Find or make the bucket, and see that it is closed. Returns its name, with number and region in it.
 
-    New buckets are encrypted by AWS itself (https://docs.aws.amazon.com/AmazonS3/latest/userguide/
-    default-encryption-faq.html).
+    A run that was interrupted may have left it half made, so everything that makes it safe is said again.
     """
     name = bucket_name(aws.account, aws_account_id, aws.region)
-    if find_bucket(aws, name):
-        return name
     what = f"creating bucket ({name})"
-    # us-east-1 is the one region that must not be named.
-    place = (
-        {} if aws.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": aws.region}}
-    )
-    try:
-        aws.call("s3:CreateBucket", what, Bucket=name, **place)
-    except AlreadyExistsError:
-        return name
-    aws.call(
-        "s3:PutPublicAccessBlock",
-        what,
-        Bucket=name,
-        PublicAccessBlockConfiguration={
-            "BlockPublicAcls": True,
-            "IgnorePublicAcls": True,
-            "BlockPublicPolicy": True,
-            "RestrictPublicBuckets": True,
-        },
-    )
+    if not find_bucket(aws, name):
+        # us-east-1 is the one region that must not be named.
+        where = {"CreateBucketConfiguration": {"LocationConstraint": aws.region}}
+        with suppress(AlreadyExistsError):
+            aws.call("s3:CreateBucket", what, Bucket=name, **({} if aws.region == "us-east-1" else where))
     labels = tags.named(tags.account_tags(aws.account), name)
-    aws.call("s3:PutBucketTagging", what, Bucket=name, Tagging={"TagSet": tags.to_aws(labels)})
-    rule = {
-        "ID": "expire",
-        "Status": "Enabled",
-        "Filter": {"Prefix": ""},
-        "Expiration": {"Days": KEPT_DAYS},
-    }
-    aws.call(
-        "s3:PutBucketLifecycleConfiguration",
-        what,
-        Bucket=name,
-        LifecycleConfiguration={"Rules": [rule]},
+    encryption = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}, "BucketKeyEnabled": True}
+    # Lists of the packages of images live as long as their images.
+    expiry = {"ID": "expire", "Status": "Enabled", "Filter": {"Prefix": "wheels/"}}
+    expiry |= {"Expiration": {"Days": KEPT_DAYS}}
+    closed = dict.fromkeys(
+        ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
     )
+    for action, settings in (
+        ("PublicAccessBlock", {"PublicAccessBlockConfiguration": closed}),
+        ("BucketEncryption", {"ServerSideEncryptionConfiguration": {"Rules": [encryption]}}),
+        ("BucketPolicy", {"Policy": bucket_policy(name)}),
+        ("BucketTagging", {"Tagging": {"TagSet": tags.to_aws(labels)}}),
+        ("BucketLifecycleConfiguration", {"LifecycleConfiguration": {"Rules": [expiry]}}),
+    ):
+        aws.call(f"s3:Put{action}", what, Bucket=name, **settings)
     return name
 
 
-def put_file(aws: Aws, bucket: str, key: str, content: bytes) -> bool:
-    """Put a file unless one of that key, which holds a hash, is there. Returns whether it was put."""
+def list_files(aws: Aws, bucket: str, prefix: str = "", *, now: datetime | None = None) -> frozenset[str]:
+    """The keys of the files that stay for a good while yet.
+
+    Args:
+        aws: The door.
+        bucket: The bucket's name.
+        prefix: What the keys begin with.
+        now: The time; UTC now by default.
+    """
+    oldest = (now or datetime.now(timezone.utc)) - timedelta(days=RENEWED_DAYS)
+    found = aws.pages(
+        "s3:ListObjectsV2", f"listing s3://{bucket}/{prefix}", "Contents", Bucket=bucket, Prefix=prefix
+    )
+    return frozenset(str(one["Key"]) for one in found if one["LastModified"] > oldest)
+
+
+def put_file(aws: Aws, bucket: str, key: str, content: bytes | Path) -> None:
+    """Put a file; its key holds a hash, so that another one of that key has the same content."""
+    what = f"writing s3://{bucket}/{key}"
+    if isinstance(content, bytes):
+        aws.call("s3:PutObject", what, Bucket=bucket, Key=key, Body=content)
+        return
+    with content.open("rb") as body:
+        aws.call("s3:PutObject", what, Bucket=bucket, Key=key, Body=body)
+
+
+def read_file(aws: Aws, bucket: str, key: str) -> bytes | None:
+    """The content of a file; None if there is none."""
     try:
-        aws.call("s3:HeadObject", f"finding s3://{bucket}/{key}", Bucket=bucket, Key=key)
+        reply = aws.call("s3:GetObject", f"reading s3://{bucket}/{key}", Bucket=bucket, Key=key)
     except NotFoundError:
-        aws.call("s3:PutObject", f"writing s3://{bucket}/{key}", Bucket=bucket, Key=key, Body=content)
-        return True
-    return False
+        return None
+    return bytes(reply["Body"].read())
+
+
+def delete_files(aws: Aws, bucket: str, keys: list[str]) -> None:
+    """Delete files; those that are not there are fine."""
+    if keys:
+        listed = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+        aws.call("s3:DeleteObjects", f"deleting {len(keys)} files of {bucket}", Bucket=bucket, Delete=listed)
 
 
 def delete_bucket(aws: Aws, name: str) -> bool:

@@ -42,6 +42,14 @@ class SandboxInfo(Protocol):
     def addresses(self) -> str:
         """Says "many" where each machine has an address of its own, "one" where they share one."""
 
+    @property
+    def image(self) -> str:
+        """Says "ready" where machines hold this very environment, "bare" where they install it."""
+
+    @property
+    def shares_loopback(self) -> bool:
+        """Whether its machines reach what listens on the loopback of this one."""
+
     def free_port(self) -> int:
         """A port that is free for a machine, where they share one address."""
 
@@ -216,6 +224,11 @@ class Account:
     endpoint_url: str | None = None
     sandbox: SandboxInfo | None = field(default=None, hash=False)
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def shares_loopback(self) -> bool:
+        """Whether this account's machines reach what listens on the loopback of this one."""
+        return self.sandbox is not None and self.sandbox.shares_loopback
 
     @property
     def is_sandbox(self) -> bool:

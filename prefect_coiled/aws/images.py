@@ -1,31 +1,54 @@
-"""Machine images: AWS's own Amazon Linux 2023. An image that the account baked will go in front of it."""
+"""Machine images: AWS's own Amazon Linux 2023, plain or with the driver of NVIDIA's GPUs.
+
+Images that the account baked are in `baked_images`.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.parameters import read_parameter
 from prefect_coiled.errors import ProvisionError
+from prefect_coiled.records import MachineImage
 
 # Public parameters, maintained by AWS, so that the owner of the image is AWS itself:
 # https://docs.aws.amazon.com/linux/al2023/ug/ec2.html#launch-via-aws-cli
 _AL2023 = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{architecture}"
+# The Deep Learning Base image: driver, CUDA, Docker with NVIDIA's toolkit, and no framework.
+# https://docs.aws.amazon.com/dlami/latest/devguide/find-dlami-id.html
+_GPU = (
+    "/aws/service/deeplearning/ami/{architecture}/base-oss-nvidia-driver-gpu-amazon-linux-2023/latest/ami-id"
+)
 
 
-def find_image(aws: Aws, architecture: str) -> str:
-    """The id of the newest Amazon Linux 2023 image.
+def find_image(aws: Aws, architecture: str, gpu: bool = False) -> MachineImage:
+    """The newest Amazon Linux 2023 image.
 
     Args:
         aws: The door.
         architecture: "x86_64" or "arm64".
+        gpu: Whether the machines have a GPU, and need its driver.
 
     Raises:
-        ProvisionError: If AWS publishes none in this region.
+        ProvisionError: If AWS publishes none in this region, or the image is not AWS's own.
     """
-    image_id = read_parameter(aws, _AL2023.format(architecture=architecture))
-    if image_id is None:
-        raise ProvisionError(
-            f"finding the {architecture} image of Amazon Linux 2023",
-            f"AWS publishes none in {aws.region}",
-            "Choose another region.",
-        )
-    return image_id
+    kind = "with a GPU driver" if gpu else "of Amazon Linux 2023"
+    what = f"finding the {architecture} image {kind}"
+    image_id = read_parameter(aws, (_GPU if gpu else _AL2023).format(architecture=architecture))
+    found = (
+        aws.call("ec2:DescribeImages", what, ImageIds=[image_id], Owners=["amazon"])["Images"]
+        if image_id is not None
+        else []
+    )
+    if not found:
+        raise ProvisionError(what, f"AWS publishes none in {aws.region}", "Choose another region.")
+    root, disk = root_disk(found[0])
+    return MachineImage(image_id=str(image_id), root_device=root, disk=disk)
+
+
+def root_disk(image: dict[str, Any]) -> tuple[str, int]:
+    """The name of an image's root device, and the GiB that it has at least."""
+    root = str(image["RootDeviceName"])
+    disks = {m["DeviceName"]: m.get("Ebs", {}) for m in image.get("BlockDeviceMappings", ())}
+    return root, int(disks.get(root, {}).get("VolumeSize", 8))

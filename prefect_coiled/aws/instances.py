@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import CONSISTENCY, PROFILE_USABLE, TERMINATED, retry_while, wait_for
-from prefect_coiled.errors import AwsError, NotFoundError
+from prefect_coiled.errors import AwsError, NotFoundError, OptionsError
 from prefect_coiled.plan import tags
 from prefect_coiled.records import InstanceRecord
 
@@ -232,5 +232,14 @@ def check_instance_types(aws: Aws, names: Iterable[str]) -> None:
 
     Raises:
         AwsError: With the code InvalidInstanceType, for a type that does not exist in this region.
+        OptionsError: For a type with more than one GPU.
     """
-    aws.call("ec2:DescribeInstanceTypes", "checking instance types", InstanceTypes=sorted(set(names)))
+    reply = aws.call("ec2:DescribeInstanceTypes", "checking instance types", InstanceTypes=sorted(set(names)))
+    for found in reply["InstanceTypes"]:
+        gpus = sum(int(g.get("Count", 0)) for g in found.get("GpuInfo", {}).get("Gpus", ()))
+        if gpus > 1:
+            raise OptionsError(
+                f"vm_type {found['InstanceType']!r}",
+                f"has {gpus} GPUs; a worker can have one.",
+                "Ask for more workers.",
+            )

@@ -22,6 +22,12 @@ from prefect_coiled.plan import tags
 GOOD_FOR, RENEWED_EVERY, PATIENCE = 60.0, 15.0, 1200.0
 
 
+def is_held(aws: Aws, name: str) -> bool:
+    """Whether somebody holds the lease of that name now."""
+    found = read_with_age(aws, name)
+    return found is not None and found[1] <= GOOD_FOR
+
+
 @contextmanager
 def lease(aws: Aws, name: str) -> Iterator[None]:
     """Hold the lease of that name; wait until another holder gives it back or dies.

@@ -22,6 +22,11 @@ def account_path(account: str) -> str:
     return f"/prefect-coiled/{account}/"
 
 
+def set_up_lease(account: str) -> str:
+    """The lease that is held by whoever makes or removes what an account's clusters share."""
+    return f"{account_path(account)}set-up"
+
+
 def cluster_path(account: str, cluster: str) -> str:
     """Where a cluster keeps its parameters."""
     return f"{account_path(account)}{cluster}/"

@@ -34,6 +34,9 @@ class Ec2DaskAccount(StrictFields, Block):
     The name of the block document is the account's slug: name one `default` and it is used wherever
     no account is named.
 
+    In the form, add credentials and a registry first and type the name last: adding one saves the form
+    too once it has a name.
+
     Example:
         Load a stored account:
         ```python

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,8 +10,9 @@ from pydantic import ValidationError
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options.base import near, one_line
 
-# The square AWS mark that prefect-aws shows on its own blocks.
-AWS_LOGO = (
+# The square AWS mark that prefect-aws shows on its own blocks. Prefect keeps an address, not a picture: where
+# browsers cannot reach that one, another is named by this variable when the types are registered.
+AWS_LOGO = os.environ.get("PREFECT_COILED_LOGO_URL") or (
     "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
 )
 DOCUMENTATION = "https://docs.prefect.io/integrations/prefect-dask"

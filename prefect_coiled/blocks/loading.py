@@ -88,13 +88,13 @@ def find_accounts() -> list[BlockDocument]:
 
     # As in `_read`: whatever fails is a failure to ask, told in one line.
     try:
-        with _patient(), get_client(sync_client=True) as client:
+        with patient(), get_client(sync_client=True) as client:
             try:
                 found = client.read_block_documents_by_type(Ec2DaskAccount.get_block_type_slug())
             except ObjectNotFound:
                 return []
     except Exception as error:
-        raise _unreachable("accounts", error) from error
+        raise unreachable("accounts", error) from error
     return sorted((d for d in found if d.name), key=lambda d: str(d.name))
 
 
@@ -123,14 +123,14 @@ def delete_account(slug: str) -> bool:
 
     kind = Ec2DaskAccount.get_block_type_slug()
     try:
-        with _patient(), get_client(sync_client=True) as client:
+        with patient(), get_client(sync_client=True) as client:
             try:
                 document = client.read_block_document_by_name(name=slug, block_type_slug=kind)
                 client.delete_block_document(document.id)
             except ObjectNotFound:
                 return False
     except Exception as error:
-        raise _unreachable(f"account {slug!r}", error) from error
+        raise unreachable(f"account {slug!r}", error) from error
     return True
 
 
@@ -143,7 +143,7 @@ def _read(slug: str) -> BlockDocument | list[str]:
     # Any failure of Prefect's client, its transport or its ephemeral server must end here: going on
     # with the sandbox instead would run somewhere else than was asked for.
     try:
-        with _patient(), get_client(sync_client=True) as client:
+        with patient(), get_client(sync_client=True) as client:
             try:
                 return client.read_block_document_by_name(name=slug, block_type_slug=kind)
             except ObjectNotFound:
@@ -153,10 +153,10 @@ def _read(slug: str) -> BlockDocument | list[str]:
             except ObjectNotFound:
                 return []
     except Exception as error:
-        raise _unreachable(f"account {slug!r}", error) from error
+        raise unreachable(f"account {slug!r}", error) from error
 
 
-def _patient() -> AbstractContextManager[object]:
+def patient() -> AbstractContextManager[object]:
     """Give Prefect's ephemeral server time to make its database.
 
     Prefect's own 20 s are short on a busy machine, and on running out it leaves the server behind.
@@ -173,7 +173,8 @@ def _patient() -> AbstractContextManager[object]:
     return temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: seconds})
 
 
-def _unreachable(what: str, error: Exception) -> AccountError:
+def unreachable(what: str, error: Exception) -> AccountError:
+    """The error that says that Prefect's API could not be asked."""
     from prefect.settings import PREFECT_API_URL
 
     where = PREFECT_API_URL.value() or "its ephemeral server"

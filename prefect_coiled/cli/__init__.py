@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from prefect_coiled.cli.accounts import account_app, set_up
+from prefect_coiled.cli.blocks import blocks_app
 from prefect_coiled.cli.clusters import (
     change_firewall,
     list_clusters,
@@ -22,7 +23,9 @@ from prefect_coiled.cli.clusters import (
 )
 from prefect_coiled.cli.costs import show_cost
 from prefect_coiled.cli.demo import demo
+from prefect_coiled.cli.environment import environment_app
 from prefect_coiled.cli.examples import add_examples
+from prefect_coiled.cli.images import list_images
 from prefect_coiled.cli.policies import check, show_policy
 from prefect_coiled.cli.resources import account_destroy, list_resources, role_app
 from prefect_coiled.cli.sandbox import sandbox_app
@@ -39,7 +42,9 @@ app = typer.Typer(
 )
 app.add_typer(sandbox_app, name="sandbox", help="The local stand-in for AWS.")
 app.add_typer(account_app, name="account", help="The accounts that Prefect knows.")
+app.add_typer(blocks_app, name="blocks", help="Blocks as code.")
 app.add_typer(setup_app, name="setup", help="Name an AWS account and set it up, step by step.")
+app.add_typer(environment_app, name="environment", help="What machines install, and images that hold it.")
 app.add_typer(role_app, name="role", help="What the account's machines may do in AWS.")
 account_app.command("destroy")(account_destroy)
 app.command("policies")(show_policy)
@@ -48,6 +53,7 @@ app.command("set-up")(set_up)
 app.command("ls")(list_clusters)
 app.command("cost")(show_cost)
 app.command("resources")(list_resources)
+app.command("images")(list_images)
 app.command("stop")(stop_cluster)
 app.command("firewall")(change_firewall)
 app.command("logs")(show_logs)

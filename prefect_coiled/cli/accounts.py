@@ -114,7 +114,9 @@ def set_up(
     loaded, aws = door(account, region)
     options = merge({"region": aws.region, "zone": zone}, loaded.options).options
     with use_session(Session(aws)):
-        record = set_up_account(loaded.slug, aws.region, options.default_zone, options.egress)
+        record = set_up_account(
+            loaded.slug, aws.region, options.default_zone, options.egress, registry=options.registry.kind
+        )
     network = record.network
     console = out()
     console.print(
@@ -125,3 +127,5 @@ def set_up(
         console.print(f"way out    {', '.join(network.nat_gateways.values()) or 'no NAT gateway'}")
     console.print(f"role       {record.role_arn}")
     console.print(f"log group  {record.log_group}")
+    if record.repository:
+        console.print(f"images     {record.repository}")

@@ -102,7 +102,7 @@ def stop_cluster(
     creators = ", ".join(sorted({m.creator for m in machines})) or "nobody known"
     if not yes:
         typer.confirm(f"Delete cluster {name} with {len(machines)} machines, made by {creators}?", abort=True)
-    with use_session(Session(aws)):
+    with use_session(Session(aws, cluster=name)):
         removal = delete_cluster(loaded.slug, aws.region, name)
     out().print(f"Removed: {removal}")
 

@@ -70,7 +70,7 @@ def check(account: AccountOption = None, region: RegionOption = None, as_json: J
     console = quiet() if as_json else out()
     console.print(f"Account {loaded.slug} in {aws.region}{where(loaded)}")
     console.print(f"AWS account {caller.aws_account_id} as {caller.arn}")
-    if remark := check_api_url(loaded.is_sandbox):
+    if remark := check_api_url(loaded.shares_loopback):
         console.print(f"{remark}.")
     try:
         denied = foresee(aws, caller)

@@ -51,7 +51,7 @@ def account_destroy(
     region: RegionOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove everything that an account has in a region: network, role, logs, bucket. Its block stays.
+    """Remove all that an account has in a region: network, role, logs, bucket, images. Its block stays.
 
     Refuses while clusters run. The role goes with the account's last region.
     """
@@ -63,7 +63,8 @@ def account_destroy(
     console = out()
     if not yes:
         there = take_inventory(aws)
-        console.print(f"This removes {len(there)} resources of {loaded.slug} in {aws.region}, its logs too.")
+        lost = f"{len(there)} resources of {loaded.slug} in {aws.region}, its logs and images too."
+        console.print(f"This removes {lost}")
         if typer.prompt("Type the account's name to go on") != loaded.slug:
             raise OptionsError("the name", "was not the account's; nothing was removed.")
     with use_session(Session(aws)):

@@ -122,4 +122,5 @@ def _make(block: Ec2DaskAccount, account: str) -> None:
     console.print(
         f"Account {record.account} is set up in {record.region}"
         + (f": network {network.vpc_id}, {len(network.subnets)} subnets." if network else ".")
+        + (f" Images go to {record.repository}." if record.repository else "")
     )

@@ -27,6 +27,7 @@ from distributed.utils import Log, Logs
 from prefect_coiled import progress
 from prefect_coiled.blocks import load_account
 from prefect_coiled.cluster.launched import Launched, launch
+from prefect_coiled.cluster.modules import modules_beside, names_of, send_modules
 from prefect_coiled.cluster.readiness import wait_until_ready
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.cluster.watching import Watching
@@ -71,9 +72,12 @@ class Cluster(DistributedCluster):
         worker_gpu_type: Name of the GPU, such as "T4".
         scheduler_cpu: vCPUs of the scheduler.
         scheduler_memory: Memory of the scheduler.
-        worker_disk_size: GiB of a worker's disk; 30 by default.
+        worker_disk_size: GiB of a worker's disk; 30 by default, 100 with a GPU, whose image takes 75.
         scheduler_disk_size: GiB of the scheduler's disk; 30 by default.
-        worker_class: Dotted path of the worker class.
+        container: Image that the nodes run in, which must hold this library: a tag of the account's
+            repository in ECR, "user/image:tag" of Docker Hub, or a full reference.
+        worker_class: Dotted path of the worker class; by default Dask's own, or with a GPU that of
+            `dask_cuda`, where it is installed.
         worker_options: Keyword arguments of Dask's nanny and worker.
         scheduler_options: Keyword arguments of Dask's scheduler.
         environ: Environment variables for the machines; kept as a secret.
@@ -89,6 +93,10 @@ class Cluster(DistributedCluster):
         key_name: An EC2 key pair; without one, port 22 stays closed.
         allow_ingress_from: Who may reach the scheduler: a CIDR, or "me" for this machine's address.
         allow_ssh: Whether port 22 may be open without a key pair.
+        package_sync_ignore: Packages of this environment, or globs over them, that machines do not get.
+        package_sync_strict: Whether a package that the machines cannot have exactly is an error, rather than
+            left out (made for another system) or replaced (a local build by the released version).
+        software: Path of a requirements file or a pylock.toml, to install instead of this environment.
         shutdown_on_close: Whether `close` removes the cluster: True for a new one, False for one attached to.
         idle_timeout: The cluster ends after so long without tasks; None for never.
         no_client_timeout: The cluster ends after so long without any client; only with shutdown_on_close.
@@ -128,18 +136,14 @@ class Cluster(DistributedCluster):
         report: Reporter | None = None,
         stop: threading.Event | None = None,
         show_widget: bool = True,
-        software: str | None = None,
         container: str | None = None,
         **keywords: Any,
     ) -> None:
         self.status = Status.closed  # until there is something to close: __del__ looks at it
-        for what, value in (("software", software), ("container", container)):
-            if value is not None:
-                raise OptionsError(
-                    f"{what} {value!r}", "environments other than the client's own are not supported yet"
-                )
         try:
-            self._request = Request(n_workers=n_workers, name=name, account=account, **keywords)
+            self._request = Request(
+                n_workers=n_workers, name=name, account=account, container=container, **keywords
+            )
         except TypeError as error:
             raise OptionsError("Cluster()", str(error).partition("__init__() ")[2] or str(error)) from error
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout <= 0:
@@ -166,6 +170,7 @@ class Cluster(DistributedCluster):
             self._reporter = self._cell.tell
         # Flows started from here belong below the flow that asked for the cluster.
         self._context = contextvars.copy_context()
+        self._modules = modules_beside(self._request.package_sync_ignore or ())
         super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=self._request.name)
         _open.add(self)
         if not self.called_from_running_loop:
@@ -177,9 +182,9 @@ class Cluster(DistributedCluster):
                 raise
 
     @staticmethod
-    def uses_sandbox(account: str | None = None) -> bool:
-        """Whether a cluster of that account would run in the local sandbox."""
-        return load_account(account).is_sandbox
+    def shares_loopback(account: str | None = None) -> bool:
+        """Whether machines of that account reach what listens on this machine's loopback."""
+        return load_account(account).shares_loopback
 
     # -- coming up
 
@@ -191,7 +196,7 @@ class Cluster(DistributedCluster):
         try:
             began = time.monotonic()
             self._launching = asyncio.ensure_future(
-                self.in_thread(launch, self._request, self.tell, self.stop_event)
+                self.in_thread(launch, self._request, self.tell, self.stop_event, self._modules)
             )
             self.launched = launched = await asyncio.shield(self._launching)
             self.name = launched.record.name
@@ -202,6 +207,8 @@ class Cluster(DistributedCluster):
             least = min(launched.spec.min_workers, len(self.workers))
             began += launched.waited
             await wait_until_ready(self, launched, least=least, timeout=self.timeout, began=began)
+            launched.story.joined(len(self.observed), len(self.workers))
+            launched.story.ready()
             if not launched.attached:
                 ready, seconds = sorted(map(str, self.observed)), time.monotonic() - began
                 text = f"{len(ready)} of {len(self.workers)} workers are ready"
@@ -209,7 +216,9 @@ class Cluster(DistributedCluster):
             # To terminals alone: the link opens the dashboard, so it is kept out of every log.
             for listener in progress.listeners():
                 listener("dashboard", launched.dashboard_link)
-        except BaseException:
+        except BaseException as error:
+            if self.launched is not None:
+                self.launched.story.failed(error)
             # Whoever asked is told after everything is gone.
             self._hurried = True
             self.stop_event.set()
@@ -231,6 +240,26 @@ class Cluster(DistributedCluster):
             self.scheduler_comm = None
             await comm.close_rpc()
             raise
+        # Before any worker is waited for: those that join later get them too.
+        await send_modules(comm, self._modules)
+
+    def sync_modules(self) -> Any:
+        """Send the modules beside the flow to the running cluster, as they are now.
+
+        Their new content counts from the next task on, on the workers that are there and on those that join
+        later; connecting to a cluster does this by itself.
+
+        Returns:
+            The names of the modules.
+        """
+        return self.sync(self._sync_modules)
+
+    async def _sync_modules(self) -> list[str]:
+        self.started()
+        ignore = self._request.package_sync_ignore or ()
+        self._modules = self._context.copy().run(modules_beside, ignore)
+        await send_modules(self.scheduler_comm, self._modules)
+        return names_of(self._modules)
 
     def started(self) -> Launched:
         """What was launched.
@@ -270,6 +299,7 @@ class Cluster(DistributedCluster):
             self._watching.joined(names)
         super()._update_worker_status(op, msg)
         if self.launched is not None and self._closing is None:
+            self.launched.story.joined(len(self.observed), len(self.workers))
             for listener in (*progress.listeners(), *([self._cell.tell] if self._cell else [])):
                 listener("workers", f"{len(self.observed)} ready (of {len(self.workers)})")
 
@@ -380,6 +410,8 @@ class Cluster(DistributedCluster):
                 with contextlib.suppress(Exception):  # told by whoever waits for the start
                     self.launched = await self._launching
             launched = self.launched if self.shutdown_on_close else None
+            if self.launched is not None:
+                self.launched.story.leaving()
             # First the machines, because they cost money; what is recorded comes after.
             ended = await self.in_thread(launched.terminate, list(self._machines)) if launched else []
             self._closed_at = datetime.now(timezone.utc)
@@ -391,11 +423,17 @@ class Cluster(DistributedCluster):
                 self.tell("cost", f"{self.cost().short} at list prices")
                 self.tell("removed", str(self.removal))
             if self.launched is not None:
+                await self.in_thread(self._end_story, self.launched)
                 await self.in_thread(self.launched.let_go)
         finally:
             self.status = Status.closed
             _open.discard(self)
             self._closing.set_result(None)
+
+    def _end_story(self, launched: Launched) -> None:
+        if not launched.attached:
+            launched.story.ended(launched.record, str(self.cost()), self.removal)
+        launched.story.close(self._hurried)
 
     def remove_at_exit(self) -> None:
         """The way down when the interpreter ends: no thread and no flow can be started any more."""
@@ -420,6 +458,8 @@ class Cluster(DistributedCluster):
             self._cluster_manager_logs.append((datetime.now(), f"{step}: {state}"))
         else:
             self._log(f"{step}: {state}")
+        if self.launched is not None:
+            self.launched.story.step(step, state)
         for listener in told:
             listener(step, state)
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timezone
 
-from prefect_coiled.aws import instances, logs, parameters
+from prefect_coiled.aws import ecr, instances, logs, parameters
 from prefect_coiled.aws.caller import find_caller, own_cidr
 from prefect_coiled.aws.credentials import Account
 from prefect_coiled.aws.door import Aws
@@ -33,13 +33,15 @@ from prefect_coiled.provision import (
     delete_cluster,
     remove_cluster,
 )
-from prefect_coiled.provision.clusters import find_cluster
+from prefect_coiled.provision.clusters import find_cluster, give_back
 from prefect_coiled.provision.removal import terminate
 from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.provision.slots import Slot, take_slot
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
 from prefect_coiled.tasks.cluster import check_user_data
+from prefect_coiled.tasks.environment import prepare
 from prefect_coiled.tasks.steps import Reporter, Session, use_session
+from prefect_coiled.tasks.story import Story
 
 logger = logging.getLogger(__name__)
 
@@ -57,19 +59,28 @@ class Launched:
         record: What was launched.
         keys: What a client needs to connect.
         attached: Whether it was there before.
+        story: Tells Prefect of it.
         slot: Its slot of the account's concurrency limit, if there is such a limit.
     """
 
     slot: Slot | None = None
 
     def __init__(
-        self, aws: Aws, spec: ClusterSpec, record: ClusterRecord, keys: ClientSecrets, *, attached: bool
+        self,
+        aws: Aws,
+        spec: ClusterSpec,
+        record: ClusterRecord,
+        keys: ClientSecrets,
+        *,
+        attached: bool,
+        story: Story | None = None,
     ) -> None:
         self.aws = aws.without_stop()
         self.spec = spec
         self.record = record
         self.keys = keys
         self.attached = attached
+        self.story = story or Story(spec)
 
     @property
     def address(self) -> str:
@@ -95,14 +106,14 @@ class Launched:
     def add(self, count: int, report: Reporter) -> list[InstanceRecord]:
         """Launch more workers."""
         report("workers", f"launching {count} more")
-        with use_session(Session(self.aws, report=report)):
+        with use_session(Session(self.aws, report=report, cluster=self.record.name)):
             return add_workers(self.spec, self.record, count, secrets.token_hex(4))
 
     def set_ingress(self, ingress: Iterable[IngressRule]) -> tuple[IngressRule, ...]:
         """Replace the rules of the scheduler's security group."""
         rules = [r.model_copy(update={"cidr": own_cidr(self.aws)}) if r.cidr == "me" else r for r in ingress]
         record = self.record
-        with use_session(Session(self.aws)):
+        with use_session(Session(self.aws, cluster=record.name)):
             held = change_ingress(record.account, record.region, record.name, rules)
         self.spec = self.spec.model_copy(update={"ingress": tuple(held)})
         return self.spec.ingress
@@ -129,7 +140,7 @@ class Launched:
         """Remove the cluster as a flow that the UI shows, or without one where Prefect does not answer."""
         record, ids = self.record, tuple(ended)
         try:
-            with use_session(Session(self.aws)):
+            with use_session(Session(self.aws, cluster=record.name)):
                 return delete_cluster(record.account, record.region, record.name, record.uid, ids, patience)
         except PrefectCoiledError:
             raise
@@ -183,8 +194,14 @@ class Launched:
         return estimate(uses, nat_gateway_hours=nat, region=record.region)
 
 
-def launch(request: Request, report: Reporter, stop: threading.Event) -> Launched:
+def launch(request: Request, report: Reporter, stop: threading.Event, modules: dict[str, bytes]) -> Launched:
     """Attach to the cluster of the requested name if it lives; launch a new one if not.
+
+    Args:
+        request: What was asked for.
+        report: Called with (step, state).
+        stop: When set, the launch ends.
+        modules: The modules beside the flow, for machines that install their own environment.
 
     Raises:
         OptionsError: If an option is wrong; nothing was made.
@@ -193,27 +210,61 @@ def launch(request: Request, report: Reporter, stop: threading.Event) -> Launche
     """
     account = load_account(request.account)
     aws = open_door(account, request.merged(account).options.region, stop)
-    creator = find_caller(aws).name  # also shows that the credentials work
+    caller = find_caller(aws)  # also shows that the credentials work
     wanted = {*request.worker_types(), *request.scheduler_types()}
     unknown = sorted(t for t in wanted if not machines.known(t))
     if unknown:
         instances.check_instance_types(aws, unknown)
     if request.name is not None and (found := _find_or_await(aws, request.name, report)):
         report("cluster", f"attaching to {request.name}")
+        found.story.links(found.record, account.is_sandbox)
         return found
-    spec = request.spec(account, creator, own_cidr=lambda: own_cidr(aws), ports=_ports(account))
+    image = request.container_image(account, caller.aws_account_id)
+    if image is not None:
+        ecr.check_image(aws, image, machines.architecture(request.worker_types()))
+    spec = request.spec(
+        account, caller.name, own_cidr=lambda: own_cidr(aws), ports=_ports(account), container=image
+    )
     check_user_data(spec)  # what does not fit is said before anything is made
-    slot = take_slot(account.slug, lambda: _running(aws), report=report, stop=stop)
-    session = Session(aws, request.environ, request.dask_config(), report)
+    token = request.merged(account).options.registry.access_token
+    story = Story(spec)
+
+    def told(step: str, state: str) -> None:
+        story.step(step, state)
+        report(step, state)
+
+    session = Session(
+        aws,
+        request.environ,
+        request.dask_config(),
+        told,
+        registry_token=token,
+        cluster=spec.name,
+        story=story,
+    )
+    slot: Slot | None = None
     try:
+        if spec.installs:
+            report("environment", "locking")
+            session.locked = prepare(spec, lambda note: report("environment", note))
+            session.locked.add_modules(modules)
+        slot = take_slot(account.slug, lambda: _running(aws), report=report, stop=stop)
         with use_session(session):
             record = create_cluster(spec)
-    except BaseException:
+    except BaseException as error:
+        if session.launched:  # the flow's end could not be recorded: the Prefect API may be down by now
+            give_back(session, spec)
         if slot is not None:
             slot.release()
+        story.failed(error)
+        story.close(hurried=True)
         raise
+    finally:
+        if session.locked is not None:
+            session.locked.discard()
     assert session.client_secrets is not None
-    launched = Launched(aws, spec, record, session.client_secrets, attached=False)
+    story.links(record, account.is_sandbox)
+    launched = Launched(aws, spec, record, session.client_secrets, attached=False, story=story)
     launched.slot = slot
     return launched
 

@@ -27,6 +27,9 @@ _KNOCK = 3.0
 _LAST_LINES, _ASKED = 80, 5
 # The line with which Python ends a traceback.
 _ERROR = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Killed)\b.*")
+# A line of the boot script itself, of which the last one says why the machine goes down.
+_STEP = re.compile(r"^[\d-]+T[\d:]+Z prefect-coiled: ")
+_WORDS = 8
 _DEAD = ("shutting-down", "terminated", "stopping", "stopped")
 
 
@@ -146,4 +149,10 @@ def last_words(log: str) -> list[str]:
     """
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if _ERROR.match(line)]
-    return list(dict.fromkeys([*errors[:3], *lines[-1 if errors else -4 :]]))
+    if errors:
+        return list(dict.fromkeys([*errors[:3], lines[-1]]))
+    # What the tools of the boot script said since its last step; each step is a line of the script's own.
+    steps = [n for n, line in enumerate(lines) if _STEP.match(line)]
+    start = steps[-2] if len(steps) > 1 else 0
+    said = lines[start:]
+    return said if len(said) <= _WORDS else [*said[: _WORDS // 2], "...", *said[-_WORDS // 2 :]]

@@ -12,10 +12,13 @@ import dask.config
 from dask.utils import parse_timedelta
 
 from prefect_coiled.aws.credentials import Account
+from prefect_coiled.environment.capture import check_ignored
+from prefect_coiled.environment.software import check_software
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import DEFAULT_PORTS, MergedOptions, cluster_defaults, merge
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.cluster import ClusterSpec, check_counts, check_name, min_workers
+from prefect_coiled.plan.containers import ContainerImage, check_reference, container_image
 from prefect_coiled.plan.node_config import NodeConfig, check_dask_options
 from prefect_coiled.plan.tags import check_user_tags
 
@@ -49,6 +52,7 @@ class Request:
     scheduler_memory: str | Sequence[str] | None = None
     worker_disk_size: int | None = None
     scheduler_disk_size: int | None = None
+    container: str | None = None
     worker_class: str | None = None
     worker_options: Mapping[str, Any] | None = None
     scheduler_options: Mapping[str, Any] | None = None
@@ -69,6 +73,9 @@ class Request:
     idle_timeout: str | float | None = "20 minutes"
     no_client_timeout: str | float | None = "2 minutes"
     cluster_timeout: str | float | None = None
+    package_sync_ignore: Sequence[str] | None = None
+    package_sync_strict: bool | None = None
+    software: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=cluster_defaults)
 
     def __post_init__(self) -> None:
@@ -85,8 +92,18 @@ class Request:
         min_workers(self.wait_for_workers, count)
         check_dask_options(self.worker_options, self.scheduler_options)
         self._check_environ()
+        if self.container is not None:
+            check_reference(self.container)
+            if self.software is not None:
+                raise OptionsError(
+                    f"software {self.software!r} and container {self.container!r}",
+                    "contradict each other: an image holds its own packages.",
+                    "Give one of them.",
+                )
+        self._check_packages()
         self.worker_types()
         self.scheduler_types()
+        _disk("worker_disk_size", self.worker_disk_size, gpu=self.gpu)
         for what in ("idle_timeout", "no_client_timeout", "cluster_timeout"):
             _seconds(what, getattr(self, what))
 
@@ -95,6 +112,17 @@ class Request:
             if not isinstance(key, str) or not key or "=" in key or "\0" in key or not isinstance(value, str):
                 raise OptionsError(
                     f"environ[{key!r}]", "names and values of environment variables are strings"
+                )
+
+    def _check_packages(self) -> None:
+        check_ignored(self.package_sync_ignore or ())
+        if self.package_sync_strict not in (None, True, False):
+            raise OptionsError(f"package_sync_strict {self.package_sync_strict!r}", "it is True or False")
+        if self.software is not None:
+            check_software(self.software)
+            if self.package_sync_ignore:
+                raise OptionsError(
+                    "software and package_sync_ignore", "contradict each other", "Take it out of the file."
                 )
 
     def worker_types(self) -> tuple[str, ...]:
@@ -109,6 +137,24 @@ class Request:
             )
         except OptionsError as error:
             raise _about("worker", error) from error
+
+    @property
+    def gpu(self) -> bool:
+        """Whether the workers' machines have a GPU.
+
+        Raises:
+            OptionsError: If only some of the types have one: all workers start from one image.
+        """
+        types = self.worker_types()
+        having = [t for t in types if machines.has_gpu(t)]
+        if having and len(having) < len(types):
+            others = ", ".join(t for t in types if t not in having)
+            raise OptionsError(
+                f"worker_vm_types {', '.join(having)} and {others}",
+                "some have a GPU and some have none; all workers of a cluster have one image.",
+                "Name types of one kind.",
+            )
+        return bool(having)
 
     def scheduler_types(self) -> tuple[str, ...]:
         """Instance types for the scheduler, of the same architecture as the workers."""
@@ -143,6 +189,27 @@ class Request:
             keywords["ingress"] = [{"ports": DEFAULT_PORTS, "cidr": self.allow_ingress_from}]
         return merge(keywords, account.options)
 
+    def container_image(self, account: Account, number: str) -> ContainerImage | None:
+        """The image that nodes run in, if one was asked for.
+
+        Args:
+            account: The account, whose registry says what a short name means.
+            number: The 12 digits of the AWS account.
+
+        Raises:
+            OptionsError: If no image can be meant, or machines could not pull it.
+        """
+        if self.container is None:
+            return None
+        options = self.merged(account).options
+        return container_image(
+            self.container,
+            options.registry,
+            account=account.slug,
+            number=number,
+            region=options.region,
+        )
+
     @property
     def closes(self) -> bool:
         """Whether closing a new cluster removes it."""
@@ -157,6 +224,7 @@ class Request:
         ports: tuple[int, int] = (8786, 8787),
         now: datetime | None = None,
         uid: str | None = None,
+        container: ContainerImage | None = None,
     ) -> ClusterSpec:
         """Plan the cluster.
 
@@ -167,6 +235,7 @@ class Request:
             ports: Of the scheduler and of the dashboard.
             now: The time; UTC now by default.
             uid: Random by default.
+            container: The image that nodes run in; see `container_image`.
 
         Raises:
             OptionsError: For whatever is wrong with the options.
@@ -184,7 +253,7 @@ class Request:
         rules = tuple(
             r.model_copy(update={"cidr": own_cidr()}) if r.cidr == "me" else r for r in options.ingress
         )
-        gpu = any(machines.table()[t].gpus for t in self.worker_types() if machines.known(t))
+        gpu = self.gpu
         spot_policy = "on-demand" if gpu and options.spot is None else options.spot_policy
         use_public = True if self.use_scheduler_public_ip is None else self.use_scheduler_public_ip
         secrets_path = f"/prefect-coiled/{account.slug}/{name}/node"
@@ -214,7 +283,7 @@ class Request:
             worker_types=self.worker_types(),
             architecture=machines.architecture(self.worker_types()),
             scheduler_disk=_disk("scheduler_disk_size", self.scheduler_disk_size),
-            worker_disk=_disk("worker_disk_size", self.worker_disk_size),
+            worker_disk=_disk("worker_disk_size", self.worker_disk_size, gpu=gpu),
             spot_policy=spot_policy,
             ingress=rules,
             egress=options.egress,
@@ -222,7 +291,13 @@ class Request:
             key_name=self.key_name or "",
             allow_ssh=bool(self.allow_ssh),
             use_public_ip=use_public,
-            image_ready=account.is_sandbox,
+            image_ready=account.sandbox is not None and account.sandbox.image == "ready",
+            container=container,
+            registry=options.registry.kind,
+            gpu=gpu,
+            package_sync_ignore=tuple(self.package_sync_ignore or ()),
+            package_sync_strict=bool(self.package_sync_strict),
+            software=check_software(self.software) if self.software is not None else "",
             tags={**account.tags, **check_user_tags(self.tags or {})},
             creator=creator,
             created_at=now or datetime.now(timezone.utc),
@@ -242,6 +317,7 @@ class Request:
                 worker_class=self.worker_class,
                 worker_options=dict(self.worker_options or {}),
                 spot=spot_policy != "on-demand",
+                gpu=gpu,
             ),
         )
 
@@ -286,12 +362,15 @@ def _about(who: str, error: OptionsError) -> OptionsError:
     return OptionsError(f"{who}_{d.what}" if not d.what.startswith(who) else d.what, d.why, d.next_step)
 
 
-def _disk(what: str, size: int | None) -> int:
-    # https://docs.aws.amazon.com/ebs/latest/userguide/general-purpose.html; the image itself needs 8 GiB.
+def _disk(what: str, size: int | None, *, gpu: bool = False) -> int:
+    # https://docs.aws.amazon.com/ebs/latest/userguide/general-purpose.html; the image itself needs 8 GiB,
+    # and the one with a GPU's driver and CUDA 75.
+    least, default = (75, 100) if gpu else (8, 30)
     if size is None:
-        return 30
-    if isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= 16384:
-        raise OptionsError(f"{what} {size!r}", "it is a whole number of GiB from 8 to 16384")
+        return default
+    if isinstance(size, bool) or not isinstance(size, int) or not least <= size <= 16384:
+        because = ": the image of machines with a GPU takes 75" if gpu else ""
+        raise OptionsError(f"{what} {size!r}", f"it is a whole number of GiB from {least} to 16384{because}")
     return size
 
 

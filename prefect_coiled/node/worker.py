@@ -1,9 +1,17 @@
-"""The workers of a machine: nannies of Dask, behind TLS, that can be drained before a spot end."""
+"""The workers of a machine: nannies of Dask, behind TLS, that can be drained before a spot end.
+
+On a machine with a GPU, where `dask_cuda` is installed, they are those of its `CUDAWorker`. That is no worker
+class for a nanny: it makes the nanny itself, with the GPU's number in its environment, a preload that opens
+CUDA's context before anything else does, and a store that spills from the GPU's memory. It is used like that
+also where `worker_class` names it. https://docs.rapids.ai/api/dask-cuda/stable/
+"""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
+import sys
 import time
 from typing import Any
 
@@ -25,6 +33,8 @@ _REASONS = {
     "worker-lifetime-reached": "lifetime",
     "nanny-instantiate-timeout": "start-timeout",
 }
+_CUDA = "dask_cuda.CUDAWorker"
+_CUDA_NAMES = (_CUDA, "dask_cuda.cuda_worker.CUDAWorker")
 # Seconds in which a worker process has to start and register, once the scheduler answers.
 _START_S = 120.0
 
@@ -67,15 +77,37 @@ class WorkerRole:
     @property
     def reason(self) -> str:
         """Why they closed."""
-        return self._lost or next((n.closed_because for n in self._nannies if n.closed_because), "closed")
+        reasons = (getattr(nanny, "closed_because", "") for nanny in self._nannies)
+        return self._lost or next(filter(None, reasons), "closed")
 
     async def start(self) -> None:
         """Wait for the scheduler, which boots at the same time, and come up."""
         await self._reach_scheduler()
         count = self._config.workers_per_vm
         name = self._order["instance_id"]
-        self._nannies = [self._nanny(name if count == 1 else f"{name}-{i}") for i in range(count)]
+        if self._uses_cuda():
+            self._nannies = self._cuda_nannies(name)
+        else:
+            self._nannies = [self._nanny(name if count == 1 else f"{name}-{i}") for i in range(count)]
         await asyncio.gather(*self._nannies)
+
+    def _uses_cuda(self) -> bool:
+        said = self._config.worker_class
+        if said is None and self._config.gpu:
+            return importlib.util.find_spec("dask_cuda") is not None
+        return said in _CUDA_NAMES
+
+    def _cuda_nannies(self, name: str) -> list[Any]:
+        """The nannies that `dask_cuda` makes, one for each GPU of the machine."""
+        worker = import_term(_CUDA)
+        module = sys.modules[worker.__module__]
+        if getattr(module, "Nanny", None) is Nanny:
+            module.Nanny = NodeNanny  # type: ignore[attr-defined]  # ours remember why they closed
+        # One thread is what it gives a GPU unless told otherwise.
+        own = {"nthreads": self._config.nthreads or 1, **self._config.worker_options}
+        made = worker(self._scheduler, **{**self._soft(), **own, **self._owned(name)})
+        logger.info("workers of dask_cuda: %d", len(made.nannies))
+        return list(made.nannies)
 
     async def finished(self) -> None:
         """Wait until all have closed, or one has no worker process for too long."""
@@ -155,22 +187,28 @@ class WorkerRole:
                 return
 
     def _nanny(self, name: str) -> Any:
-        config, security = self._config, self._security
-        soft = {
+        owned = self._owned(name)
+        if self._config.worker_class:
+            owned["worker_class"] = import_term(self._config.worker_class)
+        return NodeNanny(self._scheduler, **{**self._soft(), **owned})
+
+    def _soft(self) -> dict[str, Any]:
+        """What worker_options may say otherwise."""
+        config = self._config
+        return {
             "nthreads": config.nthreads or max(1, CPU_COUNT // config.workers_per_vm),
             "memory_limit": config.memory_limit or "auto",
             **config.worker_options,
         }
-        owned = {
+
+    def _owned(self, name: str) -> dict[str, Any]:
+        return {
             "name": name,
             "host": self._order["address"],
             "protocol": "tls",
-            "security": security,
+            "security": self._security,
             "local_directory": self._order["scratch"],
             "dashboard": False,
             "dashboard_address": "127.0.0.1:0",
-            "death_timeout": max(_START_S, config.scheduler_lost_timeout),
+            "death_timeout": max(_START_S, self._config.scheduler_lost_timeout),
         }
-        if config.worker_class:
-            owned["worker_class"] = import_term(config.worker_class)
-        return NodeNanny(self._scheduler, **{**soft, **owned})

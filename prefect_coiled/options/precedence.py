@@ -204,6 +204,8 @@ _KEYWORDS = {
     ("account",): "account",
     ("name",): "name",
     ("software",): "software",
+    ("package_sync_ignore",): "package_sync_ignore",
+    ("package_sync_strict",): "package_sync_strict",
     ("tags",): "tags",
     ("wait_for_workers",): "wait_for_workers",
     ("shutdown_on_close",): "shutdown_on_close",

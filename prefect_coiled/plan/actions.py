@@ -43,8 +43,9 @@ class Action(NamedTuple):
 
 
 def _ec2(kind: str) -> str:
-    # Images belong to no account in their ARN.
-    return "arn:{partition}:ec2:{region}:" + ("" if kind == "image" else "{number}") + f":{kind}/*"
+    # Images and snapshots belong to no account in their ARN.
+    owner = "" if kind in ("image", "snapshot") else "{number}"
+    return f"arn:{{partition}}:ec2:{{region}}:{owner}:{kind}/*"
 
 
 _ROLE = "arn:{partition}:iam::{number}:role/{account}"
@@ -56,6 +57,7 @@ _STREAMS = f"{_GROUP}:log-stream:*"
 _PARAMETERS = "arn:{partition}:ssm:{region}:{number}:parameter/prefect-coiled/{account}"
 _PUBLIC_PARAMETERS = "arn:{partition}:ssm:{region}::parameter/aws/service/*"
 _BUCKET = "arn:{partition}:s3:::{bucket}"
+_REPOSITORY = "arn:{partition}:ecr:{region}:{number}:repository/coiled-{account}"
 
 
 class _Rows:
@@ -92,6 +94,7 @@ def _table() -> dict[str, Action]:
     rows.read(
         "ec2:DescribeAddresses",
         "ec2:DescribeAvailabilityZones",
+        "ec2:DescribeImages",
         "ec2:DescribeInstanceTypes",
         "ec2:DescribeInstances",
         "ec2:DescribeInternetGateways",
@@ -99,6 +102,7 @@ def _table() -> dict[str, Action]:
         "ec2:DescribeNatGateways",
         "ec2:DescribeRouteTables",
         "ec2:DescribeSecurityGroups",
+        "ec2:DescribeSnapshots",
         "ec2:DescribeSubnets",
         "ec2:DescribeVpcEndpoints",
         "ec2:DescribeVolumes",
@@ -146,11 +150,17 @@ def _table() -> dict[str, Action]:
         *(Grant(run, _ec2(k), "made") for k in ("instance", "volume", "network-interface")),
         *(Grant(run, _ec2(k), "ours") for k in ("subnet", "security-group", "launch-template")),
         Grant(run, _ec2("image"), "amazon"),
+        Grant(run, _ec2("image"), "ours"),
         Grant(run, _ec2("key-pair")),
         Grant("iam:PassRole", _ROLE, "ec2-only"),
     )
     change("ongoing", "safe", "ec2:TerminateInstances", "instance")
     change("ongoing", "safe", "ec2:GetConsoleOutput", "instance")
+
+    # Images
+    make("ongoing", "once", "ec2:CreateImage", ["image", "snapshot"], ["instance"])
+    change("ongoing", "safe", "ec2:DeregisterImage", "image")
+    change("ongoing", "safe", "ec2:DeleteSnapshot", "snapshot")
 
     # The machines' role
     for call in ("iam:GetRole", "iam:GetRolePolicy"):
@@ -229,21 +239,42 @@ def _table() -> dict[str, Action]:
     )
     add("ongoing", "safe", "ssm:DeleteParameters", Grant("ssm:DeleteParameters", f"{_PARAMETERS}/*"))
 
+    # Container images
+    for call in (
+        "ecr:DescribeRepositories",
+        "ecr:ListTagsForResource",
+        "ecr:GetLifecyclePolicy",
+        "ecr:DescribeImages",
+        "ecr:BatchGetImage",
+    ):
+        add("ongoing", "safe", call, Grant(call, _REPOSITORY))
+    add(
+        "setup",
+        "once",
+        "ecr:CreateRepository",
+        Grant("ecr:CreateRepository", _REPOSITORY, "tagged"),
+        Grant("ecr:TagResource", _REPOSITORY, "tagged"),
+    )
+    for call in ("ecr:PutLifecyclePolicy", "ecr:DeleteRepository"):
+        add("setup", "safe", call, Grant(call, _REPOSITORY, "ours"))
+
     # Wheels
     add("ongoing", "safe", "s3:HeadBucket", Grant("s3:ListBucket", _BUCKET))
     for call, mode, permission in (
         ("s3:CreateBucket", "once", "s3:CreateBucket"),
         ("s3:PutPublicAccessBlock", "safe", "s3:PutBucketPublicAccessBlock"),
+        ("s3:PutBucketEncryption", "safe", "s3:PutEncryptionConfiguration"),
+        ("s3:PutBucketPolicy", "safe", "s3:PutBucketPolicy"),
         ("s3:PutBucketTagging", "safe", "s3:PutBucketTagging"),
         ("s3:PutBucketLifecycleConfiguration", "safe", "s3:PutLifecycleConfiguration"),
     ):
         add("setup", mode, call, Grant(permission, _BUCKET))  # type: ignore[arg-type]
     # S3 names what empties a bucket after the objects in it.
     add("ongoing", "safe", "s3:ListObjectsV2", Grant("s3:ListBucket", _BUCKET))
-    add("setup", "safe", "s3:DeleteObjects", Grant("s3:DeleteObject", f"{_BUCKET}/*"))
+    add("ongoing", "safe", "s3:DeleteObjects", Grant("s3:DeleteObject", f"{_BUCKET}/*"))
     add("setup", "safe", "s3:DeleteBucket", Grant("s3:DeleteBucket", _BUCKET))
     add("setup", "safe", "s3:GetBucketTagging", Grant("s3:GetBucketTagging", _BUCKET))
-    add("ongoing", "safe", "s3:HeadObject", Grant("s3:GetObject", f"{_BUCKET}/*"))
+    add("ongoing", "safe", "s3:GetObject", Grant("s3:GetObject", f"{_BUCKET}/*"))
     add("ongoing", "safe", "s3:PutObject", Grant("s3:PutObject", f"{_BUCKET}/*"))
     return rows.table
 
@@ -254,6 +285,7 @@ ACTIONS: dict[str, Action] = _table()
 PERMISSIONS_ALONE = frozenset(
     {
         "ec2:CreateTags",
+        "ecr:TagResource",
         "iam:PassRole",
         "iam:TagInstanceProfile",
         "iam:TagRole",

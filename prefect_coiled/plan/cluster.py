@@ -18,10 +18,11 @@ from typing import Any
 from pydantic import Field
 
 from prefect_coiled.errors import OptionsError
-from prefect_coiled.options import Egress, IngressRule, NetworkIds, SpotPolicy
+from prefect_coiled.options import Egress, IngressRule, NetworkIds, RegistryKind, SpotPolicy
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.containers import ContainerImage
 from prefect_coiled.plan.node_config import NodeConfig
-from prefect_coiled.records import Network, Record, Role, Tier
+from prefect_coiled.records import MachineImage, Network, Record, Role, Tier
 
 SSH_PORT = 22
 # Dask picks its worker and nanny ports from these.
@@ -44,11 +45,18 @@ class ClusterSpec(Record):
         scheduler_types: Instance types for the scheduler, in order of preference.
         worker_types: Instance types for the workers, in order of preference.
         worker_disk: Size of a worker's disk in GiB; `scheduler_disk` likewise.
+        container: The image that nodes run in; None for the client's own packages.
+        registry: Where the account keeps images.
+        gpu: Whether the workers' machines have a GPU.
         ingress: Who may reach which ports of the scheduler; every CIDR is concrete.
         allow_ssh: Whether port 22 may be opened without a key pair.
         scheduler_node: What the scheduler is told, but for where it is.
         worker_node: What a worker is told, but for the scheduler's address.
         creator: Who asked for it.
+        image_ready: Whether the image holds the node and all packages, so that nothing is installed.
+        package_sync_ignore: Packages of the client that the machines do not get.
+        package_sync_strict: Whether what the machines cannot have is an error rather than left out.
+        software: Path of a file on the client that says what the machines get instead.
     """
 
     name: str
@@ -72,6 +80,12 @@ class ClusterSpec(Record):
     allow_ssh: bool = False
     use_public_ip: bool = True
     image_ready: bool = False
+    container: ContainerImage | None = None
+    registry: RegistryKind = "ecr"
+    gpu: bool = False
+    package_sync_ignore: tuple[str, ...] = ()
+    package_sync_strict: bool = False
+    software: str = ""
     tags: dict[str, str] = {}
     creator: str
     created_at: datetime
@@ -87,6 +101,11 @@ class ClusterSpec(Record):
     def decode(cls, text: str) -> ClusterSpec:
         """Read what `encode` wrote."""
         return cls.model_validate_json(zlib.decompress(base64.b64decode(text)))
+
+    @property
+    def installs(self) -> bool:
+        """Whether the machines install the client's environment themselves."""
+        return not self.image_ready and self.container is None
 
     def node(self, role: Role) -> NodeConfig:
         """What a machine of that role is told."""
@@ -164,15 +183,16 @@ def cluster_permissions() -> list[dict[str, Any]]:
 
 
 def launch_template(
-    spec: ClusterSpec, role: Role, *, image_id: str, profile: str, user_data: str
+    spec: ClusterSpec, role: Role, *, image: MachineImage, profile: str, user_data: str
 ) -> dict[str, Any]:
     """`LaunchTemplateData`: all about a machine but its type, its place and its number.
 
-    IMDSv2 only with one hop, an encrypted disk, and shutting down means terminating.
+    IMDSv2 only with one hop, an encrypted disk as large as the image needs, and shutting down means
+    terminating.
     """
-    size = spec.scheduler_disk if role == "scheduler" else spec.worker_disk
+    size = max(image.disk, spec.scheduler_disk if role == "scheduler" else spec.worker_disk)
     data: dict[str, Any] = {
-        "ImageId": image_id,
+        "ImageId": image.image_id,
         "IamInstanceProfile": {"Name": profile},
         "UserData": base64.b64encode(user_data.encode()).decode(),
         "InstanceInitiatedShutdownBehavior": "terminate",
@@ -183,7 +203,7 @@ def launch_template(
         },
         "BlockDeviceMappings": [
             {
-                "DeviceName": "/dev/xvda",  # the root device of Amazon Linux 2023
+                "DeviceName": image.root_device,
                 "Ebs": {
                     "VolumeSize": size,
                     "VolumeType": "gp3",

@@ -170,6 +170,18 @@ def architecture(vm_types: Sequence[str]) -> Arch:
     return "arm64" if re.fullmatch(r"a1|[a-z]+\d+[a-z]*?g[a-z]*(-[a-z0-9]+)?", family) else "x86_64"
 
 
+# Families with NVIDIA GPUs that the driver of AWS's GPU image knows; "g4ad" has those of AMD.
+# https://docs.aws.amazon.com/dlami/latest/devguide/gpu.html
+_GPU_FAMILY = re.compile(r"g4dn|g5g?|gr?[67][a-z]*|g[89][a-z]*|p[4-9][a-z]*(-[a-z0-9]+)?")
+
+
+def has_gpu(name: str) -> bool:
+    """Whether machines of the type have a GPU; by AWS's naming, where the type is not in the table."""
+    if known(name):
+        return table()[name].gpus > 0
+    return bool(_GPU_FAMILY.fullmatch(name.partition(".")[0]))
+
+
 def _gpus(gpu: object, gpu_type: str | None) -> int:
     if gpu is None:
         return 1 if gpu_type else 0

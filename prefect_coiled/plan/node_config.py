@@ -118,6 +118,7 @@ class NodeConfig(BaseModel):
             any more, before it powers off.
         boot_timeout: Seconds that a machine may take from power-on to a Dask process that works.
         spot: Whether the machine is a spot instance and watches for its interruption notice.
+        gpu: Whether the machine has a GPU.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -143,6 +144,7 @@ class NodeConfig(BaseModel):
     scheduler_lost_timeout: float = Field(default=60, gt=0)
     boot_timeout: float = Field(default=1200, gt=0)
     spot: bool = False
+    gpu: bool = False
 
     def to_json(self) -> str:
         """One line of JSON without what is at its default."""

@@ -36,6 +36,8 @@ OF_CALLS = {
     "ec2:DeleteSecurityGroup": "delete_fw",
     "ec2:DeleteVpc": "delete_network",
     "ec2:DeleteSubnet": "delete_subnet",
+    "ec2:CreateImage": "create_image",
+    "ec2:DeregisterImage": "delete_image",
     "ec2:RunInstances": "create_vm",
     "ec2:TerminateInstances": "delete_vm",
     "iam:CreateRole": "create_iam_role",
@@ -43,6 +45,8 @@ OF_CALLS = {
     "iam:AttachRolePolicy": "attach_policy",
     "iam:CreateInstanceProfile": "create_instance_profile",
     "logs:CreateLogGroup": "create_log_group",
+    "ecr:CreateRepository": "create_repository",
+    "ecr:DeleteRepository": "delete_repository",
     "s3:CreateBucket": "create_bucket",
 }
 # Told by the library itself, about more than one call.

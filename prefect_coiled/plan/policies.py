@@ -18,6 +18,7 @@ from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import NetworkIds
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.actions import ACTIONS, Condition, Grant, Phase
+from prefect_coiled.plan.containers import repository_name
 
 __all__ = [
     "LONGEST",
@@ -26,6 +27,7 @@ __all__ = [
     "PolicyName",
     "Question",
     "bucket_name",
+    "bucket_policy",
     "grants",
     "iam_policies",
     "instance_policy",
@@ -137,15 +139,19 @@ def _context(name: Condition, account: str) -> dict[str, str]:
     return dict(keys)
 
 
-def _merged(listed: list[Grant]) -> list[tuple[Condition, set[str], set[str]]]:
+_Group = tuple[Condition, set[str], set[str]]
+
+
+def _merged(listed: list[Grant]) -> list[_Group]:
     """Grants as few groups of actions and resources, which permit no pair that means something more.
 
     What holds for a pair (action, resource) differs for the creating calls alone: making a subnet asks for
     our tags in the request on the subnet, and for those on the VPC itself. Statements are merged unless the
-    tags in a request would do for a resource that must be ours already.
+    tags in a request would do for a resource that must be ours already. An action of one service means
+    nothing on a resource of another.
     """
     ours = {(g.action, g.resource) for g in listed if g.condition == "ours"}
-    groups: list[tuple[Condition, set[str], set[str]]] = []
+    groups: list[_Group] = []
     for grant in listed:
         for condition, actions, resources in groups:
             if condition != grant.condition:
@@ -158,25 +164,49 @@ def _merged(listed: list[Grant]) -> list[tuple[Condition, set[str], set[str]]]:
                 break
         else:
             groups.append((grant.condition, {grant.action}, {grant.resource}))
-    return groups
+    return _side_by_side(groups)
+
+
+def _side_by_side(groups: list[_Group]) -> list[_Group]:
+    """Groups of different services under one condition, as one."""
+    found: list[_Group] = []
+    for condition, actions, resources in groups:
+        services = {_service(name) for name in (*actions, *resources)}
+        for other, more, places in found:
+            theirs = {_service(name) for name in (*more, *places)}
+            if condition == other and not services & theirs and "*" not in services | theirs:
+                more |= actions
+                places |= resources
+                break
+        else:
+            found.append((condition, actions, resources))
+    return found
+
+
+def _service(name: str) -> str:
+    """The service of an action or of an ARN."""
+    return name.split(":")[2] if name.startswith("arn:") else name.partition(":")[0]
 
 
 def permitting_statement(
     action: str, account: str, number: str = "*", region: str = "*", partition: str = "aws"
 ) -> tuple[PolicyName, dict[str, Any]] | None:
     """The policy that permits an action, and the statement in it for this action alone; None for others."""
+    service = _service(action)
     for name in ("ongoing", "setup"):
         found = [
             s for s in policy(name, account, number, region, partition)["Statement"] if action in s["Action"]
         ]
         if found:
-            resources = sorted({r for s in found for r in s["Resource"]})
+            # A statement may be about several services.
+            resources = sorted({r for s in found for r in s["Resource"] if _service(r) in ("*", service)})
             conditions = [s["Condition"] for s in found if "Condition" in s]
             same = len(found) == len(conditions) and all(c == conditions[0] for c in conditions)
             if len(found) == 1 or same:
                 return name, _statement((action,), resources, found[0].get("Condition"))
             # The first of several; the policy itself has them all.
-            return name, _statement((action,), list(found[0]["Resource"]), found[0].get("Condition"))
+            first = [r for r in found[0]["Resource"] if _service(r) in ("*", service)]
+            return name, _statement((action,), first, found[0].get("Condition"))
     return None
 
 
@@ -257,7 +287,7 @@ def trust_policy() -> str:
 
 
 def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -> str:
-    """What a machine of the account may do: write its logs, read its keys, fetch its wheels.
+    """What a machine of the account may do: write its logs, read its keys, fetch its wheels and its image.
 
     Args:
         account: The account's slug, which is also the name of the log group.
@@ -266,6 +296,7 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
     """
     logs = f"arn:{partition}:logs:*:{aws_account_id}:log-group:{account}"
     keys = f"arn:{partition}:ssm:*:{aws_account_id}:parameter/prefect-coiled/{account}/*/node/*"
+    images = f"arn:{partition}:ecr:*:{aws_account_id}:repository/{repository_name(account)}"
     # Bucket names end in the region, which a role serves all of.
     wheels = f"arn:{partition}:s3:::{bucket_name(account, aws_account_id, '*')}"
     return _document(
@@ -283,12 +314,40 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
             "Action": ["s3:GetObject"],
             "Resource": [f"{wheels}/wheels/*"],
         },
+        # AWS knows no narrower resource for this one; what the token opens, the next statement says.
+        {
+            "Sid": "LogInToRegistry",
+            "Effect": "Allow",
+            "Action": ["ecr:GetAuthorizationToken"],
+            "Resource": ["*"],
+        },
+        {
+            "Sid": "PullImages",
+            "Effect": "Allow",
+            "Action": ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+            "Resource": [images],
+        },
     )
 
 
 def bucket_name(account: str, aws_account_id: str, region: str) -> str:
     """Name of the account's bucket in a region: unique in AWS by its number, at most 63 characters."""
     return f"coiled-{aws_account_id}-{region}-{account}"[:63].rstrip("-")
+
+
+def bucket_policy(name: str, partition: str = "aws") -> str:
+    """The bucket's own policy: nobody comes by plain HTTP."""
+    bucket = f"arn:{partition}:s3:::{name}"
+    return _document(
+        {
+            "Sid": "TlsOnly",
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": "s3:*",
+            "Resource": [bucket, f"{bucket}/*"],
+            "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+        }
+    )
 
 
 def _document(*statements: dict[str, Any]) -> str:

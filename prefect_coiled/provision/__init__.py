@@ -1,6 +1,7 @@
 """Provisioning as Prefect flows: set up an account, create, scale and delete clusters, sweep, destroy."""
 
 from prefect_coiled.provision.account import set_up_account
+from prefect_coiled.provision.bake import bake_image
 from prefect_coiled.provision.clusters import add_workers, create_cluster
 from prefect_coiled.provision.destruction import destroy_account
 from prefect_coiled.provision.firewall import change_ingress
@@ -9,6 +10,7 @@ from prefect_coiled.provision.removal import delete_cluster, remove_cluster, swe
 
 __all__ = [
     "add_workers",
+    "bake_image",
     "change_ingress",
     "create_cluster",
     "delete_cluster",

@@ -1,10 +1,10 @@
 """Set an account up in a region: what all of its clusters share.
 
 who and which zones ─▶ find account ─(all there)─▶ done: reads only
-│ something is missing: under a lease
+│ something is missing, or a sweep is at the NAT gateways: under a lease
 VPC ─▶ subnets, one task each ─┬▶ route tables ─▶ S3 endpoint, default routes
 └──▶ internet gateway ────────┘        NAT gateway ─▶ default routes of the private tables
-IAM role ─▶ instance profile            log group            bucket
+IAM role ─▶ instance profile      log group      bucket      repository in ECR
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from prefect import flow
 
 from prefect_coiled.aws import route_tables
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.leases import lease
-from prefect_coiled.aws.parameters import account_path
+from prefect_coiled.aws.leases import is_held, lease
+from prefect_coiled.aws.parameters import set_up_lease
 from prefect_coiled.errors import AccessDeniedError
-from prefect_coiled.options import Egress
+from prefect_coiled.options import Egress, RegistryKind
 from prefect_coiled.plan.network import VPC_CIDR, SubnetPlan, missing_subnets
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord, Network, Subnet
@@ -34,6 +34,7 @@ def set_up_account(
     egress: Egress = "nat",
     every_zone: bool = True,
     network: bool = True,
+    registry: RegistryKind = "ecr",
 ) -> AccountRecord:
     """See that an account has everything in a region that its clusters share.
 
@@ -46,6 +47,8 @@ def set_up_account(
         every_zone: Whether all zones of the region must have their subnets; without, `zone` is enough, as
             for a cluster, unless the network is new.
         network: Whether a network is needed; not so with one of the user's own.
+        registry: With "ecr", a repository for container images is made. A cluster, which asks for its zone
+            alone, makes one together with other things only: it may run without.
 
     Returns:
         What is there now.
@@ -61,23 +64,27 @@ def set_up_account(
         who, zones = who_future.result(), zones_future.result()
         first = zone if zone in zones else zones[0]
         wanted = zones if every_zone else (first,)
-        found = steps.find_account(aws, who, wanted, egress == "nat", network)
-        if found is not None:
+        nat, ecr = network and egress == "nat", registry == "ecr"
+        found = steps.find_account(aws, who, wanted, nat, network, ecr and every_zone)
+        # Whoever holds the lease may be about to delete the NAT gateway that was just found.
+        if found is not None and not (nat and is_held(aws, set_up_lease(account))):
             for name in ("network", "role", "log group"):
                 session.report(name, "there")
             return found
         session.report("network", "creating")
-        with lease(aws, f"{account_path(account)}set-up"):
+        with lease(aws, set_up_lease(account)):
             role = steps.ensure_role.submit(aws, who.aws_account_id)
             # Prefect's overloads know `wait_for` only together with `return_state`.
             profile = steps.ensure_instance_profile.submit(aws, wait_for=[role], return_state=False)
             group = steps.ensure_log_group.submit(aws)
             files = steps.ensure_bucket.submit(aws, who.aws_account_id)
+            images = [steps.ensure_repository.submit(aws)] if ecr else []
             made = _network(session, zones, wanted, first, egress) if network else None
-            settle([role, profile, group, files])
+            settle([role, profile, group, files, *images])
             session.report("role", "ready")
             session.report("log group", "ready")
-        return steps.account_record(aws, who, made, role.result(), profile.result(), group.result())
+        uri = images[0].result() if images else ""
+        return steps.account_record(aws, who, made, role.result(), profile.result(), group.result(), uri)
 
 
 def _network(

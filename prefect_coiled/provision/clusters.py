@@ -1,15 +1,19 @@
 """Create a cluster: everything that costs nothing first and side by side, then the machines together.
 
-    own network fit? ─▶ set up account ─▶ claim name ─┬▶ security groups ─┐
-                                  ├▶ image ───────────┼▶ template ─▶ scheduler ─▶ template ─▶ all workers
+    own network fit? ─▶ claim name ─▶ set up account ─┬▶ security groups ─┐
+                                  ├▶ images ──────────┼▶ template ─▶ scheduler ─▶ template ─▶ all workers
                                   ├▶ wheels ──────────┤
                                   └▶ TLS keys ────────┘                 └▶ its address      └▶ log streams
 
 The workers' template needs the scheduler's private address, which the reply of its launch already holds, so
 they boot in parallel with it. Whatever fails, everything that was made is removed before the error is raised.
+The name is claimed before anything else: from then on, a sweep takes the cluster for one that is starting,
+and leaves it the NAT gateway.
 """
 
 from __future__ import annotations
+
+import logging
 
 from prefect import flow
 
@@ -17,16 +21,23 @@ from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import PrefectCoiledError, ProvisionError
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.policies import bucket_name
+from prefect_coiled.plan.story import resource_rows
 from prefect_coiled.provision.account import set_up_account
 from prefect_coiled.provision.removal import remove_cluster
 from prefect_coiled.provision.sessions import session_for
-from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Role
+from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Removal, Role
 from prefect_coiled.tasks import cluster as steps
+from prefect_coiled.tasks.environment import deliver, prepare
+from prefect_coiled.tasks.images import choose_image
 from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import Session, settle
+from prefect_coiled.tasks.story import Story
+
+logger = logging.getLogger(__name__)
 
 
-@flow(name="create cluster", flow_run_name="create cluster {spec.name}", persist_result=False)
+@flow(name="provision cluster", flow_run_name="provision {spec.name}", persist_result=False)
 def create_cluster(spec: ClusterSpec) -> ClusterRecord:
     """Launch a cluster; set its account up first where that is needed.
 
@@ -41,30 +52,64 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
     Raises:
         PrefectCoiledError: With the first cause; nothing is left running.
     """
-    with session_for(spec.account, spec.region) as session:
-        own = steps.check_own_network(session.aws, spec)
-        account = _account(spec)
-        _check_zone(spec, account)
-        steps.claim_name(session.aws, spec)
-        watch = Watch()
+    with session_for(spec.account, spec.region, spec.name) as session:
+        story = session.story or Story(spec)
+        story.opened()
+        removal: Removal | None = None
         try:
-            record = _launch(session, spec, account, own)
+            own = steps.check_own_network(session.aws, spec)
+            if session.locked is None and spec.installs:
+                session.locked = prepare(spec)
+            steps.claim_name(session.aws, spec)
+            watch = Watch()
+            try:
+                account = account_of(spec)
+                _check_zone(spec, account)
+                record = _launch(session, story, spec, account, own)
+            except BaseException:
+                # Also on Ctrl-C and cancellation: the machines are asked to end before anything else.
+                removal = give_back(session, spec)
+                raise
             text = f"launched {spec.name} with {len(record.workers)} workers"
             session.notes.note("create_cluster", text, elapsed=watch.seconds, cluster=spec.name, uid=spec.uid)
             return record
-        except BaseException:
-            # Also on Ctrl-C and cancellation: the machines are asked to end before anything else happens.
-            remove_cluster(
-                session.aws.without_stop(), spec.name, spec.uid, ids=tuple(session.launched), patience=20.0
-            )
+        except BaseException as error:
+            story.failed(error, removal)
             raise
+        finally:
+            if session.story is None:
+                story.close()
 
 
-def _account(spec: ClusterSpec) -> AccountRecord:
+def give_back(session: Session, spec: ClusterSpec) -> Removal | None:
+    """Remove what was made of a cluster. Whoever asked is told the first cause, not what happens here.
+
+    Returns:
+        What was removed; None if that failed, and is left for the sweep.
+    """
+    aws = session.aws.without_stop()
+    try:
+        removal = remove_cluster(aws, spec.name, spec.uid, ids=tuple(session.launched), patience=20.0)
+    except PrefectCoiledError as error:
+        logger.error(
+            "Cluster %s could not be removed whole; `prefect-coiled sweep` will: %s", spec.name, error
+        )
+        return None
+    session.launched.clear()
+    return removal
+
+
+def account_of(spec: ClusterSpec) -> AccountRecord:
     """What the cluster shares with others; of the account's network, only the parts that it needs."""
     own = spec.network is not None
     return set_up_account(
-        spec.account, spec.region, spec.zone, spec.egress, every_zone=False, network=not own
+        spec.account,
+        spec.region,
+        spec.zone,
+        spec.egress,
+        every_zone=False,
+        network=not own,
+        registry=spec.registry,
     )
 
 
@@ -80,9 +125,10 @@ def _check_zone(spec: ClusterSpec, account: AccountRecord) -> None:
     )
 
 
-def _vpc_and_zones(
+def vpc_and_zones(
     spec: ClusterSpec, account: AccountRecord, own: OwnNetwork | None
 ) -> tuple[str, dict[Role, tuple[str, ...]]]:
+    """The network of a cluster, and the zones in which each role may start."""
     if spec.network is not None and own is not None:
         return spec.network.network_id, {"scheduler": (own.scheduler_zone,), "worker": (own.worker_zone,)}
     assert account.network is not None
@@ -91,23 +137,34 @@ def _vpc_and_zones(
 
 
 def _launch(
-    session: Session, spec: ClusterSpec, account: AccountRecord, own: OwnNetwork | None
+    session: Session, story: Story, spec: ClusterSpec, account: AccountRecord, own: OwnNetwork | None
 ) -> ClusterRecord:
     aws = session.aws
     network = account.network
-    vpc_id, zones = _vpc_and_zones(spec, account, own)
+    vpc_id, zones = vpc_and_zones(spec, account, own)
     groups_future = steps.ensure_security_groups.submit(aws, spec, vpc_id)
-    image_future = steps.find_image.submit(aws, spec.architecture)
+    # With a GPU, the workers have an image of their own.
+    roles: tuple[Role, ...] = ("scheduler", "worker") if spec.gpu else ("scheduler",)
+    files = bucket_name(aws.account, account.aws_account_id, aws.region)
+    image_futures = [choose_image.submit(session, spec, role, files) for role in roles]
     keys_future = steps.make_keys.submit(session, spec)
-    wheels_future = steps.put_wheels.submit(aws, spec, account.aws_account_id)
+    wheels_future = deliver.submit(session, account.aws_account_id) if spec.installs else None
     session.report("image", "looking")
-    settle([groups_future, image_future, keys_future, wheels_future])
-    groups, image_id, wheels = groups_future.result(), image_future.result(), wheels_future.result()
-    session.report("image", image_id)
+    settle([groups_future, *image_futures, keys_future, *([wheels_future] if wheels_future else [])])
+    groups = groups_future.result()
+    found = [future.result() for future in image_futures]
+    (image, _), (worker_image, _) = found[0], found[-1]
+    session.report("image", "; ".join(f"{i.image_id}, {note}" if note else i.image_id for i, note in found))
+    place = None
+    if wheels_future is not None:
+        delivery = wheels_future.result()
+        place = delivery.place
+        session.report("environment", str(delivery))
 
     session.report("instances", "launching")
-    template = steps.ensure_launch_template(
-        aws, spec, "scheduler", image_id, account.account, find_links=wheels
+    templates: dict[Role, str] = {}
+    templates["scheduler"] = steps.ensure_launch_template(
+        aws, spec, "scheduler", image, account.account, environment=place
     )
     (scheduler,) = steps.launch(
         session,
@@ -118,12 +175,12 @@ def _launch(
         count=1,
         first_zone=own.scheduler_zone if own else None,
         least=1,
-        template_id=template,
+        template_id=templates["scheduler"],
         group_ids=groups["scheduler"],
     )
     address = steps.wait_for_address.submit(aws, scheduler, spec.use_public_ip)
-    template = steps.ensure_launch_template(
-        aws, spec, "worker", image_id, account.account, scheduler.private_ip, wheels
+    templates["worker"] = steps.ensure_launch_template(
+        aws, spec, "worker", worker_image, account.account, scheduler.private_ip, place
     )
     workers: list[InstanceRecord] = []
     if spec.n_workers:
@@ -135,7 +192,7 @@ def _launch(
             network,
             count=spec.n_workers,
             least=spec.min_workers,
-            template_id=template,
+            template_id=templates["worker"],
             group_ids=groups["worker"],
             first_zone=own.worker_zone if own else scheduler.zone,
         )
@@ -144,7 +201,20 @@ def _launch(
     streams = steps.ensure_log_streams.submit(aws, account.log_group, ids)
     settle([address, streams])
     session.report("log streams", f"{len(ids)} ready")
-    return _record(spec, address.result(), workers, account.log_group)
+    scheduler = address.result()
+    machines = (scheduler, *workers)
+    story.launched(
+        resource_rows(
+            spec,
+            account,
+            image_ids={"scheduler": image.image_id, "worker": worker_image.image_id},
+            groups=groups,
+            templates=templates,
+            machines=machines,
+        ),
+        len(workers),
+    )
+    return _record(spec, scheduler, workers, account.log_group)
 
 
 @flow(name="add workers", flow_run_name="add {count} workers to {spec.name}", persist_result=False)
@@ -163,11 +233,11 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
     Raises:
         PrefectCoiledError: If not one could be launched.
     """
-    with session_for(spec.account, spec.region) as session:
+    with session_for(spec.account, spec.region, spec.name) as session:
         aws = session.aws
         own = steps.check_own_network(aws, spec)
-        account = _account(spec)
-        vpc_id, zones = _vpc_and_zones(spec, account, own)
+        account = account_of(spec)
+        vpc_id, zones = vpc_and_zones(spec, account, own)
         groups = steps.ensure_security_groups(aws, spec, vpc_id)
         template = steps.find_launch_template(aws, spec, "worker")
         made = steps.launch(

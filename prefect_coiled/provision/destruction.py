@@ -3,7 +3,7 @@
     nothing runs? ─▶ under the set-up's lease:
     dead clusters ─▶ NAT gateways ─▶ addresses ─┬▶ endpoint ─▶ route tables ─▶ subnets ─┐
                                                 └▶ internet gateway ────────────────────┴▶ VPC
-    log group      bucket      role, unless another region needs it
+    images      log group      bucket      repository      role, unless another region needs it
 
 Each step finds by tag what is there, so that a run that was interrupted is run again, and goes on.
 """
@@ -17,6 +17,7 @@ from prefect import flow
 
 from prefect_coiled.aws import (
     bucket,
+    ecr,
     iam_role,
     instances,
     internet_gateway,
@@ -28,15 +29,20 @@ from prefect_coiled.aws import (
     subnets,
     vpc,
 )
-from prefect_coiled.aws.caller import find_caller
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.leases import lease
 from prefect_coiled.errors import AwsError, ProvisionError
 from prefect_coiled.options import REGIONS
-from prefect_coiled.plan.policies import bucket_name
-from prefect_coiled.provision.removal import clusters_of, release_nat_gateways, remove_cluster
+from prefect_coiled.plan.containers import repository_name
+from prefect_coiled.provision.removal import (
+    account_bucket,
+    clusters_of,
+    release_nat_gateways,
+    remove_cluster,
+)
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import Removal
+from prefect_coiled.tasks.images import remove_images
 from prefect_coiled.tasks.steps import settle, step
 
 
@@ -58,10 +64,12 @@ def destroy_account(account: str, region: str) -> Removal:
     with session_for(account, region) as session:
         aws = session.aws
         refuse_while_clusters_live(aws)
-        with lease(aws, f"{parameters.account_path(account)}set-up"):
+        with lease(aws, parameters.set_up_lease(account)):
             refuse_while_clusters_live(aws)  # one may have started while the lease was waited for
             total = _remove_clusters(aws) + release_nat_gateways(aws) + _release_addresses(aws)
-            ends = [_delete_network.submit(aws), _delete_log_group.submit(aws), _delete_bucket.submit(aws)]
+            total += _delete_images(aws)
+            deletions = (_delete_network, _delete_log_group, _delete_bucket, _delete_repository)
+            ends = [delete.submit(aws) for delete in deletions]
             settle(ends)
             for end in ends:
                 total += end.result()
@@ -110,6 +118,11 @@ def _release_addresses(aws: Aws) -> Removal:
     return _removal("elastic address", nat_gateways.release_addresses(aws))
 
 
+@step("delete images")
+def _delete_images(aws: Aws) -> Removal:
+    return remove_images(aws, account_bucket(aws))
+
+
 @step("delete network")
 def _delete_network(aws: Aws) -> Removal:
     total = Removal()
@@ -156,8 +169,13 @@ def _delete_log_group(aws: Aws) -> Removal:
 
 @step("delete bucket")
 def _delete_bucket(aws: Aws) -> Removal:
-    name = bucket_name(aws.account, find_caller(aws).aws_account_id, aws.region)
+    name = account_bucket(aws)
     return _removal("bucket", [name] if bucket.delete_bucket(aws, name) else [])
+
+
+@step("delete repository")
+def _delete_repository(aws: Aws) -> Removal:
+    return _removal("repository", [repository_name(aws.account)] if ecr.delete_repository(aws) else [])
 
 
 @step("delete role")
@@ -169,8 +187,11 @@ def _delete_role(aws: Aws, others: tuple[str, ...]) -> Removal:
 
 @step("delete parameters")
 def _delete_parameters(aws: Aws) -> Removal:
-    root = parameters.account_path(aws.account)
-    names = [n for n in parameters.find_parameters(aws, root) if n != f"{root}set-up"]
+    # A cluster that was asked for meanwhile waits for the lease, and has its name already.
+    starting, _ = clusters_of(aws)
+    kept = tuple(parameters.cluster_path(aws.account, name) for name in starting)
+    root, held = parameters.account_path(aws.account), parameters.set_up_lease(aws.account)
+    names = [n for n in parameters.find_parameters(aws, root) if n != held and not n.startswith(kept)]
     parameters.delete_parameters(aws, names)
     return _removal("parameter", names)
 

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from prefect_coiled.aws import (
+    baked_images,
     bucket,
+    ecr,
     iam_role,
     instances,
     internet_gateway,
@@ -100,6 +102,15 @@ def _shared(aws: Aws) -> Iterator[Resource]:
     name = bucket_name(aws.account, find_caller(aws).aws_account_id, aws.region)
     if bucket.find_bucket(aws, name):
         yield Resource(kind="bucket", resource_id=name)
+    repository = ecr.find_repository(aws)
+    if repository is not None:
+        note = f"{len(ecr.find_images(aws))} images"
+        yield Resource(kind="repository", resource_id=str(repository["repositoryName"]), note=note)
+    for image in baked_images.find_baked_images(aws):
+        note = f"Python {image.python}, {image.architecture}, {image.state}"
+        yield Resource(kind="image", resource_id=image.image_id, note=note)
+    for snapshot in baked_images.find_snapshots(aws):
+        yield Resource(kind="snapshot", resource_id=snapshot)
     role, profile = iam_role.find_role(aws), iam_role.find_instance_profile(aws)
     if role is not None:
         yield Resource(kind="IAM role", resource_id=str(role["RoleName"]), note="all regions")

@@ -17,14 +17,20 @@ from prefect_coiled.aws import (
     nat_gateways,
     parameters,
     security_groups,
+    subnets,
+    vpc,
 )
+from prefect_coiled.aws.caller import find_caller
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.leases import lease
 from prefect_coiled.aws.waits import TERMINATED
-from prefect_coiled.errors import AwsError, WaitTimeoutError
+from prefect_coiled.errors import AccessDeniedError, AwsError, WaitTimeoutError
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import Removal
 from prefect_coiled.tasks.cluster import read_intent
+from prefect_coiled.tasks.images import KEPT_IMAGES, remove_images
 from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import step
 
@@ -98,7 +104,7 @@ def _remove_rest(aws: Aws, name: str, uid: str | None, ids: list[str], patience:
     return remove_rest(aws, name, uid, ids, patience)
 
 
-@flow(name="delete cluster", flow_run_name="delete cluster {name}", persist_result=False)
+@flow(name="remove cluster", flow_run_name="remove {name}", persist_result=False)
 def delete_cluster(
     account: str,
     region: str,
@@ -120,7 +126,7 @@ def delete_cluster(
     Returns:
         What was removed, and what is left for `sweep`.
     """
-    with session_for(account, region) as session:
+    with session_for(account, region, name) as session:
         aws = session.aws.without_stop()
         watch = Watch()
         ended = _terminate(aws, name, uid, tuple(ids))
@@ -134,7 +140,8 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
     """Remove what should no longer exist in an account and region.
 
     That is: clusters without a live scheduler, with all that belongs to them; internet gateways and
-    addresses that nothing uses; and NAT gateways while no cluster runs, because they cost money idle.
+    addresses that nothing uses; and while no cluster runs NAT gateways, because they cost money idle, and
+    images but for the newest three of each Python.
 
     Args:
         account: The account's slug.
@@ -151,9 +158,15 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
             swept = _sweep_cluster(aws, name)
             session.notes.note("sweep_cluster", f"removed {swept}", cluster=name)
             total += swept
-        if release_nat and not instances.find_instances(aws):
-            total += release_nat_gateways(aws)
+        if release_nat and _is_idle(aws):
+            # A launch that begins meanwhile waits for the lease, and then makes what it needs again.
+            with lease(aws, parameters.set_up_lease(account)):
+                if _is_idle(aws):
+                    total += release_nat_gateways(aws)
         total += _sweep_loose(aws)
+        total += _sweep_vpcs(aws)
+        if _is_idle(aws):
+            total += _sweep_images(aws)
         session.notes.note("sweep", f"removed {total}")
         return total
 
@@ -176,6 +189,11 @@ def clusters_of(aws: Aws) -> tuple[set[str], set[str]]:
     return live | starting, names - live - starting - {""}
 
 
+def _is_idle(aws: Aws) -> bool:
+    """Whether no machine of the account is there and no cluster is starting."""
+    return not clusters_of(aws)[0] and not instances.find_instances(aws)
+
+
 @task(name="sweep cluster", task_run_name="sweep cluster {name}", cache_policy=NO_CACHE, persist_result=False)
 def _sweep_cluster(aws: Aws, name: str) -> Removal:
     return remove_cluster(aws, name)
@@ -189,6 +207,17 @@ def release_nat_gateways(aws: Aws) -> Removal:
     return Removal(removed={"NAT gateway": ids}) if ids else Removal()
 
 
+@step("remove old images")
+def _sweep_images(aws: Aws) -> Removal:
+    # Not while machines run: a cluster launches more of them from its image.
+    return remove_images(aws, account_bucket(aws), KEPT_IMAGES)
+
+
+def account_bucket(aws: Aws) -> str:
+    """Name of the account's bucket in the door's region."""
+    return bucket_name(aws.account, find_caller(aws).aws_account_id, aws.region)
+
+
 @step("remove what nothing uses")
 def _sweep_loose(aws: Aws) -> Removal:
     loose = [g for g in internet_gateway.find_internet_gateways(aws) if not g.get("Attachments")]
@@ -200,3 +229,22 @@ def _sweep_loose(aws: Aws) -> Removal:
         "elastic address": addresses,
     }
     return Removal(removed={k: v for k, v in removed.items() if v})
+
+
+@step("remove surplus VPCs")
+def _sweep_vpcs(aws: Aws) -> Removal:
+    """Of several VPCs, which a lost reply can leave, those that nothing was put into."""
+    found = [str(v["VpcId"]) for v in vpc.find_vpcs(aws)]
+    if len(found) < 2:
+        return Removal()
+    attached = {
+        a["VpcId"] for g in internet_gateway.find_internet_gateways(aws) for a in g.get("Attachments", ())
+    }
+    empty = [v for v in found if v not in attached and not subnets.find_subnets(aws, v)]
+    surplus = empty if len(empty) < len(found) else empty[1:]
+    try:
+        for vpc_id in surplus:
+            vpc.delete_vpc(aws, vpc_id)
+    except AccessDeniedError as error:
+        return Removal(left=dict.fromkeys(surplus, error.diagnosis.why))
+    return Removal(removed={"VPC": tuple(surplus)}) if surplus else Removal()

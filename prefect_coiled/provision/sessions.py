@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from prefect_coiled.aws.credentials import Account
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.blocks import load_account
+from prefect_coiled.options import merge
 from prefect_coiled.tasks.steps import Session, current_session, use_session
 
 
@@ -27,11 +28,14 @@ def open_door(account: Account, region: str, stop: threading.Event | None = None
 
 
 @contextmanager
-def session_for(account: str, region: str) -> Iterator[Session]:
+def session_for(account: str, region: str, cluster: str = "") -> Iterator[Session]:
     """The session that was opened around this flow, or a new one (a deployment's run, a direct call)."""
     session = current_session()
     if session is not None and (session.aws.account, session.aws.region) == (account, region):
         yield session
         return
-    with use_session(Session(aws=open_door(load_account(account), region))) as opened:
+    loaded = load_account(account)
+    token = merge(None, loaded.options).options.registry.access_token
+    door = open_door(loaded, region)
+    with use_session(Session(door, registry_token=token, cluster=cluster)) as opened:
         yield opened

@@ -22,7 +22,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,16 @@ from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from prefect_coiled.sandbox import corrections
-from prefect_coiled.sandbox.addresses import Addresses
 from prefect_coiled.sandbox.admin import Admin
 from prefect_coiled.sandbox.authorization import Authorization
 from prefect_coiled.sandbox.calls import CallLog, Environ, StartResponse, WsgiApp, call_of, reply, run
-from prefect_coiled.sandbox.corrections import gateways, states
+from prefect_coiled.sandbox.corrections import elastic, gateways, images, states
 from prefect_coiled.sandbox.faults import Faults
 from prefect_coiled.sandbox.http import serve_on
 from prefect_coiled.sandbox.iam.evaluator import Iam
 from prefect_coiled.sandbox.idempotency import DryRun, Idempotency
+from prefect_coiled.sandbox.look import look
+from prefect_coiled.sandbox.plane import DataPlane
 from prefect_coiled.sandbox.settings import Settings
 from prefect_coiled.sandbox.supervisor import Supervisor
 
@@ -47,7 +48,7 @@ __all__ = ["METADATA", "Server"]
 
 METADATA = "server.json"
 _HOST = "127.0.0.1"
-_SERVICES = ("ec2", "iam", "logs", "s3", "ssm", "sts", "tagging")
+_SERVICES = ("ec2", "iam", "logs", "s3", "ssm", "sts", "tagging", "ecr")
 _log = logging.getLogger(__name__)
 
 
@@ -75,9 +76,10 @@ class OneAtATime:
     # moto answers every error of EC2 with 400.
     _STATUS = {b"<Code>InsufficientInstanceCapacity</Code>": "500 Internal Server Error"}
 
-    def __init__(self, app: WsgiApp, lock: threading.RLock) -> None:
+    def __init__(self, app: WsgiApp, lock: threading.RLock, changed: Callable[[], None]) -> None:
         self._app = app
         self._lock = lock
+        self._changed = changed
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         call = call_of(environ)
@@ -87,11 +89,19 @@ class OneAtATime:
             if call.service == "ec2":
                 _settle_gateways()
             status, headers, body = run(self._app, environ)
+            # Before the answer: what was revoked is closed when the caller hears of it.
+            if call.service == "ec2" and _may_change(call.action):
+                self._changed()
         for code, right in self._STATUS.items():
             if status.startswith("400") and code in body:
                 status = right
         start_response(status, headers)
         return [body]
+
+
+def _may_change(action: str) -> bool:
+    """Whether a call may change networks; NAT gateways come and go by the clock, as their states tell."""
+    return action == "DescribeNatGateways" or not action.startswith(("Describe", "Get"))
 
 
 def _settle_gateways() -> None:
@@ -107,7 +117,7 @@ class Server:
         folder: The state folder; made if it is not there.
         settings: Delays and the form of booting.
         port: The port; 0 for a free one.
-        addresses: Where instances' addresses come from.
+        plane: What instances are made of.
         stopped: Set when someone asks for the end through the admin interface.
     """
 
@@ -115,22 +125,23 @@ class Server:
         self,
         folder: Path,
         settings: Settings,
-        port: int = 0,
-        addresses: Addresses | None = None,
+        port: int,
+        plane: DataPlane,
         *,
         stopped: threading.Event,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
         lock = threading.RLock()
-        self._addresses = addresses or Addresses()
+        self._plane = plane
         self._instances = states.Instances(lock)
-        self._supervisor = Supervisor(folder, settings, self._addresses, lock, self._instances)
+        self._supervisor = Supervisor(folder, settings, plane, lock, self._instances)
         states.install(self._supervisor, self._instances)
-        corrections.install(settings)
+        corrections.install(settings, plane)
+        images.keep_disks(self._supervisor)
         self._moto = DomainDispatcherApplication(create_backend_app)
 
-        self._tokens = Idempotency(OneAtATime(self._moto, lock), self._instances.ended_any)
+        self._tokens = Idempotency(OneAtATime(self._moto, lock, plane.changed), self._instances.ended_any)
         self._iam = Iam(settings, lock)
         self._faults = Faults(Authorization(DryRun(self._tokens), self._iam))
         self.calls = CallLog(self._faults)
@@ -138,8 +149,11 @@ class Server:
         self.info: dict[str, Any] = {
             "pid": os.getpid(),
             "state_dir": str(folder),
-            "addresses": self._addresses.form,
+            "plane": settings.plane,
+            "addresses": plane.form,
+            "client_address": plane.client_address,
             "python": sys.executable,
+            "image": settings.image,
         }
         admin = Admin(
             self.calls,
@@ -155,7 +169,8 @@ class Server:
             reset=self.reset,
         )
         self._http = serve_on(_HOST, port, Guard(admin))
-        self.info["endpoint"] = self._supervisor.endpoint = f"http://{_HOST}:{self._http.server_port}"
+        self.info["endpoint"] = f"http://{_HOST}:{self._http.server_port}"
+        plane.open(admin, self._http.server_port, lambda: look(self._instances.live()))
 
     def start(self) -> None:
         """Answer requests, and say so in the state folder."""
@@ -182,7 +197,9 @@ class Server:
         self._supervisor.reset()
         with self._lock:
             self._instances.clear()
+            elastic.forget(self._plane)
             moto_api_backend.reset()
+            self._plane.changed()
             self._tokens.clear()
         self._faults.set([])
         self._iam.clear()
@@ -193,8 +210,9 @@ class Server:
         (self._folder / METADATA).unlink(missing_ok=True)
         self._supervisor.close()
         self._http.shutdown()
-        self._addresses.close()
-        shutil.rmtree(self._folder / "bin", ignore_errors=True)
+        self._plane.close()
+        for name in ("bin", "bare-bin"):
+            shutil.rmtree(self._folder / name, ignore_errors=True)
 
 
 def _scope(service: str) -> str:

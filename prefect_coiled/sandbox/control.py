@@ -65,6 +65,9 @@ class SandboxInfo:
         addresses: "many" when each instance has an address of its own (Linux), "one" when all share
             127.0.0.1 and what listens must take free ports.
         instances: How many instances are on or on their way.
+        plane: What instances are made of: "process" or "netns".
+        client_address: The address that clients on this machine are seen from.
+        image: "ready" where machines hold the client's environment, "bare" where they install it.
     """
 
     endpoint: str
@@ -72,6 +75,14 @@ class SandboxInfo:
     state_dir: Path
     addresses: Literal["many", "one"]
     instances: int = 0
+    plane: str = "process"
+    client_address: str = "127.0.0.1"
+    image: Literal["ready", "bare"] = "ready"
+
+    @property
+    def shares_loopback(self) -> bool:
+        """Whether instances reach what listens on the loopback of this machine, such as a Prefect server."""
+        return self.plane == "process"
 
     def environment(self, region: str = REGION) -> dict[str, str]:
         """The variables that lead every AWS client to this sandbox.
@@ -149,6 +160,9 @@ def status(folder: Path | None = None) -> SandboxInfo | None:
         state_dir=folder,
         addresses=health["addresses"],
         instances=int(health["instances"]),
+        plane=health["plane"],
+        client_address=health["client_address"],
+        image=health.get("image", "ready"),
     )
 
 
@@ -177,12 +191,19 @@ def start(
         settings: See `prefect_coiled.sandbox.settings.Settings`.
 
     Raises:
-        SandboxError: It cannot start.
+        SandboxError: It cannot start, or one runs whose data plane is another than the one asked for.
     """
     folder = state_folder()
     with _locked(folder):
         running = status(folder)
         if running is not None:
+            wanted = (settings or {}).get("plane", running.plane)
+            if wanted != running.plane:
+                raise SandboxError(
+                    "starting the sandbox",
+                    f'one runs already, whose data plane is "{running.plane}"',
+                    "Stop it first: `prefect-coiled sandbox stop`.",
+                )
             return running
         _clear(folder)
         arguments = [

@@ -63,6 +63,9 @@ class Sandbox:
             pid=health["pid"],
             state_dir=folder,
             addresses=health["addresses"],
+            plane=health["plane"],
+            client_address=health["client_address"],
+            image=health["image"],
         )
 
     def __enter__(self) -> Sandbox:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from prefect_coiled.sandbox.machine import Machine
+from prefect_coiled.sandbox.plane import Machine
 
 __all__ = ["answer"]
 

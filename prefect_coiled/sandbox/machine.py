@@ -1,4 +1,4 @@
-"""One instance as a process tree: power on, power button, pulled plug, frozen, gone.
+"""One instance as a process tree, and the data plane of such trees on addresses of the loopback.
 
 Knows processes and files, nothing of AWS. Not safe for several threads by itself: the supervisor holds
 its lock around the calls, except for `power_on` and `wait`.
@@ -14,16 +14,19 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 import psutil
 
+from prefect_coiled.sandbox.addresses import Addresses
+from prefect_coiled.sandbox.calls import WsgiApp
+from prefect_coiled.sandbox.network import Vpc
+from prefect_coiled.sandbox.plane import Address, Form, Machine
 from prefect_coiled.sandbox.sweep import marked, sweep
 
-__all__ = ["MARK", "POWER_COMMANDS", "Machine", "can_separate"]
+__all__ = ["MARK", "POWER_COMMANDS", "ProcessMachine", "ProcessPlane", "can_separate", "copy_disk"]
 
 MARK = "PREFECT_COILED_SANDBOX_INSTANCE"
 POWER_COMMANDS = ("shutdown", "poweroff", "halt", "reboot", "systemctl")
@@ -53,41 +56,26 @@ def can_separate() -> tuple[str, ...]:
     return ()
 
 
-class Machine:
-    """One instance.
+class ProcessMachine(Machine):
+    """One instance as a process tree.
 
     Args:
         instance_id: The id on EC2.
-        address: The loopback address that is its private and public one.
+        address: Its addresses.
         folder: Its folder, with the console and the home of what runs inside.
         scratch: Its TMPDIR; apart from the folder because socket paths must be short.
         user_data: What it runs at its first boot.
+        image: The disk that it begins with; an empty one if there is none.
     """
 
-    def __init__(self, instance_id: str, address: str, folder: Path, scratch: Path, user_data: bytes) -> None:
-        self.instance_id = instance_id
-        self.address = address
-        self.folder = folder
-        self.user_data = user_data
-        self.since = time.time()
-        self.on = False
-        self.living = False  # whether a thread of the supervisor looks after it
-        self.crashed = False
-        self.unplugged = False
-        self.wanted: Literal["terminate", "stop", "reboot"] | None = None
-        self.wanted_by: Literal["user", "instance", "spot", "server"] = "user"
-        self.wake = threading.Event()
-        self.interrupt_at: float | None = None
-        self.tokens: dict[str, float] = {}
+    def __init__(
+        self, instance_id: str, address: Address, folder: Path, scratch: Path, user_data: bytes
+    ) -> None:
+        super().__init__(instance_id, address, folder, user_data)
         self._scratch = scratch
         self._booted = False
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline: IO[bytes] | None = None
-
-    @property
-    def console(self) -> Path:
-        """The file with what the machine printed."""
-        return self.folder / "console.log"
 
     @property
     def pid(self) -> int | None:
@@ -104,6 +92,8 @@ class Machine:
         home = self.folder / "home"
         for folder in (home, self._scratch):
             folder.mkdir(parents=True, exist_ok=True)
+        if self.image is not None and not self.root.exists():
+            copy_disk(self.image, self.root)
         separate = can_separate()
         inside = {
             **environ,
@@ -216,9 +206,89 @@ class Machine:
     def erase(self) -> None:
         """Remove its files, but not the console."""
         shutil.rmtree(self._scratch, ignore_errors=True)
-        shutil.rmtree(self.folder / "home", ignore_errors=True)
+        # What was installed is many files, and nobody waits for their end.
+        doomed = [self.folder / f"{name}.gone" for name in ("home", "root", "bin")]
+        for folder, target in zip((self.folder / "home", self.root, self.commands), doomed, strict=True):
+            with contextlib.suppress(OSError):
+                folder.rename(target)
+        threading.Thread(target=_remove, args=(doomed,), daemon=True, name="erase").start()
         for name in ("user-data", "pending-shutdown"):
             (self.folder / name).unlink(missing_ok=True)
 
     def _inside(self) -> list[psutil.Process]:
         return marked(MARK, self.instance_id)
+
+
+def copy_disk(disk: Path, target: Path) -> None:
+    """Copy a disk; what is on it is replaced where it changes, not written into, so that links do."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+    def link(source: str, copy: str) -> None:
+        # A launch may share a file with many; the few that are appended to are small.
+        if os.path.getsize(source) < 4096:
+            shutil.copy2(source, copy)
+        else:
+            os.link(source, copy)
+
+    shutil.copytree(disk, target, symlinks=True, copy_function=link)
+
+
+def _remove(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class ProcessPlane:
+    """Process trees on addresses of the loopback: every one can reach every other one, and the client too.
+
+    Args:
+        form: Whether each instance has an address of its own; by default what the platform has.
+    """
+
+    client_address = "127.0.0.1"
+
+    def __init__(self, form: Form | None = None) -> None:
+        self._addresses = Addresses(form)
+        self._endpoint = ""
+
+    @property
+    def form(self) -> Form:
+        """See `DataPlane`."""
+        return self._addresses.form
+
+    def open(self, app: WsgiApp, port: int, look: Callable[[], Sequence[Vpc]]) -> None:
+        """See `DataPlane`; what listens on 127.0.0.1 is reached from everywhere."""
+        self._endpoint = f"http://127.0.0.1:{port}"
+
+    def take(self, instance_id: str, private: str) -> Address:
+        """See `DataPlane`: one that really answers, and not that of the subnet."""
+        address = self._addresses.take()
+        return Address(address, address)
+
+    def give_back(self, address: Address) -> None:
+        """See `DataPlane`."""
+        self._addresses.give_back(address.private)
+
+    def take_public(self) -> str | None:
+        """See `DataPlane`: nothing listens on an elastic address."""
+        return None
+
+    def machine(
+        self, instance_id: str, address: Address, folder: Path, scratch: Path, user_data: bytes
+    ) -> Machine:
+        """See `DataPlane`."""
+        return ProcessMachine(instance_id, address, folder, scratch, user_data)
+
+    def environ(self, instance_id: str) -> dict[str, str]:
+        """See `DataPlane`."""
+        return {
+            "AWS_ENDPOINT_URL": self._endpoint,
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"{self._endpoint}/_sandbox/imds/{instance_id}",
+        }
+
+    def changed(self) -> None:
+        """See `DataPlane`: there are no walls, so nothing is to be done."""
+
+    def close(self) -> None:
+        """See `DataPlane`."""
+        self._addresses.close()

@@ -19,8 +19,8 @@ import threading
 from pathlib import Path
 
 from prefect_coiled.errors import SandboxError
-from prefect_coiled.sandbox.addresses import Addresses
 from prefect_coiled.sandbox.loading import loaded, prepare
+from prefect_coiled.sandbox.plane import make_plane
 from prefect_coiled.sandbox.settings import Settings
 
 __all__ = ["main"]
@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = Settings()
     try:
         settings.update(json.loads(options.settings))
+        plane = make_plane(settings, options.addresses)
     except (SandboxError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     prepare()
     from prefect_coiled.sandbox.chain import Server  # loads moto
 
-    server = Server(options.state_dir, settings, options.port, Addresses(options.addresses), stopped=stopped)
+    server = Server(options.state_dir, settings, options.port, plane, stopped=stopped)
     try:
         server.start()
         loaded()

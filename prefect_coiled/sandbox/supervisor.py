@@ -1,11 +1,12 @@
-"""The data plane: each EC2 instance is a machine, and AWS's states follow what its processes do.
+"""The instances' lives: each EC2 instance is a machine, and AWS's states follow what its processes do.
 
     launch      a machine for each new instance; pending, and running when its first process is there
     end         the API's terminate, stop and reboot; the state follows when the processes are gone
     _live       the life of one machine, in a thread of its own
 
-Imports nothing of moto: whoever keeps the instances gets told by `Events`. All state is changed under the
-one lock of the sandbox, which is never held while waiting for a process.
+What a machine is made of is the data plane's affair. Imports nothing of moto: whoever keeps the instances
+gets told by `Events`. All state is changed under the one lock of the sandbox, which is never held while
+waiting for a process.
 """
 
 from __future__ import annotations
@@ -13,26 +14,28 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-from prefect_coiled.sandbox.addresses import Addresses
-from prefect_coiled.sandbox.machine import POWER_COMMANDS, Machine
+from prefect_coiled.errors import SandboxError
+from prefect_coiled.sandbox.machine import POWER_COMMANDS, copy_disk
+from prefect_coiled.sandbox.plane import Address, By, DataPlane, Ending, Machine
 from prefect_coiled.sandbox.settings import Settings
 
-__all__ = ["OWNER_MARK", "Ending", "Events", "Supervisor"]
+__all__ = ["OWNER_MARK", "Events", "Supervisor"]
 
 OWNER_MARK = "PREFECT_COILED_SANDBOX"
-Ending = Literal["terminate", "stop", "reboot"]
-By = Literal["user", "instance", "spot", "server"]
 
 _log = logging.getLogger(__name__)
 _SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
+# What the administrator of this machine installed is not on a bare one.
+_BARE_PATH = ("/usr/bin", "/bin", "/usr/sbin", "/sbin")
 
 
 class Events(Protocol):
@@ -41,7 +44,7 @@ class Events(Protocol):
     def ending(self, instance_id: str, how: Ending) -> None:
         """The machine was asked to go down."""
 
-    def running(self, instance_id: str, address: str) -> None:
+    def running(self, instance_id: str, public_address: str) -> None:
         """The machine's first process is there."""
 
     def ended(self, instance_id: str, how: Ending, by: By) -> None:
@@ -57,7 +60,7 @@ class Supervisor:
     Args:
         folder: The state folder of the sandbox.
         settings: Delays and the form of booting.
-        addresses: Where addresses come from.
+        plane: Where machines and their addresses come from.
         lock: The one lock of the sandbox.
         events: Who is told.
     """
@@ -66,36 +69,45 @@ class Supervisor:
         self,
         folder: Path,
         settings: Settings,
-        addresses: Addresses,
+        plane: DataPlane,
         lock: threading.RLock,
         events: Events,
     ) -> None:
-        self.endpoint = ""
         self.machines: dict[str, Machine] = {}
         self._folder = folder
+        self._images = folder / "images"
         self._settings = settings
-        self._addresses = addresses
+        self._plane = plane
         self._lock = lock
         self._events = events
         self._closed = False
-        self._commands = _install_power_commands(folder / "bin")
+        self._commands = _install_commands(folder / "bin")
+        self._bare_commands = _install_bare_commands(folder / "bare-bin")
 
     # -- what the API does ---------------------------------------------------------------------------
 
-    def address(self) -> str:
-        """The address of an instance that is about to be launched."""
-        return self._addresses.take()
+    def address(self, instance_id: str, private: str) -> Address:
+        """The addresses of an instance that is about to be launched.
 
-    def launch(self, new: Iterable[tuple[str, str, bytes]]) -> None:
-        """Boot new instances; each as (instance id, address, user data)."""
+        Args:
+            instance_id: Its id.
+            private: The address that its subnet has for it.
+        """
+        return self._plane.take(instance_id, private)
+
+    def launch(self, new: Iterable[tuple[str, Address, bytes, str]]) -> None:
+        """Boot new instances; each as (instance id, addresses, user data, image id)."""
         machines = []
-        for instance_id, address, user_data in new:
+        for instance_id, address, user_data, image_id in new:
             folder = self._folder / instance_id
             folder.mkdir(exist_ok=True)
             scratch = self._folder / "t" / instance_id[-8:]
-            machine = Machine(instance_id, address, folder, scratch, user_data)
+            kept = self._images / image_id
+            machine = self._plane.machine(instance_id, address, folder, scratch, user_data)
+            machine.image = kept if kept.exists() else None
             self.machines[instance_id] = machine
             machines.append(machine)
+        self._plane.changed()
         self._boot(machines)
 
     def start(self, instance_id: str) -> None:
@@ -116,6 +128,16 @@ class Supervisor:
             machine.press_power()
         else:
             self._finish(machine)
+
+    def keep_image(self, image_id: str, instance_id: str) -> None:
+        """Keep the disk of a machine, which machines of that image begin with."""
+        machine = self.machines.get(instance_id)
+        if machine is not None and machine.root.exists():
+            copy_disk(machine.root, self._images / image_id)
+
+    def drop_image(self, image_id: str) -> None:
+        """Forget the disk of an image."""
+        shutil.rmtree(self._images / image_id, ignore_errors=True)
 
     # -- ways to die ---------------------------------------------------------------------------------
 
@@ -158,7 +180,7 @@ class Supervisor:
             for machine in machines:
                 if machine.wanted is None and self._knows(machine):
                     machine.on = True
-                    self._events.running(machine.instance_id, machine.address)
+                    self._tell_running(machine)
 
     def _live(self, machine: Machine) -> None:
         again = True
@@ -167,7 +189,7 @@ class Supervisor:
             if machine.wanted is None and self._knows(machine):
                 try:
                     machine.power_on(self._environ(machine), self._settings.grace)
-                except OSError as error:
+                except (OSError, SandboxError) as error:
                     _log.error("%s cannot boot: %s", machine.instance_id, error)
                     machine.wanted, machine.wanted_by = "terminate", "server"
                 self._announce(machine)
@@ -185,7 +207,11 @@ class Supervisor:
                 machine.press_power()
             else:
                 _log.info("%s is on at %s, pid %s", machine.instance_id, machine.address, machine.pid)
-                self._events.running(machine.instance_id, machine.address)
+                self._tell_running(machine)
+
+    def _tell_running(self, machine: Machine) -> None:
+        self._events.running(machine.instance_id, machine.addresses.public)
+        self._plane.changed()
 
     def _after(self, machine: Machine) -> bool:
         """What follows the end of the processes; gives whether to boot again."""
@@ -221,20 +247,28 @@ class Supervisor:
             return
         if how == "terminate":
             machine.erase()
-            self._addresses.give_back(machine.address)
+            self._plane.give_back(machine.addresses)
             self.machines.pop(machine.instance_id, None)
         self._events.ended(machine.instance_id, how, machine.wanted_by)
+        self._plane.changed()
 
     def _environ(self, machine: Machine) -> dict[str, str]:
+        bare = self._settings.image == "bare"
         path = [str(self._commands), os.path.dirname(sys.executable), *_SYSTEM_PATH]
+        if bare:
+            path = [str(self._commands), str(self._bare_commands), str(machine.commands), *_BARE_PATH]
         environ = {
             "PATH": os.pathsep.join(dict.fromkeys(path)),
             "LANG": "C.UTF-8",
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"{self.endpoint}/_sandbox/imds/{machine.instance_id}",
+            **self._plane.environ(machine.instance_id),
             OWNER_MARK: str(self._folder),
         }
-        if os.environ.get("PYTHONPATH"):
+        if bare:
+            # Where the boot script has its /opt: nothing of this machine is touched.
+            environ["PREFECT_COILED_ROOT"] = str(machine.root)
+            if self._settings.disk is not None:
+                environ["SANDBOX_DISK"] = str(self._settings.disk)
+        elif os.environ.get("PYTHONPATH"):
             # Relative to where the sandbox was started; an instance starts in its own home.
             given = os.environ["PYTHONPATH"].split(os.pathsep)
             environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in given if entry)
@@ -272,10 +306,11 @@ class Supervisor:
             time.sleep(0.02)
         with self._lock:
             for machine in machines:
-                self._addresses.give_back(machine.address)
+                self._plane.give_back(machine.addresses)
                 shutil.rmtree(machine.folder, ignore_errors=True)
             self.machines.clear()
             shutil.rmtree(self._folder / "t", ignore_errors=True)
+            shutil.rmtree(self._images, ignore_errors=True)
 
     def reset(self) -> None:
         """Take all machines down, and be ready for new ones."""
@@ -284,13 +319,39 @@ class Supervisor:
             self._closed = False
 
 
-def _install_power_commands(folder: Path) -> Path:
+def _install_commands(folder: Path) -> Path:
+    """What an instance finds first on its path: power commands, and stand-ins for Docker and AWS's CLI."""
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("docker", "aws"):
+        program = Path(__file__).parent / "instance" / f"{name}.py"
+        line = f'exec {shlex.quote(sys.executable)} {shlex.quote(str(program))} "$@"'
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / name).chmod(0o755)
     script = Path(__file__).parent / "instance" / "power.sh"
     for name in POWER_COMMANDS:
         command = folder / name
         with contextlib.suppress(FileNotFoundError):
             command.unlink()
         shutil.copy(script, command)
+        command.chmod(0o755)
+    return folder
+
+
+def _install_bare_commands(folder: Path) -> Path:
+    """What Amazon Linux has and this machine may not: python3 and dnf."""
+    folder.mkdir(parents=True, exist_ok=True)
+    here = Path(__file__).parent / "instance"
+    minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+    base = Path(sys.base_prefix) / "bin" / f"python{minor}"
+    python = str(base if base.exists() else getattr(sys, "_base_executable", sys.executable))
+    dnf = (here / "dnf.sh").read_text().replace("@PYTHON@", f"python{minor}").replace("@EXECUTABLE@", python)
+    scripts = {
+        "dnf": dnf,
+        "python3": f'#!/bin/sh\nexec "{python}" "$@"\n',
+    }
+    for name, text in scripts.items():
+        command = folder / name
+        command.write_text(text)
         command.chmod(0o755)
     return folder

@@ -62,12 +62,12 @@ def is_private(url: str, resolve: Resolve = resolve) -> bool:
     return bool(found) and all(a.is_private for a in found)
 
 
-def check_api_url(is_sandbox: bool) -> str:
+def check_api_url(shares_loopback: bool) -> str:
     """Raise when a cluster's workers could not reach the Prefect API of this process.
 
     Args:
-        is_sandbox: Whether the cluster's machines are processes on this machine, so that any
-            address that works here works there.
+        shares_loopback: Whether the cluster's machines are processes beside this one (the sandbox as it
+            is by default), so that any address that works here works there.
 
     Returns:
         A remark for the log; empty if there is nothing to say.
@@ -75,7 +75,7 @@ def check_api_url(is_sandbox: bool) -> str:
     Raises:
         OptionsError: `PREFECT_API_URL` is unset or a loopback address, and the cluster is remote.
     """
-    if is_sandbox:
+    if shares_loopback:
         return ""
     url = get_current_settings().api.url
     what = "the workers of a remote cluster could not report to Prefect"

@@ -35,6 +35,8 @@ class ClusterOptions(TypedDict, total=False):
     scheduler_disk_size: Any
     worker_gpu: Any
     worker_gpu_type: Any
+    package_sync_ignore: Any
+    package_sync_strict: Any
     software: Any
     container: Any
     worker_class: Any

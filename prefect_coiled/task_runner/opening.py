@@ -74,7 +74,7 @@ def open_target(
         kwargs, sources = resolve(kwargs, parameters)
         for keyword, source in sources.items():
             log.info("Cluster option %s comes from the %s", keyword, source)
-        if remark := check_api_url(Cluster.uses_sandbox(kwargs.get("account"))):
+        if remark := check_api_url(Cluster.shares_loopback(kwargs.get("account"))):
             log.warning("%s", remark)
         kwargs["report"] = lambda step, state: log.info("%s: %s", step, state)
     if "stop" in inspect.signature(make).parameters:

@@ -7,6 +7,7 @@ from typing import Any
 from prefect_coiled.aws import (
     bucket,
     caller,
+    ecr,
     iam_role,
     internet_gateway,
     logs,
@@ -20,13 +21,19 @@ from prefect_coiled.aws import (
 from prefect_coiled.aws.caller import Caller
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.plan.network import TIERS, SubnetPlan
+from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.records import AccountRecord, Network, Subnet
 from prefect_coiled.tasks.steps import step
 
 
-@step("find account")
+@step("find account", "look at account {aws.account}")
 def find_account(
-    aws: Aws, who: Caller, zone_names: tuple[str, ...], nat: bool, with_network: bool = True
+    aws: Aws,
+    who: Caller,
+    zone_names: tuple[str, ...],
+    nat: bool,
+    with_network: bool = True,
+    with_repository: bool = True,
 ) -> AccountRecord | None:
     """What is already set up, or None if anything is missing. Reads only."""
     network = None
@@ -43,11 +50,23 @@ def find_account(
     group = logs.find_log_group(aws)
     if role is None or profile is None or not profile.get("Roles") or group is None:
         return None
-    return account_record(aws, who, network, str(role["Arn"]), str(profile["Arn"]), aws.account)
+    if not bucket.find_bucket(aws, bucket_name(aws.account, who.aws_account_id, aws.region)):
+        return None
+    repository = ecr.find_repository(aws) if with_repository else None
+    if with_repository and (repository is None or not ecr.is_complete(aws)):
+        return None
+    uri = "" if repository is None else str(repository["repositoryUri"])
+    return account_record(aws, who, network, str(role["Arn"]), str(profile["Arn"]), aws.account, uri)
 
 
 def account_record(
-    aws: Aws, who: Caller, network: Network | None, role_arn: str, profile_arn: str, log_group: str
+    aws: Aws,
+    who: Caller,
+    network: Network | None,
+    role_arn: str,
+    profile_arn: str,
+    log_group: str,
+    repository: str = "",
 ) -> AccountRecord:
     """Put the parts together."""
     return AccountRecord(
@@ -59,6 +78,7 @@ def account_record(
         role_arn=role_arn,
         instance_profile_arn=profile_arn,
         log_group=log_group,
+        repository=repository,
     )
 
 
@@ -137,13 +157,13 @@ def check_credentials(aws: Aws) -> Caller:
     return caller.find_caller(aws)
 
 
-@step("list zones")
+@step("list zones", "zones of {aws.region}")
 def list_zones(aws: Aws) -> tuple[str, ...]:
     """The region's availability zones."""
     return zones.find_zones(aws)
 
 
-@step("VPC")
+@step("network", "network {aws.region}")
 def ensure_vpc(aws: Aws, cidr: str) -> tuple[str, str]:
     """The VPC's id and block."""
     found = vpc.ensure_vpc(aws, cidr)
@@ -199,7 +219,7 @@ def ensure_nat_gateway(aws: Aws, zone: str, public_subnet_id: str) -> tuple[str,
     return where, nat_gateways.ensure_nat_gateway(aws, where, public_subnet_id)
 
 
-@step("IAM role")
+@step("IAM role", "IAM role {aws.account}")
 def ensure_role(aws: Aws, aws_account_id: str) -> str:
     """The role's ARN."""
     return iam_role.ensure_role(aws, aws_account_id)
@@ -217,7 +237,13 @@ def ensure_bucket(aws: Aws, aws_account_id: str) -> str:
     return bucket.ensure_bucket(aws, aws_account_id)
 
 
-@step("log group")
+@step("repository", "repository {aws.account}")
+def ensure_repository(aws: Aws) -> str:
+    """The URI of the repository of container images."""
+    return ecr.ensure_repository(aws)
+
+
+@step("log group", "log group {aws.account}")
 def ensure_log_group(aws: Aws) -> str:
     """The log group's name."""
     return logs.ensure_log_group(aws)

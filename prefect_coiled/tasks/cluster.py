@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 from datetime import datetime, timezone
+from typing import Any
 
 from prefect_coiled.aws import (
-    bucket,
     images,
     instances,
     launch_templates,
@@ -17,17 +17,23 @@ from prefect_coiled.aws import (
 )
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import PUBLIC_ADDRESS, wait_for
-from prefect_coiled.environment import client_packages, python_version
-from prefect_coiled.errors import AwsError, NoCapacityError, PrefectCoiledError, ProvisionError, QuotaError
+from prefect_coiled.errors import (
+    AwsError,
+    NoCapacityError,
+    OptionsError,
+    PrefectCoiledError,
+    ProvisionError,
+    QuotaError,
+)
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.certificates import WEEK_S, ClusterCertificates
 from prefect_coiled.plan.cluster import Attempt, ClusterSpec
 from prefect_coiled.plan.node_config import ClientSecrets, NodeSecrets
-from prefect_coiled.plan.user_data import user_data
-from prefect_coiled.records import InstanceRecord, Network, OwnNetwork, Role
+from prefect_coiled.plan.story import launch_name
+from prefect_coiled.plan.user_data import Place, token_parameter, user_data
+from prefect_coiled.records import InstanceRecord, MachineImage, Network, OwnNetwork, Role
 from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import Session, step
-from prefect_coiled.wheels import build_wheels, wheels_key
 
 # A client token replayed after its machines were terminated answers this code; the next generation follows.
 _TOKEN_IS_SPENT = "IdempotentInstanceTerminated"
@@ -81,7 +87,7 @@ def check_own_network(aws: Aws, spec: ClusterSpec) -> OwnNetwork | None:
     )
 
 
-@step("security groups")
+@step("security groups", "security groups of {spec.name}")
 def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Role, list[str]]:
     """The two groups; returns which of them a machine of each role gets."""
     own = spec.network
@@ -105,8 +111,8 @@ def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Rol
 
 
 @step("image", "image {architecture}")
-def find_image(aws: Aws, architecture: str) -> str:
-    """The machine image's id."""
+def find_image(aws: Aws, architecture: str) -> MachineImage:
+    """A plain machine image, which holds nothing yet."""
     return images.find_image(aws, architecture)
 
 
@@ -131,9 +137,21 @@ def make_keys(session: Session, spec: ClusterSpec) -> None:
     }
     client = ClientSecrets(ca=made.ca, cert=made.client.cert, key=made.client.key, dashboard_token=token)
     values[f"{parameters.cluster_path(spec.account, spec.name)}client"] = client.encode()
+    if spec.container is not None and spec.container.login == "token":
+        values[token_parameter(spec.worker_node)] = _registry_token(session, spec)
     for name, value in values.items():
         parameters.put_secret(session.aws, name, value, planning.cluster_tags(spec))
     session.client_secrets = client
+
+
+def _registry_token(session: Session, spec: ClusterSpec) -> str:
+    if session.registry_token is None:
+        raise OptionsError(
+            f"container {str(spec.container)!r}",
+            "needs the access token of the account's registry, and the account has none any more.",
+            f'Save it in the registry of account "{spec.account}".',
+        )
+    return session.registry_token.get_secret_value()
 
 
 @step("launch template", "launch template {role}")
@@ -141,14 +159,14 @@ def ensure_launch_template(
     aws: Aws,
     spec: ClusterSpec,
     role: Role,
-    image_id: str,
+    image: MachineImage,
     profile: str,
     scheduler_host: str = "",
-    find_links: str | None = None,
+    environment: Place | None = None,
 ) -> str:
     """The launch template of a role; that of the workers names the scheduler's address."""
-    script = role_user_data(spec, role, scheduler_host, find_links)
-    data = planning.launch_template(spec, role, image_id=image_id, profile=profile, user_data=script)
+    script = role_user_data(spec, role, scheduler_host, environment)
+    data = planning.launch_template(spec, role, image=image, profile=profile, user_data=script)
     name = planning.template_name(spec, role)
     token = planning.client_token(spec.uid, "template", role, scheduler_host)
     return launch_templates.ensure_launch_template(aws, name, data, planning.cluster_tags(spec, role), token)
@@ -172,27 +190,8 @@ def find_launch_template(aws: Aws, spec: ClusterSpec, role: Role) -> str:
     )
 
 
-@step("wheels")
-def put_wheels(aws: Aws, spec: ClusterSpec, aws_account_id: str) -> str | None:
-    """Put wheels of what the client installed from its own directories where machines can fetch them.
-
-    Returns:
-        The S3 folder, or None where there is nothing to put.
-    """
-    if spec.image_ready:
-        return None
-    wheels = build_wheels(client_packages())
-    if not wheels:
-        return None
-    name = bucket.ensure_bucket(aws, aws_account_id)
-    folder = f"wheels/{wheels_key(wheels)}"
-    for file, content in wheels.items():
-        bucket.put_file(aws, name, f"{folder}/{file}", content)
-    return f"s3://{name}/{folder}/"
-
-
-# As long as the longest address of wheels there can be, for a check before any is known.
-_SOME_FOLDER = f"s3://{'b' * 63}/wheels/{'0' * 16}/"
+# As long as the longest address of a lock there can be, for a check before any is known.
+_SOMEWHERE = Place("b" * 63, f"wheels/environments/{'0' * 16}/pylock.toml", "3.10.10")
 
 
 def check_user_data(spec: ClusterSpec) -> None:
@@ -202,25 +201,28 @@ def check_user_data(spec: ClusterSpec) -> None:
         OptionsError: As `role_user_data` does.
     """
     for role in ("scheduler", "worker"):
-        role_user_data(spec, role, "255.255.255.255", _SOME_FOLDER)
+        role_user_data(spec, role, "255.255.255.255", _SOMEWHERE if spec.installs else None)
 
 
 def role_user_data(
-    spec: ClusterSpec, role: Role, scheduler_host: str = "", find_links: str | None = None
+    spec: ClusterSpec, role: Role, scheduler_host: str = "", environment: Place | None = None
 ) -> str:
-    """The user data of a role, with what the client has installed unless the image holds it.
+    """The user data of a role, with where to install from unless the image holds everything.
 
     Raises:
-        OptionsError: If it does not fit, or names what no machine can install.
+        OptionsError: If it does not fit.
     """
     node = spec.node(role)
     if role == "worker":
         node = node.model_copy(update={"scheduler_host": scheduler_host})
-    packages = [] if spec.image_ready else client_packages()
-    return user_data(node, packages, python_version(), image_ready=spec.image_ready, find_links=find_links)
+    return user_data(node, environment, container=spec.container)
 
 
-@step("launch", "launch {count} x {role}")
+def _launch_name(parameters: dict[str, Any]) -> str:
+    return launch_name(parameters["spec"], parameters["role"], parameters["count"])
+
+
+@step("launch", _launch_name)
 def launch(
     session: Session,
     spec: ClusterSpec,
@@ -332,7 +334,7 @@ def _attempt(
     raise spent or PrefectCoiledError("launching machines", "every client token is spent")
 
 
-@step("log streams", "{group} log streams")
+@step("log streams", "log streams in {group}")
 def ensure_log_streams(aws: Aws, group: str, instance_ids: list[str]) -> None:
     """A log stream for each machine, named as the machine."""
     logs.ensure_log_streams(aws, instance_ids)

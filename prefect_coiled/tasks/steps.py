@@ -9,18 +9,24 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from prefect import Task, task
+from prefect import Task, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.exceptions import UnfinishedRun
 from prefect.futures import PrefectFuture
+from pydantic import SecretStr
 
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.environment import Locked
 from prefect_coiled.errors import StoppedError, is_retryable
 from prefect_coiled.plan.node_config import ClientSecrets
+from prefect_coiled.plan.story import tags_of
 from prefect_coiled.tasks.notebook import Notebook
+
+if TYPE_CHECKING:
+    from prefect_coiled.tasks.story import Story
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,6 +34,8 @@ R = TypeVar("R")
 RETRY_DELAYS = [1.0, 4.0, 15.0]
 
 Reporter = Callable[[str, str], None]
+# A template of a run's name, or what makes the name from the run's parameters.
+RunName = str | Callable[..., str]
 
 
 class Session:
@@ -41,11 +49,15 @@ class Session:
         environ: Environment variables for the machines; may hold secrets.
         dask_config: Dask configuration for the machines.
         report: Called with (step, state) as steps begin and end.
+        registry_token: The access token with which machines log in to the account's registry.
+        cluster: The cluster that it is about; a tag of the runs in Prefect.
+        story: Tells Prefect how the cluster comes up.
 
     Attributes:
         launched: Ids of machines, noted as they are made: return values are lost when a sibling fails.
         client_secrets: What a client needs to connect; set by the flow that makes the keys.
         notes: The notifications of this session.
+        locked: What the machines install; set before a cluster is made, unless the image holds it.
     """
 
     def __init__(
@@ -54,13 +66,20 @@ class Session:
         environ: Mapping[str, str] | None = None,
         dask_config: Mapping[str, Any] | None = None,
         report: Reporter | None = None,
+        *,
+        registry_token: SecretStr | None = None,
+        cluster: str = "",
+        story: Story | None = None,
     ) -> None:
         self.aws = aws
         self.environ = environ or {}
         self.dask_config = dask_config or {}
         self.report: Reporter = report or (lambda step, state: None)
+        self.registry_token = registry_token
+        self.cluster, self.story = cluster, story
         self.launched: list[str] = []
         self.client_secrets: ClientSecrets | None = None
+        self.locked: Locked | None = None
         self.lock = threading.Lock()
         self.notes = Notebook(aws)
         aws.listener = self.notes.report
@@ -74,10 +93,11 @@ _current: ContextVar[Session | None] = ContextVar("prefect_coiled_session", defa
 
 @contextmanager
 def use_session(session: Session) -> Any:
-    """Make `session` the one that provisioning flows in this context use."""
+    """Make `session` the one that provisioning flows in this context use; their runs get its tags."""
     token = _current.set(session)
     try:
-        yield session
+        with tags(*tags_of(session.aws.account, session.cluster)):
+            yield session
     finally:
         _current.reset(token)
         session.notes.close()
@@ -103,18 +123,20 @@ def failure_of(state: State[Any]) -> BaseException | None:
     return found if isinstance(found, BaseException) else RuntimeError(state.message or state.name)
 
 
-def step(name: str, run_name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
+def step(name: str, run_name: RunName | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
     """Declare a provisioning step: a task that is retried when its error is one that passes.
 
     Args:
         name: Task name, in the words of the AWS console.
-        run_name: Template of the run's name, filled with the task's parameters.
+        run_name: Template of the run's name, filled with the task's parameters, or a function of these.
     """
+    # Prefect's protocol of such a function is one that no function has.
+    named: Any = run_name or name
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
         made = task(
             name=name,
-            task_run_name=run_name or name,
+            task_run_name=named,
             retries=len(RETRY_DELAYS),
             retry_delay_seconds=RETRY_DELAYS,
             retry_jitter_factor=0.3,

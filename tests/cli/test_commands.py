@@ -8,7 +8,7 @@ import re
 import pytest
 from prefect_aws import AwsCredentials
 
-from prefect_coiled import Cluster, Ec2DaskAccount, cluster_logs
+from prefect_coiled import Cluster, Ec2DaskAccount, Ec2DaskRegistry, cluster_logs
 from prefect_coiled.sandbox import SandboxInfo, status
 
 from .conftest import run
@@ -154,3 +154,41 @@ def test_everything_of_an_account_is_listed(cluster: Cluster) -> None:
     assert "of-the-cli" in text
     kinds = {r["kind"] for r in json.loads(run("resources", "--json").stdout)}
     assert kinds >= {"VPC", "NAT gateway", "instance", "security group", "IAM role", "log group"}
+
+
+def test_images_are_listed_with_tag_digest_size_and_date(sandbox: SandboxInfo) -> None:
+    import boto3
+
+    Ec2DaskAccount(region="us-east-1", sandbox=True).save("with-images", overwrite=True)
+    told = run("images", "--account", "with-images")
+    assert told.exit_code == 1
+    assert "no repository in us-east-1 yet" in told.stderr
+    assert run("set-up", "--account", "with-images").exit_code == 0
+    assert "has no images in us-east-1 yet" in run("images", "--account", "with-images").stdout
+    ecr = boto3.client(
+        "ecr",
+        endpoint_url=sandbox.endpoint,
+        aws_access_key_id="sandbox",
+        aws_secret_access_key="sandbox",
+        region_name="us-east-1",
+    )
+    media = "application/vnd.oci.image.manifest.v1+json"
+    manifest = {"mediaType": media, "config": {"size": 300 * 2**20}, "layers": [{"digest": "sha256:1"}]}
+    made = ecr.put_image(
+        repositoryName="coiled-with-images", imageManifest=json.dumps(manifest), imageTag="v1"
+    )
+    digest = made["image"]["imageId"]["imageDigest"]
+    shown = run("images", "--account", "with-images").stdout
+    assert "dkr.ecr.us-east-1.amazonaws.com/coiled-with-images" in shown
+    assert re.search(rf"^v1 +{digest} +300 MiB +\d{{4}}-\d\d-\d\d \d\d:\d\d", shown, re.M)
+    (one,) = json.loads(run("images", "--account", "with-images", "--json").stdout)
+    assert (one["tags"], one["digest"], one["size"]) == (["v1"], digest, 300 * 2**20)
+
+
+def test_images_of_docker_hub_are_not_looked_for_in_ecr(sandbox: SandboxInfo) -> None:
+    hub = Ec2DaskRegistry(kind="docker_hub", username="me", access_token="dckr_pat_canary")
+    Ec2DaskAccount(region="us-east-1", registry=hub, sandbox=True).save("on-the-hub", overwrite=True)
+    told = run("images", "--account", "on-the-hub")
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "are kept in docker_hub docker.io/me as me" in told.stderr
+    assert "canary" not in told.stderr

@@ -238,7 +238,9 @@ def test_its_record_is_shown_in_prefect_as_flow_and_tasks(cluster: Cluster) -> N
 
     with get_client(sync_client=True) as client:
         flows = {f.id: f.name for f in client.read_flows()}
-        runs = [r for r in client.read_flow_runs() if r.name == f"create cluster {cluster.name}"]
+        runs = [r for r in client.read_flow_runs() if r.name == f"provision {cluster.name}"]
         names = {t.name for t in client.read_task_runs()}
-    assert [flows[r.flow_id] for r in runs] == ["create cluster"]
-    assert {"launch 2 x worker", "launch 1 x scheduler", "TLS keys", "security groups"} <= names
+    assert [flows[r.flow_id] for r in runs] == ["provision cluster"]
+    machine = "m6i.xlarge on demand"
+    told = {f"2 x {machine}", f"scheduler {machine}", "TLS keys", f"security groups of {cluster.name}"}
+    assert told <= names

@@ -71,7 +71,7 @@ def test_a_flow_gets_a_cluster_of_its_own_shown_as_subflows_and_gone_afterwards(
     assert squares() == 55
     assert live() == []
     (run_id,) = seen
-    assert children(run_id) == {"create cluster": "Completed", "delete cluster": "Completed"}
+    assert children(run_id) == {"provision cluster": "Completed", "remove cluster": "Completed"}
 
     def messages() -> set[str]:
         with get_client(sync_client=True) as client:
@@ -224,14 +224,14 @@ def test_a_remote_cluster_needs_an_api_that_it_can_reach(
     from prefect_coiled.task_runner.api_url import check_api_url
 
     with temporary_settings({PREFECT_API_URL: url}), pytest.raises(OptionsError, match="PREFECT_API_URL"):
-        check_api_url(is_sandbox=False)
+        check_api_url(shares_loopback=False)
 
     @flow(task_runner=CoiledTaskRunner(**SMALL))
     def squares() -> int:
         return square.submit(2).result()
 
     # The suite's own server is at a loopback address, which the machines of a real account cannot reach.
-    monkeypatch.setattr(Cluster, "uses_sandbox", staticmethod(lambda account=None: False))
+    monkeypatch.setattr(Cluster, "shares_loopback", staticmethod(lambda account=None: False))
     sandbox.clear_calls()
     state = squares(return_state=True)
     assert "PREFECT_API_URL" in str(state.result(raise_on_failure=False))

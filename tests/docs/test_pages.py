@@ -68,6 +68,12 @@ def test_every_exported_name_is_in_the_reference() -> None:
         assert f"`{name}`" in text
 
 
+def test_every_exported_name_is_described_from_its_docstring() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    for name in set(prefect_coiled.__all__) - {"__version__"}:
+        assert re.search(rf"^::: prefect_coiled[\w.]*\.{name}$", text, re.M), name
+
+
 def test_every_page_is_in_the_navigation() -> None:
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2]
     for page in (ROOT / "docs").glob("*.md"):

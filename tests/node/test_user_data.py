@@ -1,5 +1,6 @@
-"""The user data under bash: straight to the node, from a bare machine, and every way to fail."""
+"""The user data under bash: straight to the node, from a bare machine or an image, and every way to fail."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -8,12 +9,11 @@ import subprocess
 
 import pytest
 
-from prefect_coiled.environment import DISTRIBUTION, LocalPackage
+from prefect_coiled.environment import Lock, Wheel
 from prefect_coiled.plan.node_config import NodeConfig
-from prefect_coiled.plan.user_data import user_data
+from prefect_coiled.plan.user_data import Place, bake_data, user_data
 from tests.node.conftest import until
 
-OWN = f"{DISTRIBUTION}==0.1.0"
 CONFIG = NodeConfig(
     account="default",
     region="eu-west-1",
@@ -23,46 +23,96 @@ CONFIG = NodeConfig(
     secrets_parameter="/prefect-coiled/default/c1/node/worker",
     log_group="default",
 )
+_COMMANDS = (
+    *("bash", "sh", "cat", "chmod", "comm", "cp", "date", "grep", "kill", "mkdir", "mv", "rm", "sed"),
+    *("sha256sum", "sleep", "sort", "touch", "wc"),
+)
+BASE = "/opt/prefect-coiled"
 
 
 class Machine:
-    """A directory that plays a bare machine: its root, and commands that record their calls."""
+    """A directory that plays a bare machine: its root, a bucket, and commands that record their calls."""
 
     def __init__(self, directory):
         self.directory = directory
         self.root = directory / "root"
         self.bin = directory / "bin"
-        self.root.mkdir()
-        self.bin.mkdir()
+        self.bucket = directory / "bucket"
+        for folder in (self.root, self.bin, self.bucket):
+            folder.mkdir()
         self.calls_path = directory / "calls"
-        for name in ("bash", "sh", "base64", "cat", "chmod", "cp", "date", "grep", "gzip", "kill", "mkdir"):
-            (self.bin / name).symlink_to(shutil.which(name))
-        for name in ("sleep", "wc"):
+        for name in _COMMANDS:
             (self.bin / name).symlink_to(shutil.which(name))
         self.command("shutdown")
         self.command("systemctl")
-        self.command("dnf")
-        self.command("aws")
-        # `python3 -m venv DIR` makes a python, whose `-m pip install uv` makes a uv, which makes the rest.
+        self.command("dnf", 'for last; do :; done; cp "$MACHINE/pythonX" "$MACHINE/bin/$last"')
+        self.command("pythonX", where=directory)
+        # `aws ... s3 cp SOURCE TARGET`, from a folder; what it would filter, it copies all of.
         self.command(
-            "python3",
-            'mkdir -p "$3/bin"; cp "$MACHINE/boot-python" "$3/bin/python"; cp "$MACHINE/uv" "$3/bin/uv"',
+            "aws",
+            """
+            case "$6" in
+              --recursive) cp -r "$MACHINE/bucket/${7#s3://*/}/." "$8" ;;
+              *) cp "$MACHINE/bucket/${6#s3://*/}" "$7" ;;
+            esac
+            """,
         )
-        self.command("boot-python", where=directory)
+        self.aws_by_filter = """
+            [ "$6" = --recursive ] || { cp "$MACHINE/bucket/${6#s3://*/}" "$7"; exit; }
+            while [ $# -gt 0 ]; do
+              if [ "$1" = --include ]; then
+                mkdir -p "wheels/${2%/*}"; cp "$MACHINE/bucket/wheels/$2" "wheels/$2"
+              fi
+              shift
+            done
+            """
+        # `python3 -m zipfile -e WHEEL DIR` unpacks a uv, which makes the rest.
+        self.command("python3", 'mkdir -p "$5/uv-1.data/scripts"; cp "$MACHINE/uv" "$5/uv-1.data/scripts/uv"')
         self.command(
             "uv",
             """
+            for last; do :; done
             if [ "$1" = venv ]; then
-              mkdir -p "$5/bin"; cp "$MACHINE/bin/cat" "$5/bin/python"
-            else
-              for last; do :; done
-              cp "$last" "$MACHINE/requirements"
+              mkdir -p "$last/bin"; cp "$MACHINE/pythonX" "$last/bin/python"
+            elif [ "$2" = install ]; then
+              cp "$last" "$MACHINE/packages"
               cp "$MACHINE/node" "${5%/python}/prefect-coiled-node"
+            else
+              cp "$last" "$MACHINE/uninstalled"
             fi
             """,
             where=directory,
         )
         self.command("node", 'cat >"$MACHINE/told"; echo "node speaks"', where=directory)
+
+    def put(self, *names):
+        """Wheels into the bucket, and the lock of them; gives its place."""
+        wheels = [self.wheel(name) for name in names]
+        lock = Lock(python="3.11.9", architecture="x86_64", wheels=tuple(wheels), uv=self.wheel("uv-0.9"))
+        path = self.bucket / lock.key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(lock.text())
+        return Place("a-bucket", lock.key, lock.python)
+
+    def wheel(self, name):
+        name, _, version = name.partition("-")
+        content = f"{name} {version}".encode()
+        made = Wheel(
+            name=name,
+            version=version,
+            file=f"{name}-{version}-py3-none-any.whl",
+            sha256=hashlib.sha256(content).hexdigest(),
+        )
+        path = self.bucket / made.key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return made
+
+    @property
+    def packages(self):
+        """The names of the wheels that were installed last."""
+        lines = (self.directory / "packages").read_text().split()
+        return [line.rpartition("/")[2].removesuffix("-py3-none-any.whl") for line in lines]
 
     def command(self, name, body="", where=None):
         path = (where or self.bin) / name
@@ -111,7 +161,7 @@ def machine(tmp_path):
 
 def test_where_the_image_holds_the_node_it_starts_at_once(machine):
     machine.command("prefect-coiled-node", 'cat >"$MACHINE/told"')
-    code, output = machine.run(user_data(CONFIG, [], "3.11", image_ready=True))
+    code, output = machine.run(user_data(CONFIG))
     assert (code, machine.calls) == (0, ["prefect-coiled-node --config -"])
     assert NodeConfig.from_json((machine.directory / "told").read_text()) == CONFIG
     assert "starting node" in output
@@ -119,7 +169,7 @@ def test_where_the_image_holds_the_node_it_starts_at_once(machine):
 
 def test_a_node_that_fails_takes_the_machine_with_it(machine):
     machine.fails("prefect-coiled-node", 7)
-    code, output = machine.run(user_data(CONFIG, [], "3.11", image_ready=True))
+    code, output = machine.run(user_data(CONFIG))
     assert code == 7
     assert machine.calls[-1] == "shutdown -h now"
     assert 'reason=node-ended step="starting node" rc=7; powering off' in output.splitlines()[-1]
@@ -130,7 +180,7 @@ def test_a_signal_is_handed_to_the_node_which_ends_in_its_own_time(machine):
         "prefect-coiled-node",
         'trap "echo ending; sleep 0.3; echo ended; exit 0" TERM; echo up; while :; do sleep 0.05; done',
     )
-    process = machine.start(user_data(CONFIG, [], "3.11", image_ready=True))
+    process = machine.start(user_data(CONFIG))
     while "up" not in process.stdout.readline():
         pass
     process.terminate()
@@ -139,100 +189,107 @@ def test_a_signal_is_handed_to_the_node_which_ends_in_its_own_time(machine):
     assert process.returncode == 0
 
 
-def test_a_bare_machine_installs_and_starts_a_unit(machine):
+def test_a_bare_machine_installs_from_the_bucket_and_starts_a_unit(machine):
     (machine.root / "run/systemd/system").mkdir(parents=True)
-    packages = [OWN, "dask==2026.1.0"]
-    code, output = machine.run(user_data(CONFIG, packages, "3.11.9"))
+    place = machine.put("dask-2026.1", "mine-1")
+    code, output = machine.run(user_data(CONFIG, place))
     assert code == 0, output
-    base = "/opt/prefect-coiled"
-    assert machine.calls == [
-        f"python3 -m venv {base}/boot",
-        "python -m pip install --quiet --disable-pip-version-check uv",
-        f"uv venv --quiet --python 3.11.9 {base}/env",
-        f"uv pip install --quiet --python {base}/env/bin/python -r {base}/requirements.txt",
+    fetch = "aws --region eu-west-1 s3 cp --only-show-errors"
+    listed, wheels, *others = machine.calls
+    assert listed == f"{fetch} s3://a-bucket/{place.key} pylock.toml"
+    assert wheels.startswith(f"{fetch} --recursive s3://a-bucket/wheels wheels --exclude * --include ")
+    assert wheels.count("--include") == 3
+    uv = machine.wheel("uv-0.9").key
+    assert others == [
+        f"python3 -m zipfile -e {uv} uv",
+        "dnf install -y -q python3.11",
+        f"uv venv --quiet --relocatable --python {machine.bin}/python3.11 {BASE}/env",
+        f"uv pip install --quiet --python {BASE}/env/bin/python --no-config --no-index --no-deps"
+        " --reinstall -r packages",
         "systemctl daemon-reload",
         "systemctl enable prefect-coiled-node.service",
         "systemctl start --no-block prefect-coiled-node.service",
     ]
-    assert (machine.directory / "requirements").read_text().split() == packages
+    assert sorted(machine.packages) == ["dask-2026.1", "mine-1"]
     assert NodeConfig.from_json((machine.root / "etc/prefect-coiled/node.json").read_text()) == CONFIG
     unit = (machine.root / "etc/systemd/system/prefect-coiled-node.service").read_text()
     for line in ("ExecStopPost=/usr/sbin/shutdown -h now", "Restart=no", "WantedBy=multi-user.target"):
         assert line in unit.splitlines()
-    steps = ["getting uv", "making Python 3.11.9", "installing 2 packages", "starting node"]
+    steps = ["fetching the list", "fetching 3 wheels", "making Python 3.11.9", "installing 2 packages"]
     assert [output.index(step) for step in steps] == sorted(output.index(step) for step in steps)
+    assert not (machine.root / f"{BASE}/wheels".lstrip("/")).exists()
 
 
 def test_a_bare_machine_without_systemd_runs_the_node_itself(machine):
-    code, output = machine.run(user_data(CONFIG, [OWN], "3.11"))
+    code, output = machine.run(user_data(CONFIG, machine.put("dask-1")))
     assert code == 0, output
     assert "node speaks" in output
     assert machine.calls[-1] == "prefect-coiled-node --config -"
     assert NodeConfig.from_json((machine.directory / "told").read_text()) == CONFIG
 
 
-def test_wheels_are_copied_with_the_instances_role_before_installing(machine):
-    text = user_data(CONFIG, [LocalPackage(OWN)], "3.11", find_links="s3://bucket/wheels/")
-    code, output = machine.run(text)
+def bake(machine, *names):
+    """Run the recipe of an image on the machine, and forget its calls."""
+    machine.command("python", where=machine.directory)
+    code, output = machine.run(bake_data(machine.put(*names), "eu-west-1", 60))
     assert code == 0, output
-    wheels = "/opt/prefect-coiled/wheels"
-    copy = f"aws --region eu-west-1 s3 cp --only-show-errors --recursive s3://bucket/wheels/ {wheels}"
-    assert copy in machine.calls
-    [install] = [call for call in machine.calls if call.startswith("uv pip")]
-    assert f"--find-links={wheels}" in install
-    assert machine.calls.index(copy) < machine.calls.index(install)
+    assert machine.calls[-1] == "shutdown -h now"
+    assert "prefect-coiled: baked wheels/environments/" in output.splitlines()[-1]
+    machine.calls_path.unlink()
+    return output
 
 
-def test_git_comes_only_where_a_package_needs_it(machine):
-    machine.run(user_data(CONFIG, [OWN, "x @ git+https://host/x@abc"], "3.11"))
-    assert "dnf install -y -q git-core" in machine.calls
+def test_an_image_with_all_packages_installs_nothing(machine):
+    bake(machine, "dask-1", "mine-1")
+    code, output = machine.run(user_data(CONFIG, machine.put("dask-1", "mine-1")))
+    assert code == 0, output
+    assert [call.split()[0] for call in machine.calls] == ["aws", "prefect-coiled-node"]
+    assert "installing 0 packages" in output
 
 
-def test_a_baked_environment_is_taken_as_it_is(machine):
+def test_an_image_with_most_packages_gets_the_difference(machine):
+    bake(machine, "dask-1", "mine-1", "old-1")
+    machine.command("aws", machine.aws_by_filter)
+    code, output = machine.run(user_data(CONFIG, machine.put("dask-1", "mine-2", "new-1")))
+    assert code == 0, output
+    assert sorted(machine.packages) == ["mine-2", "new-1"]
+    assert (machine.directory / "uninstalled").read_text().split() == ["old"]
+    assert "fetching 2 wheels" in output
+    assert not any(call.startswith(("dnf", "uv venv", "python3")) for call in machine.calls)
+
+
+def test_a_baked_environment_is_taken_as_it_is_where_no_list_is_given(machine):
     baked = machine.root / "opt/prefect-coiled/env/bin"
     baked.mkdir(parents=True)
     machine.command("prefect-coiled-node", 'echo "baked node"', where=baked)
-    code, output = machine.run(user_data(CONFIG, [], "3.11", image_ready=True))
+    code, output = machine.run(user_data(CONFIG))
     assert (code, machine.calls) == (0, ["prefect-coiled-node --config -"]), output
 
 
-def test_python_comes_from_the_distribution_where_no_download_works(machine):
-    machine.command(
-        "uv",
-        """
-        [ "$1" = venv ] && ! grep -q ^dnf "$MACHINE/calls" && exit 2
-        if [ "$1" = venv ]; then mkdir -p "$5/bin"; exit; fi
-        cp "$MACHINE/node" "${5%/python}/prefect-coiled-node"
-        """,
-        where=machine.directory,
-    )
-    code, output = machine.run(user_data(CONFIG, [OWN], "3.12.4"))
+def test_a_python_that_the_distribution_lacks_is_downloaded(machine):
+    machine.fails("dnf", 1)
+    code, output = machine.run(user_data(CONFIG, machine.put("dask-1")._replace(python="3.10.4")))
     assert code == 0, output
-    versions = [call.split()[4] for call in machine.calls if call.startswith("uv venv")]
-    assert versions == ["3.12.4", "3.12", "3.12"]
-    assert "dnf install -y -q python3.12" in machine.calls
+    assert f"uv venv --quiet --relocatable --managed-python --python 3.10.4 {BASE}/env" in machine.calls
+    assert "the distribution has no Python 3.10; downloading one" in output
 
 
 @pytest.mark.parametrize(
-    ("name", "step", "packages", "options"),
+    ("name", "step"),
     [
-        ("python3", "getting uv", [OWN], {}),
-        ("boot-python", "getting uv", [OWN], {}),
-        ("uv", "making Python 3.11", [OWN], {}),
-        ("aws", "copying wheels", [OWN], {"find_links": "s3://b/w/"}),
-        ("dnf", "getting git", [OWN, "x @ git+https://h/x@1"], {}),
-        ("node", "starting node", [OWN], {}),
-        ("systemctl", "starting node", [OWN], {}),
+        ("aws", "fetching the list of packages"),
+        ("python3", "fetching 2 wheels"),
+        ("uv", "making Python 3.11"),
+        ("node", "starting node"),
+        ("systemctl", "starting node"),
     ],
 )
-def test_whatever_fails_on_a_bare_machine_is_named_and_powers_it_off(machine, name, step, packages, options):
-    where = machine.directory if name in ("boot-python", "uv", "node") else None
+def test_whatever_fails_on_a_bare_machine_is_named_and_powers_it_off(machine, name, step):
+    where = machine.directory if name in ("uv", "node") else None
     machine.fails(name, 9, where)
-    if name == "dnf":
-        (machine.root / "run").mkdir()
     if name == "systemctl":
         (machine.root / "run/systemd/system").mkdir(parents=True)
-    code, output = machine.run(user_data(CONFIG, packages, "3.11", **options))
+    code, output = machine.run(user_data(CONFIG, machine.put("dask-1")))
     assert code == 9, output
     assert machine.calls[-1] == "shutdown -h now"
     assert machine.calls.count("shutdown -h now") == 1
@@ -242,23 +299,40 @@ def test_whatever_fails_on_a_bare_machine_is_named_and_powers_it_off(machine, na
     assert f"{name} is out of order" in output
 
 
+def test_a_wheel_that_the_bucket_lacks_is_named(machine):
+    place = machine.put("dask-1", "mine-1")
+    key = machine.wheel("mine-1").key
+    (machine.bucket / key).unlink()
+    code, output = machine.run(user_data(CONFIG, place))
+    assert code == 3
+    assert f"error: {key} is not in the bucket a-bucket" in output
+
+
+def test_a_wheel_with_another_content_is_not_installed(machine):
+    place = machine.put("dask-1", "mine-1")
+    (machine.bucket / machine.wheel("mine-1").key).write_text("something else")
+    code, output = machine.run(user_data(CONFIG, place))
+    assert code == 1
+    assert "mine-1-py3-none-any.whl: FAILED" in output
+    assert not any(call.startswith("uv") for call in machine.calls)
+
+
 def test_an_image_that_should_hold_the_node_and_does_not_powers_off(machine):
-    code, output = machine.run(user_data(CONFIG, [], "3.11", image_ready=True))
+    code, output = machine.run(user_data(CONFIG))
     assert (code, machine.calls) == (127, ["shutdown -h now"])
     assert "finding prefect-coiled-node in the image" in output
 
 
 def test_nothing_is_installed_into_the_machine_that_a_sandbox_runs_on(machine):
-    endpoint = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:1"}
-    code, _ = machine.run(user_data(CONFIG, [OWN], "3.11"), **endpoint)
+    here = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:1", "PREFECT_COILED_ROOT": ""}
+    code, _ = machine.run(user_data(CONFIG, machine.put("dask-1")), **here)
     assert (code, machine.calls) == (127, ["shutdown -h now"])
-    assert not (machine.root / "opt").exists()
 
 
 def test_a_boot_that_takes_too_long_powers_off(machine):
-    machine.command("python3", "sleep 30")
+    machine.command("aws", "sleep 30")
     config = CONFIG.model_copy(update={"boot_timeout": 1})
-    process = machine.start(user_data(config, [OWN], "3.11"))
+    process = machine.start(user_data(config, machine.put("dask-1")))
     try:
         until(lambda: "shutdown -h now" in machine.calls, 10, "power-off")
     finally:
@@ -268,7 +342,7 @@ def test_a_boot_that_takes_too_long_powers_off(machine):
 
 
 def test_the_script_holds_nothing_but_its_configuration(machine):
-    text = user_data(CONFIG, [OWN], "3.11")
+    text = user_data(CONFIG, machine.put("dask-1"))
     line = next(line for line in text.splitlines() if line.startswith("{"))
     assert json.loads(line) == json.loads(CONFIG.to_json())
     assert not any(word in text for word in ("PRIVATE KEY", "AWS_SECRET", "password"))

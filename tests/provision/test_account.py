@@ -103,7 +103,7 @@ def test_role_profile_and_log_group_are_named_as_the_account(session: Session, s
     assert (group["logGroupName"], group["retentionInDays"]) == ("team", 30)
 
 
-def test_a_machine_may_write_its_logs_and_read_its_keys_and_wheels_and_nothing_else(
+def test_a_machine_may_write_its_logs_and_read_its_keys_wheels_and_image_and_nothing_else(
     session: Session, sandbox: Sandbox
 ) -> None:
     record = set_up()
@@ -122,10 +122,13 @@ def test_a_machine_may_write_its_logs_and_read_its_keys_and_wheels_and_nothing_e
         "ssm:GetParameter",
         "s3:ListBucket",
         "s3:GetObject",
+        "ecr:GetAuthorizationToken",
+        "ecr:BatchGetImage",
+        "ecr:GetDownloadUrlForLayer",
     }
     number = record.aws_account_id
     assert ("ssm:GetParameter", f"arn:aws:ssm:*:{number}:parameter/prefect-coiled/team/*/node/*") in allowed
-    assert all("team" in resource for _, resource in allowed)
+    assert all("team" in r for a, r in allowed if a != "ecr:GetAuthorizationToken")
 
 
 def test_everything_that_can_bear_a_tag_bears_ours_from_its_creating_call_on(

@@ -6,6 +6,7 @@ import base64
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,7 +14,13 @@ import pytest
 from prefect_coiled.aws import instances
 from prefect_coiled.aws.credentials import Account
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import NoCapacityError, PrefectCoiledError, ProvisionError, StoppedError
+from prefect_coiled.errors import (
+    AccessDeniedError,
+    NoCapacityError,
+    PrefectCoiledError,
+    ProvisionError,
+    StoppedError,
+)
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.provision import (
     add_workers,
@@ -25,7 +32,7 @@ from prefect_coiled.provision import (
 )
 from prefect_coiled.provision.clusters import find_cluster
 from prefect_coiled.provision.sessions import open_door
-from prefect_coiled.records import ClusterRecord
+from prefect_coiled.records import ClusterRecord, Removal
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
 
@@ -70,7 +77,8 @@ def _names(sandbox: Sandbox) -> list[str]:
     groups = sandbox.client("ec2").describe_security_groups(
         Filters=[{"Name": "tag-key", "Values": ["coiled-cluster"]}]
     )["SecurityGroups"]
-    return [t["Value"] for g in groups for t in g["Tags"] if t["Key"] == "coiled-cluster"]
+    tagged = [t["Value"] for g in groups for t in g["Tags"] if t["Key"] == "coiled-cluster"]
+    return [*tagged, *(p["Name"].split("/")[3] for p in parameters(sandbox))]
 
 
 NOTHING = {"instances": 0, "groups": 0, "templates": 0, "parameters": 0}
@@ -379,3 +387,97 @@ def test_sweep_releases_a_nat_gateway_that_no_cluster_uses_and_the_next_cluster_
     create_cluster(spec())
     states = [n["State"] for n in sandbox.client("ec2").describe_nat_gateways()["NatGateways"]]
     assert states.count("available") == 1
+
+
+def test_a_sweep_beside_a_launch_leaves_it_its_nat_gateway(
+    session: Session, spec: Spec, sandbox: Sandbox, account: Account
+) -> None:
+    plan = spec()
+    swept: list[Removal] = []
+
+    def observe(action: str, what: str) -> None:
+        if action == "ec2:CreateLaunchTemplate" and not swept:  # the network is there, no machine yet
+            with use_session(Session(open_door(account, "us-east-1"))):
+                swept.append(sweep("team", "us-east-1"))
+
+    session.aws.observer = observe
+    create_cluster(plan)
+    assert swept[0].removed == {}
+    states = [n["State"] for n in sandbox.client("ec2").describe_nat_gateways()["NatGateways"]]
+    assert "available" in states
+    assert leftovers(sandbox)["instances"] == 3
+
+
+def test_a_launch_during_a_sweep_waits_and_makes_the_nat_gateway_again(
+    session: Session, spec: Spec, sandbox: Sandbox, account: Account
+) -> None:
+    first = spec()
+    create_cluster(first)
+    delete_cluster("team", "us-east-1", first.name)
+    deleting = threading.Event()
+
+    def sweeping() -> Removal:
+        door = open_door(account, "us-east-1")
+        door.observer = lambda action, what: deleting.set() if action == "ec2:DeleteNatGateway" else None
+        with use_session(Session(door)):
+            return sweep("team", "us-east-1")
+
+    sandbox.set(nat_deleting=2.0)
+    with ThreadPoolExecutor(1) as pool:
+        swept = pool.submit(sweeping)
+        assert deleting.wait(60)
+        plan = spec()
+        create_cluster(plan)
+        assert len(swept.result().removed["NAT gateway"]) == 1
+    sandbox.set(nat_deleting=0.0)
+    network = sandbox.client("ec2")
+    (live,) = [n for n in network.describe_nat_gateways()["NatGateways"] if n["State"] == "available"]
+    routes = [
+        route.get("NatGatewayId")
+        for table in network.describe_route_tables()["RouteTables"]
+        for route in table["Routes"]
+        if route.get("DestinationCidrBlock") == "0.0.0.0/0" and route.get("NatGatewayId")
+    ]
+    assert set(routes) == {live["NatGatewayId"]}
+
+
+def test_a_clean_up_that_fails_does_not_hide_the_first_cause(
+    session: Session, spec: Spec, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox.faults(
+        [
+            {
+                "service": "ec2",
+                "action": "CreateLaunchTemplate",
+                "effect": "error",
+                "code": "UnauthorizedOperation",
+                "status": 403,
+            },
+            {
+                "service": "ssm",
+                "action": "DeleteParameters",
+                "effect": "error",
+                "code": "AccessDeniedException",
+                "status": 403,
+            },
+        ]
+    )
+    with pytest.raises(AccessDeniedError) as caught:
+        create_cluster(spec())
+    assert caught.value.operation == "ec2:CreateLaunchTemplate"
+    assert "could not be removed whole; `prefect-coiled sweep` will" in caplog.text
+
+
+def test_sweep_deletes_an_empty_second_vpc_and_no_other(
+    session: Session, spec: Spec, sandbox: Sandbox
+) -> None:
+    create_cluster(spec())
+    ec2 = sandbox.client("ec2")
+    labels = [{"Key": "owner", "Value": "coiled"}, {"Key": "coiled-account", "Value": "team"}]
+    (used,) = ec2.describe_vpcs(Filters=[{"Name": "tag:coiled-account", "Values": ["team"]}])["Vpcs"]
+    surplus = ec2.create_vpc(
+        CidrBlock="10.77.0.0/16", TagSpecifications=[{"ResourceType": "vpc", "Tags": labels}]
+    )["Vpc"]
+    assert sweep("team", "us-east-1").removed == {"VPC": (surplus["VpcId"],)}
+    left = ec2.describe_vpcs(Filters=[{"Name": "tag:coiled-account", "Values": ["team"]}])["Vpcs"]
+    assert [v["VpcId"] for v in left] == [used["VpcId"]]

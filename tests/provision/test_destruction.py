@@ -73,6 +73,9 @@ def raw(sandbox: Sandbox) -> Callable[[], dict[str, set[str]]]:
                 p["InstanceProfileName"] for p in iam.list_instance_profiles()["InstanceProfiles"]
             },
             "bucket": {b["Name"] for b in buckets},
+            "repository": {
+                r["repositoryName"] for r in sandbox.client("ecr").describe_repositories()["repositories"]
+            },
             "parameter": {p["Name"] for p in parameters},
         }
 
@@ -117,7 +120,15 @@ def test_nothing_is_left(
     assert filled(raw()) == before == {}
     assert take_inventory(aws) == ()
     assert removal.left == {}
-    assert set(removal.removed) >= {"VPC", "subnet", "NAT gateway", "role", "log group", "bucket"}
+    assert set(removal.removed) >= {
+        "VPC",
+        "subnet",
+        "NAT gateway",
+        "role",
+        "log group",
+        "bucket",
+        "repository",
+    }
 
 
 def test_a_second_time_there_is_nothing_to_do(session: Session) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from prefect_coiled.aws import bucket, caller, iam_role, instances, logs
+from prefect_coiled.aws import bucket, caller, ecr, iam_role, instances, logs
 from prefect_coiled.aws.credentials import Account, CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.foresight import foresee
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import AccessDeniedError
+from prefect_coiled.options import RegistryOptions
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.containers import ContainerImage, container_image
 from prefect_coiled.plan.policies import iam_policies
 from prefect_coiled.provision import (
     add_workers,
@@ -68,6 +70,19 @@ def plan(aws: Aws, **keywords: Any) -> ClusterSpec:
     return request.spec(account, "tester", own_cidr=lambda: "192.0.2.7/32", now=now)
 
 
+def push_index(sandbox: Sandbox, repository: str) -> None:
+    """Push an image for one platform, told in its manifest."""
+    media = "application/vnd.oci.image.index.v1+json"
+    manifest = {"mediaType": media, "manifests": [{"platform": {"architecture": "amd64"}}]}
+    sandbox.client("ecr").put_image(
+        repositoryName=repository, imageManifest=json.dumps(manifest), imageTag="one"
+    )
+
+
+def own_image(spec: ClusterSpec) -> ContainerImage:
+    return container_image("one", RegistryOptions(), account="team", number=NUMBER, region=spec.region)
+
+
 def lose_a_zone(sandbox: Sandbox, zone: str) -> None:
     """Take a zone's private subnet away, with its route table, as if the zone were new."""
     ec2 = sandbox.client("ec2")
@@ -107,6 +122,9 @@ def life(own_sandbox: Sandbox, door: Callable[..., Aws], prefect_server: None) -
         list(logs.read_log(user, record.scheduler.instance_id))
         name = bucket.ensure_bucket(user, NUMBER)
         bucket.put_file(user, name, "wheels/0/one.whl", b"wheel")
+        push_index(own_sandbox, "coiled-team")
+        ecr.check_image(user, own_image(spec), "x86_64")
+        ecr.find_images(user)
         delete_cluster("team", "us-east-1", "life")
         sweep("team", "us-east-1")
         # The NAT gateway is gone with the sweep: the next cluster makes another, without the set-up policy.

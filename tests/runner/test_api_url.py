@@ -34,15 +34,15 @@ LOOPBACK = [
 def test_a_loopback_api_is_refused_for_a_remote_cluster(url: str) -> None:
     with temporary_settings({PREFECT_API_URL: url}):
         with pytest.raises(OptionsError, match="an address of this machine alone"):
-            check_api_url(is_sandbox=False)
-        check_api_url(is_sandbox=True)
+            check_api_url(shares_loopback=False)
+        check_api_url(shares_loopback=True)
 
 
 def test_an_unset_api_is_refused_for_a_remote_cluster() -> None:
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         with pytest.raises(OptionsError, match="PREFECT_API_URL is not set"):
-            check_api_url(is_sandbox=False)
-        check_api_url(is_sandbox=True)
+            check_api_url(shares_loopback=False)
+        check_api_url(shares_loopback=True)
 
 
 PUBLIC = ["https://8.8.8.8/api/accounts/a", "http://[2600:1f18::5]:4200/api"]
@@ -52,14 +52,14 @@ PRIVATE = ["http://10.0.0.5:4200/api", "http://192.168.1.2:4200/api", "http://[f
 @pytest.mark.parametrize("url", PUBLIC)
 def test_a_public_api_is_accepted_without_a_word(url: str) -> None:
     with temporary_settings({PREFECT_API_URL: url}):
-        assert check_api_url(is_sandbox=False) == ""
+        assert check_api_url(shares_loopback=False) == ""
 
 
 @pytest.mark.parametrize("url", PRIVATE)
 def test_a_private_address_is_accepted_with_a_remark(url: str) -> None:
     with temporary_settings({PREFECT_API_URL: url}):
-        assert f"PREFECT_API_URL is {url}, a private address" in check_api_url(is_sandbox=False)
-        assert check_api_url(is_sandbox=True) == ""
+        assert f"PREFECT_API_URL is {url}, a private address" in check_api_url(shares_loopback=False)
+        assert check_api_url(shares_loopback=True) == ""
 
 
 def test_a_name_is_judged_by_where_it_leads_from_here() -> None:
@@ -75,7 +75,7 @@ def test_a_name_is_judged_by_where_it_leads_from_here() -> None:
 def test_the_error_says_what_to_set_and_hides_what_is_secret(tmp_path: Path) -> None:
     url = "http://me:hunter2@127.0.0.1:4200/api"
     with temporary_settings({PREFECT_API_URL: url}), pytest.raises(OptionsError) as caught:
-        check_api_url(is_sandbox=False)
+        check_api_url(shares_loopback=False)
     text = str(caught.value)
     assert "hunter2" not in text
     assert "PREFECT_API_URL is http://127.0.0.1:4200/api, an address of this machine alone" in text

@@ -7,7 +7,8 @@ import time
 import psutil
 import pytest
 
-from prefect_coiled.sandbox.machine import Machine
+from prefect_coiled.sandbox.machine import ProcessMachine
+from prefect_coiled.sandbox.plane import Address
 
 DAEMONS = """#!/bin/bash
 nohup sleep 601 >/dev/null 2>&1 &
@@ -275,7 +276,13 @@ def test_no_script_is_written_while_another_machine_is_being_forked(tmp_path, mo
     monkeypatch.setattr("prefect_coiled.sandbox.machine.subprocess.Popen", slow_fork)
     monkeypatch.setattr("prefect_coiled.sandbox.machine.can_separate", lambda: ())
     machines = [
-        Machine(f"i-{n}", "127.0.0.1", tmp_path / str(n), tmp_path / "t" / str(n), b"#!/bin/sh\n")
+        ProcessMachine(
+            f"i-{n}",
+            Address("127.0.0.1", "127.0.0.1"),
+            tmp_path / str(n),
+            tmp_path / "t" / str(n),
+            b"#!/bin/sh\n",
+        )
         for n in "12"
     ]
     threads = []

@@ -41,6 +41,38 @@ def test_gpu_workers_are_not_spot_machines_unless_asked() -> None:
     assert plan(worker_gpu=1, spot=True).spot_policy == "spot"
 
 
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"worker_gpu": 1},
+        {"worker_gpu_type": "A10G"},
+        {"worker_vm_types": "g4dn.2xlarge"},
+        {"worker_vm_types": ["g6e.xlarge", "g5.xlarge"]},
+        {"worker_vm_types": "g5g.xlarge"},
+    ],
+)
+def test_whoever_asks_for_a_gpu_in_whatever_way_gets_its_image_and_a_disk_for_it(
+    keywords: dict[str, Any],
+) -> None:
+    spec = plan(**keywords)
+    assert (spec.gpu, spec.worker_node.gpu, spec.scheduler_node.gpu) == (True, True, False)
+    assert (spec.worker_disk, spec.scheduler_disk) == (100, 30)
+    assert plan(worker_disk_size=75, **keywords).worker_disk == 75
+    with pytest.raises(OptionsError, match=r"worker_disk_size 74.*from 75 to 16384: the image .* with a GPU"):
+        plan(worker_disk_size=74, **keywords)
+
+
+@pytest.mark.parametrize("types", ["m6i.xlarge", "g4ad.xlarge", "p2.xlarge", "x9z.large"])
+def test_other_machines_get_the_plain_image(types: str) -> None:
+    spec = plan(worker_vm_types=types)
+    assert (spec.gpu, spec.worker_node.gpu, spec.worker_disk) == (False, False, 30)
+
+
+def test_machines_with_and_without_a_gpu_cannot_be_mixed() -> None:
+    with pytest.raises(OptionsError, match=r"g4dn\.xlarge and m6i\.xlarge.*some have none"):
+        Request(defaults={}, worker_vm_types=["g4dn.xlarge", "m6i.xlarge"])
+
+
 def test_a_spec_survives_its_short_form() -> None:
     spec = plan(worker_options={"resources": {"gpu": 1}})
     assert ClusterSpec.decode(spec.encode()) == spec

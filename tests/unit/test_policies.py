@@ -23,6 +23,9 @@ from prefect_coiled.sandbox.iam.table import action_row, known_actions
 NUMBER = "123456789012"
 # STS answers this call to everybody.
 FREE = {"sts:GetCallerIdentity"}
+# Both linters see a credential in the registry's token. It opens what the next statement of the policy names:
+# pulling from the account's own repository, https://docs.aws.amazon.com/AmazonECR/latest/userguide/registry_auth.html
+WAIVED: dict[str, set[str]] = {"setup": set(), "ongoing": set(), "instance": {"ecr:GetAuthorizationToken"}}
 CONDITION_KEYS = {
     "made": "aws:requesttag",
     "tagged": "aws:requesttag",
@@ -133,6 +136,38 @@ def fits(resource: str, wanted: str) -> bool:
     return resource.split(":")[2] == wanted.split(":")[2] and resource.split(":")[-1] == wanted.split(":")[-1]
 
 
+def test_a_statement_about_several_services_permits_nothing_new() -> None:
+    places = {
+        "account": "my-team",
+        "number": NUMBER,
+        "region": "*",
+        "partition": "aws",
+        "bucket": f"coiled-{NUMBER}-*-my-team",
+    }
+    wanted = {(g.action, g.resource.format(**places)) for g in grants()}
+    seen = 0
+    for name in ("setup", "ongoing"):
+        for s in statements(name, aws_account_id=NUMBER):
+            services = {a.partition(":")[0] for a in s["Action"]}
+            pairs = {(a, r) for a in s["Action"] for r in s["Resource"]}
+            # What must be ours already is one statement, whatever is done to it.
+            ours = "aws:ResourceTag/owner" in s.get("Condition", {}).get("StringEquals", {})
+            if len(services) > 1 and s["Resource"] != ["*"] and not ours:
+                seen += 1
+                assert {(a, r) for a, r in pairs if a.partition(":")[0] == r.split(":")[2]} <= wanted
+    assert seen > 1
+
+
+def test_a_machine_may_pull_the_accounts_own_images_and_no_others() -> None:
+    allowed = {a: s["Resource"] for s in statements("instance", aws_account_id=NUMBER) for a in s["Action"]}
+    own = [f"arn:aws:ecr:*:{NUMBER}:repository/coiled-my-team"]
+    assert {a: r for a, r in allowed.items() if a.startswith("ecr:")} == {
+        "ecr:GetAuthorizationToken": ["*"],  # AWS knows no narrower resource
+        "ecr:BatchGetImage": own,
+        "ecr:GetDownloadUrlForLayer": own,
+    }
+
+
 @pytest.mark.parametrize("name", POLICIES)
 def test_parliament_finds_nothing_from_medium_on(name: str) -> None:
     import parliament
@@ -156,5 +191,5 @@ def test_cloudsplaining_finds_nothing(name: str) -> None:
     assert document.permissions_management_without_constraints == []
     assert document.write_actions_without_constraints == []
     assert document.tagging_actions_without_constraints == []
-    assert document.credentials_exposure == []
+    assert set(document.credentials_exposure) <= WAIVED[name]
     assert document.service_wildcard == []

@@ -4,11 +4,15 @@
     launch         RunInstances: batches, launch templates, profiles, validation, spot, capacity
     fleets         CreateFleet (instant): overrides in turn, Errors
     dependencies   deletes that AWS refuses while something depends on the resource; limits
+    elastic        elastic addresses that answer
     endpoints      the routes of gateway endpoints
     gateways       NAT gateways: pending, deleting, their address and interface
     filters        filters of DescribeInstances that moto does not know
     images         images of instances: pending, names used once
+    buckets        a bucket's own policy: its conditions count
     tagging        GetResources of the tagging API: kinds that moto leaves out
+    registry       ECR: where the layers of an image are
+    gpu_images     AWS's images for machines with a GPU
     speed          look-ups that take a whole launch's time
 
 Each module stands alone and has its tests. When moto mends something, the module (or the function) goes.
@@ -17,35 +21,45 @@ All of it patches moto's classes in the sandbox's own process; nothing is patche
 
 from __future__ import annotations
 
+from prefect_coiled.sandbox.plane import DataPlane
 from prefect_coiled.sandbox.settings import Settings
 
 __all__ = ["install"]
 
 
-def install(settings: Settings) -> None:
+def install(settings: Settings, plane: DataPlane) -> None:
     """Apply all corrections but `states`, which needs the supervisor.
 
     Args:
         settings: Read at each call, so that a change has effect at once.
+        plane: Where elastic addresses come from.
     """
     from prefect_coiled.sandbox.corrections import (
+        buckets,
         dependencies,
+        elastic,
         endpoints,
         filters,
         fleets,
         gateways,
+        gpu_images,
         images,
         launch,
+        registry,
         speed,
         tagging,
     )
 
     launch.install(settings)
+    buckets.install()
     fleets.install()
     dependencies.install(settings)
+    elastic.install(plane)
     endpoints.install()
     gateways.install(settings)
     filters.install()
     images.install(settings)
+    gpu_images.install()
+    registry.install()
     speed.install()
     tagging.install()

@@ -10,8 +10,25 @@ from moto.ec2.models.amis import Ami
 
 from prefect_coiled.sandbox.corrections.errors import ec2_error
 from prefect_coiled.sandbox.settings import Settings
+from prefect_coiled.sandbox.supervisor import Supervisor
 
-__all__ = ["install"]
+__all__ = ["install", "keep_disks"]
+
+
+def keep_disks(supervisor: Supervisor) -> None:
+    """Let an image hold the disk of the machine it is taken of, as long as it is registered."""
+    create_image, deregister_image = EC2Backend.create_image, EC2Backend.deregister_image
+
+    def create(self: Any, instance_id: str, *args: Any, **kwargs: Any) -> Any:
+        image = create_image(self, instance_id, *args, **kwargs)
+        supervisor.keep_image(image.id, instance_id)
+        return image
+
+    def deregister(self: Any, ami_id: str) -> None:
+        deregister_image(self, ami_id)
+        supervisor.drop_image(ami_id)
+
+    EC2Backend.create_image, EC2Backend.deregister_image = create, deregister
 
 
 def install(settings: Settings) -> None:

@@ -19,7 +19,8 @@ from moto.ec2.models.instances import Instance, InstanceBackend
 from moto.ec2.responses import EC2Response
 
 from prefect_coiled.sandbox.corrections.errors import ec2_error
-from prefect_coiled.sandbox.supervisor import By, Ending, Supervisor
+from prefect_coiled.sandbox.plane import By, Ending
+from prefect_coiled.sandbox.supervisor import Supervisor
 
 __all__ = ["Instances", "install"]
 
@@ -62,6 +63,10 @@ class Instances:
         """The instance, or None."""
         return self._known.get(instance_id)
 
+    def live(self) -> list[Any]:
+        """All but those that are terminated."""
+        return [instance for instance in self._known.values() if instance.state != "terminated"]
+
     def ended_any(self, instance_ids: set[str]) -> bool:
         """Whether one of them is shutting down or terminated."""
         with self._lock:
@@ -85,11 +90,11 @@ class Instances:
         states = {"terminate": "shutting-down", "stop": "stopping", "reboot": "running"}
         _set_state(self._known[instance_id], states[how])
 
-    def running(self, instance_id: str, address: str) -> None:
+    def running(self, instance_id: str, public_address: str) -> None:
         """See `Events`."""
         instance = self._known[instance_id]
         if instance_id in self._wants_public:
-            instance.nics[0].public_ip = address
+            instance.nics[0].public_ip = public_address
         _set_state(instance, "running")
 
     def ended(self, instance_id: str, how: Ending, by: By) -> None:
@@ -123,10 +128,10 @@ def install(supervisor: Supervisor, instances: Instances) -> None:
         reservation = moto_run(self, *args, **kwargs)
         new = []
         for instance in reservation.instances:
-            address = supervisor.address()
-            instances.add(instance, address)
+            address = supervisor.address(instance.id, instance.nics[0].private_ip_address)
+            instances.add(instance, address.private)
             user_data = base64.b64decode(str(instance.user_data)) if instance.user_data else b""
-            new.append((instance.id, address, user_data))
+            new.append((instance.id, address, user_data, str(instance.image_id)))
         supervisor.launch(new)
         return reservation
 

@@ -115,12 +115,20 @@ def _ecr(call: Call, number: str, partition: str) -> _Found:
         *params.get("repositoryNames", ()),
         *([params["repositoryName"]] if "repositoryName" in params else ()),
     ]
+    names += [params["resourceArn"].partition(":repository/")[2]] if "resourceArn" in params else []
     tags = _tag_context({t["Key"]: t["Value"] for t in params.get("tags", ())})
     for name in names:
         arn = f"arn:{partition}:ecr:{call.region}:{number}:repository/{name}"
-        yield action, arn, tags
+        yield action, arn, {**tags, **_resource_tags(_repository_tags(number, call.region, arn))}
         if tags and action in _TAGGING:
             yield _TAGGING[action], arn, tags
+
+
+def _repository_tags(number: str, region: str, arn: str) -> Mapping[str, str]:
+    from moto.ecr.models import ecr_backends
+
+    tags: Mapping[str, str] = ecr_backends[number][region].tagger.get_tag_dict_for_resource(arn)
+    return tags
 
 
 def _iam(call: Call, number: str, partition: str) -> _Found:

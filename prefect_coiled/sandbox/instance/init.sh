@@ -7,11 +7,17 @@
 #
 # Environment: SANDBOX_DIR (the instance's folder), SANDBOX_MARK (what marks its processes), SANDBOX_GRACE
 # (seconds), SANDBOX_PIDNS (1 when this is the first process of a pid namespace), SANDBOX_PYTHON,
-# SANDBOX_SWEEP (sweep.py).
+# SANDBOX_SWEEP (sweep.py), SANDBOX_DISK (MiB of a bare machine's disk, or nothing).
 
 # A trap, not "ignore": what is ignored would be ignored by all children too.
 trap : TERM HUP INT
 exec 3<&0 </dev/null
+
+# A small disk, in the mount namespace that goes with the pid namespace: it ends with the machine.
+if [ "$SANDBOX_PIDNS" = 1 ] && [ -n "$SANDBOX_DISK" ]; then
+    mkdir -p "$PREFECT_COILED_ROOT"
+    mount -t tmpfs -o "size=${SANDBOX_DISK}m" disk "$PREFECT_COILED_ROOT"
+fi
 
 (trap '' TERM HUP INT; exec cat <&3 >/dev/null 2>&1) &
 lifeline=$!

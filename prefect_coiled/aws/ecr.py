@@ -1,0 +1,240 @@
+"""The account's repository of container images in ECR, and the images in it.
+
+Tags are immutable and images are scanned as they are pushed: what a cluster runs cannot change under it.
+https://docs.aws.amazon.com/AmazonECR/latest/userguide/what-is-ecr.html
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import AlreadyExistsError, NotFoundError, OptionsError, ProvisionError
+from prefect_coiled.plan import tags
+from prefect_coiled.plan.containers import PLATFORMS, ContainerImage, repository_name
+from prefect_coiled.records import Record
+
+# Days after which an image that has lost its tag goes.
+UNTAGGED_DAYS = 14
+# Most tags that an error names.
+_NAMED = 10
+# An image for several platforms, whose manifest says which; others say it in a layer of their own.
+_INDEXES = (
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.index.v1+json",
+)
+
+
+class ImageRecord(Record):
+    """An image in the account's repository.
+
+    Attributes:
+        repository: The repository's URI; with ":" and a tag it is what `docker pull` takes.
+        tags: Its tags.
+        digest: Such as "sha256:0123...".
+        size: Compressed, in bytes; 0 where ECR does not say.
+        pushed_at: When it was pushed.
+        media_type: The kind of its manifest.
+    """
+
+    repository: str
+    tags: tuple[str, ...]
+    digest: str
+    size: int = 0
+    pushed_at: datetime | None = None
+    media_type: str = ""
+
+
+def find_repository(aws: Aws) -> dict[str, Any] | None:
+    """The account's repository, if there is one.
+
+    Raises:
+        ProvisionError: If a repository of that name exists that does not carry our tags.
+    """
+    name = repository_name(aws.account)
+    try:
+        found: dict[str, Any] = aws.call(
+            "ecr:DescribeRepositories", f"finding repository ({name})", repositoryNames=[name]
+        )["repositories"][0]
+        reply = aws.call(
+            "ecr:ListTagsForResource",
+            f"reading tags of repository ({name})",
+            resourceArn=found["repositoryArn"],
+        )
+    except NotFoundError:
+        return None
+    labels = tags.from_aws(reply["tags"])
+    if labels.get(tags.OWNER) != tags.OWNER_VALUE or labels.get(tags.ACCOUNT) != aws.account:
+        raise ProvisionError(
+            f"finding repository ({name})",
+            "there is a repository of that name in ECR that does not carry our tags",
+            "Choose another account slug, so that nothing foreign is touched.",
+        )
+    return found
+
+
+def is_complete(aws: Aws) -> bool:
+    """Whether the repository has its lifecycle policy: a set-up may have been stopped before that."""
+    name = repository_name(aws.account)
+    try:
+        aws.call("ecr:GetLifecyclePolicy", f"reading the policy of repository ({name})", repositoryName=name)
+    except NotFoundError:
+        return False
+    return True
+
+
+def ensure_repository(aws: Aws) -> str:
+    """Find or make the repository. Returns its URI."""
+    name = repository_name(aws.account)
+    found = find_repository(aws)
+    if found is None:
+        try:
+            found = aws.call(
+                "ecr:CreateRepository",
+                f"creating repository ({name})",
+                repositoryName=name,
+                imageTagMutability="IMMUTABLE",
+                imageScanningConfiguration={"scanOnPush": True},
+                encryptionConfiguration={"encryptionType": "AES256"},
+                tags=tags.to_aws(tags.named(tags.account_tags(aws.account), name)),
+            )["repository"]
+        except AlreadyExistsError:  # made by another set-up at this moment
+            found = find_repository(aws) or {}
+    if not is_complete(aws):
+        rule = {
+            "rulePriority": 1,
+            "description": f"untagged images go after {UNTAGGED_DAYS} days",
+            "selection": {
+                "tagStatus": "untagged",
+                "countType": "sinceImagePushed",
+                "countUnit": "days",
+                "countNumber": UNTAGGED_DAYS,
+            },
+            "action": {"type": "expire"},
+        }
+        aws.call(
+            "ecr:PutLifecyclePolicy",
+            f"setting the policy of repository ({name})",
+            repositoryName=name,
+            lifecyclePolicyText=json.dumps({"rules": [rule]}),
+        )
+    return str(found["repositoryUri"])
+
+
+def delete_repository(aws: Aws) -> bool:
+    """Delete the repository with its images. Returns whether it was there.
+
+    Raises:
+        ProvisionError: If it does not carry our tags.
+    """
+    if find_repository(aws) is None:
+        return False
+    name = repository_name(aws.account)
+    try:
+        aws.call("ecr:DeleteRepository", f"deleting repository ({name})", repositoryName=name, force=True)
+    except NotFoundError:
+        return False
+    return True
+
+
+def find_images(aws: Aws) -> tuple[ImageRecord, ...]:
+    """The images in the account's repository, the newest first.
+
+    Raises:
+        ProvisionError: If the account has no repository in this region.
+    """
+    found = find_repository(aws)
+    name = repository_name(aws.account)
+    if found is None:
+        raise _no_repository(aws, f"listing images of repository {name}")
+    uri = str(found["repositoryUri"])
+    return tuple(
+        sorted(
+            _images(aws, uri),
+            key=lambda i: (i.pushed_at.timestamp() if i.pushed_at else 0.0, i.tags),
+            reverse=True,
+        )
+    )
+
+
+def _images(aws: Aws, uri: str) -> Iterator[ImageRecord]:
+    name = repository_name(aws.account)
+    pages = aws.pages(
+        "ecr:DescribeImages", f"listing images of repository ({name})", "imageDetails", repositoryName=name
+    )
+    for item in pages:
+        yield ImageRecord(
+            repository=uri,
+            tags=tuple(sorted(item.get("imageTags", ()))),
+            digest=str(item["imageDigest"]),
+            size=int(item.get("imageSizeInBytes") or 0),
+            pushed_at=item.get("imagePushedAt"),
+            media_type=str(item.get("imageManifestMediaType", "")),
+        )
+
+
+def check_image(aws: Aws, image: ContainerImage, architecture: str) -> None:
+    """See that an image of the account's repository is there, and fit for the machines. Reads only.
+
+    Args:
+        aws: The door.
+        image: The image; one of another registry is left alone, because only its registry knows.
+        architecture: "x86_64" or "arm64".
+
+    Raises:
+        OptionsError: If it is not there, or only for another architecture.
+        ProvisionError: If the account has no repository in this region.
+    """
+    if image.login != "ecr":
+        return
+    wanted = {"imageDigest": image.digest} if image.digest else {"imageTag": image.tag}
+    what = f"finding image ({image})"
+    try:
+        (item,) = aws.call("ecr:DescribeImages", what, repositoryName=image.repository, imageIds=[wanted])[
+            "imageDetails"
+        ]
+    except NotFoundError as error:
+        if error.code == "RepositoryNotFoundException":
+            raise _no_repository(aws, f"container {str(image)!r}") from error
+        raise _no_image(aws, image) from error
+    if item.get("imageManifestMediaType") not in _INDEXES:
+        return
+    reply = aws.call(
+        "ecr:BatchGetImage",
+        what,
+        repositoryName=image.repository,
+        imageIds=[wanted],
+        acceptedMediaTypes=list(_INDEXES),
+    )
+    listed = json.loads(reply["images"][0]["imageManifest"]).get("manifests", ())
+    # Attestations are listed beside the images, for no platform.
+    there = {str(m.get("platform", {}).get("architecture", "")) for m in listed} - {"", "unknown"}
+    if there and PLATFORMS[architecture] not in there:
+        raise OptionsError(
+            f"container {str(image)!r}",
+            f"is for {' and '.join(sorted(there))}, and the machines are {PLATFORMS[architecture]}.",
+            "Build it for them (`docker buildx build --platform`), or choose other vm_types.",
+        )
+
+
+def _no_image(aws: Aws, image: ContainerImage) -> OptionsError:
+    names = [tag for found in find_images(aws) for tag in found.tags]
+    shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    wanted = image.digest or image.tag
+    return OptionsError(
+        f"container {str(image)!r}",
+        f"there is no image {wanted} in repository {image.repository}; there "
+        + (f"are: {shown}." if len(names) > 1 else f"is: {shown}." if names else "is none yet."),
+        f"`prefect-coiled images --account {aws.account}` lists them.",
+    )
+
+
+def _no_repository(aws: Aws, what: str) -> ProvisionError:
+    return ProvisionError(
+        what,
+        f"account {aws.account} has no repository in {aws.region} yet",
+        f"Run `prefect-coiled set-up --account {aws.account}`, then push the image.",
+    )

@@ -1,0 +1,314 @@
+"""Blocks as code: YAML documents, one a block, checked by the block's own class and saved to Prefect.
+
+    type: ec2-dask-account        # the account block if not said
+    name: my-team                 # the file's name if not said
+    fields:
+      region: eu-west-1
+      aws_credentials:
+        aws_access_key_id: ${MY_TEAM_KEY_ID}
+        aws_secret_access_key: ${MY_TEAM_SECRET}
+      registry: {block: ec2-dask-registry/hub}
+
+`${NAME}` is an environment variable, `${NAME:-text}` the same with a default; `{block: TYPE/NAME}` is a block
+that Prefect has. Secrets are never written in a document. May not make anything in AWS.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from prefect.blocks.core import Block
+from prefect_aws import AwsCredentials
+from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
+
+from prefect_coiled.blocks.account import Ec2DaskAccount
+from prefect_coiled.blocks.loading import account_slug, patient, unreachable
+from prefect_coiled.blocks.registry import Ec2DaskRegistry
+from prefect_coiled.errors import OptionsError, PrefectCoiledError
+from prefect_coiled.options.base import near, one_line
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+__all__ = ["Applied", "Change", "Document", "apply_documents", "find_files", "read_document"]
+
+# In the order in which they are saved: an account may name one of the others.
+TYPES: dict[str, type[Block]] = {
+    cls.get_block_type_slug(): cls for cls in (AwsCredentials, Ec2DaskRegistry, Ec2DaskAccount)
+}
+HIDDEN = "(hidden)"
+_VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
+_ALONE = re.compile(r"\$\{[A-Za-z_]\w*(?::-)?\}")
+_SOUNDS_SECRET = re.compile(r"secret|token|password", re.I)
+_HOW = "Write ${NAME} there, and set NAME in the environment."
+
+
+@dataclass(frozen=True)
+class Document:
+    """One block as it is written down, with its variables filled in. Not printed: it may hold secrets."""
+
+    path: Path
+    type: str
+    name: str
+    fields: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A field that is not as it was; secrets are hidden on both sides."""
+
+    field: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What became of a document."""
+
+    path: Path
+    type: str
+    name: str
+    state: Literal["created", "changed", "unchanged"]
+    changes: tuple[Change, ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """The same as plain values."""
+        changes = [{"field": c.field, "before": c.before, "after": c.after} for c in self.changes]
+        return {
+            "file": str(self.path),
+            "type": self.type,
+            "name": self.name,
+            "state": self.state,
+            "changes": changes,
+        }
+
+
+def find_files(paths: Sequence[Path] = ()) -> list[Path]:
+    """The documents that are meant: these files, those in these folders, by default those in `blocks/`.
+
+    Raises:
+        OptionsError: If there is none.
+    """
+    found: list[Path] = []
+    for path in paths or (Path("blocks"),):
+        if path.is_dir():
+            found += sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml"))
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise OptionsError(f"{path}", "there is no such file or folder.", "Name the documents to apply.")
+    if not found:
+        raise OptionsError("blocks", "there is no .yaml document.", "Name the documents to apply.")
+    return found
+
+
+def read_document(path: Path, environ: Mapping[str, str] | None = None) -> Document:
+    """Read a document and fill in its variables.
+
+    Args:
+        path: The file.
+        environ: The variables; the process's own by default.
+
+    Raises:
+        OptionsError: If it is no such document, holds a secret, or names a variable that is not set.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise OptionsError(str(path), f"it is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("fields"), dict):
+        raise OptionsError(str(path), "it has no `fields`.", "See blocks/ for examples.")
+    for key in content:
+        if key not in ("type", "name", "fields"):
+            hint = near(str(key), ["type", "name", "fields"]) or "Known: type, name, fields."
+            raise OptionsError(f"{path}: {key!r}", "there is no such key.", hint)
+    kind = content.get("type", Ec2DaskAccount.get_block_type_slug())
+    if kind not in TYPES:
+        raise OptionsError(f"{path}: type {kind!r}", "is not one of ours.", f"Known: {', '.join(TYPES)}.")
+    _refuse_secrets(path, kind, content["fields"])
+    name = content.get("name", path.stem)
+    if TYPES[kind] is Ec2DaskAccount:
+        name = account_slug(name)
+    filled = _filled(path, content["fields"], os.environ if environ is None else environ)
+    return Document(path, kind, str(name), filled)
+
+
+def apply_documents(documents: Iterable[Document], dry_run: bool = False) -> list[Applied]:
+    """Register the block types, and save what is not there or not as its document says.
+
+    Everything is checked before anything is saved. Run again, it changes nothing.
+
+    Args:
+        documents: The documents.
+        dry_run: Whether to say what would change, and to save nothing.
+
+    Raises:
+        OptionsError: If a document is wrong; nothing was saved.
+        AccountError: If the Prefect API could not be asked.
+    """
+    from prefect.client.orchestration import get_client
+
+    order = list(TYPES)
+    listed = sorted(documents, key=lambda d: order.index(d.type))
+    twice = {
+        (d.type, d.name) for d in listed if [(o.type, o.name) for o in listed].count((d.type, d.name)) > 1
+    }
+    if twice:
+        kind, name = sorted(twice)[0]
+        raise OptionsError(f"{kind}/{name}", "two documents say what it is.", "Keep one of them.")
+    # As in `loading`: whatever fails is a failure to ask, told in one line.
+    try:
+        with patient(), get_client(sync_client=True) as client:
+            new = _Blocks(client, listed)
+            blocks = [new.make(d) for d in listed]
+            if not dry_run:
+                for cls in (Ec2DaskRegistry, Ec2DaskAccount):
+                    register: Any = cls.register_type_and_schema
+                    register(_sync=True)
+            return [_apply(client, d, b, dry_run) for d, b in zip(listed, blocks, strict=True)]
+    except PrefectCoiledError:
+        raise
+    except Exception as error:
+        raise unreachable("blocks", error) from error
+
+
+class _Blocks:
+    """Makes blocks of documents; those that they name come from the other documents or from Prefect."""
+
+    def __init__(self, client: SyncPrefectClient, documents: Iterable[Document]) -> None:
+        self._client = client
+        self._documents = {f"{d.type}/{d.name}": d for d in documents}
+        self._made: dict[str, Block] = {}
+
+    def make(self, document: Document) -> Block:
+        """The block of a document, checked by its class; the same one for the same document."""
+        key = f"{document.type}/{document.name}"
+        if key not in self._made:
+            fields = {name: self._value(document, value) for name, value in document.fields.items()}
+            self._made[key] = _checked(document, fields)
+        return self._made[key]
+
+    def _value(self, document: Document, value: Any) -> Any:
+        if not isinstance(value, dict) or set(value) != {"block"}:
+            return value
+        named = str(value["block"])
+        if named in self._documents and self._documents[named] is not document:
+            return self.make(self._documents[named])
+        kind, _, name = named.partition("/")
+        cls = TYPES.get(kind)
+        found = _find(self._client, kind, name) if cls and name else None
+        if cls is None or found is None:
+            raise OptionsError(
+                f"{document.path}: block {named!r}",
+                "Prefect has no such block.",
+                f"It is TYPE/NAME, with one of: {', '.join(TYPES)}.",
+            )
+        return cls._from_block_document(found)
+
+
+def _checked(document: Document, fields: Mapping[str, Any]) -> Block:
+    cls = TYPES[document.type]
+    try:
+        return cls(**fields)
+    except ValidationError as error:
+        cause = one_line(cls, error)
+    except OptionsError as error:
+        cause = error
+    d = cause.diagnosis
+    raise OptionsError(f"{document.path}: {d.what}", d.why, d.next_step) from None
+
+
+def _find(client: SyncPrefectClient, kind: str, name: str) -> Any:
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return client.read_block_document_by_name(name=name, block_type_slug=kind, include_secrets=True)
+    except ObjectNotFound:
+        return None
+
+
+def _apply(client: SyncPrefectClient, document: Document, block: Block, dry_run: bool) -> Applied:
+    found = _find(client, document.type, document.name)
+    before: dict[str, Any] = {}
+    if found is not None:
+        try:
+            before = dict(_leaves(type(block)._from_block_document(found)))
+        except (ValidationError, OptionsError):
+            before = {"": "not valid"}  # saved by the form, which checks nothing
+    after = dict(_leaves(block))
+    names = [n for n in dict.fromkeys((*after, *before)) if before.get(n) != after.get(n)]
+    if found is not None and not names:
+        # A block that another document names must be known by its id all the same.
+        block._block_document_id, block._block_document_name = found.id, found.name
+        return Applied(document.path, document.type, document.name, "unchanged")
+    if not dry_run:
+        save: Any = block.save  # Prefect's types do not know `_sync`
+        save(document.name, overwrite=True, _sync=True)
+    changes = tuple(
+        Change(n or "the whole block", _shown(before.get(n)), _shown(after.get(n))) for n in names
+    )
+    state: Literal["created", "changed"] = "created" if found is None else "changed"
+    return Applied(document.path, document.type, document.name, state, changes if found is not None else ())
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a block by path, those of blocks in it too; of a block saved apart, its name."""
+    if isinstance(value, Block) and path and value._block_document_name and not value._is_anonymous:
+        yield path, f"block {value.get_block_type_slug()}/{value._block_document_name}"
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _leaves(getattr(value, name), f"{path}.{name}" if path else name)
+    else:
+        yield path, value
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, (SecretStr, SecretBytes)):
+        return HIDDEN if value.get_secret_value() else ""
+    return value if value is None or isinstance(value, (str, int, float, list, dict)) else str(value)
+
+
+def _refuse_secrets(path: Path, kind: str, fields: Mapping[str, Any]) -> None:
+    secret = set(TYPES[kind].model_json_schema().get("secret_fields", ()))
+    for name, value in _texts(fields):
+        sensitive = name in secret or _SOUNDS_SECRET.search(name.rpartition(".")[2])
+        if sensitive and value and not _ALONE.fullmatch(str(value)):
+            raise OptionsError(f"{path}: {name}", "a secret is written there in clear.", _HOW)
+
+
+def _texts(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _texts(part, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part, path)
+    else:
+        yield path, value
+
+
+def _filled(path: Path, value: Any, environ: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {k: _filled(path, v, environ) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_filled(path, v, environ) for v in value]
+    if not isinstance(value, str):
+        return value
+
+    def fill(found: re.Match[str]) -> str:
+        name, default = found.groups()
+        text = environ.get(name) or default
+        if text is None:
+            raise OptionsError(
+                f"{path}: ${{{name}}}", "this environment variable is not set.", f"Set {name}."
+            )
+        return text
+
+    return _VARIABLE.sub(fill, value)

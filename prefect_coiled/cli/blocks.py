@@ -1,0 +1,50 @@
+"""`prefect-coiled blocks`: the blocks that are kept as documents, and what is in Prefect of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefect_coiled.cli.common import out, table, told
+
+blocks_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@blocks_app.callback()
+def blocks() -> None:
+    """Blocks as code."""
+
+
+@blocks_app.command("apply")
+@told
+def apply(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Documents, or folders of them; blocks/ if not given.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; save nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Register the block types and save the blocks of YAML documents. Run again, it changes nothing.
+
+    Secrets come from the environment: a document says ${NAME} where one belongs.
+    """
+    import json
+
+    from prefect_coiled.blocks.documents import apply_documents, find_files, read_document
+
+    applied = apply_documents([read_document(path) for path in find_files(files or ())], dry_run)
+    if as_json:
+        typer.echo(json.dumps([a.row() for a in applied], indent=2))
+        return
+    rows = table("BLOCK", "STATE", "FILE")
+    console = out()
+    for one in applied:
+        rows.add_row(f"{one.type}/{one.name}", one.state, str(one.path))
+    console.print(rows)
+    for one in applied:
+        for change in one.changes:
+            console.print(f"{one.type}/{one.name} {change.field}: {change.before!r} -> {change.after!r}")
+    if dry_run:
+        console.print("Nothing was saved.")

@@ -1,0 +1,16 @@
+"""The client's environment, on its way to the machines.
+
+    capture    what is installed here, and where each package came from          -> Environment
+    lock       which wheels those are on Linux, by name and hash; no resolution  -> Lock
+    build      wheels of what no index has: directories, repositories, sources
+    modules    the modules beside the flow, as a wheel of their own
+    indexes    where pip and uv look for packages, and the credentials for it
+
+Reads this machine and package indexes; knows nothing of AWS and Prefect.
+"""
+
+from prefect_coiled.environment.capture import capture
+from prefect_coiled.environment.lock import Locked, lock
+from prefect_coiled.environment.records import DISTRIBUTION, Environment, Lock, Package, Wheel
+
+__all__ = ["DISTRIBUTION", "Environment", "Lock", "Locked", "Package", "Wheel", "capture", "lock"]

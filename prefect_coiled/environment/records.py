@@ -1,0 +1,216 @@
+"""What is known of an environment: the packages of the client, and the wheels that the machines install.
+
+A record holds names, versions, hashes and addresses without user and password; never a secret.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from typing import Any, Literal
+
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.records import Record
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["DISTRIBUTION", "Environment", "Lock", "Origin", "Package", "Wheel", "normalized", "read_toml"]
+
+DISTRIBUTION = "prefect-dask-ec2"
+Origin = Literal["index", "conda", "url", "vcs", "file", "directory"]
+_TOOL = "prefect-coiled"
+
+
+def normalized(name: str) -> str:
+    """A distribution's name as indexes spell it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+class Package(Record):
+    """A distribution that the client has installed.
+
+    Attributes:
+        name: Normalised.
+        version: As installed, with the label of a local build ("2.3.0+cu121").
+        origin: Where it came from.
+        url: Where to get it, without user and password; empty for those of an index.
+        commit: Of a repository.
+        subdirectory: Inside a repository or an archive.
+        editable: Whether the client runs it from its directory.
+    """
+
+    name: str
+    version: str
+    origin: Origin = "index"
+    url: str = ""
+    commit: str = ""
+    subdirectory: str = ""
+    editable: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}=={self.version}"
+
+
+class Environment(Record):
+    """The client's environment.
+
+    Attributes:
+        python: Version, such as "3.11.9".
+        platform: Such as "linux-x86_64".
+        packages: By name, each once.
+        left_out: Why by name, for what the machines do not get.
+    """
+
+    python: str
+    platform: str
+    packages: tuple[Package, ...]
+    left_out: dict[str, str] = {}
+
+    @property
+    def python_minor(self) -> str:
+        """Such as "3.11"."""
+        return minor(self.python)
+
+
+class Wheel(Record):
+    """A wheel, known by its content.
+
+    Attributes:
+        name: Of the distribution, normalised.
+        version: Of the distribution.
+        file: File name.
+        sha256: Hash of the content.
+        size: Bytes; 0 where the index does not say.
+        url: Where the client can download it; empty for one that it built.
+    """
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+    size: int = 0
+    url: str = ""
+
+    @property
+    def key(self) -> str:
+        """Where it is kept in the account's bucket."""
+        return f"wheels/{self.sha256}/{self.file}"
+
+
+class Lock(Record):
+    """The wheels that a machine installs: a lock in the standard form, with paths of the bucket.
+
+    Attributes:
+        python: Version of Python.
+        architecture: "x86_64" or "arm64".
+        wheels: All that is installed, by name.
+        uv: What installs them.
+        modules: The modules beside the flow; they change often, and are no part of the environment's hash.
+    """
+
+    python: str
+    architecture: str
+    wheels: tuple[Wheel, ...]
+    uv: Wheel
+    modules: Wheel | None = None
+
+    @property
+    def environment_hash(self) -> str:
+        """A short hash of Python and the packages: images are named after it."""
+        return _short(self.python, self.architecture, *(w.key for w in self.wheels))
+
+    @property
+    def hash(self) -> str:
+        """A short hash of all that a machine installs."""
+        return _short(self.environment_hash, self.uv.key, self.modules.key if self.modules else "")
+
+    @property
+    def key(self) -> str:
+        """Where it is kept in the account's bucket."""
+        return f"wheels/environments/{self.hash}/pylock.toml"
+
+    @property
+    def files(self) -> tuple[Wheel, ...]:
+        """Everything that has to be in the bucket."""
+        return (*self.wheels, *((self.modules,) if self.modules else ()), self.uv)
+
+    def text(self) -> str:
+        """The lock as pylock.toml (https://packaging.python.org/en/latest/specifications/pylock-toml/)."""
+        machine = "aarch64" if self.architecture == "arm64" else self.architecture
+        lines = [
+            'lock-version = "1.0"',
+            'created-by = "prefect-coiled"',
+            f'requires-python = "=={minor(self.python)}.*"',
+            f"environments = [\"sys_platform == 'linux' and platform_machine == '{machine}'\"]",
+        ]
+        for wheel in (*self.wheels, *((self.modules,) if self.modules else ())):
+            lines += ["", "[[packages]]", f"name = {_quoted(wheel.name)}"]
+            lines += [f"version = {_quoted(wheel.version)}", f"wheels = [{_inline(wheel)}]"]
+        lines += ["", f"[tool.{_TOOL}]", f"python = {_quoted(self.python)}"]
+        lines += [f"architecture = {_quoted(self.architecture)}", f"uv = {_inline(self.uv)}"]
+        if self.modules:
+            lines.append(f"modules = {_quoted(self.modules.name)}")
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def parse(cls, text: str) -> Lock:
+        """Read what `text` wrote.
+
+        Raises:
+            OptionsError: It is no such lock.
+        """
+        try:
+            read = tomllib.loads(text)
+            tool = read["tool"][_TOOL]
+            wheels = [_wheel(p["name"], p["version"], p["wheels"][0]) for p in read["packages"]]
+            modules = next((w for w in wheels if w.name == tool.get("modules")), None)
+            return cls(
+                python=tool["python"],
+                architecture=tool["architecture"],
+                wheels=tuple(w for w in wheels if w is not modules),
+                uv=_wheel("uv", "", tool["uv"]),
+                modules=modules,
+            )
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise OptionsError("lock", f"it was not written by this library: {error!r}") from error
+
+
+def read_toml(text: str) -> dict[str, Any]:
+    """The content of a TOML document.
+
+    Raises:
+        ValueError: It is none.
+    """
+    return tomllib.loads(text)
+
+
+def minor(python: str) -> str:
+    """The minor version: "3.11" of "3.11.9"."""
+    return ".".join(python.split(".")[:2])
+
+
+def _wheel(name: str, version: str, entry: dict[str, Any]) -> Wheel:
+    file = entry["path"].rpartition("/")[2]
+    version = version or file.split("-")[1]
+    return Wheel(
+        name=name, version=version, file=file, sha256=entry["hashes"]["sha256"], size=entry.get("size", 0)
+    )
+
+
+def _inline(wheel: Wheel) -> str:
+    size = f"size = {wheel.size}, " if wheel.size else ""
+    return f"{{ path = {_quoted(wheel.key)}, {size}hashes = {{ sha256 = {_quoted(wheel.sha256)} }} }}"
+
+
+def _quoted(text: str) -> str:
+    # A basic string of TOML is one of JSON.
+    return json.dumps(text)
+
+
+def _short(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,142 @@
+"""`software=FILE`: an environment that is written down, as requirements or a pylock.toml.
+
+The machines get what the file says, and besides it this package with what its node needs.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect_coiled.environment import build as building
+from prefect_coiled.environment.indexes import Indexes
+from prefect_coiled.environment.lock import Locked, PackageNotFoundError, Target, compiled, lock_entries, pick
+from prefect_coiled.environment.records import DISTRIBUTION, Environment, minor, normalized, read_toml
+from prefect_coiled.errors import OptionsError
+
+__all__ = ["check_software", "lock_software"]
+
+# What a machine needs of its own accord; see the import contract of `node`.
+_NODE = ("boto3", "bokeh", "cryptography", "dask", "distributed", "pydantic", "typing-extensions")
+
+
+def check_software(software: object) -> str:
+    """The path of the file.
+
+    Raises:
+        OptionsError: It is none that can be read here.
+    """
+    what = f"software {software!r}"
+    if not isinstance(software, (str, Path)):
+        raise OptionsError(what, "it is the path of a requirements file or of a pylock.toml")
+    path = Path(software).expanduser()
+    if not path.is_file():
+        raise OptionsError(what, "there is no such file", "It is the path of requirements or a pylock.toml.")
+    if path.suffix not in (".txt", ".in", ".toml", ".lock"):
+        raise OptionsError(what, "it is neither requirements (.txt, .in, .lock) nor a pylock.toml")
+    return str(path.resolve())
+
+
+def lock_software(
+    software: str, environment: Environment, target: Target, *, indexes: Indexes | None = None
+) -> Locked:
+    """Lock what a file says.
+
+    Args:
+        software: Its path.
+        environment: The client's, from which this package itself is taken.
+        target: What the machines run.
+        indexes: Where to look.
+
+    Raises:
+        OptionsError: The file cannot be met, or is for another Python.
+    """
+    indexes = indexes or Indexes.of()
+    path = Path(check_software(software))
+    entries = _of_pylock(path, target) if path.suffix == ".toml" else []
+    pinned = [f"{e['name']}=={e['version']}" for e in entries if e.get("version")]
+    with tempfile.TemporaryDirectory(prefix="prefect-coiled-software-") as folder:
+        more = Path(folder) / "node.in"
+        more.write_text("\n".join([*_NODE, "uv", *pinned]) + "\n")
+        files = [str(more), *([] if entries else [str(path)])]
+        command = [*building.find_uv(), "pip", "compile", *files, "--quiet", "--format", "pylock.toml"]
+        command += ["--python-version", target.python, "--python-platform", target.platform, "--no-header"]
+        try:
+            found = compiled(command, "", indexes)
+        except PackageNotFoundError as error:
+            raise OptionsError(f"software {path.name}", error.diagnosis.why) from None
+    given = {normalized(e["name"]): e for e in entries}
+    # What the file has locked is taken as it is locked there: its files, its hashes.
+    merged = [*given.values(), *(e for e in found if normalized(e["name"]) not in given)]
+    own = [p for p in environment.packages if p.name == DISTRIBUTION]
+    if any(normalized(e["name"]) == DISTRIBUTION for e in merged):
+        own = []
+    return lock_entries(merged, own, target, indexes, [])
+
+
+def _of_pylock(path: Path, target: Target) -> list[dict[str, Any]]:
+    what = f"software {path.name}"
+    try:
+        read = read_toml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OptionsError(what, f"it cannot be read: {error}") from error
+    if "lock-version" not in read:
+        raise OptionsError(what, "it is no pylock.toml", "`uv export --format pylock.toml` writes one.")
+    _check_python(what, str(read.get("requires-python", "")), target)
+    listed: list[dict[str, Any]] = read.get("packages", [])
+    tags = target.tags
+    kept = [e for e in listed if _is_meant(e, target)]
+    for entry in kept:
+        for wheel in entry.get("wheels", ()):
+            if wheel.get("path"):
+                wheel["path"] = str(path.parent / wheel["path"])
+        for kind in ("sdist", "directory", "archive"):
+            if entry.get(kind, {}).get("path"):
+                entry[kind]["path"] = str(path.parent / entry[kind]["path"])
+        whole = any(entry.get(kind) for kind in ("sdist", "vcs", "directory", "archive"))
+        if not whole and pick(entry, tags) is None:
+            raise OptionsError(
+                f"{what}: {entry['name']}",
+                f"its lock has no wheel for Linux {target.architecture} and Python {target.python}",
+                "Lock it for that platform too.",
+            )
+    return kept
+
+
+def _check_python(what: str, requires: str, target: Target) -> None:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        fits = SpecifierSet(requires).contains(target.python, prereleases=True)
+    except InvalidSpecifier as error:
+        raise OptionsError(what, f"requires-python: {error}") from error
+    if not fits:
+        raise OptionsError(
+            f"{what} is a lock for Python {re.sub(r'[^0-9.,<>=!*~ ]', '', requires)}",
+            f"the client, and so the cluster, runs Python {target.python}",
+            f"Lock it for Python {minor(target.python)}, or run the client with that Python.",
+        )
+
+
+def _is_meant(entry: Mapping[str, Any], target: Target) -> bool:
+    from packaging.markers import InvalidMarker, Marker
+
+    if not entry.get("marker"):
+        return True
+    machine = "aarch64" if target.architecture == "arm64" else target.architecture
+    place = {
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "os_name": "posix",
+        "platform_machine": machine,
+        "python_version": minor(target.python),
+        "python_full_version": target.python,
+        "extra": "",
+    }
+    try:
+        return bool(Marker(str(entry["marker"])).evaluate(dict(place)))
+    except InvalidMarker as error:
+        raise OptionsError(f"marker of {entry.get('name')}", str(error)) from error

@@ -1,0 +1,88 @@
+ROOT="${PREFECT_COILED_ROOT:-}" # another root directory, for tests
+BASE="$ROOT/opt/prefect-coiled"
+ENV="$BASE/env"
+export HOME="${HOME:-/root}" LC_ALL=C.UTF-8
+WHY=boot-failed
+STEP=start
+GUARD=
+
+say() { echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) prefect-coiled: $*"; }
+step() { STEP="$1"; say "$1"; }
+off() {
+  rc=$?
+  trap - EXIT
+  [ -z "$GUARD" ] || kill "$GUARD" 2>/dev/null || :
+  [ "$rc" = 0 ] && exit 0
+  say "reason=$WHY step=\"$STEP\" rc=$rc; powering off"
+  shutdown -h now || poweroff -f
+  exit "$rc"
+}
+trap off EXIT
+
+guard() {
+  (
+    trap - EXIT INT
+    trap 'kill $(jobs -p) 2>/dev/null; exit 0' TERM
+    sleep @BOOT_TIMEOUT@ &
+    wait "$!"
+    say "reason=boot-timeout after @BOOT_TIMEOUT@ s; powering off"
+    shutdown -h now || poweroff -f
+  ) &
+  GUARD=$!
+}
+
+# From the account's bucket, with the machine's role, through the S3 gateway endpoint.
+fetch() { aws --region @REGION@ s3 cp --only-show-errors "$@"; }
+
+make_python() {
+  [ ! -x "$ENV/bin/python" ] || return 0 # the image has it
+  step "making Python @PYTHON@"
+  # The distribution's packages are in S3 too, so that this needs no way out.
+  if command -v "python@PYTHON_MINOR@" >/dev/null || dnf install -y -q "python@PYTHON_MINOR@"; then
+    "$UV" venv --quiet --relocatable --python "$(command -v "python@PYTHON_MINOR@")" "$ENV"
+  else
+    say "the distribution has no Python @PYTHON_MINOR@; downloading one"
+    "$UV" venv --quiet --relocatable --managed-python --python "@PYTHON@" "$ENV"
+  fi
+}
+
+# What the lock wants and the machine has not yet: all of it on a bare machine, the difference on an image.
+install_all() {
+  step "fetching the list of packages"
+  mkdir -p "$BASE/wheels"
+  cd "$BASE"
+  fetch "s3://@BUCKET@/@LOCK@" pylock.toml
+  grep -o 'wheels/[0-9a-f]\{64\}/[^"]*' pylock.toml | sort >wanted
+  touch installed
+  comm -23 wanted installed >new
+  comm -13 wanted installed >old
+  step "fetching $(wc -l <new) wheels"
+  if [ -s new ]; then
+    mapfile -t include < <(sed 's,^wheels/,--include\n,' new)
+    fetch --recursive "s3://@BUCKET@/wheels" wheels --exclude '*' "${include[@]}"
+    while read -r wheel; do
+      [ -f "$wheel" ] || { say "error: $wheel is not in the bucket @BUCKET@"; exit 3; }
+    done <new
+    sed 's,^wheels/\([0-9a-f]*\)/,\1  &,' new | sha256sum --check --quiet --strict -
+  fi
+  UV=$(grep -o 'wheels/[0-9a-f]*/uv-[^/]*$' wanted)
+  if [ -f "$UV" ]; then # else the image has this very one
+    mkdir -p bin
+    python3 -m zipfile -e "$UV" uv
+    mv uv/uv-*.data/scripts/uv bin/uv
+    chmod +x bin/uv
+  fi
+  UV="$BASE/bin/uv"
+  make_python
+  grep -v '/uv-[^/]*$' new >packages || :
+  step "installing $(wc -l <packages) packages"
+  # Packages that the lock has in no version; a new version replaces the old one by itself.
+  sed 's,.*/\([^-]*\)-.*,\1,' wanted | sort -u >names
+  sed 's,.*/\([^-]*\)-.*,\1,' old | sort -u | comm -23 - names >gone
+  [ ! -s gone ] || "$UV" pip uninstall --quiet --python "$ENV/bin/python" -r gone
+  [ ! -s packages ] ||
+    "$UV" pip install --quiet --python "$ENV/bin/python" --no-config --no-index --no-deps --reinstall -r packages
+  mv wanted installed
+  rm -rf wheels uv new old packages names gone
+  cd - >/dev/null
+}

@@ -1,0 +1,114 @@
+"""Bake an image that holds an environment, so that machines of it install nothing at their boot.
+
+    lock ─▶ set up account ─▶ claim name ─▶ wheels ─▶ bare image ─▶ builder: installs, powers off
+                                                                     ─▶ image ─▶ remove the builder
+
+The builder is a cluster of one machine, named after its environment: two bakes of one environment meet at the
+name, and what a killed bake leaves goes with the next sweep. Whatever fails, the builder is removed.
+"""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from prefect_coiled.aws import baked_images
+from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.user_data import DISTRIBUTED_PYTHONS
+from prefect_coiled.provision.clusters import account_of, vpc_and_zones
+from prefect_coiled.provision.removal import remove_cluster
+from prefect_coiled.provision.sessions import session_for
+from prefect_coiled.records import AccountRecord, BakedImage
+from prefect_coiled.tasks import cluster as steps
+from prefect_coiled.tasks import images as image_steps
+from prefect_coiled.tasks.environment import deliver, prepare
+from prefect_coiled.tasks.notebook import Watch
+from prefect_coiled.tasks.steps import Session
+
+__all__ = ["bake_image", "builder_name"]
+
+
+def builder_name(environment: str) -> str:
+    """Name of the cluster of one machine that bakes an environment."""
+    return f"bake-{environment}"
+
+
+@flow(name="bake image", flow_run_name="bake image {spec.name}", persist_result=False)
+def bake_image(spec: ClusterSpec) -> BakedImage:
+    """Make an image with the client's packages, or find the one that has exactly them.
+
+    Args:
+        spec: A cluster as it would be launched: its account, region, architecture, worker types and disk,
+            and what of the packages to leave out.
+
+    Returns:
+        The image, which clusters use from now on.
+
+    Raises:
+        OptionsError: A package cannot be had for the machines; nothing was made.
+        PrefectCoiledError: With the first cause; the builder is gone.
+    """
+    with session_for(spec.account, spec.region) as session:
+        if session.locked is None:
+            session.report("environment", "locking")
+            session.locked = prepare(spec, lambda note: session.report("environment", note))
+        lock = session.locked.lock
+        for image in baked_images.find_baked_images(session.aws):
+            same = (image.environment, image.architecture) == (lock.environment_hash, spec.architecture)
+            if same and image.state == "available":
+                session.report("image", f"{image.image_id} holds these packages already")
+                return image
+        # Amazon Linux has the usual Pythons in S3; only for another one is there a way out needed.
+        alone = ".".join(lock.python.split(".")[:2]) in DISTRIBUTED_PYTHONS
+        egress = "none" if alone and spec.egress == "nat" else spec.egress
+        spec = spec.model_copy(
+            update={
+                "name": builder_name(lock.environment_hash),
+                "n_workers": 1,
+                "ingress": (),
+                "egress": egress,
+                "spot_policy": "on-demand",
+            }
+        )
+        steps_account = account_of(spec)
+        steps.claim_name(session.aws, spec)
+        try:
+            return _bake(session, spec, steps_account)
+        finally:
+            remove_cluster(
+                session.aws.without_stop(), spec.name, spec.uid, ids=tuple(session.launched), patience=60.0
+            )
+
+
+def _bake(session: Session, spec: ClusterSpec, account: AccountRecord) -> BakedImage:
+    aws = session.aws
+    assert session.locked is not None
+    lock = session.locked.lock
+    watch = Watch()
+    delivery = deliver(session, account.aws_account_id)
+    session.report("environment", str(delivery))
+    own = steps.check_own_network(aws, spec)
+    vpc_id, zones = vpc_and_zones(spec, account, own)
+    groups = steps.ensure_security_groups(aws, spec, vpc_id)
+    bare = steps.find_image(aws, spec.architecture)
+    template = image_steps.ensure_builder_template(aws, spec, bare, account.account, delivery.place)
+    session.report("builder", "launching")
+    (builder,) = steps.launch(
+        session,
+        spec,
+        "worker",
+        zones["worker"],
+        account.network,
+        count=1,
+        least=1,
+        template_id=template,
+        group_ids=groups["worker"],
+        first_zone=own.worker_zone if own else None,
+    )
+    session.report("builder", f"{builder.instance_id} installs {delivery.wheels} packages")
+    image_steps.wait_for_builder(aws, builder)
+    session.report("image", "being made")
+    name = f"coiled-{spec.account}-{lock.environment_hash}"
+    image = image_steps.create_image(aws, builder, name, lock, delivery.place.bucket)
+    session.report("image", f"{image.image_id} after {watch.seconds:.0f} s")
+    session.notes.note("create_image", f"baked {image.name}", elapsed=watch.seconds, ImageId=image.image_id)
+    return image

@@ -1,0 +1,136 @@
+"""Sends artifacts to Prefect, from a thread of its own.
+
+Whoever tells something never waits and never fails: of what changes quickly only the newest is sent, and what
+cannot be sent is dropped with a word in the log. Provisioning is the same with and without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextvars import copy_context
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two rounds of sending, and for one answer of the API.
+_EVERY, _TIMEOUT = 0.5, 10.0
+# After so many failures in a row nothing more is tried: the API is down, or refuses us.
+_MOST_FAILURES = 3
+
+
+class Told:
+    """One artifact, as it shall be seen now."""
+
+    def __init__(self, key: str, kind: str, flow_run_id: UUID | None, data: Any, description: str) -> None:
+        self.key, self.kind, self.flow_run_id = key, kind, flow_run_id
+        self.data, self.description = data, description
+        self.id: UUID | None = None
+
+
+class Artifacts:
+    """The artifacts of one cluster.
+
+    Args:
+        wanted: Whether anybody can see them; if not, nothing is sent.
+    """
+
+    def __init__(self, wanted: bool = True) -> None:
+        self._wanted = wanted
+        self._waiting: dict[int, Told] = {}
+        self._changed = threading.Condition()
+        self._over = False
+        self._failures = 0
+        self._thread: threading.Thread | None = None
+
+    def put(self, key: str, kind: str, flow_run_id: UUID | None, data: Any, description: str) -> Told:
+        """Show something.
+
+        Args:
+            key: Lower-case letters, digits and dashes; artifacts of one key are versions of each other.
+            kind: Prefect's word: "markdown", "table", "progress" or "image".
+            flow_run_id: The flow run that shows it.
+            data: As Prefect keeps it.
+            description: Markdown.
+        """
+        told = Told(key, kind, flow_run_id, data, description)
+        self._queue(told)
+        return told
+
+    def change(self, told: Told, data: Any, description: str) -> None:
+        """Show something else in the place of what was told."""
+        told.data, told.description = data, description
+        self._queue(told)
+
+    def close(self, seconds: float) -> None:
+        """Send what is left, and wait for that, but not for longer than so many seconds."""
+        with self._changed:
+            self._over = True
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join(seconds)
+            if thread.is_alive():
+                logger.info("Some artifacts were not sent to Prefect in time.")
+
+    def _queue(self, told: Told) -> None:
+        if not self._wanted:
+            return
+        with self._changed:
+            if self._over:
+                return
+            self._waiting[id(told)] = told
+            self._changed.notify()
+            if self._thread is None:
+                # The context has the settings that hold here, such as which API it is.
+                run = copy_context().run
+                self._thread = threading.Thread(target=run, args=(self._run,), name="artifacts", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            # With settings of its own it is a client of its own: a flow's client is closed with the flow.
+            with get_client(sync_client=True, httpx_settings={"timeout": _TIMEOUT}) as client:
+                while self._round(client):
+                    pass
+        except Exception as error:  # no API, or one that cannot be asked: nothing depends on it
+            self._failures = _MOST_FAILURES
+            logger.info("No artifacts are sent to Prefect: %s", error)
+
+    def _round(self, client: SyncPrefectClient) -> bool:
+        """Send what waits; False when that was all."""
+        with self._changed:
+            while not self._waiting and not self._over:
+                self._changed.wait()
+            chosen, self._waiting = list(self._waiting.values()), {}
+        for told in chosen:
+            if self._failures >= _MOST_FAILURES:
+                return False
+            self._send(client, told)
+        with self._changed:
+            # Not at once again: what changes quickly is sent as it then is.
+            self._changed.wait_for(lambda: self._over, _EVERY)
+            return bool(self._waiting) or not self._over
+
+    def _send(self, client: SyncPrefectClient, told: Told) -> None:
+        try:
+            if told.id is None:
+                create = ArtifactCreate(
+                    key=told.key,
+                    type=told.kind,
+                    description=told.description,
+                    data=told.data,
+                    flow_run_id=told.flow_run_id,
+                )
+                told.id = client.create_artifact(create).id
+            else:
+                update = ArtifactUpdate(data=told.data, description=told.description)
+                client.update_artifact(told.id, update)
+            self._failures = 0
+        except Exception as error:  # whatever it is, the cluster comes up and goes without this artifact
+            self._failures += 1
+            logger.info("The artifact %s was not sent to Prefect: %s", told.key, error)

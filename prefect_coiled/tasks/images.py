@@ -1,0 +1,125 @@
+"""Steps that bake an image, and that choose the image of a cluster."""
+
+from __future__ import annotations
+
+from prefect_coiled.aws import baked_images, bucket, images, instances, launch_templates
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.waits import wait_for
+from prefect_coiled.environment import Lock
+from prefect_coiled.errors import ProvisionError
+from prefect_coiled.plan import cluster as planning
+from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.user_data import BAKED, Place, bake_data
+from prefect_coiled.records import BakedImage, InstanceRecord, MachineImage, Removal, Role
+from prefect_coiled.tasks.environment import read_lock
+from prefect_coiled.tasks.steps import Session, step
+
+# Seconds that the installation may take, and images of one Python and architecture that a sweep keeps.
+BAKING = 1800.0
+KEPT_IMAGES = 3
+# Images looked into for the nearest one.
+_LOOKED_INTO = 8
+
+
+@step("image", "image of {role}s")
+def choose_image(
+    session: Session, spec: ClusterSpec, role: Role, bucket_name: str
+) -> tuple[MachineImage, str]:
+    """The image of a role's machines and a note on it: baked with what they install, or a plain one.
+
+    Workers with a GPU have the one that AWS makes for them.
+    """
+    gpu = spec.gpu and role == "worker"
+    if session.locked is not None and spec.installs and not gpu:
+        found = nearest(session.aws, spec.architecture, session.locked.lock, bucket_name)
+        if found is not None:
+            return found
+    return images.find_image(session.aws, spec.architecture, gpu=gpu), "bare" if spec.installs else ""
+
+
+def nearest(aws: Aws, architecture: str, lock: Lock, bucket_name: str) -> tuple[MachineImage, str] | None:
+    """The baked image with the most of a lock's packages, in bytes; None if none has any of them."""
+    minor = ".".join(lock.python.split(".")[:2])
+    fitting = [
+        i
+        for i in baked_images.find_baked_images(aws)
+        if (i.architecture, i.python, i.state) == (architecture, minor, "available")
+    ]
+    for image in fitting:
+        if image.environment == lock.environment_hash:
+            return image.machine_image, "baked with these packages"
+    wanted = {w.key: max(w.size, 1) for w in lock.wheels}
+    best: tuple[int, BakedImage, int] | None = None
+    for image in fitting[:_LOOKED_INTO]:
+        held = read_lock(aws, bucket_name, image.lock_key)
+        common = {w.key for w in held.wheels} & set(wanted) if held else set()
+        size = sum(wanted[key] for key in common)
+        if common and (best is None or size > best[0]):
+            best = size, image, len(common)
+    if best is None:
+        return None
+    return best[1].machine_image, f"baked with {best[2]} of {len(wanted)} packages"
+
+
+@step("launch template", "launch template of the builder")
+def ensure_builder_template(
+    aws: Aws, spec: ClusterSpec, image: MachineImage, profile: str, place: Place
+) -> str:
+    """The launch template of the machine that an image is taken of: it stops where others terminate."""
+    script = bake_data(place, spec.region, BAKING)
+    data = planning.launch_template(spec, "worker", image=image, profile=profile, user_data=script)
+    data["InstanceInitiatedShutdownBehavior"] = "stop"
+    token = planning.client_token(spec.uid, "template", "builder")
+    labels = planning.cluster_tags(spec, "worker")
+    name = planning.template_name(spec, "worker")
+    return launch_templates.ensure_launch_template(aws, name, data, labels, token)
+
+
+@step("wait for the builder")
+def wait_for_builder(aws: Aws, builder: InstanceRecord) -> None:
+    """Wait until the installation is done and the machine is off.
+
+    Raises:
+        ProvisionError: It failed; with the machine's last words.
+        WaitTimeoutError: It takes too long.
+    """
+    what = f"baking on machine {builder.instance_id}"
+
+    def off() -> InstanceRecord | None:
+        found = instances.find_by_id(aws, builder.instance_id)
+        return found if found and found.state in ("stopped", "shutting-down", "terminated") else None
+
+    found = wait_for(aws, what, off, timeout=BAKING + 300, interval=5.0)
+    said = instances.console_output(aws, builder.instance_id).strip().splitlines()
+    if found.state != "stopped" or not any(f"prefect-coiled: {BAKED} " in line for line in said):
+        words = " | ".join(said[-8:]) or "nothing"
+        raise ProvisionError(what, f"it is {found.state} and said: {words}")
+
+
+@step("create image", "create image {name}")
+def create_image(aws: Aws, builder: InstanceRecord, name: str, lock: Lock, bucket_name: str) -> BakedImage:
+    """Take the image, and keep the list of its packages beside it."""
+    minor = ".".join(lock.python.split(".")[:2])
+    # First the list: an image without one would never be the nearest.
+    key = BakedImage.lock_key_of(lock.environment_hash)
+    bucket.put_file(aws, bucket_name, key, lock.text().encode())
+    image_id = baked_images.create_baked_image(aws, builder.instance_id, name, lock.environment_hash, minor)
+    return baked_images.wait_baked_image(aws, image_id)
+
+
+def remove_images(aws: Aws, bucket_name: str, kept: int = 0) -> Removal:
+    """Deregister all images but the newest `kept` of each Python and architecture, and their snapshots."""
+    seen: dict[tuple[str, str], int] = {}
+    doomed = []
+    for image in baked_images.find_baked_images(aws):
+        place = (image.python, image.architecture)
+        seen[place] = seen.get(place, 0) + 1
+        if seen[place] > kept:
+            doomed.append(image)
+    for image in doomed:
+        baked_images.delete_baked_image(aws, image)
+    if doomed and bucket.find_bucket(aws, bucket_name):
+        bucket.delete_files(aws, bucket_name, [i.lock_key for i in doomed])
+    snapshots = (*(s for i in doomed for s in i.snapshot_ids), *baked_images.delete_loose_snapshots(aws))
+    removed = {"image": tuple(i.image_id for i in doomed), "snapshot": snapshots}
+    return Removal(removed={k: v for k, v in removed.items() if v})

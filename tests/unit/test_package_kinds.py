@@ -1,0 +1,416 @@
+"""Each kind of package on its way to a lock for Linux machines: the rows of docs/environments.md.
+
+A package index of this file's own serves a few wheels, one corner of it with a password; what is built here
+is built by a backend inside its own sources. Nothing leaves this machine.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import http.server
+import io
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prefect_coiled.environment import DISTRIBUTION, Environment, Package, lock
+from prefect_coiled.environment.build import GLIBC, check_fits, target_tags
+from prefect_coiled.environment.indexes import Indexes
+from prefect_coiled.environment.lock import Locked, Target
+from prefect_coiled.environment.software import lock_software
+from prefect_coiled.errors import OptionsError
+
+USER, PASSWORD = "reader-of-wheels", "canary-4f1a"
+TARGET = Target(f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]}")
+BACKEND = """
+import zipfile, os
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    name = "{file}-{version}-{tag}.whl"
+    info = "{file}-{version}.dist-info"
+    with zipfile.ZipFile(os.path.join(directory, name), "w") as wheel:
+        wheel.write("{file}.py")
+        for extra in os.listdir("."):
+            if extra.endswith(".so"):
+                wheel.write(extra)
+        wheel.writestr(info + "/METADATA", "Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
+        wheel.writestr(info + "/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: {tag}\\n")
+        wheel.writestr(info + "/RECORD", "")
+    return name
+"""
+
+
+def wheel(folder: Path, name: str, version: str, tag: str = "py3-none-any") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
+    path = folder / f"{file}-{version}-{tag}.whl"
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr(f"{file}.py", f"version = {version!r}\n")
+        made.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        made.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
+        made.writestr(f"{info}/RECORD", "")
+    return path
+
+
+def sources(folder: Path, name: str, version: str = "1.0", tag: str = "py3-none-any") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = name.replace("-", "_")
+    backend = BACKEND.format(name=name, file=file, version=version, tag=tag)
+    (folder / "backend.py").write_text(backend)
+    (folder / f"{file}.py").write_text("x = 1\n")
+    (folder / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        f'[project]\nname = "{name}"\nversion = "{version}"\n'
+    )
+    return folder
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    seen: list[tuple[str, bool]] = []
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        wanted = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        let_in = self.headers.get("Authorization") == wanted
+        self.seen.append((self.path, let_in))
+        if self.path.startswith("/private/") and not let_in:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", "Basic")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        super().do_GET()
+
+    do_HEAD = do_GET  # noqa: N815
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A package index; gives its address."""
+    root = tmp_path_factory.mktemp("index")
+    public, private = root / "public", root / "private"
+    machine = "x86_64"
+    for name, version, tag in (
+        (DISTRIBUTION, "9.9", "py3-none-any"),
+        ("uv", "9.9", f"py3-none-manylinux_2_17_{machine}"),
+        ("pure", "1.0", "py3-none-any"),
+        ("compiled", "1.0", f"cp3{sys.version_info[1]}-cp3{sys.version_info[1]}-manylinux_2_28_{machine}"),
+        ("compiled", "1.0", f"cp3{sys.version_info[1]}-cp3{sys.version_info[1]}-manylinux_2_39_{machine}"),
+        ("compiled", "1.0", f"cp3{sys.version_info[1]}-cp3{sys.version_info[1]}-macosx_11_0_arm64"),
+        ("for-windows", "1.0", "py3-none-win_amd64"),
+        ("local-build", "2.3.0", "py3-none-any"),
+        ("from-conda", "1.0", "py3-none-any"),
+    ):
+        wheel(public / name, name, version, tag)
+    wheel(private / "secretive", "secretive", "1.0")
+    made = sources(root / "src" / "only_sources-1.0", "only-sources")
+    (made / "PKG-INFO").write_text("Metadata-Version: 2.2\nName: only-sources\nVersion: 1.0\n")
+    (public / "only-sources").mkdir()
+    with tarfile.open(public / "only-sources" / "only_sources-1.0.tar.gz", "w:gz") as archive:
+        archive.add(made, "only_sources-1.0")
+    shutil.rmtree(root / "src")
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(root))
+    )
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def indexes(index: str, tmp_path: Path) -> Indexes:
+    """What a client has that is told of both parts of the index, with the password in the address."""
+    host = index.removeprefix("http://")
+    return Indexes.of(
+        {
+            "UV_DEFAULT_INDEX": f"{index}/public/",
+            "UV_INDEX": f"http://{USER}:{PASSWORD}@{host}/private/",
+            "UV_CACHE_DIR": str(tmp_path / "cache"),
+            "HOME": str(tmp_path),
+        }
+    )
+
+
+@pytest.fixture
+def locked(indexes: Indexes) -> Iterator[object]:
+    """Lock packages, beside this one; what was built is removed at the end."""
+    made: list[Locked] = []
+
+    def make(*packages: Package, strict: bool = False) -> Locked:
+        own = Package(name=DISTRIBUTION, version="9.9")
+        environment = Environment(python=TARGET.python, platform="linux-x86_64", packages=(own, *packages))
+        made.append(lock(environment, TARGET, strict=strict, indexes=indexes))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.discard()
+
+
+def the(locked: Locked, name: str) -> object:
+    (found,) = [w for w in locked.lock.wheels if w.name == name]
+    return found
+
+
+def test_index_is_pinned_by_hash_and_not_downloaded_for_the_lock(locked, index, tmp_path) -> None:
+    made = locked(Package(name="pure", version="1.0"))
+    found = the(made, "pure")
+    assert found.file == "pure-1.0-py3-none-any.whl"
+    assert found.sha256 not in made.built
+    content = made.fetch(found, tmp_path).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == found.sha256
+
+
+def test_a_file_of_the_index_that_is_not_the_locked_one_is_refused(locked, tmp_path) -> None:
+    made = locked(Package(name="pure", version="1.0"))
+    other = the(made, "pure").model_copy(update={"sha256": "0" * 64})
+    with pytest.raises(OptionsError, match="its hash is"):
+        made.fetch(other, tmp_path)
+
+
+def test_c_extension_takes_the_newest_wheel_that_the_machines_c_library_runs(locked) -> None:
+    assert "manylinux_2_28_x86_64" in the(locked(Package(name="compiled", version="1.0")), "compiled").file
+
+
+def test_sources_only_are_built_here(locked) -> None:
+    made = locked(Package(name="only-sources", version="1.0"))
+    assert the(made, "only-sources").sha256 in made.built
+
+
+def git(*arguments: str, cwd: Path) -> str:
+    own = ["-c", "user.name=me", "-c", "user.email=me@example.org", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", *own, *arguments], cwd=cwd, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_vcs_is_built_from_the_commit_that_is_installed(locked, tmp_path) -> None:
+    repository = sources(tmp_path / "repository", "versioned")
+    git("init", "-q", ".", cwd=repository)
+    git("add", ".", cwd=repository)
+    git("commit", "-qm", "first", cwd=repository)
+    commit = git("rev-parse", "HEAD", cwd=repository)
+    (repository / "versioned.py").write_text("x = 'later'\n")
+    git("commit", "-qam", "second", cwd=repository)
+    package = Package(name="versioned", version="1.0", origin="vcs", url=repository.as_uri(), commit=commit)
+    made = locked(package)
+    path = made.built[the(made, "versioned").sha256]
+    assert zipfile.ZipFile(path).read("versioned.py") == b"x = 1\n"
+    # Built again it is the same wheel, so that nothing is uploaded twice.
+    assert locked(package).lock.hash == made.lock.hash
+
+
+def test_editable_becomes_a_wheel_of_its_directory_as_it_is_now(locked, tmp_path) -> None:
+    place = sources(tmp_path / "mine", "mine")
+    package = Package(name="mine", version="1.0", origin="directory", url=place.as_uri(), editable=True)
+    first = the(locked(package), "mine")
+    (place / "mine.py").write_text("x = 2\n")
+    assert the(locked(package), "mine").sha256 != first.sha256
+
+
+def test_a_directory_that_is_gone_is_named(locked, tmp_path) -> None:
+    gone = Package(name="gone", version="1", origin="directory", url=(tmp_path / "gone").as_uri())
+    with pytest.raises(OptionsError, match=r"gone==1: .* is not there any more.*ignore=\['gone'\]"):
+        locked(gone)
+
+
+def test_local_wheel_is_taken_as_it_is(locked, tmp_path) -> None:
+    path = wheel(tmp_path, "handmade", "1.0")
+    made = locked(Package(name="handmade", version="1.0", origin="file", url=path.as_uri()))
+    assert the(made, "handmade").sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_url_is_fetched_by_the_client(locked, index, tmp_path) -> None:
+    url = f"{index}/public/pure/pure-1.0-py3-none-any.whl"
+    made = locked(Package(name="pure", version="1.0", origin="url", url=url))
+    assert the(made, "pure").sha256 in made.built
+
+
+def test_private_index_is_asked_by_the_client_alone_and_its_password_stays_here(
+    locked, indexes, tmp_path, capfd
+) -> None:
+    made = locked(Package(name="secretive", version="1.0"))
+    found = the(made, "secretive")
+    assert made.fetch(found, tmp_path).exists()
+    assert ("/private/secretive/secretive-1.0-py3-none-any.whl", True) in Handler.seen
+    told = [made.lock.text(), repr(made), repr(indexes), found.model_dump_json(), *capfd.readouterr()]
+    with pytest.raises(OptionsError) as caught:
+        locked(Package(name="secretive", version="7"))
+    told.append(str(caught.value))
+    for text in told:
+        assert PASSWORD not in text
+        assert USER not in text
+
+
+def test_a_password_that_is_wrong_is_told_as_such(index, tmp_path) -> None:
+    host = index.removeprefix("http://")
+    wrong = Indexes.of({"UV_INDEX": f"http://{USER}:canary-wrong@{host}/private/", "HOME": str(tmp_path)})
+    from prefect_coiled.environment import Wheel
+    from prefect_coiled.environment.download import download
+
+    url = f"{index}/private/secretive/secretive-1.0-py3-none-any.whl"
+    one = Wheel(name="secretive", version="1.0", file="s.whl", sha256="", url=url)
+    with pytest.raises(OptionsError, match="answered 401") as caught:
+        download(one, tmp_path, wrong)
+    assert "canary" not in str(caught.value)
+    assert "credentials" in str(caught.value)
+
+
+def test_not_for_linux_is_named_with_what_to_do(locked) -> None:
+    with pytest.raises(OptionsError) as caught:
+        locked(Package(name="for-windows", version="1.0"), Package(name="pure", version="1.0"))
+    text = str(caught.value)
+    assert f"for-windows==1.0 has no file for Linux x86_64 and Python {TARGET.python}" in text
+    assert "package_sync_ignore=['for-windows']" in text
+    assert "pure" not in text
+
+
+def test_several_that_cannot_be_had_are_named_together(locked) -> None:
+    with pytest.raises(OptionsError, match=r"absent==1 .*; for-windows==1.0 .*\['absent', 'for-windows'\]"):
+        locked(Package(name="for-windows", version="1.0"), Package(name="absent", version="1"))
+
+
+def test_conda_made_is_taken_from_the_index_where_it_is_there(locked) -> None:
+    assert the(locked(Package(name="from-conda", version="1.0", origin="conda")), "from-conda")
+
+
+def test_conda_only_is_named_with_what_to_do(locked) -> None:
+    with pytest.raises(OptionsError, match=r"gdal-like==3 is made by conda and no index has it.*ignore"):
+        locked(Package(name="gdal-like", version="3", origin="conda"))
+
+
+def test_a_local_build_becomes_the_released_version_and_that_is_told(locked) -> None:
+    made = locked(Package(name="local-build", version="2.3.0+cu121"))
+    assert the(made, "local-build").version == "2.3.0"
+    assert made.notes == [
+        "local-build==2.3.0+cu121 is a local build that no index has: the machines get local-build==2.3.0"
+    ]
+
+
+def test_strictly_a_local_build_that_no_index_has_is_an_error(locked) -> None:
+    with pytest.raises(OptionsError, match="local build that no index has"):
+        locked(Package(name="local-build", version="2.3.0+cu121"), strict=True)
+
+
+def test_what_is_compiled_here_must_run_there(locked, tmp_path) -> None:
+    here = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    tag = f"cp3{sys.version_info[1]}-cp3{sys.version_info[1]}-{here}"
+    place = sources(tmp_path / "native", "native", tag=tag)
+    (place / "native.so").write_bytes(b"\x7fELF ... GLIBC_2.17\0 GLIBC_2.4\0")
+    package = Package(name="native", version="1.0", origin="directory", url=place.as_uri())
+    assert the(locked(package), "native").file.endswith(f"{tag}.whl")
+    (place / "native.so").write_bytes(b"\x7fELF ... GLIBC_2.17\0 GLIBC_2.38\0")
+    with pytest.raises(OptionsError, match=rf"glibc 2.38, and the machines have 2.{GLIBC}"):
+        locked(package)
+    path = wheel(tmp_path, "native", "1.0", "cp39-cp39-macosx_11_0_arm64")
+    with pytest.raises(OptionsError, match=r"native==1.0: it is compiled on this machine"):
+        check_fits(path, target_tags(TARGET.python, "x86_64"), TARGET.python, "x86_64")
+
+
+def test_without_this_package_no_machine_works(indexes) -> None:
+    with pytest.raises(OptionsError, match="not among"):
+        lock(Environment(python=TARGET.python, platform="x", packages=()), TARGET, indexes=indexes)
+
+
+# -- what pip was told counts as well
+
+
+def test_pips_settings_are_taken_over(tmp_path) -> None:
+    settings = "[global]\nindex-url = http://me:pw-1@one/simple\nextra-index-url =\n  http://two/\n"
+    (tmp_path / "pip.conf").write_text(settings)
+    found = Indexes.of({"PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "HOME": str(tmp_path)})
+    assert found.environ["UV_DEFAULT_INDEX"] == "http://me:pw-1@one/simple"
+    assert found.environ["UV_INDEX"] == "http://two/"
+    assert found.authorization("http://one/a.whl") == "Basic " + base64.b64encode(b"me:pw-1").decode()
+    assert found.authorization("http://two/a.whl") == ""
+    said = found.redacted("cannot fetch http://me:pw-1@one/simple/a with pw-1")
+    assert said == "cannot fetch http://one/simple/a with ****"
+
+
+def test_a_named_index_and_netrc_give_credentials_too(tmp_path) -> None:
+    environ = {
+        "UV_INDEX": "corp=http://one:81/simple http://two/simple",
+        "UV_INDEX_CORP_USERNAME": "u",
+        "UV_INDEX_CORP_PASSWORD": "p",
+        "HOME": str(tmp_path),
+    }
+    (tmp_path / ".netrc").write_text("machine two login n password s\n")
+    found = Indexes.of(environ)
+    assert found.authorization("http://one:81/x.whl") == "Basic " + base64.b64encode(b"u:p").decode()
+    assert found.authorization("http://two/x.whl") == "Basic " + base64.b64encode(b"n:s").decode()
+    assert found.authorization("http://three/x.whl") == ""
+
+
+# -- software=FILE
+
+
+def own() -> Environment:
+    package = Package(name=DISTRIBUTION, version="9.9", origin="index")
+    return Environment(python=TARGET.python, platform="linux-x86_64", packages=(package,))
+
+
+def test_a_pylock_is_taken_with_its_own_hashes(indexes, index, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("prefect_coiled.environment.software._NODE", ())
+    content = urlopen(f"{index}/public/pure/pure-1.0-py3-none-any.whl")
+    digest = hashlib.sha256(content).hexdigest()
+    own_digest = hashlib.sha256(urlopen(f"{index}/public/{DISTRIBUTION}/{OWN_FILE}")).hexdigest()
+    path = tmp_path / "pylock.toml"
+    path.write_text(
+        'lock-version = "1.0"\ncreated-by = "x"\n'
+        + entry("pure", "1.0", f"{index}/public/pure/pure-1.0-py3-none-any.whl", digest)
+        + entry(DISTRIBUTION, "9.9", f"{index}/public/{DISTRIBUTION}/{OWN_FILE}", own_digest)
+        + '[[packages]]\nname = "w"\nversion = "1"\nmarker = "sys_platform == \'win32\'"\n'
+    )
+    made = lock_software(str(path), own(), TARGET, indexes=indexes)
+    try:
+        assert {w.name: w.sha256 for w in made.lock.wheels} == {"pure": digest, DISTRIBUTION: own_digest}
+    finally:
+        made.discard()
+
+
+OWN_FILE = f"{DISTRIBUTION.replace('-', '_')}-9.9-py3-none-any.whl"
+
+
+def entry(name: str, version: str, url: str, digest: str) -> str:
+    where = json.dumps(url)
+    return (
+        f'[[packages]]\nname = "{name}"\nversion = "{version}"\n'
+        f'wheels = [{{url = {where}, hashes = {{sha256 = "{digest}"}}}}]\n'
+    )
+
+
+def urlopen(url: str) -> bytes:
+    import urllib.request
+
+    with urllib.request.urlopen(url, timeout=10) as reply:
+        return io.BytesIO(reply.read()).getvalue()
+
+
+def test_a_pylock_for_another_system_is_refused_with_the_packages_name(indexes, tmp_path) -> None:
+    path = tmp_path / "pylock.toml"
+    path.write_text(
+        'lock-version = "1.0"\ncreated-by = "x"\n'
+        + entry("x", "1", "https://h/x-1-py3-none-win_amd64.whl", "0" * 64)
+    )
+    with pytest.raises(OptionsError, match=r"pylock.toml: x: its lock has no wheel for Linux x86_64"):
+        lock_software(str(path), own(), TARGET, indexes=indexes)
+
+
+@pytest.mark.parametrize("text", ["", "x =", "[tool]\n"])
+def test_a_toml_that_is_no_lock_is_refused(indexes, tmp_path, text) -> None:
+    path = tmp_path / "pylock.toml"
+    path.write_text(text)
+    with pytest.raises(OptionsError, match=r"pylock.toml: (it is no|it cannot be read)"):
+        lock_software(str(path), own(), TARGET, indexes=indexes)
