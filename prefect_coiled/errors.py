@@ -14,6 +14,7 @@
     │   └── QuotaError            a limit of the AWS account is reached
     ├── ProvisionError            a step failed; carries the first cause and what to do next
     │   ├── ClusterStartError     the cluster did not come up; nothing is left running
+    │   ├── NameTakenError        another cluster has the name, or is about to
     │   └── WaitTimeoutError      a named wait ran past its bound
     ├── StoppedError              a stop was asked for while waiting
     ├── TaskLostError             Dask gave a task up; its run is marked Crashed
@@ -40,6 +41,7 @@ __all__ = [
     "CredentialsError",
     "Diagnosis",
     "InUseError",
+    "NameTakenError",
     "NoCapacityError",
     "NodeError",
     "NotFoundError",
@@ -208,6 +210,10 @@ class ProvisionError(PrefectCoiledError):
 
 class ClusterStartError(ProvisionError):
     """The cluster did not come up; what had been launched was terminated."""
+
+
+class NameTakenError(ProvisionError):
+    """Another cluster of the account and region has the name, or is coming up under it."""
 
 
 class WaitTimeoutError(ProvisionError, TimeoutError):

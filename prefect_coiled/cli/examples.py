@@ -30,6 +30,10 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("sandbox", "start"): ("sandbox start", "sandbox start --idle 3600"),
     ("sandbox", "status"): ("sandbox status", "sandbox status --json"),
     ("sandbox", "stop"): ("sandbox stop",),
+    ("blocks", "apply"): ("blocks apply --dry-run", "blocks apply blocks/my-team.yaml"),
+    ("images",): ("images --account my-team", "images --json"),
+    ("environment", "bake"): ("environment bake --account my-team",),
+    ("environment", "images"): ("environment images --account my-team",),
     ("demo",): ("demo", "demo --workers 4"),
 }
 

@@ -21,7 +21,7 @@ from prefect_coiled.aws.waits import wait_for
 from prefect_coiled.blocks import load_account
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.costs import CostEstimate, MachineUse, estimate
-from prefect_coiled.errors import PrefectCoiledError, ProvisionError
+from prefect_coiled.errors import NameTakenError, PrefectCoiledError, ProvisionError
 from prefect_coiled.options import IngressRule
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.cluster import ClusterSpec
@@ -256,6 +256,10 @@ def launch(request: Request, report: Reporter, stop: threading.Event, modules: d
             give_back(session, spec)
         if slot is not None:
             slot.release()
+        # Somebody else was a moment faster with the name.
+        if isinstance(error, NameTakenError) and (found := _find_or_await(aws, spec.name, report)):
+            story.close(hurried=True)
+            return found
         story.failed(error)
         story.close(hurried=True)
         raise

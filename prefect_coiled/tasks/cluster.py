@@ -19,6 +19,7 @@ from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import PUBLIC_ADDRESS, wait_for
 from prefect_coiled.errors import (
     AwsError,
+    NameTakenError,
     NoCapacityError,
     OptionsError,
     PrefectCoiledError,
@@ -45,7 +46,7 @@ def claim_name(aws: Aws, spec: ClusterSpec) -> None:
     """Write the cluster's intent under its name, before anything else exists of it.
 
     Raises:
-        ProvisionError: If the name is taken by another cluster of this account and region.
+        NameTakenError: If the name is taken by another cluster of this account and region.
     """
     name = f"{parameters.cluster_path(spec.account, spec.name)}intent"
     labels = planning.cluster_tags(spec)
@@ -54,7 +55,7 @@ def claim_name(aws: Aws, spec: ClusterSpec) -> None:
     holder = read_intent(aws, spec.name)
     if holder is not None and holder.uid == spec.uid:  # our own claim, whose reply was lost
         return
-    raise ProvisionError(
+    raise NameTakenError(
         f"naming the cluster {spec.name!r}",
         f"account {spec.account!r} has a cluster of that name in {spec.region}",
         "Attach to it with Cluster(name=...), choose another name, or run `prefect-coiled sweep`.",

@@ -81,7 +81,7 @@ def everything(sandbox: Sandbox) -> Iterator[tuple[str, str]]:
                 "Value", ""
             )
             yield "user data", unpacked(data)
-            yield "console", str(base64.b64decode(ec2.get_console_output(InstanceId=one).get("Output", "")))
+            yield "console", ec2.get_console_output(InstanceId=one).get("Output", "")
     for template in ec2.describe_launch_templates()["LaunchTemplates"]:
         yield "template", json.dumps(template, default=str)
         wanted = {"LaunchTemplateId": template["LaunchTemplateId"]}
