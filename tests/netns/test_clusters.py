@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import ssl
 import time
 from urllib.parse import urlsplit
 
@@ -107,15 +105,6 @@ def test_a_cluster_has_the_addresses_of_its_subnets_and_computes_over_the_public
     assert len(workers) == 2
     assert all("PublicIpAddress" not in i for i in instances(sandbox) if i["PrivateIpAddress"] in workers)
     assert client.submit(sum, [1, 2, 3]).result(30) == 6
-    with socket.create_connection((host, 8786), 5) as plain, contextlib.suppress(ConnectionError):
-        plain.sendall(b"hello\r\n\r\n" * 10)
-        assert b"HTTP" not in plain.recv(1000)
-    with pytest.raises((ssl.SSLError, OSError)), socket.create_connection((host, 8786), 5) as raw:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        with context.wrap_socket(raw) as dressed:  # without a certificate
-            dressed.sendall(b"hello")
-            assert dressed.recv(1000) != b""
 
 
 def test_results_go_from_worker_to_worker(client):
