@@ -14,6 +14,8 @@ from prefect_coiled import CoiledTaskRunner
 from prefect_coiled.cluster import Cluster
 
 ELSEWHERE = "203.0.113.0/24"
+# The first test waits for a Prefect server and a cluster.
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture(scope="module", autouse=True)
