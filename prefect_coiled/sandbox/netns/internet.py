@@ -20,7 +20,7 @@ from prefect_coiled.sandbox.netns.ruleset import internet_rules
 
 __all__ = ["Internet", "Pool", "serve_inside"]
 
-_BLOCKS: list[ipaddress.IPv4Network] = list(ipaddress.IPv4Network("198.19.0.0/16").subnets(new_prefix=22))
+_BLOCKS: list[ipaddress.IPv4Network] = list(ipaddress.IPv4Network("198.19.0.0/16").subnets(new_prefix=21))
 _FIRST_PUBLIC = 16
 
 
