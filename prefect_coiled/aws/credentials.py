@@ -42,6 +42,10 @@ class SandboxInfo(Protocol):
     def addresses(self) -> str:
         """Says "many" where each machine has an address of its own, "one" where they share one."""
 
+    @property
+    def plane(self) -> str:
+        """What its machines are: "nspawn" are whole ones, others are processes of this computer."""
+
     def free_port(self) -> int:
         """A port that is free for a machine, where they share one address."""
 
@@ -221,6 +225,11 @@ class Account:
     def is_sandbox(self) -> bool:
         """Whether this account is the sandbox on this machine."""
         return self.sandbox is not None
+
+    @property
+    def has_environment(self) -> bool:
+        """Whether its machines come up with this client's packages, so that nothing is to be installed."""
+        return self.sandbox is not None and self.sandbox.plane != "nspawn"
 
     def session(self, region: str) -> boto3.Session:
         """A session for this account; see `CredentialSource.session`.

@@ -222,7 +222,7 @@ class Request:
             key_name=self.key_name or "",
             allow_ssh=bool(self.allow_ssh),
             use_public_ip=use_public,
-            image_ready=account.is_sandbox,
+            image_ready=account.has_environment,
             tags={**account.tags, **check_user_tags(self.tags or {})},
             creator=creator,
             created_at=now or datetime.now(timezone.utc),

@@ -6,10 +6,11 @@ how packets are moved. Only IPv4.
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["EVERYWHERE", "Group", "Interface", "Route", "RouteTable", "Rule", "Vpc"]
+__all__ = ["EVERYWHERE", "Group", "Interface", "Route", "RouteTable", "Rule", "Vpc", "mac"]
 
 EVERYWHERE = "0.0.0.0/0"
 
@@ -114,3 +115,8 @@ class Vpc:
     interfaces: tuple[Interface, ...] = ()
     groups: tuple[Group, ...] = ()
     tables: tuple[RouteTable, ...] = ()
+
+
+def mac(address: str) -> str:
+    """The MAC address of the network card that has an IPv4 address."""
+    return bytes((2, 0, *socket.inet_aton(address))).hex(":")

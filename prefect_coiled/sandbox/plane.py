@@ -6,6 +6,7 @@
 Which one is settled at the start, by the setting `plane`:
 
     process     process trees on addresses of the loopback; no walls between them
+    nspawn      whole Linux machines: systemd, cloud-init and the image are real
 """
 
 from __future__ import annotations
@@ -208,6 +209,10 @@ def make_plane(settings: Settings, form: Form | None = None) -> DataPlane:
     Raises:
         SandboxError: It cannot be had here.
     """
+    if settings.plane == "nspawn":
+        from prefect_coiled.sandbox.nspawn import NspawnPlane
+
+        return NspawnPlane(settings)
     from prefect_coiled.sandbox.machine import ProcessPlane
 
     return ProcessPlane(form)

@@ -33,7 +33,10 @@ class Settings:
 
     Attributes:
         boot: "process" runs the user data; "none" lets instances be running without any process.
-        plane: What instances are made of: "process" (process trees on loopback addresses). For good.
+        plane: What instances are made of: "process" (process trees on loopback addresses) or "nspawn" (whole
+            Linux machines, which need root). For good.
+        image: For whole machines, the root file systems that new ones boot from: folders, the upper first,
+            with colons between them.
         boot_delay: From RunInstances to the start of the user data.
         grace: What a machine gets between the power button and the pulled plug.
         nat_pending: How long a new NAT gateway is pending.
@@ -47,7 +50,8 @@ class Settings:
     """
 
     boot: Literal["process", "none"] = "process"
-    plane: Literal["process"] = "process"
+    plane: Literal["process", "nspawn"] = "process"
+    image: str = ""
     boot_delay: float = 0.0
     grace: float = 5.0
     nat_pending: float = 0.0
@@ -74,8 +78,8 @@ class Settings:
             raise SandboxError("changing sandbox settings", f"no such setting: {', '.join(unknown)}")
         if changes.get("boot", "none") not in ("process", "none"):
             raise SandboxError("changing sandbox settings", 'boot is "process" or "none"')
-        if changes.get("plane", "process") not in ("process",):
-            raise SandboxError("changing sandbox settings", 'plane is "process"')
+        if changes.get("plane", "process") not in ("process", "nspawn"):
+            raise SandboxError("changing sandbox settings", 'plane is "process" or "nspawn"')
         if running and changes.get("plane", self.plane) != self.plane:
             raise SandboxError(
                 "changing sandbox settings",

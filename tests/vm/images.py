@@ -1,0 +1,206 @@
+"""The images of the machines in these tests: made by the recipes beside, kept by the hash of what went in.
+
+    bare          what AWS's own image is: no Python environment in it
+    third_party   the client's packages but its own, as its lock pins them
+    own           the client's own packages
+
+Each is a folder, a layer over those before. The cache is outside of the repository, so that a second run is quick.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import pwd
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect_coiled.environment import LocalPackage
+
+RECIPES = Path(__file__).parent / "image"
+BARE = ("recipe.sh", "strict-cloud-init.sh", "90_ec2.cfg", "dmidecode.sh")
+# The suite whose Python is the client's: the user data finds it there, as it finds Amazon's own by dnf.
+SUITES = {(3, 11): "bookworm", (3, 13): "trixie"}
+TOOLS = ("mmdebstrap", "systemd-nspawn", "unshare", "nsenter", "ip", "nft")
+KEEP = 3
+
+
+def reason() -> str:
+    """Why machines cannot run here; empty where they can."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "needs Linux and root"
+    if sys.version_info[:2] not in SUITES:
+        return f"no Debian has Python {sys.version_info[0]}.{sys.version_info[1]}"
+    missing = [tool for tool in TOOLS if not shutil.which(tool)]
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    trial = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "sh", "-c"]
+    done = subprocess.run(
+        [*trial, "mount -t sysfs sysfs /sys && mount -t cgroup2 cgroup2 /sys/fs/cgroup"],
+        capture_output=True,
+        text=True,
+    )
+    return f"no namespaces or cgroups: {done.stderr.strip()}" if done.returncode else ""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer.
+
+    Attributes:
+        folder: Where it is.
+        seconds: How long it took to make, now; 0 where it was there.
+        cpu: CPU seconds of it.
+    """
+
+    folder: Path
+    seconds: float = 0.0
+    cpu: float = 0.0
+
+
+class Images:
+    """The layers, made as they are asked for.
+
+    Args:
+        cache: Where they are kept; by default PREFECT_COILED_VM_CACHE, or a folder in the user's own cache.
+        recipes: Where the recipes are.
+        build: Runs a recipe, with a log; for tests.
+    """
+
+    def __init__(
+        self,
+        cache: Path | None = None,
+        recipes: Path = RECIPES,
+        build: Callable[[Sequence[str], Path], None] | None = None,
+    ) -> None:
+        self.cache = cache or _cache()
+        self.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._recipes = recipes
+        self._run = build or _run
+
+    def bare(self) -> Layer:
+        """The root file system of a bare machine."""
+        suite = SUITES[sys.version_info[:2]]
+        recipe = self._recipes / "recipe.sh"
+        parts = [suite.encode(), *(self._recipes.joinpath(name).read_bytes() for name in BARE)]
+        return self._layer("bare", parts, lambda folder: [str(recipe), suite, str(folder)])
+
+    def environment(
+        self, kind: str, lower: Sequence[Path], lines: Iterable[str], wheels: dict[str, bytes] | None = None
+    ) -> Layer:
+        """A layer with packages.
+
+        Args:
+            kind: Its name.
+            lower: The layers under it, the upper first.
+            lines: Pinned requirements: the lock.
+            wheels: Wheels of what no index has, by file name.
+        """
+        from uv import find_uv_bin
+
+        recipe = self._recipes / "environment.sh"
+        listing = "".join(f"{line}\n" for line in lines)
+        python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        # A layer's name is the hash of what is in it.
+        parts = [recipe.read_bytes(), python.encode(), listing.encode(), *(f.name.encode() for f in lower)]
+        parts += [
+            part for name, content in sorted((wheels or {}).items()) for part in (name.encode(), content)
+        ]
+        with tempfile.TemporaryDirectory(prefix="prefect-coiled-bake-") as bake:
+            shutil.copy(find_uv_bin(), bake)
+            Path(bake, "requirements.txt").write_text(listing)
+            for name, content in (wheels or {}).items():
+                Path(bake, name).write_bytes(content)
+            apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL"]
+            under = ":".join(map(str, lower))
+            return self._layer(
+                kind, parts, lambda folder: [*apart, str(recipe), under, str(folder), python, bake]
+            )
+
+    def complete(self, packages: Sequence[str], wheels: dict[str, bytes]) -> list[Layer]:
+        """The layers of an image that holds the client's environment, the upper first.
+
+        Args:
+            packages: As `client_packages()` gives them.
+            wheels: As `build_wheels()` gives them.
+        """
+        bare = self.bare()
+        theirs = [p for p in packages if not isinstance(p, LocalPackage)]
+        third_party = self.environment("third-party", [bare.folder], theirs)
+        ours = [str(p) for p in packages if isinstance(p, LocalPackage)]
+        own = self.environment("own", [third_party.folder, bare.folder], ours, wheels)
+        return [own, third_party, bare]
+
+    def _layer(self, kind: str, parts: Iterable[bytes], command: Callable[[Path], list[str]]) -> Layer:
+        digest = hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+        folder = self.cache / f"{kind}-{digest[:16]}"
+        with self._locked(kind):
+            if folder.is_dir():
+                os.utime(folder)
+                return Layer(folder)
+            unfinished = self.cache / f"unfinished-{kind}"
+            _remove(unfinished)
+            began, used = time.monotonic(), _cpu()
+            self._run(command(unfinished), self.cache / f"{kind}.log")
+            unfinished.rename(folder)
+            os.utime(folder)
+            made = Layer(folder, time.monotonic() - began, _cpu() - used)
+            others = sorted(self.cache.glob(f"{kind}-*"), key=lambda f: f.stat().st_mtime, reverse=True)
+            for old in others[KEEP:]:
+                _remove(old)
+            return made
+
+    @contextmanager
+    def _locked(self, kind: str) -> Iterator[None]:
+        with (self.cache / f"{kind}.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def size(folders: Iterable[Path]) -> int:
+    """Megabytes of some layers."""
+    done = subprocess.run(["du", "-smc", *map(str, folders)], capture_output=True, text=True, check=True)
+    return int(done.stdout.split("\n")[-2].split()[0])
+
+
+def _cache() -> Path:
+    given = os.environ.get("PREFECT_COILED_VM_CACHE")
+    # Not HOME: the suite gives itself another one.
+    return Path(given or Path(pwd.getpwuid(os.getuid()).pw_dir) / ".cache/prefect-coiled/vm")
+
+
+def _run(command: Sequence[str], log: Path) -> None:
+    cache = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".cache/uv"
+    cache.mkdir(parents=True, exist_ok=True)
+    environ = {"UV_CACHE_DIR": str(cache), "UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1", **os.environ}
+    bundle = Path("/etc/ssl/certs/ca-certificates.crt")
+    if bundle.exists():
+        environ.setdefault("SSL_CERT_FILE", str(bundle))
+    if "PIP_INDEX_URL" in environ:
+        environ.setdefault("UV_DEFAULT_INDEX", environ["PIP_INDEX_URL"])
+    with log.open("w") as output:
+        done = subprocess.run(
+            command, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+    if done.returncode:
+        lines = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise RuntimeError(f"{command} ended with {done.returncode}:\n{lines}")
+
+
+def _remove(folder: Path) -> None:
+    for path in (folder, folder.with_name(f"{folder.name}.work"), folder.with_name(f"{folder.name}.root")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
