@@ -1,10 +1,12 @@
 """The images of the machines in these tests: made by the recipes beside, kept by the hash of what went in.
 
     bare          what AWS's own image is: no Python environment in it
-    third_party   the client's packages but its own, as its lock pins them
+    python        the client's Python, where on AWS the machine would download the same one
+    third-party   the client's packages but its own, as its lock pins them
     own           the client's own packages
 
-Each is a folder, a layer over those before. The cache is outside of the repository, so that a second run is quick.
+Each is a folder, a layer over those before. The cache is outside of the repository, so that the next run is
+quick.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import platform
 import pwd
 import resource
 import shutil
@@ -28,8 +31,12 @@ from prefect_coiled.environment import LocalPackage
 
 RECIPES = Path(__file__).parent / "image"
 BARE = ("recipe.sh", "strict-cloud-init.sh", "90_ec2.cfg", "dmidecode.sh")
-# The suite whose Python is the client's: the user data finds it there, as it finds Amazon's own by dnf.
-SUITES = {(3, 11): "bookworm", (3, 13): "trixie"}
+# The suite to take is the oldest whose C library runs what this computer has built; by its minor version.
+SUITES = {36: "bookworm", 41: "trixie"}
+# What of a Python nobody needs who only runs programs.
+NOT_COPIED = shutil.ignore_patterns(
+    "site-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "config-*", "*.a"
+)
 TOOLS = ("mmdebstrap", "systemd-nspawn", "unshare", "nsenter", "ip", "nft")
 KEEP = 3
 
@@ -38,8 +45,10 @@ def reason() -> str:
     """Why machines cannot run here; empty where they can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "needs Linux and root"
-    if sys.version_info[:2] not in SUITES:
-        return f"no Debian has Python {sys.version_info[0]}.{sys.version_info[1]}"
+    if _suite() is None:
+        return f"no Debian to make the image of runs programs for {' '.join(platform.libc_ver())}"
+    if sys.base_prefix == "/usr":
+        return "this Python belongs to the system, and cannot be copied into an image"
     missing = [tool for tool in TOOLS if not shutil.which(tool)]
     if missing:
         return f"not installed: {', '.join(missing)}"
@@ -85,14 +94,16 @@ class Images:
         self.cache = cache or _cache()
         self.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._recipes = recipes
-        self._run = build or _run
+        self._build = build or _run
 
-    def bare(self) -> Layer:
-        """The root file system of a bare machine."""
-        suite = SUITES[sys.version_info[:2]]
+    def bare(self) -> list[Layer]:
+        """A bare machine, with the client's Python at hand."""
+        suite = _suite() or "none"
         recipe = self._recipes / "recipe.sh"
         parts = [suite.encode(), *(self._recipes.joinpath(name).read_bytes() for name in BARE)]
-        return self._layer("bare", parts, lambda folder: [str(recipe), suite, str(folder)])
+        bare = self._layer("bare", parts, lambda folder: self._run([str(recipe), suite, str(folder)], "bare"))
+        parts = [sys.version.encode(), sys.base_prefix.encode()]
+        return [self._layer("python", parts, _copy_python), bare]
 
     def environment(
         self, kind: str, lower: Sequence[Path], lines: Iterable[str], wheels: dict[str, bytes] | None = None
@@ -109,7 +120,7 @@ class Images:
 
         recipe = self._recipes / "environment.sh"
         listing = "".join(f"{line}\n" for line in lines)
-        python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        python = platform.python_version()
         # A layer's name is the hash of what is in it.
         parts = [recipe.read_bytes(), python.encode(), listing.encode(), *(f.name.encode() for f in lower)]
         parts += [
@@ -123,7 +134,9 @@ class Images:
             apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL"]
             under = ":".join(map(str, lower))
             return self._layer(
-                kind, parts, lambda folder: [*apart, str(recipe), under, str(folder), python, bake]
+                kind,
+                parts,
+                lambda folder: self._run([*apart, str(recipe), under, str(folder), python, bake], kind),
             )
 
     def complete(self, packages: Sequence[str], wheels: dict[str, bytes]) -> list[Layer]:
@@ -133,14 +146,17 @@ class Images:
             packages: As `client_packages()` gives them.
             wheels: As `build_wheels()` gives them.
         """
-        bare = self.bare()
+        lower = self.bare()
         theirs = [p for p in packages if not isinstance(p, LocalPackage)]
-        third_party = self.environment("third-party", [bare.folder], theirs)
+        lower.insert(0, self.environment("third-party", [layer.folder for layer in lower], theirs))
         ours = [str(p) for p in packages if isinstance(p, LocalPackage)]
-        own = self.environment("own", [third_party.folder, bare.folder], ours, wheels)
-        return [own, third_party, bare]
+        lower.insert(0, self.environment("own", [layer.folder for layer in lower], ours, wheels))
+        return lower
 
-    def _layer(self, kind: str, parts: Iterable[bytes], command: Callable[[Path], list[str]]) -> Layer:
+    def _run(self, command: Sequence[str], kind: str) -> None:
+        self._build(command, self.cache / f"{kind}.log")
+
+    def _layer(self, kind: str, parts: Iterable[bytes], make: Callable[[Path], None]) -> Layer:
         digest = hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
         folder = self.cache / f"{kind}-{digest[:16]}"
         with self._locked(kind):
@@ -150,7 +166,7 @@ class Images:
             unfinished = self.cache / f"unfinished-{kind}"
             _remove(unfinished)
             began, used = time.monotonic(), _cpu()
-            self._run(command(unfinished), self.cache / f"{kind}.log")
+            make(unfinished)
             unfinished.rename(folder)
             os.utime(folder)
             made = Layer(folder, time.monotonic() - began, _cpu() - used)
@@ -170,6 +186,30 @@ def size(folders: Iterable[Path]) -> int:
     """Megabytes of some layers."""
     done = subprocess.run(["du", "-smc", *map(str, folders)], capture_output=True, text=True, check=True)
     return int(done.stdout.split("\n")[-2].split()[0])
+
+
+def _suite() -> str | None:
+    name, version = platform.libc_ver()
+    found = version.split(".")
+    if name != "glibc" or len(found) < 2:
+        return None
+    return next((suite for minor, suite in SUITES.items() if int(found[1]) <= minor), None)
+
+
+def _copy_python(folder: Path) -> None:
+    """The Python that runs this, where it is, and where uv keeps what it has downloaded."""
+    name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    base = Path(sys.base_prefix)
+    target = folder / base.relative_to("/")
+    shutil.copytree(base / "lib" / name, target / "lib" / name, symlinks=True, ignore=NOT_COPIED)
+    for library in (base / "lib").glob("libpython*.so*"):
+        shutil.copy2(library, target / "lib", follow_symlinks=False)
+    (target / "bin").mkdir()
+    shutil.copy2(base / "bin" / name, target / "bin" / name)
+    version, machine = platform.python_version(), platform.machine()
+    kept = folder / "root/.local/share/uv/python" / f"cpython-{version}-linux-{machine}-gnu"
+    kept.parent.mkdir(parents=True)
+    kept.symlink_to(base)
 
 
 def _cache() -> Path:

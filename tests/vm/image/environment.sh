@@ -23,7 +23,7 @@ if [ -n "${SSL_CERT_FILE:-}" ]; then
 fi
 export UV_CACHE_DIR=/run/uv-cache UV_LINK_MODE=copy HOME=/root
 uv() { chroot "$root" /run/bake/uv "$@"; }
-[ -x "$root$env/bin/python" ] || uv venv --quiet --python "$python" "$env"
+[ -e "$root$env/pyvenv.cfg" ] || uv venv --quiet --python "$python" "$env"
 uv pip install --quiet --compile-bytecode --no-deps --python "$env/bin/python" \
   --find-links /run/bake -r /run/bake/requirements.txt
 umount -R "$root"
