@@ -34,7 +34,7 @@ from prefect_coiled.sandbox import corrections
 from prefect_coiled.sandbox.admin import Admin
 from prefect_coiled.sandbox.authorization import Authorization
 from prefect_coiled.sandbox.calls import CallLog, Environ, StartResponse, WsgiApp, call_of, reply, run
-from prefect_coiled.sandbox.corrections import gateways, states
+from prefect_coiled.sandbox.corrections import elastic, gateways, states
 from prefect_coiled.sandbox.faults import Faults
 from prefect_coiled.sandbox.http import serve_on
 from prefect_coiled.sandbox.iam.evaluator import Iam
@@ -195,7 +195,9 @@ class Server:
         self._supervisor.reset()
         with self._lock:
             self._instances.clear()
+            elastic.forget(self._plane)
             moto_api_backend.reset()
+            self._plane.changed()
             self._tokens.clear()
         self._faults.set([])
         self._iam.clear()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import logging
-import socket
 from collections.abc import Iterable
 from typing import Any
 
@@ -132,14 +131,12 @@ class _Handler(MotoRequestHandler):  # type: ignore[misc]  # moto has no types
         self.wfile.flush()
 
 
-def serve_on(host: str, port: int, app: WsgiApp, listener: socket.socket | None = None) -> BaseWSGIServer:
+def serve_on(host: str, port: int, app: WsgiApp) -> BaseWSGIServer:
     """A server that listens already, with a thread for each connection.
 
     Args:
         host: The address.
         port: The port; 0 for a free one.
         app: The application.
-        listener: A socket that listens there already, where this process could not open one.
     """
-    fd = listener.fileno() if listener else None
-    return make_server(host, port, app, threaded=True, request_handler=_Handler, fd=fd)
+    return make_server(host, port, app, threaded=True, request_handler=_Handler)

@@ -46,6 +46,7 @@ def _interface(backend: Any, instance: Any) -> Interface:
         instance_id=instance.id,
         address=nic.private_ip_address,
         subnet=nic.subnet.cidr_block,
+        mac=nic.mac_address,
         public=nic.public_ip or "",
         groups=tuple(sorted(group.id for group in nic.group_set)),
         table=table.id if table else "",
@@ -78,7 +79,7 @@ def _way(backend: Any, route: Any) -> tuple[Any, str]:
     if _is_internet(route):
         return "internet", ""
     gateway = route.nat_gateway
-    if gateway is None or gateway.state != "available" or gateway.connectivity_type != "public":
+    if gateway is None or gateway.state != "available" or gateway.connectivity_type == "private":
         return "nothing", ""
     table = _table_of(backend, backend.get_subnet(gateway.subnet_id))
     out = any(

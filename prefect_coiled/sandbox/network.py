@@ -6,11 +6,10 @@ how packets are moved. Only IPv4.
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["EVERYWHERE", "Group", "Interface", "Route", "RouteTable", "Rule", "Vpc", "mac"]
+__all__ = ["EVERYWHERE", "Group", "Interface", "Route", "RouteTable", "Rule", "Vpc"]
 
 EVERYWHERE = "0.0.0.0/0"
 
@@ -85,6 +84,7 @@ class Interface:
         instance_id: Whose it is.
         address: Its private address.
         subnet: The block of its subnet, such as "10.77.16.0/20".
+        mac: Its hardware address.
         public: Its public address, or empty.
         groups: The ids of its security groups.
         table: The id of the route table that its subnet uses.
@@ -93,6 +93,7 @@ class Interface:
     instance_id: str
     address: str
     subnet: str
+    mac: str = ""
     public: str = ""
     groups: tuple[str, ...] = ()
     table: str = ""
@@ -115,8 +116,3 @@ class Vpc:
     interfaces: tuple[Interface, ...] = ()
     groups: tuple[Group, ...] = ()
     tables: tuple[RouteTable, ...] = ()
-
-
-def mac(address: str) -> str:
-    """The MAC address of the network card that has an IPv4 address."""
-    return bytes((2, 0, *socket.inet_aton(address))).hex(":")

@@ -6,7 +6,8 @@
 Which one is settled at the start, by the setting `plane`:
 
     process     process trees on addresses of the loopback; no walls between them
-    nspawn      whole Linux machines: systemd, cloud-init and the image are real
+    netns       the same in network namespaces: real addresses, security groups and routes hold
+    nspawn      whole Linux machines on such a network: systemd, cloud-init and their disk are real
 """
 
 from __future__ import annotations
@@ -209,10 +210,13 @@ def make_plane(settings: Settings, form: Form | None = None) -> DataPlane:
     Raises:
         SandboxError: It cannot be had here.
     """
+    from prefect_coiled.sandbox.machine import ProcessPlane
+    from prefect_coiled.sandbox.netns.machines import NetnsPlane
+
     if settings.plane == "nspawn":
-        from prefect_coiled.sandbox.nspawn import NspawnPlane
+        from prefect_coiled.sandbox.nspawn.machines import NspawnPlane
 
         return NspawnPlane(settings)
-    from prefect_coiled.sandbox.machine import ProcessPlane
-
+    if settings.plane == "netns":
+        return NetnsPlane()
     return ProcessPlane(form)

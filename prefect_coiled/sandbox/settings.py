@@ -33,9 +33,10 @@ class Settings:
 
     Attributes:
         boot: "process" runs the user data; "none" lets instances be running without any process.
-        plane: What instances are made of: "process" (process trees on loopback addresses) or "nspawn" (whole
-            Linux machines, which need root). For good.
-        image: For whole machines, the root file systems that new ones boot from: folders, the upper first,
+        plane: What instances are made of: "process" (process trees on loopback addresses), "netns" (the same
+            in network namespaces, with a real firewall) or "nspawn" (whole Linux machines on such a network).
+            Settled at the start.
+        disk: With "nspawn", what new machines boot from: folders with a root file system, the upper first,
             with colons between them.
         boot_delay: From RunInstances to the start of the user data.
         grace: What a machine gets between the power button and the pulled plug.
@@ -50,8 +51,8 @@ class Settings:
     """
 
     boot: Literal["process", "none"] = "process"
-    plane: Literal["process", "nspawn"] = "process"
-    image: str = ""
+    plane: Literal["process", "netns", "nspawn"] = "process"
+    disk: str = ""
     boot_delay: float = 0.0
     grace: float = 5.0
     nat_pending: float = 0.0
@@ -78,8 +79,8 @@ class Settings:
             raise SandboxError("changing sandbox settings", f"no such setting: {', '.join(unknown)}")
         if changes.get("boot", "none") not in ("process", "none"):
             raise SandboxError("changing sandbox settings", 'boot is "process" or "none"')
-        if changes.get("plane", "process") not in ("process", "nspawn"):
-            raise SandboxError("changing sandbox settings", 'plane is "process" or "nspawn"')
+        if changes.get("plane", "process") not in ("process", "netns", "nspawn"):
+            raise SandboxError("changing sandbox settings", 'plane is "process", "netns" or "nspawn"')
         if running and changes.get("plane", self.plane) != self.plane:
             raise SandboxError(
                 "changing sandbox settings",

@@ -1,6 +1,7 @@
 """The images of the machines in these tests: made by the recipes beside, kept by the hash of what went in.
 
     bare          what AWS's own image is: no Python environment in it
+    aws           Amazon's command line, which its image has (version 1: Debian's is too old)
     python        the client's Python, where on AWS the machine would download the same one
     third-party   the client's packages but its own, as its lock pins them
     own           the client's own packages
@@ -102,11 +103,25 @@ class Images:
         recipe = self._recipes / "recipe.sh"
         parts = [suite.encode(), *(self._recipes.joinpath(name).read_bytes() for name in BARE)]
         bare = self._layer("bare", parts, lambda folder: self._run([str(recipe), suite, str(folder)], "bare"))
+        aws = self.environment(
+            "aws", [bare], ["awscli<2"], python="/usr/bin/python3", place="/usr/local/aws", options=()
+        )
+        (aws.folder / "usr/local/bin").mkdir(exist_ok=True)
+        if not (command := aws.folder / "usr/local/bin/aws").is_symlink():
+            command.symlink_to("../aws/bin/aws")
         parts = [sys.version.encode(), sys.base_prefix.encode()]
-        return [self._layer("python", parts, _copy_python), bare]
+        return [self._layer("python", parts, _copy_python), aws, bare]
 
     def environment(
-        self, kind: str, lower: Sequence[Path], lines: Iterable[str], wheels: dict[str, bytes] | None = None
+        self,
+        kind: str,
+        lower: Sequence[Layer],
+        lines: Iterable[str],
+        wheels: dict[str, bytes] | None = None,
+        *,
+        python: str = "",
+        place: str = "/opt/prefect-coiled/env",
+        options: Sequence[str] = ("--no-deps",),
     ) -> Layer:
         """A layer with packages.
 
@@ -115,29 +130,33 @@ class Images:
             lower: The layers under it, the upper first.
             lines: Pinned requirements: the lock.
             wheels: Wheels of what no index has, by file name.
+            python: The Python to use; by default the client's.
+            place: Where the environment is in the image.
+            options: For the installation.
         """
         from uv import find_uv_bin
 
         recipe = self._recipes / "environment.sh"
         listing = "".join(f"{line}\n" for line in lines)
-        python = platform.python_version()
+        tail = [place, *options]
+        python = python or platform.python_version()
         # A layer's name is the hash of what is in it.
-        parts = [recipe.read_bytes(), python.encode(), listing.encode(), *(f.name.encode() for f in lower)]
-        parts += [
-            part for name, content in sorted((wheels or {}).items()) for part in (name.encode(), content)
-        ]
+        names = [listing, python, *tail, *(layer.folder.name for layer in lower)]
+        parts = [recipe.read_bytes(), *(name.encode() for name in names)]
+        for name, content in sorted((wheels or {}).items()):
+            parts += [name.encode(), content]
         with tempfile.TemporaryDirectory(prefix="prefect-coiled-bake-") as bake:
             shutil.copy(find_uv_bin(), bake)
             Path(bake, "requirements.txt").write_text(listing)
             for name, content in (wheels or {}).items():
                 Path(bake, name).write_bytes(content)
-            apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL"]
-            under = ":".join(map(str, lower))
-            return self._layer(
-                kind,
-                parts,
-                lambda folder: self._run([*apart, str(recipe), under, str(folder), python, bake], kind),
-            )
+            under = ":".join(str(layer.folder) for layer in lower)
+
+            def make(folder: Path) -> None:
+                apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL"]
+                self._run([*apart, str(recipe), under, str(folder), python, bake, *tail], kind)
+
+            return self._layer(kind, parts, make)
 
     def complete(self, packages: Sequence[str], wheels: dict[str, bytes]) -> list[Layer]:
         """The layers of an image that holds the client's environment, the upper first.
@@ -148,9 +167,9 @@ class Images:
         """
         lower = self.bare()
         theirs = [p for p in packages if not isinstance(p, LocalPackage)]
-        lower.insert(0, self.environment("third-party", [layer.folder for layer in lower], theirs))
+        lower.insert(0, self.environment("third-party", lower, theirs))
         ours = [str(p) for p in packages if isinstance(p, LocalPackage)]
-        lower.insert(0, self.environment("own", [layer.folder for layer in lower], ours, wheels))
+        lower.insert(0, self.environment("own", lower, ours, wheels))
         return lower
 
     def _run(self, command: Sequence[str], kind: str) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from moto.ec2.models import EC2Backend, elastic_ip_addresses
+from moto.ec2.models import EC2Backend, ec2_backends, elastic_ip_addresses
 
 from prefect_coiled.sandbox.plane import Address, DataPlane
 
-__all__ = ["install"]
+__all__ = ["forget", "install"]
 
 
 def install(plane: DataPlane) -> None:
@@ -31,3 +31,15 @@ def install(plane: DataPlane) -> None:
 
     elastic_ip_addresses.random_ip = lambda: plane.take_public() or drawn()
     EC2Backend.release_address = release_address
+
+
+def forget(plane: DataPlane) -> None:
+    """All of moto's addresses are about to be forgotten.
+
+    Args:
+        plane: Where they came from.
+    """
+    for account in list(ec2_backends.values()):
+        for backend in list(account.values()):
+            for known in backend.addresses:
+                plane.give_back(Address("", known.public_ip))

@@ -19,7 +19,6 @@ from moto.ec2.models.instances import Instance, InstanceBackend
 from moto.ec2.responses import EC2Response
 
 from prefect_coiled.sandbox.corrections.errors import ec2_error
-from prefect_coiled.sandbox.network import mac
 from prefect_coiled.sandbox.plane import By, Ending
 from prefect_coiled.sandbox.supervisor import Supervisor
 
@@ -54,7 +53,6 @@ class Instances:
         self._known[instance.id] = instance
         nic = instance.nics[0]
         nic.private_ip_address = address
-        nic.mac_address = mac(address)
         nic.private_ip_addresses = [{"Primary": True, "PrivateIpAddress": address}]
         if nic.public_ip:
             self._wants_public.add(instance.id)

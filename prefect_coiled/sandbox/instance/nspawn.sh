@@ -1,13 +1,12 @@
 #!/bin/sh
 # The hardware of one instance that is a whole Linux machine: its disk, its cable and its power.
 #
-# First process of a pid namespace, in a mount and a network namespace of its own: whatever is mounted or started
-# here goes with it. The machine is on as long as systemd-nspawn runs. The end of the lifeline (a pipe on standard
+# First process of a pid namespace, in a mount namespace of its own and the network namespace with its card, ens5:
+# whatever is mounted or started here goes with it. The machine is on as long as systemd-nspawn runs. The end of the lifeline (a pipe on standard
 # input, whose other end is in the sandbox's server) is the power button; after the grace the plug is pulled.
 #
 # Environment: MACHINE_DIR (its folder), MACHINE_LAYERS (root file systems, the upper first, as overlayfs writes
-# it), MACHINE_NAME, MACHINE_UUID, MACHINE_MAC, MACHINE_ROUTER (the router's network namespace), MACHINE_LINK (the
-# name of the cable there), MACHINE_GRACE (seconds). Arguments: more options of systemd-nspawn.
+# it), MACHINE_NAME, MACHINE_UUID, MACHINE_GRACE (seconds). Arguments: more options of systemd-nspawn.
 
 # A trap, not "ignore": what is ignored would be ignored by all children too.
 trap : TERM HUP INT
@@ -28,8 +27,6 @@ mkdir -p "$root" "$MACHINE_DIR/disk" "$MACHINE_DIR/work"
 mount -t overlay machine \
     -o "lowerdir=$MACHINE_LAYERS,upperdir=$MACHINE_DIR/disk,workdir=$MACHINE_DIR/work" "$root"
 
-ip link add ens5 address "$MACHINE_MAC" type veth peer name "$MACHINE_LINK" netns "$MACHINE_ROUTER"
-nsenter --net="$MACHINE_ROUTER" ip link set "$MACHINE_LINK" master br0 up
 set +e
 
 systemd-nspawn --quiet --register=no --keep-unit --boot --directory="$root" --machine="$MACHINE_NAME" \

@@ -1,12 +1,12 @@
 #!/bin/bash
-# environment.sh LOWER FOLDER PYTHON BAKE: makes the layer of an image that holds a Python environment.
+# environment.sh LOWER FOLDER PYTHON BAKE ENV OPTION...: makes the layer of an image that holds an environment.
 #
 # LOWER are the root file systems under it, FOLDER is where it goes, BAKE a folder with uv, requirements.txt and
-# perhaps wheels. Where LOWER has the environment already, it is added to. The result is what the user data makes
-# on a bare machine: /opt/prefect-coiled/env. Needs root; run it in a mount and a pid namespace of its own.
+# perhaps wheels, ENV the environment's place in the image, OPTIONs are for `uv pip install`. Where LOWER has the
+# environment already, it is added to. Needs root; run it in a mount and a pid namespace of its own.
 set -euo pipefail
-lower=$1 folder=$2 python=$3 bake=$4
-env=/opt/prefect-coiled/env
+lower=$1 folder=$2 python=$3 bake=$4 env=$5
+shift 5
 root="$folder.root"
 mkdir -p "$folder" "$folder.work" "$root"
 mount -t overlay layer -o "lowerdir=$lower,upperdir=$folder,workdir=$folder.work" "$root"
@@ -24,7 +24,7 @@ fi
 export UV_CACHE_DIR=/run/uv-cache UV_LINK_MODE=copy HOME=/root
 uv() { chroot "$root" /run/bake/uv "$@"; }
 [ -e "$root$env/pyvenv.cfg" ] || uv venv --quiet --python "$python" "$env"
-uv pip install --quiet --compile-bytecode --no-deps --python "$env/bin/python" \
+uv pip install --quiet --compile-bytecode "$@" --python "$env/bin/python" \
   --find-links /run/bake -r /run/bake/requirements.txt
 umount -R "$root"
 rmdir "$root"

@@ -2,7 +2,7 @@
 # recipe.sh SUITE FOLDER: makes the root file system of a bare machine, as the user data expects it.
 #
 # It stands for Amazon Linux 2023 in what a machine of a cluster touches: systemd, cloud-init with the Ec2
-# datasource alone, python3 with venv, the AWS command line, certificates. Debian, because its packages can be
+# datasource alone, python3 with venv, certificates; the AWS command line is a layer of its own. Debian, because its packages can be
 # had wherever the tests run; bookworm has the same systemd (252) and nearly the same cloud-init as Amazon's.
 #
 # Needs root and mmdebstrap. PREFECT_COILED_VM_MIRROR names a mirror where mmdebstrap's own default will not do.
@@ -15,7 +15,7 @@ strict=trixie
 packages=(
   systemd systemd-sysv dbus udev procps iproute2
   cloud-init isc-dhcp-client
-  python3 python3-venv ca-certificates awscli
+  python3 python3-venv ca-certificates
 )
 mmdebstrap --quiet --mode=root --variant=minbase --format=directory \
   --dpkgopt='path-exclude=/usr/share/man/*' \

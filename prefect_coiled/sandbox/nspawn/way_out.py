@@ -1,8 +1,8 @@
-"""The machines' way out of their VPC: their TCP connections and DNS questions, carried on by this process.
+"""The machines' way out of the sandbox: their TCP connections and DNS questions, carried on by this process.
 
-The router hands every TCP connection that leaves the VPC to `relay`, which makes one like it from outside the
-network namespace; `resolve` asks the resolver that this computer uses. So nothing is to be set up on the
-computer itself, and nothing stays there.
+Every TCP connection that leaves the sandbox's internet comes to `relay`, which makes one like it from outside
+of all namespaces; `resolve` asks the resolver that this computer uses. So nothing is to be set up on the
+computer itself, and nothing stays there. Whether a machine may leave its VPC is decided before, by routes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import logging
 import socket
 import struct
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 __all__ = ["relay", "resolve"]
@@ -23,28 +22,27 @@ _ORIGINAL_DESTINATION = 80  # SO_ORIGINAL_DST of linux/netfilter_ipv4.h
 _CONNECT_S, _DNS_S = 30.0, 5.0
 # What the VPC's own resolver knows; asked elsewhere, it would cost the time-outs of whoever is asked.
 _INSIDE = (b"internal", b"instance-data", b"localdomain")
-Counted = Callable[[str, int], None]
 
 
-def relay(listener: socket.socket, may_leave: Callable[[str], bool], counted: Counted) -> None:
-    """Carry connections on, in threads, until the socket is closed.
+def relay(listener: socket.socket) -> None:
+    """Carry connections on, in threads, until the socket is closed. The log says what they brought.
 
     Args:
-        listener: Where the router redirects connections to.
-        may_leave: Whether the machine of that address has a way out.
-        counted: Told (address, bytes) of what a machine received.
+        listener: Where connections are redirected to.
     """
 
     def carry(inner: socket.socket, address: str) -> None:
         with inner, contextlib.suppress(OSError):
             packed = inner.getsockopt(socket.SOL_IP, _ORIGINAL_DESTINATION, 16)
             port, raw = struct.unpack("!2xH4s", packed[:8])
-            with socket.create_connection((socket.inet_ntoa(raw), port), _CONNECT_S) as outer:
+            host = socket.inet_ntoa(raw)
+            with socket.create_connection((host, port), _CONNECT_S) as outer:
                 outer.settimeout(None)
                 up = threading.Thread(target=_pump, args=(inner, outer), daemon=True)
                 up.start()
-                _pump(outer, inner, lambda size: counted(address, size))
+                size = _pump(outer, inner)
                 up.join()
+            _log.info("%s received %d bytes from %s:%d", address, size, host, port)
 
     def accept() -> None:
         while True:
@@ -52,13 +50,7 @@ def relay(listener: socket.socket, may_leave: Callable[[str], bool], counted: Co
                 inner, peer = listener.accept()
             except OSError:
                 return
-            if may_leave(peer[0]):
-                threading.Thread(target=carry, args=(inner, peer[0]), daemon=True).start()
-            else:
-                _log.info("%s has no way out of its VPC", peer[0])
-                # A reset rather than an end: like "no route", an error at once.
-                inner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                inner.close()
+            threading.Thread(target=carry, args=(inner, peer[0]), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True, name="relay").start()
 
@@ -122,11 +114,13 @@ def _resolvers() -> list[str]:
     return [w[1] for w in words if len(w) > 1 and w[0] == "nameserver" and ":" not in w[1]]
 
 
-def _pump(source: socket.socket, target: socket.socket, counted: Callable[[int], None] | None = None) -> None:
+def _pump(source: socket.socket, target: socket.socket) -> int:
+    """Carry bytes until one end is closed; gives how many."""
+    size = 0
     with contextlib.suppress(OSError):
         while data := source.recv(1 << 16):
             target.sendall(data)
-            if counted:
-                counted(len(data))
+            size += len(data)
     with contextlib.suppress(OSError):
         target.shutdown(socket.SHUT_WR)
+    return size

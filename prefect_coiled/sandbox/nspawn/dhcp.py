@@ -6,6 +6,7 @@ https://www.rfc-editor.org/rfc/rfc2131
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import socket
@@ -14,7 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Lease", "answer", "serve"]
+__all__ = ["Lease", "answer", "serve", "stop"]
 
 _log = logging.getLogger(__name__)
 
@@ -115,3 +116,11 @@ def _options(data: bytes) -> dict[int, bytes]:
         found[data[at]] = data[at + 2 : at + 2 + length]
         at += 2 + length
     return found
+
+
+def stop(listener: socket.socket) -> None:
+    """Close a socket that a thread waits on, and so end the thread."""
+    # Closing alone does not wake a thread in recv or accept.
+    with contextlib.suppress(OSError):
+        listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
