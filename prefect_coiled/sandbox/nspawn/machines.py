@@ -76,11 +76,13 @@ class NspawnMachine(NetnsMachine):
         if "PIP_INDEX_URL" in passed and "UV_INDEX_URL" not in passed:  # uv does not read pip's
             passed.setdefault("UV_DEFAULT_INDEX", passed["PIP_INDEX_URL"])
         aws = {name: value for name, value in environ.items() if name.startswith("AWS_")}
+        marks = {name: value for name, value in environ.items() if name.startswith("PREFECT_COILED_")}
         self._write_environment({**passed, **aws})
         shown = [path for path in dict.fromkeys([*passed.values(), *_CONFIGURATION]) if _is_path(path)]
         # Real paths: certificates are often links out of their folder.
         binds = [f"--bind-ro={os.path.realpath(path)}:{path}" for path in shown]
         inside = {
+            **marks,
             "PATH": os.environ.get("PATH", os.defpath),
             "MACHINE_DIR": str(self.folder),
             "MACHINE_LAYERS": self._disk,
