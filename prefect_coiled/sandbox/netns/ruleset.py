@@ -18,9 +18,9 @@ from collections.abc import Iterable, Sequence
 
 from prefect_coiled.sandbox.network import EVERYWHERE, Group, Interface, RouteTable, Rule, Vpc
 
-__all__ = ["METADATA", "internet_rules", "publics", "vpc_rules"]
+__all__ = ["METADATA", "RESOLVER", "internet_rules", "publics", "vpc_rules"]
 
-METADATA = "169.254.169.254"
+METADATA, RESOLVER = "169.254.169.254", "169.254.169.253"
 # Marks of a packet: by which way it leaves the VPC, and that the rules for going out let it.
 _INTERNET, _S3, _FIRST_NAT, _MAY_LEAVE = 0x1, 0x2, 0x100, 0x10000
 _UNTRACKED = 0x1  # mark of a connection
@@ -101,13 +101,15 @@ ip saddr @hosts accept
 chain input {{ type filter hook input priority filter; policy drop;
 ct state established,related accept
 ip saddr @hosts ip daddr {METADATA} tcp dport 80 accept
+ip saddr @hosts ip daddr {RESOLVER} udp dport 53 accept
+udp sport 68 udp dport 67 accept
 }}
 chain destinations {{ type nat hook prerouting priority dstnat; policy accept;
 iifname "internet" dnat ip to ip daddr map @inward
 }}"""
 
 
-def internet_rules(endpoints: Sequence[str]) -> str:
+def internet_rules(endpoints: Sequence[str], relay: int = 0) -> str:
     """The rules of the internet: from VPCs to AWS's endpoints, to the client and to each other.
 
     The client reaches AWS's API on the loopback; others on this machine, who reach the client's link too,
@@ -115,6 +117,7 @@ def internet_rules(endpoints: Sequence[str]) -> str:
 
     Args:
         endpoints: AWS's addresses.
+        relay: A port here to which connections are redirected that leave the sandbox, if there is one.
     """
     return "\n".join(
         [
@@ -125,6 +128,7 @@ def internet_rules(endpoints: Sequence[str]) -> str:
             "chain input { type filter hook input priority filter; policy drop;",
             "ct state established,related accept",
             'iifname "vpc*" ip daddr @endpoints tcp dport 80 accept',
+            *([f'iifname "vpc*" ct status dnat tcp dport {relay} accept'] if relay else []),
             'iifname "vpc*" reject',
             "}",
             "}\n",
