@@ -112,14 +112,6 @@ def test_the_deployed_flows_exist_and_take_their_parameters(deployments: list[di
         flow.validate_parameters(deployment["parameters"])
 
 
-def test_the_account_as_code_can_be_saved(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MY_TEAM_REGION", "eu-west-1")
-    monkeypatch.setenv("MY_TEAM_SANDBOX", "1")
-    block = runpy.run_path(str(ROOT / "blocks" / "my_team.py"))["my_team"]()
-    block.save("as-code", overwrite=True)
-    assert prefect_coiled.load_account("as-code").is_sandbox
-
-
 def test_the_sweep_flow_sweeps_the_region_of_the_block(environ: dict[str, str]) -> None:
     prefect_coiled.Ec2DaskAccount(region="eu-west-2", sandbox=True).save("swept", overwrite=True)
     sweep_regions = runpy.run_path(str(ROOT / "flows" / "sweep.py"))["sweep_regions"]
