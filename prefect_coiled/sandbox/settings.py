@@ -36,8 +36,8 @@ class Settings:
         plane: What instances are made of: "process" (process trees on loopback addresses), "netns" (the same
             in network namespaces, with a real firewall) or "nspawn" (whole Linux machines on such a network).
             Settled at the start.
-        root_disk: With "nspawn", what new machines boot from: folders with a root file system, the upper first,
-            with colons between them.
+        root_disk: With "nspawn", what new machines boot from: folders with a root file system, the upper
+            first, with colons between them.
         boot_delay: From RunInstances to the start of the user data.
         grace: What a machine gets between the power button and the pulled plug.
         nat_pending: How long a new NAT gateway is pending.
