@@ -106,7 +106,7 @@ class Images:
         aws = self.environment(
             "aws", [bare], ["awscli<2"], python="/usr/bin/python3", place="/usr/local/aws", options=()
         )
-        (aws.folder / "usr/local/bin").mkdir(exist_ok=True)
+        (aws.folder / "usr/local/bin").mkdir(parents=True, exist_ok=True)
         if not (command := aws.folder / "usr/local/bin/aws").is_symlink():
             command.symlink_to("../aws/bin/aws")
         parts = [sys.version.encode(), sys.base_prefix.encode()]

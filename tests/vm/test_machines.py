@@ -107,9 +107,11 @@ def test_a_machine_runs_systemd_and_cloud_init_has_nothing_to_complain_of(
 def test_user_data_runs_at_the_first_boot_only(sandbox: Sandbox, subnet: str, until: Until) -> None:
     script = "#!/bin/bash\necho run >>/root/runs\necho RUNS-$(wc -l </root/runs)-END\n"
     name = boot(sandbox, script, SubnetId=subnet)
-    until(lambda: "RUNS-1-END" in sandbox.console(name), 120)
+    done = "Reached target cloud-init.target"
+    until(lambda: done in sandbox.console(name), 120)
+    assert "RUNS-1-END" in sandbox.console(name)
     sandbox.client("ec2").reboot_instances(InstanceIds=[name])
-    until(lambda: sandbox.console(name).count("Reached target cloud-init.target") == 2, 120)
+    until(lambda: sandbox.console(name).count(done) == 2, 120)
     assert "RUNS-2-END" not in sandbox.console(name)
     sandbox.client("ec2").terminate_instances(InstanceIds=[name])
 

@@ -56,4 +56,10 @@ esac
 exec >/dev/null 2>&1
 kill -s KILL -- -1
 echo 0 >/sys/fs/cgroup/cgroup.procs
-find "$cgroup" -depth -type d -exec rmdir {} \;
+# What was killed takes a moment to be gone.
+tries=50
+while [ -d "$cgroup" ] && [ $tries -gt 0 ]; do
+    find "$cgroup" -depth -type d -exec rmdir {} \;
+    tries=$((tries - 1))
+    sleep 0.1
+done
