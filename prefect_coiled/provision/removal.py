@@ -21,7 +21,7 @@ from prefect_coiled.aws import (
 from prefect_coiled.aws.caller import find_caller
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import TERMINATED
-from prefect_coiled.errors import AwsError, WaitTimeoutError
+from prefect_coiled.errors import AccessDeniedError, AwsError, WaitTimeoutError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.provision.sessions import session_for
@@ -196,7 +196,11 @@ def release_nat_gateways(aws: Aws) -> Removal:
 @step("remove old images")
 def _sweep_images(aws: Aws) -> Removal:
     # Not while machines run: a cluster launches more of them from its image.
-    return remove_images(aws, account_bucket(aws), KEPT_IMAGES)
+    try:
+        return remove_images(aws, account_bucket(aws), KEPT_IMAGES)
+    except AccessDeniedError as error:
+        # That is for the set-up policy, which may be detached.
+        return Removal(left={"old images": error.diagnosis.why})
 
 
 def account_bucket(aws: Aws) -> str:
