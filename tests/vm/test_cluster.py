@@ -34,7 +34,9 @@ NAME = "whole-machines"
 
 def instances(sandbox: Sandbox, cluster: str) -> list[dict[str, Any]]:
     """The machines of a cluster, as EC2 tells them."""
-    found = sandbox.client("ec2").describe_instances(Filters=[{"Name": "tag:coiled-cluster", "Values": [cluster]}])
+    found = sandbox.client("ec2").describe_instances(
+        Filters=[{"Name": "tag:coiled-cluster", "Values": [cluster]}]
+    )
     return [i for r in found["Reservations"] for i in r["Instances"]]
 
 
