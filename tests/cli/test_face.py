@@ -151,7 +151,6 @@ def test_help_comes_before_anything_heavy_is_imported(arguments: list[str]) -> N
         "moto",
         "pandas",
         "prefect",
-        "pydantic",
         "rich",
     }
     code = (
