@@ -51,13 +51,8 @@ def bake(
     def report(step: str, state: str) -> None:
         console.print(f"{step:<12} {state}")
 
-    session = Session(aws, report=report)
-    try:
-        with use_session(session):
-            image = bake_image(spec)
-    finally:
-        if session.locked is not None:
-            session.locked.discard()
+    with use_session(Session(aws, report=report)):
+        image = bake_image(spec)
     console.print(f"Baked {image.image_id} ({image.name}){where(loaded)}")
 
 

@@ -42,7 +42,8 @@ def folders(flow_file: str | None = None) -> tuple[Path, ...]:
     elif hasattr(sys, "ps1") or sys.path[:1] == [""]:  # a notebook or a prompt
         found.append(Path.cwd())
     installed = {Path(p).resolve() for p in _installed_places()}
-    kept = [f.resolve() for f in found]
+    # A cell of a notebook names a file in a folder that is not there.
+    kept = [f.resolve() for f in found if f.is_dir()]
     return tuple(dict.fromkeys(f for f in kept if not _is_installed(f, installed)))
 
 

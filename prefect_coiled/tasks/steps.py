@@ -101,6 +101,8 @@ def use_session(session: Session) -> Any:
     finally:
         _current.reset(token)
         session.notes.close()
+        if session.locked is not None:
+            session.locked.discard()
 
 
 def current_session() -> Session | None:
