@@ -15,8 +15,8 @@ from prefect_coiled.sandbox import Sandbox
 
 @pytest.fixture(scope="session")
 def sandbox(prefect_server: None) -> Iterator[Sandbox]:
-    """A sandbox for the tests of this folder."""
-    with Sandbox({"image": "bare", "grace": 3}) as running:
+    """A sandbox for the tests of this folder; the machines may do what their role says, and no more."""
+    with Sandbox({"image": "bare", "grace": 3, "iam": "on"}) as running:
         yield running
         assert {i["state"] for i in running.instances().values()} <= {"terminated", "shutting-down"}
 
