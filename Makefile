@@ -7,13 +7,19 @@ STAMP := .venv/.made-of
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 
-.PHONY: demo test check docs lock format clean upstream-test
+.PHONY: demo test ui-test screens check docs lock format clean upstream-test
 
 demo: $(STAMP)  ## provision a cluster in the sandbox, run flows/quickstart.py on it, tear it down
 	PREFECT_LOGGING_LEVEL=$${PREFECT_LOGGING_LEVEL:-WARNING} $(BIN)/python flows/quickstart.py
 
 test: $(STAMP)  ## the whole suite, on two cores
-	$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests --ignore tests/ui --numprocesses 2 --dist loadfile
+
+ui-test: $(STAMP) .venv/.made-with-ui  ## Prefect's UI in a browser; needs chromium, says so without
+	$(BIN)/python -m pytest tests/ui
+
+screens: $(STAMP) .venv/.made-with-ui  ## the pictures of Prefect's UI in docs/img, taken anew
+	$(BIN)/python scripts/take_screens.py
 
 check: $(STAMP)  ## lint, format, types, import layers, docs
 	$(BIN)/ruff check .
@@ -36,10 +42,17 @@ lock: $(STAMP)  ## resolve requirements.lock anew, for every supported Python
 	$(BIN)/python -m uv pip compile pyproject.toml --universal --python-version 3.10 --upgrade \
 	  --extra sandbox --extra dataframe --group dev --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make lock" --quiet -o requirements.lock
+	$(BIN)/python -m uv pip compile --group ui --universal --python-version 3.10 --upgrade \
+	  --constraint requirements.lock --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make lock" --quiet -o requirements-ui.lock
 
 clean:
 	rm -rf .venv
 
 $(STAMP): requirements.lock pyproject.toml scripts/environment
 	scripts/environment "$(PYTHON)"
+	@touch $@
+
+.venv/.made-with-ui: requirements-ui.lock $(STAMP)
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-ui.lock
 	@touch $@

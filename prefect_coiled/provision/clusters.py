@@ -23,7 +23,7 @@ from prefect_coiled.provision.removal import remove_cluster
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Removal, Role
 from prefect_coiled.tasks import cluster as steps
-from prefect_coiled.tasks.steps import Session, settle
+from prefect_coiled.tasks.steps import Session, settle, tagged
 from prefect_coiled.tasks.story import Story
 
 
@@ -48,7 +48,7 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
         removal: Removal | None = None
         try:
             own = steps.check_own_network(session.aws, spec)
-            account = _account(spec)
+            account = _account(session, spec)
             _check_zone(spec, account)
             steps.claim_name(session.aws, spec)
             try:
@@ -67,12 +67,13 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
                 story.close()
 
 
-def _account(spec: ClusterSpec) -> AccountRecord:
+def _account(session: Session, spec: ClusterSpec) -> AccountRecord:
     """What the cluster shares with others; of the account's network, only the parts that it needs."""
     own = spec.network is not None
-    return set_up_account(
-        spec.account, spec.region, spec.zone, spec.egress, every_zone=False, network=not own
-    )
+    with tagged(session):
+        return set_up_account(
+            spec.account, spec.region, spec.zone, spec.egress, every_zone=False, network=not own
+        )
 
 
 def _check_zone(spec: ClusterSpec, account: AccountRecord) -> None:
@@ -182,7 +183,7 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
     with session_for(spec.account, spec.region, spec.name) as session:
         aws = session.aws
         own = steps.check_own_network(aws, spec)
-        account = _account(spec)
+        account = _account(session, spec)
         vpc_id, zones = _vpc_and_zones(spec, account, own)
         groups = steps.ensure_security_groups(aws, spec, vpc_id)
         template = steps.find_launch_template(aws, spec, "worker")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from prefect_coiled.aws.credentials import Account
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.blocks import load_account
-from prefect_coiled.tasks.steps import Session, current_session, use_session
+from prefect_coiled.tasks.steps import Session, current_session, untagged, use_session
 
 
 def open_door(account: Account, region: str, stop: threading.Event | None = None) -> Aws:
@@ -31,7 +31,9 @@ def session_for(account: str, region: str, cluster: str = "") -> Iterator[Sessio
     """The session that was opened around this flow, or a new one (a deployment's run, a direct call)."""
     session = current_session()
     if session is not None and (session.aws.account, session.aws.region) == (account, region):
-        yield session
+        with untagged():
+            yield session
         return
-    with use_session(Session(aws=open_door(load_account(account), region), cluster=cluster)) as opened:
-        yield opened
+    session = Session(aws=open_door(load_account(account), region), cluster=cluster)
+    with use_session(session), untagged():
+        yield session
