@@ -7,19 +7,26 @@ STAMP := .venv/.made-of
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 
-.PHONY: demo test netns-test vm-test check docs lock format clean upstream-test oldest-test
+.PHONY: demo test netns-test vm-test ui-test screens check docs lock format clean upstream-test oldest-test
 
 demo: $(STAMP)  ## provision a cluster in the sandbox, run flows/quickstart.py on it, tear it down
 	PREFECT_LOGGING_LEVEL=$${PREFECT_LOGGING_LEVEL:-WARNING} $(BIN)/python flows/quickstart.py
 
-test: $(STAMP)  ## the suite, on two cores; netns-test and vm-test are apart
-	$(BIN)/python -m pytest tests --ignore tests/netns --ignore tests/vm --numprocesses 2 --dist loadfile
+test: $(STAMP)  ## the suite, on two cores; netns-test, ui-test and vm-test are apart
+	$(BIN)/python -m pytest tests --ignore tests/netns --ignore tests/ui --ignore tests/vm \
+	  --numprocesses 2 --dist loadfile
 
 netns-test: $(STAMP)  ## the firewall, in network namespaces; skipped where the kernel refuses them
 	scripts/rootless $(BIN)/python -m pytest tests/netns
 
+ui-test: $(STAMP) .venv/.made-with-ui  ## Prefect's UI in a browser; needs chromium, says so without
+	$(BIN)/python -m pytest tests/ui
+
 vm-test: $(STAMP)  ## whole Linux machines: real systemd, real cloud-init; needs root (docs/machines.md)
 	PREFECT_COILED_VM_TEST=$${PREFECT_COILED_VM_TEST:-1} $(BIN)/python -m pytest tests/vm --timeout 600 --durations 10
+
+screens: $(STAMP) .venv/.made-with-ui  ## the pictures of Prefect's UI in docs/img, taken anew
+	$(BIN)/python scripts/take_screens.py
 
 check: $(STAMP)  ## lint, format, types, import layers, docs
 	$(BIN)/ruff check .
@@ -49,10 +56,17 @@ lock: $(STAMP)  ## resolve requirements.lock anew, for every supported Python
 	$(BIN)/python -m uv pip compile pyproject.toml --universal --python-version 3.10 --upgrade \
 	  --extra sandbox --extra dataframe --group dev --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make lock" --quiet -o requirements.lock
+	$(BIN)/python -m uv pip compile --group ui --universal --python-version 3.10 --upgrade \
+	  --constraint requirements.lock --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make lock" --quiet -o requirements-ui.lock
 
 clean:
 	rm -rf .venv .venv-oldest
 
 $(STAMP): requirements.lock pyproject.toml scripts/environment
 	scripts/environment "$(PYTHON)"
+	@touch $@
+
+.venv/.made-with-ui: requirements-ui.lock $(STAMP)
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-ui.lock
 	@touch $@

@@ -80,7 +80,8 @@ def _take(url: str) -> None:
         page.wait_for_timeout(3000)
         _shoot(page, "ui-provision", height=900)
         _visit(page, f"runs/flow-run/{done}?tab=Artifacts", "dask-summary-research")
-        _shoot(page, "ui-artifacts", height=760)
+        page.wait_for_timeout(3000)
+        _shoot(page, "ui-artifacts", height=900)
         _visit(page, f"artifacts/artifact/{_artifact(done, 'summary')}", "Time line")
         _shoot(page, "ui-summary", height=1250)
         _visit(page, f"artifacts/artifact/{_artifact(provision, 'resources')}", "security group")
@@ -149,6 +150,8 @@ def _shoot(page: Any, name: str, height: int) -> None:
 
     page.set_viewport_size({"width": 1280, "height": height})
     page.evaluate(_QUIET)
+    page.evaluate("document.querySelectorAll('*').forEach(e => { if (e.scrollTop) e.scrollTop = 0 })")
+    page.evaluate("window.scrollTo(0, 0)")
     page.wait_for_timeout(800)
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     file = IMAGES / f"{name}.png"

@@ -16,7 +16,7 @@ from prefect_coiled.errors import AwsError, Diagnosis, PrefectCoiledError
 from prefect_coiled.plan.cluster import ClusterSpec, group_name, launch_attempts, template_name
 from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, Record, Removal, Role
 
-# The tag of every flow run and task run of ours.
+# The tag of every flow run of ours.
 TAG = "coiled"
 
 # What is told of a cluster as it comes up, and the phase that it belongs to.
@@ -124,7 +124,7 @@ def as_data_uri(svg: str) -> str:
 
 
 def tags_of(account: str, cluster: str = "") -> tuple[str, ...]:
-    """The tags of flow runs and task runs that provision for an account, and for one of its clusters."""
+    """The tags of flow runs that provision for an account, and for one of its clusters."""
     return tuple(t for t in (TAG, account, cluster) if t)
 
 

@@ -69,7 +69,7 @@ def bake_image(spec: ClusterSpec) -> BakedImage:
                 "spot_policy": "on-demand",
             }
         )
-        steps_account = account_of(spec)
+        steps_account = account_of(session, spec)
         steps.claim_name(session.aws, spec)
         try:
             return _bake(session, spec, steps_account)

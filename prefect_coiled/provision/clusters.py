@@ -31,7 +31,7 @@ from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks.environment import deliver, prepare
 from prefect_coiled.tasks.images import choose_image
 from prefect_coiled.tasks.notebook import Watch
-from prefect_coiled.tasks.steps import Session, settle
+from prefect_coiled.tasks.steps import Session, settle, tagged
 from prefect_coiled.tasks.story import Story
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
             steps.claim_name(session.aws, spec)
             watch = Watch()
             try:
-                account = account_of(spec)
+                account = account_of(session, spec)
                 _check_zone(spec, account)
                 record = _launch(session, story, spec, account, own)
             except BaseException:
@@ -99,18 +99,19 @@ def give_back(session: Session, spec: ClusterSpec) -> Removal | None:
     return removal
 
 
-def account_of(spec: ClusterSpec) -> AccountRecord:
+def account_of(session: Session, spec: ClusterSpec) -> AccountRecord:
     """What the cluster shares with others; of the account's network, only the parts that it needs."""
     own = spec.network is not None
-    return set_up_account(
-        spec.account,
-        spec.region,
-        spec.zone,
-        spec.egress,
-        every_zone=False,
-        network=not own,
-        registry=spec.registry,
-    )
+    with tagged(session):
+        return set_up_account(
+            spec.account,
+            spec.region,
+            spec.zone,
+            spec.egress,
+            every_zone=False,
+            network=not own,
+            registry=spec.registry,
+        )
 
 
 def _check_zone(spec: ClusterSpec, account: AccountRecord) -> None:
@@ -236,7 +237,7 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
     with session_for(spec.account, spec.region, spec.name) as session:
         aws = session.aws
         own = steps.check_own_network(aws, spec)
-        account = account_of(spec)
+        account = account_of(session, spec)
         vpc_id, zones = vpc_and_zones(spec, account, own)
         groups = steps.ensure_security_groups(aws, spec, vpc_id)
         template = steps.find_launch_template(aws, spec, "worker")

@@ -13,7 +13,7 @@ from prefect_coiled.aws.credentials import Account
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.blocks import load_account
 from prefect_coiled.options import merge
-from prefect_coiled.tasks.steps import Session, current_session, use_session
+from prefect_coiled.tasks.steps import Session, current_session, untagged, use_session
 
 
 def open_door(account: Account, region: str, stop: threading.Event | None = None) -> Aws:
@@ -32,10 +32,12 @@ def session_for(account: str, region: str, cluster: str = "") -> Iterator[Sessio
     """The session that was opened around this flow, or a new one (a deployment's run, a direct call)."""
     session = current_session()
     if session is not None and (session.aws.account, session.aws.region) == (account, region):
-        yield session
+        with untagged():
+            yield session
         return
     loaded = load_account(account)
     token = merge(None, loaded.options).options.registry.access_token
     door = open_door(loaded, region)
-    with use_session(Session(door, registry_token=token, cluster=cluster)) as opened:
-        yield opened
+    session = Session(door, registry_token=token, cluster=cluster)
+    with use_session(session), untagged():
+        yield session

@@ -6,7 +6,7 @@ Nothing that a task returns is persisted or cached: a replayed result would be a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from prefect import Task, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.context import TagsContext
 from prefect.exceptions import UnfinishedRun
 from prefect.futures import PrefectFuture
 from pydantic import SecretStr
@@ -93,16 +94,34 @@ _current: ContextVar[Session | None] = ContextVar("prefect_coiled_session", defa
 
 @contextmanager
 def use_session(session: Session) -> Any:
-    """Make `session` the one that provisioning flows in this context use; their runs get its tags."""
+    """Make `session` the one that provisioning flows in this context use; their flow runs get its tags."""
     token = _current.set(session)
     try:
-        with tags(*tags_of(session.aws.account, session.cluster)):
+        with tagged(session):
             yield session
     finally:
         _current.reset(token)
         session.notes.close()
         if session.locked is not None:
             session.locked.discard()
+
+
+@contextmanager
+def tagged(session: Session) -> Iterator[None]:
+    """Give the flow runs that are begun here the tags of a session."""
+    with tags(*tags_of(session.aws.account, session.cluster)):
+        yield
+
+
+@contextmanager
+def untagged() -> Iterator[None]:
+    """Give no tags to the task runs that are begun here.
+
+    For a task run with tags Prefect asks its API for a slot of each, and the step fails if it cannot: that
+    would slow every step down, and let a launch fail with the API.
+    """
+    with TagsContext(current_tags=set()):
+        yield
 
 
 def current_session() -> Session | None:

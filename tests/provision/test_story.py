@@ -1,0 +1,183 @@
+"""What is told to Prefect never stands in the way: it may be slow, down, or gone in mid-launch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from prefect_coiled.aws.credentials import Account
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.instances import LIVE, find_instances
+from prefect_coiled.cluster.launched import launch
+from prefect_coiled.cluster.request import Request
+from prefect_coiled.errors import AwsError
+from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.provision import create_cluster, delete_cluster
+from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.tasks.artifacts import Artifacts
+from prefect_coiled.tasks.steps import Session
+from prefect_coiled.tasks.story import Story
+
+Plan = Callable[..., ClusterSpec]
+
+
+class Relay:
+    """Stands between a client and the Prefect server, and can be cut."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = [self._listener]
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/api"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(self._target)
+            except OSError:
+                return
+            self._open += [near, far]
+            for pair in ((near, far), (far, near)):
+                threading.Thread(target=self._carry, args=pair, daemon=True).start()
+
+    @staticmethod
+    def _carry(source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+
+    def cut(self) -> None:
+        for one in self._open:
+            with contextlib.suppress(OSError):  # it is closed already
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+
+@pytest.fixture
+def relay(prefect_server: None) -> Iterator[Relay]:
+    """The way to the API; without it requests fail after few repeats."""
+    server = urlsplit(str(PREFECT_API_URL.value()))
+    made = Relay(str(server.hostname), int(server.port or 80))
+    # Some repeats: a busy server has no time for a request now and then.
+    with temporary_settings({PREFECT_API_URL: made.url, PREFECT_CLIENT_MAX_RETRIES: 2}):
+        yield made
+    made.cut()
+
+
+def live(aws: Aws, name: str) -> list[str]:
+    return [i.instance_id for i in find_instances(aws, name, states=LIVE)]
+
+
+def test_artifacts_of_an_api_that_is_down_are_dropped_without_waiting() -> None:
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api", PREFECT_CLIENT_MAX_RETRIES: 0}):
+        artifacts = Artifacts()
+        began = time.monotonic()
+        told = artifacts.put("a-key", "progress", None, 0.0, "none yet")
+        for n in range(1000):
+            artifacts.change(told, float(n % 100), "some")
+        assert time.monotonic() - began < 1.0
+        artifacts.close(5.0)
+        assert time.monotonic() - began < 7.0
+    assert told.id is None
+
+
+def test_of_what_changes_quickly_the_newest_is_kept(prefect_server: None) -> None:
+    artifacts = Artifacts()
+    told = artifacts.put("quick", "progress", None, 0.0, "none yet")
+    for n in range(101):
+        artifacts.change(told, float(n), f"{n} of 100")
+    artifacts.close(30.0)
+    with get_client(sync_client=True) as client:
+        (found,) = [a for a in client.read_artifacts() if a.key == "quick"]
+    assert (float(found.data), found.description) == (100.0, "100 of 100")
+
+
+def test_nothing_is_sent_where_nobody_can_look() -> None:
+    artifacts = Artifacts(wanted=False)
+    artifacts.put("a-key", "markdown", None, "x", "y")
+    artifacts.close(0.0)
+    assert "artifacts" not in {t.name for t in threading.enumerate()}
+
+
+def test_a_provisioning_flow_of_its_own_tells_its_resources(session: Session, spec: Plan) -> None:
+    plan = spec(n_workers=1)
+    record = create_cluster(plan)
+    try:
+        with get_client(sync_client=True) as client:
+            (run,) = [r for r in client.read_flow_runs() if r.name == f"provision {plan.name}"]
+            chosen = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+            found = {a.key: a for a in client.read_artifacts(flow_run_filter=chosen)}
+        rows = json.loads(found[f"dask-resources-{plan.account}"].data)
+        ids = {r["id"] for r in rows}
+        assert {record.scheduler.instance_id, *(w.instance_id for w in record.workers)} <= ids
+        assert found[f"dask-workers-{plan.account}"].type == "progress"
+        assert set(run.tags) == {"coiled", plan.account}
+    finally:
+        delete_cluster(plan.account, plan.region, plan.name, patience=20.0)
+
+
+def test_a_denied_step_is_told_with_its_diagnosis_by_both_flow_runs(
+    session: Session, spec: Plan, sandbox: Sandbox
+) -> None:
+    plan = spec(n_workers=1)
+    runs = []
+    rule = {"service": "ec2", "action": "CreateSecurityGroup", "effect": "error"}
+    sandbox.faults([{**rule, "code": "UnauthorizedOperation", "status": 403}])
+
+    @flow
+    def asks() -> None:
+        runs.append(FlowRunContext.get().flow_run.id)  # type: ignore[union-attr]
+        session.story = Story(plan)
+        create_cluster(plan)
+
+    with pytest.raises(AwsError):
+        asks()
+    assert session.story is not None
+    session.story.close()
+    with get_client(sync_client=True) as client:
+        (run,) = [r for r in client.read_flow_runs() if r.name == f"provision {plan.name}"]
+        chosen = FlowRunFilter(id=FlowRunFilterId(any_=[run.id, *runs]))
+        found = [a for a in client.read_artifacts(flow_run_filter=chosen) if "failure" in str(a.key)]
+    assert {a.flow_run_id for a in found} == {run.id, *runs}
+    text = str(found[0].data)
+    assert "**What failed:** creating Security Group" in text
+    assert "UnauthorizedOperation" in text
+    assert "**What to do next:** Attach the ongoing policy" in text
+
+
+@pytest.mark.parametrize(("cut_at", "machines"), [("image", 0), ("log streams", 3)])
+def test_an_api_that_goes_down_in_the_middle_of_a_launch_leaves_no_machine(
+    account: Account, aws: Aws, relay: Relay, monkeypatch: pytest.MonkeyPatch, cut_at: str, machines: int
+) -> None:
+    monkeypatch.setattr("prefect_coiled.cluster.launched.load_account", lambda slug: account)
+    launched: list[Any] = []
+
+    def report(step: str, state: str) -> None:
+        if step == cut_at:
+            launched.append(live(aws, "cut-off"))
+            relay.cut()
+
+    began = time.monotonic()
+    with pytest.raises(Exception) as caught:  # noqa: PT011  Prefect's own, of whichever request failed
+        launch(Request(n_workers=2, name="cut-off", defaults={}), report, threading.Event())
+    assert [len(ids) for ids in launched[:1]] == [machines], caught.value
+    assert live(aws, "cut-off") == []
+    assert time.monotonic() - began < 90
