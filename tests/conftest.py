@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -33,6 +34,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ[_MARK] = str(os.getpid())
     os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="suite-")
     tempfile.tempdir = None  # it is read once, and may have been
+    atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -110,11 +112,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     for process in left:
         print(f"left behind: {process.pid} {' '.join(process.cmdline())[:200]}")
         process.kill()
-    folder = Path(os.environ["TMPDIR"])
-    # pytest's own folders are those that tests were given.
-    files = [path.name for path in folder.iterdir() if not path.name.startswith("pytest-of-")]
+    files = [path.name for path in Path(os.environ["TMPDIR"]).glob("prefect-coiled-*")]
     for name in files:
         print(f"left behind in the temporary folder: {name}")
-    shutil.rmtree(folder, ignore_errors=True)
     if left or files:
         session.exitstatus = 1

@@ -26,12 +26,24 @@ def find_bucket(aws: Aws, name: str) -> bool:
     return True
 
 
-def ensure_bucket(aws: Aws, aws_account_id: str) -> str:
-    """Find or make the bucket, and see that it is closed. Returns its name, with number and region in it.
+def is_ours(aws: Aws, name: str) -> bool:
+    """Whether the bucket carries our tags, which it gets last of all."""
+    try:
+        found = aws.call("s3:GetBucketTagging", f"reading the tags of bucket ({name})", Bucket=name)
+    except NotFoundError:
+        return False
+    labels = tags.from_aws(found["TagSet"])
+    return labels.get(tags.OWNER) == tags.OWNER_VALUE and labels.get(tags.ACCOUNT) == aws.account
 
-    A run that was interrupted may have left it half made, so everything that makes it safe is said again.
+
+def ensure_bucket(aws: Aws, aws_account_id: str) -> str:
+    """Find or make the bucket, and close it. Returns its name, which has the account's number and the region.
+
+    A run that was interrupted leaves a bucket without tags; all that closes it is said again then.
     """
     name = bucket_name(aws.account, aws_account_id, aws.region)
+    if is_ours(aws, name):
+        return name
     what = f"creating bucket ({name})"
     if not find_bucket(aws, name):
         # us-east-1 is the one region that must not be named.
@@ -50,8 +62,8 @@ def ensure_bucket(aws: Aws, aws_account_id: str) -> str:
         ("PublicAccessBlock", {"PublicAccessBlockConfiguration": closed}),
         ("BucketEncryption", {"ServerSideEncryptionConfiguration": {"Rules": [encryption]}}),
         ("BucketPolicy", {"Policy": bucket_policy(name)}),
-        ("BucketTagging", {"Tagging": {"TagSet": tags.to_aws(labels)}}),
         ("BucketLifecycleConfiguration", {"LifecycleConfiguration": {"Rules": [expiry]}}),
+        ("BucketTagging", {"Tagging": {"TagSet": tags.to_aws(labels)}}),
     ):
         aws.call(f"s3:Put{action}", what, Bucket=name, **settings)
     return name
@@ -108,11 +120,7 @@ def delete_bucket(aws: Aws, name: str) -> bool:
     if not find_bucket(aws, name):
         return False
     what = f"deleting bucket ({name})"
-    try:
-        labels = tags.from_aws(aws.call("s3:GetBucketTagging", what, Bucket=name)["TagSet"])
-    except NotFoundError:
-        labels = {}
-    if labels.get(tags.OWNER) != tags.OWNER_VALUE or labels.get(tags.ACCOUNT) != aws.account:
+    if not is_ours(aws, name):
         raise ProvisionError(what, "it does not carry our tags", "Look at it in the AWS console.")
     while True:
         page = aws.call("s3:ListObjectsV2", what, Bucket=name, MaxKeys=1000)

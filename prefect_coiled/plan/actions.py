@@ -158,9 +158,10 @@ def _table() -> dict[str, Action]:
     change("ongoing", "safe", "ec2:GetConsoleOutput", "instance")
 
     # Images
-    make("ongoing", "once", "ec2:CreateImage", ["image", "snapshot"], ["instance"])
-    change("ongoing", "safe", "ec2:DeregisterImage", "image")
-    change("ongoing", "safe", "ec2:DeleteSnapshot", "snapshot")
+    # Baked by whoever sets an account up; launching from them is in RunInstances.
+    make("setup", "once", "ec2:CreateImage", ["image", "snapshot"], ["instance"])
+    change("setup", "safe", "ec2:DeregisterImage", "image")
+    change("setup", "safe", "ec2:DeleteSnapshot", "snapshot")
 
     # The machines' role
     for call in ("iam:GetRole", "iam:GetRolePolicy"):
@@ -271,9 +272,9 @@ def _table() -> dict[str, Action]:
         add("setup", mode, call, Grant(permission, _BUCKET))  # type: ignore[arg-type]
     # S3 names what empties a bucket after the objects in it.
     add("ongoing", "safe", "s3:ListObjectsV2", Grant("s3:ListBucket", _BUCKET))
-    add("ongoing", "safe", "s3:DeleteObjects", Grant("s3:DeleteObject", f"{_BUCKET}/*"))
+    add("setup", "safe", "s3:DeleteObjects", Grant("s3:DeleteObject", f"{_BUCKET}/*"))
     add("setup", "safe", "s3:DeleteBucket", Grant("s3:DeleteBucket", _BUCKET))
-    add("setup", "safe", "s3:GetBucketTagging", Grant("s3:GetBucketTagging", _BUCKET))
+    add("ongoing", "safe", "s3:GetBucketTagging", Grant("s3:GetBucketTagging", _BUCKET))
     add("ongoing", "safe", "s3:GetObject", Grant("s3:GetObject", f"{_BUCKET}/*"))
     add("ongoing", "safe", "s3:PutObject", Grant("s3:PutObject", f"{_BUCKET}/*"))
     return rows.table

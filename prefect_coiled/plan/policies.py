@@ -258,7 +258,9 @@ def _tagging(phase: Phase, account: str, places: dict[str, str]) -> list[dict[st
     condition = _condition("made", account) or {}
     calls = sorted({g.action.split(":")[1] for g in made})
     # The creating call, which is permitted for its own kinds alone, bounds the resource.
-    resources = ["arn:{partition}:ec2:{region}:{number}:*/*".format(**places)]
+    # Images and snapshots have no account in their ARN.
+    number = "{number}" if all("{number}" in g.resource for g in made) else "*"
+    resources = [f"arn:{{partition}}:ec2:{{region}}:{number}:*/*".format(**places)]
     condition = {"StringEquals": {"ec2:CreateAction": calls, **condition["StringEquals"]}}
     return [_statement(["ec2:CreateTags"], resources, condition)]
 

@@ -210,7 +210,11 @@ def release_nat_gateways(aws: Aws) -> Removal:
 @step("remove old images")
 def _sweep_images(aws: Aws) -> Removal:
     # Not while machines run: a cluster launches more of them from its image.
-    return remove_images(aws, account_bucket(aws), KEPT_IMAGES)
+    try:
+        return remove_images(aws, account_bucket(aws), KEPT_IMAGES)
+    except AccessDeniedError as error:
+        # That is for the set-up policy, which may be detached.
+        return Removal(left={"old images": error.diagnosis.why})
 
 
 def account_bucket(aws: Aws) -> str:

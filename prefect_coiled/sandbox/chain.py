@@ -153,7 +153,8 @@ class Server:
             "addresses": plane.form,
             "client_address": plane.client_address,
             "python": sys.executable,
-            "image": settings.image,
+            # Whole machines hold nothing of the client's.
+            "image": "bare" if settings.plane == "nspawn" else settings.image,
         }
         admin = Admin(
             self.calls,

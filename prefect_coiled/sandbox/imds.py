@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from prefect_coiled.sandbox.plane import Machine
 
 __all__ = ["answer"]
 
+# Clients may ask for the data as of a date; cloud-init does.
+_VERSION = re.compile(r"^\d{4}-\d\d-\d\d/")
 _CREDENTIAL_SECONDS = 6 * 3600
 _LONGEST_TOKEN_SECONDS = 21600
 
@@ -38,6 +41,7 @@ def answer(
         Status and body.
     """
     now = time.time()
+    path = _VERSION.sub("latest/", path, count=1)
     if instance.metadata_options.http_endpoint == "disabled":
         return 403, ""
     if path == "latest/api/token":
@@ -51,6 +55,8 @@ def answer(
         return 405, ""
     if path == "latest/user-data":
         return (200, base64.b64decode(str(instance.user_data))) if instance.user_data else (404, "")
+    if path == "latest/dynamic/instance-identity":
+        return 200, "document"
     if path == "latest/dynamic/instance-identity/document":
         return 200, json.dumps(_identity(machine, instance))
     if path.startswith("latest/meta-data"):
@@ -74,6 +80,8 @@ def _new_token(machine: Machine, method: str, headers: Mapping[str, str], now: f
 
 def _metadata(machine: Machine, instance: Any, key: str) -> tuple[int, str]:
     values = _values(machine, instance)
+    if key == "iam" and instance.iam_instance_profile:
+        return 200, "info\nsecurity-credentials/"
     if key.startswith("iam/"):
         return _iam(instance, key)
     if key in values:
@@ -105,6 +113,21 @@ def _values(machine: Machine, instance: Any) -> dict[str, str]:
         "reservation-id": instance.reservation_id or "",
         "security-groups": "\n".join(group.name for group in instance.nics[0].group_set),
         "services/domain": "amazonaws.com",
+    }
+    card = instance.nics[0]
+    values |= {
+        f"network/interfaces/macs/{card.mac_address}/{name}": value
+        for name, value in (
+            ("device-number", "0"),
+            ("interface-id", card.id),
+            ("local-hostname", instance.private_dns_name),
+            ("local-ipv4s", machine.address),
+            ("mac", card.mac_address),
+            ("owner-id", instance.owner_id),
+            ("subnet-id", card.subnet.id),
+            ("subnet-ipv4-cidr-block", card.subnet.cidr_block),
+            ("vpc-id", card.subnet.vpc_id),
+        )
     }
     if instance.nics[0].public_ip:
         values["public-ipv4"] = instance.nics[0].public_ip

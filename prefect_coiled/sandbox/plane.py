@@ -7,6 +7,7 @@ Which one is settled at the start, by the setting `plane`:
 
     process     process trees on addresses of the loopback; no walls between them
     netns       the same in network namespaces: real addresses, security groups and routes hold
+    nspawn      whole Linux machines on such a network: systemd, cloud-init and their disk are real
 """
 
 from __future__ import annotations
@@ -224,6 +225,10 @@ def make_plane(settings: Settings, form: Form | None = None) -> DataPlane:
     from prefect_coiled.sandbox.machine import ProcessPlane
     from prefect_coiled.sandbox.netns.machines import NetnsPlane
 
+    if settings.plane == "nspawn":
+        from prefect_coiled.sandbox.nspawn.machines import NspawnPlane
+
+        return NspawnPlane(settings)
     if settings.plane == "netns":
         return NetnsPlane()
     return ProcessPlane(form)

@@ -33,8 +33,11 @@ class Settings:
 
     Attributes:
         boot: "process" runs the user data; "none" lets instances be running without any process.
-        plane: What instances are made of: "process" (process trees on loopback addresses) or "netns" (the
-            same in network namespaces, with a real firewall). Settled at the start.
+        plane: What instances are made of: "process" (process trees on loopback addresses), "netns" (the same
+            in network namespaces, with a real firewall) or "nspawn" (whole Linux machines on such a network).
+            Settled at the start.
+        root_disk: With "nspawn", what new machines boot from: folders with a root file system, the upper
+            first, with colons between them.
         boot_delay: From RunInstances to the start of the user data.
         grace: What a machine gets between the power button and the pulled plug.
         nat_pending: How long a new NAT gateway is pending.
@@ -54,7 +57,8 @@ class Settings:
     """
 
     boot: Literal["process", "none"] = "process"
-    plane: Literal["process", "netns"] = "process"
+    plane: Literal["process", "netns", "nspawn"] = "process"
+    root_disk: str = ""
     boot_delay: float = 0.0
     grace: float = 5.0
     nat_pending: float = 0.0
@@ -85,8 +89,8 @@ class Settings:
             raise SandboxError("changing sandbox settings", f"no such setting: {', '.join(unknown)}")
         if changes.get("boot", "none") not in ("process", "none"):
             raise SandboxError("changing sandbox settings", 'boot is "process" or "none"')
-        if changes.get("plane", "process") not in ("process", "netns"):
-            raise SandboxError("changing sandbox settings", 'plane is "process" or "netns"')
+        if changes.get("plane", "process") not in ("process", "netns", "nspawn"):
+            raise SandboxError("changing sandbox settings", 'plane is "process", "netns" or "nspawn"')
         if running and changes.get("plane", self.plane) != self.plane:
             raise SandboxError(
                 "changing sandbox settings",

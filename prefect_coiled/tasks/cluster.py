@@ -258,6 +258,7 @@ def launch(
     """
     made: list[InstanceRecord] = []
     tried: dict[str, str] = {}
+    said: dict[str, str] = {}
     last: AwsError | None = None
     attempts = planning.launch_attempts(spec, role, zones, first_zone)
     for attempt in attempts:
@@ -272,7 +273,8 @@ def launch(
                 session, spec, role, attempt, place, count - len(made), template_id, group_ids, batch
             )
         except (NoCapacityError, QuotaError) as error:
-            tried[str(attempt)] = error.diagnosis.why
+            # AWS's words name type and zone: the first that are said with a code stand for the others.
+            tried[str(attempt)] = said.setdefault(error.code, error.diagnosis.why)
             last = error
             continue
         made += got

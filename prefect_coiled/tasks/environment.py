@@ -14,7 +14,6 @@ from prefect_coiled.environment.lock import Target
 from prefect_coiled.environment.software import lock_software
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.plan.cluster import ClusterSpec
-from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.plan.user_data import Place, check_python
 from prefect_coiled.records import Record
 from prefect_coiled.tasks.steps import Session, step
@@ -81,11 +80,8 @@ def deliver(session: Session, aws_account_id: str) -> Delivery:
     """
     assert session.locked is not None
     aws = session.aws
-    name = bucket_name(aws.account, aws_account_id, aws.region)
     # Set-up made it; whoever starts clusters need not be allowed to.
-    if not bucket.find_bucket(aws, name):
-        bucket.ensure_bucket(aws, aws_account_id)
-    return send(aws, session.locked, name)
+    return send(aws, session.locked, bucket.ensure_bucket(aws, aws_account_id))
 
 
 def send(aws: Aws, locked: Locked, name: str) -> Delivery:

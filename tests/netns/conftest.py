@@ -79,18 +79,18 @@ def sandbox(possible: None) -> Iterator[Sandbox]:
         yield running
         log = (running.info.state_dir / "server.log").read_text()
         assert "Traceback" not in log, log[-4000:]
-    assert link_of(running) == "", "the client's link is left behind"
+    assert link_of(running.info.client_address) == "", "the client's link is left behind"
 
 
-def link_of(sandbox: Sandbox) -> str:
+def link_of(client_address: str) -> str:
     """The name of the client's link to the sandbox, or nothing."""
     listed = subprocess.run(["ip", "-o", "address"], capture_output=True, text=True, env={"PATH": PATH})
     lines = [line.split() for line in listed.stdout.splitlines()]
-    return next((line[1] for line in lines if sandbox.info.client_address in line), "")
+    return next((line[1] for line in lines if client_address in line), "")
 
 
 @pytest.fixture(scope="session", name="link_of")
-def link_of_fixture() -> Callable[[Sandbox], str]:
+def link_of_fixture() -> Callable[[str], str]:
     return link_of
 
 
@@ -98,7 +98,7 @@ def link_of_fixture() -> Callable[[Sandbox], str]:
 def way_in(sandbox: Sandbox) -> Iterator[None]:
     """Lead the client's packets for private addresses into the sandbox, not out of this machine."""
     gateway = f"{sandbox.info.client_address.rsplit('.', 1)[0]}.2"
-    route = ["10.77.0.0/16", "via", gateway, "dev", link_of(sandbox)]
+    route = ["10.77.0.0/16", "via", gateway, "dev", link_of(sandbox.info.client_address)]
     subprocess.run(["ip", "route", "add", *route], check=True, env={"PATH": PATH})
     yield
     subprocess.run(["ip", "route", "del", *route], check=True, env={"PATH": PATH})

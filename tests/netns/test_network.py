@@ -277,6 +277,20 @@ def test_the_admin_interface_is_not_reached_from_inside(network):
     assert "refused with 403" in box.says("refused with")
 
 
+def test_names_are_not_found_and_that_at_once(network):
+    box = network.launch(
+        "#!/usr/bin/env python\n"
+        "import socket, time\n"
+        "begun = time.monotonic()\n"
+        "try:\n"
+        "    socket.getaddrinfo('s3.amazonaws.com', 80)\n"
+        "except socket.gaierror:\n"
+        "    print('not found', time.monotonic() - begun < 4, flush=True)\n",
+        network.group("any"),
+    )
+    assert "not found True" in box.says("not found")
+
+
 def test_the_client_reaches_no_private_address_even_with_a_route_to_it(network, way_in, knock):
     group = network.group("open")
     network.allow(group, 7000, cidr="0.0.0.0/0")

@@ -89,6 +89,7 @@ def test_a_bucket_that_was_left_half_made_is_closed(aws: Aws, sandbox: Sandbox) 
     s3 = sandbox.client("s3")
     name = bucket.ensure_bucket(aws, NUMBER)
     s3.delete_bucket_policy(Bucket=name)
+    s3.delete_bucket_tagging(Bucket=name)
     s3.delete_public_access_block(Bucket=name)
     assert bucket.ensure_bucket(aws, NUMBER) == name
     assert s3.get_bucket_policy(Bucket=name)["Policy"]

@@ -11,16 +11,19 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from prefect_coiled.aws import bucket, caller, ecr, iam_role, instances, logs
+from prefect_coiled.aws import baked_images, caller, ecr, iam_role, instances, logs
 from prefect_coiled.aws.credentials import Account, CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.foresight import foresee
 from prefect_coiled.cluster.request import Request
+from prefect_coiled.environment import Lock, Locked
+from prefect_coiled.environment.build import wheel_of
+from prefect_coiled.environment.modules import write_wheel
 from prefect_coiled.errors import AccessDeniedError
 from prefect_coiled.options import RegistryOptions
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.containers import ContainerImage, container_image
-from prefect_coiled.plan.policies import iam_policies
+from prefect_coiled.plan.policies import bucket_name, iam_policies
 from prefect_coiled.provision import (
     add_workers,
     change_ingress,
@@ -32,9 +35,11 @@ from prefect_coiled.provision import (
     take_inventory,
 )
 from prefect_coiled.provision.sessions import open_door
+from prefect_coiled.records import ClusterRecord
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.sandbox.iam.decide import Request as Asked
 from prefect_coiled.sandbox.iam.decide import decide
+from prefect_coiled.tasks.images import create_image, remove_images
 from prefect_coiled.tasks.steps import Session, use_session
 
 NUMBER = "123456789012"
@@ -99,7 +104,32 @@ def lose_a_zone(sandbox: Sandbox, zone: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def life(own_sandbox: Sandbox, door: Callable[..., Aws], prefect_server: None) -> dict[str, list[Decision]]:
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Locked:
+    """A lock of two wheels that are made here."""
+    made = []
+    built = {}
+    for name in ("one", "uv"):
+        path = write_wheel({f"{name}.py": b""}, tmp_path_factory.mktemp(name))
+        assert path is not None
+        made.append(wheel_of(path))
+        built[made[-1].sha256] = path
+    return Locked(Lock(python="3.11.9", architecture="x86_64", wheels=(made[0],), uv=made[1]), built)
+
+
+def bake(user: Aws, record: ClusterRecord, locked: Locked) -> str:
+    """An image of a machine that is there; what installs on a builder needs no permission."""
+    name = bucket_name("team", NUMBER, "us-east-1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baked_images, "AVAILABLE", 30.0)
+        # Of other packages than the cluster's, so that its list has to be read.
+        other = locked.lock.model_copy(update={"wheels": (*locked.lock.wheels, locked.lock.uv)})
+        return create_image(user, record.workers[0], "coiled-team-life", other, name).image_id
+
+
+@pytest.fixture(scope="module")
+def life(
+    own_sandbox: Sandbox, door: Callable[..., Aws], prefect_server: None, locked: Locked
+) -> dict[str, list[Decision]]:
     """What IAM was asked in the life of an account, by user; nothing of it was denied."""
     installer = door("installer", SHIPPED["setup"], SHIPPED["ongoing"])
     user = door("user", SHIPPED["ongoing"])
@@ -120,13 +150,24 @@ def life(own_sandbox: Sandbox, door: Callable[..., Aws], prefect_server: None) -
         instances.console_output(user, record.scheduler.instance_id)
         instances.check_instance_types(user, ["m6i.xlarge"])
         list(logs.read_log(user, record.scheduler.instance_id))
-        name = bucket.ensure_bucket(user, NUMBER)
-        bucket.put_file(user, name, "wheels/0/one.whl", b"wheel")
         push_index(own_sandbox, "coiled-team")
         ecr.check_image(user, own_image(spec), "x86_64")
         ecr.find_images(user)
+        image = bake(installer, record, locked)
         delete_cluster("team", "us-east-1", "life")
         sweep("team", "us-east-1")
+        # Machines from an image of the account's own, with wheels in its bucket.
+        with use_session(Session(user)) as own:
+            own.locked = locked
+            spec = plan(user, name="baked").model_copy(update={"image_ready": False})
+            assert create_cluster(spec)
+            templates = own_sandbox.client("ec2").describe_launch_template_versions(
+                Versions=["$Latest"], Filters=[{"Name": "image-id", "Values": [image]}]
+            )
+            assert templates
+        delete_cluster("team", "us-east-1", "baked")
+        assert "old images" not in sweep("team", "us-east-1").left
+        remove_images(installer, bucket_name("team", NUMBER, "us-east-1"))
         # The NAT gateway is gone with the sweep: the next cluster makes another, without the set-up policy.
         create_cluster(plan(user, name="again"))
         delete_cluster("team", "us-east-1", "again")

@@ -46,8 +46,7 @@ def test_the_form_is_filled_saved_loaded_and_used_by_a_flow(url: str, sandbox: S
         form.switch("Sandbox")
         form.name("my-team")
         form.save()
-        shown = page.locator("body").inner_text()
-        assert 'Ec2DaskAccount.load("my-team")' in shown
+        page.get_by_text('Ec2DaskAccount.load("my-team")').first.wait_for()
         assert SECRET not in page.content()
 
     block = Ec2DaskAccount.load("my-team", _sync=True)

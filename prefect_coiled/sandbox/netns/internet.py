@@ -20,7 +20,7 @@ from prefect_coiled.sandbox.netns.ruleset import internet_rules
 
 __all__ = ["Internet", "Pool", "serve_inside"]
 
-_BLOCKS: list[ipaddress.IPv4Network] = list(ipaddress.IPv4Network("198.19.0.0/16").subnets(new_prefix=22))
+_BLOCKS: list[ipaddress.IPv4Network] = list(ipaddress.IPv4Network("198.19.0.0/16").subnets(new_prefix=21))
 _FIRST_PUBLIC = 16
 
 
@@ -119,6 +119,22 @@ class Internet:
         """
         doors = {self.api: _without_admin(app), self.s3: _s3_only(_without_admin(app))}
         self._servers = [serve_inside(self.namespace, address, door) for address, door in doors.items()]
+
+    def lead_out(self, relay: int) -> None:
+        """Redirect TCP connections that leave the sandbox, so that something can carry them on.
+
+        Args:
+            relay: The port here that they are redirected to.
+        """
+        self.namespace.nft(internet_rules([self.api, self.s3], relay))
+        self.namespace.nft(
+            f"""table ip way_out {{
+            chain leaving {{ type nat hook prerouting priority dstnat; policy accept;
+            iifname "vpc*" ip daddr != {self._block} tcp dport 1-65535 redirect to :{relay}
+            }}
+            }}
+            """
+        )
 
     def close(self) -> None:
         """Take it down, with all links to it."""

@@ -9,6 +9,8 @@ is no moment with half of the rules. What EC2 says of security groups holds here
   in by a rule for everybody (0.0.0.0/0), where everything may go out, is not tracked, and is cut at once:
   https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/security-group-connection-tracking.html
 - routes are asked for each packet, so that a way out that is taken away cuts what uses it.
+
+There is no DNS, and who asks for it is told so at once instead of waiting for ten seconds.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from collections.abc import Iterable, Sequence
 
 from prefect_coiled.sandbox.network import EVERYWHERE, Group, Interface, RouteTable, Rule, Vpc
 
-__all__ = ["METADATA", "internet_rules", "publics", "vpc_rules"]
+__all__ = ["METADATA", "RESOLVER", "internet_rules", "publics", "vpc_rules"]
 
-METADATA = "169.254.169.254"
+METADATA, RESOLVER = "169.254.169.254", "169.254.169.253"
 # Marks of a packet: by which way it leaves the VPC, and that the rules for going out let it.
 _INTERNET, _S3, _FIRST_NAT, _MAY_LEAVE = 0x1, 0x2, 0x100, 0x10000
 _UNTRACKED = 0x1  # mark of a connection
@@ -89,6 +91,7 @@ ip saddr vmap @ways
 drop
 }}
 chain forward {{ type filter hook forward priority filter; policy drop;
+ip saddr @hosts ip daddr != @local meta l4proto {{ tcp, udp }} th dport 53 reject
 ip saddr @hosts ip daddr != @local jump routes
 ct state established,related ct mark 0 accept
 ct direction reply accept
@@ -101,13 +104,15 @@ ip saddr @hosts accept
 chain input {{ type filter hook input priority filter; policy drop;
 ct state established,related accept
 ip saddr @hosts ip daddr {METADATA} tcp dport 80 accept
+ip saddr @hosts ip daddr {RESOLVER} udp dport 53 accept
+udp sport 68 udp dport 67 accept
 }}
 chain destinations {{ type nat hook prerouting priority dstnat; policy accept;
 iifname "internet" dnat ip to ip daddr map @inward
 }}"""
 
 
-def internet_rules(endpoints: Sequence[str]) -> str:
+def internet_rules(endpoints: Sequence[str], relay: int = 0) -> str:
     """The rules of the internet: from VPCs to AWS's endpoints, to the client and to each other.
 
     The client reaches AWS's API on the loopback; others on this machine, who reach the client's link too,
@@ -115,6 +120,7 @@ def internet_rules(endpoints: Sequence[str]) -> str:
 
     Args:
         endpoints: AWS's addresses.
+        relay: A port here to which connections are redirected that leave the sandbox, if there is one.
     """
     return "\n".join(
         [
@@ -125,6 +131,7 @@ def internet_rules(endpoints: Sequence[str]) -> str:
             "chain input { type filter hook input priority filter; policy drop;",
             "ct state established,related accept",
             'iifname "vpc*" ip daddr @endpoints tcp dport 80 accept',
+            *([f'iifname "vpc*" ct status dnat tcp dport {relay} accept'] if relay else []),
             'iifname "vpc*" reject',
             "}",
             "}\n",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import socket
 import threading
 from collections.abc import Iterable
 
@@ -14,7 +15,7 @@ from prefect_coiled.errors import SandboxError
 from prefect_coiled.sandbox.calls import Environ, StartResponse, WsgiApp, reply
 from prefect_coiled.sandbox.netns.internet import Internet, serve_inside
 from prefect_coiled.sandbox.netns.namespace import Namespace
-from prefect_coiled.sandbox.netns.ruleset import METADATA, publics, vpc_rules
+from prefect_coiled.sandbox.netns.ruleset import METADATA, RESOLVER, publics, vpc_rules
 from prefect_coiled.sandbox.network import Interface, Vpc
 
 __all__ = ["VpcNetwork"]
@@ -148,6 +149,30 @@ class VpcNetwork:
         """Let the link live again. With its end, the kernel forgot the way to it."""
         link = _link_of(interface)
         self.namespace.ip(f"link set {link} up", f"route replace {interface.address}/32 dev {link}")
+
+    def requests(self, interface: Interface) -> socket.socket:
+        """A socket that hears what the instance asks of a DHCP server, and that nobody else reaches."""
+
+        def bind() -> socket.socket:
+            made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _link_of(interface).encode() + b"\0")
+            made.bind(("", 67))
+            return made
+
+        return self.namespace.do(bind)
+
+    def questions(self) -> socket.socket:
+        """A socket that hears the DNS questions of all instances."""
+        self.namespace.ip(f"addr add {RESOLVER}/32 dev lo")
+
+        def bind() -> socket.socket:
+            made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            made.bind((RESOLVER, 53))
+            return made
+
+        return self.namespace.do(bind)
 
     def _answer(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """The metadata service: who asks is told by the address, which the firewall lets nobody borrow."""

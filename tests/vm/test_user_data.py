@@ -1,0 +1,64 @@
+"""User data before it is sent: what cloud-init itself says of it, in the strictest version that there is."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from prefect_coiled.environment import client_packages, python_version
+from prefect_coiled.plan.node_config import NodeConfig
+from prefect_coiled.plan.user_data import user_data
+from tests.vm.images import Layer
+
+STRICT = "/opt/strict/usr/lib/python3/dist-packages"
+CONFIG = NodeConfig(
+    account="default",
+    region="eu-west-1",
+    cluster="c1",
+    role="worker",
+    scheduler_host="10.0.0.4",
+    secrets_parameter="/prefect-coiled/default/c1/node/worker",
+    log_group="default",
+)
+
+
+def schema(bare: list[Layer], text: str) -> subprocess.CompletedProcess[str]:
+    """What `cloud-init schema` says of user data."""
+    root = str(bare[-1].folder)
+    check = "python3 -B -m cloudinit.cmd.main schema -c /dev/stdin"
+    inside = f'mount -t proc proc "{root}/proc" && exec chroot "{root}" env PYTHONPATH={STRICT} {check}'
+    command = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", inside]
+    return subprocess.run(command, input=text, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("role", ["scheduler", "worker"])
+@pytest.mark.parametrize("image_ready", [False, True])
+def test_cloud_init_has_nothing_against_the_user_data(
+    bare: list[Layer], role: str, image_ready: bool
+) -> None:
+    config = CONFIG.model_copy(update={"role": role})
+    text = user_data(
+        config, client_packages(), python_version(), image_ready=image_ready, find_links="s3://b/w/"
+    )
+    done = schema(bare, text)
+    assert done.returncode == 0, done.stderr
+    # It knows what it is; the script itself it does not read: that is what booting machines is for.
+    assert "text/x-shellscript" in done.stdout + done.stderr
+
+
+def test_this_cloud_init_refuses_a_misspelt_key(bare: list[Layer]) -> None:
+    done = schema(bare, "#cloud-config\nruncmdd: [ls]\n")
+    assert done.returncode != 0
+    assert "runcmdd" in done.stdout + done.stderr
+
+
+def test_the_scripts_of_the_image_are_clean() -> None:
+    scripts = sorted(map(str, (Path(__file__).parent / "image").glob("*.sh")))
+    assert len(scripts) == 4
+    try:
+        done = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("shellcheck is not installed")
+    assert done.returncode == 0, done.stdout
