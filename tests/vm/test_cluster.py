@@ -34,9 +34,14 @@ NAME = "whole-machines"
 
 def instances(sandbox: Sandbox, cluster: str) -> list[dict[str, Any]]:
     """The machines of a cluster, as EC2 tells them."""
+<<<<<<< HEAD
     found = sandbox.client("ec2").describe_instances(
         Filters=[{"Name": "tag:coiled-cluster", "Values": [cluster]}]
     )
+=======
+    mine = [{"Name": "tag:coiled-cluster", "Values": [cluster]}]
+    found = sandbox.client("ec2").describe_instances(Filters=mine)
+>>>>>>> vm
     return [i for r in found["Reservations"] for i in r["Instances"]]
 
 
@@ -151,12 +156,10 @@ def _streams(cluster: Cluster) -> list[dict[str, Any]]:
 def test_nobody_outside_reaches_what_no_rule_opens(cluster: Cluster) -> None:
     record = cluster.record
     assert record is not None
-    (worker, *_) = record.workers
     with socket.create_connection((record.scheduler_host, record.scheduler_port), 10):
         pass
-    for address in ((record.scheduler_host, 23), (worker.private_ip, 22)):
-        with pytest.raises(OSError, match=r"timed out|unreachable|refused"):
-            socket.create_connection(address, 2)
+    with pytest.raises(TimeoutError):
+        socket.create_connection((record.scheduler_host, 23), 2)
 
 
 def test_a_machine_whose_plug_is_pulled_is_noticed_and_replaced(

@@ -13,6 +13,8 @@ import os
 import re
 import shutil
 import socket
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -29,6 +31,7 @@ __all__ = ["NspawnMachine", "NspawnPlane"]
 _INIT = Path(__file__).parent.parent / "instance" / "nspawn.sh"
 _TOOLS = ("systemd-nspawn", "unshare", "mount")
 _RELAY_PORT = 9
+_GONE_S = 10.0
 # Settings of package managers are this computer's own affair: how it reaches its indexes, and whom it trusts.
 _PASSED_ON = re.compile(
     r"^(PIP|UV)_\w+$|^(SSL_CERT_FILE|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE)$|^(https?|no|all)_proxy$",
@@ -128,8 +131,13 @@ class NspawnMachine(NetnsMachine):
     def erase(self) -> None:
         """See `Machine`."""
         super().erase()
-        for name in ("disk", "work", "root"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+        def remove() -> None:
+            for name in ("disk", "work", "root"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+
+        # A disk has tens of thousands of files, and the sandbox's lock is held here.
+        threading.Thread(target=remove, daemon=True, name=f"erase {self.instance_id}").start()
 
 
 class NspawnPlane(NetnsPlane):
@@ -212,6 +220,10 @@ def _escaped(value: str) -> str:
 def _remove_cgroup(name: str) -> None:
     """Where the machine was killed, so that its first process could not do it itself."""
     for base in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
-        for folder, _, _ in os.walk(f"{base}/{name}", topdown=False):
-            with contextlib.suppress(OSError):
-                os.rmdir(folder)
+        end = time.monotonic() + _GONE_S
+        # What was killed takes a moment to be gone, and until then its cgroup is busy.
+        while os.path.isdir(f"{base}/{name}") and time.monotonic() < end:
+            for folder, _, _ in os.walk(f"{base}/{name}", topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
+            time.sleep(0.02)
