@@ -34,14 +34,8 @@ NAME = "whole-machines"
 
 def instances(sandbox: Sandbox, cluster: str) -> list[dict[str, Any]]:
     """The machines of a cluster, as EC2 tells them."""
-<<<<<<< HEAD
-    found = sandbox.client("ec2").describe_instances(
-        Filters=[{"Name": "tag:coiled-cluster", "Values": [cluster]}]
-    )
-=======
     mine = [{"Name": "tag:coiled-cluster", "Values": [cluster]}]
     found = sandbox.client("ec2").describe_instances(Filters=mine)
->>>>>>> vm
     return [i for r in found["Reservations"] for i in r["Instances"]]
 
 
