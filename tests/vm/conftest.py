@@ -86,7 +86,8 @@ def bare(images: Images, measured: Callable[[str], None]) -> list[Layer]:
 def ignored() -> list[str]:
     """What the suite alone needs: with it left out, this is the environment of a user with pandas."""
     needed: set[str] = set()
-    wanted = [DISTRIBUTION, "pandas", "pyarrow"]
+    # Functions of these tests bring pytest with them.
+    wanted = [DISTRIBUTION, "pandas", "pyarrow", "pytest"]
     while wanted:
         name = normalized(wanted.pop())
         if name in needed:
