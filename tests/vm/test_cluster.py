@@ -44,12 +44,7 @@ def instances(sandbox: Sandbox, cluster: str) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def cluster(account: None, ignored: list[str], measured: Measured) -> Iterator[Cluster]:
     """A scheduler and two workers."""
-    marks: dict[str, float] = {}
-
-    def note(step: str, state: str) -> None:
-        marks.setdefault(step, time.monotonic())
-
-    more: Any = {"wait_for_workers": True, "package_sync_ignore": ignored, "report": note}
+    more: Any = {"wait_for_workers": True, "package_sync_ignore": ignored, "quiet": True}
     began = time.monotonic()
     with Cluster(n_workers=2, name=NAME, nthreads=1, **more) as running:
         joined = time.monotonic()
