@@ -7,13 +7,16 @@ STAMP := .venv/.made-of
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 
-.PHONY: demo test vm-test check docs lock format clean upstream-test
+.PHONY: demo test netns-test vm-test check docs lock format clean upstream-test
 
 demo: $(STAMP)  ## provision a cluster in the sandbox, run flows/quickstart.py on it, tear it down
 	PREFECT_LOGGING_LEVEL=$${PREFECT_LOGGING_LEVEL:-WARNING} $(BIN)/python flows/quickstart.py
 
-test: $(STAMP)  ## the whole suite, on two cores
-	$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile
+test: $(STAMP)  ## the whole suite but for tests/netns, on two cores
+	$(BIN)/python -m pytest tests --ignore tests/netns --numprocesses 2 --dist loadfile
+
+netns-test: $(STAMP)  ## the firewall, in network namespaces; skipped where the kernel refuses them
+	scripts/rootless $(BIN)/python -m pytest tests/netns
 
 vm-test: $(STAMP)  ## whole Linux machines: real systemd, real cloud-init; needs root (docs/machines.md)
 	PREFECT_COILED_VM_TEST=$${PREFECT_COILED_VM_TEST:-1} $(BIN)/python -m pytest tests/vm --timeout 600 --durations 10

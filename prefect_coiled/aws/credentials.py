@@ -46,6 +46,10 @@ class SandboxInfo(Protocol):
     def plane(self) -> str:
         """What its machines are: "nspawn" are whole ones, others are processes of this computer."""
 
+    @property
+    def shares_loopback(self) -> bool:
+        """Whether its machines reach what listens on the loopback of this one."""
+
     def free_port(self) -> int:
         """A port that is free for a machine, where they share one address."""
 
@@ -220,6 +224,11 @@ class Account:
     endpoint_url: str | None = None
     sandbox: SandboxInfo | None = field(default=None, hash=False)
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def shares_loopback(self) -> bool:
+        """Whether this account's machines reach what listens on the loopback of this one."""
+        return self.sandbox is not None and self.sandbox.shares_loopback
 
     @property
     def is_sandbox(self) -> bool:

@@ -54,7 +54,7 @@ def check(account: AccountOption = None, region: RegionOption = None) -> None:
     console = out()
     console.print(f"Account {loaded.slug} in {aws.region}{where(loaded)}")
     console.print(f"AWS account {caller.aws_account_id} as {caller.arn}")
-    check_api_url(loaded.is_sandbox)
+    check_api_url(loaded.shares_loopback)
     try:
         denied = foresee(aws, caller)
     except AccessDeniedError as error:

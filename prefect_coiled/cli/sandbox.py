@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,12 +16,19 @@ sandbox_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 def sandbox_start(
     idle: Annotated[float, typer.Option(help="Seconds without use after which it ends by itself.")] = 1800.0,
     port: Annotated[int, typer.Option(help="TCP port; 0 for a free one.")] = 0,
+    plane: Annotated[
+        Literal["process", "netns"] | None,
+        typer.Option(help="What instances are made of: processes, or network namespaces with a firewall."),
+    ] = None,
 ) -> None:
     """Start the sandbox in the background, or find the one that runs."""
     from prefect_coiled.sandbox import start
 
-    info = start(port=port, idle=idle)
+    settings: dict[str, Any] = {"plane": plane} if plane else {}
+    info = start(port=port, idle=idle, settings=settings)
     out().print(f"The sandbox runs at {info.endpoint} (process {info.pid}). Its files: {info.state_dir}")
+    if info.plane != "process":
+        out().print(f"Its data plane: {info.plane}. Your address there: {info.client_address}")
 
 
 @sandbox_app.command("status")

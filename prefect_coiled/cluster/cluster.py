@@ -168,9 +168,9 @@ class Cluster(DistributedCluster):
                 raise
 
     @staticmethod
-    def uses_sandbox(account: str | None = None) -> bool:
-        """Whether a cluster of that account would run in the local sandbox."""
-        return load_account(account).is_sandbox
+    def shares_loopback(account: str | None = None) -> bool:
+        """Whether machines of that account reach what listens on this machine's loopback."""
+        return load_account(account).shares_loopback
 
     # -- coming up
 

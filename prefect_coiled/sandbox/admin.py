@@ -7,6 +7,7 @@ GET  decisions    DELETE decisions   what IAM decided
 GET  settings     POST settings      see `Settings`
 GET  instances                       address, state, pid of each
 POST instances/ID/interrupt|crash|unplug|replug
+GET  checkip                         the address that the client is seen from, as plain text
 GET  free-port                       a port that nothing listens on
 POST reset                           an empty account
 POST stop                            the end
@@ -71,6 +72,7 @@ class Admin:
         self._settings = settings
         self._supervisor = supervisor
         self._instances = instances
+        self._client_address = str(health["client_address"])
         self._routes: dict[tuple[str, str], Callable[[Any], Any]] = {
             ("GET", "health"): lambda body: {**health, "instances": supervisor.live()},
             ("GET", "calls"): lambda body: calls.entries(),
@@ -95,6 +97,8 @@ class Admin:
         path = path.removeprefix(PREFIX)
         if path.startswith("imds/"):
             return self._imds(path.removeprefix("imds/"), environ, start_response)
+        if path == "checkip":
+            return reply(start_response, 200, self._client_address)
         length = int(environ.get("CONTENT_LENGTH") or 0)
         try:
             body = json.loads(environ["wsgi.input"].read(length)) if length else {}

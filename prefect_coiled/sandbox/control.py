@@ -77,6 +77,11 @@ class SandboxInfo:
     plane: str = "process"
     client_address: str = "127.0.0.1"
 
+    @property
+    def shares_loopback(self) -> bool:
+        """Whether instances reach what listens on the loopback of this machine, such as a Prefect server."""
+        return self.plane == "process"
+
     def environment(self, region: str = REGION) -> dict[str, str]:
         """The variables that lead every AWS client to this sandbox.
 
@@ -183,12 +188,19 @@ def start(
         settings: See `prefect_coiled.sandbox.settings.Settings`.
 
     Raises:
-        SandboxError: It cannot start.
+        SandboxError: It cannot start, or one runs whose data plane is another than the one asked for.
     """
     folder = state_folder()
     with _locked(folder):
         running = status(folder)
         if running is not None:
+            wanted = (settings or {}).get("plane", running.plane)
+            if wanted != running.plane:
+                raise SandboxError(
+                    "starting the sandbox",
+                    f'one runs already, whose data plane is "{running.plane}"',
+                    "Stop it first: `prefect-coiled sandbox stop`.",
+                )
             return running
         _clear(folder)
         arguments = [

@@ -34,17 +34,17 @@ def is_loopback(url: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def check_api_url(is_sandbox: bool) -> None:
+def check_api_url(shares_loopback: bool) -> None:
     """Raise when a cluster's workers could not reach the Prefect API of this process.
 
     Args:
-        is_sandbox: Whether the cluster's machines are processes on this machine, so that any
-            address that works here works there.
+        shares_loopback: Whether the cluster's machines are processes beside this one (the sandbox as it
+            is by default), so that any address that works here works there.
 
     Raises:
         OptionsError: `PREFECT_API_URL` is unset or a loopback address, and the cluster is remote.
     """
-    if is_sandbox:
+    if shares_loopback:
         return
     url = get_current_settings().api.url
     next_step = (

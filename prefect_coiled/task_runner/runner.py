@@ -258,7 +258,7 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
                 from prefect_coiled.cluster import Cluster
 
                 make = Cluster
-                check_api_url(Cluster.uses_sandbox(kwargs.get("account")))
+                check_api_url(Cluster.shares_loopback(kwargs.get("account")))
                 kwargs["report"] = lambda step, state: log.info("%s: %s", step, state)
             if "stop" in inspect.signature(make).parameters:
                 kwargs["stop"] = stop

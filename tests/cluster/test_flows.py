@@ -224,14 +224,14 @@ def test_a_remote_cluster_needs_an_api_that_it_can_reach(
     from prefect_coiled.task_runner.api_url import check_api_url
 
     with temporary_settings({PREFECT_API_URL: url}), pytest.raises(OptionsError, match="PREFECT_API_URL"):
-        check_api_url(is_sandbox=False)
+        check_api_url(shares_loopback=False)
 
     @flow(task_runner=CoiledTaskRunner(**SMALL))
     def squares() -> int:
         return square.submit(2).result()
 
     # The suite's own server is at a loopback address, which the machines of a real account cannot reach.
-    monkeypatch.setattr(Cluster, "uses_sandbox", staticmethod(lambda account=None: False))
+    monkeypatch.setattr(Cluster, "shares_loopback", staticmethod(lambda account=None: False))
     sandbox.clear_calls()
     state = squares(return_state=True)
     assert "PREFECT_API_URL" in str(state.result(raise_on_failure=False))

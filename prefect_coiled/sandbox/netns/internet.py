@@ -11,17 +11,42 @@ import ipaddress
 import itertools
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from prefect_coiled.errors import SandboxError
 from prefect_coiled.sandbox.calls import Environ, StartResponse, WsgiApp, call_of, reply
 from prefect_coiled.sandbox.netns.namespace import Namespace, run_ip
 from prefect_coiled.sandbox.netns.ruleset import internet_rules
 
-__all__ = ["Internet", "serve_inside"]
+__all__ = ["Internet", "Pool", "serve_inside"]
 
-_BLOCKS: list[ipaddress.IPv4Network] = list(ipaddress.IPv4Network("198.19.0.0/16").subnets(new_prefix=22))
+_BLOCKS: list[ipaddress.IPv4Network] = list(ipaddress.IPv4Network("198.19.0.0/16").subnets(new_prefix=21))
 _FIRST_PUBLIC = 16
+
+
+class Pool:
+    """Public addresses. Each is used again only after all others: a late client must not meet a stranger.
+
+    Args:
+        addresses: All of them.
+    """
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self._size = len(addresses)
+        self._next = itertools.cycle(addresses)
+        self._taken: set[str] = set()
+
+    def take(self) -> str:
+        """One that is not in use."""
+        for address in itertools.islice(self._next, self._size):
+            if address not in self._taken:
+                self._taken.add(address)
+                return address
+        raise SandboxError("giving a public address", "all of the sandbox's are in use")
+
+    def give_back(self, address: str) -> None:
+        """It is used no more."""
+        self._taken.discard(address)
 
 
 class Internet:
@@ -38,10 +63,7 @@ class Internet:
         try:
             block = self._claim()
             self.client, self._way_in, self.api, self.s3 = (str(block[n]) for n in range(1, 5))
-            self._public = [str(address) for address in block][_FIRST_PUBLIC:-1]
-            # Used again only after all others: a late client must not meet a stranger.
-            self._next = itertools.cycle(self._public)
-            self._taken: set[str] = set()
+            self.public = Pool([str(address) for address in block][_FIRST_PUBLIC:-1])
             self._set_up()
         except BaseException:
             self.close()
@@ -97,18 +119,6 @@ class Internet:
         """
         doors = {self.api: _without_admin(app), self.s3: _s3_only(_without_admin(app))}
         self._servers = [serve_inside(self.namespace, address, door) for address, door in doors.items()]
-
-    def take(self) -> str:
-        """A public address."""
-        for address in itertools.islice(self._next, len(self._public)):
-            if address not in self._taken:
-                self._taken.add(address)
-                return address
-        raise SandboxError("giving a public address", "all of the sandbox's are in use")
-
-    def give_back(self, address: str) -> None:
-        """It is used no more."""
-        self._taken.discard(address)
 
     def lead_out(self, relay: int) -> None:
         """Redirect TCP connections that leave the sandbox, so that something can carry them on.

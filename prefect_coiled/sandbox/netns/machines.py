@@ -109,15 +109,15 @@ class NetnsPlane:
 
     def take(self, instance_id: str, private: str) -> Address:
         """See `DataPlane`."""
-        return Address(private, self._internet.take())
+        return Address(private, self._internet.public.take())
 
     def give_back(self, address: Address) -> None:
         """See `DataPlane`."""
-        self._internet.give_back(address.public)
+        self._internet.public.give_back(address.public)
 
     def take_public(self) -> str | None:
         """See `DataPlane`."""
-        return self._internet.take()
+        return self._internet.public.take()
 
     def machine(
         self, instance_id: str, address: Address, folder: Path, scratch: Path, user_data: bytes

@@ -27,7 +27,7 @@ _PATH = os.pathsep.join(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bi
 _WHAT = "making network namespaces"
 _ROOTLESS = (
     "Run as root, or run your whole program in namespaces of its own: "
-    "unshare --user --map-root-user --net --pid --fork --mount-proc sh -c 'ip link set lo up; exec ...'"
+    "unshare --user --map-root-user --net sh -c 'ip link set lo up; exec python ...'"
 )
 T = TypeVar("T")
 

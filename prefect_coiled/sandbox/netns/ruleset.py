@@ -9,6 +9,8 @@ is no moment with half of the rules. What EC2 says of security groups holds here
   in by a rule for everybody (0.0.0.0/0), where everything may go out, is not tracked, and is cut at once:
   https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/security-group-connection-tracking.html
 - routes are asked for each packet, so that a way out that is taken away cuts what uses it.
+
+There is no DNS, and who asks for it is told so at once instead of waiting for ten seconds.
 """
 
 from __future__ import annotations
@@ -89,6 +91,7 @@ ip saddr vmap @ways
 drop
 }}
 chain forward {{ type filter hook forward priority filter; policy drop;
+ip saddr @hosts ip daddr != @local meta l4proto {{ tcp, udp }} th dport 53 reject
 ip saddr @hosts ip daddr != @local jump routes
 ct state established,related ct mark 0 accept
 ct direction reply accept
