@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect_coiled.wheels import build_wheels
 
-from prefect_coiled.environment import client_packages
+from prefect_coiled.environment import DISTRIBUTION, Locked, Wheel, capture, lock
+from prefect_coiled.environment.download import download as direct_download
+from prefect_coiled.environment.indexes import Indexes
+from prefect_coiled.environment.lock import Target
+from prefect_coiled.environment.records import normalized
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.sandbox.addresses import free_port
 from tests.vm.images import Images, Layer, reason, size
@@ -53,6 +59,15 @@ def measured() -> Callable[[str], None]:
     return _figures.append
 
 
+@pytest.fixture(scope="session", autouse=True)
+def uv_cache(home: Path) -> Iterator[None]:
+    """The user's own cache: the suite's home is empty."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "UV_CACHE_DIR" not in os.environ:
+            patch.setenv("UV_CACHE_DIR", str(Path(pwd.getpwuid(os.getuid()).pw_dir) / ".cache/uv"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def images(home: Path) -> Images:
     """The cache of images."""
@@ -68,10 +83,50 @@ def bare(images: Images, measured: Callable[[str], None]) -> list[Layer]:
 
 
 @pytest.fixture(scope="session")
-def complete(images: Images, bare: list[Layer], measured: Callable[[str], None]) -> list[Layer]:
-    """The layers of a machine that has this environment."""
-    packages = client_packages()
-    layers = images.complete(packages, build_wheels(packages))
+def ignored() -> list[str]:
+    """What the suite alone needs: with it left out, this is the environment of a user with pandas."""
+    needed: set[str] = set()
+    # Functions of these tests bring pytest with them.
+    wanted = [DISTRIBUTION, "pandas", "pyarrow", "pytest"]
+    while wanted:
+        name = normalized(wanted.pop())
+        if name in needed:
+            continue
+        needed.add(name)
+        try:
+            required = map(Requirement, metadata.requires(name) or [])
+        except metadata.PackageNotFoundError:
+            continue
+        wanted += [r.name for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return sorted({package.name for package in capture().packages} - needed)
+
+
+@pytest.fixture(scope="session")
+def locked(images: Images, ignored: list[str]) -> Iterator[Locked]:
+    """The client's environment, as each cluster locks it; its wheels are downloaded once for all runs."""
+    environment = capture(ignore=ignored)
+    made = lock(environment, Target(environment.python))
+    with pytest.MonkeyPatch.context() as patch:
+
+        def download(wheel: Wheel, folder: Path, indexes: Indexes) -> Path:
+            if not wheel.sha256:
+                return direct_download(wheel, folder, indexes)
+            return images.wheel(wheel, lambda place: direct_download(wheel, place, indexes))
+
+        # The package has a function of the module's name.
+        patch.setattr(sys.modules[Target.__module__], "download", download)
+        yield made
+    made.discard()
+
+
+@pytest.fixture(scope="session")
+def complete(
+    images: Images, bare: list[Layer], locked: Locked, measured: Callable[[str], None]
+) -> list[Layer]:
+    """The layers of a machine of an image that was baked with this environment."""
+    assert locked.folder is not None
+    folder = locked.folder
+    layers = images.complete(locked.lock, lambda wheel: locked.fetch(wheel, folder))
     _tell(measured, "image with the environment", layers)
     return layers
 
@@ -90,7 +145,7 @@ def disk(layers: list[Layer]) -> str:
 @pytest.fixture(scope="session")
 def sandbox(complete: list[Layer]) -> Iterator[Sandbox]:
     """A sandbox of whole machines that have this environment."""
-    with Sandbox({"plane": "nspawn", "root_disk": disk(complete), "grace": 10}) as running:
+    with Sandbox({"plane": "nspawn", "root_disk": disk(complete), "grace": 10, "iam": "on"}) as running:
         yield running
         left = {i["state"] for i in running.instances().values()}
     assert left <= {"terminated"}
@@ -148,7 +203,7 @@ def _answers(url: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def account(sandbox: Sandbox, prefect_url: str) -> Iterator[None]:
+def account(sandbox: Sandbox, prefect_url: str, locked: Locked) -> Iterator[None]:
     """The sandbox is the default account: what a user has who configured nothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("prefect_coiled.sandbox.control.ensure_started", lambda: sandbox.info)

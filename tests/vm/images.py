@@ -2,9 +2,11 @@
 
     bare          what AWS's own image is: no Python environment in it
     aws           Amazon's command line, which its image has (version 1: Debian's is too old)
-    python        the client's Python, where on AWS the machine would download the same one
-    third-party   the client's packages but its own, as its lock pins them
-    own           the client's own packages
+    python        the client's Python, as pythonX.Y on the path, where AWS's image would get it by dnf
+    packages      the client's environment, as its lock has it, but for what the client has built
+    environment   all of the client's environment: what an image that was baked with it holds
+
+The last two are made by the recipe of every image, `prefect_coiled/plan/bake.sh`, in a chroot.
 
 Each is a folder, a layer over those before. The cache is outside of the repository, so that the next run is
 quick.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import inspect
 import os
 import platform
 import pwd
@@ -28,18 +31,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect_coiled.environment import LocalPackage
+from prefect_coiled.environment import Lock, Wheel
+from prefect_coiled.environment.indexes import Indexes
+from prefect_coiled.plan.user_data import Place, bake_data
 
 RECIPES = Path(__file__).parent / "image"
 BARE = ("recipe.sh", "strict-cloud-init.sh", "90_ec2.cfg", "dmidecode.sh")
-# The suite to take is the oldest whose C library runs what this computer has built; by its minor version.
-SUITES = {36: "bookworm", 41: "trixie"}
+# The suite to take is the oldest whose C library runs what this computer has built; by its minor version. And
+# the suite's own Python.
+SUITES = {36: ("bookworm", "3.11"), 41: ("trixie", "3.13")}
+AWS = "awscli<2"
+# Seconds that an installation may take, and for which a wheel is kept that nobody has asked for.
+SECONDS, KEPT_S = 1200.0, 30 * 86400.0
 # What of a Python nobody needs who only runs programs.
 NOT_COPIED = shutil.ignore_patterns(
     "site-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "config-*", "*.a"
 )
 TOOLS = ("mmdebstrap", "systemd-nspawn", "unshare", "nsenter", "ip", "nft")
 KEEP = 3
+Fetch = Callable[[Wheel], Path]
 
 
 def reason() -> str:
@@ -94,6 +104,9 @@ class Images:
     ) -> None:
         self.cache = cache or _cache()
         self.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for kept in self.cache.glob("wheels/*/*.whl"):
+            if time.time() - kept.stat().st_mtime > KEPT_S:
+                shutil.rmtree(kept.parent)
         self._recipes = recipes
         self._build = build or _run
 
@@ -103,74 +116,84 @@ class Images:
         recipe = self._recipes / "recipe.sh"
         parts = [suite.encode(), *(self._recipes.joinpath(name).read_bytes() for name in BARE)]
         bare = self._layer("bare", parts, lambda folder: self._run([str(recipe), suite, str(folder)], "bare"))
-        aws = self.environment(
-            "aws", [bare], ["awscli<2"], python="/usr/bin/python3", place="/usr/local/aws", options=()
-        )
-        (aws.folder / "usr/local/bin").mkdir(parents=True, exist_ok=True)
-        if not (command := aws.folder / "usr/local/bin/aws").is_symlink():
-            command.symlink_to("../aws/bin/aws")
-        parts = [sys.version.encode(), sys.base_prefix.encode()]
-        return [self._layer("python", parts, _copy_python), aws, bare]
+        parts = [suite.encode(), AWS.encode(), inspect.getsource(Images._install_aws).encode()]
+        aws = self._layer("aws", parts, self._install_aws)
+        parts = [sys.version.encode(), sys.base_prefix.encode(), inspect.getsource(_copy_python).encode()]
+        python = self._layer("python", parts, _copy_python)
+        return [python, aws, bare]
+
+    def complete(self, lock: Lock, fetch: Fetch) -> list[Layer]:
+        """The layers of an image that holds the client's environment, the upper first.
+
+        Args:
+            lock: Of the environment.
+            fetch: Gives a wheel's file.
+        """
+        lower = self.bare()
+        # What the client has built has no address; it changes with every change of the code.
+        theirs = lock.model_copy(update={"wheels": tuple(w for w in lock.wheels if w.url)})
+        lower.insert(0, self.environment("packages", lower, theirs, fetch))
+        lower.insert(0, self.environment("environment", lower, lock, fetch, held=theirs.files))
+        return lower
 
     def environment(
-        self,
-        kind: str,
-        lower: Sequence[Layer],
-        lines: Iterable[str],
-        wheels: dict[str, bytes] | None = None,
-        *,
-        python: str = "",
-        place: str = "/opt/prefect-coiled/env",
-        options: Sequence[str] = ("--no-deps",),
+        self, kind: str, lower: Sequence[Layer], lock: Lock, fetch: Fetch, held: Sequence[Wheel] = ()
     ) -> Layer:
-        """A layer with packages.
+        """A layer with an environment, made by `prefect_coiled/plan/bake.sh`.
 
         Args:
             kind: Its name.
             lower: The layers under it, the upper first.
-            lines: Pinned requirements: the lock.
-            wheels: Wheels of what no index has, by file name.
-            python: The Python to use; by default the client's.
-            place: Where the environment is in the image.
-            options: For the installation.
+            lock: What to install.
+            fetch: Gives a wheel's file.
+            held: What the layers under it hold already.
         """
+        script = bake_data(Place("image", lock.key, lock.python), "us-east-1", SECONDS)
+        recipe, bucket = self._recipes / "layer.sh", self._recipes / "bucket.sh"
+        parts = [script.encode(), recipe.read_bytes(), bucket.read_bytes()]
+        parts += [layer.folder.name.encode() for layer in lower]
+
+        def make(folder: Path) -> None:
+            bake = folder.with_name(f"{folder.name}.bake")
+            for name in ("bin", "bucket"):
+                (bake / name).mkdir(parents=True)
+            (bake / "run").write_text(script)
+            (bake / "run").chmod(0o755)
+            shutil.copy(bucket, bake / "bin/aws")
+            for name in ("shutdown", "poweroff"):  # there is no machine to switch off
+                (bake / "bin" / name).symlink_to("/bin/true")
+            for wheel in set(lock.files) - set(held):
+                (target := bake / "bucket" / wheel.key).parent.mkdir(parents=True)
+                shutil.copy(fetch(wheel), target)
+            (target := bake / "bucket" / lock.key).parent.mkdir(parents=True)
+            target.write_text(lock.text())
+            under = ":".join(str(layer.folder) for layer in lower)
+            apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL"]
+            self._run([*apart, str(recipe), under, str(folder), str(bake)], kind)
+            shutil.rmtree(bake)
+
+        return self._layer(kind, parts, make)
+
+    def wheel(self, wheel: Wheel, download: Callable[[Path], Path]) -> Path:
+        """A file of an index: from the cache, or a download into a folder."""
+        kept = self.cache / wheel.key
+        if kept.exists():
+            os.utime(kept)
+            return kept
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+            return download(Path(folder)).replace(kept)
+
+    def _install_aws(self, folder: Path) -> None:
         from uv import find_uv_bin
 
-        recipe = self._recipes / "environment.sh"
-        listing = "".join(f"{line}\n" for line in lines)
-        tail = [place, *options]
-        python = python or platform.python_version()
-        # A layer's name is the hash of what is in it.
-        names = [listing, python, *tail, *(layer.folder.name for layer in lower)]
-        parts = [recipe.read_bytes(), *(name.encode() for name in names)]
-        for name, content in sorted((wheels or {}).items()):
-            parts += [name.encode(), content]
-        with tempfile.TemporaryDirectory(prefix="prefect-coiled-bake-") as bake:
-            shutil.copy(find_uv_bin(), bake)
-            Path(bake, "requirements.txt").write_text(listing)
-            for name, content in (wheels or {}).items():
-                Path(bake, name).write_bytes(content)
-            under = ":".join(str(layer.folder) for layer in lower)
-
-            def make(folder: Path) -> None:
-                apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL"]
-                self._run([*apart, str(recipe), under, str(folder), python, bake, *tail], kind)
-
-            return self._layer(kind, parts, make)
-
-    def complete(self, packages: Sequence[str], wheels: dict[str, bytes]) -> list[Layer]:
-        """The layers of an image that holds the client's environment, the upper first.
-
-        Args:
-            packages: As `client_packages()` gives them.
-            wheels: As `build_wheels()` gives them.
-        """
-        lower = self.bare()
-        theirs = [p for p in packages if not isinstance(p, LocalPackage)]
-        lower.insert(0, self.environment("third-party", lower, theirs))
-        ours = [str(p) for p in packages if isinstance(p, LocalPackage)]
-        lower.insert(0, self.environment("own", lower, ours, wheels))
-        return lower
+        place, command = "usr/local/aws", folder / "usr/local/bin/aws"
+        version = dict(SUITES.values())[_suite() or ""]
+        target = ["--target", str(folder / place), "--python-version", version, "--compile-bytecode"]
+        self._run([find_uv_bin(), "pip", "install", "--quiet", *target, AWS], "aws")
+        command.parent.mkdir(parents=True, exist_ok=True)
+        command.write_text(f'#!/bin/sh\nPYTHONPATH=/{place} exec /usr/bin/python3 -m awscli "$@"\n')
+        command.chmod(0o755)
 
     def _run(self, command: Sequence[str], kind: str) -> None:
         self._build(command, self.cache / f"{kind}.log")
@@ -212,11 +235,11 @@ def _suite() -> str | None:
     found = version.split(".")
     if name != "glibc" or len(found) < 2:
         return None
-    return next((suite for minor, suite in SUITES.items() if int(found[1]) <= minor), None)
+    return next((suite for minor, (suite, _) in SUITES.items() if int(found[1]) <= minor), None)
 
 
 def _copy_python(folder: Path) -> None:
-    """The Python that runs this, where it is, and where uv keeps what it has downloaded."""
+    """The Python that runs this, where it is, and on the path."""
     name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     base = Path(sys.base_prefix)
     target = folder / base.relative_to("/")
@@ -225,10 +248,11 @@ def _copy_python(folder: Path) -> None:
         shutil.copy2(library, target / "lib", follow_symlinks=False)
     (target / "bin").mkdir()
     shutil.copy2(base / "bin" / name, target / "bin" / name)
-    version, machine = platform.python_version(), platform.machine()
-    kept = folder / "root/.local/share/uv/python" / f"cpython-{version}-linux-{machine}-gnu"
-    kept.parent.mkdir(parents=True)
-    kept.symlink_to(base)
+    command = folder / "usr/local/bin" / name
+    command.parent.mkdir(parents=True)
+    # No link: a Python looks for its library beside the link, and finds Debian's.
+    command.write_text(f'#!/bin/sh\nexec {base}/bin/{name} "$@"\n')
+    command.chmod(0o755)
 
 
 def _cache() -> Path:
@@ -238,14 +262,7 @@ def _cache() -> Path:
 
 
 def _run(command: Sequence[str], log: Path) -> None:
-    cache = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".cache/uv"
-    cache.mkdir(parents=True, exist_ok=True)
-    environ = {"UV_CACHE_DIR": str(cache), "UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1", **os.environ}
-    bundle = Path("/etc/ssl/certs/ca-certificates.crt")
-    if bundle.exists():
-        environ.setdefault("SSL_CERT_FILE", str(bundle))
-    if "PIP_INDEX_URL" in environ:
-        environ.setdefault("UV_DEFAULT_INDEX", environ["PIP_INDEX_URL"])
+    environ = {**os.environ, **Indexes.of().environ}
     with log.open("w") as output:
         done = subprocess.run(
             command, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
@@ -256,8 +273,8 @@ def _run(command: Sequence[str], log: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    for path in (folder, folder.with_name(f"{folder.name}.work"), folder.with_name(f"{folder.name}.root")):
-        shutil.rmtree(path, ignore_errors=True)
+    for end in ("", ".work", ".root", ".bake"):
+        shutil.rmtree(folder.with_name(f"{folder.name}{end}"), ignore_errors=True)
 
 
 def _cpu() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -23,6 +24,7 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.context import FlowRunContext
 
 from prefect_coiled import Cluster, CoiledTaskRunner
+from prefect_coiled.environment import Locked
 from prefect_coiled.sandbox import Sandbox
 from tests.vm.conftest import disk
 from tests.vm.images import Layer
@@ -40,16 +42,18 @@ def instances(sandbox: Sandbox, cluster: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def cluster(account: None, measured: Measured) -> Iterator[Cluster]:
+def cluster(account: None, ignored: list[str], measured: Measured) -> Iterator[Cluster]:
     """A scheduler and two workers."""
     marks: dict[str, float] = {}
 
     def note(step: str, state: str) -> None:
-        marks.setdefault(f"{step} {state}", time.monotonic())
+        marks.setdefault(step, time.monotonic())
 
-    with Cluster(n_workers=2, name=NAME, wait_for_workers=True, nthreads=1, report=note) as running:
+    more: Any = {"wait_for_workers": True, "package_sync_ignore": ignored, "report": note}
+    began = time.monotonic()
+    with Cluster(n_workers=2, name=NAME, nthreads=1, **more) as running:
         joined = time.monotonic()
-        measured(f"launch to 2 workers joined: {joined - marks['instances launching']:.1f} s")
+        measured(f"Cluster(...) to 2 workers joined: {joined - began:.1f} s")
         yield running
 
 
@@ -73,6 +77,17 @@ def test_a_scheduler_and_two_workers_join_from_machines_of_their_own(
     assert all(address.startswith("tls://10.77.") for address in seen)
     assert {first for first, _ in seen.values()} == {"systemd"}
     assert len({node for _, node in seen.values()}) == 2
+
+
+def installation(sandbox: Sandbox, cluster: str) -> list[tuple[str, ...]]:
+    """How many wheels each machine of a cluster has fetched and installed, as its console says."""
+    said = re.compile(r"prefect-coiled: (?:fetching (\d+) wheels|installing (\d+) packages)")
+    consoles = [sandbox.console(i["InstanceId"]) for i in instances(sandbox, cluster)]
+    return [tuple(a or b for a, b in said.findall(console)) for console in consoles]
+
+
+def test_machines_of_a_baked_image_fetch_the_list_and_no_wheel(cluster: Cluster, sandbox: Sandbox) -> None:
+    assert installation(sandbox, NAME) == [("0", "0")] * 3
 
 
 def read_without_certificate(address: tuple[str, int]) -> bytes:
@@ -124,7 +139,9 @@ def test_a_flow_computes_with_the_clients_packages_and_its_logs_arrive(
     until(lambda: expected <= messages(), 60)
 
 
-def test_the_machines_logs_are_in_cloudwatch(cluster: Cluster, client: Client, until: Until) -> None:
+def test_the_machines_logs_are_in_cloudwatch(
+    cluster: Cluster, client: Client, sandbox: Sandbox, until: Until
+) -> None:
     def complete() -> bool:
         logs = cluster.get_logs()
         texts = {name: str(text) for name, text in logs.items()}
@@ -132,19 +149,9 @@ def test_the_machines_logs_are_in_cloudwatch(cluster: Cluster, client: Client, u
         return all("keys fetched after" in texts.get(name, "") for name in wanted)
 
     until(complete, 60)
-    streams = {s["logStreamName"] for s in _streams(cluster)}
+    found = sandbox.client("logs").describe_log_streams(logGroupName="default")["logStreams"]
+    streams = {stream["logStreamName"] for stream in found}
     assert {cluster.started().record.scheduler.instance_id, *cluster.workers} <= streams
-
-
-def _streams(cluster: Cluster) -> list[dict[str, Any]]:
-    import boto3
-
-    endpoint = cluster.started().aws.endpoint_url
-    logs = boto3.client(
-        "logs", "us-east-1", endpoint_url=endpoint, aws_access_key_id="x", aws_secret_access_key="x"
-    )
-    found: list[dict[str, Any]] = logs.describe_log_streams(logGroupName="default")["logStreams"]
-    return found
 
 
 def test_nobody_outside_reaches_what_no_rule_opens(cluster: Cluster) -> None:
@@ -200,9 +207,10 @@ def test_closing_ends_every_machine(cluster: Cluster, sandbox: Sandbox) -> None:
 
 
 def test_an_idle_cluster_powers_itself_off(
-    account: None, sandbox: Sandbox, ends: Callable[..., list[str]]
+    account: None, ignored: list[str], sandbox: Sandbox, ends: Callable[..., list[str]]
 ) -> None:
-    cluster = Cluster(n_workers=0, name="idle-machines", quiet=True, idle_timeout="5 s")
+    more: Any = {"package_sync_ignore": ignored, "quiet": True, "idle_timeout": "5 s"}
+    cluster = Cluster(n_workers=0, name="idle-machines", **more)
     try:
         ids = [i["InstanceId"] for i in instances(sandbox, "idle-machines")]
         assert ends(ids, 90) == ["Client.InstanceInitiatedShutdown"]
@@ -218,6 +226,7 @@ ABANDONED = """
     control.ensure_started = lambda: info
     from prefect_coiled import Cluster
     keywords = {"wait_for_workers": True, "quiet": True, "no_client_timeout": "5 s"}
+    keywords["package_sync_ignore"] = json.loads(sys.argv[2])
     cluster = Cluster(n_workers=1, name="abandoned", **keywords)
     print("all is up", flush=True)
     signal.pause()
@@ -228,10 +237,11 @@ def test_machines_power_themselves_off_when_their_client_is_killed(
     account: None,
     sandbox: Sandbox,
     told: str,
+    ignored: list[str],
     prefect_url: str,
     ends: Callable[..., list[str]],
 ) -> None:
-    command = [sys.executable, "-c", textwrap.dedent(ABANDONED), told]
+    command = [sys.executable, "-c", textwrap.dedent(ABANDONED), told, json.dumps(ignored)]
     environ = {**os.environ, "PREFECT_API_URL": prefect_url}
     process = subprocess.Popen(
         command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -249,16 +259,22 @@ def test_machines_power_themselves_off_when_their_client_is_killed(
     assert ends(ids, 120) == ["Client.InstanceInitiatedShutdown"] * 2
 
 
-def test_a_bare_machine_installs_the_clients_environment_by_its_user_data(
-    account: None, sandbox: Sandbox, bare: list[Layer], complete: list[Layer], measured: Measured
+def test_a_bare_machine_installs_the_clients_environment_from_the_bucket_alone(
+    account: None,
+    ignored: list[str],
+    locked: Locked,
+    sandbox: Sandbox,
+    bare: list[Layer],
+    complete: list[Layer],
+    measured: Measured,
 ) -> None:
-    received = re.compile(r"received (\d+) bytes")
     log = sandbox.info.state_dir / "server.log"
-    before = sum(map(int, received.findall(log.read_text())))
+    before = len(log.read_text())
     sandbox.set(root_disk=disk(bare))
+    more: Any = {"package_sync_ignore": ignored, "wait_for_workers": True, "quiet": True, "timeout": 500}
     began = time.monotonic()
     try:
-        with Cluster(n_workers=1, name="bare", wait_for_workers=True, quiet=True, timeout=500) as cluster:
+        with Cluster(n_workers=1, name="bare", **more) as cluster:
             took = time.monotonic() - began
             with Client(cluster) as client:
 
@@ -270,11 +286,20 @@ def test_a_bare_machine_installs_the_clients_environment_by_its_user_data(
                     return f"{pyarrow.__version__} {prefect_coiled.__file__}"
 
                 (seen,) = client.run(version).values()
+            counts = installation(sandbox, "bare")
     finally:
         sandbox.set(root_disk=disk(complete))
     import pyarrow
 
     assert seen.split()[0] == pyarrow.__version__
     assert seen.split()[1].startswith("/opt/prefect-coiled/env/")
-    fetched = (sum(map(int, received.findall(log.read_text()))) - before) / 1e6
-    measured(f"bare machines, from nothing to a worker joined: {took:.0f} s, {fetched:.0f} MB from outside")
+    # uv is a wheel too.
+    number = len(locked.lock.wheels)
+    assert counts == [(str(number + 1), str(number))] * 2
+    # The sandbox's S3 is inside; what comes from beyond it is noted when the connection has ended.
+    met = re.findall(r"received \d+ bytes from (\S+):\d+", log.read_text()[before:])
+    assert set(met) <= {sandbox.info.client_address}
+    megabytes = sum(wheel.size for wheel in locked.lock.files) / 1e6
+    measured(
+        f"bare machines, from nothing to a worker joined: {took:.0f} s, {megabytes:.0f} MB of wheels each"
+    )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.images import RECIPES, Images, Layer
+from prefect_coiled.environment import Lock, Locked, Wheel
+from tests.vm.images import RECIPES, Fetch, Images, Layer
 
 PLACE = "opt/prefect-coiled/env/lib"
 
@@ -19,26 +20,58 @@ def own(tmp_path: Path) -> Images:
     return Images(tmp_path / "cache")
 
 
+@pytest.fixture
+def fetch(locked: Locked, tmp_path: Path) -> Fetch:
+    """Gives the files of the client's environment."""
+    return lambda wheel: locked.fetch(wheel, tmp_path)
+
+
+def only(locked: Locked, *names: str) -> Lock:
+    """A lock of some of the client's packages."""
+    wheels = tuple(wheel for wheel in locked.lock.wheels if wheel.name in names)
+    assert len(wheels) == len(names)
+    return locked.lock.model_copy(update={"wheels": wheels})
+
+
+def packages(layer: Layer) -> set[str]:
+    """The packages in a layer."""
+    return {f.name.split("-")[0] for f in layer.folder.glob(f"{PLACE}/*/site-packages/*.dist-info")}
+
+
 def test_a_change_of_the_lock_makes_another_layer_and_nothing_else_does(
-    own: Images, bare: list[Layer]
+    own: Images, bare: list[Layer], locked: Locked, fetch: Fetch
 ) -> None:
-    first = own.environment("packages", bare, ["toolz==1.0.0"])
-    same = own.environment("packages", bare, ["toolz==1.0.0"])
-    other = own.environment("packages", bare, ["toolz==1.1.0"])
+    first = own.environment("packages", bare, only(locked, "toolz"), fetch)
+    same = own.environment("packages", bare, only(locked, "toolz"), fetch)
+    other = own.environment("packages", bare, only(locked, "toolz", "locket"), fetch)
     assert same.folder == first.folder
     assert same.cpu == 0 < first.cpu
-    assert [f.name for f in first.folder.glob(f"{PLACE}/*/site-packages/toolz-*")] == [
-        "toolz-1.0.0.dist-info"
-    ]
-    assert [f.name for f in other.folder.glob(f"{PLACE}/*/site-packages/toolz-*")] == [
-        "toolz-1.1.0.dist-info"
-    ]
+    assert packages(first) == {"toolz"}
+    assert packages(other) == {"toolz", "locket"}
+    listed = (other.folder / "opt/prefect-coiled/installed").read_text().split()
+    assert listed == sorted(wheel.key for wheel in only(locked, "toolz", "locket").files)
 
 
-def test_a_layer_that_failed_is_not_taken_and_says_why(own: Images, bare: list[Layer]) -> None:
+def test_a_layer_upon_another_holds_the_difference(
+    own: Images, bare: list[Layer], locked: Locked, fetch: Fetch
+) -> None:
+    lower = only(locked, "toolz")
+    first = own.environment("packages", bare, lower, fetch)
+    upper = only(locked, "toolz", "locket")
+    second = own.environment("environment", [first, *bare], upper, fetch, held=lower.files)
+    assert packages(second) == {"locket"}
+
+
+def test_a_layer_that_failed_is_not_taken_and_says_why(
+    own: Images, bare: list[Layer], locked: Locked, tmp_path: Path
+) -> None:
+    def another(wheel: Wheel) -> Path:
+        (path := tmp_path / wheel.file).write_text("not what the lock says")
+        return path
+
     for _ in range(2):
-        with pytest.raises(RuntimeError, match=r"no-such-package"):
-            own.environment("packages", bare, ["no-such-package-of-anybody==1.0"])
+        with pytest.raises(RuntimeError, match=r"toolz-.*FAILED"):
+            own.environment("packages", bare, only(locked, "toolz"), another)
     assert list(own.cache.glob("packages-*")) == []
 
 

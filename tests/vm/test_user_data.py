@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from prefect_coiled.environment import client_packages, python_version
+from prefect_coiled.plan.containers import ContainerImage
 from prefect_coiled.plan.node_config import NodeConfig
-from prefect_coiled.plan.user_data import user_data
+from prefect_coiled.plan.user_data import Place, bake_data, user_data
 from tests.vm.images import Layer
 
 STRICT = "/opt/strict/usr/lib/python3/dist-packages"
@@ -33,15 +33,23 @@ def schema(bare: list[Layer], text: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, input=text, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("role", ["scheduler", "worker"])
-@pytest.mark.parametrize("image_ready", [False, True])
-def test_cloud_init_has_nothing_against_the_user_data(
-    bare: list[Layer], role: str, image_ready: bool
-) -> None:
-    config = CONFIG.model_copy(update={"role": role})
-    text = user_data(
-        config, client_packages(), python_version(), image_ready=image_ready, find_links="s3://b/w/"
-    )
+PLACE = Place("coiled-1-eu-west-1-default", f"wheels/environments/{'0' * 16}/pylock.toml", "3.11.9")
+IMAGE = ContainerImage(
+    reference="registry.example.com/a:1", host="registry.example.com", login="token", username="reader"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(user_data(CONFIG, PLACE), id="worker that installs"),
+        pytest.param(user_data(CONFIG.model_copy(update={"role": "scheduler"}), PLACE), id="scheduler"),
+        pytest.param(user_data(CONFIG), id="image that holds the node"),
+        pytest.param(user_data(CONFIG, container=IMAGE), id="container"),
+        pytest.param(bake_data(PLACE, "eu-west-1", 1800), id="image to be"),
+    ],
+)
+def test_cloud_init_has_nothing_against_the_user_data(bare: list[Layer], text: str) -> None:
     done = schema(bare, text)
     assert done.returncode == 0, done.stderr
     # It knows what it is; the script itself it does not read: that is what booting machines is for.
@@ -56,7 +64,7 @@ def test_this_cloud_init_refuses_a_misspelt_key(bare: list[Layer]) -> None:
 
 def test_the_scripts_of_the_image_are_clean() -> None:
     scripts = sorted(map(str, (Path(__file__).parent / "image").glob("*.sh")))
-    assert len(scripts) == 4
+    assert len(scripts) == 5
     try:
         done = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True)
     except FileNotFoundError:

@@ -6,7 +6,7 @@
 # input, whose other end is in the sandbox's server) is the power button; after the grace the plug is pulled.
 #
 # Environment: MACHINE_DIR (its folder), MACHINE_LAYERS (root file systems, the upper first, as overlayfs writes
-# it), MACHINE_NAME, MACHINE_UUID, MACHINE_GRACE (seconds). Arguments: more options of systemd-nspawn.
+# it), MACHINE_NAME, MACHINE_UUID, MACHINE_GRACE (seconds).
 
 # A trap, not "ignore": what is ignored would be ignored by all children too.
 trap : TERM HUP INT
@@ -31,7 +31,7 @@ set +e
 
 systemd-nspawn --quiet --register=no --keep-unit --boot --directory="$root" --machine="$MACHINE_NAME" \
     --uuid="$MACHINE_UUID" --network-interface=ens5 --console=read-only \
-    --kill-signal=SIGRTMIN+4 --link-journal=no --resolv-conf=off --timezone=off "$@" 3<&- &
+    --kill-signal=SIGRTMIN+4 --link-journal=no --resolv-conf=off --timezone=off 3<&- &
 machine=$!
 (
     trap '' TERM HUP INT

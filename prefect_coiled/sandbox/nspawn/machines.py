@@ -1,7 +1,7 @@
 """The plane of whole machines, and an instance as one of them: a disk over that of its image, a cable, power.
 
-A machine boots from the root file systems that the setting `disk` names; cloud-init finds its address by DHCP
-and its user data at 169.254.169.254, as on AWS. Needs root, systemd-nspawn, iproute2 and nftables.
+A machine boots from the root file systems that the setting `root_disk` names; cloud-init finds its address by
+DHCP and its user data at 169.254.169.254, as on AWS. Needs root, systemd-nspawn, iproute2 and nftables.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import ipaddress
 import os
-import re
 import shutil
 import socket
 import threading
@@ -32,12 +31,6 @@ _INIT = Path(__file__).parent.parent / "instance" / "nspawn.sh"
 _TOOLS = ("systemd-nspawn", "unshare", "mount")
 _RELAY_PORT = 9
 _GONE_S = 10.0
-# Settings of package managers are this computer's own affair: how it reaches its indexes, and whom it trusts.
-_PASSED_ON = re.compile(
-    r"^(PIP|UV)_\w+$|^(SSL_CERT_FILE|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE)$|^(https?|no|all)_proxy$",
-    re.IGNORECASE,
-)
-_CONFIGURATION = ("/etc/pip.conf", "/etc/uv/uv.toml", "/etc/ssl/certs/ca-certificates.crt")
 _UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
 
 
@@ -75,15 +68,9 @@ class NspawnMachine(NetnsMachine):
         self._namespace.ip("link set eth0 down", "addr flush dev eth0", "link set eth0 name ens5")
         self._requests = self._network.requests(self._interface)
         dhcp.serve(self._requests, _lease_of(self._interface))
-        passed = {name: value for name, value in os.environ.items() if _PASSED_ON.match(name)}
-        if "PIP_INDEX_URL" in passed and "UV_INDEX_URL" not in passed:  # uv does not read pip's
-            passed.setdefault("UV_DEFAULT_INDEX", passed["PIP_INDEX_URL"])
         aws = {name: value for name, value in environ.items() if name.startswith("AWS_")}
         marks = {name: value for name, value in environ.items() if name.startswith("PREFECT_COILED_")}
-        self._write_environment({**passed, **aws})
-        shown = [path for path in dict.fromkeys([*passed.values(), *_CONFIGURATION]) if _is_path(path)]
-        # Real paths: certificates are often links out of their folder.
-        binds = [f"--bind-ro={os.path.realpath(path)}:{path}" for path in shown]
+        self._write_environment(aws)
         inside = {
             **marks,
             "PATH": os.environ.get("PATH", os.defpath),
@@ -93,7 +80,7 @@ class NspawnMachine(NetnsMachine):
             "MACHINE_UUID": hashlib.sha256(self.instance_id.encode()).hexdigest()[:32],
             "MACHINE_GRACE": f"{grace:g}",
         }
-        self._lifeline = self._spawn([*_UNSHARE, "/bin/sh", str(_INIT), *binds], inside)
+        self._lifeline = self._spawn([*_UNSHARE, "/bin/sh", str(_INIT)], inside)
         self.unplugged = False
         self.on = True
 
@@ -196,7 +183,7 @@ def _check_disk(disk: str) -> None:
     folders = disk.split(":")
     if not disk or not (Path(folders[-1]) / "usr/lib/systemd/systemd").exists():
         raise SandboxError(
-            "making a machine", f"the setting disk ({disk!r}) names no root file system with systemd"
+            "making a machine", f"the setting root_disk ({disk!r}) names no root file system with systemd"
         )
 
 
@@ -207,10 +194,6 @@ def _lease_of(interface: Interface) -> Callable[[str], dhcp.Lease | None]:
         ipaddress.IPv4Address(RESOLVER),
     )
     return lambda mac: lease if mac == interface.mac else None
-
-
-def _is_path(value: str) -> bool:
-    return value.startswith("/") and os.path.exists(value)
 
 
 def _escaped(value: str) -> str:
