@@ -1,18 +1,22 @@
 """Write docs/img/ui-*.png: what a person sees in Prefect, taken from a real server and real flow runs.
 
 Starts a Prefect server and a sandbox of its own, fills the form of the account block, runs a flow on a
-cluster and one that gets none, and takes the pages. Needs what `make ui-test` needs.
+cluster and one that gets none, and takes the pages; and the docs' home page. Needs what `make ui-test` needs.
 
-    .venv/bin/python scripts/take_screens.py
+    .venv/bin/python scripts/take_screens.py [--docs-alone]
 """
 
 from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 import tempfile
+import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,9 @@ _QUIET = "document.querySelectorAll('a[href*=\"cloud-vs-oss\"]').forEach(a => a.
 
 def main() -> None:
     """Take all of them."""
+    _take_docs()
+    if "--docs-alone" in sys.argv:
+        return
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         os.environ.update(
@@ -42,6 +49,30 @@ def main() -> None:
         with prefect_server(home / "server") as url:
             os.environ["PREFECT_API_URL"] = f"{url}/api"
             _take(url)
+
+
+class _Quietly(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+def _take_docs() -> None:
+    """The home page of the docs, light and dark."""
+    with tempfile.TemporaryDirectory() as site:
+        command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", site]
+        subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quietly, directory=site))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            for scheme in ("light", "dark"):
+                with open_page(url, version="v1", color_scheme=scheme) as page:
+                    page.goto(f"{url}/index.html")
+                    page.wait_for_load_state("networkidle")
+                    _shoot(page, f"docs-home-{scheme}", 900)
+        finally:
+            server.shutdown()
+            server.server_close()
 
 
 def _take(url: str) -> None:

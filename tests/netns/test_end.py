@@ -123,10 +123,13 @@ def parent(possible):
     )
     told = json.loads(process.stdout.readline())
     yield process, told
-    process.kill()
-    process.wait()
-    process.stdin.close()
-    process.stdout.close()
+    process.stdin.close()  # the end of its input is the end of its sandbox, whose folder it removes
+    try:
+        process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 @pytest.mark.parametrize("who", ["the sandbox", "its parent"])

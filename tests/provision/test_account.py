@@ -26,7 +26,7 @@ def nothing_there(sandbox: Sandbox) -> None:
     sandbox.set(boot="none")
 
 
-READS = ("Describe", "Get", "List")
+READS = ("Describe", "Get", "Head", "List")
 
 
 def set_up(**keywords: Any) -> AccountRecord:

@@ -75,7 +75,7 @@ def test_the_form_is_filled_saved_loaded_and_used_by_a_flow(url: str, sandbox: S
         return sum(square.map(range(3)).result())
 
     assert squares() == 5
-    machines = sandbox.client("ec2", region_name="eu-west-1").describe_instances()["Reservations"]
+    machines = sandbox.client("ec2", "eu-west-1").describe_instances()["Reservations"]
     found = [i for r in machines for i in r["Instances"]]
     assert {i["Placement"]["AvailabilityZone"] for i in found} == {"eu-west-1b"}
     assert [i.get("InstanceLifecycle") for i in found].count("spot") == 1
