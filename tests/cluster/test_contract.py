@@ -235,12 +235,14 @@ def test_its_cost_is_told_by_list_prices(cluster: Cluster) -> None:
 
 def test_its_record_is_shown_in_prefect_as_flow_and_tasks(cluster: Cluster) -> None:
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterName
 
     with get_client(sync_client=True) as client:
-        flows = {f.id: f.name for f in client.read_flows()}
-        runs = [r for r in client.read_flow_runs() if r.name == f"provision {cluster.name}"]
-        names = {t.name for t in client.read_task_runs()}
-    assert [flows[r.flow_id] for r in runs] == ["provision cluster"]
+        name = FlowRunFilterName(any_=[f"provision {cluster.name}"])
+        (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=name))
+        assert client.read_flow(run.flow_id).name == "provision cluster"
+        mine = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+        names = {t.name for t in client.read_task_runs(flow_run_filter=mine)}
     machine = "m6i.xlarge on demand"
     told = {f"2 x {machine}", f"scheduler {machine}", "TLS keys", f"security groups of {cluster.name}"}
     assert told <= names
