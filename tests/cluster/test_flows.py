@@ -16,7 +16,13 @@ import dask
 import pytest
 from prefect import flow, get_run_logger, task
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
 from prefect.context import FlowRunContext
 from prefect_dask import get_dask_client
 
@@ -44,14 +50,10 @@ def sum_by_dask(values: list[int]) -> int:
 
 def children(flow_run_id: UUID) -> dict[str, str]:
     """The subflows of a flow run, by flow name, with their states."""
+    below = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[flow_run_id]))
     with get_client(sync_client=True) as client:
-        flows = {f.id: f.name for f in client.read_flows()}
-        parents = {t.id for t in client.read_task_runs() if t.flow_run_id == flow_run_id}
-        return {
-            str(flows[r.flow_id]): str(r.state_name)
-            for r in client.read_flow_runs()
-            if r.parent_task_run_id in parents
-        }
+        runs = client.read_flow_runs(flow_run_filter=below)
+        return {client.read_flow(r.flow_id).name: str(r.state_name) for r in runs}
 
 
 def test_a_flow_gets_a_cluster_of_its_own_shown_as_subflows_and_gone_afterwards(

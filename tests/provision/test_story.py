@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterName
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
@@ -122,7 +122,8 @@ def test_a_provisioning_flow_of_its_own_tells_its_resources(session: Session, sp
     record = create_cluster(plan)
     try:
         with get_client(sync_client=True) as client:
-            (run,) = [r for r in client.read_flow_runs() if r.name == f"provision {plan.name}"]
+            named = FlowRunFilter(name=FlowRunFilterName(any_=[f"provision {plan.name}"]))
+            (run,) = client.read_flow_runs(flow_run_filter=named)
             chosen = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
             found = {a.key: a for a in client.read_artifacts(flow_run_filter=chosen)}
         rows = json.loads(found[f"dask-resources-{plan.account}"].data)
