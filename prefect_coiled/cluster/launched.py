@@ -194,7 +194,9 @@ class Launched:
         return estimate(uses, nat_gateway_hours=nat, region=record.region)
 
 
-def launch(request: Request, report: Reporter, stop: threading.Event, modules: dict[str, bytes]) -> Launched:
+def launch(
+    request: Request, report: Reporter, stop: threading.Event, modules: dict[str, bytes] | None = None
+) -> Launched:
     """Attach to the cluster of the requested name if it lives; launch a new one if not.
 
     Args:
@@ -247,7 +249,7 @@ def launch(request: Request, report: Reporter, stop: threading.Event, modules: d
         if spec.installs:
             report("environment", "locking")
             session.locked = prepare(spec, lambda note: report("environment", note))
-            session.locked.add_modules(modules)
+            session.locked.add_modules(modules or {})
         slot = take_slot(account.slug, lambda: _running(aws), report=report, stop=stop)
         with use_session(session):
             record = create_cluster(spec)
