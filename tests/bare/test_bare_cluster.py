@@ -40,7 +40,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "package_beside/__init__.py").write_text("")
     (folder / "package_beside/inner.py").write_text("def two():\n    return 2\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["__main__"], "__file__", str(folder / "script.py"))
+        patch.setattr(sys.modules["__main__"], "__file__", str(folder / "script.py"), raising=False)
         yield folder
 
 
