@@ -7,7 +7,7 @@ STAMP := .venv/.made-of
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 
-.PHONY: demo test netns-test vm-test ui-test screens check docs lock format clean upstream-test oldest-test
+.PHONY: demo test again netns-test vm-test ui-test screens check docs lock format clean upstream-test oldest-test
 
 demo: $(STAMP)  ## provision a cluster in the sandbox, run flows/quickstart.py on it, tear it down
 	PREFECT_LOGGING_LEVEL=$${PREFECT_LOGGING_LEVEL:-WARNING} $(BIN)/python flows/quickstart.py
@@ -15,6 +15,9 @@ demo: $(STAMP)  ## provision a cluster in the sandbox, run flows/quickstart.py o
 test: $(STAMP)  ## the suite, on two cores; netns-test, ui-test and vm-test are apart
 	$(BIN)/python -m pytest tests --ignore tests/netns --ignore tests/ui --ignore tests/vm \
 	  --numprocesses 2 --dist loadfile
+
+again: $(STAMP)  ## what failed in the last run, one test after the other
+	$(BIN)/python -m pytest tests --last-failed --last-failed-no-failures none --timeout 600
 
 netns-test: $(STAMP)  ## the firewall, in network namespaces; skipped where the kernel refuses them
 	scripts/rootless $(BIN)/python -m pytest tests/netns
