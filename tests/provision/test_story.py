@@ -16,6 +16,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterName
 from prefect.context import FlowRunContext
+from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from prefect_coiled.aws.credentials import Account
@@ -39,15 +40,22 @@ class Relay:
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._open: list[socket.socket] = [self._listener]
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/api"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._open: list[socket.socket] = []
+        self._port = 0
+        self.mend()
+        self.url = f"http://127.0.0.1:{self._port}/api"
 
-    def _accept(self) -> None:
+    def mend(self) -> None:
+        """Open the way, or open it again."""
+        listener = socket.create_server(("127.0.0.1", self._port))
+        self._port = listener.getsockname()[1]
+        self._open.append(listener)
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                near, _ = self._listener.accept()
+                near, _ = listener.accept()
                 far = socket.create_connection(self._target)
             except OSError:
                 return
@@ -65,7 +73,8 @@ class Relay:
             return
 
     def cut(self) -> None:
-        for one in self._open:
+        closed, self._open = self._open, []
+        for one in closed:
             with contextlib.suppress(OSError):  # it is closed already
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
@@ -79,6 +88,10 @@ def relay(prefect_server: None) -> Iterator[Relay]:
     # Some repeats: a busy server has no time for a request now and then.
     with temporary_settings({PREFECT_API_URL: made.url, PREFECT_CLIENT_MAX_RETRIES: 2}):
         yield made
+    # What Prefect still has to say would keep the suite from ending.
+    made.cut()
+    made.mend()
+    EventsWorker.drain_all(timeout=60)
     made.cut()
 
 
