@@ -167,7 +167,8 @@ def test_a_denied_step_is_told_with_its_diagnosis_by_both_flow_runs(
     assert session.story is not None
     session.story.close()
     with get_client(sync_client=True) as client:
-        (run,) = [r for r in client.read_flow_runs() if r.name == f"provision {plan.name}"]
+        named = FlowRunFilter(name=FlowRunFilterName(any_=[f"provision {plan.name}"]))
+        (run,) = client.read_flow_runs(flow_run_filter=named)
         chosen = FlowRunFilter(id=FlowRunFilterId(any_=[run.id, *runs]))
         found = [a for a in client.read_artifacts(flow_run_filter=chosen) if "failure" in str(a.key)]
     assert {a.flow_run_id for a in found} == {run.id, *runs}
