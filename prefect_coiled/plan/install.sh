@@ -65,7 +65,10 @@ install_all() {
     done <new
     sed 's,^wheels/\([0-9a-f]*\)/,\1  &,' new | sha256sum --check --quiet --strict -
   fi
-  UV=$(grep -o 'wheels/[0-9a-f]*/uv-[^/]*$' wanted)
+  UV=$(grep -o 'wheels/[0-9a-f]*/uv-[^/]*$' wanted) || {
+    say "error: no uv in the list of packages, $(wc -c <pylock.toml) bytes of s3://@BUCKET@/@LOCK@"
+    exit 3
+  }
   if [ -f "$UV" ]; then # else the image has this very one
     mkdir -p bin
     python3 -m zipfile -e "$UV" uv

@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_coiled.sandbox import SandboxInfo, start, stop
@@ -34,7 +35,7 @@ _QUICK = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def environ(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of the server, the worker and its flow runs; nothing of the suite's own server."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_SERVER_SERVICES_")}
@@ -51,7 +52,7 @@ def environ(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(environ: dict[str, str]) -> Iterator[str]:
     """The API's address; in this process's settings too."""
     command = [
@@ -79,18 +80,21 @@ def server(environ: dict[str, str]) -> Iterator[str]:
             assert time.monotonic() < end, log.read_text()[-3000:]
             time.sleep(0.1)
         with temporary_settings({PREFECT_API_URL: url}):
+            # Prefect's way for events is made once in a process, to the API of that moment.
+            EventsWorker.drain_all(timeout=60)
             yield url
+            EventsWorker.drain_all(timeout=60)
     finally:
         end_session(process)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def client(server: str) -> Iterator[SyncPrefectClient]:
     with get_client(sync_client=True) as made:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def sandbox(environ: dict[str, str]) -> Iterator[SandboxInfo]:
     """The sandbox that the flow runs of the worker find as their default account."""
     with pytest.MonkeyPatch.context() as patch:
@@ -101,7 +105,7 @@ def sandbox(environ: dict[str, str]) -> Iterator[SandboxInfo]:
     stop(folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def live(sandbox: SandboxInfo) -> Callable[[], list[str]]:
     """The ids of the instances that are not terminated, as EC2 tells them."""
     ec2 = boto3.client(

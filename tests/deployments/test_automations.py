@@ -36,7 +36,7 @@ def test_a_cluster_that_runs_for_too_long_is_told_of_and_one_that_ends_is_not(
     here: None, client: SyncPrefectClient, live: Callable[[], list[str]], until: Callable[..., Any]
 ) -> None:
     ours = runpy.run_path(str(ROOT / "flows" / "automations.py"))
-    made = ours["long_clusters"](timedelta(seconds=10), [DoNothing()], "default")
+    made = ours["long_clusters"](timedelta(seconds=20), [DoNothing()], "default")
     ours["save"](made)
     saved = ours["save"](made)  # again: in place of the first
     found = client.read_automations_by_name(made.name)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from prefect_coiled.sandbox import Sandbox
-from prefect_coiled.sandbox.machine import can_separate
+from prefect_coiled.sandbox.instance import aws as stand_in
+from prefect_coiled.sandbox.machine import can_separate, copy_disk
 
 Until = Callable[..., Any]
 Launch = Callable[[str], str]
@@ -79,6 +83,26 @@ def test_an_image_begins_with_the_disk_it_was_taken_of_until_it_is_deregistered(
     assert "kept" in said(bare, until, launch(read, image)), "what one machine writes no other one reads"
     ec2.deregister_image(ImageId=image)
     assert not (bare.info.state_dir / "images" / image).exists()
+
+
+def test_an_instance_that_fetches_a_file_anew_leaves_that_of_another_one_of_its_image_alone(
+    bare: Sandbox, tmp_path: Path
+) -> None:
+    image, first, second = (tmp_path / name for name in ("image", "first", "second"))
+    image.mkdir()
+    (image / "list").write_bytes(b"old" * 9000)
+    copy_disk(image, first)
+    copy_disk(image, second)
+    s3 = bare.client("s3")
+    s3.create_bucket(Bucket="lists")
+    s3.put_object(Bucket="lists", Key="list", Body=b"new" * 9000)
+    environ = {**os.environ, "AWS_ENDPOINT_URL": bare.info.endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
+    environ |= {"AWS_ACCESS_KEY_ID": "sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox"}
+    command = [sys.executable, stand_in.__file__, "s3", "cp", "s3://lists/list", "list"]
+    subprocess.run(command, cwd=first, env=environ, check=True)
+    assert (first / "list").read_bytes() == b"new" * 9000
+    assert [p.name for p in first.iterdir()] == ["list"]
+    assert (second / "list").read_bytes() == (image / "list").read_bytes() == b"old" * 9000
 
 
 @pytest.mark.skipif(not can_separate(), reason="machines have no namespaces of their own here")

@@ -97,9 +97,13 @@ def _wanted(name: str, filters: list[tuple[bool, str]]) -> bool:
 
 def _download(s3: Any, bucket: str, key: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("wb") as file:
+    # As the real one does: beside it, then in its place. What was there may be a link that another instance
+    # of the same image has too.
+    beside = target.with_name(f"{target.name}.part")
+    with beside.open("wb") as file:
         for chunk in s3.get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(1 << 20):
             file.write(chunk)
+    beside.replace(target)
 
 
 _ANSWERS: dict[tuple[str, str], Callable[[Any, Options], None]] = {
