@@ -2,7 +2,10 @@
 
     capture    what is installed here, and where each package came from          -> Environment
     lock       which wheels those are on Linux, by name and hash; no resolution  -> Lock
+    pins       asks the package indexes for the files of versions that are known
+    target     what the machines run, and which wheels fit
     build      wheels of what no index has: directories, repositories, sources
+    kept       those of them that need not be built a second time
     modules    the modules beside the flow, as a wheel of their own
     indexes    where pip and uv look for packages, and the credentials for it
 

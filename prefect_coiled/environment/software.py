@@ -13,8 +13,10 @@ from typing import Any
 
 from prefect_coiled.environment import build as building
 from prefect_coiled.environment.indexes import Indexes
-from prefect_coiled.environment.lock import Locked, PackageNotFoundError, Target, compiled, lock_entries, pick
+from prefect_coiled.environment.lock import Locked, lock_entries, pick
+from prefect_coiled.environment.pins import PackageNotFoundError, compiled
 from prefect_coiled.environment.records import DISTRIBUTION, Environment, minor, normalized, read_toml
+from prefect_coiled.environment.target import Target
 from prefect_coiled.errors import OptionsError
 
 __all__ = ["check_software", "lock_software"]

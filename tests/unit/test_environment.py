@@ -5,8 +5,8 @@ import json
 import pytest
 
 from prefect_coiled.environment import DISTRIBUTION, Lock, Package, Wheel, capture
-from prefect_coiled.environment.build import target_tags
 from prefect_coiled.environment.lock import pick
+from prefect_coiled.environment.target import target_tags
 from prefect_coiled.errors import OptionsError
 
 

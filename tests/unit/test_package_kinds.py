@@ -12,6 +12,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -24,11 +25,12 @@ from pathlib import Path
 
 import pytest
 
-from prefect_coiled.environment import DISTRIBUTION, Environment, Package, lock
-from prefect_coiled.environment.build import GLIBC, check_fits, target_tags
+from prefect_coiled.environment import DISTRIBUTION, Environment, Package, kept, lock
+from prefect_coiled.environment import build as building
 from prefect_coiled.environment.indexes import Indexes
-from prefect_coiled.environment.lock import Locked, Target
+from prefect_coiled.environment.lock import Locked
 from prefect_coiled.environment.software import lock_software
+from prefect_coiled.environment.target import GLIBC, Target, check_fits, target_tags
 from prefect_coiled.errors import OptionsError
 
 USER, PASSWORD = "reader-of-wheels", "canary-4f1a"
@@ -210,6 +212,40 @@ def test_vcs_is_built_from_the_commit_that_is_installed(locked, tmp_path) -> Non
     assert zipfile.ZipFile(path).read("versioned.py") == b"x = 1\n"
     # Built again it is the same wheel, so that nothing is uploaded twice.
     assert locked(package).lock.hash == made.lock.hash
+
+
+def test_what_never_changes_is_built_once(locked, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    repository = sources(tmp_path / "repository", "versioned")
+    git("init", "-q", ".", cwd=repository)
+    git("add", ".", cwd=repository)
+    git("commit", "-qm", "first", cwd=repository)
+    commit = git("rev-parse", "HEAD", cwd=repository)
+    committed = Package(name="versioned", version="1.0", origin="vcs", url=repository.as_uri(), commit=commit)
+    archived = Package(name="only-sources", version="1.0")
+    first = locked(committed, archived)
+    shutil.rmtree(repository)
+    monkeypatch.setattr(building, "run", lambda *_, **__: pytest.fail("built again"))
+    again = locked(committed, archived)
+    assert again.lock.hash == first.lock.hash
+    first.discard()
+    assert all(path.exists() for path in again.built.values())
+    other = committed.model_copy(update={"commit": "0" * 40})
+    with pytest.raises(pytest.fail.Exception, match="built again"):
+        locked(other)
+
+
+def test_built_wheels_that_nobody_wants_for_two_months_go(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = wheel(tmp_path, "mine", "1.0")
+    old, wanted, new = "old", "wanted", "new"
+    for key in (old, wanted):
+        kept.keep(key, path)
+        os.utime(kept.folder() / key, (0, 0))
+    (tmp_path / "copy").mkdir()
+    assert kept.find(wanted, tmp_path / "copy").read_bytes() == path.read_bytes()
+    kept.keep(new, path)
+    assert sorted(p.name for p in kept.folder().iterdir()) == [new, wanted]
 
 
 def test_editable_becomes_a_wheel_of_its_directory_as_it_is_now(locked, tmp_path) -> None:

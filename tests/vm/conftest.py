@@ -24,8 +24,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_coiled.environment import DISTRIBUTION, Locked, Wheel, capture, lock
 from prefect_coiled.environment.download import download as direct_download
 from prefect_coiled.environment.indexes import Indexes
-from prefect_coiled.environment.lock import Target
 from prefect_coiled.environment.records import normalized
+from prefect_coiled.environment.target import Target
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.sandbox.addresses import free_port
 from tests.vm.images import Images, Layer, reason, size
@@ -114,7 +114,7 @@ def locked(images: Images, ignored: list[str]) -> Iterator[Locked]:
             return images.wheel(wheel, lambda place: direct_download(wheel, place, indexes))
 
         # The package has a function of the module's name.
-        patch.setattr(sys.modules[Target.__module__], "download", download)
+        patch.setattr(sys.modules[Locked.__module__], "download", download)
         yield made
     made.discard()
 

@@ -1,0 +1,88 @@
+"""Wheels that were built here before: a commit of a repository and an archive of known hash never change.
+
+A directory does, so that is built each time. The folder may be deleted at any moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from prefect_coiled.environment.records import Package
+
+__all__ = ["find", "folder", "keep", "key_of"]
+
+_DAYS = 60
+# To be raised when the same sources would give another wheel.
+_FORMAT = 1
+
+
+def folder() -> Path:
+    """Where they are: `prefect-coiled/built` in the user's cache folder ($XDG_CACHE_HOME, ~/.cache)."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(cache, "prefect-coiled", "built")
+
+
+def key_of(package: Package, sha256: str = "") -> str:
+    """What a wheel is kept under; empty for sources that may change.
+
+    Args:
+        package: What is built.
+        sha256: Of the archive of its sources, where there is one.
+    """
+    if not sha256 and not (package.origin == "vcs" and package.commit):
+        return ""
+    # What is compiled fits this interpreter and this system.
+    built_by = (sys.implementation.cache_tag, platform.system(), platform.machine(), platform.libc_ver()[1])
+    where = (package.url, package.commit, package.subdirectory) if not sha256 else (sha256,)
+    told = "\0".join(map(str, (_FORMAT, *built_by, package.name, *where)))
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def find(key: str, target: Path) -> Path | None:
+    """A copy of the wheel that is kept under a key, if one is.
+
+    Args:
+        key: See `key_of`.
+        target: The folder for the copy.
+    """
+    for wheel in sorted((folder() / key).glob("*.whl")) if key else ():
+        try:
+            copy = Path(shutil.copyfile(wheel, target / wheel.name))
+            os.utime(wheel.parent)  # it was of use today
+        except OSError:
+            return None
+        return copy
+    return None
+
+
+def keep(key: str, wheel: Path) -> None:
+    """Keep a wheel, and let go of those that nobody has wanted for two months. A full disk is no error.
+
+    Args:
+        key: See `key_of`; nothing is kept without one.
+        wheel: The file.
+    """
+    if not key:
+        return
+    place = folder()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=".new-", dir=place))  # for this user alone, as sources may be
+        try:
+            shutil.copyfile(wheel, beside / wheel.name)
+            if not (place / key).exists():
+                beside.rename(place / key)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        for old in place.iterdir():
+            if old.stat().st_mtime < time.time() - _DAYS * 86400:
+                shutil.rmtree(old, ignore_errors=True)
+    except OSError:
+        return

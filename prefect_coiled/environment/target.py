@@ -1,0 +1,89 @@
+"""What the machines run, and which wheels fit it."""
+
+from __future__ import annotations
+
+import platform
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.tags import Tag, compatible_tags, cpython_tags
+from packaging.utils import parse_wheel_filename
+
+from prefect_coiled.errors import OptionsError
+
+__all__ = ["GLIBC", "Target", "check_fits", "target_tags"]
+
+# The C library of Amazon Linux 2023 is 2.34.
+GLIBC = 34
+_SYMBOL = re.compile(rb"GLIBC_2\.(\d{1,3})\b")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the machines run.
+
+    Attributes:
+        python: The version of Python, such as "3.11.9".
+        architecture: "x86_64" or "arm64".
+    """
+
+    python: str
+    architecture: str = "x86_64"
+
+    @property
+    def tags(self) -> list[Tag]:
+        """Of the wheels that fit, the best first."""
+        return target_tags(self.python, self.architecture)
+
+    @property
+    def platform(self) -> str:
+        """In uv's words."""
+        machine = "aarch64" if self.architecture == "arm64" else self.architecture
+        return f"{machine}-manylinux_2_{GLIBC}"
+
+
+def target_tags(python: str, architecture: str) -> list[Tag]:
+    """The tags of wheels that Amazon Linux 2023 runs, the best first."""
+    machine = "aarch64" if architecture == "arm64" else architecture
+    version = tuple(int(part) for part in python.split(".")[:2])
+    legacy = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+    platforms = []
+    for glibc in range(GLIBC, (16 if machine == "aarch64" else 4), -1):
+        platforms.append(f"manylinux_2_{glibc}_{machine}")
+        if glibc in legacy:
+            platforms.append(f"{legacy[glibc]}_{machine}")
+    platforms.append(f"linux_{machine}")
+    interpreter = f"cp{version[0]}{version[1]}"
+    return [*cpython_tags(version, platforms=platforms), *compatible_tags(version, interpreter, platforms)]
+
+
+def check_fits(path: Path, tags: Sequence[Tag], python: str, architecture: str) -> None:
+    """See that a wheel that was built here runs on the machines.
+
+    Raises:
+        OptionsError: It was compiled for another system, another Python or a newer C library.
+    """
+    name, version, _, found = parse_wheel_filename(path.name)
+    ignore = f"Install a released version that has wheels for Linux, or package_sync_ignore=[{name!r}]."
+    if not found & set(tags):
+        here = f"{platform.system()} {platform.machine()}"
+        raise OptionsError(
+            f"package {name}=={version}",
+            f"it is compiled on this machine ({here}), and the cluster's run Linux {architecture} with "
+            f"Python {python}: {path.name} does not fit",
+            ignore,
+        )
+    with zipfile.ZipFile(path) as wheel:
+        for entry in wheel.namelist():
+            if not re.search(r"\.so(\.\d+)*$", entry):
+                continue
+            newest = max((int(n) for n in _SYMBOL.findall(wheel.read(entry))), default=0)
+            if newest > GLIBC:
+                raise OptionsError(
+                    f"package {name}=={version}",
+                    f"it is compiled here against glibc 2.{newest}, and the machines have 2.{GLIBC}",
+                    ignore,
+                )
