@@ -147,11 +147,7 @@ class CredentialSource:
                     "its secret key is missing: it was not given, or was left behind in a pickle.",
                     "Give both keys, or load the account again by its slug.",
                 )
-            return boto3.Session(
-                aws_access_key_id=self.access_key_id,
-                aws_secret_access_key=self.secret_access_key.get_secret_value(),
-                region_name=region,
-            )
+            return _session_of_keys(self.access_key_id, self.secret_access_key, region)
         try:
             return boto3.Session(profile_name=self.profile or None, region_name=region)
         except ProfileNotFound:
@@ -197,6 +193,16 @@ class CredentialSource:
         )
         target._credentials = credentials  # type: ignore[attr-defined]
         return boto3.Session(botocore_session=target, region_name=region)
+
+
+@functools.lru_cache(maxsize=8)
+def _session_of_keys(key_id: str, secret: SecretStr, region: str) -> boto3.Session:
+    # Keys that were given stay what they are; a profile or the environment may be another one tomorrow.
+    import boto3
+
+    return boto3.Session(
+        aws_access_key_id=key_id, aws_secret_access_key=secret.get_secret_value(), region_name=region
+    )
 
 
 def _profiles() -> list[str]:

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import boto3
 from botocore import xform_name
@@ -47,6 +48,8 @@ _ATTEMPTS = {"safe": 6, "once": 1, "launch": 1}
 
 # boto3 builds clients from shared state that is not safe to build from two threads at once.
 _BUILDING = threading.Lock()
+# A client of EC2 takes a tenth of a second to build, so that all doors of a session share theirs.
+_CLIENTS: WeakKeyDictionary[boto3.Session, dict[tuple[str, ...], Any]] = WeakKeyDictionary()
 
 # The region of IAM's and STS's one endpoint does not matter; everything else is regional.
 Observer = Callable[[str, str], None]
@@ -104,14 +107,13 @@ class Aws:
         self.observer = observer
         self.listener: Callable[[Report], None] | None = None
         self.calls: Counter[str] = Counter()
-        self._clients: dict[tuple[str, str], Any] = {}
 
     def without_stop(self) -> Aws:
         """The same door, deaf to the stop event: for the way down."""
         door = Aws(
             self.session, self.region, self.account, endpoint_url=self.endpoint_url, observer=self.observer
         )
-        door.calls, door._clients, door.listener = self.calls, self._clients, self.listener
+        door.calls, door.listener = self.calls, self.listener
         return door
 
     @property
@@ -172,8 +174,10 @@ class Aws:
         return client, xform_name(operation)
 
     def _client(self, service: str, mode: str) -> Any:
+        key = (service, mode, self.region, self.endpoint_url or "")
         with _BUILDING:
-            if (service, mode) not in self._clients:
+            clients = _CLIENTS.setdefault(self.session, {})
+            if key not in clients:
                 # botocore's `max_attempts` counts retries only, in spite of its name.
                 config = Config(
                     retries={"mode": "standard", "total_max_attempts": _ATTEMPTS[mode]},
@@ -184,12 +188,12 @@ class Aws:
                 # The stubs know a service by its literal name only.
                 make: Any = self.session.client
                 try:
-                    self._clients[service, mode] = make(
+                    clients[key] = make(
                         service, region_name=self.region, endpoint_url=self.endpoint_url, config=config
                     )
                 except (BotoCoreError, InvalidArnException) as error:
                     raise CredentialsError(f"opening a session with {service}", str(error)) from error
-            return self._clients[service, mode]
+            return clients[key]
 
     def _translate(self, error: BotoCoreError | ClientError, action: str, what: str) -> AwsError:
         if isinstance(error, ClientError):

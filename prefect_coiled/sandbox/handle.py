@@ -51,6 +51,7 @@ class Sandbox:
             arguments += ["--addresses", addresses]
         self._process: subprocess.Popen[bytes] | None = None
         self._session: Any = None
+        self._clients: dict[tuple[str, ...], Any] = {}
         self._session_lock = threading.Lock()
         try:
             self._process = launch(folder, arguments, lifeline=True)
@@ -98,7 +99,7 @@ class Sandbox:
         return self.info.environment(region)
 
     def client(self, service: str, region: str = REGION, **options: Any) -> Any:
-        """A boto3 client for this sandbox; the environment is not touched.
+        """A boto3 client for this sandbox; the environment is not touched. Without options it is made once.
 
         Args:
             service: The name of the service, such as "ec2".
@@ -110,7 +111,13 @@ class Sandbox:
                 import boto3
 
                 self._session = boto3.Session("sandbox", "sandbox")
-            return self._session.client(service, region, endpoint_url=self.endpoint, **options)
+            kept = (service, region)
+            if not options and kept in self._clients:
+                return self._clients[kept]
+            made = self._session.client(service, region, endpoint_url=self.endpoint, **options)
+            if not options:
+                self._clients[kept] = made
+            return made
 
     def set(self, **settings: Any) -> None:
         """Change settings while it runs, for example `set(boot="none", nat_pending=5)`.
