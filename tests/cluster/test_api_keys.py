@@ -147,7 +147,7 @@ def test_keys_reach_the_tasks_and_lie_nowhere(
         looked_at.append(("task runs", "\n".join(s.model_dump_json() for s in states)))
         events = client._client.post("/events/filter", json={"limit": 50}).text
         looked_at.append(("events", events))
-    # Prefect's own connection for events shows itself to the API by them; at this level websockets writes that.
+    # Prefect's own connection for events shows them to the API, and at this level that is written down.
     own = [r for r in caplog.records if r.name.partition(".")[0] != "websockets"]
     looked_at += [("local log", caplog.handler.format(record)) for record in own]
     looked_at.append(("exception", "\n".join(errors)))
