@@ -47,9 +47,8 @@ log_in() { # what prints the password; it goes on by a pipe, and is no argument 
   password=
 }
 
-container_unit() {
-  mkdir -p "$BASE" "$ROOT/etc/prefect-coiled" "$ROOT/etc/systemd/system"
-  config >"$ROOT/etc/prefect-coiled/node.json"
+write_starter() { # a script that does the above by itself, for systemd
+  mkdir -p "$BASE"
   {
     echo '#!/bin/bash'
     declare -p IMAGE
@@ -57,28 +56,6 @@ container_unit() {
     echo "run_container <$ROOT/etc/prefect-coiled/node.json"
   } >"$BASE/container"
   chmod 700 "$BASE/container"
-  cat >"$ROOT/etc/systemd/system/prefect-coiled-node.service" <<UNIT
-[Unit]
-Description=prefect-coiled node in a container
-After=network-online.target docker.service
-Wants=network-online.target docker.service
-
-[Service]
-Environment=HOME=/root
-ExecStart=$BASE/container
-ExecStopPost=/usr/sbin/shutdown -h now
-Restart=no
-KillMode=mixed
-TimeoutStopSec=45
-StandardOutput=journal+console
-StandardError=journal+console
-
-[Install]
-WantedBy=multi-user.target
-UNIT
-  systemctl daemon-reload
-  systemctl enable prefect-coiled-node.service
-  systemctl start --no-block prefect-coiled-node.service
 }
 
 guard
@@ -91,7 +68,8 @@ again "2 5" docker pull --quiet "$IMAGE"
 docker logout @HOST@ >/dev/null 2>&1 || :
 step "starting the container"
 if [ -z "${AWS_EC2_METADATA_SERVICE_ENDPOINT:-}" ] && [ -d "$ROOT/run/systemd/system" ]; then
-  container_unit
+  write_starter
+  run_unit "$BASE/container" docker.service
 else
   kill "$GUARD" 2>/dev/null || :
   GUARD=

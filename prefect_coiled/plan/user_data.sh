@@ -27,19 +27,19 @@ run_here() {
   return "$rc"
 }
 
-run_unit() {
+run_unit() { # what the node is, and what else it comes after
   mkdir -p "$ROOT/etc/prefect-coiled" "$ROOT/etc/systemd/system"
   config >"$ROOT/etc/prefect-coiled/node.json"
   cat >"$ROOT/etc/systemd/system/prefect-coiled-node.service" <<UNIT
 [Unit]
 Description=prefect-coiled node
-After=network-online.target
-Wants=network-online.target
+After=network-online.target${2:+ $2}
+Wants=network-online.target${2:+ $2}
 
 [Service]
 Environment=PATH=$ENV/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 Environment=HOME=/root
-ExecStart=$ENV/bin/prefect-coiled-node --config $ROOT/etc/prefect-coiled/node.json
+ExecStart=$1
 ExecStopPost=/usr/sbin/shutdown -h now
 Restart=no
 KillMode=mixed
@@ -70,7 +70,7 @@ guard
 @INSTALL@
 step "starting node"
 if command -v systemctl >/dev/null && [ -d "$ROOT/run/systemd/system" ]; then
-  run_unit
+  run_unit "$ENV/bin/prefect-coiled-node --config $ROOT/etc/prefect-coiled/node.json"
 else
   kill "$GUARD" 2>/dev/null || :
   GUARD=
