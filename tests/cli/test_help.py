@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -80,8 +81,10 @@ show(get_command(app))
 
 
 def test_the_help_of_no_command_imports_anything_heavy() -> None:
+    typer_version = tuple(int(n) for n in version("typer").split(".")[:2])
+    heavy = [m for m in HEAVY if m != "rich" or typer_version >= (0, 24)]  # before, typer itself imports it
     done = subprocess.run(
-        [sys.executable, "-c", _EVERY_HELP, *HEAVY], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _EVERY_HELP, *heavy], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert {"ls", "account list", "setup aws", "demo", ""} <= set(done.stdout.split("\n"))
