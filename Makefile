@@ -6,14 +6,15 @@ STAMP := .venv/.made-of
 # Prefect's own 20 seconds are short where its temporary server makes its database for the first time.
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
+# The machine's own certificates, as in scripts/environment.
+export UV_SYSTEM_CERTS ?= 1
+export UV_NATIVE_TLS ?= 1
 
-# What touches the dependencies: pure parts, the command line, one cluster of the sandbox, flows on the runner.
+# What touches the dependencies: the parts, the command line, a flow on a cluster of the sandbox, tasks.
 VERSIONS_TESTS := tests/unit tests/cli/test_help.py \
   --ignore tests/unit/test_policies.py --ignore tests/unit/test_block_documents.py \
   --deselect tests/unit/test_credentials.py::test_an_endpoint_that_does_not_answer_is_told_in_one_line \
-  tests/cluster/test_contract.py::test_a_client_computes_on_every_worker \
   tests/cluster/test_flows.py::test_a_flow_gets_a_cluster_of_its_own_shown_as_subflows_and_gone_afterwards \
-  tests/runner/test_tasks.py::test_map_wait_for_and_nested_arguments \
   tests/runner/test_tasks.py::test_async_flows_and_async_tasks \
   tests/runner/test_tasks.py::test_get_dask_client_works_with_tls_inside_a_task \
   tests/runner/test_tasks.py::test_the_shipped_context_has_the_parts_that_prefect_serialises
@@ -24,7 +25,7 @@ define with_versions
 	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python .venv-$(1)
 	$(BIN)/python -m uv pip install --quiet --python .venv-$(1)/bin/python --resolution $(2) --upgrade \
 	  --editable ".[sandbox,dataframe]" -r tests/versions.txt
-	$(3) .venv-$(1)/bin/python -m pytest -p no:cacheprovider $(VERSIONS_TESTS) $(4)
+	$(3) .venv-$(1)/bin/python -m pytest -p no:cacheprovider --durations 5 $(VERSIONS_TESTS) $(4)
 endef
 
 .PHONY: demo test again netns-test vm-test ui-test screens check docs lock format clean upstream-test oldest-test newest-test
