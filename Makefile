@@ -6,8 +6,29 @@ STAMP := .venv/.made-of
 # Prefect's own 20 seconds are short where its temporary server makes its database for the first time.
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
+# The machine's own certificates, as in scripts/environment.
+export UV_SYSTEM_CERTS ?= 1
+export UV_NATIVE_TLS ?= 1
 
-.PHONY: demo test again netns-test vm-test ui-test screens check docs lock format clean upstream-test oldest-test
+# What touches the dependencies: the parts, the command line, a flow on a cluster of the sandbox, tasks.
+VERSIONS_TESTS := tests/unit tests/cli/test_help.py \
+  --ignore tests/unit/test_policies.py --ignore tests/unit/test_block_documents.py \
+  --deselect tests/unit/test_credentials.py::test_an_endpoint_that_does_not_answer_is_told_in_one_line \
+  tests/cluster/test_flows.py::test_a_flow_gets_a_cluster_of_its_own_shown_as_subflows_and_gone_afterwards \
+  tests/runner/test_tasks.py::test_async_flows_and_async_tasks \
+  tests/runner/test_tasks.py::test_get_dask_client_works_with_tls_inside_a_task \
+  tests/runner/test_tasks.py::test_the_shipped_context_has_the_parts_that_prefect_serialises
+
+# An environment of its own, of the versions that a strategy of uv's takes, and in it the tests, with variables and
+# tests beside them: $(call with_versions,NAME,STRATEGY,VARIABLES,TESTS).
+define with_versions
+	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python .venv-$(1)
+	$(BIN)/python -m uv pip install --quiet --python .venv-$(1)/bin/python --resolution $(2) --upgrade \
+	  --editable ".[sandbox,dataframe]" -r tests/versions.txt
+	$(3) .venv-$(1)/bin/python -m pytest -p no:cacheprovider --durations 5 $(VERSIONS_TESTS) $(4)
+endef
+
+.PHONY: demo test again netns-test vm-test ui-test screens check docs lock format clean upstream-test oldest-test newest-test
 
 demo: $(STAMP)  ## provision a cluster in the sandbox, run flows/quickstart.py on it, tear it down
 	PREFECT_LOGGING_LEVEL=$${PREFECT_LOGGING_LEVEL:-WARNING} $(BIN)/python flows/quickstart.py
@@ -45,11 +66,10 @@ upstream-test: $(STAMP)  ## prefect-dask's own tests on CoiledTaskRunner; PREFEC
 	$(BIN)/python -m pytest tests/upstream --timeout 0
 
 oldest-test: $(STAMP)  ## the library with the oldest dependencies that it says it works with
-	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python .venv-oldest
-	$(BIN)/python -m uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct \
-	  --editable ".[sandbox,dataframe]" -r tests/oldest.txt
-	.venv-oldest/bin/python -m pytest tests/unit tests/cluster/test_contract.py tests/runner/test_tasks.py \
-	  --ignore tests/unit/test_policies.py
+	$(call with_versions,oldest,lowest-direct)
+
+newest-test: $(STAMP)  ## the same with the newest that are out: a release that breaks us is seen here
+	$(call with_versions,newest,highest,PREFECT_COILED_NEWEST_TEST=1,tests/distribution)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -64,7 +84,7 @@ lock: $(STAMP)  ## resolve requirements.lock anew, for every supported Python
 	  --custom-compile-command "make lock" --quiet -o requirements-ui.lock
 
 clean:
-	rm -rf .venv .venv-oldest
+	rm -rf .venv .venv-oldest .venv-newest
 
 $(STAMP): requirements.lock pyproject.toml scripts/environment
 	scripts/environment "$(PYTHON)"

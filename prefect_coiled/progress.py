@@ -90,9 +90,15 @@ def _is_partial(state: str) -> bool:
 def live_board(console: Console | None = None) -> Iterator[Board]:
     """Show the progress of every cluster that this process starts inside the block."""
     board = Board()
-    with Live(board, console=console, refresh_per_second=8):
-        _listeners.append(board.tell)
-        try:
-            yield board
-        finally:
-            _listeners.remove(board.tell)
+    live = Live(board, console=console, refresh_per_second=8)
+    try:
+        with live:
+            _listeners.append(board.tell)
+            try:
+                yield board
+            finally:
+                _listeners.remove(board.tell)
+    finally:
+        # A file or a pipe gets the board once, at the end, and Rich ends no line there.
+        if board.rows() and not (live.console.is_terminal or live.console.is_jupyter):
+            live.console.line()

@@ -11,9 +11,11 @@ __all__ = ["run"]
 
 def run() -> None:
     """Run the command line as this process, which is the command's own."""
-    # Prefect's remarks on its temporary server are not what was asked for. Here and not in the application,
-    # whose callers in other processes keep their environment as it is.
+    # Prefect's remarks on its temporary server are not what was asked for, nor what that server tells of its
+    # use: the first time it fails now and then, with a page of traceback, while the database is being made.
+    # Here and not in the application, whose callers in other processes keep their environment as it is.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     app()
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefect_coiled.cli.common import out, table, told
+from prefect_coiled.cli.common import JsonOption, out, print_json, table, told
 
 blocks_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -24,19 +24,17 @@ def apply(
         list[Path] | None, typer.Argument(help="Documents, or folders of them; blocks/ if not given.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; save nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Register the block types and save the blocks of YAML documents. Run again, it changes nothing.
 
     Secrets come from the environment: a document says ${NAME} where one belongs.
     """
-    import json
-
     from prefect_coiled.blocks.documents import apply_documents, find_files, read_document
 
     applied = apply_documents([read_document(path) for path in find_files(files or ())], dry_run)
     if as_json:
-        typer.echo(json.dumps([a.row() for a in applied], indent=2))
+        print_json([a.row() for a in applied])
         return
     rows = table("BLOCK", "STATE", "FILE")
     console = out()

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from prefect_coiled.cli.common import AccountOption, RegionOption, door, out, table, told, where
+from prefect_coiled.cli.common import (
+    AccountOption,
+    JsonOption,
+    RegionOption,
+    door,
+    out,
+    print_json,
+    table,
+    told,
+    where,
+)
 
 environment_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -58,12 +68,17 @@ def bake(
 
 @environment_app.command("images")
 @told
-def list_images(account: AccountOption = None, region: RegionOption = None) -> None:
+def list_images(
+    account: AccountOption = None, region: RegionOption = None, as_json: JsonOption = False
+) -> None:
     """List the images that the account has baked, the newest first."""
     from prefect_coiled.aws.baked_images import find_baked_images
 
     loaded, aws = door(account, region)
     found = find_baked_images(aws)
+    if as_json:
+        print_json([image.model_dump(mode="json") for image in found])
+        return
     console = out()
     if not found:
         console.print(f"Account {loaded.slug} has baked no image in {aws.region}{where(loaded)}")

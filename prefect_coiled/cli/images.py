@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated
-
-import typer
-
-from prefect_coiled.cli.common import AccountOption, RegionOption, door, out, table, told
+from prefect_coiled.cli.common import (
+    AccountOption,
+    JsonOption,
+    RegionOption,
+    door,
+    out,
+    print_json,
+    table,
+    told,
+)
 
 
 @told
 def list_images(
-    account: AccountOption = None,
-    region: RegionOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    account: AccountOption = None, region: RegionOption = None, as_json: JsonOption = False
 ) -> None:
     """List the images that an account's clusters can run in: those of its repository in Amazon ECR."""
     from prefect_coiled.aws.ecr import find_images
@@ -29,7 +31,7 @@ def list_images(
         )
     found = find_images(aws)
     if as_json:
-        typer.echo(json.dumps([i.model_dump(mode="json") for i in found], indent=2))
+        print_json([i.model_dump(mode="json") for i in found])
         return
     console = out()
     if not found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Literal, TypeAlias
 
 import typer
@@ -50,7 +49,7 @@ def show_policy(
     slug = account or str(cluster_defaults().get("account") or DEFAULT_ACCOUNT)
     network = merge(None, load_account(slug).options).options.network if own_network else None
     made = iam_policies(slug, aws_account_id=number, region=region, network=network)
-    typer.echo(json.dumps(made[name], indent=2))
+    print_json(made[name])
 
 
 @told
@@ -72,22 +71,25 @@ def check(account: AccountOption = None, region: RegionOption = None, as_json: J
     console.print(f"AWS account {caller.aws_account_id} as {caller.arn}")
     if remark := check_api_url(loaded.shares_loopback):
         console.print(f"{remark}.")
+    answer = {
+        "account": loaded.slug,
+        "region": aws.region,
+        "aws_account_id": caller.aws_account_id,
+        "arn": caller.arn,
+        "remark": remark,
+    }
     try:
         denied = foresee(aws, caller)
     except AccessDeniedError as error:
-        console.print(f"What would be denied cannot be foreseen: {' '.join(error.diagnosis.why.split())}")
+        why = " ".join(error.diagnosis.why.split())
+        if as_json:
+            print_json({**answer, "denied": None, "not_foreseen": why})
+        console.print(f"What would be denied cannot be foreseen: {why}")
         console.print("The ongoing policy lets an IAM user ask: `prefect-coiled policies ongoing`.")
         raise typer.Exit(1) from None
     if as_json:
-        print_json(
-            {
-                "account": loaded.slug,
-                "region": aws.region,
-                "aws_account_id": caller.aws_account_id,
-                "arn": caller.arn,
-                "denied": [{"action": d.action, "resource": d.resource, "policy": d.phase} for d in denied],
-            }
-        )
+        listed = [{"action": d.action, "resource": d.resource, "policy": d.phase} for d in denied]
+        print_json({**answer, "denied": listed, "not_foreseen": None})
     if denied:
         rows = table("DENIED", "ON", "POLICY THAT HAS IT")
         for one in denied:

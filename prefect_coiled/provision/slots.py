@@ -4,6 +4,11 @@ The limit is named `prefect-coiled:ACCOUNT`; where there is none, nothing is lim
 of its slots on a lease, renewed as long as whoever made the cluster lives, and gives it back when the cluster
 is gone. After a crash the lease runs out by itself. Clusters that were left running hold no lease: what AWS
 shows in the region counts against the limit as well.
+
+A Prefect server counts the slots in its database, but keeps the leases in its memory unless it is told
+otherwise. One that was started again has the count without the leases: who lives takes a lease anew; what
+the dead held then nobody can tell from what the living hold, so that the user is told how to free it. The
+same holds for the temporary servers of programs without an API: those let no lease run out.
 """
 
 from __future__ import annotations
@@ -16,8 +21,8 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-from prefect.client.orchestration import get_client
-from prefect.context import FlowRunContext
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.context import FlowRunContext, get_settings_context
 from prefect.exceptions import ObjectNotFound
 
 from prefect_coiled.errors import StoppedError
@@ -28,7 +33,10 @@ logger = logging.getLogger(__name__)
 
 # Seconds: Prefect allows no shorter lease; how often it is renewed; and between two tries to get one.
 LEASE, RENEWED_EVERY, TRY_AGAIN = 60.0, 20.0, 5.0
-_LOCKED = 423  # what the API answers where no slot is free
+# Seconds after which the API has looked for leases that ran out, and taken their slots back.
+_LEASES_ARE_OVER = LEASE + 30.0
+# What the API answers where no slot is free, and where it does not know the lease.
+_LOCKED, _GONE = 423, 410
 
 
 def limit_name(account: str) -> str:
@@ -40,32 +48,69 @@ class Slot:
     """A slot that is held.
 
     Args:
+        limit: Name of the limit.
         lease_id: The lease at the Prefect API.
+        holder: Who holds it, as the API shows it.
         waited: Seconds that it was waited for.
+        clock: Seconds, of the wall: they pass for a machine that sleeps as they pass for the API.
     """
 
-    def __init__(self, lease_id: UUID, waited: float = 0.0) -> None:
-        self.lease_id = lease_id
+    def __init__(
+        self,
+        limit: str,
+        lease_id: UUID,
+        holder: Any = None,
+        waited: float = 0.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.limit = limit
+        self.lease_id: UUID | None = lease_id
         self.waited = waited
+        self._holder = holder
+        self._clock = clock
+        self._renewed = clock()
         self._over = threading.Event()
+        # A new thread would have the settings of the process; the API may be another's.
+        self._settings = get_settings_context().model_copy()
         threading.Thread(target=self._keep, name="slot", daemon=True).start()
 
     def _keep(self) -> None:
-        while not self._over.wait(RENEWED_EVERY):
+        with self._settings:
+            while not self._over.wait(RENEWED_EVERY):
+                try:
+                    with get_client(sync_client=True) as client:
+                        self._renew(client)
+                except Exception as error:  # the next round tries again; the cluster goes on in any case
+                    logger.info("The lease on a cluster's slot was not renewed: %s", error)
+
+    def _renew(self, client: SyncPrefectClient) -> None:
+        if self.lease_id is not None:
             try:
-                with get_client(sync_client=True) as client:
-                    client.renew_concurrency_lease(self.lease_id, LEASE)
-            except Exception as error:  # the next round tries again; the cluster goes on in any case
-                logger.info("The lease on a cluster's slot was not renewed: %s", error)
+                client.renew_concurrency_lease(self.lease_id, LEASE)
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code != _GONE:
+                    raise
+                self.lease_id = None
+                if self._clock() - self._renewed < LEASE:
+                    # It cannot have run out: the API was started anew, and counts a slot that nobody holds.
+                    client.release_concurrency_slots([self.limit], 1, LEASE)
+        if self.lease_id is None:
+            self.lease_id = _increment(client, self.limit, self._holder)
+        if self.lease_id is not None:
+            self._renewed = self._clock()
+            if self._over.is_set():  # given back meanwhile, which may have been the lease before
+                client.release_concurrency_slots_with_lease(self.lease_id)
 
     def release(self) -> None:
         """Give the slot back; again does no harm. Where the API does not answer, the lease runs out."""
         if self._over.is_set():
             return
         self._over.set()
+        if (lease_id := self.lease_id) is None:
+            return
         try:
             with get_client(sync_client=True) as client:
-                client.release_concurrency_slots_with_lease(self.lease_id)
+                client.release_concurrency_slots_with_lease(lease_id)
         except Exception as error:
             logger.info("A cluster's slot was not given back, and will be in a minute: %s", error)
 
@@ -93,7 +138,14 @@ def take_slot(
     Raises:
         StoppedError: If a stop is asked for while waiting.
     """
-    name, began, told = limit_name(account), clock(), False
+    name, began, told = limit_name(account), clock(), set[str]()
+
+    def tell(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            report("slot", text)
+
+    holder = _holder()
     with get_client(sync_client=True) as client:
         while True:
             try:
@@ -103,23 +155,31 @@ def take_slot(
             if not limit.active:
                 return None
             there = running()
-            if there < limit.limit and (lease_id := _increment(client, name)) is not None:
-                return Slot(lease_id, clock() - began)
+            if there < limit.limit and (lease_id := _increment(client, name, holder)) is not None:
+                return Slot(name, lease_id, holder, clock() - began)
             if not told:
-                told = True
-                report("slot", f"waiting: limit {name} allows {limit.limit} clusters, and {there} run")
+                tell(f"waiting: limit {name} allows {limit.limit} clusters, and {there} run")
+            if there < limit.limit and clock() - began > _LEASES_ARE_OVER:
+                tell(
+                    f"still waiting: {limit.active_slots} slots of {name} are held, and {there} clusters run."
+                    f" If no program holds them, free them: prefect gcl update {name} --active-slots {there}"
+                )
             if stop.wait(TRY_AGAIN):
                 raise StoppedError(f"waiting for a slot of the limit {name!r}", "a stop was asked for")
 
 
-def _increment(client: Any, name: str) -> UUID | None:
-    """The lease on one slot; None if all are taken."""
+def _holder() -> Any:
+    """The flow run that takes a slot, as the API shows it; None outside of flows."""
     context = FlowRunContext.get()
-    holder = None
-    if context is not None and context.flow_run is not None:
-        from prefect.types._concurrency import ConcurrencyLeaseHolder
+    if context is None or context.flow_run is None:
+        return None
+    from prefect.types._concurrency import ConcurrencyLeaseHolder
 
-        holder = ConcurrencyLeaseHolder(type="flow_run", id=context.flow_run.id)
+    return ConcurrencyLeaseHolder(type="flow_run", id=context.flow_run.id)
+
+
+def _increment(client: SyncPrefectClient, name: str, holder: Any) -> UUID | None:
+    """The lease on one slot; None if all are taken."""
     try:
         reply = client.increment_concurrency_slots_with_lease([name], 1, "concurrency", LEASE, holder)
     except httpx.HTTPStatusError as error:

@@ -1,4 +1,4 @@
-"""The face of the command line: examples, JSON, colours, completion, and how soon it answers."""
+"""The face of the command line: examples, JSON, colours, completion, and the demo."""
 
 from __future__ import annotations
 
@@ -137,32 +137,6 @@ def test_shells_are_offered_completion() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=False
     )
     assert done.stdout.split() == ["ls", "logs"]
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["ls", "--help"], ["setup", "aws", "--help"], ["--version"]]
-)
-def test_help_comes_before_anything_heavy_is_imported(arguments: list[str]) -> None:
-    heavy = {
-        "boto3",
-        "botocore",
-        "distributed",
-        "dask",
-        "httpx",
-        "moto",
-        "pandas",
-        "prefect",
-        "rich",
-    }
-    code = (
-        f"import sys; sys.argv = ['prefect-coiled', *{arguments!r}]\n"
-        "from prefect_coiled.cli.__main__ import run\n"
-        "try: run()\n"
-        "except SystemExit: pass\n"
-        f"print(sorted({heavy!r} & set(sys.modules)))"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.splitlines()[-1] == "[]"
 
 
 def test_the_policies_are_those_of_the_plan() -> None:

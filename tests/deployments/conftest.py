@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,17 @@ _QUICK = {
 @pytest.fixture(scope="package")
 def environ(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of the server, the worker and its flow runs; nothing of the suite's own server."""
+    return own_environ(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def another_environ(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a server of one file's own."""
+    return own_environ(tmp_path_factory)
+
+
+def own_environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a server with a home, a database and a port of its own, and of its clients."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_SERVER_SERVICES_")}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -52,9 +64,9 @@ def environ(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
     }
 
 
-@pytest.fixture(scope="package")
-def server(environ: dict[str, str]) -> Iterator[str]:
-    """The API's address; in this process's settings too."""
+@contextmanager
+def serving(environ: dict[str, str]) -> Iterator[subprocess.Popen[Any]]:
+    """A Prefect server that answers; started again in the same environment, it has the same database."""
     command = [
         sys.executable,
         "-m",
@@ -65,27 +77,38 @@ def server(environ: dict[str, str]) -> Iterator[str]:
         environ["PREFECT_SERVER_API_PORT"],
     ]
     log = Path(environ["PREFECT_HOME"], "server.log")
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(command, env=environ, stdout=output, stderr=output, start_new_session=True)
-    url = environ["PREFECT_API_URL"]
     try:
         end = time.monotonic() + 120
         while True:
             try:
-                if httpx.get(f"{url}/health").status_code == 200:
+                if httpx.get(f"{environ['PREFECT_API_URL']}/health").status_code == 200:
                     break
             except httpx.HTTPError:
                 pass
             assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < end, log.read_text()[-3000:]
             time.sleep(0.1)
-        with temporary_settings({PREFECT_API_URL: url}):
-            # Prefect's way for events is made once in a process, to the API of that moment.
-            EventsWorker.drain_all(timeout=60)
-            yield url
-            EventsWorker.drain_all(timeout=60)
+        yield process
     finally:
         end_session(process)
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[[dict[str, str]], AbstractContextManager[Any]]:
+    return serving
+
+
+@pytest.fixture(scope="package")
+def server(environ: dict[str, str]) -> Iterator[str]:
+    """The API's address; in this process's settings too."""
+    url = environ["PREFECT_API_URL"]
+    with serving(environ), temporary_settings({PREFECT_API_URL: url}):
+        # Prefect's way for events is made once in a process, to the API of that moment.
+        EventsWorker.drain_all(timeout=60)
+        yield url
+        EventsWorker.drain_all(timeout=60)
 
 
 @pytest.fixture(scope="package")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
+import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -92,3 +95,42 @@ def test_the_sandbox_is_an_extra(wheel: zipfile.ZipFile) -> None:
     needed = metadata.get_all("Requires-Dist") or []
     assert not [n for n in needed if n.startswith("moto") and "extra ==" not in n]
     assert metadata["Requires-Python"] == ">=3.10,<3.15" or metadata["Requires-Python"] == "<3.15,>=3.10"
+
+
+def documented_command() -> list[str]:
+    """What the page says to type where there is no checkout."""
+    page = (ROOT / "docs" / "get-started.md").read_text()
+    (line,) = re.findall(r"^uvx .*$", page, re.M)
+    return shlex.split(line)
+
+
+# It takes what is newest from the package index, which is no matter of the other tests.
+@pytest.mark.skipif("PREFECT_COILED_NEWEST_TEST" not in os.environ, reason="`make newest-test` runs it")
+@pytest.mark.timeout(600)
+def test_the_demo_runs_from_the_wheel_alone_by_the_documented_command(built: Path, tmp_path: Path) -> None:
+    (file,) = built.glob("*.whl")
+    command = [w.replace("git+https://...", file.as_uri()) for w in documented_command()]
+    assert [w for w in command if file.as_uri() in w]
+    home, empty = tmp_path / "home", tmp_path / "empty"
+    home.mkdir()
+    empty.mkdir()
+    # Of this machine: its certificates and indexes, and what uv has fetched before, as for a second `uvx`.
+    kept = {k: v for k, v in os.environ.items() if k.startswith(("UV_", "SSL_")) or k.endswith("_proxy")}
+    environ = {
+        "UV_SYSTEM_CERTS": "1",
+        "UV_NATIVE_TLS": "1",
+        "UV_CACHE_DIR": str(Path(pwd.getpwuid(os.getuid()).pw_dir) / ".cache" / "uv"),
+        **kept,
+        "UV_PYTHON": sys.executable,
+        "UV_TOOL_DIR": str(tmp_path / "tools"),
+        "HOME": str(home),
+        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        "TMPDIR": os.environ["TMPDIR"],
+        "PREFECT_COILED_SUITE": os.environ["PREFECT_COILED_SUITE"],
+    }
+    done = subprocess.run(command, cwd=empty, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answer = "78,498 primes below 1,000,000, counted by 2 workers in 16 tasks."
+    assert answer in done.stdout.splitlines(), done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert list(empty.iterdir()) == []

@@ -6,6 +6,7 @@ import pytest
 
 from prefect_coiled.environment import DISTRIBUTION, Lock, Package, Wheel, capture
 from prefect_coiled.environment.lock import pick
+from prefect_coiled.environment.records import read_toml
 from prefect_coiled.environment.target import target_tags
 from prefect_coiled.errors import OptionsError
 
@@ -113,13 +114,13 @@ LOCK = Lock(
 )
 
 
-def test_the_lock_is_a_pylock_with_paths_in_the_bucket_and_reads_back():
-    from packaging.pylock import Pylock
+def test_the_lock_is_a_pylock():
+    pylock = pytest.importorskip("packaging.pylock", reason="packaging reads these from 26.0 on")
+    pylock.Pylock.from_dict(read_toml(LOCK.text())).validate()
 
-    import prefect_coiled.environment.records as records
 
+def test_the_lock_has_paths_in_the_bucket_and_reads_back():
     text = LOCK.text()
-    Pylock.from_dict(records.read_toml(text)).validate()
     assert f'path = "wheels/{"0" * 64}/a-1-py3-none-any.whl", size = 3' in text
     again = Lock.parse(text)
     assert again == LOCK

@@ -97,6 +97,23 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815
 
+    def list_directory(self, path: str | os.PathLike[str]) -> io.BytesIO:
+        """As indexes do (PEP 503): each file with its hash, but for those of which it is said otherwise."""
+        links = []
+        for file in sorted(Path(path).iterdir()):
+            if file.is_dir():
+                links.append(f"{file.name}/")
+            elif file.name.startswith("hashless-"):
+                links.append(file.name)
+            else:
+                links.append(f"{file.name}#sha256={hashlib.sha256(file.read_bytes()).hexdigest()}")
+        text = "".join(f'<a href="{link}">{link.partition("#")[0].rstrip("/")}</a>\n' for link in links)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(text.encode())))
+        self.end_headers()
+        return io.BytesIO(text.encode())
+
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -108,6 +125,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         (DISTRIBUTION, "9.9", "py3-none-any"),
         ("uv", "9.9", f"py3-none-manylinux_2_17_{machine}"),
         ("pure", "1.0", "py3-none-any"),
+        ("hashless", "1.0", "py3-none-any"),
         ("compiled", "1.0", f"cp3{sys.version_info[1]}-cp3{sys.version_info[1]}-manylinux_2_28_{machine}"),
         ("compiled", "1.0", f"cp3{sys.version_info[1]}-cp3{sys.version_info[1]}-manylinux_2_39_{machine}"),
         ("compiled", "1.0", f"cp3{sys.version_info[1]}-cp3{sys.version_info[1]}-macosx_11_0_arm64"),
@@ -181,6 +199,14 @@ def test_a_file_of_the_index_that_is_not_the_locked_one_is_refused(locked, tmp_p
     other = the(made, "pure").model_copy(update={"sha256": "0" * 64})
     with pytest.raises(OptionsError, match="its hash is"):
         made.fetch(other, tmp_path)
+
+
+def test_a_file_of_which_the_index_gives_no_hash_is_locked_as_it_is_now(locked, tmp_path) -> None:
+    made = locked(Package(name="hashless", version="1.0"))
+    found = the(made, "hashless")
+    # An older uv gives no hash then: the file is fetched for the lock.
+    content = (made.built.get(found.sha256) or made.fetch(found, tmp_path)).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == found.sha256
 
 
 def test_c_extension_takes_the_newest_wheel_that_the_machines_c_library_runs(locked) -> None:

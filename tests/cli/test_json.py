@@ -1,0 +1,175 @@
+"""Whatever lists does so as JSON too, for programs: on standard output, and nothing beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect_aws import AwsCredentials
+
+from prefect_coiled import Cluster, Ec2DaskAccount
+from prefect_coiled.aws.baked_images import create_baked_image, delete_baked_image, find_baked_images
+from prefect_coiled.aws.instances import find_instances
+from prefect_coiled.blocks import load_account
+from prefect_coiled.cli import app
+from prefect_coiled.provision.sessions import open_door
+from prefect_coiled.sandbox import Sandbox, SandboxInfo
+
+from .conftest import run
+from .test_face import ALL
+
+ROOT = Path(__file__).parents[2]
+NAME = "of-the-cli"
+
+# What does something says how that went; some of what shows something shows a text, or JSON anyway. Any other
+# command shows what is there, so that programs want to read it.
+ACTS = {
+    ("account", "destroy"),
+    ("account", "reset"),
+    ("demo",),
+    ("environment", "bake"),
+    ("role", "attach-policy"),
+    ("role", "detach-policy"),
+    ("sandbox", "start"),
+    ("sandbox", "stop"),
+    ("set-up",),
+    ("setup", "aws"),
+    ("stop",),
+    ("sweep",),
+}
+TEXT = {("dashboard",), ("logs",), ("policies",)}
+# How each is called on a cluster that runs, and what its rows have.
+SHOWS: dict[tuple[str, ...], tuple[tuple[str, ...], set[str]]] = {
+    ("account", "explain"): (("account", "explain"), {"option", "value", "from", "remark"}),
+    ("account", "list"): (("account", "list"), {"account", "region", "egress", "where"}),
+    ("blocks", "apply"): (("blocks", "apply", "DOCUMENT", "--dry-run"), {"type", "name", "state"}),
+    ("check",): (("check",), {"account", "region", "arn", "denied", "remark", "not_foreseen"}),
+    ("cost",): (("cost", NAME), {"name", "count", "usd_per_hour", "usd"}),
+    ("environment", "images"): (("environment", "images"), {"image_id", "environment", "python", "state"}),
+    ("firewall",): (("firewall", NAME), {"ports", "cidr"}),
+    ("images",): (("images", "--account", "in-ecr"), set()),
+    ("ls",): (("ls",), {"name", "state", "workers", "types", "usd_per_hour"}),
+    ("notifications",): (("notifications",), {"time", "level", "event_type", "msg", "data"}),
+    ("resources",): (("resources",), {"kind", "resource_id", "cluster"}),
+    ("role", "list"): (("role", "list"), set()),
+    ("sandbox", "status"): (("sandbox", "status"), {"endpoint", "pid", "instances"}),
+}
+
+
+def options(command: Any) -> set[str]:
+    return {option for parameter in command.params for option in parameter.opts}
+
+
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_a_command_that_shows_what_is_there_has_json(path: tuple[str, ...]) -> None:
+    lists = str(ALL[path].help).split()[0] in ("List", "Show") or path[-1] in ("list", "ls", "status")
+    if lists or path not in ACTS | TEXT:
+        assert "--json" in options(ALL[path]), f"{' '.join(path)} lists something, and has no --json"
+        assert path in SHOWS, f"{' '.join(path)} --json is not tried"
+
+
+@pytest.fixture
+def baked(cluster: Cluster) -> Iterator[str]:
+    """An image of the scheduler's machine, as a bake leaves it."""
+    aws = open_door(load_account(), "us-east-1")
+    (machine,) = (m for m in find_instances(aws, cluster.name) if m.role == "scheduler")
+    made = create_baked_image(aws, machine.instance_id, "coiled-default-abc", "abc", "3.11")
+    yield made
+    for image in find_baked_images(aws):
+        delete_baked_image(aws, image)
+
+
+def shown(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """The exit code and what was written, by this process or any that it starts."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        app(list(arguments), prog_name="prefect-coiled")
+    written = capfd.readouterr()
+    return int(ended.value.code or 0), written.out, written.err
+
+
+def test_json_stands_alone_on_standard_output_and_has_the_rows_of_the_table(
+    baked: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    Ec2DaskAccount(region="us-east-1", sandbox=True).save("in-ecr", overwrite=True)
+    assert run("set-up", "--account", "in-ecr").exit_code == 0
+    document = tmp_path / "block.yaml"
+    document.write_text((ROOT / "blocks" / "my-team.yaml").read_text())
+    for path, (words, keys) in SHOWS.items():
+        arguments = [str(document) if word == "DOCUMENT" else word for word in words]
+        code, out, err = shown(capfd, *arguments, "--json")
+        assert code == 0, (path, out, err)
+        assert "\x1b" not in out, path
+        found = json.loads(out)  # anything beside it is an error
+        rows = found if isinstance(found, list) else [found]
+        assert not keys or rows, path
+        for row in rows:
+            assert not keys or keys <= set(row), (path, set(row))
+    (image,) = json.loads(shown(capfd, "environment", "images", "--json")[1])
+    assert (image["image_id"], image["environment"], image["python"]) == (baked, "abc", "3.11")
+    assert baked in shown(capfd, "environment", "images")[1]
+
+
+def test_where_there_is_nothing_json_is_an_empty_list(
+    sandbox: SandboxInfo, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["ls"], ["cost"], ["environment", "images"], ["notifications"]):
+        assert shown(capfd, *words, "--region", "sa-east-1", "--json")[:2] == (0, "[]\n"), words
+
+
+def test_an_error_leaves_standard_output_empty(
+    sandbox: SandboxInfo, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shows = set(SHOWS) - {("account", "list"), ("blocks", "apply"), ("sandbox", "status")}
+    for path in sorted(shows):
+        name = ["nobodys"] if path == ("account", "explain") else ["--account", "nobodys"]
+        words = [*path, *([NAME] if path == ("firewall",) else []), *name]
+        code, out, err = shown(capfd, *words, "--json")
+        assert (code, out) == (1, ""), (path, err)
+        assert err.startswith("Error: account 'nobodys'"), path
+        assert err.count("\n") == 1, err
+
+
+def test_what_cannot_be_foreseen_is_said_in_json_too(
+    sandbox: SandboxInfo, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where AWS is somewhere else, this machine's own Prefect server would be refused before.
+    monkeypatch.setattr("prefect_coiled.task_runner.api_url.check_api_url", lambda _: "a remark")
+    with Sandbox({"boot": "none", "iam": "on"}) as strict:
+        key, secret = strict.add_user("asker")
+        credentials = AwsCredentials(
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+            aws_client_parameters={"endpoint_url": strict.endpoint},
+        )
+        Ec2DaskAccount(region="us-east-1", aws_credentials=credentials).save("asker", overwrite=True)
+        code, out, _ = shown(capfd, "check", "--account", "asker", "--json")
+    answer = json.loads(out)
+    assert code == 1
+    assert answer["arn"].endswith(":user/asker")
+    assert (answer["denied"], answer["remark"]) == (None, "a remark")
+    assert "iam:SimulatePrincipalPolicy" in answer["not_foreseen"]
+
+
+def test_json_is_not_mixed_with_what_prefect_says_of_a_temporary_server(
+    sandbox: SandboxInfo, tmp_path: Path
+) -> None:
+    environ = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "PREFECT_API_URL")}
+    environ |= {"PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_LEVEL": "DEBUG", "FORCE_COLOR": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect_coiled.cli", "account", "list", "--json"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=150,
+    )
+    assert [row["account"] for row in json.loads(done.stdout)] == ["default"]
