@@ -7,13 +7,13 @@ STAMP := .venv/.made-of
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 
-.PHONY: demo test again netns-test vm-test ui-test screens check docs lock format clean upstream-test oldest-test
+.PHONY: demo test again netns-test vm-test qemu-test ui-test screens check docs lock format clean upstream-test oldest-test
 
 demo: $(STAMP)  ## provision a cluster in the sandbox, run flows/quickstart.py on it, tear it down
 	PREFECT_LOGGING_LEVEL=$${PREFECT_LOGGING_LEVEL:-WARNING} $(BIN)/python flows/quickstart.py
 
-test: $(STAMP)  ## the suite, on two cores; netns-test, ui-test and vm-test are apart
-	$(BIN)/python -m pytest tests --ignore tests/netns --ignore tests/ui --ignore tests/vm \
+test: $(STAMP)  ## the suite, on two cores; netns-, ui-, vm- and qemu-test are apart
+	$(BIN)/python -m pytest tests --ignore tests/netns --ignore tests/ui --ignore tests/vm --ignore tests/qemu \
 	  --numprocesses 2 --dist loadfile
 
 again: $(STAMP)  ## what failed in the last run, one test after the other
@@ -27,6 +27,9 @@ ui-test: $(STAMP) .venv/.made-with-ui  ## Prefect's UI in a browser; needs chrom
 
 vm-test: $(STAMP)  ## whole Linux machines: real systemd, real cloud-init; needs root (docs/machines.md)
 	PREFECT_COILED_VM_TEST=$${PREFECT_COILED_VM_TEST:-1} $(BIN)/python -m pytest tests/vm --timeout 600 --durations 10
+
+qemu-test: $(STAMP)  ## one cluster of whole virtual machines: kernel, firmware, NVMe; slow, needs root (docs/machines.md)
+	PREFECT_COILED_QEMU_TEST=$${PREFECT_COILED_QEMU_TEST:-1} $(BIN)/python -m pytest tests/qemu --timeout 1500 --durations 10
 
 screens: $(STAMP) .venv/.made-with-ui  ## the pictures of Prefect's UI in docs/img, taken anew
 	$(BIN)/python scripts/take_screens.py
