@@ -44,7 +44,7 @@ class Watch:
 
     def _look(self) -> None:
         while not self._done.wait(0.5):
-            on = [name for name, instance in self._sandbox.instances().items() if instance["pid"]]
+            on = [name for name, instance in self._sandbox.instances().items() if instance.get("pid")]
             if on and not self._on:
                 self._on = time.monotonic()
             said = "\n".join(self._sandbox.console(name) for name in on)
@@ -61,7 +61,7 @@ class Watch:
 
 def processor_seconds(sandbox: Sandbox) -> float:
     """What the machines that are on have used."""
-    roots = [psutil.Process(i["pid"]) for i in sandbox.instances().values() if i["pid"]]
+    roots = [psutil.Process(i["pid"]) for i in sandbox.instances().values() if i.get("pid")]
     all_of = [process for root in roots for process in root.children(recursive=True)]
     return sum(sum(process.cpu_times()[:2]) for process in all_of)
 
