@@ -10,6 +10,12 @@ export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 export UV_SYSTEM_CERTS ?= 1
 export UV_NATIVE_TLS ?= 1
 
+# Suites with a target of their own; and files that take minutes for what others show in part.
+APART := tests/netns tests/ui tests/vm tests/qemu
+LONG := tests/deployments tests/bare tests/cluster/test_containers.py tests/cluster/test_gpu.py \
+  tests/cluster/test_one_address.py tests/provision/test_destruction.py tests/provision/test_registry.py \
+  tests/provision/test_story.py tests/runner/test_processes.py
+
 # What touches the dependencies: the parts, the command line, a flow on a cluster of the sandbox, tasks.
 VERSIONS_TESTS := tests/unit tests/cli/test_help.py \
   --ignore tests/unit/test_policies.py --ignore tests/unit/test_block_documents.py \
@@ -28,14 +34,17 @@ define with_versions
 	$(3) .venv-$(1)/bin/python -m pytest -p no:cacheprovider --durations 5 $(VERSIONS_TESTS) $(4)
 endef
 
-.PHONY: demo test again netns-test vm-test ui-test screens check docs lock format clean upstream-test oldest-test newest-test
+.PHONY: demo test long-test again netns-test vm-test qemu-test ui-test screens check docs lock format clean \
+  upstream-test oldest-test newest-test
 
 demo: $(STAMP)  ## provision a cluster in the sandbox, run flows/quickstart.py on it, tear it down
 	PREFECT_LOGGING_LEVEL=$${PREFECT_LOGGING_LEVEL:-WARNING} $(BIN)/python flows/quickstart.py
 
-test: $(STAMP)  ## the suite, on two cores; netns-test, ui-test and vm-test are apart
-	$(BIN)/python -m pytest tests --ignore tests/netns --ignore tests/ui --ignore tests/vm \
-	  --numprocesses 2 --dist loadfile
+test: $(STAMP)  ## the suite, on two cores, but for what takes long and what needs more than Python
+	$(BIN)/python -m pytest tests $(addprefix --ignore ,$(APART) $(LONG)) --numprocesses 2 --dist loadfile
+
+long-test: $(STAMP)  ## the rest of it
+	$(BIN)/python -m pytest $(LONG) --numprocesses 2 --dist loadfile
 
 again: $(STAMP)  ## what failed in the last run, one test after the other
 	$(BIN)/python -m pytest tests --last-failed --last-failed-no-failures none --timeout 600
@@ -48,6 +57,9 @@ ui-test: $(STAMP) .venv/.made-with-ui  ## Prefect's UI in a browser; needs chrom
 
 vm-test: $(STAMP)  ## whole Linux machines: real systemd, real cloud-init; needs root (docs/machines.md)
 	PREFECT_COILED_VM_TEST=$${PREFECT_COILED_VM_TEST:-1} $(BIN)/python -m pytest tests/vm --timeout 600 --durations 10
+
+qemu-test: $(STAMP)  ## one cluster of whole virtual machines: kernel, firmware, NVMe; slow, needs root (docs/machines.md)
+	PREFECT_COILED_QEMU_TEST=$${PREFECT_COILED_QEMU_TEST:-1} $(BIN)/python -m pytest tests/qemu --timeout 1500 --durations 10
 
 screens: $(STAMP) .venv/.made-with-ui  ## the pictures of Prefect's UI in docs/img, taken anew
 	$(BIN)/python scripts/take_screens.py

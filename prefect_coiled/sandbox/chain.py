@@ -154,7 +154,7 @@ class Server:
             "client_address": plane.client_address,
             "python": sys.executable,
             # Whole machines hold nothing of the client's.
-            "image": "bare" if settings.plane == "nspawn" else settings.image,
+            "image": "bare" if settings.plane in ("nspawn", "qemu") else settings.image,
         }
         admin = Admin(
             self.calls,

@@ -65,7 +65,7 @@ class SandboxInfo:
         addresses: "many" when each instance has an address of its own (Linux), "one" when all share
             127.0.0.1 and what listens must take free ports.
         instances: How many instances are on or on their way.
-        plane: What instances are made of: "process" or "netns".
+        plane: What instances are made of; see the setting.
         client_address: The address that clients on this machine are seen from.
         image: "ready" where machines hold the client's environment, "bare" where they install it.
     """

@@ -119,8 +119,8 @@ class ProcessMachine(Machine):
             script.chmod(0o700)
         self._booted = True
 
-    def _spawn(self, command: list[str], environ: dict[str, str]) -> IO[bytes]:
-        """Start the first process; gives the writing end of its lifeline."""
+    def _spawn(self, command: list[str], environ: dict[str, str], files: Sequence[int] = ()) -> IO[bytes]:
+        """Start the first process, with some open files; gives the writing end of its lifeline."""
         read_end, write_end = os.pipe()
         try:
             with self.console.open("ab") as console:
@@ -132,6 +132,7 @@ class ProcessMachine(Machine):
                     stdout=console,
                     stderr=console,
                     start_new_session=True,
+                    pass_fds=files,
                 )
         except BaseException:
             os.close(write_end)

@@ -8,6 +8,7 @@ Which one is settled at the start, by the setting `plane`:
     process     process trees on addresses of the loopback; no walls between them
     netns       the same in network namespaces: real addresses, security groups and routes hold
     nspawn      whole Linux machines on such a network: systemd, cloud-init and their disk are real
+    qemu        virtual machines on such a network: their kernel and their hardware are real too, and slow
 """
 
 from __future__ import annotations
@@ -229,6 +230,10 @@ def make_plane(settings: Settings, form: Form | None = None) -> DataPlane:
         from prefect_coiled.sandbox.nspawn.machines import NspawnPlane
 
         return NspawnPlane(settings)
+    if settings.plane == "qemu":
+        from prefect_coiled.sandbox.qemu.machines import QemuPlane
+
+        return QemuPlane(settings)
     if settings.plane == "netns":
         return NetnsPlane()
     return ProcessPlane(form)

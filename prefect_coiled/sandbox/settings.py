@@ -34,10 +34,10 @@ class Settings:
     Attributes:
         boot: "process" runs the user data; "none" lets instances be running without any process.
         plane: What instances are made of: "process" (process trees on loopback addresses), "netns" (the same
-            in network namespaces, with a real firewall) or "nspawn" (whole Linux machines on such a network).
-            Settled at the start.
-        root_disk: With "nspawn", what new machines boot from: folders with a root file system, the upper
-            first, with colons between them.
+            in network namespaces, with a real firewall), "nspawn" (whole Linux machines on such a network)
+            or "qemu" (the same as virtual machines, with a kernel of their own). Settled at the start.
+        root_disk: With "nspawn" and "qemu", what new machines boot from: folders with a root file system, the
+            upper first, with colons between them. With "qemu" one of them has the kernel, as boot/vmlinuz-*.
         boot_delay: From RunInstances to the start of the user data.
         grace: What a machine gets between the power button and the pulled plug.
         nat_pending: How long a new NAT gateway is pending.
@@ -57,7 +57,7 @@ class Settings:
     """
 
     boot: Literal["process", "none"] = "process"
-    plane: Literal["process", "netns", "nspawn"] = "process"
+    plane: Literal["process", "netns", "nspawn", "qemu"] = "process"
     root_disk: str = ""
     boot_delay: float = 0.0
     grace: float = 5.0
@@ -89,8 +89,8 @@ class Settings:
             raise SandboxError("changing sandbox settings", f"no such setting: {', '.join(unknown)}")
         if changes.get("boot", "none") not in ("process", "none"):
             raise SandboxError("changing sandbox settings", 'boot is "process" or "none"')
-        if changes.get("plane", "process") not in ("process", "netns", "nspawn"):
-            raise SandboxError("changing sandbox settings", 'plane is "process", "netns" or "nspawn"')
+        if changes.get("plane", "process") not in ("process", "netns", "nspawn", "qemu"):
+            raise SandboxError("changing sandbox settings", 'plane is "process", "netns", "nspawn" or "qemu"')
         if running and changes.get("plane", self.plane) != self.plane:
             raise SandboxError(
                 "changing sandbox settings",

@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
-from prefect_coiled.sandbox.nspawn import way_out
-from prefect_coiled.sandbox.nspawn.dhcp import Lease, answer
+from prefect_coiled.sandbox.whole import way_out
+from prefect_coiled.sandbox.whole.dhcp import Lease, answer
 
 MAC = "02:00:0a:4d:10:04"
 LEASE = Lease(

@@ -52,17 +52,26 @@ KEEP = 3
 Fetch = Callable[[Wheel], Path]
 
 
-def reason() -> str:
-    """Why machines cannot run here; empty where they can."""
+def no_image(tools: Iterable[str]) -> str:
+    """Why an image cannot be made here; empty where it can.
+
+    Args:
+        tools: The commands that it takes, and those that its machines take.
+    """
     if sys.platform != "linux" or os.geteuid() != 0:
         return "needs Linux and root"
     if _suite() is None:
         return f"no Debian to make the image of runs programs for {' '.join(platform.libc_ver())}"
     if sys.base_prefix == "/usr":
         return "this Python belongs to the system, and cannot be copied into an image"
-    missing = [tool for tool in TOOLS if not shutil.which(tool)]
-    if missing:
-        return f"not installed: {', '.join(missing)}"
+    missing = [tool for tool in tools if not shutil.which(tool)]
+    return f"not installed: {', '.join(missing)}" if missing else ""
+
+
+def reason() -> str:
+    """Why machines cannot run here; empty where they can."""
+    if why := no_image(TOOLS):
+        return why
     trial = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "sh", "-c"]
     done = subprocess.run(
         [*trial, "mount -t sysfs sysfs /sys && mount -t cgroup2 cgroup2 /sys/fs/cgroup"],

@@ -4,6 +4,7 @@
     ruleset     pure: what is said of a VPC -> its nftables rules
     internet    the namespace between the client, AWS's endpoints and the VPCs
     vpc         the namespace of one VPC: its router, its firewall, its instances' links, their metadata
+    tap         a link whose other end is an open file, for machines with a kernel of their own
     machines    the plane itself, and an instance as a process tree in its namespace
 
                       198.19.x.1              198.19.x.2

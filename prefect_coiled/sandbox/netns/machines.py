@@ -52,10 +52,10 @@ class NetnsMachine(ProcessMachine):
         self._namespace = self._network.plug(self._interface)
         super().power_on(environ, grace)
 
-    def _spawn(self, command: list[str], environ: dict[str, str]) -> IO[bytes]:
+    def _spawn(self, command: list[str], environ: dict[str, str], files: Sequence[int] = ()) -> IO[bytes]:
         assert self._namespace is not None
         spawn = super()._spawn
-        return self._namespace.do(lambda: spawn(command, environ))
+        return self._namespace.do(lambda: spawn(command, environ, files))
 
     def unplug(self) -> None:
         """See `Machine`: the cable is out, and nothing runs on."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import socket
 import threading
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from prefect_coiled.sandbox.calls import Environ, StartResponse, WsgiApp, reply
 from prefect_coiled.sandbox.netns.internet import Internet, serve_inside
 from prefect_coiled.sandbox.netns.namespace import Namespace
 from prefect_coiled.sandbox.netns.ruleset import METADATA, RESOLVER, publics, vpc_rules
+from prefect_coiled.sandbox.netns.tap import open_tap
 from prefect_coiled.sandbox.network import Interface, Vpc
 
 __all__ = ["VpcNetwork"]
@@ -114,13 +116,10 @@ class VpcNetwork:
         made = Namespace()
         try:
             with self._lock:
-                if self._closed:
-                    raise SandboxError("connecting an instance", "its VPC is gone")
+                self._check_open()
                 self.namespace.ip(
                     f"link add {link} type veth peer name eth0 address {interface.mac} netns {made.ref}",
-                    f"addr add {router}/32 dev {link}",
-                    f"link set {link} up",
-                    f"route add {interface.address}/32 dev {link}",
+                    *_wiring(interface),
                     others=[made],
                 )
             made.ip(
@@ -133,6 +132,31 @@ class VpcNetwork:
             made.close()
             raise
         return made
+
+    def tap(self, interface: Interface) -> int:
+        """The other end of the instance's link as an open file: whoever holds it is the network card.
+
+        The link goes with the last process that has the file open.
+
+        Args:
+            interface: What is said of the interface.
+
+        Raises:
+            SandboxError: It cannot be made, or the VPC has gone meanwhile.
+        """
+        with self._lock:
+            self._check_open()
+            file = self.namespace.do(lambda: open_tap(_link_of(interface)))
+            try:
+                self.namespace.ip(*_wiring(interface))
+            except BaseException:
+                os.close(file)
+                raise
+        return file
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SandboxError("connecting an instance", "its VPC is gone")
 
     def unplug(self, interface: Interface) -> None:
         """Take the instance's link away."""
@@ -189,6 +213,16 @@ class VpcNetwork:
             self._metadata.close()
             self._internet.namespace.ip(f"link del {self._link}")
             self.namespace.close()
+
+
+def _wiring(interface: Interface) -> list[str]:
+    """What makes a link lead from the router of its subnet to the instance."""
+    router, link = ipaddress.ip_network(interface.subnet)[1], _link_of(interface)
+    return [
+        f"addr add {router}/32 dev {link}",
+        f"link set {link} up",
+        f"route add {interface.address}/32 dev {link}",
+    ]
 
 
 def _link_of(interface: Interface) -> str:
