@@ -21,10 +21,11 @@ trap off EXIT
 
 guard() {
   (
-    trap - EXIT INT
-    trap 'kill $(jobs -p) 2>/dev/null; exit 0' TERM
-    sleep @BOOT_TIMEOUT@ &
-    wait "$!"
+    trap - EXIT INT TERM
+    # Waits without a child, which a signal in the wrong moment would leave behind.
+    exec 3<> <(:)
+    read -r -t @BOOT_TIMEOUT@ -u 3 || :
+    kill -0 "$$" 2>/dev/null || exit 0 # the script has ended: nothing is to be guarded
     say "reason=boot-timeout after @BOOT_TIMEOUT@ s; powering off"
     shutdown -h now || poweroff -f
   ) &
