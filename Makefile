@@ -41,10 +41,10 @@ demo: $(STAMP)  ## provision a cluster in the sandbox, run flows/quickstart.py o
 	PREFECT_LOGGING_LEVEL=$${PREFECT_LOGGING_LEVEL:-WARNING} $(BIN)/python flows/quickstart.py
 
 test: $(STAMP)  ## the suite, on two cores, but for what takes long and what needs more than Python
-	$(BIN)/python -m pytest tests $(addprefix --ignore ,$(APART) $(LONG)) --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests -m "not long" $(addprefix --ignore ,$(APART) $(LONG)) --numprocesses 2 --dist loadfile
 
 long-test: $(STAMP)  ## the rest of it
-	$(BIN)/python -m pytest $(LONG) --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest $(LONG) tests/docs/test_examples.py --numprocesses 2 --dist loadfile
 
 again: $(STAMP)  ## what failed in the last run, one test after the other
 	$(BIN)/python -m pytest tests --last-failed --last-failed-no-failures none --timeout 600

@@ -18,6 +18,8 @@ _FENCE = re.compile(r"^```(\w*)\s*$")
 _NOT_RUN = "<!-- not run:"
 # These are about making and removing clusters; the others attach to one that runs, by `coiled.name`.
 _MAKE_THEIR_OWN = {"clusters", "containers", "gpu"}
+# What a newcomer reads; the other pages are run by `make long-test`.
+_FIRST = {"README", "index", "get-started"}
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, list[str]]]:
@@ -47,7 +49,14 @@ def script(page: Path) -> str:
     return "\n".join(text) + "\n" if text else ""
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if script(p)], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(p, id=p.stem, marks=() if p.stem in _FIRST else pytest.mark.long)
+        for p in PAGES
+        if script(p)
+    ],
+)
 def test_the_python_examples_of_the_page_run(
     page: Path, environ: dict[str, str], running_cluster: str, tmp_path: Path
 ) -> None:
