@@ -25,13 +25,13 @@ VERSIONS_TESTS := tests/unit tests/cli/test_help.py \
   tests/runner/test_tasks.py::test_get_dask_client_works_with_tls_inside_a_task \
   tests/runner/test_tasks.py::test_the_shipped_context_has_the_parts_that_prefect_serialises
 
-# An environment of its own, of the versions that a strategy of uv's takes, and in it the tests, with variables and
-# tests beside them: $(call with_versions,NAME,STRATEGY,VARIABLES,TESTS).
+# An environment of its own, of the versions that a strategy of uv's takes, and in it the tests:
+# $(call with_versions,NAME,STRATEGY).
 define with_versions
 	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python .venv-$(1)
 	$(BIN)/python -m uv pip install --quiet --python .venv-$(1)/bin/python --resolution $(2) --upgrade \
 	  --editable ".[sandbox,dataframe]" -r tests/versions.txt
-	$(3) .venv-$(1)/bin/python -m pytest -p no:cacheprovider --durations 5 $(VERSIONS_TESTS) $(4)
+	.venv-$(1)/bin/python -m pytest -p no:cacheprovider --durations 5 $(VERSIONS_TESTS)
 endef
 
 .PHONY: demo test long-test again netns-test vm-test qemu-test ui-test screens check docs lock format clean \
@@ -44,7 +44,7 @@ test: $(STAMP)  ## the suite, on two cores, but for what takes long and what nee
 	$(BIN)/python -m pytest tests -m "not long" $(addprefix --ignore ,$(APART) $(LONG)) --numprocesses 2 --dist loadfile
 
 long-test: $(STAMP)  ## the rest of it
-	$(BIN)/python -m pytest $(LONG) tests/docs/test_examples.py --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest $(LONG) tests/docs/test_examples.py tests/distribution --numprocesses 2 --dist loadfile
 
 again: $(STAMP)  ## what failed in the last run, one test after the other
 	$(BIN)/python -m pytest tests --last-failed --last-failed-no-failures none --timeout 600
@@ -81,7 +81,7 @@ oldest-test: $(STAMP)  ## the library with the oldest dependencies that it says 
 	$(call with_versions,oldest,lowest-direct)
 
 newest-test: $(STAMP)  ## the same with the newest that are out: a release that breaks us is seen here
-	$(call with_versions,newest,highest,PREFECT_COILED_NEWEST_TEST=1,tests/distribution)
+	$(call with_versions,newest,highest)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

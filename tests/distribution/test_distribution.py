@@ -104,8 +104,8 @@ def documented_command() -> list[str]:
     return shlex.split(line)
 
 
-# It takes what is newest from the package index, which is no matter of the other tests.
-@pytest.mark.skipif("PREFECT_COILED_NEWEST_TEST" not in os.environ, reason="`make newest-test` runs it")
+# It takes what is newest from the package index.
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_demo_runs_from_the_wheel_alone_by_the_documented_command(built: Path, tmp_path: Path) -> None:
     (file,) = built.glob("*.whl")
