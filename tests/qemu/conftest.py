@@ -26,7 +26,7 @@ from tests.vm.conftest import (
     prefect_url,
     uv_cache,
 )
-from tests.vm.images import Layer
+from tests.vm.images import Layer, skip_or_fail
 
 __all__ = ["account", "bare", "complete", "ends", "ignored", "locked", "prefect_url", "uv_cache"]
 
@@ -37,14 +37,7 @@ _figures: list[str] = []
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what cannot run here, and say why; fail instead where it must run."""
-    ours = [item for item in items if HERE in item.path.parents]
-    why = reason() if ASKED else "`make qemu-test` runs virtual machines"
-    if not ours or not why:
-        return
-    if ASKED == "must":
-        pytest.exit(f"virtual machines must run here, but: {why}", 1)
-    for item in ours:
-        item.add_marker(pytest.mark.skip(reason=why))
+    skip_or_fail(items, HERE, ASKED, reason)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -28,7 +28,7 @@ from prefect_coiled.environment.records import normalized
 from prefect_coiled.environment.target import Target
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.sandbox.addresses import free_port
-from tests.vm.images import Images, Layer, reason, size
+from tests.vm.images import Images, Layer, reason, size, skip_or_fail
 
 HERE = Path(__file__).parent
 ASKED = os.environ.get("PREFECT_COILED_VM_TEST", "")
@@ -37,14 +37,7 @@ _figures: list[str] = []
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what cannot run here, and say why; fail instead where it must run."""
-    ours = [item for item in items if HERE in item.path.parents]
-    why = reason() if ASKED else "`make vm-test` runs whole machines"
-    if not ours or not why:
-        return
-    if ASKED == "must":
-        pytest.exit(f"whole machines must run here, but: {why}", 1)
-    for item in ours:
-        item.add_marker(pytest.mark.skip(reason=why))
+    skip_or_fail(items, HERE, ASKED, reason)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

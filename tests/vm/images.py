@@ -31,6 +31,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from prefect_coiled.environment import Lock, Wheel
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.plan.user_data import Place, bake_data
@@ -79,6 +81,25 @@ def reason() -> str:
         text=True,
     )
     return f"no namespaces or cgroups: {done.stderr.strip()}" if done.returncode else ""
+
+
+def skip_or_fail(items: Iterable[pytest.Item], folder: Path, asked: str, reason: Callable[[], str]) -> None:
+    """Skip the tests of a folder where they cannot run, and say why; end the run where they must.
+
+    Args:
+        items: What was collected.
+        folder: Whose tests it is about.
+        asked: "" where nobody asked for them, "must" where they must run.
+        reason: Why they cannot run; empty where they can.
+    """
+    ours = [item for item in items if folder in item.path.parents]
+    why = reason() if asked else f"`make {folder.name}-test` runs whole machines"
+    if not ours or not why:
+        return
+    if asked == "must":
+        pytest.exit(f"the machines of tests/{folder.name} must run here, but: {why}", 1)
+    for item in ours:
+        item.add_marker(pytest.mark.skip(reason=why))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from prefect_coiled.errors import SandboxError
-from prefect_coiled.sandbox.netns.machines import NetnsPlane
 from prefect_coiled.sandbox.netns.vpc import VpcNetwork
 from prefect_coiled.sandbox.network import Interface
 from prefect_coiled.sandbox.plane import Address, Machine
@@ -42,17 +41,10 @@ class NspawnMachine(WholeMachine):
 
     files = ("disk", "work", "root")
 
-    def __init__(
-        self,
-        plane: NetnsPlane,
-        instance_id: str,
-        address: Address,
-        folder: Path,
-        user_data: bytes,
-        disk: str,
-    ) -> None:
-        super().__init__(plane, instance_id, address, folder, user_data, disk)
-        self._name = f"coiled-{instance_id}"
+    @property
+    def _name(self) -> str:
+        """What systemd-nspawn calls it."""
+        return f"coiled-{self.instance_id}"
 
     def _connect(self, network: VpcNetwork, interface: Interface) -> None:
         self._namespace = network.plug(interface)

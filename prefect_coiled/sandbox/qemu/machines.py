@@ -54,15 +54,14 @@ class QemuMachine(WholeMachine):
         super().__init__(plane, instance_id, address, folder, user_data, disk)
         self._disks = disks
         self._tap = -1
-        self._mac = ""
 
     def _connect(self, network: VpcNetwork, interface: Interface) -> None:
         self._namespace = Namespace()
-        self._mac = interface.mac
         self._tap = network.tap(interface)
 
     def _switch_on(self, aws: Mapping[str, str], outside: dict[str, str]) -> None:
         try:
+            assert self._interface is not None
             kernel = kernel_of(self._disk)
             target = self.folder / self.files[0]
             self._disks.write_over(self._disks.of(self._disk, self.folder.parent / "disks"), target)
@@ -73,7 +72,7 @@ class QemuMachine(WholeMachine):
                 kernel=kernel,
                 disk=target,
                 console=self.console,
-                mac=self._mac,
+                mac=self._interface.mac,
                 tap=self._tap,
                 variables=aws,
             )
