@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import util
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -22,6 +22,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Package, Wheel, normalized
+from prefect_coiled.environment.sources import as_installed, backend_of, clone, copied, leaves_traces
 from prefect_coiled.errors import OptionsError
 
 __all__ = ["build", "find_uv", "run", "settled", "wheel_of"]
@@ -43,13 +44,26 @@ def find_uv() -> list[str]:
     raise OptionsError("uv", "it is not installed, and reads and builds the packages", "pip install uv")
 
 
-def run(command: Sequence[str], what: str, indexes: Indexes, cwd: str | None = None) -> str:
+def run(
+    command: Sequence[str],
+    what: str,
+    indexes: Indexes,
+    cwd: str | None = None,
+    more: Mapping[str, str] | None = None,
+) -> str:
     """Run a build tool; returns what it printed.
 
+    Args:
+        command: The tool with its arguments.
+        what: What is being done, for the error.
+        indexes: For what the build needs; hides credentials.
+        cwd: Where it runs.
+        more: Environment variables for it.
+
     Raises:
-        OptionsError: It failed; with its last line, without credentials.
+        OptionsError: It failed; with its own reason, without credentials.
     """
-    environ = {**os.environ, **indexes.environ, "GIT_TERMINAL_PROMPT": "0"}
+    environ = {**os.environ, **indexes.environ, **(more or {})}
     try:
         done = subprocess.run(
             command,
@@ -64,14 +78,25 @@ def run(command: Sequence[str], what: str, indexes: Indexes, cwd: str | None = N
     except (OSError, subprocess.TimeoutExpired) as error:
         raise OptionsError(what, indexes.redacted(str(error))) from None
     if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()
-        cause = next((x for x in lines if re.match(r"\s*(error|fatal|cause)\b", x)), lines[-1])
-        raise OptionsError(what, indexes.redacted(cause.strip()))
+        raise OptionsError(what, indexes.redacted(_reason(done.stderr.strip() or done.stdout.strip())))
     return done.stdout
 
 
+def _reason(said: str) -> str:
+    """Why a tool failed, in its own words: the exception of a build, what it calls an error, or its end."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    raised = [x for x in lines if re.match(r"(\w+\.)*\w*(Error|Exception|Exit)\b\s*:", x)]
+    called = [x for x in lines if re.match(r"(error|fatal|cause)\b", x, re.IGNORECASE)]
+    if raised:
+        return raised[-1]
+    if called:
+        # Git says why in the lines before it says that it failed.
+        return " ".join(lines[-4:])[:400] if called[0].startswith("fatal") else called[0]
+    return lines[-1] if lines else "no output"
+
+
 def build(package: Package, folder: Path, indexes: Indexes, source: Path | None = None) -> Path:
-    """Build the wheel of a package; the same sources give the same wheel.
+    """Build the wheel of a package; the same sources give the same wheel, and nothing is left beside them.
 
     Args:
         package: From a directory, an archive or a repository.
@@ -85,7 +110,7 @@ def build(package: Package, folder: Path, indexes: Indexes, source: Path | None 
     what = f"building a wheel of {package}"
     with tempfile.TemporaryDirectory(prefix="prefect-coiled-build-") as scratch:
         if source is None and package.origin == "vcs":
-            source = _clone(package, Path(scratch) / "clone", indexes)
+            source = clone(package, Path(scratch) / "clone", indexes)
         elif source is None:
             source = Path(unquote(urlsplit(package.url).path))
         if not source.exists():
@@ -98,28 +123,47 @@ def build(package: Package, folder: Path, indexes: Indexes, source: Path | None 
             return source if source.parent == folder else Path(shutil.copy(source, folder))
         if package.subdirectory and source.is_dir():
             source = source / package.subdirectory
-        out = Path(scratch) / "out"
-        command = [*find_uv(), "build", "--quiet", "--wheel", "--no-config", "--python", sys.executable]
+        if source.is_dir() and package.origin == "directory" and leaves_traces(source):
+            source = copied(source, Path(scratch) / "copy")
         try:
-            run([*command, "--out-dir", str(out), str(source)], what, indexes)
+            made = _built(package, source, Path(scratch), what, indexes)
         except OptionsError as error:
             d = error.diagnosis
             raise OptionsError(
                 d.what, d.why, f"Mend it, or leave it out: package_sync_ignore=[{package.name!r}]."
             ) from None
-        (made,) = out.glob("*.whl")
         return settled(made, folder / made.name)
 
 
-def _clone(package: Package, clone: Path, indexes: Indexes) -> Path:
-    what = f"fetching {package} from {package.url}"
-    git = shutil.which("git")
-    if git is None:
-        raise OptionsError(what, "there is no git", "Install git, or a released version of it.")
-    run([git, "clone", "--quiet", package.url, str(clone)], what, indexes)
-    run([git, "-C", str(clone), "checkout", "--quiet", package.commit], what, indexes)
-    run([git, "-C", str(clone), "submodule", "update", "--quiet", "--init", "--recursive"], what, indexes)
-    return clone
+def _built(package: Package, source: Path, scratch: Path, what: str, indexes: Indexes) -> Path:
+    """Build as packages are built, else with what is installed here, as it may have been installed."""
+    command = [*find_uv(), "build", "--quiet", "--wheel", "--no-config", "--python", sys.executable]
+    more = as_installed(package)
+    out = scratch / "out"
+    try:
+        run([*command, "--out-dir", str(out), str(source)], what, indexes, more=more)
+    except OptionsError as error:
+        if not _has_backend(source):
+            raise
+        out = scratch / "out-with-environment"
+        try:
+            own = [*command, "--no-build-isolation", "--out-dir", str(out), str(source)]
+            run(own, what, indexes, more=more)
+        except OptionsError:
+            raise error from None
+    (made,) = out.glob("*.whl")
+    return made
+
+
+def _has_backend(source: Path) -> bool:
+    """Whether what builds it is installed here too."""
+    if source.is_dir():
+        backend = backend_of(source)
+        try:
+            return bool(backend) and util.find_spec(backend.partition(".")[0].partition(":")[0]) is not None
+        except (ImportError, ValueError):
+            return False
+    return util.find_spec("setuptools") is not None
 
 
 def settled(wheel: Path, target: Path) -> Path:

@@ -9,15 +9,19 @@ import sys
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from importlib import metadata
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from prefect_coiled.environment.records import DISTRIBUTION, Environment, Package, normalized
+from prefect_coiled.environment.distributions import Found, find
+from prefect_coiled.environment.records import DISTRIBUTION, Environment, Package
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["capture", "check_ignored", "without_user"]
+__all__ = ["capture", "check_ignored", "without_secrets"]
 
-# Tools that build an environment rather than belong to it; the machines bring their own.
-_TOOLS = re.compile(r"^(pip|setuptools|wheel|uv|virtualenv|pkg-resources|distribute|conda.*|(lib)?mamba.*)$")
+# What manages conda's environments rather than belongs to one.
+_OF_CONDA = re.compile(r"^(conda.*|(lib)?mamba.*|boa|menuinst|navigator-updater|anaconda-.*)$")
+# Stand-ins that no index has: https://bugs.launchpad.net/ubuntu/+source/python-pip/+bug/1635463
+_NOTHING = frozenset({"pkg-resources", "distribute"})
 # What exists on Windows or macOS only, or stands for a library of conda's own.
 _NOT_FOR_LINUX = re.compile(
     r"^(pywin32.*|pypiwin32|pywinpty|pyreadline3?|windows-curses|win32.*|win-inet-pton|wmi|colorama-win|"
@@ -44,21 +48,20 @@ def capture(
     ignored = check_ignored(ignore)
     packages: dict[str, Package] = {}
     left_out: dict[str, str] = {}
-    for distribution in metadata.distributions() if distributions is None else distributions:
-        # A broken .dist-info (left by an interrupted uninstall) has no name.
-        raw_name = distribution.metadata["Name"] if distribution.metadata else None
-        if not raw_name or not distribution.version:
-            continue
-        name = normalized(raw_name)
-        # The first one on the path is the one that is imported.
-        if name in packages or name in left_out or _TOOLS.match(name):
-            continue
+    installed, broken = find(distributions)
+    for found in installed:
+        name, package = found.name, _package(found)
         if any(fnmatchcase(name, pattern) for pattern in ignored):
             left_out[name] = "package_sync_ignore"
+        elif name in _NOTHING and package.version.startswith("0"):
+            left_out[name] = "it stands for a part of setuptools"
+        elif package.origin == "conda" and _OF_CONDA.match(name):
+            left_out[name] = "a tool of conda's own"
         elif _NOT_FOR_LINUX.match(name):
             left_out[name] = "not for Linux"
         else:
-            packages[name] = _package(name, distribution)
+            packages[name] = package
+    left_out |= {name: why for name, why in broken.items() if name not in packages}
     foreign = sorted(name for name, why in left_out.items() if why == "not for Linux")
     if strict and foreign:
         raise OptionsError(
@@ -89,34 +92,57 @@ def check_ignored(ignore: Sequence[str]) -> tuple[str, ...]:
     return patterns
 
 
-def _package(name: str, distribution: metadata.Distribution) -> Package:
+def _package(found: Found) -> Package:
     # https://packaging.python.org/en/latest/specifications/direct-url/
+    name, version, distribution = found.name, found.version, found.distribution
+    record = str(found.folder.absolute()) if found.folder is not None else ""
+    if found.sources is not None:
+        url = found.sources.as_uri()
+        return Package(name=name, version=version, origin="directory", url=url, editable=True, record=record)
     try:
         direct = json.loads(distribution.read_text("direct_url.json") or "{}")
     except ValueError:
         direct = {}
-    version = distribution.version
+    plain = Package(name=name, version=version, record=record)
     # What conda builds says that it came from the directory of the machine that built it.
-    if (distribution.read_text("INSTALLER") or "").strip() == "conda":
-        return Package(name=name, version=version, origin="conda")
-    url = without_user(str(direct.get("url", "")))
-    place = {"url": url, "subdirectory": str(direct.get("subdirectory", ""))}
+    installer = (distribution.read_text("INSTALLER") or "").strip()
+    if installer == "conda":
+        return plain.model_copy(update={"origin": "conda"})
+    if not isinstance(direct, dict) or not direct.get("url"):
+        # Debian and its like say so, or leave no list of files.
+        system = installer in ("debian", "rpm") or (found.folder is not None and _is_systems(found.folder))
+        return plain.model_copy(update={"origin": "system"}) if system else plain
+    url = without_secrets(str(direct["url"]))
+    more: dict[str, object] = {"url": url, "subdirectory": str(direct.get("subdirectory", ""))}
     vcs = direct.get("vcs_info")
     if vcs:
         commit = str(vcs.get("commit_id", ""))
         if vcs.get("vcs", "git") == "git" and commit:
-            return Package(name=name, version=version, origin="vcs", commit=commit, **place)
+            more |= {"origin": "vcs", "commit": commit}
+        else:
+            more |= {"origin": "url"}
     elif url.startswith(("http://", "https://")):
-        return Package(name=name, version=version, origin="url", **place)
+        more["origin"] = "url"
     elif url.startswith("file:") and "archive_info" in direct:
-        return Package(name=name, version=version, origin="file", **place)
+        more["origin"] = "file"
     elif url.startswith("file:"):
-        editable = bool(direct.get("dir_info", {}).get("editable"))
-        return Package(name=name, version=version, origin="directory", editable=editable, **place)
-    return Package(name=name, version=version)
+        more |= {"origin": "directory", "editable": bool(direct.get("dir_info", {}).get("editable"))}
+    return plain.model_copy(update=more)
 
 
-def without_user(url: str) -> str:
-    """The address without user, password and query, which may hold a token."""
+def _is_systems(folder: Path) -> bool:
+    """Whether a record lies among the packages of the operating system, which says little of them."""
+    return folder.parent.name == "dist-packages" and not (folder / "RECORD").is_file()
+
+
+def without_secrets(url: str) -> str:
+    """The address without password and query, which may hold a token; without the user too, but for SSH.
+
+    With SSH the user is part of the address ("git@"), with HTTPS it may be a token.
+    https://packaging.python.org/en/latest/specifications/direct-url-data-structure/
+    """
     parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
+    user, at, host = parts.netloc.rpartition("@")
+    user = user.partition(":")[0]
+    keeps = at and user and parts.scheme in ("ssh", "git+ssh")
+    return urlunsplit(parts._replace(netloc=f"{user}@{host}" if keeps else host, query=""))

@@ -16,17 +16,41 @@ from pathlib import Path
 
 from prefect_coiled.environment.records import Package
 
-__all__ = ["find", "folder", "keep", "key_of"]
+__all__ = ["find", "folder", "keep", "key_of", "write"]
 
 _DAYS = 60
 # To be raised when the same sources would give another wheel.
 _FORMAT = 1
 
 
-def folder() -> Path:
-    """Where they are: `prefect-coiled/built` in the user's cache folder ($XDG_CACHE_HOME, ~/.cache)."""
+def folder(kind: str = "built") -> Path:
+    """Where they are: `prefect-coiled/built` in the user's cache folder ($XDG_CACHE_HOME, ~/.cache).
+
+    Args:
+        kind: Another folder beside it, for what else is known of packages.
+    """
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(cache, "prefect-coiled", "built")
+    return Path(cache, "prefect-coiled", kind)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Keep a small file, whole or not at all. A full disk is no error: it is found out again.
+
+    Args:
+        path: In one of the folders.
+        content: What it holds.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.replace(beside, path)
+        except OSError:
+            os.unlink(beside)
+    except OSError:
+        return
 
 
 def key_of(package: Package, sha256: str = "") -> str:

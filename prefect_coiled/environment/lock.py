@@ -1,7 +1,8 @@
 """From an environment to its lock: for each package the one wheel that the machines install, by hash.
 
 Nothing is resolved: every version is known, and the indexes are asked only which files there are and what
-their hashes are (`pins`). No wheel is downloaded for that.
+their hashes are (`pins`). No wheel is downloaded for that; but that an index's wheel is the package that is
+installed here, and not a stranger's of that name, is checked by the hashes of its Python files (`proof`).
 """
 
 from __future__ import annotations
@@ -13,18 +14,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
-
-from packaging.tags import Tag
-from packaging.utils import parse_wheel_filename
+from typing import Any
 
 from prefect_coiled.environment import build as building
 from prefect_coiled.environment import kept
 from prefect_coiled.environment.download import download
+from prefect_coiled.environment.entries import Source, file_of, pick, source_of
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.modules import write_wheel
 from prefect_coiled.environment.pins import compile_all
+from prefect_coiled.environment.proof import INDEXED, prove
 from prefect_coiled.environment.records import (
     DISTRIBUTION,
     Environment,
@@ -33,6 +32,7 @@ from prefect_coiled.environment.records import (
     Wheel,
     normalized,
 )
+from prefect_coiled.environment.repack import can_be_packed, pack
 from prefect_coiled.environment.target import Target, check_fits
 from prefect_coiled.errors import OptionsError
 
@@ -103,10 +103,14 @@ def lock(
     """
     indexes = indexes or Indexes.of()
     notes = [f"{name} is left out: {why}" for name, why in sorted(environment.left_out.items())]
-    plain = [p for p in environment.packages if p.origin in ("index", "conda")]
-    entries = compile_all(plain, target, indexes, strict, notes)
-    others = [p for p in environment.packages if p.origin not in ("index", "conda")]
-    return lock_entries(entries, others, target, indexes, notes)
+    plain = [p for p in environment.packages if p.origin in INDEXED]
+    tags = target.tags
+    # What can be had from the files that are here needs no index.
+    here = frozenset(p.name for p in plain if p.record and can_be_packed(p, tags))
+    entries = compile_all(plain, target, indexes, strict, notes, here)
+    proven = prove(entries, plain, here, target, indexes, strict, notes)
+    others = [p for p in environment.packages if p.origin not in INDEXED]
+    return lock_entries(proven.entries, [*others, *proven.packed], target, indexes, notes)
 
 
 def lock_entries(
@@ -147,22 +151,25 @@ def _locked(
     """Put together what indexes have and what has to be built."""
     tags = target.tags
     wheels: dict[str, Wheel] = {}
-    sources: list[_Source] = []
+    sources: list[Source] = []
     for entry in entries:
         found = pick(entry, tags)
         if found is not None and not found.sha256:
             # An index that gives no hash: whatever it has now is what is locked.
-            sources.append(_Source(Package(name=found.name, version=found.version), found.url))
+            sources.append(Source(Package(name=found.name, version=found.version), found.url))
         elif found is not None:
             wheels[found.name] = found
         else:
-            sources.append(_source(entry))
+            sources.append(source_of(entry))
 
-    def make(source: _Source) -> Path:
+    def make(source: Source) -> Path:
         package, key = source.package, kept.key_of(source.package, source.sha256)
         own = folder / package.name
         own.mkdir(exist_ok=True)
-        made = kept.find(key, own)
+        if package.record and not package.editable and can_be_packed(package, tags):
+            made: Path | None = pack(package, own)
+        else:
+            made = kept.find(key, own)
         if made is None:
             archive = None
             if source.url:
@@ -170,7 +177,7 @@ def _locked(
                 wanted = Wheel(
                     name=package.name,
                     version=package.version,
-                    file=_file(source.url),
+                    file=file_of(source.url),
                     sha256=source.sha256,
                     url=source.url,
                 )
@@ -180,7 +187,7 @@ def _locked(
         check_fits(made, tags, target.python, target.architecture)
         return made
 
-    sources += [_Source(p, p.url if p.origin == "url" else "") for p in others]
+    sources += [Source(p, p.url if p.origin == "url" else "") for p in others]
     built: dict[str, Path] = {}
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="build") as pool:
         for path in pool.map(make, sources):
@@ -190,76 +197,3 @@ def _locked(
     ordered = tuple(wheels[name] for name in sorted(wheels))
     made_lock = Lock(python=target.python, architecture=target.architecture, wheels=ordered, uv=uv)
     return Locked(made_lock, built, indexes, notes, folder)
-
-
-def pick(entry: Mapping[str, Any], tags: Sequence[Tag]) -> Wheel | None:
-    """The best wheel of a package in a pylock.toml, or None if it has none that fits."""
-    rank = {tag: n for n, tag in enumerate(tags)}
-    best: tuple[int, Wheel] | None = None
-    for wheel in entry.get("wheels", ()):
-        address = _address(wheel)
-        file = str(wheel.get("name") or _file(address))
-        places = [rank[tag] for tag in parse_wheel_filename(file)[3] if tag in rank]
-        if places and (best is None or min(places) < best[0]):
-            made = Wheel(
-                name=entry["name"],
-                version=entry.get("version") or str(parse_wheel_filename(file)[1]),
-                file=file,
-                sha256=wheel.get("hashes", {}).get("sha256", ""),
-                size=int(wheel.get("size", 0)),
-                url=address,
-            )
-            best = min(places), made
-    return best[1] if best else None
-
-
-class _Source(NamedTuple):
-    """What is to be built.
-
-    Attributes:
-        package: What it is, and where it is unless it is an archive.
-        url: The address of the archive of its sources, to be fetched first.
-        sha256: The archive's hash, where the index says.
-    """
-
-    package: Package
-    url: str = ""
-    sha256: str = ""
-
-
-def _source(entry: Mapping[str, Any]) -> _Source:
-    """What is to be built for a package of a pylock.toml."""
-    name, version = str(entry["name"]), str(entry.get("version", "0"))
-    if sdist := entry.get("sdist"):
-        sha256 = str(sdist.get("hashes", {}).get("sha256", ""))
-        return _Source(Package(name=name, version=version), _address(sdist), sha256)
-    if vcs := entry.get("vcs"):
-        place = str(vcs.get("url") or vcs.get("path"))
-        sub = str(vcs.get("subdirectory", ""))
-        commit = str(vcs["commit-id"])
-        made = Package(name=name, version=version, origin="vcs", url=place, commit=commit, subdirectory=sub)
-        return _Source(made)
-    if archive := entry.get("archive"):
-        if archive.get("url"):
-            return _Source(
-                Package(name=name, version=version, origin="url", url=archive["url"]), archive["url"]
-            )
-        path = Path(archive["path"]).absolute()
-        return _Source(Package(name=name, version=version, origin="file", url=path.as_uri()))
-    if directory := entry.get("directory"):
-        path = Path(directory["path"]).absolute()
-        return _Source(Package(name=name, version=version, origin="directory", url=path.as_uri()))
-    raise OptionsError(
-        f"package {name}=={version}",
-        "the index has no wheel of it for the machines, and no sources",
-        f"Leave it out: package_sync_ignore=[{name!r}].",
-    )
-
-
-def _address(entry: Mapping[str, Any]) -> str:
-    # What is in a folder of wheels (find-links) has a path.
-    return str(entry.get("url") or Path(entry["path"]).absolute().as_uri())
-
-
-def _file(url: str) -> str:
-    return unquote(urlsplit(url).path.rpartition("/")[2])

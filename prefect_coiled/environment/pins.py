@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from prefect_coiled.environment.build import find_uv
@@ -61,12 +61,36 @@ class PackageNotFoundError(OptionsError):
 
 
 def compile_all(
-    packages: Sequence[Package], target: Target, indexes: Indexes, strict: bool, notes: list[str]
+    packages: Sequence[Package],
+    target: Target,
+    indexes: Indexes,
+    strict: bool,
+    notes: list[str],
+    here: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """All packages with their files; those that no index has are named together."""
+    """All packages with their files; those that no index has are named together.
+
+    Args:
+        packages: With their versions.
+        target: What the machines run.
+        indexes: Where to ask.
+        strict: Whether what would be replaced or left out is an error.
+        notes: What a user should know is added here.
+        here: Names of those that can be had without an index: they may be missing in the answer.
+
+    Raises:
+        OptionsError: Others cannot be had.
+    """
     bad: dict[str, str] = {}
     pins = {str(p): p for p in packages}
-    found = _halved([*pins, "uv"], target, indexes, bad)
+    # What installs all of it is there in any case.
+    tool = () if any(p.name == "uv" for p in packages) else ("uv",)
+    found = _halved([*pins, *tool], target, indexes, bad)
+    for pin in [pin for pin in bad if pin in pins and pins[pin].name in here]:
+        del bad[pin]
+    for pin in [pin for pin in bad if pin in pins and pins[pin].origin == "system" and not strict]:
+        del bad[pin]
+        notes.append(f"{pin} is left out: it belongs to the operating system, and no index has it")
     replaced = {pin for pin in bad if "+" in pin and not strict}
     if replaced:
         # A local label names a build that a public index does not have.

@@ -22,7 +22,7 @@ else:
 __all__ = ["DISTRIBUTION", "Environment", "Lock", "Origin", "Package", "Wheel", "normalized", "read_toml"]
 
 DISTRIBUTION = "prefect-dask-ec2"
-Origin = Literal["index", "conda", "url", "vcs", "file", "directory"]
+Origin = Literal["index", "conda", "system", "url", "vcs", "file", "directory"]
 _TOOL = "prefect-coiled"
 
 
@@ -42,6 +42,7 @@ class Package(Record):
         commit: Of a repository.
         subdirectory: Inside a repository or an archive.
         editable: Whether the client runs it from its directory.
+        record: The folder of its record here (".../six-1.17.0.dist-info"); empty where there is none.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Package(Record):
     commit: str = ""
     subdirectory: str = ""
     editable: bool = False
+    record: str = ""
 
     def __str__(self) -> str:
         return f"{self.name}=={self.version}"

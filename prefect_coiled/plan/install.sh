@@ -78,15 +78,14 @@ install_all() {
   fi
   UV="$BASE/bin/uv"
   make_python
-  grep -v '/uv-[^/]*$' new >packages || :
-  step "installing $(wc -l <packages) packages"
+  step "installing $(wc -l <new) packages"
   # Packages that the lock has in no version; a new version replaces the old one by itself.
   sed 's,.*/\([^-]*\)-.*,\1,' wanted | sort -u >names
   sed 's,.*/\([^-]*\)-.*,\1,' old | sort -u | comm -23 - names >gone
   [ ! -s gone ] || "$UV" pip uninstall --quiet --python "$ENV/bin/python" -r gone
-  [ ! -s packages ] ||
-    "$UV" pip install --quiet --python "$ENV/bin/python" --no-config --no-index --no-deps --reinstall -r packages
+  [ ! -s new ] ||
+    "$UV" pip install --quiet --python "$ENV/bin/python" --no-config --no-index --no-deps --reinstall -r new
   mv wanted installed
-  rm -rf wheels uv new old packages names gone
+  rm -rf wheels uv new old names gone
   cd - >/dev/null
 }

@@ -205,17 +205,17 @@ def test_a_bare_machine_installs_from_the_bucket_and_starts_a_unit(machine):
         "dnf install -y -q python3.11",
         f"uv venv --quiet --relocatable --python {machine.bin}/python3.11 {BASE}/env",
         f"uv pip install --quiet --python {BASE}/env/bin/python --no-config --no-index --no-deps"
-        " --reinstall -r packages",
+        " --reinstall -r new",
         "systemctl daemon-reload",
         "systemctl enable prefect-coiled-node.service",
         "systemctl start --no-block prefect-coiled-node.service",
     ]
-    assert sorted(machine.packages) == ["dask-2026.1", "mine-1"]
+    assert sorted(machine.packages) == ["dask-2026.1", "mine-1", "uv-0.9"]
     assert NodeConfig.from_json((machine.root / "etc/prefect-coiled/node.json").read_text()) == CONFIG
     unit = (machine.root / "etc/systemd/system/prefect-coiled-node.service").read_text()
     for line in ("ExecStopPost=/usr/sbin/shutdown -h now", "Restart=no", "WantedBy=multi-user.target"):
         assert line in unit.splitlines()
-    steps = ["fetching the list", "fetching 3 wheels", "making Python 3.11.9", "installing 2 packages"]
+    steps = ["fetching the list", "fetching 3 wheels", "making Python 3.11.9", "installing 3 packages"]
     assert [output.index(step) for step in steps] == sorted(output.index(step) for step in steps)
     assert not (machine.root / f"{BASE}/wheels".lstrip("/")).exists()
 

@@ -35,9 +35,11 @@ def test_the_first_one_on_the_path_wins_and_broken_ones_are_skipped():
     assert [str(p) for p in found.packages] == ["a==2"]
 
 
-def test_tools_that_build_environments_are_no_part_of_one():
-    names = ["pip", "setuptools", "wheel", "uv", "virtualenv"]
-    assert captured(*(Dist(name, "1") for name in names)).packages == ()
+def test_nothing_is_left_out_for_its_name_but_what_manages_conda():
+    names = ["conda-like", "mamba-ssm", "pip", "setuptools", "uv", "virtualenv", "wheel"]
+    found = captured(*(Dist(name, "1") for name in names), Dist("mamba", "1", installer="conda"))
+    assert [p.name for p in found.packages] == names
+    assert found.left_out == {"mamba": "a tool of conda's own"}
 
 
 def test_what_is_made_for_another_system_is_left_out_by_name():

@@ -251,7 +251,7 @@ def test_what_never_changes_is_built_once(locked, tmp_path, monkeypatch) -> None
     archived = Package(name="only-sources", version="1.0")
     first = locked(committed, archived)
     shutil.rmtree(repository)
-    monkeypatch.setattr(building, "run", lambda *_, **__: pytest.fail("built again"))
+    monkeypatch.setattr(building, "build", lambda *_, **__: pytest.fail("built again"))
     again = locked(committed, archived)
     assert again.lock.hash == first.lock.hash
     first.discard()

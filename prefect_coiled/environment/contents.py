@@ -1,0 +1,304 @@
+"""What a wheel holds and what is installed here, as the hashes of their Python files; and how they differ.
+
+A wheel lists its files with their hashes at its end (RECORD), so some kilobytes tell what it is. What was
+read of a wheel is kept, by the wheel's own hash; it may be deleted at any moment.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+import ssl
+import sysconfig
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+from urllib.parse import unquote, urlsplit
+
+import httpx
+
+from prefect_coiled.environment import kept
+from prefect_coiled.environment.indexes import Indexes
+from prefect_coiled.environment.records import Package, Wheel
+from prefect_coiled.errors import OptionsError
+
+__all__ = ["Difference", "contents", "contents_of_file", "difference", "hash_of", "read_record"]
+
+_PART, _SECONDS = 32 * 1024, 30.0
+_EMPTY = base64.urlsafe_b64encode(hashlib.sha256().digest()).rstrip(b"=").decode()
+# Stands for the wheel's own METADATA: what a package without a Python file is known by.
+_METADATA = ":METADATA"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How the files of a package here differ from those of a wheel.
+
+    Attributes:
+        changed: Python files that have another content here.
+        missing: Those that are not here.
+        extra: Those that the wheel lacks.
+        related: Whether they are two states of one project, rather than two projects of one name.
+    """
+
+    changed: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    related: bool = True
+
+    def __bool__(self) -> bool:
+        return bool(self.changed or self.missing or self.extra or not self.related)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.changed, *self.missing, *self.extra)
+
+    def __str__(self) -> str:
+        named = ", ".join(self.files[:3])
+        more = len(self.files) - 3
+        return f"{named} and {more} more" if more > 0 else named or "nothing in common"
+
+
+def hash_of(path: Path) -> str:
+    """The hash of a file in the form that RECORD has it; empty where there is no such file."""
+    try:
+        with path.open("rb") as content:
+            digest = hashlib.sha256()
+            while chunk := content.read(1 << 20):
+                digest.update(chunk)
+    except OSError:
+        return ""
+    return base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
+
+
+def read_record(folder: Path) -> dict[str, str]:
+    """The installed files that a record lists, with their hashes; those without one have "".
+
+    Args:
+        folder: The `.dist-info`.
+    """
+    try:
+        return _record((folder / "RECORD").read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return {}
+
+
+def _record(text: str) -> dict[str, str]:
+    # https://packaging.python.org/en/latest/specifications/recording-installed-packages/#the-record-file
+    rows = csv.reader(io.StringIO(text))
+    return {
+        row[0].replace("\\", "/"): (row[1].removeprefix("sha256=") if len(row) > 1 else "")
+        for row in rows
+        if row and row[0]
+    }
+
+
+def contents(wheel: Wheel, indexes: Indexes) -> Mapping[str, str]:
+    """The Python files of a wheel of an index, with their hashes, by the path they are installed under.
+
+    Args:
+        wheel: With its address, and its hash where it is known.
+        indexes: Who knows the credentials.
+
+    Raises:
+        OptionsError: The index does not give it.
+    """
+    cache = kept.folder("contents") / wheel.sha256
+    if wheel.sha256:
+        try:
+            known: dict[str, str] = json.loads(cache.read_text())
+            return known
+        except (OSError, ValueError):
+            pass
+    what = f"looking into {wheel.file}"
+    try:
+        if wheel.url.startswith("file:"):
+            with Path(unquote(urlsplit(wheel.url).path)).open("rb") as file:
+                found = _read(file)
+        else:
+            with _remote(wheel.url, indexes) as file:
+                found = _read(file)
+    except (OSError, zipfile.BadZipFile, KeyError, httpx.HTTPError, httpx.InvalidURL) as error:
+        raise OptionsError(what, indexes.redacted(str(error) or type(error).__name__)) from None
+    if wheel.sha256:
+        kept.write(cache, json.dumps(found).encode())
+    return found
+
+
+def contents_of_file(path: Path) -> Mapping[str, str]:
+    """The same of a wheel that is here."""
+    with path.open("rb") as file:
+        return _read(file)
+
+
+def _read(file: IO[bytes]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    with zipfile.ZipFile(file) as wheel:
+        names = wheel.namelist()
+        record = next((n for n in names if re.fullmatch(r"[^/]+\.dist-info/RECORD", n)), None)
+        told = _record(wheel.read(record).decode(errors="replace")) if record else {}
+        for name in names:
+            if name.endswith(".dist-info/METADATA") and name.count("/") == 1:
+                place = _METADATA
+            elif not name.endswith(".py"):
+                continue
+            else:
+                # https://packaging.python.org/en/latest/specifications/binary-distribution-format/#the-data-directory
+                moved = re.match(r"[^/]+\.data/(purelib|platlib)/(.+)", name)
+                if moved is None and re.match(r"[^/]+\.data/", name):
+                    continue
+                place = moved[2] if moved else name
+            found[place] = told.get(name) or _hash(wheel.read(name))
+    return found
+
+
+def _hash(content: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+
+
+def difference(package: Package, told: Mapping[str, str], *, fresh: bool = False) -> Difference:
+    """How what is installed here differs from a wheel.
+
+    Args:
+        package: With the place of its record.
+        told: What the wheel holds, as `contents` says.
+        fresh: Whether to read every file, also those that look as they did when they were read last.
+    """
+    record = Path(package.record)
+    own = read_record(record)
+    expected = {path: digest for path, digest in told.items() if path != _METADATA}
+    extra = sorted(
+        path
+        for path in own
+        if path.endswith(".py")
+        and path not in expected
+        and not path.startswith(("..", "/"))
+        and (record.parent / path).is_file()
+    )
+    if not any(digest != _EMPTY for digest in expected.values()):
+        # Nothing to know it by but what it says of itself.
+        same = hash_of(record / "METADATA") == told.get(_METADATA)
+        missing = tuple(p for p in expected if _at(record.parent, p) is None)
+        return Difference(missing=missing, extra=tuple(extra), related=same)
+    places = {path: _at(record.parent, path) for path in expected}
+    signature = _signature(places.values())
+    mark = kept.folder("seen") / _short(package.record, *sorted(f"{p}{d}" for p, d in expected.items()))
+    if not fresh and not extra and signature and _text(mark) == signature:
+        return Difference()
+    missing = tuple(sorted(path for path, place in places.items() if place is None))
+    changed = tuple(
+        sorted(path for path, place in places.items() if place and hash_of(place) != expected[path])
+    )
+    if not (changed or missing or extra):
+        kept.write(mark, signature.encode())
+        return Difference()
+    solid = [path for path, digest in expected.items() if digest != _EMPTY]
+    same_files = len(set(solid) - {*changed, *missing})
+    return Difference(changed, missing, tuple(extra), related=same_files * 2 >= len(solid))
+
+
+def _at(location: Path, path: str) -> Path | None:
+    """Where a file of a package is, if it is there: a distribution may part pure from compiled packages."""
+    for folder in (location, *_libraries()):
+        if (folder / path).is_file():
+            return folder / path
+    return None
+
+
+@lru_cache(maxsize=1)
+def _libraries() -> tuple[Path, ...]:
+    return tuple({Path(sysconfig.get_path(key)) for key in ("purelib", "platlib")})
+
+
+def _signature(places: Iterable[Path | None]) -> str:
+    """Changes when one of the files does, without reading them; empty where one is missing."""
+    told = []
+    for place in places:
+        if place is None:
+            return ""
+        state = place.stat()
+        told.append(f"{place}\0{state.st_size}\0{state.st_mtime_ns}")
+    return _short(*sorted(told))
+
+
+def _short(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+# -- a file of which the end is read first
+
+
+class _Parts(io.RawIOBase):
+    """A file behind an address of which only those parts are fetched that are read."""
+
+    def __init__(self, url: str, headers: Mapping[str, str], tail: bytes, size: int) -> None:
+        self._url, self._headers, self._size = url, headers, size
+        self._parts = [(size - len(tail), tail)]
+        self._at = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        end = self._size if size < 0 else min(self._at + size, self._size)
+        if end <= self._at:
+            return b""
+        for start, part in self._parts:
+            if start <= self._at and end <= start + len(part):
+                break
+        else:
+            start, part = self._at, self._fetch(self._at, max(end, min(self._at + _PART, self._size)))
+            self._parts.append((start, part))
+        data = part[self._at - start : end - start]
+        self._at += len(data)
+        return data
+
+    def _fetch(self, start: int, end: int) -> bytes:
+        reply = _client().get(self._url, headers={**self._headers, "Range": f"bytes={start}-{end - 1}"})
+        reply.raise_for_status()
+        return reply.content if reply.status_code == 206 else reply.content[start:end]
+
+
+def _remote(url: str, indexes: Indexes) -> IO[bytes]:
+    header = indexes.authorization(url)
+    headers = {"Authorization": header} if header else {}
+    reply = _client().get(url, headers={**headers, "Range": f"bytes=-{_PART}"})
+    total = reply.headers.get("Content-Range", "").rpartition("/")[2]
+    if reply.status_code == 206 and total.isdigit():
+        return _Parts(url, headers, reply.content, int(total))  # type: ignore[return-value]
+    if reply.status_code != 200:  # an index that knows no parts counted from the end
+        reply = _client().get(url, headers=headers)
+    reply.raise_for_status()
+    return io.BytesIO(reply.content)
+
+
+@lru_cache(maxsize=1)
+def _client() -> httpx.Client:
+    # The machine's own certificates: companies have proxies that only these know.
+    context = ssl.create_default_context()
+    return httpx.Client(verify=context, timeout=_SECONDS, follow_redirects=True)

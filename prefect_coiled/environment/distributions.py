@@ -1,0 +1,143 @@
+"""Which of the records of installed packages count: those of what is imported here, each package once.
+
+Python lists every folder on its path that looks like a record (`importlib.metadata`). Among them are
+leftovers of interrupted upgrades, second records of one package, and the `.egg-info` that lies beside the
+sources of an editable install or of a project that is not installed at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from prefect_coiled.environment.contents import hash_of, read_record
+from prefect_coiled.environment.records import normalized
+
+__all__ = ["Found", "find", "site_folders"]
+
+# https://packaging.python.org/en/latest/specifications/name-normalization/
+# pip skips what has no such name too: what it is about to remove gets one that begins with "~".
+_NAME = re.compile(r"^([A-Z0-9]|[A-Z0-9][A-Z0-9._-]*[A-Z0-9])$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A record that counts.
+
+    Attributes:
+        name: Normalised.
+        version: As installed.
+        distribution: What reads it.
+        folder: Of the record itself, such as ".../six-1.17.0.dist-info"; None where Python does not say.
+        sources: The root of the project that a development install (`setup.py develop`) runs from.
+    """
+
+    name: str
+    version: str
+    distribution: metadata.Distribution
+    folder: Path | None
+    sources: Path | None = None
+
+
+def find(distributions: Iterable[metadata.Distribution] | None = None) -> tuple[list[Found], dict[str, str]]:
+    """The records that count, in the order of the path, and why by name for those that cannot be read.
+
+    Args:
+        distributions: What to look at; by default everything on the path.
+    """
+    groups: dict[str, list[Found]] = {}
+    broken: dict[str, str] = {}
+    links = _development_links()
+    for distribution in metadata.distributions() if distributions is None else distributions:
+        path = getattr(distribution, "_path", None)
+        folder = Path(path) if isinstance(path, os.PathLike) else None
+        if folder is not None and not _NAME.match(folder.name.partition("-")[0].partition(".")[0]):
+            continue
+        name, version = _told(distribution)
+        if not name or not version:
+            if folder is not None and folder.suffix == ".dist-info":
+                called = normalized(folder.stem.rpartition("-")[0] or folder.stem)
+                broken.setdefault(called, f"its record {folder.name} names no version: install it anew")
+            continue
+        found = Found(normalized(name), version, distribution, folder)
+        if folder is not None and _is_beside_sources(folder):
+            sources = links.get(found.name)
+            # Beside sources that are not installed: a record of nothing, as `python -m build` leaves it.
+            if sources is None or folder.parent.resolve() not in (sources, *sources.iterdir()):
+                continue
+            found = Found(found.name, version, distribution, folder, sources)
+        groups.setdefault(found.name, []).append(found)
+    for name in groups:
+        broken.pop(name, None)
+    return [_imported(group) for group in groups.values()], broken
+
+
+def site_folders() -> tuple[Path, ...]:
+    """Where packages are installed: of this environment, of the user, of the system."""
+    named = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    named += [*site.getsitepackages(), site.getusersitepackages()]
+    named += [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
+    return tuple(dict.fromkeys(Path(entry).resolve() for entry in named if entry))
+
+
+def _told(distribution: metadata.Distribution) -> tuple[str, str]:
+    """Name and version, each empty where the record has none."""
+    try:
+        read = distribution.metadata
+        return (read["Name"] or "", distribution.version or "") if read else ("", "")
+    except (OSError, KeyError, TypeError, ValueError):
+        # A folder without METADATA: what Python does then differs from version to version.
+        return "", ""
+
+
+def _is_beside_sources(folder: Path) -> bool:
+    """Whether a record is an `.egg-info` that a build left beside the sources."""
+    if folder.suffix != ".egg-info" or (folder / "installed-files.txt").exists():
+        return False
+    return folder.parent.resolve() not in site_folders()
+
+
+def _development_links() -> dict[str, Path]:
+    """The roots of the projects that `setup.py develop` installed, by name, as `.egg-link` files tell."""
+    found: dict[str, Path] = {}
+    for folder in site_folders():
+        for link in folder.glob("*.egg-link"):
+            try:
+                lines = link.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError):
+                continue
+            if lines and Path(lines[0].strip()).is_dir():
+                # The second line leads from where the modules are to where setup.py is.
+                root = Path(lines[0].strip(), lines[1].strip() if len(lines) > 1 else ".")
+                found.setdefault(normalized(link.stem), root.resolve())
+    return found
+
+
+def _imported(group: list[Found]) -> Found:
+    """Of several records of one package, the one of the files that are imported."""
+    first = group[0]
+    beside = [f for f in group if f.folder and first.folder and f.folder.parent == first.folder.parent]
+    if len(beside) < 2:
+        return first
+    return max(beside, key=_agreement)
+
+
+def _agreement(found: Found) -> tuple[float, float]:
+    """How well the files that are there agree with a record; of equals the one that was written last."""
+    folder = found.folder
+    if folder is None:
+        return 0.0, 0.0
+    told = {path: digest for path, digest in read_record(folder).items() if path.endswith(".py")}
+    same = sum(hash_of(folder.parent / path) == digest for path, digest in told.items())
+    try:
+        written = folder.stat().st_mtime
+    except OSError:
+        written = 0.0
+    return (same / len(told) if told else 0.0), written

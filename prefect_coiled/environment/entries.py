@@ -1,0 +1,90 @@
+"""What a package's entry in a pylock.toml says: the wheel that fits the machines, or what is to be built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from packaging.tags import Tag
+from packaging.utils import parse_wheel_filename
+
+from prefect_coiled.environment.records import Package, Wheel
+from prefect_coiled.errors import OptionsError
+
+__all__ = ["Source", "file_of", "pick", "source_of"]
+
+
+def pick(entry: Mapping[str, Any], tags: Sequence[Tag]) -> Wheel | None:
+    """The best wheel of a package in a pylock.toml, or None if it has none that fits."""
+    rank = {tag: n for n, tag in enumerate(tags)}
+    best: tuple[int, Wheel] | None = None
+    for wheel in entry.get("wheels", ()):
+        address = _address(wheel)
+        file = str(wheel.get("name") or file_of(address))
+        places = [rank[tag] for tag in parse_wheel_filename(file)[3] if tag in rank]
+        if places and (best is None or min(places) < best[0]):
+            made = Wheel(
+                name=entry["name"],
+                version=entry.get("version") or str(parse_wheel_filename(file)[1]),
+                file=file,
+                sha256=wheel.get("hashes", {}).get("sha256", ""),
+                size=int(wheel.get("size", 0)),
+                url=address,
+            )
+            best = min(places), made
+    return best[1] if best else None
+
+
+class Source(NamedTuple):
+    """What is to be built.
+
+    Attributes:
+        package: What it is, and where it is unless it is an archive.
+        url: The address of the archive of its sources, to be fetched first.
+        sha256: The archive's hash, where the index says.
+    """
+
+    package: Package
+    url: str = ""
+    sha256: str = ""
+
+
+def source_of(entry: Mapping[str, Any]) -> Source:
+    """What is to be built for a package of a pylock.toml."""
+    name, version = str(entry["name"]), str(entry.get("version", "0"))
+    if sdist := entry.get("sdist"):
+        sha256 = str(sdist.get("hashes", {}).get("sha256", ""))
+        return Source(Package(name=name, version=version), _address(sdist), sha256)
+    if vcs := entry.get("vcs"):
+        place = str(vcs.get("url") or vcs.get("path"))
+        sub = str(vcs.get("subdirectory", ""))
+        commit = str(vcs["commit-id"])
+        made = Package(name=name, version=version, origin="vcs", url=place, commit=commit, subdirectory=sub)
+        return Source(made)
+    if archive := entry.get("archive"):
+        if archive.get("url"):
+            return Source(
+                Package(name=name, version=version, origin="url", url=archive["url"]), archive["url"]
+            )
+        path = Path(archive["path"]).absolute()
+        return Source(Package(name=name, version=version, origin="file", url=path.as_uri()))
+    if directory := entry.get("directory"):
+        path = Path(directory["path"]).absolute()
+        return Source(Package(name=name, version=version, origin="directory", url=path.as_uri()))
+    raise OptionsError(
+        f"package {name}=={version}",
+        "the index has no wheel of it for the machines, and no sources",
+        f"Leave it out: package_sync_ignore=[{name!r}].",
+    )
+
+
+def _address(entry: Mapping[str, Any]) -> str:
+    # What is in a folder of wheels (find-links) has a path.
+    return str(entry.get("url") or Path(entry["path"]).absolute().as_uri())
+
+
+def file_of(url: str) -> str:
+    """The name of the file behind an address."""
+    return unquote(urlsplit(url).path.rpartition("/")[2])

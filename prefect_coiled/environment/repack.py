@@ -1,0 +1,172 @@
+"""A wheel of what is installed here, of its very files: for what no index has, or has with another content.
+
+It needs no sources and no way to them, and what runs on the machines is what runs here. What was compiled for
+another system cannot be packed so, nor a package of which the record does not name all files.
+"""
+
+from __future__ import annotations
+
+import configparser
+import csv
+import hashlib
+import io
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from email.parser import HeaderParser
+from pathlib import Path
+
+from packaging.tags import Tag, parse_tag
+
+from prefect_coiled.environment import kept
+from prefect_coiled.environment.build import settled
+from prefect_coiled.environment.contents import hash_of, read_record
+from prefect_coiled.environment.records import Package
+
+__all__ = ["can_be_packed", "pack"]
+
+_NATIVE = re.compile(r"\.(so|pyd|dylib|dll)(\.\d+)*$")
+_WHEEL = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+# What an installer wrote about this very installation; some of it may hold an address with a password.
+_OF_INSTALLER = frozenset(
+    {
+        "INSTALLER",
+        "RECORD",
+        "RECORD.jws",
+        "RECORD.p7s",
+        "REQUESTED",
+        "direct_url.json",
+        "uv_cache.json",
+        "uv_build.json",
+    }
+)
+
+
+def can_be_packed(package: Package, tags: Sequence[Tag]) -> bool:
+    """Whether a wheel of what is installed here would run on the machines.
+
+    Args:
+        package: With the place of its record.
+        tags: Of the wheels that the machines install.
+    """
+    record = Path(package.record)
+    if package.editable or record.suffix != ".dist-info" or not (record / "METADATA").is_file():
+        return False
+    listed = list(_listed(record))
+    if not listed or not all(path.is_file() for path, _ in listed if path.suffix == ".py"):
+        return False
+    native = any(_NATIVE.search(path.name) for path, _ in listed)
+    if native and package.origin == "conda":
+        return False  # what conda compiles needs conda's own libraries beside it
+    wanted = _tags(record)
+    return bool(set(wanted) & set(tags)) if wanted else not native
+
+
+def pack(package: Package, folder: Path) -> Path:
+    """Write the wheel; the same files give the same one.
+
+    Args:
+        package: One that `can_be_packed`.
+        folder: Where it is put.
+    """
+    record = Path(package.record)
+    files = [(path, name) for path, name in _listed(record) if path.is_file()]
+    states = [(name, path.stat()) for path, name in files]
+    key = _short(package.record, *(f"{name}\0{s.st_size}\0{s.st_mtime_ns}" for name, s in states))
+    if (made := kept.find(key, folder)) is not None:
+        return made
+    target = folder / f"{record.stem}-{_compressed(_tags(record))}.whl"
+    rough = folder / f".{target.name}"
+    told = io.StringIO()
+    rows = csv.writer(told, lineterminator="\n")
+    with zipfile.ZipFile(rough, "w", zipfile.ZIP_STORED) as wheel:
+        for path, name in files:
+            if ".data/scripts/" in name:
+                # https://packaging.python.org/en/latest/specifications/binary-distribution-format/
+                # An installer puts its own Python here.
+                wheel.writestr(name, re.sub(rb"\A#!.*python[^\n]*", b"#!python", path.read_bytes()))
+                rows.writerow((name, "", ""))
+            else:
+                wheel.write(path, name)
+                rows.writerow((name, f"sha256={hash_of(path)}", ""))
+        if not (record / "WHEEL").is_file():
+            rows.writerow((f"{record.name}/WHEEL", "", ""))
+            wheel.writestr(f"{record.name}/WHEEL", _WHEEL)
+        rows.writerow((f"{record.name}/RECORD", "", ""))
+        wheel.writestr(f"{record.name}/RECORD", told.getvalue())
+    settled(rough, target)
+    rough.unlink()
+    kept.keep(key, target)
+    return target
+
+
+def _listed(record: Path) -> Iterator[tuple[Path, str]]:
+    """The files of an installed package, and their names in its wheel."""
+    location = record.parent
+    # "lib/python3.11/site-packages" in the environment; "Lib/site-packages" on Windows.
+    above = 1 if location.parent.name.lower() == "lib" else 2
+    prefix = location.parents[min(above, len(location.parents) - 1)]
+    data = f"{record.stem}.data"
+    generated = _entry_points(record)
+    for name in sorted(read_record(record)):
+        path = Path(name)
+        if name.endswith((".pyc", ".pyo")) or "__pycache__" in path.parts:
+            continue
+        if path.parts[0] == record.name and path.name in _OF_INSTALLER and len(path.parts) == 2:
+            continue
+        if not path.is_absolute() and path.parts[0] != "..":
+            yield location / path, name
+            continue
+        place = Path(_normal(location / path))
+        if place.parent.name in ("bin", "Scripts"):
+            if place.name.removesuffix(".exe").removesuffix("-script.py") not in generated:
+                yield place, f"{data}/scripts/{place.name}"
+        elif prefix in place.parents:
+            yield place, f"{data}/data/{place.relative_to(prefix).as_posix()}"
+
+
+def _normal(path: Path) -> str:
+    # Without following links, which an environment's own folders may be.
+    parts: list[str] = []
+    for part in path.parts:
+        if part == ".." and parts:
+            parts.pop()
+        else:
+            parts.append(part)
+    return str(Path(*parts))
+
+
+def _entry_points(record: Path) -> set[str]:
+    """The scripts that an installer writes by itself."""
+    parser = configparser.ConfigParser(delimiters=("=",), strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    try:
+        parser.read(record / "entry_points.txt", encoding="utf-8")
+    except (OSError, configparser.Error, UnicodeDecodeError):
+        return set()
+    return {
+        name
+        for kind in ("console_scripts", "gui_scripts")
+        if parser.has_section(kind)
+        for name, _ in parser.items(kind)
+    }
+
+
+def _tags(record: Path) -> list[Tag]:
+    try:
+        told = HeaderParser().parsestr((record / "WHEEL").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return []
+    return [tag for line in told.get_all("Tag") or () for tag in parse_tag(line.strip())]
+
+
+def _compressed(tags: Sequence[Tag]) -> str:
+    """The tags as a wheel's name has them."""
+    if not tags:
+        return "py3-none-any"
+    sets = ({t.interpreter for t in tags}, {t.abi for t in tags}, {t.platform for t in tags})
+    return "-".join(".".join(sorted(parts)) for parts in sets)
+
+
+def _short(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -1,0 +1,144 @@
+"""The sources of what is built here: a commit of a repository, or a copy of a directory.
+
+A build with setuptools leaves `build/` and `.egg-info` beside the sources, and takes what an earlier one left
+into the wheel: a module that was deleted since would be in it. So it runs in a copy.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from prefect_coiled.environment.indexes import Indexes
+from prefect_coiled.environment.records import Package, read_toml
+from prefect_coiled.errors import OptionsError
+
+__all__ = ["as_installed", "backend_of", "clone", "copied", "leaves_traces"]
+
+_SECONDS = 600
+# https://packaging.python.org/en/latest/specifications/pyproject-toml/#build-system: what counts without one.
+_DEFAULT_BACKEND = "setuptools.build_meta"
+_LEFT_OUT = frozenset({"__pycache__", "node_modules"})
+
+
+def backend_of(source: Path) -> str:
+    """What builds a directory, such as "hatchling.build"."""
+    try:
+        told = read_toml((source / "pyproject.toml").read_text(encoding="utf-8")).get("build-system", {})
+    except (OSError, ValueError):
+        told = {}
+    return str(told.get("build-backend") or _DEFAULT_BACKEND)
+
+
+def leaves_traces(source: Path) -> bool:
+    """Whether a build writes beside the sources, and reads what earlier ones wrote."""
+    return backend_of(source).startswith("setuptools")
+
+
+def copied(source: Path, target: Path) -> Path:
+    """A copy of a project without what builds, tools and editors leave in it.
+
+    Args:
+        source: The project's folder.
+        target: Where the copy is made.
+    """
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        here = Path(folder)
+        out = {n for n in names if n in _LEFT_OUT or n.endswith(".egg-info")}
+        # Hidden folders are of tools; a hidden file may be a setting of the build.
+        out |= {n for n in names if n.startswith(".") and (here / n).is_dir()}
+        out |= {n for n in names if (here / n / "pyvenv.cfg").exists()}
+        # Dangling links: an editor's locks.
+        out |= {n for n in names if (here / n).is_symlink() and not (here / n).exists()}
+        out |= {n for n in names if not (here / n).is_file() and not (here / n).is_dir()}
+        if here == source:
+            out |= {n for n in ("build", "dist") if not (here / n / "__init__.py").exists()}
+        return out & set(names)
+
+    shutil.copytree(source, target, ignore=left_out)
+    git = source / ".git"
+    if git.is_dir():
+        # Tools that ask Git which files belong to the project find the repository, and change nothing in it.
+        (target / ".git").write_text(f"gitdir: {git.resolve()}\n")
+    elif git.is_file():  # a worktree or a submodule
+        shutil.copy(git, target / ".git")
+    return target
+
+
+def as_installed(package: Package) -> Mapping[str, str]:
+    """Environment variables that give a project its installed version, where it would ask Git for one.
+
+    So it is what `importlib.metadata` says here, and the wheel does not change with each commit.
+    """
+    if package.origin not in ("directory", "vcs"):
+        return {}
+    name = re.sub(r"[-_.]+", "_", package.name).upper()
+    return {
+        # https://setuptools-scm.readthedocs.io/en/latest/overrides/; hatch-vcs takes it too
+        f"SETUPTOOLS_SCM_PRETEND_VERSION_FOR_{name}": package.version,
+        # https://backend.pdm-project.org/metadata/#dynamic-project-version
+        "PDM_BUILD_SCM_VERSION": package.version,
+        # https://docs.openstack.org/pbr/latest/user/packagers.html
+        "PBR_VERSION": package.version,
+        "GIT_OPTIONAL_LOCKS": "0",
+    }
+
+
+def clone(package: Package, target: Path, indexes: Indexes) -> Path:
+    """The files of a commit.
+
+    Args:
+        package: From a repository, with the commit.
+        target: Where they are put.
+        indexes: Hides credentials.
+
+    Raises:
+        OptionsError: The repository does not give it; in Git's own words.
+    """
+    what = f"fetching {package} from {package.url}"
+    program = shutil.which("git")
+    if program is None:
+        raise OptionsError(what, "there is no git", "Install git, or a released version of it.")
+    # pip's form of an SSH address; Git has its own.
+    url = package.url.removeprefix("git+")
+
+    def git(*arguments: str) -> None:
+        command = [program, "-C", str(target), *arguments]
+        environ = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+        try:
+            done = subprocess.run(
+                command,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_SECONDS,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise OptionsError(what, indexes.redacted(str(error))) from None
+        if done.returncode:
+            # The reason stands before what Git says last.
+            said = " ".join(line.strip() for line in done.stderr.splitlines() if line.strip())
+            raise OptionsError(what, indexes.redacted(said)[:600] or f"git {arguments[0]} failed")
+
+    target.mkdir()
+    git("init", "--quiet")
+    git("remote", "add", "origin", url)
+    try:
+        # By its hash, so that a commit is found that no branch holds, such as one of a pull request.
+        git("fetch", "--quiet", "--depth", "1", "origin", package.commit)
+    except OptionsError as error:
+        try:
+            # A server that gives no single commits: all that it has, the heads of pull requests among it.
+            git("fetch", "--quiet", "--tags", "origin", "+refs/*:refs/remotes/origin/*")
+            git("cat-file", "-e", f"{package.commit}^{{commit}}")
+        except OptionsError:
+            raise error from None
+    git("checkout", "--quiet", package.commit)
+    git("submodule", "update", "--quiet", "--init", "--recursive")
+    return target
