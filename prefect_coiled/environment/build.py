@@ -83,16 +83,17 @@ def run(
 
 
 def _reason(said: str) -> str:
-    """Why a tool failed, in its own words: the exception of a build, what it calls an error, or its end."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    """Why a build failed, in the words of what failed first: an exception, a compiler; else in uv's own."""
+    own, failed, rest = said.partition("error: Failed to build")
+    lines = [line.strip() for line in own.splitlines() if line.strip()]
     raised = [x for x in lines if re.match(r"(\w+\.)*\w*(Error|Exception|Exit)\b\s*:", x)]
-    called = [x for x in lines if re.match(r"(error|fatal|cause)\b", x, re.IGNORECASE)]
     if raised:
         return raised[-1]
-    if called:
-        # Git says why in the lines before it says that it failed.
-        return " ".join(lines[-4:])[:400] if called[0].startswith("fatal") else called[0]
-    return lines[-1] if lines else "no output"
+    if called := [x for x in lines if re.search(r"(^|\s)(fatal )?error\b.*:", x, re.IGNORECASE)]:
+        return called[0]
+    causes = [x.strip() for x in (rest if failed else own).splitlines() if x.strip()]
+    causes = [x.removeprefix("cause: ") for x in causes if not x.startswith("hint:")]
+    return " ".join(causes[-3:])[:400] or "no output"
 
 
 def build(package: Package, folder: Path, indexes: Indexes, source: Path | None = None) -> Path:
@@ -137,7 +138,7 @@ def build(package: Package, folder: Path, indexes: Indexes, source: Path | None 
 
 def _built(package: Package, source: Path, scratch: Path, what: str, indexes: Indexes) -> Path:
     """Build as packages are built, else with what is installed here, as it may have been installed."""
-    command = [*find_uv(), "build", "--quiet", "--wheel", "--no-config", "--python", sys.executable]
+    command = [*find_uv(), "build", "--wheel", "--no-config", "--python", sys.executable]
     more = as_installed(package)
     out = scratch / "out"
     try:
@@ -149,8 +150,13 @@ def _built(package: Package, source: Path, scratch: Path, what: str, indexes: In
         try:
             own = [*command, "--no-build-isolation", "--out-dir", str(out), str(source)]
             run(own, what, indexes, more=more)
-        except OptionsError:
-            raise error from None
+        except OptionsError as second:
+            first, other = error.diagnosis, second.diagnosis.why
+            if other == first.why:
+                raise error from None
+            raise OptionsError(
+                first.what, f"{first.why}; with what is installed here: {other}", first.next_step
+            ) from None
     (made,) = out.glob("*.whl")
     return made
 

@@ -88,7 +88,7 @@ def pack(package: Package, folder: Path) -> Path:
                 rows.writerow((name, "", ""))
             else:
                 wheel.write(path, name)
-                rows.writerow((name, f"sha256={hash_of(path)}", ""))
+                rows.writerow((name, f"sha256={hash_of(path)}", path.stat().st_size))
         if not (record / "WHEEL").is_file():
             rows.writerow((f"{record.name}/WHEEL", "", ""))
             wheel.writestr(f"{record.name}/WHEEL", _WHEEL)

@@ -1,0 +1,291 @@
+"""A package of an index is taken where it is the one that is installed here; else the files here are."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefect_coiled.environment import Package, Wheel
+from prefect_coiled.environment.contents import contents
+from prefect_coiled.environment.indexes import Indexes
+from prefect_coiled.environment.proof import Proven, prove
+from prefect_coiled.environment.repack import can_be_packed, pack
+from prefect_coiled.environment.target import Target
+from prefect_coiled.errors import OptionsError
+
+from .as_installed import digest, installed
+
+TARGET = Target("3.11.9")
+FILES = {"one/__init__.py": "", "one/a.py": "a = 1\n", "one/b.py": "b = 2\n"}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    folder = tmp_path / "lib" / "python3.11" / "site-packages"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def released(
+    folder: Path, files: dict[str, str], name: str = "one", *, tag: str = "py3-none-any", hashes: bool = True
+) -> dict[str, Any]:
+    """A wheel of an index; gives its entry in a lock."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}-1-{tag}.whl"
+    info = f"{name}-1.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for file, content in files.items():
+            wheel.writestr(file, content)
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\n")
+        rows = "".join(f"{file},sha256={digest(content)},\n" for file, content in files.items())
+        wheel.writestr(f"{info}/RECORD", rows if hashes else "")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"name": name, "version": "1", "wheels": [{"url": path.as_uri(), "hashes": {"sha256": sha256}}]}
+
+
+def proven(
+    entry: dict[str, Any] | None, record: Path, *, strict: bool = False, **more: Any
+) -> tuple[Proven, list[str]]:
+    package = Package(name="one", version="1", record=str(record), **more)
+    here = {"one"} if can_be_packed(package, TARGET.tags) else set()
+    notes: list[str] = []
+    return prove([entry] if entry else [], [package], here, TARGET, Indexes(), strict, notes), notes
+
+
+@pytest.mark.parametrize("hashes", [True, False])
+def test_the_package_that_is_installed_here_is_taken_from_the_index(
+    site: Path, tmp_path: Path, hashes: bool
+) -> None:
+    record = installed(site, "one", "1", FILES)
+    found, notes = proven(released(tmp_path / "index", FILES, hashes=hashes), record)
+    assert [e["name"] for e in found.entries] == ["one"]
+    assert (found.packed, notes) == ([], [])
+
+
+@pytest.mark.parametrize("change", ["changed", "added", "removed"])
+def test_a_package_that_was_changed_here_goes_as_it_is_here_and_that_is_told(
+    site: Path, tmp_path: Path, change: str
+) -> None:
+    entry = released(tmp_path / "index", FILES)
+    record = installed(site, "one", "1", FILES)
+    assert proven(entry, record)[1] == []
+    if change == "changed":
+        (site / "one/a.py").write_text("a = 1.5\n")
+    elif change == "added":
+        record = installed(site, "one", "1", {**FILES, "one/c.py": "c"}, again=True)
+    else:
+        record = installed(site, "one", "1", {"one/__init__.py": "", "one/b.py": "b = 2\n"}, again=True)
+        (site / "one/a.py").unlink()
+    found, notes = proven(entry, record)
+    assert [p.name for p in found.packed] == ["one"]
+    assert found.entries == []
+    assert notes == [
+        f"one==1 differs here from the released one in one/{'c' if change == 'added' else 'a'}.py: "
+        "the machines get it as it is here"
+    ]
+
+
+def test_a_strangers_package_of_that_name_is_never_taken(site: Path, tmp_path: Path) -> None:
+    entry = released(tmp_path / "index", {"one/__init__.py": "", "one/evil.py": "x = 1\n"})
+    found, notes = proven(entry, installed(site, "one", "1", FILES))
+    assert [p.name for p in found.packed] == ["one"]
+    assert "of the index is another package" in notes[0]
+
+
+def test_where_the_files_here_cannot_be_taken_a_stranger_is_refused_in_words(
+    site: Path, tmp_path: Path
+) -> None:
+    entry = released(tmp_path / "index", {"one/evil.py": "x = 1\n"})
+    record = installed(
+        site, "one", "1", {**FILES, "one/native.so": "for conda's libraries"}, installer="conda"
+    )
+    with pytest.raises(OptionsError, match=r"one==1 of the index is another package.*ignore=\['one'\]"):
+        proven(entry, record, origin="conda")
+
+
+def test_what_conda_built_of_the_same_release_is_taken_from_the_index_and_told(
+    site: Path, tmp_path: Path
+) -> None:
+    entry = released(tmp_path / "index", FILES)
+    files = {
+        **FILES,
+        "one/b.py": "built = 'by conda'\n",
+        "one/n.so": "",
+        "one/d.py": "d",
+        "one/a.py": "a = 1\n",
+    }
+    record = installed(site, "one", "1", files, installer="conda")
+    found, notes = proven(entry, record, origin="conda")
+    assert [e["name"] for e in found.entries] == ["one"]
+    assert "differs from what is here in one/b.py, one/d.py" in notes[0]
+    with pytest.raises(OptionsError, match="differs from the one that is installed here"):
+        proven(entry, record, strict=True, origin="conda")
+
+
+def test_what_no_index_has_goes_as_it_is_here(site: Path) -> None:
+    found, notes = proven(None, installed(site, "one", "1", FILES))
+    assert [p.name for p in found.packed] == ["one"]
+    assert notes == ["one==1 is on no index that is set up here: the machines get it as it is here"]
+
+
+def test_a_package_without_python_files_is_known_by_what_it_says_of_itself(
+    site: Path, tmp_path: Path
+) -> None:
+    entry = released(tmp_path / "index", {"one/data.json": "{}", "one/__init__.py": ""})
+    record = installed(site, "one", "1", {"one/data.json": "{}", "one/__init__.py": ""})
+    assert proven(entry, record)[1] == []
+    (record / "METADATA").write_text("Name: one\nVersion: 1\nSummary: a company's own\n")
+    assert "another package" in proven(entry, record)[1][0]
+
+
+# -- wheels of what is installed here
+
+
+def test_a_wheel_of_what_is_here_installs_the_same_again(site: Path, tmp_path: Path) -> None:
+    record = installed(
+        site,
+        "one",
+        "1",
+        {**FILES, "one/data.json": "{}", "../../../bin/one-tool": "#!/home/me/bin/python3\nprint(1)\n"},
+        direct='{"url": "https://canary@host/one.whl"}',
+    )
+    (record / "entry_points.txt").write_text("[console_scripts]\none-command = one:main\n")
+    extra = f"{record.name}/entry_points.txt,,\n../../../share/one/x.txt,,\n../../../bin/one-command,,\n"
+    (record / "RECORD").write_text((record / "RECORD").read_text() + extra)
+    for place in ("share/one/x.txt", "bin/one-command"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text("text")
+    package = Package(name="one", version="1", record=str(record))
+    assert can_be_packed(package, TARGET.tags)
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+    wheel = pack(package, tmp_path / "first")
+    again = pack(package, tmp_path / "second")
+    assert wheel.name == "one-1-py3-none-any.whl"
+    assert again.read_bytes() == wheel.read_bytes()
+    assert b"canary" not in wheel.read_bytes()
+    target = tmp_path / "machine"
+    subprocess.run([sys.executable, "-m", "uv", "venv", "-q", "--python", sys.executable, target], check=True)
+    command = [sys.executable, "-m", "uv", "pip", "install", "-q", "--no-deps", "--no-index", "--python"]
+    subprocess.run([*command, target / "bin/python", wheel], check=True)
+    there = target / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"
+    assert (there / "one/a.py").read_text() == "a = 1\n"
+    assert (there / "one/data.json").read_text() == "{}"
+    assert (target / "share/one/x.txt").read_text() == "text"
+    assert (target / "bin/one-command").exists()
+    assert (target / "bin/one-tool").read_text() == f"#!{target}/bin/python\nprint(1)\n"
+    listed = (there / "one-1.dist-info/RECORD").read_text().splitlines()
+    assert not any("canary" in path.read_text() for path in (there / "one-1.dist-info").iterdir())
+    assert f"one/a.py,sha256={digest('a = 1' + chr(10))},6" in listed
+
+
+@pytest.mark.parametrize(
+    ("tag", "fits"),
+    [
+        ("py3-none-any", True),
+        ("cp311-cp311-manylinux_2_28_x86_64", True),
+        ("cp311-cp311-linux_x86_64", True),
+        ("cp311-cp311-macosx_11_0_arm64", False),
+        ("cp312-cp312-manylinux_2_28_x86_64", False),
+        ("cp311-cp311-win_amd64", False),
+    ],
+)
+def test_what_is_made_for_another_system_is_not_packed(site: Path, tag: str, fits: bool) -> None:
+    record = installed(site, "one", "1", FILES)
+    (record / "WHEEL").write_text(f"Wheel-Version: 1.0\nTag: {tag}\n")
+    assert can_be_packed(Package(name="one", version="1", record=str(record)), TARGET.tags) is fits
+
+
+@pytest.mark.parametrize("lost", ["one/a.py", "one-1.dist-info/RECORD", "one-1.dist-info/METADATA"])
+def test_what_is_not_whole_is_not_packed(site: Path, lost: str) -> None:
+    record = installed(site, "one", "1", FILES)
+    (site / lost).unlink()
+    assert not can_be_packed(Package(name="one", version="1", record=str(record)), TARGET.tags)
+
+
+# -- looking into a wheel of an index
+
+
+class Ranges(http.server.SimpleHTTPRequestHandler):
+    """A file server; in its folder "parts" it gives parts of files."""
+
+    sent: list[int] = []
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range", "")
+        if not self.path.startswith("/parts/") or not asked:
+            self.sent.append(Path(self.translate_path(self.path)).stat().st_size)
+            super().do_GET()
+            return
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        content = path.read_bytes()
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        start = int(first) if first else max(0, len(content) - int(last))
+        end = min(int(last) + 1, len(content)) if first else len(content)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
+        self.send_header("Content-Length", str(end - start))
+        self.end_headers()
+        self.wfile.write(content[start:end])
+        self.sent.append(end - start)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    Ranges.sent.clear()
+    handler = functools.partial(Ranges, directory=str(tmp_path))
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=running.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{running.server_port}"
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.mark.parametrize("hashes", [True, False])
+@pytest.mark.parametrize("folder", ["parts", "whole"])
+def test_of_a_large_wheel_the_end_is_read_once(
+    server: str, tmp_path: Path, folder: str, hashes: bool
+) -> None:
+    big = {"one/big.bin": "0123456789" * 200_000, **FILES}
+    entry = released(tmp_path / folder, big, hashes=hashes)
+    path = tmp_path / folder / "one-1-py3-none-any.whl"
+    sha256 = entry["wheels"][0]["hashes"]["sha256"]
+    wheel = Wheel(
+        name="one", version="1", file=path.name, sha256=sha256, url=f"{server}/{folder}/{path.name}"
+    )
+    told = contents(wheel, Indexes())
+    assert told["one/a.py"] == digest("a = 1\n")
+    assert set(told) == {*FILES, ":METADATA"}
+    if folder == "parts":
+        assert sum(Ranges.sent) < 300_000
+    asked = len(Ranges.sent)
+    assert contents(wheel, Indexes()) == told
+    assert len(Ranges.sent) == asked, "what a wheel holds is kept"
+
+
+def test_an_index_that_does_not_give_a_wheel_is_told(server: str, tmp_path: Path) -> None:
+    wheel = Wheel(name="one", version="1", file="one.whl", sha256="", url=f"{server}/parts/none.whl")
+    with pytest.raises(OptionsError, match=r"looking into one.whl"):
+        contents(wheel, Indexes())

@@ -1,0 +1,164 @@
+"""What is built here: a directory as it is now, a commit wherever it is; and why that fails."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from prefect_coiled.environment import Package
+from prefect_coiled.environment.build import build
+from prefect_coiled.environment.indexes import Indexes
+from prefect_coiled.environment.sources import clone, copied
+from prefect_coiled.errors import OptionsError
+
+# An isolated build gets nothing from nowhere, so that what is here is what builds.
+ALONE = Indexes({"UV_NO_INDEX": "1", "UV_OFFLINE": "1"})
+
+
+def project(folder: Path, setup: str = "", **files: str) -> Path:
+    """A setuptools project named mine, with a package of that name."""
+    for path, content in {"mine/__init__.py": "", "mine/now.py": "", **files}.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(content)
+    (folder / "setup.py").write_text(
+        f"from setuptools import setup\n{setup}\nsetup(name='mine', version='1.0', packages=['mine'])\n"
+    )
+    return folder
+
+
+def directory(folder: Path) -> Package:
+    return Package(name="mine", version="1.0", origin="directory", url=folder.as_uri(), editable=True)
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+def test_a_module_that_was_deleted_is_not_in_the_wheel_and_nothing_is_left_beside_the_sources(
+    tmp_path: Path,
+) -> None:
+    source = project(
+        tmp_path / "mine",
+        **{"build/lib/mine/deleted.py": "", "mine.egg-info/SOURCES.txt": "mine/deleted.py\n"},
+    )
+    before = listing(source)
+    (tmp_path / "out").mkdir()
+    wheel = build(directory(source), tmp_path / "out", ALONE)
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "mine/now.py" in names
+    assert "mine/deleted.py" not in names
+    assert listing(source) == before
+
+
+def test_what_tools_leave_in_a_project_is_not_copied(tmp_path: Path) -> None:
+    source = project(
+        tmp_path / "mine",
+        **{
+            ".venv/pyvenv.cfg": "",
+            "env/pyvenv.cfg": "",
+            "env/lib/large.py": "",
+            "node_modules/x.js": "",
+            ".mypy_cache/x": "",
+            "mine/build/__init__.py": "a package of that name",
+            "mine/.hidden-setting": "x",
+            "dist/old.whl": "",
+        },
+    )
+    (source / "mine" / ".#now.py").symlink_to("me@host.1:2")
+    copy = copied(source, tmp_path / "copy")
+    assert listing(copy) == [
+        "mine",
+        "mine/.hidden-setting",
+        "mine/__init__.py",
+        "mine/build",
+        "mine/build/__init__.py",
+        "mine/now.py",
+        "setup.py",
+    ]
+
+
+def test_a_package_that_only_builds_with_the_environments_own_tools_is_built_with_them(
+    tmp_path: Path,
+) -> None:
+    source = project(tmp_path / "mine", setup="import cloudpickle")
+    (tmp_path / "out").mkdir()
+    assert build(directory(source), tmp_path / "out", ALONE).name == "mine-1.0-py3-none-any.whl"
+
+
+def test_a_build_that_fails_gives_its_own_reason(tmp_path: Path) -> None:
+    source = project(tmp_path / "mine", setup="import no_such_tool_at_all")
+    with pytest.raises(OptionsError, match=r"building a wheel of mine==1.0: .*no_such_tool_at_all") as caught:
+        build(directory(source), tmp_path, Indexes({"UV_NO_INDEX": "1"}))
+    assert "package_sync_ignore=['mine']" in str(caught.value)
+
+
+def git(*arguments: str, cwd: Path) -> str:
+    own = ["-c", "user.name=me", "-c", "user.email=me@example.org", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", *own, *arguments], cwd=cwd, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = project(tmp_path / "repository")
+    git("init", "-q", "-b", "main", ".", cwd=folder)
+    git("add", ".", cwd=folder)
+    git("commit", "-qm", "first", cwd=folder)
+    return folder
+
+
+def of(repository: Path, commit: str) -> Package:
+    return Package(name="mine", version="1.0", origin="vcs", url=repository.as_uri(), commit=commit)
+
+
+@pytest.mark.parametrize("gives_single_commits", [True, False])
+def test_a_commit_that_no_branch_holds_is_fetched(
+    repository: Path, tmp_path: Path, gives_single_commits: bool
+) -> None:
+    git("checkout", "-q", "--detach", cwd=repository)
+    (repository / "mine/proposed.py").write_text("")
+    git("add", ".", cwd=repository)
+    git("commit", "-qm", "of a pull request", cwd=repository)
+    commit = git("rev-parse", "HEAD", cwd=repository)
+    git("update-ref", "refs/pull/7/head", commit, cwd=repository)
+    git("checkout", "-q", "main", cwd=repository)
+    allowed = str(gives_single_commits).lower()
+    git("config", "uploadpack.allowAnySHA1InWant", allowed, cwd=repository)
+    git("config", "uploadpack.allowReachableSHA1InWant", allowed, cwd=repository)
+    target = clone(of(repository, commit), tmp_path / "clone", Indexes())
+    assert (target / "mine/proposed.py").exists()
+
+
+def test_a_repository_that_refuses_is_told_in_gits_own_words(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\necho "$@: Permission denied (publickey)." >&2\nexit 255\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH", str(ssh))
+    package = of(repository, "0" * 40).model_copy(update={"url": "ssh://git@host.test/team/r.git"})
+    with pytest.raises(OptionsError, match=r"git@host.test.*Permission denied \(publickey\)"):
+        clone(package, tmp_path / "clone", Indexes())
+
+
+def test_a_repository_that_is_gone_is_told(repository: Path, tmp_path: Path) -> None:
+    shutil.rmtree(repository)
+    with pytest.raises(OptionsError, match=r"fetching mine==1\.0 from"):
+        clone(of(repository, "0" * 40), tmp_path / "clone", Indexes())
+
+
+def test_a_version_that_comes_from_git_is_the_one_that_is_installed(tmp_path: Path) -> None:
+    source = project(
+        tmp_path / "mine",
+        setup="import os; os.environ.setdefault('x', 'y')\n"
+        "version = os.environ['SETUPTOOLS_SCM_PRETEND_VERSION_FOR_MINE']",
+    )
+    setup = (source / "setup.py").read_text().replace("version='1.0'", "version=version")
+    (source / "setup.py").write_text(setup)
+    (tmp_path / "out").mkdir()
+    package = directory(source).model_copy(update={"version": "2.5.dev7"})
+    assert build(package, tmp_path / "out", ALONE).name == "mine-2.5.dev7-py3-none-any.whl"
