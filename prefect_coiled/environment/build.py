@@ -6,14 +6,11 @@ Runs build tools on this machine, with this machine's access to repositories; ta
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
 from importlib import util
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -23,63 +20,12 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Package, Wheel, normalized
 from prefect_coiled.environment.sources import as_installed, backend_of, clone, copied, leaves_traces
+from prefect_coiled.environment.uv import run_uv
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["build", "find_uv", "run", "settled", "wheel_of"]
+__all__ = ["build", "settled", "wheel_of"]
 
-_SECONDS = 600
 _CHUNK = 1 << 20
-
-
-def find_uv() -> list[str]:
-    """The command of uv: this environment's, or the machine's.
-
-    Raises:
-        OptionsError: There is none.
-    """
-    if util.find_spec("uv"):
-        return [sys.executable, "-m", "uv"]
-    if found := shutil.which("uv"):
-        return [found]
-    raise OptionsError("uv", "it is not installed, and reads and builds the packages", "pip install uv")
-
-
-def run(
-    command: Sequence[str],
-    what: str,
-    indexes: Indexes,
-    cwd: str | None = None,
-    more: Mapping[str, str] | None = None,
-) -> str:
-    """Run a build tool; returns what it printed.
-
-    Args:
-        command: The tool with its arguments.
-        what: What is being done, for the error.
-        indexes: For what the build needs; hides credentials.
-        cwd: Where it runs.
-        more: Environment variables for it.
-
-    Raises:
-        OptionsError: It failed; with its own reason, without credentials.
-    """
-    environ = {**os.environ, **indexes.environ, **(more or {})}
-    try:
-        done = subprocess.run(
-            command,
-            env=environ,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise OptionsError(what, indexes.redacted(str(error))) from None
-    if done.returncode:
-        raise OptionsError(what, indexes.redacted(_reason(done.stderr.strip() or done.stdout.strip())))
-    return done.stdout
 
 
 def _reason(said: str) -> str:
@@ -138,18 +84,24 @@ def build(package: Package, folder: Path, indexes: Indexes, source: Path | None 
 
 def _built(package: Package, source: Path, scratch: Path, what: str, indexes: Indexes) -> Path:
     """Build as packages are built, else with what is installed here, as it may have been installed."""
-    command = [*find_uv(), "build", "--wheel", "--no-config", "--python", sys.executable]
+    arguments = ["build", "--wheel", "--python", sys.executable]
     more = as_installed(package)
-    out = scratch / "out"
+
+    def make(out: Path, *options: str) -> Path:
+        command = [*arguments, *options, "--out-dir", str(out), str(source.absolute())]
+        said = run_uv(command, indexes, what=what, environ=more)
+        if said.code:
+            raise OptionsError(what, _reason(said.error or said.out))
+        (made,) = out.glob("*.whl")
+        return made
+
     try:
-        run([*command, "--out-dir", str(out), str(source)], what, indexes, more=more)
+        return make(scratch / "out")
     except OptionsError as error:
         if not _has_backend(source):
             raise
-        out = scratch / "out-with-environment"
         try:
-            own = [*command, "--no-build-isolation", "--out-dir", str(out), str(source)]
-            run(own, what, indexes, more=more)
+            return make(scratch / "out-with-environment", "--no-build-isolation")
         except OptionsError as second:
             first, other = error.diagnosis, second.diagnosis.why
             if other == first.why:
@@ -157,8 +109,6 @@ def _built(package: Package, source: Path, scratch: Path, what: str, indexes: In
             raise OptionsError(
                 first.what, f"{first.why}; with what is installed here: {other}", first.next_step
             ) from None
-    (made,) = out.glob("*.whl")
-    return made
 
 
 def _has_backend(source: Path) -> bool:

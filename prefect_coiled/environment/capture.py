@@ -22,6 +22,7 @@ __all__ = ["capture", "check_ignored", "without_secrets"]
 _OF_CONDA = re.compile(r"^(conda.*|(lib)?mamba.*|boa|menuinst|navigator-updater|anaconda-.*)$")
 # Stand-ins that no index has: https://bugs.launchpad.net/ubuntu/+source/python-pip/+bug/1635463
 _NOTHING = frozenset({"pkg-resources", "distribute"})
+_EXTRA = re.compile(r";.*\bextra\s*==")
 # What exists on Windows or macOS only, or stands for a library of conda's own.
 _NOT_FOR_LINUX = re.compile(
     r"^(pywin32.*|pypiwin32|pywinpty|pyreadline3?|windows-curses|win32.*|win-inet-pton|wmi|colorama-win|"
@@ -60,7 +61,7 @@ def capture(
         elif _NOT_FOR_LINUX.match(name):
             left_out[name] = "not for Linux"
         else:
-            packages[name] = package
+            packages[name] = package.model_copy(update={"requires": _requires(found.distribution)})
     left_out |= {name: why for name, why in broken.items() if name not in packages}
     foreign = sorted(name for name, why in left_out.items() if why == "not for Linux")
     if strict and foreign:
@@ -74,6 +75,7 @@ def capture(
         platform=f"{sys.platform}-{platform.machine()}",
         packages=tuple(packages[name] for name in sorted(packages)),
         left_out=left_out,
+        ignored=ignored,
     )
 
 
@@ -128,6 +130,11 @@ def _package(found: Found) -> Package:
     elif url.startswith("file:"):
         more |= {"origin": "directory", "editable": bool(direct.get("dir_info", {}).get("editable"))}
     return plain.model_copy(update=more)
+
+
+def _requires(distribution: metadata.Distribution) -> tuple[str, ...]:
+    # What an extra requires was installed here or was not: it is a package of its own.
+    return tuple(r for r in distribution.requires or () if not _EXTRA.search(r))
 
 
 def _is_systems(folder: Path) -> bool:

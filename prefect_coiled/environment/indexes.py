@@ -1,4 +1,4 @@
-"""Where this client's pip and uv look for packages, and what they say there to be let in.
+"""Where this client's packages come from, and what its tools say there to be let in.
 
 The credentials stay in this process and in the environment of the uv that it starts: they are in no argument
 list, no address that is kept, no error text and no log.
@@ -7,70 +7,154 @@ list, no address that is kept, no error text and no log.
 from __future__ import annotations
 
 import base64
-import configparser
 import contextlib
+import json
 import netrc
 import os
 import re
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
+
+from packaging.markers import InvalidMarker, Marker
+
+from prefect_coiled.environment import projects
+from prefect_coiled.environment.index_settings import (
+    Index,
+    IndexSettings,
+    credentials_of,
+    index_table,
+    merged,
+    text_of,
+)
+from prefect_coiled.environment.pip_settings import read_pip
+from prefect_coiled.environment.project_settings import read_pdm, read_poetry
+from prefect_coiled.environment.uv_settings import environ_of, read_uv
+from prefect_coiled.errors import OptionsError
 
 __all__ = ["Indexes"]
 
 _USER = re.compile(r"(\w[\w+.-]*://)[^\s/@'\"]+@")
-_SECTIONS = ("global", "install", "download")
 
 
 @dataclass(frozen=True)
 class Indexes:
-    """Package indexes as pip and uv were told of them.
+    """Package indexes as the client's tools were told of them.
 
     Attributes:
-        environ: What uv has to be told, as its environment variables; may hold credentials.
-        credentials: User and password by host and port.
+        environ: The variables for uv, which hold the credentials.
+        settings: What was told, of all places.
+        tool: Which tool says where packages come from.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
-    credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+    settings: IndexSettings = field(default_factory=IndexSettings)
+    tool: str = "pip"
 
     @classmethod
-    def of(cls, environ: Mapping[str, str] | None = None) -> Indexes:
-        """Read uv's variables, else pip's variables and configuration files.
+    def of(cls, environ: Mapping[str, str] | None = None, folder: Path | None = None) -> Indexes:
+        """Read what the tools of this program's project were told.
 
-        What uv was told goes before what pip was told. uv's own files (uv.toml, pyproject.toml) are read by
-        uv itself.
+        What uv was told holds; where it was told of no index, what Poetry and PDM have in the project's
+        pyproject.toml, and else pip's settings.
+
+        Args:
+            environ: The program's variables.
+            folder: Of the project; by default the main script's, else the working directory.
+
+        Raises:
+            OptionsError: A file of settings cannot be read.
         """
         environ = os.environ if environ is None else environ
+        start = folder or projects.start_folder(environ, projects.main_script())
+        project = projects.find_project(start)
+        settings = read_uv(environ, project, start)
+        tool, sources = "uv", settings.sources
+        for name, read in (("poetry", read_poetry), ("pdm", read_pdm), ("pip", read_pip)):
+            if settings.says_where:
+                break
+            settings, tool = merged([settings, read(project.content, environ)]), name
+        uses_uv = sources or projects.table(project.root_content, "tool").get("uv")
+        return cls.told(settings, environ, "uv" if uses_uv else tool)
+
+    @classmethod
+    def told(cls, settings: IndexSettings, environ: Mapping[str, str], tool: str = "pip") -> Indexes:
+        """From settings.
+
+        Args:
+            settings: What was told; indexes of which uv needs credentials and that have no name get one.
+            environ: The program's variables.
+            tool: See `Indexes`.
+        """
+        named = []
+        for n, index in enumerate(settings.indexes):
+            pair = None if index.authenticate == "never" else index.credentials
+            name = index.name or (f"prefect-coiled-{n}" if pair else "")
+            named.append(replace(index, name=name, credentials=pair))
+        settings = replace(settings, indexes=tuple(named))
         # uv trusts the machine's own certificates only when told to; pip does by itself.
-        told = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}
-        urls = [
-            url
-            for name in ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL")
-            for url in environ.get(name, "").split()
-        ]
-        if not urls:
-            pip = _pip_settings(environ)
-            index, extra = pip.get("index-url", ""), pip.get("extra-index-url", "").split()
-            if index:
-                told["UV_DEFAULT_INDEX"] = index
-            if extra:
-                told["UV_INDEX"] = " ".join(extra)
-                # pip takes the best version of all indexes, uv that of the first one that has the name.
-                told["UV_INDEX_STRATEGY"] = "unsafe-best-match"
-            if links := pip.get("find-links", "").split():
-                told["UV_FIND_LINKS"] = ",".join(links)
-            if pip.get("no-index", "").lower() in ("1", "true", "yes", "on"):
-                told["UV_NO_INDEX"] = "1"
-            urls = [index, *extra]
-        return cls({**told, **environ}, _credentials(urls, environ))
+        said = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}
+        secrets: dict[str, str] = {}
+        for index in settings.indexes:
+            variable = "UV_INDEX_" + re.sub(r"[^A-Z0-9]", "_", index.name.upper())
+            if index.credentials:
+                secrets[f"{variable}_USERNAME"], secrets[f"{variable}_PASSWORD"] = index.credentials
+        if settings.find_links:
+            secrets["UV_FIND_LINKS"] = ",".join(settings.find_links)
+        kept = environ_of(environ)
+        return cls({**said, **kept, **secrets}, settings, tool)
+
+    @property
+    def text(self) -> str:
+        """The settings as a uv.toml, without credentials."""
+        return text_of(self.settings)
+
+    @property
+    def credentials(self) -> dict[str, tuple[str, str]]:
+        """User and password by address."""
+        found = {i.url: i.credentials for i in self.settings.indexes if i.credentials}
+        for link in self.settings.find_links:
+            bare, pair = credentials_of(link)
+            if pair:
+                found[bare] = pair
+        return found
+
+    def index(self, name: str) -> Index | None:
+        """The index of a name."""
+        return next((i for i in self.settings.indexes if i.name == name), None)
+
+    def sources_for(self, name: str, markers: Mapping[str, str]) -> list[str]:
+        """The names of the indexes that a package is asked of; none where all are asked.
+
+        Args:
+            name: Of the package, normalised.
+            markers: Of the machines, see `Target.markers`.
+
+        Raises:
+            OptionsError: A source names an index that nobody has described, or its marker is none.
+        """
+        found = []
+        for source in self.settings.sources_of(name):
+            if source.marker and not _holds(source.marker, markers, name):
+                continue
+            if self.index(source.index) is None:
+                raise OptionsError(
+                    f"package {name}: its source is the index {source.index!r}",
+                    "no index of that name is described here",
+                    f"Describe it: [[tool.uv.index]] with name = {json.dumps(source.index)} and its url.",
+                )
+            found.append(source.index)
+        return list(dict.fromkeys(found))
 
     def authorization(self, url: str) -> str:
-        """The Authorization header for a download, or ""."""
-        netloc = urlsplit(url).netloc.rpartition("@")[2]
-        pair = self.credentials.get(netloc) or _from_netrc(netloc, self.environ)
+        """The Authorization header for a download, or "": that of the index with the most similar address."""
+        best, pair = -1, None
+        for address, found in self.credentials.items():
+            if (alike := _alike(address, url)) > best:
+                best, pair = alike, found
+        if pair is None:
+            pair = _from_netrc(urlsplit(url).hostname or "", self.environ)
         if pair is None:
             return ""
         return "Basic " + base64.b64encode(f"{pair[0]}:{pair[1]}".encode()).decode()
@@ -82,56 +166,53 @@ class Indexes:
             for secret in (password, user):
                 # A short user name may be part of any word; with an empty password it is the token.
                 if secret and (secret is password or len(secret) > 8 or not password):
-                    text = text.replace(secret, "****")
+                    text = text.replace(secret, "****").replace(quote(secret, safe=""), "****")
+        return text
+
+    def project_text(self, requirements: list[str], sources: Mapping[str, str]) -> str:
+        """A pyproject.toml that requires packages, some of them of one index alone.
+
+        Args:
+            requirements: As in `[project] dependencies`.
+            sources: The name of the index by the package's name.
+        """
+        text = '[project]\nname = "prefect-coiled-machines"\nversion = "0"\n'
+        text += f"dependencies = {json.dumps(requirements)}\n"
+        if sources:
+            text += "[tool.uv.sources]\n"
+            text += "".join(f"{name} = {{ index = {json.dumps(i)} }}\n" for name, i in sources.items())
+            for index in self.settings.indexes:
+                if index.name in sources.values():
+                    text += index_table("tool.uv.index", index)
         return text
 
 
-def _credentials(urls: list[str], environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    found: dict[str, tuple[str, str]] = {}
-    for url in urls:
-        # uv lets an index have a name: "name=https://..."
-        name, _, address = url.rpartition("=") if re.match(r"^[\w-]+=\w+://", url) else ("", "", url)
-        parts = urlsplit(address)
-        netloc = parts.netloc.rpartition("@")[2]
-        if parts.username or parts.password:
-            found[netloc] = (unquote(parts.username or ""), unquote(parts.password or ""))
-            continue
-        variable = "UV_INDEX_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
-        user, password = environ.get(f"{variable}_USERNAME", ""), environ.get(f"{variable}_PASSWORD", "")
-        if name and (user or password):
-            found[netloc] = (user, password)
-    return found
+def _holds(marker: str, markers: Mapping[str, str], name: str) -> bool:
+    try:
+        return Marker(marker).evaluate(dict(markers))
+    except InvalidMarker as error:
+        raise OptionsError(f"marker of the source of {name}", str(error)) from error
 
 
-def _from_netrc(netloc: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
+def _alike(address: str, url: str) -> int:
+    """How many parts of the path two addresses of one server share; -1 for two servers."""
+    one, two = urlsplit(address), urlsplit(url)
+    if (one.scheme, one.hostname, one.port) != (two.scheme, two.hostname, two.port):
+        return -1
+    shared = 0
+    for a, b in zip(unquote(one.path).split("/"), unquote(two.path).split("/"), strict=False):
+        if a != b:
+            break
+        shared += 1
+    return shared
+
+
+def _from_netrc(host: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
     home = environ.get("HOME", "")
     for path in (environ.get("NETRC", ""), f"{home}/.netrc", f"{home}/_netrc"):
         if path and Path(path).is_file():
             with contextlib.suppress(OSError, netrc.NetrcParseError):
-                found = netrc.netrc(path).authenticators(netloc.partition(":")[0])
+                found = netrc.netrc(path).authenticators(host)
                 if found:
                     return str(found[0] or ""), str(found[2] or "")
     return None
-
-
-def _pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Pip's settings: https://pip.pypa.io/en/stable/topics/configuration/."""
-    home = Path(environ.get("HOME", "/"))
-    config = Path(environ.get("XDG_CONFIG_HOME", "") or home / ".config")
-    paths = [Path("/etc/xdg/pip/pip.conf"), Path("/etc/pip.conf"), home / ".pip" / "pip.conf"]
-    paths += [home / "Library" / "Application Support" / "pip" / "pip.conf", config / "pip" / "pip.conf"]
-    paths += [Path(sys.prefix) / "pip.conf"]
-    if environ.get("PIP_CONFIG_FILE"):
-        paths.append(Path(environ["PIP_CONFIG_FILE"]))
-    found: dict[str, str] = {}
-    for path in paths if environ.get("PIP_CONFIG_FILE") != os.devnull else ():
-        parser = configparser.RawConfigParser()
-        with contextlib.suppress(OSError, configparser.Error, UnicodeDecodeError):
-            parser.read(path)
-        for section in _SECTIONS:
-            if parser.has_section(section):
-                found.update({k.replace("_", "-"): v for k, v in parser.items(section)})
-    for key in ("index-url", "extra-index-url", "find-links", "no-index"):
-        if value := environ.get("PIP_" + key.upper().replace("-", "_")):
-            found[key] = value
-    return found

@@ -107,7 +107,7 @@ def lock(
     tags = target.tags
     # What can be had from the files that are here needs no index.
     here = frozenset(p.name for p in plain if p.record and can_be_packed(p, tags))
-    entries = compile_all(plain, target, indexes, strict, notes, here)
+    entries = compile_all(plain, target, indexes, strict, notes, here, client=environment)
     proven = prove(entries, plain, here, target, indexes, strict, notes)
     others = [p for p in environment.packages if p.origin not in INDEXED]
     return lock_entries(proven.entries, [*others, *proven.packed], target, indexes, notes)

@@ -1,63 +1,20 @@
-"""Asks the package indexes for the files of packages whose versions are known, and for their hashes."""
+"""The files of packages whose versions are known, and their hashes: those of the client, for its machines."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from prefect_coiled.environment.build import find_uv
+from prefect_coiled.environment import needs
+from prefect_coiled.environment.ask import PackageNotFoundError, found_alone, name_of
 from prefect_coiled.environment.indexes import Indexes
-from prefect_coiled.environment.records import Package, read_toml
+from prefect_coiled.environment.records import Environment, Package, normalized
 from prefect_coiled.environment.target import Target
+from prefect_coiled.environment.variants import label_of, public_of, where_to_say, with_backend
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["PackageNotFoundError", "compile_all", "compile_pins", "compiled"]
-
-_SECONDS = 300
-
-
-def compile_pins(pins: Sequence[str], target: Target, indexes: Indexes) -> list[dict[str, Any]]:
-    """The packages of a pylock.toml for pinned requirements.
-
-    Raises:
-        PackageNotFoundError: At least one of them cannot be had.
-        OptionsError: The index does not answer.
-    """
-    command = [*find_uv(), "pip", "compile", "-", "--quiet", "--no-deps", "--format", "pylock.toml"]
-    command += ["--python-version", target.python, "--python-platform", target.platform, "--no-header"]
-    # Pre-releases are pinned like any other version.
-    command += ["--prerelease", "allow"]
-    return compiled(command, "".join(f"{pin}\n" for pin in pins), indexes)
-
-
-def compiled(command: Sequence[str], text: str, indexes: Indexes) -> list[dict[str, Any]]:
-    """Run uv's compile; see `compile_pins`."""
-    environ = {**os.environ, **indexes.environ}
-    try:
-        done = subprocess.run(
-            command,
-            input=text,
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise OptionsError("asking the package index", indexes.redacted(str(error))) from None
-    if done.returncode == 0:
-        return list(read_toml(done.stdout).get("packages", ()))
-    said = indexes.redacted(" ".join(done.stderr.split()).removeprefix("error: "))
-    # https://docs.astral.sh/uv/reference/cli/: 1 is a failure of what was asked, 2 one of the way there.
-    if done.returncode == 1:
-        raise PackageNotFoundError("packages", said)
-    raise OptionsError("asking the package index", said[:600], "Check the index and the credentials for it.")
-
-
-class PackageNotFoundError(OptionsError):
-    """One of several packages cannot be had."""
+__all__ = ["compile_all"]
 
 
 def compile_all(
@@ -67,74 +24,166 @@ def compile_all(
     strict: bool,
     notes: list[str],
     here: Collection[str] = (),
+    *,
+    client: Environment | None = None,
 ) -> list[dict[str, Any]]:
-    """All packages with their files; those that no index has are named together.
+    """All packages with their files, and what they need on Linux beyond what the client has.
 
     Args:
-        packages: With their versions.
+        packages: Of an index.
         target: What the machines run.
-        indexes: Where to ask.
-        strict: Whether what would be replaced or left out is an error.
-        notes: What a user should know is added here.
+        indexes: Where to look.
+        strict: Whether another build of the same version is an error.
+        notes: Gets what a user should know.
         here: Names of those that can be had without an index: they may be missing in the answer.
+        client: All of the client's packages; without it, its system is taken to be the machines'.
 
     Raises:
-        OptionsError: Others cannot be had.
+        OptionsError: Packages cannot be had for the machines; they are named together.
     """
-    bad: dict[str, str] = {}
-    pins = {str(p): p for p in packages}
-    # What installs all of it is there in any case.
-    tool = () if any(p.name == "uv" for p in packages) else ("uv",)
-    found = _halved([*pins, *tool], target, indexes, bad)
-    for pin in [pin for pin in bad if pin in pins and pins[pin].name in here]:
-        del bad[pin]
-    for pin in [pin for pin in bad if pin in pins and pins[pin].origin == "system" and not strict]:
-        del bad[pin]
-        notes.append(f"{pin} is left out: it belongs to the operating system, and no index has it")
-    replaced = {pin for pin in bad if "+" in pin and not strict}
-    if replaced:
-        # A local label names a build that a public index does not have.
-        public = {pin.partition("+")[0]: pin for pin in sorted(replaced)}
-        failed: dict[str, str] = {}
-        found += _halved([*public], target, indexes, failed)
-        for pin, local in public.items():
-            if pin not in failed:
-                del bad[local]
-                notes.append(f"{local} is a local build that no index has: the machines get {pin}")
-    if bad:
-        raise _unavailable(bad, pins, target)
-    return found
-
-
-def _halved(
-    pins: Sequence[str], target: Target, indexes: Indexes, bad: dict[str, str]
-) -> list[dict[str, Any]]:
-    """Ask for all; where that fails, for each half, until those are known that fail alone."""
-    if not pins:
-        return []
-    try:
-        return compile_pins(pins, target, indexes)
-    except PackageNotFoundError as error:
-        if len(pins) == 1:
-            bad[pins[0]] = error.diagnosis.why
-            return []
-    half = len(pins) // 2
-    return [x for part in (pins[:half], pins[half:]) for x in _halved(part, target, indexes, bad)]
-
-
-def _unavailable(bad: Mapping[str, str], pins: Mapping[str, Package], target: Target) -> OptionsError:
-    names = sorted(pins[pin].name if pin in pins else pin for pin in bad)
-    parts = []
-    for pin in sorted(bad):
-        package = pins.get(pin)
-        if package is not None and package.origin == "conda":
-            parts.append(f"{pin} is made by conda and no index has it")
-        elif "+" in pin:
-            parts.append(f"{pin} is a local build that no index has")
-        else:
-            parts.append(f"{pin} has no file for Linux {target.architecture} and Python {target.python}")
-    cause = f" ({bad[next(iter(bad))]})" if len(bad) == 1 else ""
-    return OptionsError(
-        f"packages for the machines: {'; '.join(parts)}{cause[:400]}",
-        next_step=f"Leave them out: package_sync_ignore={names}; or name what to install: software=FILE.",
+    client = client or Environment(
+        python=target.python, platform=f"linux-{target.architecture}", packages=tuple(packages)
     )
+    asked = _Asked(packages, client, target, indexes, strict, notes, here)
+    return asked.all()
+
+
+@dataclass
+class _Asked:
+    """The answers of the indexes for one list of packages."""
+
+    packages: Sequence[Package]
+    client: Environment
+    target: Target
+    indexes: Indexes
+    strict: bool
+    notes: list[str]
+    here: Collection[str]
+    bad: dict[str, str] = field(default_factory=dict)
+    hints: dict[str, str] = field(default_factory=dict)
+    chosen: dict[str, str] = field(default_factory=dict)
+
+    def all(self) -> list[dict[str, Any]]:
+        like = needs.is_like(self.client, self.target)
+        pins = {str(p): p for p in self.packages}
+        self._choose_backend(pins)
+        # What installs all of it is there in any case.
+        tool = () if any(p.name == "uv" for p in self.packages) else ("uv",)
+        found = self._alone([*pins, *tool], self.bad)
+        found = self._exact(found, pins, like)
+        for pin in [pin for pin in self.bad if pin in pins and pins[pin].name in self.here]:
+            del self.bad[pin]
+        for pin in [pin for pin in self.bad if pin in pins and pins[pin].origin == "system"]:
+            if not self.strict:
+                del self.bad[pin]
+                self.notes.append(
+                    f"{pin} is left out: it belongs to the operating system, and no index has it"
+                )
+        for pin in [pin for pin in self.bad if label_of(pin)]:
+            found += self._released(pin, pins, like)
+        if not like and not self.strict:
+            for pin in [p for p in self.bad if p in pins and not label_of(p)]:
+                if needs.needed_elsewhere_only(pins[pin].name, self.client, self.target):
+                    del self.bad[pin]
+                    self.notes.append(f"{pin} is left out: what requires it does so on another system only")
+        if self.bad:
+            raise self._unavailable(pins)
+        if not like:
+            found += self._beyond(found)
+        return found
+
+    def _alone(self, pins: Sequence[str], bad: dict[str, str]) -> list[dict[str, Any]]:
+        return found_alone(pins, self.target, self.indexes, bad, self.chosen)
+
+    def _choose_backend(self, pins: Mapping[str, Package]) -> None:
+        for package in pins.values():
+            if not self.indexes.settings.sources_of(package.name):
+                told = with_backend(self.indexes, package.name, label_of(package.version))
+                self.indexes = told or self.indexes
+
+    def _exact(
+        self, found: list[dict[str, Any]], pins: Mapping[str, Package], like: bool
+    ) -> list[dict[str, Any]]:
+        """The builds without a label where the client has such: `==2.3.0` is met by `2.3.0+cpu` too."""
+        by_name = {p.name: pin for pin, p in pins.items()}
+        kept = []
+        for entry in found:
+            pin = by_name.get(normalized(str(entry["name"])), "")
+            version = str(entry.get("version", ""))
+            if not pin or label_of(pin) or not label_of(version):
+                kept.append(entry)
+                continue
+            other = self._alone([f"{pin},!={version}"], {}) if like else []
+            if other and not label_of(str(other[0].get("version", ""))):
+                kept += other
+                continue
+            if like and name_of(pin) in self.here:
+                continue  # the build that is here is taken from its files
+            if like and self.strict:
+                self.bad[pin] = f"the index has it as {version}"
+                continue
+            self.notes.append(f"{pin} is {entry['name']}=={version} on the machines: so their index has it")
+            kept.append(entry)
+        return kept
+
+    def _released(self, pin: str, pins: Mapping[str, Package], like: bool) -> list[dict[str, Any]]:
+        """The released build instead of a local one, unless it needs another accelerator's parts."""
+        name, label = name_of(pin), label_of(pin)
+        self.hints[pin] = where_to_say(name, label, self.indexes)
+        if self.strict:
+            return []
+        public = public_of(pin)
+        found = self._alone([public], {})
+        if not found:
+            return []
+        held = [p for p in pins if p not in self.bad]
+        try:
+            beyond = needs.needs_of(
+                [public], [*held, public], self.client, self.target, self.indexes, self.chosen
+            )
+        except PackageNotFoundError as error:
+            self.bad[pin] = f"{public} needs what no index has: {error.diagnosis.why}"
+            return []
+        if beyond and (like or label == "cpu"):
+            self.bad[pin] = f"{public} is another build, and needs {needs.told(beyond)}"
+            return []
+        del self.bad[pin]
+        self.notes.append(f"{pin} is a local build that no index has: the machines get {public}")
+        return found
+
+    def _beyond(self, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What the machines need because they are not of the client's system."""
+        pins = [f"{e['name']}=={e['version']}" for e in found if e.get("version") and e["name"] != "uv"]
+        more = needs.requirements_of_built(self.client, pins)
+        try:
+            beyond = needs.needs_of([*pins, *more], pins, self.client, self.target, self.indexes, self.chosen)
+        except PackageNotFoundError as error:
+            raise OptionsError(
+                f"what the packages need on Linux {self.target.architecture}",
+                error.diagnosis.why[:600],
+                "Name the index that has it; or leave out what needs it: package_sync_ignore=[...].",
+            ) from None
+        if beyond:
+            self.notes.append(f"Linux needs, beyond what is installed here: {needs.told(beyond)}")
+        return beyond
+
+    def _unavailable(self, pins: Mapping[str, Package]) -> OptionsError:
+        names = sorted(pins[pin].name if pin in pins else pin for pin in self.bad)
+        parts = []
+        for pin in sorted(self.bad):
+            package = pins.get(pin)
+            if package is not None and package.origin == "conda":
+                parts.append(f"{pin} is made by conda and no index has it")
+            elif label_of(pin):
+                parts.append(f"{pin} is a local build that no index has")
+            else:
+                parts.append(
+                    f"{pin} has no file for Linux {self.target.architecture} and Python {self.target.python}"
+                )
+        cause = f" ({self.bad[next(iter(self.bad))][:400]})" if len(self.bad) == 1 else ""
+        hint = next((f"{self.hints[pin]} Or leave" for pin in sorted(self.bad) if pin in self.hints), "Leave")
+        leave = f"them out: package_sync_ignore={names}; or name what to install: software=FILE."
+        return OptionsError(
+            f"packages for the machines: {'; '.join(parts)}{cause}",
+            next_step=f"{hint} {leave}",
+        )

@@ -43,6 +43,7 @@ class Package(Record):
         subdirectory: Inside a repository or an archive.
         editable: Whether the client runs it from its directory.
         record: The folder of its record here (".../six-1.17.0.dist-info"); empty where there is none.
+        requires: What its metadata requires, without extras.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Package(Record):
     subdirectory: str = ""
     editable: bool = False
     record: str = ""
+    requires: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.name}=={self.version}"
@@ -66,12 +68,14 @@ class Environment(Record):
         platform: Such as "linux-x86_64".
         packages: By name, each once.
         left_out: Why by name, for what the machines do not get.
+        ignored: Globs over the names of packages that the machines shall not get.
     """
 
     python: str
     platform: str
     packages: tuple[Package, ...]
     left_out: dict[str, str] = {}
+    ignored: tuple[str, ...] = ()
 
     @property
     def python_minor(self) -> str:

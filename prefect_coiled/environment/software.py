@@ -6,15 +6,13 @@ The machines get what the file says, and besides it this package with what its n
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prefect_coiled.environment import build as building
+from prefect_coiled.environment.ask import PackageNotFoundError, compiled
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.lock import Locked, lock_entries, pick
-from prefect_coiled.environment.pins import PackageNotFoundError, compiled
 from prefect_coiled.environment.records import DISTRIBUTION, Environment, minor, normalized, read_toml
 from prefect_coiled.environment.target import Target
 from prefect_coiled.errors import OptionsError
@@ -60,16 +58,11 @@ def lock_software(
     path = Path(check_software(software))
     entries = _of_pylock(path, target) if path.suffix == ".toml" else []
     pinned = [f"{e['name']}=={e['version']}" for e in entries if e.get("version")]
-    with tempfile.TemporaryDirectory(prefix="prefect-coiled-software-") as folder:
-        more = Path(folder) / "node.in"
-        more.write_text("\n".join([*_NODE, "uv", *pinned]) + "\n")
-        files = [str(more), *([] if entries else [str(path)])]
-        command = [*building.find_uv(), "pip", "compile", *files, "--quiet", "--format", "pylock.toml"]
-        command += ["--python-version", target.python, "--python-platform", target.platform, "--no-header"]
-        try:
-            found = compiled(command, "", indexes)
-        except PackageNotFoundError as error:
-            raise OptionsError(f"software {path.name}", error.diagnosis.why) from None
+    files = [] if entries else [str(path)]
+    try:
+        found = compiled([*_NODE, "uv", *pinned], target, indexes, *files)
+    except PackageNotFoundError as error:
+        raise OptionsError(f"software {path.name}", error.diagnosis.why) from None
     given = {normalized(e["name"]): e for e in entries}
     # What the file has locked is taken as it is locked there: its files, its hashes.
     merged = [*given.values(), *(e for e in found if normalized(e["name"]) not in given)]
@@ -128,17 +121,7 @@ def _is_meant(entry: Mapping[str, Any], target: Target) -> bool:
 
     if not entry.get("marker"):
         return True
-    machine = "aarch64" if target.architecture == "arm64" else target.architecture
-    place = {
-        "sys_platform": "linux",
-        "platform_system": "Linux",
-        "os_name": "posix",
-        "platform_machine": machine,
-        "python_version": minor(target.python),
-        "python_full_version": target.python,
-        "extra": "",
-    }
     try:
-        return bool(Marker(str(entry["marker"])).evaluate(dict(place)))
+        return bool(Marker(str(entry["marker"])).evaluate(target.markers))
     except InvalidMarker as error:
         raise OptionsError(f"marker of {entry.get('name')}", str(error)) from error

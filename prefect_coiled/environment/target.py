@@ -39,6 +39,21 @@ class Target:
         return target_tags(self.python, self.architecture)
 
     @property
+    def markers(self) -> dict[str, str]:
+        """What markers are judged by (https://packaging.python.org/en/latest/specifications/dependency-specifiers/)."""
+        return {
+            "sys_platform": "linux",
+            "platform_system": "Linux",
+            "os_name": "posix",
+            "platform_machine": "aarch64" if self.architecture == "arm64" else self.architecture,
+            "platform_python_implementation": "CPython",
+            "implementation_name": "cpython",
+            "python_version": ".".join(self.python.split(".")[:2]),
+            "python_full_version": self.python,
+            "extra": "",
+        }
+
+    @property
     def platform(self) -> str:
         """In uv's words."""
         machine = "aarch64" if self.architecture == "arm64" else self.architecture

@@ -12,6 +12,8 @@ from prefect_coiled.errors import OptionsError
 
 
 class Dist:
+    requires = None
+
     def __init__(self, name, version, direct=None, installer="uv"):
         self.metadata = {"Name": name}
         self.version = version

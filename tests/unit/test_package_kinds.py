@@ -393,8 +393,11 @@ def test_pips_settings_are_taken_over(tmp_path) -> None:
     settings = "[global]\nindex-url = http://me:pw-1@one/simple\nextra-index-url =\n  http://two/\n"
     (tmp_path / "pip.conf").write_text(settings)
     found = Indexes.of({"PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "HOME": str(tmp_path)})
-    assert found.environ["UV_DEFAULT_INDEX"] == "http://me:pw-1@one/simple"
-    assert found.environ["UV_INDEX"] == "http://two/"
+    assert [(i.url, i.default) for i in found.settings.indexes] == [
+        ("http://two/", False),
+        ("http://one/simple", True),
+    ]
+    assert "pw-1" not in found.text
     assert found.authorization("http://one/a.whl") == "Basic " + base64.b64encode(b"me:pw-1").decode()
     assert found.authorization("http://two/a.whl") == ""
     said = found.redacted("cannot fetch http://me:pw-1@one/simple/a with pw-1")

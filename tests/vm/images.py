@@ -35,6 +35,7 @@ import pytest
 
 from prefect_coiled.environment import Lock, Wheel
 from prefect_coiled.environment.indexes import Indexes
+from prefect_coiled.environment.uv import prepared
 from prefect_coiled.plan.user_data import Place, bake_data
 
 RECIPES = Path(__file__).parent / "image"
@@ -292,10 +293,9 @@ def _cache() -> Path:
 
 
 def _run(command: Sequence[str], log: Path) -> None:
-    environ = {**os.environ, **Indexes.of().environ}
-    with log.open("w") as output:
+    with prepared(Indexes.of()) as place, log.open("w") as output:
         done = subprocess.run(
-            command, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            command, env=place.environ, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
     if done.returncode:
         lines = "\n".join(log.read_text(errors="replace").splitlines()[-15:])

@@ -1,0 +1,125 @@
+"""Runs uv as a library of ours: it knows what it is told here, and nothing of its user's settings.
+
+The only place where uv is started. Secrets go into its environment, never into an argument or a file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import util
+from pathlib import Path
+from typing import NamedTuple
+
+from prefect_coiled.environment.indexes import Indexes
+from prefect_coiled.environment.uv_settings import environ_of
+from prefect_coiled.errors import OptionsError
+
+__all__ = ["Place", "Said", "find_uv", "prepared", "run_uv"]
+
+_SECONDS = 600
+
+
+class Said(NamedTuple):
+    """What uv said.
+
+    Attributes:
+        code: Its status: 1 is a failure of what was asked, 2 one of the way there
+            (https://docs.astral.sh/uv/reference/cli/).
+        out: What it printed.
+        error: What it complained of, without credentials.
+    """
+
+    code: int
+    out: str
+    error: str
+
+
+class Place(NamedTuple):
+    """Where uv is started.
+
+    Attributes:
+        folder: The working directory.
+        environ: All variables of its process; hold credentials.
+    """
+
+    folder: Path
+    environ: Mapping[str, str]
+
+
+def find_uv() -> list[str]:
+    """The command of uv: this environment's, or the machine's.
+
+    Raises:
+        OptionsError: There is none.
+    """
+    if util.find_spec("uv"):
+        return [sys.executable, "-m", "uv"]
+    if found := shutil.which("uv"):
+        return [found]
+    raise OptionsError("uv", "it is not installed, and reads and builds the packages", "pip install uv")
+
+
+@contextmanager
+def prepared(indexes: Indexes, files: Mapping[str, str] | None = None) -> Iterator[Place]:
+    """A working directory for uv with the indexes as its only configuration, removed afterwards.
+
+    Args:
+        indexes: What uv is told of indexes.
+        files: Texts to put there, by name.
+    """
+    with tempfile.TemporaryDirectory(prefix="prefect-coiled-uv-") as folder:
+        place = Path(folder)
+        for name, text in {"uv.toml": indexes.text, **(files or {})}.items():
+            (place / name).write_text(text, encoding="utf-8")
+        # The file that is named is read instead of the project's, the user's and the system's.
+        environ = {**environ_of(os.environ), **indexes.environ, "UV_CONFIG_FILE": str(place / "uv.toml")}
+        yield Place(place, environ)
+
+
+def run_uv(
+    arguments: Sequence[str],
+    indexes: Indexes,
+    *,
+    what: str = "asking the package index",
+    input: str | None = None,
+    files: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    seconds: float = _SECONDS,
+) -> Said:
+    """Run uv in a working directory of its own.
+
+    Args:
+        arguments: Of its command line; none of them may be secret, and paths are absolute.
+        indexes: Where it looks, and what it says there.
+        what: What it is run for, for the error.
+        input: What it reads from its standard input.
+        files: Texts in its working directory, by name.
+        environ: More variables.
+        seconds: How long it may take.
+
+    Raises:
+        OptionsError: It does not start, or takes too long.
+    """
+    with prepared(indexes, files) as place:
+        try:
+            done = subprocess.run(
+                [*find_uv(), *arguments],
+                cwd=place.folder,
+                env={**place.environ, **(environ or {})},
+                input=input or "",
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise OptionsError(what, f"uv did not end within {seconds:.0f} s", "Try again.") from None
+        except OSError as error:
+            raise OptionsError(what, indexes.redacted(str(error))) from None
+    return Said(done.returncode, done.stdout, indexes.redacted(done.stderr))
