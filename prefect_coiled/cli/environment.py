@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 
@@ -64,6 +66,70 @@ def bake(
     with use_session(Session(aws, report=report)):
         image = bake_image(spec)
     console.print(f"Baked {image.image_id} ({image.name}){where(loaded)}")
+
+
+@environment_app.command("diff")
+@told
+def diff(
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="Compare with the machines of this cluster, which runs.")
+    ] = None,
+    account: AccountOption = None,
+    region: RegionOption = None,
+    ignore: IgnoreOption = None,
+    architecture: Annotated[str, typer.Option(help='Of the machines: "x86_64" or "arm64".')] = "x86_64",
+    as_json: JsonOption = False,
+) -> None:
+    """Show what machines would have otherwise than it is here, by the hashes of Python files.
+
+    Exits with 1 where something differs. Without --cluster nothing in AWS is asked.
+    """
+    from prefect_coiled.environment import capture, lock
+    from prefect_coiled.environment.compare import against_lock, against_machines, manifest
+    from prefect_coiled.environment.target import Target, check_architecture
+
+    environment = capture(ignore=ignore or ())
+    target = Target(environment.python, check_architecture(architecture))
+    locked = lock(environment, target, fresh=True)
+    try:
+        if cluster is None:
+            changes = against_lock(environment, locked)
+        else:
+            versions = {p.name: p.version for p in environment.packages}
+            with _asking(cluster, account, region) as ask:
+                changes = against_machines(manifest(environment, locked), versions, ask)
+    finally:
+        locked.discard()
+    if as_json:
+        print_json([change.model_dump(mode="json") for change in changes])
+    else:
+        console = out()
+        count = len(environment.packages)
+        if changes:
+            rows = table("PACKAGE", "HERE", "MACHINES", "DIFFERENCE")
+            for change in changes:
+                rows.add_row(change.package, change.here or "-", change.machines or "-", change.what)
+            console.print(rows)
+        console.print(f"{len(changes)} differences in {count} packages")
+    if changes:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _asking(name: str, account: str | None, region: str | None) -> Iterator[Any]:
+    """Has each worker of a cluster that runs compare files with those that are expected."""
+    from distributed import Client
+
+    from prefect_coiled.cluster import Cluster
+    from prefect_coiled.cluster.launched import find_launched
+    from prefect_coiled.errors import OptionsError
+    from prefect_coiled.node.packages import differing
+
+    loaded, aws = door(account, region)
+    if find_launched(aws, name) is None:
+        raise OptionsError(f"cluster {name}", f"account {loaded.slug} has none of that name in {aws.region}")
+    with Cluster(name=name, account=account, region=aws.region) as running, Client(running) as client:
+        yield lambda expected: client.run(differing, expected)
 
 
 @environment_app.command("images")

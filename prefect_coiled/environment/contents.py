@@ -28,8 +28,15 @@ from prefect_coiled.environment import kept
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Package, Wheel
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.node.packages import hash_of
 
-__all__ = ["Difference", "contents", "contents_of_file", "difference", "hash_of", "read_record"]
+__all__ = [
+    "Difference",
+    "contents",
+    "contents_of_file",
+    "difference",
+    "read_record",
+]
 
 _PART, _SECONDS = 32 * 1024, 30.0
 _EMPTY = base64.urlsafe_b64encode(hashlib.sha256().digest()).rstrip(b"=").decode()
@@ -65,18 +72,6 @@ class Difference:
         named = ", ".join(self.files[:3])
         more = len(self.files) - 3
         return f"{named} and {more} more" if more > 0 else named or "nothing in common"
-
-
-def hash_of(path: Path) -> str:
-    """The hash of a file in the form that RECORD has it; empty where there is no such file."""
-    try:
-        with path.open("rb") as content:
-            digest = hashlib.sha256()
-            while chunk := content.read(1 << 20):
-                digest.update(chunk)
-    except OSError:
-        return ""
-    return base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
 
 
 def read_record(folder: Path) -> dict[str, str]:
@@ -183,9 +178,9 @@ def difference(package: Package, told: Mapping[str, str], *, fresh: bool = False
         and not path.startswith(("..", "/"))
         and (record.parent / path).is_file()
     )
+    same = hash_of(record / "METADATA") == told.get(_METADATA)
     if not any(digest != _EMPTY for digest in expected.values()):
         # Nothing to know it by but what it says of itself.
-        same = hash_of(record / "METADATA") == told.get(_METADATA)
         missing = tuple(p for p in expected if _at(record.parent, p) is None)
         return Difference(missing=missing, extra=tuple(extra), related=same)
     places = {path: _at(record.parent, path) for path in expected}
@@ -202,7 +197,9 @@ def difference(package: Package, told: Mapping[str, str], *, fresh: bool = False
         return Difference()
     solid = [path for path, digest in expected.items() if digest != _EMPTY]
     same_files = len(set(solid) - {*changed, *missing})
-    return Difference(changed, missing, tuple(extra), related=same_files * 2 >= len(solid))
+    # Of few files each may have been changed here: the same names, and the same words about itself.
+    same = same and not missing and not extra
+    return Difference(changed, missing, tuple(extra), related=same or same_files * 2 >= len(solid))
 
 
 def _at(location: Path, path: str) -> Path | None:

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from prefect_coiled.environment.contents import hash_of, read_record
+from prefect_coiled.environment.contents import read_record
 from prefect_coiled.environment.records import normalized
+from prefect_coiled.node.packages import hash_of
 
 __all__ = ["Found", "find", "site_folders"]
 

@@ -23,9 +23,10 @@ from prefect_coiled.environment.entries import Source, file_of, pick, source_of
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.modules import write_wheel
 from prefect_coiled.environment.pins import compile_all
-from prefect_coiled.environment.proof import INDEXED, prove
+from prefect_coiled.environment.proof import INDEXED, check_editables, prove
 from prefect_coiled.environment.records import (
     DISTRIBUTION,
+    Change,
     Environment,
     Lock,
     Package,
@@ -51,6 +52,7 @@ class Locked:
         built: Their files by hash.
         indexes: For downloads of the others.
         notes: What a user should know, such as a package that was left out.
+        changes: Packages that are not the same here, on the machines and in their release.
         folder: Where the files are, until `discard`.
     """
 
@@ -58,6 +60,7 @@ class Locked:
     built: dict[str, Path] = field(default_factory=dict)
     indexes: Indexes = field(default_factory=Indexes)
     notes: list[str] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
     folder: Path | None = None
 
     def fetch(self, wheel: Wheel, folder: Path) -> Path:
@@ -87,6 +90,7 @@ def lock(
     target: Target,
     *,
     strict: bool = False,
+    fresh: bool = False,
     indexes: Indexes | None = None,
 ) -> Locked:
     """Lock the client's environment for the machines.
@@ -94,8 +98,8 @@ def lock(
     Args:
         environment: As `capture` found it.
         target: What the machines run.
-        strict: Whether a local build ("2.3.0+cu121") that no index has is an error rather than replaced by
-            the released version.
+        strict: Whether what the machines cannot have as it is here is an error rather than replaced.
+        fresh: Whether to read files again that look as they did when they were read last.
         indexes: Where to look; by default as pip and uv are set up here.
 
     Raises:
@@ -108,9 +112,16 @@ def lock(
     # What can be had from the files that are here needs no index.
     here = frozenset(p.name for p in plain if p.record and can_be_packed(p, tags))
     entries = compile_all(plain, target, indexes, strict, notes, here, client=environment)
-    proven = prove(entries, plain, here, target, indexes, strict, notes)
+    proven = prove(entries, plain, here, target, indexes, strict=strict, fresh=fresh)
     others = [p for p in environment.packages if p.origin not in INDEXED]
-    return lock_entries(proven.entries, [*others, *proven.packed], target, indexes, notes)
+    made = lock_entries(proven.entries, [*others, *proven.packed], target, indexes, notes)
+    try:
+        made.changes = [*proven.changes, *check_editables(others, made.lock, made.built, strict=strict)]
+    except BaseException:
+        made.discard()
+        raise
+    made.notes += [f"{change.package}=={change.here}: {change.what}" for change in made.changes]
+    return made
 
 
 def lock_entries(
@@ -196,4 +207,4 @@ def _locked(
     uv = wheels.pop("uv")
     ordered = tuple(wheels[name] for name in sorted(wheels))
     made_lock = Lock(python=target.python, architecture=target.architecture, wheels=ordered, uv=uv)
-    return Locked(made_lock, built, indexes, notes, folder)
+    return Locked(made_lock, built, indexes, notes, folder=folder)

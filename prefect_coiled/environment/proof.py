@@ -9,16 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from prefect_coiled.environment.contents import Difference, contents, difference
+from prefect_coiled.environment.contents import (
+    Difference,
+    contents,
+    contents_of_file,
+    difference,
+)
 from prefect_coiled.environment.entries import pick
 from prefect_coiled.environment.indexes import Indexes
-from prefect_coiled.environment.records import Package, normalized
+from prefect_coiled.environment.records import Change, Lock, Package, normalized
 from prefect_coiled.environment.target import Target
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.node.packages import hash_of, imported_from
 
-__all__ = ["INDEXED", "Proven", "prove"]
+__all__ = ["INDEXED", "Proven", "check_editables", "prove"]
 
 # Origins of which an index is asked: what has a record of an installer's and no address of its own.
 INDEXED = ("index", "conda", "system")
@@ -31,10 +38,12 @@ class Proven(NamedTuple):
     Attributes:
         entries: Of the pylock.toml, those to be taken.
         packed: Packages of which the files here are taken instead.
+        changes: What is not the same everywhere.
     """
 
     entries: list[Mapping[str, Any]]
     packed: list[Package]
+    changes: list[Change]
 
 
 class _Verdict(NamedTuple):
@@ -48,8 +57,9 @@ def prove(
     here: Collection[str],
     target: Target,
     indexes: Indexes,
-    strict: bool,
-    notes: list[str],
+    *,
+    strict: bool = False,
+    fresh: bool = False,
 ) -> Proven:
     """Compare what indexes offer with what is installed here.
 
@@ -59,8 +69,8 @@ def prove(
         here: Names of those whose files here would run on the machines.
         target: What the machines run.
         indexes: Who knows the credentials.
-        strict: Whether a package whose files differ from those here is an error.
-        notes: What a user should know is added here.
+        strict: Whether a package whose files on the machines would differ from those here is an error.
+        fresh: Whether to read files again that look as they did when they were read last.
 
     Raises:
         OptionsError: A package of the index is a stranger's, or differs and must not.
@@ -79,7 +89,7 @@ def prove(
             return _Verdict("sources")
         if not package.record:
             return _Verdict("same")
-        found = difference(package, contents(wheel, indexes))
+        found = difference(package, contents(wheel, indexes), fresh=fresh)
         if not found:
             return _Verdict("same")
         if package.name in here:
@@ -94,28 +104,32 @@ def prove(
     others = [(p, v.difference) for p, v in verdicts.items() if v.kind == "other"]
     if others and strict:
         raise _refusal(others, "differs from the one that is installed here")
-    notes += [
-        f"{p}: the machines get the released one, which differs from what is here in {d}" for p, d in others
+    changes = [
+        _change(p, d, p.version, f"the machines get the released one, which differs from what is here in {d}")
+        for p, d in others
     ]
     packed = []
     for package, verdict in verdicts.items():
         if verdict.kind == "packed" or (verdict.kind == "sources" and package.name in here):
             packed.append(package)
             by_name.pop(package.name, None)
-            if note := _note(package, verdict):
-                notes.append(note)
-    return Proven(list(by_name.values()), packed)
+            if verdict.kind == "packed":
+                changes.append(_as_here(package, verdict.difference))
+    return Proven(list(by_name.values()), packed, changes)
 
 
-def _note(package: Package, verdict: _Verdict) -> str:
-    as_here = "the machines get it as it is here"
-    if verdict.kind == "sources":
-        return ""
-    if not verdict.difference:
-        return f"{package} is on no index that is set up here: {as_here}"
-    if not verdict.difference.related:
-        return f"{package} of the index is another package ({verdict.difference}): {as_here}"
-    return f"{package} differs here from the released one in {verdict.difference}: {as_here}"
+def _as_here(package: Package, found: Difference) -> Change:
+    if not found:
+        what = "no index that is set up here has it"
+    elif not found.related:
+        what = f"the index has another package of that name ({found})"
+    else:
+        what = f"it differs here from the released one in {found}"
+    return _change(package, found, "as here", f"{what}: the machines get it as it is here")
+
+
+def _change(package: Package, found: Difference, machines: str, what: str) -> Change:
+    return Change(package=package.name, here=package.version, machines=machines, files=found.files, what=what)
 
 
 def _refusal(found: Sequence[tuple[Package, Difference]], what: str) -> OptionsError:
@@ -127,3 +141,35 @@ def _refusal(found: Sequence[tuple[Package, Difference]], what: str) -> OptionsE
         f"Set up its index (UV_INDEX, pip.conf), leave it out: package_sync_ignore={names}, or name what to "
         "install: software=FILE.",
     )
+
+
+def check_editables(
+    packages: Sequence[Package], lock: Lock, built: Mapping[str, Path], *, strict: bool = False
+) -> list[Change]:
+    """Compare the wheels of the client's own directories with what is imported from there.
+
+    Args:
+        packages: Among them those that the client runs from their directories.
+        lock: The lock that has them.
+        built: The files of their wheels, by hash.
+        strict: Whether a difference is an error.
+
+    Raises:
+        OptionsError: There is one, and it must not be.
+    """
+    changes = []
+    hashes = {wheel.name: wheel.sha256 for wheel in lock.wheels}
+    for package in packages:
+        path = built.get(hashes.get(package.name, ""))
+        if not package.editable or path is None:
+            continue
+        told = {p: digest for p, digest in contents_of_file(path).items() if p.endswith(".py")}
+        places = {p: imported_from(p) for p in told}
+        changed = tuple(sorted(p for p, at in places.items() if at is not None and hash_of(at) != told[p]))
+        missing = tuple(sorted(p for p, at in places.items() if at is None))
+        if found := Difference(changed, missing):
+            what = f"its wheel differs from what is imported here in {found}"
+            changes.append(_change(package, found, package.version, what))
+            if strict:
+                raise _refusal([(package, found)], "differs, as its wheel,")
+    return changes

@@ -19,7 +19,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["DISTRIBUTION", "Environment", "Lock", "Origin", "Package", "Wheel", "normalized", "read_toml"]
+__all__ = [
+    "DISTRIBUTION",
+    "Change",
+    "Environment",
+    "Lock",
+    "Origin",
+    "Package",
+    "Wheel",
+    "normalized",
+    "read_toml",
+]
 
 DISTRIBUTION = "prefect-dask-ec2"
 Origin = Literal["index", "conda", "system", "url", "vcs", "file", "directory"]
@@ -81,6 +91,24 @@ class Environment(Record):
     def python_minor(self) -> str:
         """Such as "3.11"."""
         return minor(self.python)
+
+
+class Change(Record):
+    """A package that is not the same here, on the machines and in its release.
+
+    Attributes:
+        package: Its name.
+        here: The version that is installed here; empty for what only the machines get.
+        machines: What the machines get: a version, or "as here".
+        files: Python files that differ.
+        what: The difference in words.
+    """
+
+    package: str
+    here: str
+    machines: str
+    files: tuple[str, ...] = ()
+    what: str
 
 
 class Wheel(Record):

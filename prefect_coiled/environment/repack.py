@@ -20,8 +20,9 @@ from packaging.tags import Tag, parse_tag
 
 from prefect_coiled.environment import kept
 from prefect_coiled.environment.build import settled
-from prefect_coiled.environment.contents import hash_of, read_record
+from prefect_coiled.environment.contents import read_record
 from prefect_coiled.environment.records import Package
+from prefect_coiled.node.packages import hash_of
 
 __all__ = ["can_be_packed", "pack"]
 

@@ -79,7 +79,8 @@ def as_installed(package: Package) -> Mapping[str, str]:
         return {}
     name = re.sub(r"[-_.]+", "_", package.name).upper()
     return {
-        # https://setuptools-scm.readthedocs.io/en/latest/overrides/; hatch-vcs takes it too
+        # https://setuptools-scm.readthedocs.io/en/latest/overrides/; hatch-vcs asks without the name
+        "SETUPTOOLS_SCM_PRETEND_VERSION": package.version,
         f"SETUPTOOLS_SCM_PRETEND_VERSION_FOR_{name}": package.version,
         # https://backend.pdm-project.org/metadata/#dynamic-project-version
         "PDM_BUILD_SCM_VERSION": package.version,

@@ -14,7 +14,7 @@ from packaging.utils import parse_wheel_filename
 
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["GLIBC", "Target", "check_fits", "target_tags"]
+__all__ = ["GLIBC", "Target", "check_architecture", "check_fits", "target_tags"]
 
 # The C library of Amazon Linux 2023 is 2.34.
 GLIBC = 34
@@ -58,6 +58,17 @@ class Target:
         """In uv's words."""
         machine = "aarch64" if self.architecture == "arm64" else self.architecture
         return f"{machine}-manylinux_2_{GLIBC}"
+
+
+def check_architecture(architecture: str) -> str:
+    """The architecture, if machines can have it.
+
+    Raises:
+        OptionsError: It is neither "x86_64" nor "arm64".
+    """
+    if architecture not in ("x86_64", "arm64"):
+        raise OptionsError(f"architecture {architecture!r}", 'machines have "x86_64" or "arm64"')
+    return architecture
 
 
 def target_tags(python: str, architecture: str) -> list[Tag]:
