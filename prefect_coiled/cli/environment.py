@@ -68,6 +68,38 @@ def bake(
     console.print(f"Baked {image.image_id} ({image.name}){where(loaded)}")
 
 
+@environment_app.command("upload")
+@told
+def upload(
+    account: AccountOption = None,
+    region: RegionOption = None,
+    ignore: IgnoreOption = None,
+    software: SoftwareOption = None,
+) -> None:
+    """Put all that machines install into the account's bucket, also what they could fetch from an index.
+
+    Over a slow line the first start of a cluster leaves that to its machines. After this they fetch everything
+    from the bucket, which costs nothing in the same region, where a NAT gateway takes a price for each GB.
+    """
+    from prefect_coiled.aws.bucket import ensure_bucket
+    from prefect_coiled.aws.caller import find_caller
+    from prefect_coiled.cluster.request import Request
+    from prefect_coiled.tasks.environment import prepare, send
+
+    loaded, aws = door(account, region)
+    caller = find_caller(aws)
+    request = Request(n_workers=1, region=aws.region, package_sync_ignore=ignore or None, software=software)
+    spec = request.spec(loaded, caller.name, own_cidr=lambda: "127.0.0.1/32")
+    console = out()
+    locked = prepare(spec, lambda note: console.print(note))
+    try:
+        name = ensure_bucket(aws, caller.account_id)
+        delivery = send(aws, locked, name, report=lambda step, state: console.print(state))
+    finally:
+        locked.discard()
+    console.print(f"{delivery}{where(loaded)}")
+
+
 @environment_app.command("diff")
 @told
 def diff(

@@ -33,6 +33,7 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("blocks", "apply"): ("blocks apply --dry-run", "blocks apply blocks/my-team.yaml"),
     ("images",): ("images --account my-team", "images --json"),
     ("environment", "bake"): ("environment bake --account my-team",),
+    ("environment", "upload"): ("environment upload --account my-team",),
     ("environment", "diff"): ("environment diff", "environment diff --cluster my-cluster --json"),
     ("environment", "images"): ("environment images --account my-team", "environment images --json"),
     ("demo",): ("demo", "demo --workers 4"),

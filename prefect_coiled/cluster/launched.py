@@ -39,7 +39,7 @@ from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.provision.slots import Slot, take_slot
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
 from prefect_coiled.tasks.cluster import check_user_data
-from prefect_coiled.tasks.environment import prepare
+from prefect_coiled.tasks.environment import PATIENCE, prepare
 from prefect_coiled.tasks.steps import Reporter, Session, use_session
 from prefect_coiled.tasks.story import Story
 
@@ -250,6 +250,9 @@ def launch(
             report("environment", "locking")
             session.locked = prepare(spec, lambda note: report("environment", note))
             session.locked.add_modules(modules or {})
+            if spec.egress != "none" and spec.network is None and not account.is_sandbox:
+                # In a network of one's own nobody knows of a way out; a sandbox's bucket is on this machine.
+                session.patience = PATIENCE
         slot = take_slot(account.slug, lambda: _running(aws), report=report, stop=stop)
         with use_session(session):
             record = create_cluster(spec)

@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.records import Record
@@ -32,6 +33,10 @@ __all__ = [
 ]
 
 DISTRIBUTION = "prefect-dask-ec2"
+# Hosts whose files everybody may fetch, and that machines with a way out reach.
+PUBLIC_INDEXES = frozenset(
+    {"files.pythonhosted.org", "download.pytorch.org", "download-r2.pytorch.org", "pypi.nvidia.com"}
+)
 Origin = Literal["index", "conda", "system", "url", "vcs", "file", "directory"]
 _TOOL = "prefect-coiled"
 
@@ -135,6 +140,12 @@ class Wheel(Record):
         """Where it is kept in the account's bucket."""
         return f"wheels/{self.sha256}/{self.file}"
 
+    @property
+    def is_public(self) -> bool:
+        """Whether anybody may fetch it from its index: machines with a way out need not be sent it."""
+        parts = urlsplit(self.url)
+        return parts.scheme == "https" and parts.netloc in PUBLIC_INDEXES and '"' not in self.url
+
 
 class Lock(Record):
     """The wheels that a machine installs: a lock in the standard form, with paths of the bucket.
@@ -165,8 +176,8 @@ class Lock(Record):
 
     @property
     def key(self) -> str:
-        """Where it is kept in the account's bucket."""
-        return f"wheels/environments/{self.hash}/pylock.toml"
+        """Where it is kept in the account's bucket: its path holds its hash, by which machines check it."""
+        return f"wheels/environments/{hashlib.sha256(self.text().encode()).hexdigest()}/pylock.toml"
 
     @property
     def files(self) -> tuple[Wheel, ...]:
@@ -232,13 +243,20 @@ def _wheel(name: str, version: str, entry: dict[str, Any]) -> Wheel:
     file = entry["path"].rpartition("/")[2]
     version = version or file.split("-")[1]
     return Wheel(
-        name=name, version=version, file=file, sha256=entry["hashes"]["sha256"], size=entry.get("size", 0)
+        name=name,
+        version=version,
+        file=file,
+        sha256=entry["hashes"]["sha256"],
+        size=entry.get("size", 0),
+        url=entry.get("url", ""),
     )
 
 
 def _inline(wheel: Wheel) -> str:
     size = f"size = {wheel.size}, " if wheel.size else ""
-    return f"{{ path = {_quoted(wheel.key)}, {size}hashes = {{ sha256 = {_quoted(wheel.sha256)} }} }}"
+    # Where it is besides the bucket, for a machine that does not find it there.
+    url = f"url = {_quoted(wheel.url)}, " if wheel.is_public else ""
+    return f"{{ path = {_quoted(wheel.key)}, {url}{size}hashes = {{ sha256 = {_quoted(wheel.sha256)} }} }}"
 
 
 def _quoted(text: str) -> str:

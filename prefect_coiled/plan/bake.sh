@@ -8,7 +8,7 @@ install_all
 step "cleaning up"
 # Compiled once here instead of at every boot.
 "$ENV/bin/python" -m compileall -q -j 0 "$ENV/lib" >/dev/null || :
-rm -rf "$HOME/.cache/uv"
+rm -rf "$UV_CACHE_DIR"
 kill "$GUARD" 2>/dev/null || :
 GUARD=
 say "@BAKED@ @LOCK@"

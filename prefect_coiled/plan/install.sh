@@ -1,7 +1,8 @@
 ROOT="${PREFECT_COILED_ROOT:-}" # another root directory, for tests
 BASE="$ROOT/opt/prefect-coiled"
 ENV="$BASE/env"
-export HOME="${HOME:-/root}" LC_ALL=C.UTF-8
+# uv's cache beside what it installs: it links files from one to the other, and no user's own is touched.
+export HOME="${HOME:-/root}" LC_ALL=C.UTF-8 UV_CACHE_DIR="$BASE/cache"
 WHY=boot-failed
 STEP=start
 GUARD=
@@ -53,6 +54,9 @@ install_all() {
   mkdir -p "$BASE/wheels"
   cd "$BASE"
   fetch "s3://@BUCKET@/@LOCK@" pylock.toml
+  # Its path is its hash, and this script says the path: nobody can have put another list there.
+  LOCK="@LOCK@" LOCK="${LOCK%/*}"
+  echo "${LOCK##*/}  pylock.toml" | sha256sum --check --quiet --strict -
   grep -o 'wheels/[0-9a-f]\{64\}/[^"]*' pylock.toml | sort >wanted
   touch installed
   comm -23 wanted installed >new
@@ -61,6 +65,14 @@ install_all() {
   if [ -s new ]; then
     mapfile -t include < <(sed 's,^wheels/,--include\n,' new)
     fetch --recursive "s3://@BUCKET@/wheels" wheels --exclude '*' "${include[@]}"
+    # What the bucket lacks and the list has an address of comes from its index; its hash is checked as well.
+    while read -r wheel; do
+      [ -f "$wheel" ] || sed -n "s|.*path = \"\($wheel\)\", url = \"\([^\"]*\)\".*|url=\"\2\"\noutput=\"\1\"|p" pylock.toml
+    done <new >urls
+    if [ -s urls ]; then
+      step "fetching $(grep -c ^url urls) wheels from their index"
+      curl --config urls --parallel --create-dirs --proto =https --location --fail --silent --show-error --retry 5
+    fi
     while read -r wheel; do
       [ -f "$wheel" ] || { say "error: $wheel is not in the bucket @BUCKET@"; exit 3; }
     done <new
@@ -86,6 +98,6 @@ install_all() {
   [ ! -s new ] ||
     "$UV" pip install --quiet --python "$ENV/bin/python" --no-config --no-index --no-deps --reinstall -r new
   mv wanted installed
-  rm -rf wheels uv new old names gone
+  rm -rf wheels uv new old names gone urls
   cd - >/dev/null
 }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,10 +19,14 @@ from prefect_coiled.errors import OptionsError
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.user_data import Place, check_python
 from prefect_coiled.records import Record
-from prefect_coiled.tasks.steps import Session, step
+from prefect_coiled.tasks.steps import Reporter, Session, step
 
 # Uploads side by side; each goes through a door of its own pool of 32 connections.
 _AT_ONCE = 8
+# Seconds for what machines with a way out could fetch from an index themselves: a slow line is slower.
+PATIENCE = 15.0
+# Seconds between two words on the progress.
+_TELL_EVERY = 5.0
 
 
 class Delivery(Record):
@@ -31,6 +38,8 @@ class Delivery(Record):
         downloaded: Bytes fetched from package indexes.
         uploaded: Bytes put into the bucket.
         sent: Wheels put into the bucket.
+        left: Wheels that the machines fetch from their index.
+        left_bytes: Their size.
     """
 
     place: Place
@@ -38,11 +47,16 @@ class Delivery(Record):
     downloaded: int = 0
     uploaded: int = 0
     sent: int = 0
+    left: int = 0
+    left_bytes: int = 0
 
     def __str__(self) -> str:
-        if not self.sent:
-            return f"{self.wheels} packages, all in the bucket"
-        return f"{self.wheels} packages, {self.sent} uploaded ({self.uploaded / 1e6:.1f} MB)"
+        parts = [f"{self.wheels} packages"]
+        if self.sent:
+            parts.append(f"{self.sent} uploaded ({self.uploaded / 1e6:.1f} MB)")
+        if self.left:
+            parts.append(f"{self.left} fetched by the machines ({self.left_bytes / 1e6:.1f} MB)")
+        return ", ".join(parts) if len(parts) > 1 else f"{parts[0]}, all in the bucket"
 
 
 def prepare(spec: ClusterSpec, tell: Callable[[str], None] = lambda note: None) -> Locked:
@@ -81,37 +95,111 @@ def deliver(session: Session, aws_account_id: str) -> Delivery:
     assert session.locked is not None
     aws = session.aws
     # Set-up made it; whoever starts clusters need not be allowed to.
-    return send(aws, session.locked, bucket.ensure_bucket(aws, aws_account_id))
+    name = bucket.ensure_bucket(aws, aws_account_id)
+    return send(aws, session.locked, name, patience=session.patience, report=session.report)
 
 
-def send(aws: Aws, locked: Locked, name: str) -> Delivery:
-    """See `deliver`; into the bucket of that name."""
-    there = bucket.list_files(aws, name, "wheels/")
-    missing = [w for w in locked.lock.files if w.key not in there]
-    moved: list[tuple[int, int]] = []
+def send(
+    aws: Aws,
+    locked: Locked,
+    name: str,
+    *,
+    patience: float = math.inf,
+    report: Reporter = lambda step, state: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Delivery:
+    """See `deliver`; into the bucket of that name.
 
-    def move(wheel: Wheel) -> None:
-        with tempfile.TemporaryDirectory(prefix="prefect-coiled-wheel-") as folder:
-            path = locked.fetch(wheel, Path(folder))
-            size = path.stat().st_size
-            bucket.put_file(aws, name, wheel.key, path)
-            moved.append((0 if wheel.sha256 in locked.built else size, size))
+    What only the client has is put there in any case. What everybody can fetch goes there as well where that
+    takes no longer than `patience`, at the speed that was measured so far, and only with the first delivery
+    of a list; the rest is left to the machines.
 
-    # The largest first, so that none of them is alone at the end.
-    missing.sort(key=lambda wheel: -wheel.size)
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="wheels") as pool:
-        list(pool.map(move, missing))
+    Args:
+        aws: The door.
+        locked: What is delivered.
+        name: The bucket's name.
+        patience: Seconds for what the machines could fetch themselves.
+        report: Told of the progress.
+        clock: Gives seconds.
+    """
     made = locked.lock
+    there = bucket.list_files(aws, name, "wheels/")
+    # The largest first, so that none of them is alone at the end.
+    missing = sorted((w for w in made.files if w.key not in there), key=lambda wheel: -wheel.size)
+    public = [w for w in missing if w.is_public and w.sha256 not in locked.built and patience < math.inf]
+    own = [w for w in missing if w not in public]
+    moving = _Moving(aws, locked, name, report, clock)
+    moving.all(own)
+    left = list(public)
+    if made.key not in there:
+        # The smallest first: as many as there is time for.
+        left = moving.within(patience, sorted(public, key=lambda wheel: wheel.size))
     # The list last: as long as it is there, so is what it names.
-    if missing or made.key not in there:
+    if moving.moved or made.key not in there:
         bucket.put_file(aws, name, made.key, made.text().encode())
     return Delivery(
         place=Place(name, made.key, made.python),
         wheels=len(made.wheels),
-        downloaded=sum(down for down, _ in moved),
-        uploaded=sum(up for _, up in moved),
-        sent=len(missing),
+        downloaded=sum(down for down, _ in moving.moved),
+        uploaded=sum(up for _, up in moving.moved),
+        sent=len(moving.moved),
+        left=len(left),
+        left_bytes=sum(wheel.size for wheel in left),
     )
+
+
+class _Moving:
+    """Wheels on their way from an index, or from this machine, into the bucket."""
+
+    def __init__(
+        self, aws: Aws, locked: Locked, name: str, report: Reporter, clock: Callable[[], float]
+    ) -> None:
+        self._aws, self._locked, self._name = aws, locked, name
+        self._report, self._clock = report, clock
+        self._started = self._told = clock()
+        self._total = 0
+        self._lock = threading.Lock()
+        self.moved: list[tuple[int, int]] = []
+
+    def all(self, wheels: Sequence[Wheel]) -> None:
+        """Move them, some at a time; those that were moved stay where they are if one fails."""
+        self._total += sum(wheel.size for wheel in wheels)
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="wheels") as pool:
+            list(pool.map(self._move, wheels))
+
+    def within(self, patience: float, wheels: Sequence[Wheel]) -> list[Wheel]:
+        """Move as many as there is time for; gives the others."""
+        begun = self._clock()
+
+        def move(wheel: Wheel) -> Wheel | None:
+            with self._lock:
+                so_far, taken = sum(up for _, up in self.moved), self._clock() - self._started
+            speed = so_far / taken if so_far and taken > 0 else math.inf
+            if self._clock() - begun + wheel.size / speed > patience:
+                return wheel
+            self._total += wheel.size
+            self._move(wheel)
+            return None
+
+        if patience <= 0:
+            return list(wheels)
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="wheels") as pool:
+            return [wheel for wheel in pool.map(move, wheels) if wheel is not None]
+
+    def _move(self, wheel: Wheel) -> None:
+        with tempfile.TemporaryDirectory(prefix="prefect-coiled-wheel-") as folder:
+            path = self._locked.fetch(wheel, Path(folder))
+            size = path.stat().st_size
+            bucket.put_file(self._aws, self._name, wheel.key, path)
+        with self._lock:
+            self.moved.append((0 if wheel.sha256 in self._locked.built else size, size))
+            now = self._clock()
+            if now - self._told < _TELL_EVERY:
+                return
+            self._told = now
+            done = sum(up for _, up in self.moved)
+        of = f" of {self._total / 1e6:.1f}" if self._total > done else ""
+        self._report("environment", f"{done / 1e6:.1f}{of} MB uploaded in {now - self._started:.0f} s")
 
 
 def read_lock(aws: Aws, name: str, key: str) -> Lock | None:

@@ -5,6 +5,7 @@ Nothing that a task returns is persisted or cached: a replayed result would be a
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -59,6 +60,8 @@ class Session:
         client_secrets: What a client needs to connect; set by the flow that makes the keys.
         notes: The notifications of this session.
         locked: What the machines install; set before a cluster is made, unless the image holds it.
+        patience: Seconds for putting into the bucket what the machines could fetch from an index themselves;
+            without an end where they could not.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Session:
         self.launched: list[str] = []
         self.client_secrets: ClientSecrets | None = None
         self.locked: Locked | None = None
+        self.patience = math.inf
         self.lock = threading.Lock()
         self.notes = Notebook(aws)
         aws.listener = self.notes.report

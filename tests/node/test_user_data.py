@@ -85,9 +85,10 @@ class Machine:
         )
         self.command("node", 'cat >"$MACHINE/told"; echo "node speaks"', where=directory)
 
-    def put(self, *names):
-        """Wheels into the bucket, and the lock of them; gives its place."""
+    def put(self, *names, public=()):
+        """Wheels into the bucket, but for public ones, and the lock of them; gives its place."""
         wheels = [self.wheel(name) for name in names]
+        wheels += [self.public(name) for name in public]
         lock = Lock(python="3.11.9", architecture="x86_64", wheels=tuple(wheels), uv=self.wheel("uv-0.9"))
         path = self.bucket / lock.key
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +109,15 @@ class Machine:
         path.write_bytes(content)
         return made
 
+    def public(self, name):
+        """A wheel that only its index has."""
+        made = self.wheel(name)
+        path = self.bucket / made.key
+        at_index = self.directory / "index" / made.file
+        at_index.parent.mkdir(exist_ok=True)
+        path.rename(at_index)
+        return made.model_copy(update={"url": f"https://files.pythonhosted.org/packages/{made.file}"})
+
     @property
     def packages(self):
         """The names of the wheels that were installed last."""
@@ -125,11 +135,16 @@ class Machine:
     def fails(self, name, code=9, where=None):
         self.command(name, f"echo {name} is out of order; exit {code}", where)
 
+    @property
+    def home(self):
+        return self.directory / "home"
+
     def start(self, text, **environ):
         script = self.directory / "user-data"
         script.write_text(text)
         script.chmod(0o755)
-        env = {"PATH": str(self.bin), "PREFECT_COILED_ROOT": str(self.root), **environ}
+        home = {"HOME": str(self.home), "PREFECT_COILED_ROOT": str(self.root)}
+        env = {"PATH": str(self.bin), **home, **environ}
         return subprocess.Popen(
             [str(script)],
             env=env,
@@ -220,6 +235,61 @@ def test_a_bare_machine_installs_from_the_bucket_and_starts_a_unit(machine):
     assert not (machine.root / f"{BASE}/wheels".lstrip("/")).exists()
 
 
+CURL = """
+    address=
+    while read -r line; do
+      value=${line#*=}; value=${value//\\"/}
+      case "$line" in
+        url=*) address=$value ;;
+        output=*) mkdir -p "${value%/*}"; cp "$MACHINE/index/${address##*/}" "$value" ;;
+      esac
+    done <"$2"
+    """
+
+
+def test_what_the_bucket_lacks_comes_from_its_index_by_the_address_of_the_list(machine):
+    machine.command("curl", CURL)
+    machine.command("aws", machine.aws_by_filter.replace("cp ", "cp 2>/dev/null "))
+    place = machine.put("mine-1", public=["dask-2026.1", "b.c_d-1.0+x"])
+    code, output = machine.run(user_data(CONFIG, place))
+    assert code == 0, output
+    assert sorted(machine.packages) == ["b.c_d-1.0+x", "dask-2026.1", "mine-1", "uv-0.9"]
+    assert "fetching 2 wheels from their index" in output
+    (curl,) = [call for call in machine.calls if call.startswith("curl")]
+    assert "--proto =https" in curl
+
+
+def test_what_its_index_gives_with_another_content_is_not_installed(machine):
+    machine.command("curl", CURL)
+    machine.command("aws", machine.aws_by_filter.replace("cp ", "cp 2>/dev/null "))
+    place = machine.put("mine-1", public=["dask-2026.1"])
+    (machine.directory / "index/dask-2026.1-py3-none-any.whl").write_text("a stranger's")
+    code, output = machine.run(user_data(CONFIG, place))
+    assert code == 1
+    assert "dask-2026.1-py3-none-any.whl: FAILED" in output
+    assert not any(call.startswith("uv") for call in machine.calls)
+
+
+def test_an_index_that_does_not_answer_powers_the_machine_off_and_is_named(machine):
+    machine.command("curl", 'echo "curl: (6) Could not resolve host: files.pythonhosted.org"; exit 6')
+    machine.command("aws", machine.aws_by_filter.replace("cp ", "cp 2>/dev/null "))
+    code, output = machine.run(user_data(CONFIG, machine.put(public=["dask-2026.1"])))
+    assert code == 6
+    assert "Could not resolve host" in output
+    assert 'step="fetching 1 wheels from their index"' in output.splitlines()[-1]
+
+
+def test_a_list_with_another_content_than_the_script_says_is_not_installed(machine):
+    place = machine.put("dask-1")
+    path = machine.bucket / place.key
+    path.write_text(path.read_text().replace("dask", "evil"))
+    code, output = machine.run(user_data(CONFIG, place))
+    assert code == 1
+    assert "pylock.toml: FAILED" in output
+    assert 'step="fetching the list of packages"' in output.splitlines()[-1]
+    assert not any(call.startswith(("uv", "python3")) for call in machine.calls)
+
+
 def test_a_bare_machine_without_systemd_runs_the_node_itself(machine):
     code, output = machine.run(user_data(CONFIG, machine.put("dask-1")))
     assert code == 0, output
@@ -231,11 +301,15 @@ def test_a_bare_machine_without_systemd_runs_the_node_itself(machine):
 def bake(machine, *names):
     """Run the recipe of an image on the machine, and forget its calls."""
     machine.command("python", where=machine.directory)
+    of_a_user = machine.home / ".cache/uv/kept"
+    of_a_user.parent.mkdir(parents=True, exist_ok=True)
+    of_a_user.write_text("")
     code, output = machine.run(bake_data(machine.put(*names), "eu-west-1", 60))
     assert code == 0, output
     assert machine.calls[-1] == "shutdown -h now"
     assert "prefect-coiled: baked wheels/environments/" in output.splitlines()[-1]
     machine.calls_path.unlink()
+    assert of_a_user.exists(), "what is removed at the end is the installation's own"
     return output
 
 

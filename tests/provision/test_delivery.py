@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -61,6 +62,101 @@ def test_only_what_is_missing_is_put_and_all_of_it_is_found_by_hash(
     assert {w.key for w in more.lock.files} | {more.lock.key} <= keys
     assert read_lock(aws, name, second.place.key) == Lock.parse(more.lock.text())
     assert read_lock(aws, name, "wheels/environments/none/pylock.toml") is None
+
+
+def of_an_index(locked: Locked, folder: Path, sizes: list[int]) -> Locked:
+    """Beside what was built here, wheels that anybody may fetch."""
+    wheels = []
+    for n, size in enumerate(sizes):
+        digest = hashlib.sha256(f"{n} beside {locked.lock.hash}".encode()).hexdigest()
+        url = f"https://files.pythonhosted.org/packages/p{n}-1-py3-none-any.whl"
+        file = f"p{n}-1-py3-none-any.whl"
+        wheels.append(Wheel(name=f"p{n}", version="1", file=file, sha256=digest, size=size, url=url))
+    made = locked.lock.model_copy(update={"wheels": (*locked.lock.wheels, *wheels)})
+
+    class Fetched(Locked):
+        def fetch(self, wheel: Wheel, into: Path) -> Path:
+            if wheel.sha256 in self.built:
+                return self.built[wheel.sha256]
+            (into / wheel.file).write_bytes(b"0" * wheel.size)
+            return into / wheel.file
+
+    return Fetched(made, locked.built)
+
+
+class Line:
+    """A clock that goes on with what is sent over a line of so many bytes a second."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, speed: float) -> None:
+        self.now, put_file = 0.0, bucket.put_file
+
+        def slow(aws: Aws, name: str, key: str, content: bytes | Path) -> None:
+            put_file(aws, name, key, content)
+            self.now += (len(content) if isinstance(content, bytes) else content.stat().st_size) / speed
+
+        monkeypatch.setattr(bucket, "put_file", slow)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(("speed", "left"), [(1e9, 0), (20_000, 1), (1_000, 3)])
+def test_over_a_slow_line_machines_fetch_themselves_what_anybody_can(
+    aws: Aws,
+    locked: Callable[..., Locked],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    speed: float,
+    left: int,
+) -> None:
+    monkeypatch.setattr("prefect_coiled.tasks.environment._AT_ONCE", 1)
+    name = bucket.ensure_bucket(aws, NUMBER)
+    line = Line(monkeypatch, speed)
+    made = of_an_index(locked("mine", f"at {speed}"), tmp_path, [20_000, 60_000, 900_000])
+    first = send(aws, made, name, patience=15, clock=line)
+    assert first.left == left
+    there = bucket.list_files(aws, name)
+    assert {w.key for w in made.lock.files if w.sha256 in made.built} <= there, "what only the client has"
+    assert f'url = "{made.lock.wheels[-1].url}"' in made.lock.text()
+    again = send(aws, made, name, patience=15, clock=line)
+    assert (again.sent, again.uploaded, again.downloaded, again.left) == (0, 0, 0, left)
+    # A cluster whose machines have no way out gets all of it.
+    assert send(aws, made, name, clock=line).sent == left
+    bucket.delete_bucket(aws, name)
+
+
+def test_an_upload_that_broke_off_goes_on(
+    aws: Aws, locked: Callable[..., Locked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_coiled.tasks.environment._AT_ONCE", 1)
+    name = bucket.ensure_bucket(aws, NUMBER)
+    made = of_an_index(locked("broken off"), tmp_path, [10, 20, 30])
+    with monkeypatch.context() as patch:
+        put_file, put = bucket.put_file, []
+
+        def breaks(aws: Aws, name: str, key: str, content: bytes | Path) -> None:
+            if len(put) == 2:
+                raise ConnectionError("the line is gone")
+            put.append(key)
+            put_file(aws, name, key, content)
+
+        patch.setattr(bucket, "put_file", breaks)
+        with pytest.raises(ConnectionError):
+            send(aws, made, name)
+    assert made.lock.key not in bucket.list_files(aws, name)
+    assert send(aws, made, name).sent == len(made.lock.files) - 2
+
+
+def test_progress_is_told_in_bytes_and_seconds(
+    aws: Aws, locked: Callable[..., Locked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_coiled.tasks.environment._AT_ONCE", 1)
+    name = bucket.ensure_bucket(aws, NUMBER)
+    told: list[str] = []
+    made = of_an_index(locked("told"), tmp_path, [2_000_000, 1_000_000])
+    line = Line(monkeypatch, 200_000)
+    send(aws, made, name, clock=line, report=lambda step, state: told.append(state))
+    assert told == ["2.0 of 3.0 MB uploaded in 10 s", "3.0 of 3.0 MB uploaded in 15 s"]
 
 
 def test_what_will_expire_soon_is_put_again(aws: Aws, locked: Callable[..., Locked]) -> None:
