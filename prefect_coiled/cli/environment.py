@@ -78,8 +78,8 @@ def upload(
 ) -> None:
     """Put all that machines install into the account's bucket, also what they could fetch from an index.
 
-    Over a slow line the first start of a cluster leaves that to its machines. After this they fetch everything
-    from the bucket, which costs nothing in the same region, where a NAT gateway takes a price for each GB.
+    Over a slow line the first start of a cluster leaves that to its machines. After this they fetch
+    everything from the bucket, which costs nothing there, while a NAT gateway takes a price for each GB.
     """
     from prefect_coiled.aws.bucket import ensure_bucket
     from prefect_coiled.aws.caller import find_caller
@@ -93,7 +93,7 @@ def upload(
     console = out()
     locked = prepare(spec, lambda note: console.print(note))
     try:
-        name = ensure_bucket(aws, caller.account_id)
+        name = ensure_bucket(aws, caller.aws_account_id)
         delivery = send(aws, locked, name, report=lambda step, state: console.print(state))
     finally:
         locked.discard()
