@@ -252,6 +252,14 @@ def test_an_installed_program_has_the_project_of_the_working_directory(ask, monk
     assert ask("pure==1.0")["pure"].startswith(f"{index}/public/")
 
 
+def test_a_script_beside_an_environment_in_its_own_folder_is_the_main_script(
+    environ, script, index, tmp_path, monkeypatch
+) -> None:
+    script(PROJECT + default(index))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "project"))
+    assert [i.url for i in Indexes.of(environ).settings.indexes] == [f"{index}/public/"]
+
+
 # -- workspaces, and uv's files
 
 MEMBER = "project/packages/one"
