@@ -46,11 +46,13 @@ class Indexes:
         environ: The variables for uv, which hold the credentials.
         settings: What was told, of all places.
         tool: Which tool says where packages come from.
+        locks: The lock files that the project may have.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     settings: IndexSettings = field(default_factory=IndexSettings)
     tool: str = "pip"
+    locks: tuple[Path, ...] = ()
 
     @classmethod
     def of(cls, environ: Mapping[str, str] | None = None, folder: Path | None = None) -> Indexes:
@@ -76,7 +78,8 @@ class Indexes:
                 break
             settings, tool = merged([settings, read(project.content, environ)]), name
         uses_uv = sources or projects.table(project.root_content, "tool").get("uv")
-        return cls.told(settings, environ, "uv" if uses_uv else tool)
+        made = cls.told(settings, environ, "uv" if uses_uv else tool)
+        return replace(made, locks=projects.lock_files(project))
 
     @classmethod
     def told(cls, settings: IndexSettings, environ: Mapping[str, str], tool: str = "pip") -> Indexes:
@@ -123,6 +126,13 @@ class Indexes:
     def index(self, name: str) -> Index | None:
         """The index of a name."""
         return next((i for i in self.settings.indexes if i.name == name), None)
+
+    def locked(self) -> dict[str, str]:
+        """The versions in the project's lock, by name; without those of which it has several."""
+        for path in self.locks:
+            if path.is_file():
+                return projects.locked_versions(path)
+        return {}
 
     def sources_for(self, name: str, markers: Mapping[str, str]) -> list[str]:
         """The names of the indexes that a package is asked of; none where all are asked.

@@ -11,7 +11,7 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from prefect_coiled.environment.ask import PackageNotFoundError, compiled
+from prefect_coiled.environment.ask import PackageNotFoundError, compiled, name_of
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Environment, Package, normalized
 from prefect_coiled.environment.target import Target
@@ -50,6 +50,7 @@ def needs_of(
     pins = list(pins)
     pinned = {normalized(Requirement(pin).name) for pin in pins}
     never = {p.name for p in client.packages if p.name not in pinned} | set(client.left_out)
+    never |= _done_without(client)
     have = pinned | never | {"uv"}
     while True:
         found = _resolved(requirements, pins, never, target, indexes, chosen)
@@ -70,18 +71,27 @@ def _resolved(
     indexes: Indexes,
     chosen: Mapping[str, str],
 ) -> list[dict[str, Any]]:
+    locked = [
+        f"{name}=={v}" for name, v in indexes.locked().items() if name not in {*never, *map(name_of, pins)}
+    ]
     # What never holds is never asked for: https://docs.astral.sh/uv/concepts/resolution/#dependency-overrides
     without = [f"{name} ; sys_platform == 'never'" for name in sorted(never)]
-    text = {"constraints.txt": "\n".join(pins), "overrides.txt": "\n".join(without)}
-    options = ["--constraints", "constraints.txt", "--overrides", "overrides.txt"]
-    try:
-        return compiled(requirements, target, indexes, *options, chosen=chosen, files=text)
-    except PackageNotFoundError:
+    tries = [
+        # The project's own lock may know what Linux needs; it may be older than what is installed, too.
+        *([([*pins, *locked], without)] if locked else []),
+        (pins, without),
         # The client runs with versions that do not go together by their metadata; so will the machines.
-        text = {"overrides.txt": "\n".join([*without, *pins])}
-        return compiled(
-            requirements, target, indexes, "--overrides", "overrides.txt", chosen=chosen, files=text
-        )
+        ((), [*without, *pins]),
+    ]
+    for n, (constraints, overrides) in enumerate(tries, 1):
+        text = {"constraints.txt": "\n".join(constraints), "overrides.txt": "\n".join(overrides)}
+        options = ["--constraints", "constraints.txt", "--overrides", "overrides.txt"]
+        try:
+            return compiled(requirements, target, indexes, *options, chosen=chosen, files=text)
+        except PackageNotFoundError:
+            if n == len(tries):
+                raise
+    raise AssertionError("a try ends in an answer or in an error")
 
 
 def requirements_of_built(client: Environment, pins: Iterable[str]) -> list[str]:
@@ -109,6 +119,28 @@ def needed_elsewhere_only(name: str, client: Environment, target: Target) -> boo
     return bool(said) and all(said)
 
 
+def _done_without(client: Environment) -> set[str]:
+    """What the client's packages require on its own system, and it runs without."""
+    system, _, machine = client.platform.partition("-")
+    markers = {
+        "sys_platform": system,
+        "platform_system": {"darwin": "Darwin", "win32": "Windows"}.get(system, system.capitalize()),
+        "os_name": "nt" if system == "win32" else "posix",
+        "platform_machine": machine,
+        "python_version": client.python_minor,
+        "python_full_version": client.python,
+        "extra": "",
+    }
+    have = {p.name for p in client.packages}
+    required = {
+        normalized(requirement.name)
+        for package in client.packages
+        for _, requirement in _parsed(package)
+        if requirement.marker is None or requirement.marker.evaluate(dict(markers))
+    }
+    return required - have
+
+
 def _parsed(package: Package) -> Iterable[tuple[str, Requirement]]:
     for text in package.requires:
         try:
@@ -117,8 +149,14 @@ def _parsed(package: Package) -> Iterable[tuple[str, Requirement]]:
             continue
 
 
-def told(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Packages of a pylock.toml in words, with their size where the index gives it."""
+def told(entries: Sequence[Mapping[str, Any]], most: int = 1000) -> str:
+    """Packages of a pylock.toml in words, with their size where the index gives it.
+
+    Args:
+        entries: The packages.
+        most: How many are named.
+    """
     sizes = [min((int(w.get("size", 0)) for w in e.get("wheels", ())), default=0) for e in entries]
-    names = ", ".join(sorted(f"{e['name']}=={e.get('version', '?')}" for e in entries))
+    named = sorted(f"{e['name']}=={e.get('version', '?')}" for e in entries)
+    names = ", ".join(named[:most]) + (f" and {len(named) - most} more" if len(named) > most else "")
     return f"{names} ({sum(sizes) / 1e6:.0f} MB)" if all(sizes) and sum(sizes) > 1e6 else names

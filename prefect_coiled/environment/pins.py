@@ -11,7 +11,7 @@ from prefect_coiled.environment.ask import PackageNotFoundError, found_alone, na
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Environment, Package, normalized
 from prefect_coiled.environment.target import Target
-from prefect_coiled.environment.variants import label_of, public_of, where_to_say, with_backend
+from prefect_coiled.environment.variants import home_of, label_of, public_of, where_to_say, with_backend
 from prefect_coiled.errors import OptionsError
 
 __all__ = ["compile_all"]
@@ -145,7 +145,7 @@ class _Asked:
             self.bad[pin] = f"{public} needs what no index has: {error.diagnosis.why}"
             return []
         if beyond and (like or label == "cpu"):
-            self.bad[pin] = f"{public} is another build, and needs {needs.told(beyond)}"
+            self.bad[pin] = f"{public} is another build, and needs {needs.told(beyond, 4)}"
             return []
         del self.bad[pin]
         self.notes.append(f"{pin} is a local build that no index has: the machines get {public}")
@@ -165,7 +165,18 @@ class _Asked:
             ) from None
         if beyond:
             self.notes.append(f"Linux needs, beyond what is installed here: {needs.told(beyond)}")
+            self._tell_of_cpu(found, beyond)
         return beyond
+
+    def _tell_of_cpu(self, found: Sequence[Mapping[str, Any]], beyond: Sequence[Mapping[str, Any]]) -> None:
+        if not any(str(e["name"]).startswith("nvidia-") for e in beyond):
+            return
+        for entry in found:
+            name = normalized(str(entry["name"]))
+            if home_of(name, "cpu") and not label_of(str(entry.get("version", ""))):
+                how = where_to_say(name, "cpu", self.indexes)
+                self.notes.append(f"{name} has a smaller build, for the CPU alone. {how}")
+                return
 
     def _unavailable(self, pins: Mapping[str, Package]) -> OptionsError:
         names = sorted(pins[pin].name if pin in pins else pin for pin in self.bad)

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import os
 import re
+import site
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from prefect_coiled.environment.records import read_toml
+from prefect_coiled.environment.records import normalized, read_toml
 from prefect_coiled.errors import OptionsError
 
 __all__ = [
     "Project",
     "find_project",
+    "lock_files",
+    "locked_versions",
     "main_script",
     "read_file",
     "script_settings",
@@ -55,7 +59,10 @@ def main_script() -> Path | None:
     if not file:
         return None
     path = Path(file).absolute()
-    installed = {Path(p).resolve() for p in (sys.prefix, sys.base_prefix, os.path.dirname(os.__file__))}
+    # Not all below `sys.prefix`: an environment may be made in the project's own folder.
+    named = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib", "scripts")]
+    named += [*site.getsitepackages(), site.getusersitepackages(), str(Path(sys.executable).parent)]
+    installed = {Path(folder).resolve() for folder in named}
     return None if installed & set(path.resolve().parents) or not path.is_file() else path
 
 
@@ -138,6 +145,22 @@ def script_settings(script: Path) -> dict[str, Any]:
         return dict(table(read_toml(text), "tool"))
     except ValueError as error:
         raise OptionsError(f"metadata in {script.name}", f"it is no TOML: {error}") from None
+
+
+def lock_files(project: Project) -> tuple[Path, ...]:
+    """Where a project's lock may be: uv's, Poetry's, PDM's."""
+    if project.folder is None or project.root is None:
+        return ()
+    return project.root / "uv.lock", project.folder / "poetry.lock", project.folder / "pdm.lock"
+
+
+def locked_versions(path: Path) -> dict[str, str]:
+    """The versions in a lock, by name; without those of which it has several, by marker."""
+    found: dict[str, set[str]] = {}
+    for entry in read_file(path).get("package") or ():
+        if entry.get("name") and entry.get("version"):
+            found.setdefault(normalized(str(entry["name"])), set()).add(str(entry["version"]))
+    return {name: versions.pop() for name, versions in found.items() if len(versions) == 1}
 
 
 def read_file(path: Path) -> dict[str, Any]:

@@ -7,9 +7,7 @@ is built by a backend inside its own sources. Nothing leaves this machine.
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
-import http.server
 import io
 import json
 import os
@@ -18,7 +16,6 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +29,8 @@ from prefect_coiled.environment.lock import Locked
 from prefect_coiled.environment.software import lock_software
 from prefect_coiled.environment.target import GLIBC, Target, check_fits, target_tags
 from prefect_coiled.errors import OptionsError
+from tests.unit.package_index import PASSWORD, USER, Handler, serve, wheel
 
-USER, PASSWORD = "reader-of-wheels", "canary-4f1a"
 TARGET = Target(f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]}")
 BACKEND = """
 import zipfile, os
@@ -52,18 +49,6 @@ def build_wheel(directory, config_settings=None, metadata_directory=None):
 """
 
 
-def wheel(folder: Path, name: str, version: str, tag: str = "py3-none-any") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    file, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
-    path = folder / f"{file}-{version}-{tag}.whl"
-    with zipfile.ZipFile(path, "w") as made:
-        made.writestr(f"{file}.py", f"version = {version!r}\n")
-        made.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        made.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
-        made.writestr(f"{info}/RECORD", "")
-    return path
-
-
 def sources(folder: Path, name: str, version: str = "1.0", tag: str = "py3-none-any") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     file = name.replace("-", "_")
@@ -75,44 +60,6 @@ def sources(folder: Path, name: str, version: str = "1.0", tag: str = "py3-none-
         f'[project]\nname = "{name}"\nversion = "{version}"\n'
     )
     return folder
-
-
-class Handler(http.server.SimpleHTTPRequestHandler):
-    seen: list[tuple[str, bool]] = []
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        wanted = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-        let_in = self.headers.get("Authorization") == wanted
-        self.seen.append((self.path, let_in))
-        if self.path.startswith("/private/") and not let_in:
-            self.send_response(401)
-            self.send_header("WWW-Authenticate", "Basic")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        super().do_GET()
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def list_directory(self, path: str | os.PathLike[str]) -> io.BytesIO:
-        """As indexes do (PEP 503): each file with its hash, but for those of which it is said otherwise."""
-        links = []
-        for file in sorted(Path(path).iterdir()):
-            if file.is_dir():
-                links.append(f"{file.name}/")
-            elif file.name.startswith("hashless-"):
-                links.append(file.name)
-            else:
-                links.append(f"{file.name}#sha256={hashlib.sha256(file.read_bytes()).hexdigest()}")
-        text = "".join(f'<a href="{link}">{link.partition("#")[0].rstrip("/")}</a>\n' for link in links)
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.send_header("Content-Length", str(len(text.encode())))
-        self.end_headers()
-        return io.BytesIO(text.encode())
 
 
 @pytest.fixture(scope="module")
@@ -141,13 +88,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with tarfile.open(public / "only-sources" / "only_sources-1.0.tar.gz", "w:gz") as archive:
         archive.add(made, "only_sources-1.0")
     shutil.rmtree(root / "src")
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(root))
-    )
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serve(root) as address:
+        yield address
 
 
 @pytest.fixture
