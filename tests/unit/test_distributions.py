@@ -11,8 +11,7 @@ import pytest
 
 from prefect_coiled.environment import capture
 from prefect_coiled.environment import distributions as found_here
-
-from .as_installed import installed
+from tests.unit.as_installed import installed
 
 
 @pytest.fixture

@@ -22,8 +22,7 @@ from prefect_coiled.environment.proof import Proven, prove
 from prefect_coiled.environment.repack import can_be_packed, pack
 from prefect_coiled.environment.target import Target
 from prefect_coiled.errors import OptionsError
-
-from .as_installed import digest, installed
+from tests.unit.as_installed import digest, installed
 
 TARGET = Target("3.11.9")
 FILES = {"one/__init__.py": "", "one/a.py": "a = 1\n", "one/b.py": "b = 2\n"}
