@@ -14,7 +14,7 @@ export UV_NATIVE_TLS ?= 1
 APART := tests/netns tests/ui tests/vm tests/qemu
 LONG := tests/deployments tests/bare tests/cluster/test_containers.py tests/cluster/test_gpu.py \
   tests/cluster/test_one_address.py tests/provision/test_destruction.py tests/provision/test_registry.py \
-  tests/provision/test_story.py tests/runner/test_processes.py
+  tests/provision/test_story.py tests/runner/test_processes.py tests/cli/test_environment_diff.py
 
 # What touches the dependencies: the parts, the command line, a flow on a cluster of the sandbox, tasks.
 VERSIONS_TESTS := tests/unit tests/cli/test_help.py \

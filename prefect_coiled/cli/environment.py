@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -103,6 +104,9 @@ def upload(
 @environment_app.command("diff")
 @told
 def diff(
+    script: Annotated[
+        Path | None, typer.Argument(help="A script, or a flow's file: what it imports is looked for as well.")
+    ] = None,
     cluster: Annotated[
         str | None, typer.Option("--cluster", help="Compare with the machines of this cluster, which runs.")
     ] = None,
@@ -114,10 +118,13 @@ def diff(
 ) -> None:
     """Show what machines would have otherwise than it is here, by the hashes of Python files.
 
+    With a script also which of its imports would fail there; it is read, not run.
+
     Exits with 1 where something differs. Without --cluster nothing in AWS is asked.
     """
     from prefect_coiled.environment import capture, lock
     from prefect_coiled.environment.compare import against_lock, against_machines, manifest
+    from prefect_coiled.environment.imports import missing_imports
     from prefect_coiled.environment.target import Target, check_architecture
 
     environment = capture(ignore=ignore or ())
@@ -126,6 +133,7 @@ def diff(
     try:
         if cluster is None:
             changes = against_lock(environment, locked)
+            changes += missing_imports(script, environment, locked) if script is not None else []
         else:
             versions = {p.name: p.version for p in environment.packages}
             with _asking(cluster, account, region) as ask:

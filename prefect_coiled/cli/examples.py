@@ -34,7 +34,11 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("images",): ("images --account my-team", "images --json"),
     ("environment", "bake"): ("environment bake --account my-team",),
     ("environment", "upload"): ("environment upload --account my-team",),
-    ("environment", "diff"): ("environment diff", "environment diff --cluster my-cluster --json"),
+    ("environment", "diff"): (
+        "environment diff",
+        "environment diff flows/report.py",
+        "environment diff --cluster my-cluster --json",
+    ),
     ("environment", "images"): ("environment images --account my-team", "environment images --json"),
     ("demo",): ("demo", "demo --workers 4"),
 }
