@@ -101,8 +101,10 @@ class Indexes:
         secrets: dict[str, str] = {}
         for index in settings.indexes:
             variable = "UV_INDEX_" + re.sub(r"[^A-Z0-9]", "_", index.name.upper())
-            if index.credentials:
-                secrets[f"{variable}_USERNAME"], secrets[f"{variable}_PASSWORD"] = index.credentials
+            # Without a password uv asks the keyring, where it was told to.
+            for part, value in zip(("USERNAME", "PASSWORD"), index.credentials or (), strict=False):
+                if value:
+                    secrets[f"{variable}_{part}"] = value
         if settings.find_links:
             secrets["UV_FIND_LINKS"] = ",".join(settings.find_links)
         kept = environ_of(environ)
