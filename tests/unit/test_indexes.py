@@ -293,6 +293,27 @@ def test_a_member_may_describe_the_index_that_its_source_names(ask, script, inde
     assert "/private/pure/" not in [path for path, _ in Handler.seen]
 
 
+def test_what_other_members_and_projects_by_path_say_of_their_packages_counts(
+    ask, script, index, tmp_path
+) -> None:
+    root = PROJECT + '[tool.uv.workspace]\nmembers = ["packages/*"]\n' + default(index)
+    root += '[tool.uv.sources]\nlib = { path = "../lib", editable = true }\n'
+    script(root)
+    for folder, name, part, package in (
+        ("project/packages/one", "our-own", "private", "ours"),
+        ("lib", "second", "second-private", "theirs"),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "pyproject.toml").write_text(
+            f'{PROJECT}[[tool.uv.index]]\nname = "{name}"\nurl = "{index}/{part}/"\nexplicit = true\n'
+            f'[tool.uv.sources]\n{package} = {{ index = "{name}" }}\n'
+        )
+    more = {"UV_INDEX_SECOND_USERNAME": OTHER_USER, "UV_INDEX_SECOND_PASSWORD": OTHER_PASSWORD}
+    found = ask("ours==1.0", "theirs==1.0", "pure==1.0", **secrets(), **more)
+    assert found["ours"].startswith(f"{index}/private/")
+    assert found["theirs"].startswith(f"{index}/second-private/")
+
+
 def test_what_a_workspace_excludes_is_a_project_of_its_own(ask, script, index, tmp_path) -> None:
     root = PROJECT + '[tool.uv.workspace]\nmembers = ["packages/*"]\nexclude = ["packages/one"]\n'
     (tmp_path / "project" / "pyproject.toml").write_text(root + "[tool.uv]\nno-index = true\n")
