@@ -6,6 +6,7 @@ Each test has a project's files, a package index with secrets, and looks at the 
 from __future__ import annotations
 
 import base64
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import pytest
 
 from prefect_coiled.environment import DISTRIBUTION, Environment, Package, lock
 from prefect_coiled.environment import uv as running
-from prefect_coiled.environment.indexes import Indexes
+from prefect_coiled.environment.indexes import Indexes, Trust
 from prefect_coiled.environment.lock import Locked
 from prefect_coiled.environment.target import Target
 from prefect_coiled.errors import OptionsError
@@ -463,6 +464,24 @@ def test_no_credential_is_in_an_argument_a_file_or_an_error(ask, script, index, 
     assert seen
     for secret in (USER, PASSWORD):
         assert not [text for text in told if secret in text]
+
+
+def test_what_pip_was_told_of_certificates_holds_for_uv_and_for_downloads(environ, tmp_path) -> None:
+    (tmp_path / "own.pem").write_text("")
+    (tmp_path / "pip.conf").write_text(
+        f"[global]\nindex-url = https://a.test/\ncert = {tmp_path}/own.pem\n"
+        "trusted-host = a.test b.test:8443\n"
+    )
+    found = Indexes.of({**environ, "PIP_CONFIG_FILE": str(tmp_path / "pip.conf")})
+    assert 'allow-insecure-host = ["a.test", "b.test:8443"]' in found.text
+    assert found.environ["SSL_CERT_FILE"] == found.trust("https://c.test/").certificates
+    checked = {
+        url: found.trust(url).checked
+        for url in ("https://a.test/x", "https://b.test/", "https://b.test:8443/")
+    }
+    assert list(checked.values()) == [False, True, False]
+    assert found.trust("https://a.test/")._replace(certificates="").context().verify_mode == ssl.CERT_NONE
+    assert Trust().context().verify_mode == ssl.CERT_REQUIRED
 
 
 # -- other tools
