@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import re
-import ssl
 import sysconfig
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -25,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from prefect_coiled.environment import kept
-from prefect_coiled.environment.indexes import Indexes
+from prefect_coiled.environment.indexes import Indexes, Trust
 from prefect_coiled.environment.records import Package, Wheel
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.node.packages import hash_of
@@ -243,8 +242,10 @@ def _text(path: Path) -> str:
 class _Parts(io.RawIOBase):
     """A file behind an address of which only those parts are fetched that are read."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], tail: bytes, size: int) -> None:
-        self._url, self._headers, self._size = url, headers, size
+    def __init__(
+        self, url: str, headers: Mapping[str, str], client: httpx.Client, tail: bytes, size: int
+    ) -> None:
+        self._url, self._headers, self._client, self._size = url, headers, client, size
         self._parts = [(size - len(tail), tail)]
         self._at = 0
 
@@ -276,26 +277,24 @@ class _Parts(io.RawIOBase):
         return data
 
     def _fetch(self, start: int, end: int) -> bytes:
-        reply = _client().get(self._url, headers={**self._headers, "Range": f"bytes={start}-{end - 1}"})
+        reply = self._client.get(self._url, headers={**self._headers, "Range": f"bytes={start}-{end - 1}"})
         reply.raise_for_status()
         return reply.content if reply.status_code == 206 else reply.content[start:end]
 
 
 def _remote(url: str, indexes: Indexes) -> IO[bytes]:
-    header = indexes.authorization(url)
+    header, client = indexes.authorization(url), _client(indexes.trust(url))
     headers = {"Authorization": header} if header else {}
-    reply = _client().get(url, headers={**headers, "Range": f"bytes=-{_PART}"})
+    reply = client.get(url, headers={**headers, "Range": f"bytes=-{_PART}"})
     total = reply.headers.get("Content-Range", "").rpartition("/")[2]
     if reply.status_code == 206 and total.isdigit():
-        return _Parts(url, headers, reply.content, int(total))  # type: ignore[return-value]
+        return _Parts(url, headers, client, reply.content, int(total))  # type: ignore[return-value]
     if reply.status_code != 200:  # an index that knows no parts counted from the end
-        reply = _client().get(url, headers=headers)
+        reply = client.get(url, headers=headers)
     reply.raise_for_status()
     return io.BytesIO(reply.content)
 
 
-@lru_cache(maxsize=1)
-def _client() -> httpx.Client:
-    # The machine's own certificates: companies have proxies that only these know.
-    context = ssl.create_default_context()
-    return httpx.Client(verify=context, timeout=_SECONDS, follow_redirects=True)
+@lru_cache(maxsize=4)
+def _client(trust: Trust) -> httpx.Client:
+    return httpx.Client(verify=trust.context(), timeout=_SECONDS, follow_redirects=True)

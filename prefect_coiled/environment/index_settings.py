@@ -75,7 +75,8 @@ class IndexSettings:
         no_index: Whether nothing but `find_links` is asked.
         strategy: uv's index strategy.
         keyring: uv's keyring provider.
-        insecure_hosts: Hosts whose certificates are not checked.
+        insecure_hosts: Hosts, with or without a port, whose certificates are not checked.
+        certificates: A file of certificates that are trusted instead of the machine's.
         sources: By name of a package, or a glob over such names.
         no_sources: Whether `sources` are not meant.
         torch_backend: Which of PyTorch's builds uv was told to take.
@@ -87,6 +88,7 @@ class IndexSettings:
     strategy: str = ""
     keyring: str = ""
     insecure_hosts: tuple[str, ...] = ()
+    certificates: str = ""
     sources: Mapping[str, tuple[Source, ...]] = field(default_factory=dict)
     no_sources: bool | None = None
     torch_backend: str = ""
@@ -119,6 +121,7 @@ def merged(places: Iterable[IndexSettings]) -> IndexSettings:
             strategy=made.strategy or place.strategy,
             keyring=made.keyring or place.keyring,
             insecure_hosts=tuple(dict.fromkeys(made.insecure_hosts + place.insecure_hosts)),
+            certificates=made.certificates or place.certificates,
             sources={**place.sources, **made.sources},
             no_sources=place.no_sources if made.no_sources is None else made.no_sources,
             torch_backend=made.torch_backend or place.torch_backend,

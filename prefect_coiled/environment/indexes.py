@@ -12,9 +12,11 @@ import json
 import netrc
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 from packaging.markers import InvalidMarker, Marker
@@ -33,9 +35,28 @@ from prefect_coiled.environment.project_settings import read_pdm, read_poetry
 from prefect_coiled.environment.uv_settings import environ_of, read_uv
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["Indexes"]
+__all__ = ["Indexes", "Trust"]
 
 _USER = re.compile(r"(\w[\w+.-]*://)[^\s/@'\"]+@")
+
+
+class Trust(NamedTuple):
+    """How a server is known.
+
+    Attributes:
+        certificates: A file of certificates; else the machine's own: they know a company's proxies.
+        checked: Whether its certificate is looked at.
+    """
+
+    certificates: str = ""
+    checked: bool = True
+
+    def context(self) -> ssl.SSLContext:
+        """For a connection."""
+        context = ssl.create_default_context(cafile=self.certificates or None)
+        if not self.checked:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context
 
 
 @dataclass(frozen=True)
@@ -101,10 +122,14 @@ class Indexes:
         secrets: dict[str, str] = {}
         for index in settings.indexes:
             variable = "UV_INDEX_" + re.sub(r"[^A-Z0-9]", "_", index.name.upper())
-            if index.credentials:
-                secrets[f"{variable}_USERNAME"], secrets[f"{variable}_PASSWORD"] = index.credentials
+            # Without a password uv asks the keyring, where it was told to.
+            for part, value in zip(("USERNAME", "PASSWORD"), index.credentials or (), strict=False):
+                if value:
+                    secrets[f"{variable}_{part}"] = value
         if settings.find_links:
             secrets["UV_FIND_LINKS"] = ",".join(settings.find_links)
+        if settings.certificates and Path(settings.certificates).is_file():
+            said["SSL_CERT_FILE"] = settings.certificates
         kept = environ_of(environ)
         return cls({**said, **kept, **secrets}, settings, tool)
 
@@ -168,6 +193,13 @@ class Indexes:
         if pair is None:
             return ""
         return "Basic " + base64.b64encode(f"{pair[0]}:{pair[1]}".encode()).decode()
+
+    def trust(self, url: str) -> Trust:
+        """How the server of an address is known."""
+        parts = urlsplit(url)
+        names = {parts.hostname, f"{parts.hostname}:{parts.port or 443}"}
+        told = {host.rpartition("//")[2] for host in self.settings.insecure_hosts}
+        return Trust(self.environ.get("SSL_CERT_FILE", ""), not names & told)
 
     def redacted(self, text: str) -> str:
         """The text of a tool without any credential that is known here."""

@@ -21,7 +21,7 @@ from prefect_coiled.environment.index_settings import (
 __all__ = ["read_pip"]
 
 _SECTIONS = ("global", "install", "download")
-_KEYS = ("index-url", "extra-index-url", "find-links", "no-index", "trusted-host")
+_KEYS = ("index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "cert")
 
 
 def read_pip(content: Mapping[str, Any], environ: Mapping[str, str]) -> IndexSettings:
@@ -50,6 +50,7 @@ def read_pip(content: Mapping[str, Any], environ: Mapping[str, str]) -> IndexSet
         # pip takes the best version of all indexes, uv that of the first one that has the name.
         strategy="unsafe-best-match" if extra else "",
         insecure_hosts=tuple(said.get("trusted-host", "").split()),
+        certificates=said.get("cert", ""),
     )
 
 

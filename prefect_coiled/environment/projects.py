@@ -21,6 +21,7 @@ from prefect_coiled.errors import OptionsError
 
 __all__ = [
     "Project",
+    "beside",
     "find_project",
     "lock_files",
     "locked_versions",
@@ -97,6 +98,34 @@ def find_project(start: Path) -> Project:
                 return Project(folder, content, above, root)
         return Project(folder, content, folder, content)
     return Project()
+
+
+def beside(project: Project) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """The projects that are installed as one, each of which may say where its own dependencies come from.
+
+    The project itself, the root of its workspace, the other members, and what they depend on by path.
+    """
+    if project.folder is None or project.root is None:
+        return
+    workspace = table(project.root_content, "tool", "uv", "workspace")
+    found = [project.folder, project.root]
+    for glob in workspace.get("members") or ():
+        if not glob or Path(str(glob)).is_absolute():
+            continue
+        inside = sorted(project.root.glob(str(glob)))
+        found += [folder for folder in inside if _is_member(folder, project.root, workspace)]
+    seen: set[Path] = set()
+    while found:
+        folder = found.pop(0)
+        if folder.resolve() in seen or not (folder / "pyproject.toml").is_file():
+            continue
+        seen.add(folder.resolve())
+        content = read_file(folder / "pyproject.toml")
+        yield folder, content
+        for entries in table(content, "tool", "uv", "sources").values():
+            for entry in entries if isinstance(entries, list) else [entries]:
+                if isinstance(entry, Mapping) and entry.get("path"):
+                    found.append(folder / Path(str(entry["path"])).expanduser())
 
 
 def settings_files(start: Path, project: Project, environ: Mapping[str, str]) -> Iterator[tuple[Path, Any]]:

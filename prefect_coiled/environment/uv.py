@@ -78,7 +78,8 @@ def prepared(indexes: Indexes, files: Mapping[str, str] | None = None) -> Iterat
         for name, text in {"uv.toml": indexes.text, **(files or {})}.items():
             (place / name).write_text(text, encoding="utf-8")
         # The file that is named is read instead of the project's, the user's and the system's.
-        environ = {**environ_of(os.environ), **indexes.environ, "UV_CONFIG_FILE": str(place / "uv.toml")}
+        own = {"UV_CONFIG_FILE": str(place / "uv.toml"), "GIT_TERMINAL_PROMPT": "0"}
+        environ = {**environ_of(os.environ), **indexes.environ, **own}
         yield Place(place, environ)
 
 

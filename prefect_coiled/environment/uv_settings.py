@@ -57,9 +57,8 @@ def read_uv(environ: Mapping[str, str], project: projects.Project, start: Path) 
         if by_pip:
             places.append(_of_table(projects.table(content, "pip"), path.parent))
         places.append(_of_table(content, path.parent))
-    for folder, content in ((project.folder, project.content), (project.root, project.root_content)):
-        if folder is not None:
-            places.append(_sources_of(projects.table(content, "tool", "uv"), folder))
+    for folder, content in projects.beside(project):
+        places.append(_sources_of(projects.table(content, "tool", "uv"), folder))
     return _with_credentials(merged(places), environ)
 
 
