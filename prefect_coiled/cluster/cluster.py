@@ -27,7 +27,7 @@ from distributed.utils import Log, Logs
 from prefect_coiled import progress
 from prefect_coiled.blocks import load_account
 from prefect_coiled.cluster.launched import Launched, launch
-from prefect_coiled.cluster.modules import modules_beside, names_of, send_modules
+from prefect_coiled.cluster.modules import gather_modules, send_modules
 from prefect_coiled.cluster.readiness import wait_until_ready
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.cluster.watching import Watching
@@ -170,7 +170,7 @@ class Cluster(DistributedCluster):
             self._reporter = self._cell.tell
         # Flows started from here belong below the flow that asked for the cluster.
         self._context = contextvars.copy_context()
-        self._modules = modules_beside(self._request.package_sync_ignore or ())
+        self._modules = gather_modules(self.package_sync_ignore)
         super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=self._request.name)
         _open.add(self)
         if not self.called_from_running_loop:
@@ -196,7 +196,7 @@ class Cluster(DistributedCluster):
         try:
             began = time.monotonic()
             self._launching = asyncio.ensure_future(
-                self.in_thread(launch, self._request, self.tell, self.stop_event, self._modules)
+                self.in_thread(launch, self._request, self.tell, self.stop_event, self._modules.files)
             )
             self.launched = launched = await asyncio.shield(self._launching)
             self.name = launched.record.name
@@ -244,7 +244,7 @@ class Cluster(DistributedCluster):
         await send_modules(comm, self._modules)
 
     def sync_modules(self) -> Any:
-        """Send the modules beside the flow to the running cluster, as they are now.
+        """Send the program's own modules to the running cluster, as they are now.
 
         Their new content counts from the next task on, on the workers that are there and on those that join
         later; connecting to a cluster does this by itself.
@@ -256,10 +256,9 @@ class Cluster(DistributedCluster):
 
     async def _sync_modules(self) -> list[str]:
         self.started()
-        ignore = self._request.package_sync_ignore or ()
-        self._modules = self._context.copy().run(modules_beside, ignore)
+        self._modules = self._context.copy().run(gather_modules, self.package_sync_ignore)
         await send_modules(self.scheduler_comm, self._modules)
-        return names_of(self._modules)
+        return self._modules.names
 
     def started(self) -> Launched:
         """What was launched.
@@ -270,6 +269,11 @@ class Cluster(DistributedCluster):
         if self.launched is None:
             raise PrefectCoiledError("using the cluster", "it has not started")
         return self.launched
+
+    @property
+    def package_sync_ignore(self) -> tuple[str, ...]:
+        """Names of packages that its machines do not get, or globs over them."""
+        return tuple(self._request.package_sync_ignore or ())
 
     @property
     def record(self) -> ClusterRecord | None:

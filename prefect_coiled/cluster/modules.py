@@ -1,68 +1,125 @@
-"""The modules beside the flow, sent to a running cluster by Dask's own means: a plugin of its workers.
+"""The modules of the running program: told what stays here, and sent to a cluster, also to one that runs.
 
-Workers that join later get the plugin from the scheduler. A machine that installed its own environment has
-had the modules as a wheel from its boot; what is sent goes before them.
+A machine that installed its own environment has had them as a wheel from its boot; what is sent is checked
+against that. `prefect_coiled.node.modules` is the other side.
 """
 
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
-from distributed.protocol.pickle import dumps
+from distributed.protocol.pickle import dumps, loads
 
 from prefect_coiled.environment.capture import check_ignored
-from prefect_coiled.environment.modules import NAME, fingerprint, folders, pack
-from prefect_coiled.node.modules import SchedulerModules, WorkerModules
+from prefect_coiled.environment.ignored import IGNORE_FILE
+from prefect_coiled.environment.modules import NAME, Modules, gather
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.node.modules import Answer, Claim, digest, offer, process_id, top_of
 
-__all__ = ["modules_beside", "names_of", "send_modules"]
+__all__ = ["gather_modules", "modules_beside", "send_modules"]
+
+logger = logging.getLogger(__name__)
+_told: set[Path] = set()
 
 
 def modules_beside(ignore: Sequence[str] = ()) -> dict[str, bytes]:
-    """The modules beside the main script and beside the running flow, by path.
+    """The files of the program's own modules, by path; see `gather_modules`."""
+    return gather_modules(ignore).files
+
+
+def gather_modules(ignore: Sequence[str] = ()) -> Modules:
+    """The modules of the running program and flow that no package installed. Secrets that stay are told once.
 
     Args:
         ignore: Names of packages that the machines shall not get; the modules have one too.
 
     Raises:
-        OptionsError: There are too many.
+        OptionsError: They are too large, or one has the name of a module of Python's own.
     """
     if any(fnmatchcase(NAME, pattern) for pattern in check_ignored(ignore)):
-        return {}
-    return pack(folders(_flow_file()))
+        return Modules()
+    found = gather(*_flow())
+    secrets = sorted(set(found.secrets) - _told)
+    if secrets:
+        _told.update(secrets)
+        logger.warning(
+            "Not sent to the workers, because it may hold secrets: %s. What a worker needs of it goes into "
+            "`environ`, or into a Prefect block. A line in %s says that it is meant to stay.",
+            ", ".join(map(str, secrets)),
+            IGNORE_FILE,
+        )
+    large = {p: why for p, why in found.left_out.items() if " MB" in why and p not in _told}
+    for path, why in large.items():
+        _told.add(path)
+        logger.warning(
+            "Not sent to the workers: %s (%s). A line in %s says that it is meant to stay.",
+            path,
+            why,
+            IGNORE_FILE,
+        )
+    return found
 
 
-def names_of(modules: dict[str, bytes]) -> list[str]:
-    """The names under which they are imported."""
-    return sorted({path.partition("/")[0].removesuffix(".py") for path in modules})
-
-
-async def send_modules(scheduler: Any, modules: dict[str, bytes]) -> None:
+async def send_modules(scheduler: Any, modules: Modules, client: str | None = None, title: str = "") -> None:
     """Give the modules to the scheduler and to every worker, also to those that come later.
 
     Args:
         scheduler: The connection to it.
-        modules: Their content by path.
+        modules: The modules; what the scheduler has already is not sent.
+        client: The id of the Dask client whose tasks need them.
+        title: What a person calls that program, for others who come to the cluster.
+
+    Raises:
+        OptionsError: Another program is at work on the cluster, with other modules of the same name.
     """
-    if not modules:
+    contents = {digest(content): content for content in modules.files.values()}
+    digests = {path: digest(content) for path, content in modules.files.items()}
+    stays = {top_of(path.name): f"{path} stays here, {why}" for path, why in modules.left_out.items()}
+    claim = Claim(process_id(), digests, client, title, stays)
+    if not digests and client is None:
         return
-    told = (modules, fingerprint(modules))
-    worker = dumps(WorkerModules(*told))
-    # The scheduler too reads what users submit, such as the graph of a collection.
-    await scheduler.register_scheduler_plugin(
-        plugin=dumps(SchedulerModules(*told)), name=SchedulerModules.name, idempotent=False
+    answer = await _offered(scheduler, claim, {})
+    if answer.missing:
+        answer = await _offered(scheduler, claim, {h: contents[h] for h in answer.missing})
+    if answer.taken:
+        names = ", ".join(map(repr, answer.taken))
+        raise OptionsError(
+            f"module {names}",
+            f"{answer.holder or 'another program'} is at work on the cluster, with another one of that name",
+            "Wait until that is over, take a cluster of its own, or rename the module.",
+        )
+    for address, why in answer.failed.items():
+        logger.warning("The worker at %s could not take the modules: %s", address, why)
+
+
+async def _offered(scheduler: Any, claim: Claim, contents: dict[str, bytes]) -> Answer:
+    arguments = {"claim": claim, "contents": contents}
+    reply = await scheduler.run_function(
+        function=dumps(offer), args=dumps(()), kwargs=dumps(arguments), wait=True
     )
-    await scheduler.register_worker_plugin(plugin=worker, name=WorkerModules.name, idempotent=False)
+    if reply["status"] == "error":
+        error = reply["exception"]
+        raise loads(error) if isinstance(error, bytes) else error
+    result = reply["result"]
+    assert isinstance(result, Answer)
+    return result
 
 
-def _flow_file() -> str | None:
+def _flow() -> tuple[str | None, str | None]:
+    """The module and the file of the running flow."""
     from prefect.context import FlowRunContext
 
     context = FlowRunContext.get()
     flow = context.flow if context else None
+    if flow is None:
+        return None, None
+    function = inspect.unwrap(flow.fn)
     try:
-        return inspect.getsourcefile(inspect.unwrap(flow.fn)) if flow is not None else None
+        return getattr(function, "__module__", None), inspect.getsourcefile(function)
     except TypeError:
-        return None
+        return None, None

@@ -1,117 +1,278 @@
-"""The modules beside the flow: what `import my_helpers` finds here and would not find on a machine.
+"""The user's own modules, as files: what of them travels, what stays and why, and a wheel of them.
 
-Reads the folder of the main script and of the running flow; anything that was installed is not among it.
+A package travels whole, with its data, because a task may import or read later what the program has not.
+Where the modules are is found by `module_places`; what is a secret or ignored is said by `ignored`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import logging
 import os
-import sys
 import zipfile
-from collections.abc import Iterable, Iterator
-from importlib import metadata
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
 
+from prefect_coiled.environment.ignored import IGNORE_FILE, Ignored, is_environment, is_secret
+from prefect_coiled.environment.module_places import Alias, Places, Tree, find, module_name
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["NAME", "folders", "pack", "write_wheel"]
+__all__ = ["NAME", "Modules", "fingerprint", "gather", "write_wheel"]
 
-logger = logging.getLogger(__name__)
 NAME = "prefect-coiled-modules"
-_MOST_FILES, _MOST_BYTES = 2000, 20_000_000
-_LEFT_OUT = frozenset({"__pycache__", "node_modules", "build", "dist", "site-packages"})
+_MOST_FILES, _MOST_BYTES = 10_000, 50_000_000
+# In a folder that no __init__.py makes a package, data of more bytes than this is hardly a module's own.
+_LARGE = 1_000_000
 
 
-def folders(flow_file: str | None = None) -> tuple[Path, ...]:
-    """The folders whose modules can be imported because the program was started there.
+@dataclass(frozen=True)
+class Modules:
+    """The modules that travel.
+
+    Attributes:
+        files: Their content by path, as it lies in a folder on the workers' search path.
+        left_out: Why something stays here, by its path here.
+        secrets: Those of them that may be secrets.
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    left_out: dict[Path, str] = field(default_factory=dict)
+    secrets: tuple[Path, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The names under which they are imported."""
+        return sorted({path.partition("/")[0].partition(".")[0] for path in self.files})
+
+
+def gather(flow_module: str | None = None, flow_file: str | None = None) -> Modules:
+    """Gather the modules of the running program that no package installed.
 
     Args:
-        flow_file: The file of the running flow, if one runs.
-    """
-    main: Any = sys.modules.get("__main__")
-    found: list[Path] = []
-    if flow_file:
-        found.append(_root_of(Path(flow_file).absolute()))
-    if file := getattr(main, "__file__", None):
-        found.append(_root_of(Path(file).absolute()))
-    elif hasattr(sys, "ps1") or sys.path[:1] == [""]:  # a notebook or a prompt
-        found.append(Path.cwd())
-    installed = {Path(p).resolve() for p in _installed_places()}
-    # A cell of a notebook names a file in a folder that is not there.
-    kept = [f.resolve() for f in found if f.is_dir()]
-    return tuple(dict.fromkeys(f for f in kept if not _is_installed(f, installed)))
-
-
-def _root_of(file: Path) -> Path:
-    """The folder that is on the path: of a module in a package, the one above the package."""
-    folder = file.parent
-    while (folder / "__init__.py").exists():
-        folder = folder.parent
-    return folder
-
-
-def _installed_places() -> Iterator[str]:
-    yield from (sys.prefix, sys.base_prefix, os.path.dirname(os.__file__))
-    import json
-
-    for distribution in metadata.distributions():
-        text = distribution.read_text("direct_url.json") if distribution.metadata else None
-        try:
-            direct = json.loads(text or "{}")
-        except ValueError:
-            continue
-        if direct.get("dir_info", {}).get("editable"):
-            source = unquote(urlsplit(str(direct.get("url", ""))).path)
-            yield from (source, os.path.join(source, "src"))
-
-
-def _is_installed(folder: Path, installed: set[Path]) -> bool:
-    prefixes = {Path(sys.prefix).resolve(), Path(os.path.dirname(os.__file__)).resolve()}
-    # An editable package comes as a wheel of its own; scripts in a folder of its checkout do not.
-    return folder in installed or any(p == folder or p in folder.parents for p in prefixes)
-
-
-def pack(places: Iterable[Path]) -> dict[str, bytes]:
-    """The files of the modules and packages in some folders, by their path inside; the first folder wins.
+        flow_module: The name of the module of the running flow, if one runs.
+        flow_file: Its file.
 
     Raises:
-        OptionsError: There are too many; such a folder is hardly one of modules.
+        OptionsError: They are too large, or one has the name of a module of Python's own.
     """
-    packed: dict[str, bytes] = {}
-    size = 0
-    for place in places:
-        for path in _files(place):
-            name = path.relative_to(place).as_posix()
-            if name in packed:
+    return _Gathering(find(flow_module, flow_file)).done()
+
+
+class _Gathering:
+    """Goes through what was found; sizes are looked at before any content is read."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._paths: dict[str, Path] = {}
+        self._sizes: dict[str, int] = {}
+        self._archived: dict[str, bytes] = {}
+        self._left_out: dict[Path, str] = {}
+        self._ignored: dict[Path, Ignored] = {}
+        self._entered = {folder for file in places.imported for folder in file.parents}
+
+    def done(self) -> Modules:
+        for tree in self._places.trees:
+            if tree.wanted:
+                self._take(tree)
+        self._refuse_if_large()
+        for tree in self._places.trees:
+            if not tree.wanted:
+                self._take_if_it_fits(tree)
+        for alias in self._places.aliases:
+            self._take_alias(alias)
+        secrets = [p for p, why in self._left_out.items() if why == _SECRET]
+        files: dict[str, bytes] = {}
+        for name, path in self._paths.items():
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                if path in self._places.imported:
+                    raise OptionsError(f"module {path}", f"it cannot be read: {error.strerror}") from error
+                self._left_out[path] = f"it cannot be read: {error.strerror}"
                 continue
-            packed[name] = path.read_bytes()
-            size += len(packed[name])
-            if len(packed) > _MOST_FILES or size > _MOST_BYTES:
-                raise OptionsError(
-                    f"modules beside the flow in {place}",
-                    f"more than {_MOST_FILES:,} files or {_MOST_BYTES // 1_000_000} MB",
-                    f"Move the flow into a folder of its own, or leave them: package_sync_ignore=[{NAME!r}].",
-                )
-    return packed
+            if not module_name(path.name) and is_secret(path.name, content):
+                self._left_out[path] = _SECRET
+                secrets.append(path)
+                continue
+            files[name] = content
+        return Modules({**self._archived, **files}, self._left_out, tuple(secrets))
+
+    # What a name brings
+
+    def _take(self, tree: Tree) -> None:
+        if tree.root.is_file():
+            self._archived.update(_of_archive(tree))
+            return
+        for path, size in self._files(tree):
+            self._add(path.relative_to(tree.root).as_posix(), path, size)
+
+    def _add(self, name: str, path: Path, size: int) -> None:
+        # The first on the search path is the one that is imported.
+        if name not in self._paths:
+            self._paths[name], self._sizes[name] = path, size
+
+    def _take_if_it_fits(self, tree: Tree) -> None:
+        found = list(self._files(tree))
+        size = sum(size for _, size in found)
+        if size + sum(self._sizes.values()) > _MOST_BYTES or len(found) + len(self._sizes) > _MOST_FILES:
+            self._left_out[tree.root / tree.name] = f"{_amount(len(found), size)} are too much"
+            return
+        for path, size in found:
+            self._add(path.relative_to(tree.root).as_posix(), path, size)
+
+    def _take_alias(self, alias: Alias) -> None:
+        """Put a file where its other name is looked for."""
+        file, name = alias.file, alias.name.replace(".", "/")
+        if file.name == "__init__.py":
+            tree = Tree(file.parent.name, file.parent.parent)
+            for path, size in self._files(tree):
+                self._add(f"{name}/{path.relative_to(file.parent).as_posix()}", path, size)
+            return
+        # What is imported relative to a file: Prefect makes a package of the flow's file for that.
+        inner = any(other.name.startswith(f"{alias.name}.") for other in self._places.aliases)
+        end = file.name[len(module_name(file.name)) :]
+        self._add(f"{name}/__init__{end}" if inner else f"{name}{end}", file, file.stat().st_size)
+        for parent in Path(name).parents[:-1]:
+            plain = f"{parent.as_posix()}.py"
+            if plain in self._paths:
+                self._add(f"{parent.as_posix()}/__init__.py", self._paths[plain], self._sizes[plain])
+
+    def _files(self, tree: Tree) -> Iterator[tuple[Path, int]]:
+        """The files of a name that travel, and their sizes."""
+        folder = tree.root / tree.name
+        names = _listed(tree.root) if not folder.is_dir() or _is_shadowed(folder) else []
+        single = [tree.root / n for n in names if module_name(n) == tree.name]
+        ignored = self._ignored.setdefault(tree.root, Ignored(tree.root))
+        for path in single:
+            if (size := self._stays(path, ignored)) is not None:
+                yield path, size
+        if not single and folder.is_dir() and self._enters(folder, ignored):
+            yield from self._inside(folder, ignored)
+
+    def _inside(self, package: Path, ignored: Ignored) -> Iterator[tuple[Path, int]]:
+        regular = (package / "__init__.py").exists()
+        seen: set[str] = set()
+        for where, names, files in os.walk(package, followlinks=True):
+            folder = Path(where)
+            if (true := os.path.realpath(folder)) in seen:
+                names.clear()  # a link that leads back
+                continue
+            seen.add(true)
+            names[:] = sorted(n for n in names if self._enters(folder / n, ignored))
+            for name in sorted(files):
+                path = folder / name
+                size = self._stays(path, ignored)
+                if size is None:
+                    continue
+                if not regular and size > _LARGE and not module_name(name):
+                    self._left_out[path] = f"{_mb(size)} of data in a folder without __init__.py"
+                    continue
+                yield path, size
+
+    def _enters(self, folder: Path, ignored: Ignored) -> bool:
+        if folder.name.startswith(".") or is_environment(folder):
+            return False
+        if folder.name in ("build", "dist") and not (folder / "__init__.py").exists():
+            return False
+        if folder in self._entered:
+            return not self._says(folder, ignored.by_us(folder, folder=True))
+        return not self._says(folder, ignored.by_us(folder, True) or ignored.by_git(folder, True))
+
+    def _stays(self, path: Path, ignored: Ignored) -> int | None:
+        """The size of a file that travels; None if it stays here."""
+        if is_secret(path.name):
+            self._left_out[path] = _SECRET
+            return None
+        if path.name.startswith(".") or path.suffix in (".pyc", ".pyo"):
+            return self._size(path) if path in self._places.imported else None
+        if self._says(path, ignored.by_us(path)):
+            return None
+        if path not in self._places.imported and self._says(path, ignored.by_git(path)):
+            return None
+        return self._size(path)
+
+    def _size(self, path: Path) -> int | None:
+        # A link to nowhere is what editors leave; a socket or a pipe holds nothing.
+        try:
+            return path.stat().st_size if path.is_file() else None
+        except OSError:
+            return None
+
+    def _says(self, path: Path, who: str) -> bool:
+        if who:
+            self._left_out[path] = f"by {who}"
+        return bool(who)
+
+    def _refuse_if_large(self) -> None:
+        size = sum(self._sizes.values())
+        if len(self._sizes) <= _MOST_FILES and size <= _MOST_BYTES:
+            return
+        many = len(self._sizes) > _MOST_FILES
+        weights: Counter[str] = Counter()
+        for name, one in self._sizes.items():
+            weights[name] += 1 if many else one
+            for parent in Path(name).parents[:-1]:
+                weights[f"{parent.as_posix()}/"] += 1 if many else one
+        heavy = _heaviest(weights)
+        root = next(t.root for t in self._places.trees if t.wanted and t.name == _first(heavy))
+        raise OptionsError(
+            f"the modules of this program: {_amount(len(self._sizes), size)}",
+            f"more than {_MOST_FILES:,} files or {_mb(_MOST_BYTES)}; most of it is in {root / heavy}",
+            f"Leave it out by a line {heavy!r} in {root / IGNORE_FILE}, or leave out all modules: "
+            f"package_sync_ignore=[{NAME!r}].",
+        )
 
 
-def _files(place: Path) -> Iterator[Path]:
-    for entry in sorted(os.scandir(place), key=lambda e: e.name):
-        if entry.is_file() and entry.name.endswith(".py") and entry.name[:-3].isidentifier():
-            yield Path(entry.path)
-        elif entry.is_dir() and (Path(entry.path) / "__init__.py").exists():
-            yield from _inside(Path(entry.path))
+_SECRET = "it may hold a secret"
 
 
-def _inside(package: Path) -> Iterator[Path]:
-    for folder, names, files in os.walk(package):
-        names[:] = sorted(n for n in names if n not in _LEFT_OUT and not n.startswith("."))
-        yield from (Path(folder) / f for f in sorted(files) if not f.endswith((".pyc", ".pyo")))
+def _heaviest(weights: Counter[str]) -> str:
+    """The innermost folder or file that most of it is in."""
+    heavy, inside = "", [name for name in weights if "/" not in name.rstrip("/")]
+    while inside:
+        heaviest = max(inside, key=lambda name: weights[name])
+        if heavy and weights[heaviest] * 2 < weights[heavy]:
+            break
+        heavy = heaviest
+        inside = [n for n in weights if n != heavy and n.startswith(heavy) and _is_in(n, heavy)]
+    return heavy
+
+
+def _is_in(name: str, folder: str) -> bool:
+    return folder.endswith("/") and "/" not in name[len(folder) :].rstrip("/")
+
+
+def _first(path: str) -> str:
+    return path.partition("/")[0].partition(".")[0]
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _is_shadowed(folder: Path) -> bool:
+    """Whether a folder is not what its name imports: a module file beside it goes before a bare folder."""
+    return not (folder / "__init__.py").exists()
+
+
+def _of_archive(tree: Tree) -> dict[str, bytes]:
+    """What a zip archive on the search path has of a name."""
+    with zipfile.ZipFile(tree.root) as archive:
+        names = [n for n in archive.namelist() if _first(n) == tree.name and not n.endswith(("/", ".pyc"))]
+        return {n: archive.read(n) for n in names}
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1_000_000:,.0f} MB"
+
+
+def _amount(files: int, size: int) -> str:
+    return f"{files:,} file{'s' if files != 1 else ''} of {_mb(size)}"
 
 
 def write_wheel(files: dict[str, bytes], folder: Path) -> Path | None:
@@ -145,7 +306,7 @@ def zipped(files: dict[str, bytes]) -> bytes:
     """A zip archive of files, the same for the same files."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
+        for name, content in sorted(files.items()):
             entry = zipfile.ZipInfo(name, (2020, 2, 2, 0, 0, 0))
             entry.external_attr = 0o644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED

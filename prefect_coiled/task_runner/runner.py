@@ -44,9 +44,9 @@ from prefect_coiled.task_runner.cluster_options import ClusterOptions, check_clu
 from prefect_coiled.task_runner.connection import Connection, OwnAddressClient
 from prefect_coiled.task_runner.futures import CoiledFuture
 from prefect_coiled.task_runner.ledger import Ledger, as_one, unseen
-from prefect_coiled.task_runner.loose_modules import send_by_value
 from prefect_coiled.task_runner.lost_tasks import Ending, report
 from prefect_coiled.task_runner.machines import Machines
+from prefect_coiled.task_runner.modules import Supply
 from prefect_coiled.task_runner.opening import open_target
 from prefect_coiled.task_runner.reach import check_reach
 from prefect_coiled.task_runner.shipping import (
@@ -150,6 +150,7 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
         self._settled = False
         self._parcel = FlowRunParcel()
         self._machines: Machines | None = None
+        self._supply: Supply | None = None
 
     # Configuration
 
@@ -269,6 +270,9 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
                 run_coro_as_sync(adapting)
         self._security = self._client_kwargs.get("security", getattr(self._cluster, "security", None))
         client: OwnAddressClient = stack.enter_context(OwnAddressClient(opened.target, **self._client_kwargs))
+        supply = Supply(client, getattr(self._cluster, "package_sync_ignore", ()))
+        supply.send()
+        self._supply = supply
         if self.performance_report_path:
             # The report finds its client by distributed.get_client().
             stack.enter_context(distributed.Client.as_current(client))
@@ -326,6 +330,8 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
         """
         if not self._started:
             raise RuntimeError("The task runner must be started before submitting work.")
+        if self._supply is not None:
+            self._supply.refresh()
         task_run_id = uuid4()
         inputs: dict[str, set[RunInput]] = {
             k: set(collect_task_run_inputs_sync(v)) for k, v in parameters.items()
@@ -416,8 +422,6 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
         if self._started:
             raise RuntimeError("This task runner is already started")
         self._prepare_run()
-        if not _on_worker():
-            send_by_value()
         self._started = True
         return self
 

@@ -36,6 +36,7 @@ from prefect.context import (
     hydrated_context,
 )
 from prefect.events.worker import EventsWorker
+from prefect.flows import Flow
 from prefect.logging import get_logger
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings
@@ -44,6 +45,8 @@ from prefect.tasks import Task
 from prefect.utilities.annotations import BaseAnnotation
 from prefect_dask.task_runners import PrefectDaskFuture
 
+from prefect_coiled.task_runner.by_name import Pickler
+from prefect_coiled.task_runner.flow_identity import identity_of
 from prefect_coiled.task_runner.hints import advise
 
 __all__ = [
@@ -78,8 +81,10 @@ def _shipping() -> Iterator[None]:
 
 def dumps(value: Any) -> bytes:
     """Serialise a value for a worker."""
+    buffer = io.BytesIO()
     with _shipping():
-        return bytes(cloudpickle.dumps(value))
+        Pickler(buffer).dump(value)
+    return buffer.getvalue()
 
 
 def pack(value: Any) -> tuple[bytes, list[distributed.Future]]:
@@ -110,7 +115,7 @@ def unpack(data: bytes, results: Sequence[Any]) -> Any:
     return unpacker.load()
 
 
-class _Packer(cloudpickle.Pickler):
+class _Packer(Pickler):
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self.futures: list[distributed.Future] = []
@@ -152,12 +157,19 @@ class FlowRunParcel:
             flow_run, settings = now
             self._data = dumps(
                 {
-                    "flow_run_context": flow_run.serialize() if flow_run else {},
+                    "flow_run_context": _of_flow_run(flow_run) if flow_run else {},
                     "settings_context": _with_api_url(settings.serialize()) if settings else {},
                 }
             )
             self._made_for = now
         return self._data
+
+
+def _of_flow_run(context: FlowRunContext) -> dict[str, Any]:
+    serialized = context.serialize()
+    if isinstance(flow := serialized.get("flow"), Flow):
+        serialized["flow"] = identity_of(flow)
+    return serialized
 
 
 def _with_api_url(settings: dict[str, Any]) -> dict[str, Any]:

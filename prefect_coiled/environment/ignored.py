@@ -1,0 +1,112 @@
+"""What of a folder of modules stays here: secrets, what `.gitignore` says, what our own ignore file says.
+
+Pure but for reading those files. It decides about one file at a time; who walks asks.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import pathspec
+
+__all__ = ["IGNORE_FILE", "Ignored", "is_environment", "is_secret"]
+
+IGNORE_FILE = ".coiledignore"
+_GIT = ".gitignore"
+# Names under which keys and passwords are kept.
+_SECRET = re.compile(
+    r"^(\.env(\..*)?|.*\.env|\.netrc|_netrc|\.pypirc|\.pgpass|\.htpasswd|id_(rsa|dsa|ecdsa|ed25519)(\..*)?|"
+    r".*\.(key|p12|pfx|jks|keystore|kdbx|ppk|ovpn)|(client_)?secrets?\.(json|ya?ml|toml|ini)|"
+    r"credentials(\.(json|ya?ml|toml|ini|csv))?|service[-_]account.*\.json)$",
+    re.IGNORECASE,
+)
+_KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY")
+# Never a part of a package, wherever they lie.
+_FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
+_UP = 12
+
+
+def is_secret(name: str, content: bytes = b"") -> bool:
+    """Whether a file holds a secret, by its name or by what it begins with.
+
+    Args:
+        name: Its name without folders.
+        content: What it holds, if that was read. A certificate alone is no secret.
+    """
+    return bool(_SECRET.match(name) or _KEY.search(content[:65536]))
+
+
+def is_environment(folder: Path) -> bool:
+    """Whether a folder is one of installed packages, of caches or of another language's modules."""
+    # https://docs.python.org/3/library/venv.html#how-venvs-work
+    return folder.name in _FOLDERS or (folder / "pyvenv.cfg").exists() or (folder / "conda-meta").exists()
+
+
+class Ignored:
+    """What the ignore files in a folder, above it and below it say.
+
+    Args:
+        root: The folder in which a search for modules begins.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._above = _project(root)
+
+    def by_us(self, path: Path, folder: bool = False) -> str:
+        """Which of our ignore files leaves a path out; empty where none does."""
+        return self._by(path, IGNORE_FILE, folder)
+
+    def by_git(self, path: Path, folder: bool = False) -> str:
+        """The same of git's."""
+        return self._by(path, _GIT, folder)
+
+    def _by(self, path: Path, name: str, folder: bool) -> str:
+        said = ""
+        for place in reversed(path.parents):
+            if self._above not in (place, *place.parents):
+                continue
+            spec = _spec(place / name)
+            if spec is None:
+                continue
+            inside = path.relative_to(place).as_posix() + ("/" if folder else "")
+            # What is nearer counts more, also where it takes something back ("!kept.csv").
+            result = spec.check_file(inside)
+            if result.include is not None:
+                said = str(place / name) if result.include else ""
+        return said
+
+
+def _project(root: Path) -> Path:
+    """The folder of the repository that a folder is in, or the highest with an ignore file of ours."""
+    places = (root, *list(root.parents)[:_UP])
+    repository = next((place for place in places if (place / ".git").exists()), None)
+    return repository or next((p for p in reversed(places) if (p / IGNORE_FILE).exists()), root)
+
+
+def _spec(path: Path) -> pathspec.GitIgnoreSpec | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return _read(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=256)
+def _read(path: Path, changed: int, size: int) -> pathspec.GitIgnoreSpec | None:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    # A line that is no pattern is skipped, as git does.
+    return pathspec.GitIgnoreSpec.from_lines([line for line in lines if _is_pattern(line)])
+
+
+def _is_pattern(line: str) -> bool:
+    try:
+        pathspec.GitIgnoreSpec.from_lines([line])
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,326 @@
+"""Which modules of the running program no package installed, and where each was found.
+
+    what it imported, what lies beside its script and its flow, and what the code of these names
+
+The first are known from `sys.modules`, wherever the search path led: the script's folder, the working
+directory, PYTHONPATH, a `.pth` file of one's own, what the program put on `sys.path`. The last two are for
+what a task imports later. Nothing is imported or run for this, and no content is read but Python's.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.machinery import all_suffixes
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from prefect_coiled.environment.installed import Installed
+from prefect_coiled.errors import OptionsError
+
+__all__ = ["Alias", "Places", "Tree", "find", "has_own", "module_name"]
+
+_SUFFIXES = tuple(sorted(all_suffixes(), key=len, reverse=True))  # ".cpython-311-x86_64-linux-gnu.so" first
+_STANDARD = frozenset(sys.stdlib_module_names) | frozenset(sys.builtin_module_names)
+_MAIN = frozenset({"__main__", "__mp_main__"})
+
+
+@dataclass(frozen=True)
+class Tree:
+    """One name to import, and where it is.
+
+    Attributes:
+        name: The name, without dots.
+        root: The folder (or zip archive) on the search path that it was found in.
+        wanted: Whether the program imported it, or code of it names it; else it only lies there.
+    """
+
+    name: str
+    root: Path
+    wanted: bool = True
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A module that the program has under a name that its file does not have.
+
+    Prefect loads a flow's file so, where the file's own name is taken: the workers find it by that name too.
+
+    Attributes:
+        name: The name in `sys.modules`.
+        file: Its file.
+    """
+
+    name: str
+    file: Path
+
+
+@dataclass(frozen=True)
+class Places:
+    """What was found.
+
+    Attributes:
+        trees: The names, in the order of the search path; a name may be in several folders.
+        aliases: What has another name than its file.
+        imported: The files of all modules that are imported.
+    """
+
+    trees: tuple[Tree, ...]
+    aliases: tuple[Alias, ...]
+    imported: frozenset[Path]
+
+
+def module_name(file: str) -> str:
+    """The name under which a file is imported; empty if it is no module."""
+    for suffix in _SUFFIXES:
+        if file.endswith(suffix):
+            name = file[: -len(suffix)]
+            return name if name.isidentifier() else ""
+    return ""
+
+
+def find(flow_module: str | None = None, flow_file: str | None = None) -> Places:
+    """Find the modules of the running program.
+
+    Args:
+        flow_module: The name of the module of the running flow, if one runs.
+        flow_file: Its file.
+
+    Raises:
+        OptionsError: One that is imported has the name of a module of Python's own.
+    """
+    installed = Installed()
+    trees: dict[tuple[str, Path], Tree] = {}
+    aliases: list[Alias] = []
+    imported: set[Path] = set()
+    theirs: set[str] = set()  # names that lead to something installed in this process
+    for name, module in list(sys.modules.items()):
+        file = _file_of(module)
+        if name in _MAIN or file is None:
+            continue
+        top = name.partition(".")[0]
+        if installed.owns(file, name):
+            theirs.add(top)
+            continue
+        root = _root(file, name)
+        if root is None:
+            imported.add(file)
+            aliases.append(Alias(name, file))
+            continue
+        if top in _STANDARD:
+            raise _taken(top, file)
+        inside, root = file.relative_to(root), Path(os.path.realpath(root))
+        imported.add(root / inside)
+        trees.setdefault((top, root), Tree(top, root))
+    script = _script()
+    starts = [p for p in (Path(flow_file) if flow_file else None, script) if p is not None]
+    beside = list(_beside(installed, script, flow_module, flow_file))
+    avoided = _STANDARD | theirs
+    for folder in beside:
+        for name in _names_in(folder):
+            if name not in avoided and not installed.owns(folder / name, name):
+                trees.setdefault((name, folder), Tree(name, folder, wanted=False))
+    roots = list(dict.fromkeys([*beside, *_loose_path(installed)]))
+    _add_named(trees, [*starts, *(a.file for a in aliases)], roots, installed, avoided)
+    order = {root: n for n, root in enumerate(roots)}
+    ordered = sorted(trees.values(), key=lambda t: (order.get(t.root, len(order)), str(t.root), t.name))
+    return Places(tuple(ordered), tuple(sorted(aliases, key=lambda a: a.name)), frozenset(imported))
+
+
+def has_own(names: Iterable[str]) -> bool:
+    """Whether one of some imported modules is the program's own, rather than of a package."""
+    files = {name: _file_of(sys.modules.get(name)) for name in names if name not in _MAIN}
+    found = {name: file for name, file in files.items() if file is not None}
+    if not found:
+        return False
+    installed = Installed()
+    return any(not installed.owns(file, name) for name, file in found.items())
+
+
+def _taken(name: str, file: Path) -> OptionsError:
+    return OptionsError(
+        f"module {name!r} ({file})",
+        "it has the name of a module of Python's own, which the workers use themselves",
+        "Rename it.",
+    )
+
+
+def _file_of(module: Any) -> Path | None:
+    """A module's file, where it has one that is here."""
+    if not isinstance(module, ModuleType):
+        return None  # what stands in for a module, and may do anything when it is asked
+    file = module.__dict__.get("__file__")
+    if not isinstance(file, str) or not os.path.isabs(file):
+        return None
+    return Path(file) if os.path.exists(file) or _archive(Path(file)) else None
+
+
+def _archive(file: Path) -> Path | None:
+    """The zip archive that a file is in, if it is in one."""
+    return next((p for p in file.parents if p.suffix in (".zip", ".egg", ".pyz") and p.is_file()), None)
+
+
+def _root(file: Path, name: str) -> Path | None:
+    """Where the search that found a file by its name began; None if the file has another name."""
+    parts = name.split(".")
+    own = module_name(file.name)
+    if own == "__init__" and parts[-1] != "__init__":
+        parts.append("__init__")
+    where = [*file.parts[-len(parts) : -1], own]
+    return file.parents[len(parts) - 1] if where == parts else None
+
+
+def _script() -> Path | None:
+    """The file that runs as the main module."""
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    # A cell of a notebook names a file in a folder that is not there.
+    return Path(os.path.abspath(file)) if isinstance(file, str) and os.path.isfile(file) else None
+
+
+def _beside(
+    installed: Installed, script: Path | None, flow_module: str | None, flow_file: str | None
+) -> Iterator[Path]:
+    """The folders whose modules lie beside the script and beside the flow."""
+    found: list[Path] = []
+    if flow_file and flow_module not in _MAIN:
+        file = Path(os.path.abspath(flow_file))
+        if file.is_file() and not installed.owns(file, flow_module or module_name(file.name)):
+            found += [(flow_module and _root(file, flow_module)) or file.parent, _above(file)]
+    if script is not None:
+        spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+        module = getattr(spec, "name", None)  # of `python -m`
+        if not installed.owns(script, module or script.stem) and not _is_command(script):
+            found += [(module and _root(script, module)) or script.parent, _above(script)]
+    elif hasattr(sys, "ps1") or "IPython" in sys.modules or sys.path[:1] == [""]:
+        found.append(Path.cwd())  # a notebook or a prompt
+    kept = (Path(os.path.realpath(f)) for f in found)
+    yield from dict.fromkeys(f for f in kept if f.is_dir() and not installed.is_place(f))
+
+
+def _above(file: Path) -> Path:
+    """Of a file in a package, the folder above the package."""
+    folder = file.parent
+    while (folder / "__init__.py").exists():
+        folder = folder.parent
+    return folder
+
+
+def _is_command(script: Path) -> bool:
+    """Whether it is a command that a package installed, such as `prefect`."""
+    folder = Path(os.path.realpath(script)).parent
+    return any((folder / name).exists() for name in ("python", "python3", "python.exe")) or (
+        folder.name in ("bin", "Scripts") and not script.suffix
+    )
+
+
+def _loose_path(installed: Installed) -> Iterator[Path]:
+    """The folders on the search path that are neither Python's own nor of packages."""
+    for entry in sys.path:
+        folder = Path(os.path.realpath(entry or os.getcwd()))
+        if folder.is_dir() and not installed.is_place(folder):
+            yield folder
+
+
+def _names_in(folder: Path) -> Iterator[str]:
+    """The modules and packages that lie in a folder."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda e: e.name)
+    except OSError:
+        return
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name == "__pycache__":
+            continue
+        if entry.is_file():
+            if not entry.name.endswith(".pyc") and (name := module_name(entry.name)):
+                yield name
+        elif entry.name.isidentifier() and os.path.exists(os.path.join(entry.path, "__init__.py")):
+            yield entry.name
+
+
+def _add_named(
+    trees: dict[tuple[str, Path], Tree],
+    starts: Iterable[Path],
+    roots: list[Path],
+    installed: Installed,
+    avoided: frozenset[str],
+) -> None:
+    """Add what code imports by name, wherever in it: a function's import is run on a worker only."""
+    todo = list(starts)
+    for tree in trees.values():
+        if tree.wanted:
+            todo += _code_of(tree)
+    seen: set[Path] = set()
+    while todo:
+        file = todo.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        for name in _imports(file):
+            if name in avoided:
+                continue
+            for root in roots:
+                if not _is_there(root, name) or installed.owns(root / name, name):
+                    continue
+                known = trees.get((name, root))
+                if known is None or not known.wanted:
+                    trees[name, root] = Tree(name, root)
+                    todo += _code_of(trees[name, root])
+                break
+
+
+def _is_there(root: Path, name: str) -> bool:
+    if any((root / f"{name}{suffix}").is_file() for suffix in _SUFFIXES):
+        return True
+    folder = root / name
+    # A folder with modules in it is a package, with or without an __init__.py.
+    try:
+        return folder.is_dir() and any(module_name(n) for n in os.listdir(folder))
+    except OSError:
+        return False
+
+
+def _code_of(tree: Tree) -> list[Path]:
+    """The Python files of a tree, as far as they are few."""
+    file = tree.root / f"{tree.name}.py"
+    if file.is_file():
+        return [file]
+    found: list[Path] = []
+    for folder, names, files in os.walk(tree.root / tree.name):
+        names[:] = [n for n in names if n.isidentifier() and n not in ("__pycache__", "node_modules")]
+        found += (Path(folder, f) for f in files if f.endswith(".py"))
+        if len(found) > _MOST_READ:
+            break
+    return found
+
+
+_MOST_READ = 1000
+
+
+def _imports(file: Path) -> frozenset[str]:
+    try:
+        found = file.stat()
+    except OSError:
+        return frozenset()
+    return _imports_of(file, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _imports_of(file: Path, changed: int, size: int) -> frozenset[str]:
+    """The first parts of the names that a file's code imports, absolutely."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return frozenset()
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            found.add(node.module.partition(".")[0])
+    return frozenset(found)
