@@ -44,25 +44,22 @@ def gather_modules(ignore: Sequence[str] = ()) -> Modules:
     if any(fnmatchcase(NAME, pattern) for pattern in check_ignored(ignore)):
         return Modules()
     found = gather(*_flow())
-    secrets = sorted(set(found.secrets) - _told)
-    if secrets:
-        _told.update(secrets)
-        logger.warning(
-            "Not sent to the workers, because it may hold secrets: %s. What a worker needs of it goes into "
-            "`environ`, or into a Prefect block. A line in %s says that it is meant to stay.",
-            ", ".join(map(str, secrets)),
-            IGNORE_FILE,
-        )
-    large = {p: why for p, why in found.left_out.items() if " MB" in why and p not in _told}
-    for path, why in large.items():
-        _told.add(path)
-        logger.warning(
-            "Not sent to the workers: %s (%s). A line in %s says that it is meant to stay.",
-            path,
-            why,
-            IGNORE_FILE,
-        )
+    _tell({p: why for p, why in found.left_out.items() if p in found.secrets or p in found.large})
     return found
+
+
+def _tell(stays: dict[Path, str]) -> None:
+    """Say of files that stay here why they do, once in the life of a program."""
+    new = {path: why for path, why in stays.items() if path not in _told}
+    _told.update(new)
+    if new:
+        listed = ", ".join(f"{path.name!r} in {path.parent} ({why})" for path, why in sorted(new.items()))
+        logger.warning(
+            "Not sent to the workers: %s. What they need of it goes into a Prefect block, into `environ` or into "
+            "a bucket; a line in %s says that it is meant to stay.",
+            listed,
+            IGNORE_FILE,
+        )
 
 
 async def send_modules(scheduler: Any, modules: Modules, client: str | None = None, title: str = "") -> None:

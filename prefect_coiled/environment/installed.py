@@ -53,6 +53,7 @@ class Installed:
         # What `pip install --target` made; a checkout has an .egg-info at most.
         others = {real(p) for p in entries} - self._sites
         self._targets = {p for p in others if any(_names(p, ".dist-info"))}
+        self._known: dict[tuple[str, str], bool] = {}
         self._records: dict[Path, frozenset[str] | None] = {}
         self._editable = [e for place in sorted(self._sites) for e in _editables(place)]
 
@@ -63,10 +64,15 @@ class Installed:
             file: Its file.
             name: Its full name.
         """
-        top = name.partition(".")[0]
-        # As it was found: a package may be a link into a folder of packages, or out of it.
-        for path in {Path(os.path.abspath(file)), real(str(file))}:
-            for folder in (self._folder_of(parent) for parent in path.parents):
+        key = os.path.dirname(os.path.abspath(file)), name.partition(".")[0]
+        if key not in self._known:
+            self._known[key] = self._owns(*key)
+        return self._known[key]
+
+    def _owns(self, where: str, top: str) -> bool:
+        # As it was found, too: a package may be a link into a folder of packages, or out of it.
+        for place in {Path(where), real(where)}:
+            for folder in (self._folder_of(parent) for parent in (place, *place.parents)):
                 if folder is None:
                     continue
                 if folder in self._sites:
@@ -74,7 +80,7 @@ class Installed:
                 if folder in self._targets:
                     return top in (self.tops(folder) or {top})
                 return True
-            if any(e.has(path, top) for e in self._editable):
+            if any(e.has(place, top) for e in self._editable):
                 return True
         return False
 
@@ -171,10 +177,10 @@ class _Editable:
     def __init__(self, folder: Path, tops: frozenset[str] | None) -> None:
         self.folder, self.tops = folder, tops
 
-    def has(self, file: Path, top: str) -> bool:
+    def has(self, place: Path, top: str) -> bool:
         if self.tops is not None and top not in self.tops:
             return False
-        return self.folder in file.parents
+        return self.folder == place or self.folder in place.parents
 
 
 def _editables(place: Path) -> Iterator[_Editable]:

@@ -23,10 +23,12 @@ from typing import Any
 from prefect_coiled.environment.installed import Installed
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["Alias", "Places", "Tree", "find", "has_own", "module_name"]
+__all__ = ["Alias", "Places", "Tree", "find", "has_own", "module_name", "names_in"]
 
 _SUFFIXES = tuple(sorted(all_suffixes(), key=len, reverse=True))  # ".cpython-311-x86_64-linux-gnu.so" first
 _STANDARD = frozenset(sys.stdlib_module_names) | frozenset(sys.builtin_module_names)
+# Without these no worker works; whoever has a file of that name beside a script means them.
+_WORKER = frozenset({"dask", "distributed", "prefect", "prefect_dask", "prefect_coiled"})
 _MAIN = frozenset({"__main__", "__mp_main__"})
 
 
@@ -54,10 +56,13 @@ class Alias:
     Attributes:
         name: The name in `sys.modules`.
         file: Its file.
+        package: Whether it imports its neighbours relatively (`from .near import x`), which Prefect's loader
+            makes work for a plain file.
     """
 
     name: str
     file: Path
+    package: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,9 +113,11 @@ def find(flow_module: str | None = None, flow_file: str | None = None) -> Places
             theirs.add(top)
             continue
         root = _root(file, name)
-        if root is None:
+        package = file.stem != "__init__" and "__path__" in module.__dict__ and _imports(file).relative
+        if root is None or package:
             imported.add(file)
-            aliases.append(Alias(name, file))
+            aliases.append(Alias(name, file, package))
+        if root is None:
             continue
         if top in _STANDARD:
             raise _taken(top, file)
@@ -120,9 +127,9 @@ def find(flow_module: str | None = None, flow_file: str | None = None) -> Places
     script = _script()
     starts = [p for p in (Path(flow_file) if flow_file else None, script) if p is not None]
     beside = list(_beside(installed, script, flow_module, flow_file))
-    avoided = _STANDARD | theirs
+    avoided = _STANDARD | _WORKER | theirs
     for folder in beside:
-        for name in _names_in(folder):
+        for name in names_in(folder):
             if name not in avoided and not installed.owns(folder / name, name):
                 trees.setdefault((name, folder), Tree(name, folder, wanted=False))
     roots = list(dict.fromkeys([*beside, *_loose_path(installed)]))
@@ -227,7 +234,7 @@ def _loose_path(installed: Installed) -> Iterator[Path]:
             yield folder
 
 
-def _names_in(folder: Path) -> Iterator[str]:
+def names_in(folder: Path) -> Iterator[str]:
     """The modules and packages that lie in a folder."""
     try:
         entries = sorted(os.scandir(folder), key=lambda e: e.name)
@@ -261,7 +268,7 @@ def _add_named(
         if file in seen:
             continue
         seen.add(file)
-        for name in _imports(file):
+        for name in _imports(file).names:
             if name in avoided:
                 continue
             for root in roots:
@@ -302,25 +309,35 @@ def _code_of(tree: Tree) -> list[Path]:
 _MOST_READ = 1000
 
 
-def _imports(file: Path) -> frozenset[str]:
+@dataclass(frozen=True)
+class _Imports:
+    """What a file's code imports: the first parts of absolute names, and whether anything relatively."""
+
+    names: frozenset[str] = frozenset()
+    relative: bool = False
+
+
+def _imports(file: Path) -> _Imports:
     try:
         found = file.stat()
     except OSError:
-        return frozenset()
+        return _Imports()
     return _imports_of(file, found.st_mtime_ns, found.st_size)
 
 
 @lru_cache(maxsize=4096)
-def _imports_of(file: Path, changed: int, size: int) -> frozenset[str]:
-    """The first parts of the names that a file's code imports, absolutely."""
+def _imports_of(file: Path, changed: int, size: int) -> _Imports:
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
-        return frozenset()
+        return _Imports()
     found: set[str] = set()
+    relative = False
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            relative = True
+        elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module.partition(".")[0])
-    return frozenset(found)
+    return _Imports(frozenset(found), relative)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefect_coiled.environment.ignored import IGNORE_FILE, Ignored, is_environment, is_secret
-from prefect_coiled.environment.module_places import Alias, Places, Tree, find, module_name
+from prefect_coiled.environment.module_places import Alias, Places, Tree, find, module_name, names_in
 from prefect_coiled.errors import OptionsError
 
 __all__ = ["NAME", "Modules", "fingerprint", "gather", "write_wheel"]
@@ -35,11 +35,13 @@ class Modules:
         files: Their content by path, as it lies in a folder on the workers' search path.
         left_out: Why something stays here, by its path here.
         secrets: Those of them that may be secrets.
+        large: Those of them that are too large.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
     left_out: dict[Path, str] = field(default_factory=dict)
     secrets: tuple[Path, ...] = ()
+    large: tuple[Path, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -70,6 +72,7 @@ class _Gathering:
         self._archived: dict[str, bytes] = {}
         self._left_out: dict[Path, str] = {}
         self._ignored: dict[Path, Ignored] = {}
+        self._large: list[Path] = []
         self._entered = {folder for file in places.imported for folder in file.parents}
 
     def done(self) -> Modules:
@@ -97,7 +100,11 @@ class _Gathering:
                 secrets.append(path)
                 continue
             files[name] = content
-        return Modules({**self._archived, **files}, self._left_out, tuple(secrets))
+        return Modules({**self._archived, **files}, self._left_out, tuple(secrets), tuple(self._large))
+
+    def _leave_large(self, path: Path, why: str) -> None:
+        self._left_out[path] = why
+        self._large.append(path)
 
     # What a name brings
 
@@ -117,7 +124,7 @@ class _Gathering:
         found = list(self._files(tree))
         size = sum(size for _, size in found)
         if size + sum(self._sizes.values()) > _MOST_BYTES or len(found) + len(self._sizes) > _MOST_FILES:
-            self._left_out[tree.root / tree.name] = f"{_amount(len(found), size)} are too much"
+            self._leave_large(tree.root / tree.name, f"{_amount(len(found), size)} are too much")
             return
         for path, size in found:
             self._add(path.relative_to(tree.root).as_posix(), path, size)
@@ -130,14 +137,11 @@ class _Gathering:
             for path, size in self._files(tree):
                 self._add(f"{name}/{path.relative_to(file.parent).as_posix()}", path, size)
             return
-        # What is imported relative to a file: Prefect makes a package of the flow's file for that.
-        inner = any(other.name.startswith(f"{alias.name}.") for other in self._places.aliases)
         end = file.name[len(module_name(file.name)) :]
-        self._add(f"{name}/__init__{end}" if inner else f"{name}{end}", file, file.stat().st_size)
-        for parent in Path(name).parents[:-1]:
-            plain = f"{parent.as_posix()}.py"
-            if plain in self._paths:
-                self._add(f"{parent.as_posix()}/__init__.py", self._paths[plain], self._sizes[plain])
+        self._add(f"{name}/__init__{end}" if alias.package else f"{name}{end}", file, file.stat().st_size)
+        for neighbour in names_in(file.parent) if alias.package else ():
+            for path, size in self._files(Tree(neighbour, file.parent)):
+                self._add(f"{name}/{path.relative_to(file.parent).as_posix()}", path, size)
 
     def _files(self, tree: Tree) -> Iterator[tuple[Path, int]]:
         """The files of a name that travel, and their sizes."""
@@ -167,7 +171,7 @@ class _Gathering:
                 if size is None:
                     continue
                 if not regular and size > _LARGE and not module_name(name):
-                    self._left_out[path] = f"{_mb(size)} of data in a folder without __init__.py"
+                    self._leave_large(path, f"{_mb(size)} of data in a folder without __init__.py")
                     continue
                 yield path, size
 
@@ -233,7 +237,7 @@ def _heaviest(weights: Counter[str]) -> str:
     heavy, inside = "", [name for name in weights if "/" not in name.rstrip("/")]
     while inside:
         heaviest = max(inside, key=lambda name: weights[name])
-        if heavy and weights[heaviest] * 2 < weights[heavy]:
+        if heavy and weights[heaviest] * 2 <= weights[heavy]:
             break
         heavy = heaviest
         inside = [n for n in weights if n != heavy and n.startswith(heavy) and _is_in(n, heavy)]
@@ -288,7 +292,7 @@ def write_wheel(files: dict[str, bytes], folder: Path) -> Path | None:
         b"Root-Is-Purelib: true\nTag: py3-none-any\n",
     }
     everything = {**files, **described}
-    listed = "".join(f"{n},,\n" for n in [*everything, f"{info}/RECORD"])
+    listed = "".join(f"{n},,\n" for n in [*sorted(everything), f"{info}/RECORD"])
     path = folder / f"{name}-{version}-py3-none-any.whl"
     path.write_bytes(zipped({**everything, f"{info}/RECORD": listed.encode()}))
     return path

@@ -28,6 +28,7 @@ from typing import Any
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
+import dask
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol.pickle import dumps
 
@@ -284,7 +285,8 @@ class _Process:
     def _folder(self) -> str:
         """A folder for a process that has none of Dask's: a scheduler's."""
         if self._own_folder is None or not os.path.isdir(self._own_folder):
-            self._own_folder = tempfile.mkdtemp(prefix="prefect-coiled-modules-")
+            place = dask.config.get("temporary-directory", None)
+            self._own_folder = tempfile.mkdtemp(prefix="prefect-coiled-modules-", dir=place)
             atexit.register(shutil.rmtree, self._own_folder, ignore_errors=True)
         return self._own_folder
 

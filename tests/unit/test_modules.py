@@ -1,131 +1,318 @@
-"""Which modules lie beside a flow, and how a process gets them, and gets them anew."""
+"""Which modules a program has of its own, and what of them travels."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 
-import prefect_coiled.node.modules as node
 from prefect_coiled.environment import modules
 from prefect_coiled.environment.build import wheel_of
 from prefect_coiled.errors import OptionsError
+
+ROOT = Path(__file__).parents[2]
+Write = Callable[[dict[str, str]], None]
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     folder = tmp_path / "project"
-    for name, text in {
-        "flow.py": "",
-        "my_helpers.py": "x = 1\n",
-        "not-a-module.py": "",
-        "notes.txt": "",
-        "pkg/__init__.py": "",
-        "pkg/inner/data.json": "{}",
-        "pkg/inner/__pycache__/a.pyc": "",
-        "plain/a.py": "",
-    }.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    folder.mkdir()
     return folder
 
 
 @pytest.fixture
-def main(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Nothing that runs here is beside anything."""
-    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
-    monkeypatch.setattr(sys, "path", ["/nowhere", *sys.path])
-    return monkeypatch
+def write(project: Path) -> Write:
+    def put(files: dict[str, str]) -> None:
+        for name, text in files.items():
+            path = project / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    return put
 
 
-def test_modules_and_packages_of_a_folder_are_packed_and_other_files_are_not(project: Path) -> None:
-    packed = modules.pack([project])
-    assert sorted(packed) == ["flow.py", "my_helpers.py", "pkg/__init__.py", "pkg/inner/data.json"]
-    assert packed["my_helpers.py"] == b"x = 1\n"
+@pytest.fixture(autouse=True)
+def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
+    """A program whose script lies nowhere, with no modules but those that a test gives it."""
+    nowhere = tmp_path / "nowhere"
+    nowhere.mkdir()
+    before = set(sys.modules)
+    monkeypatch.chdir(nowhere)
+    monkeypatch.setattr(
+        sys, "path", [p for p in sys.path if p and not Path(p).is_relative_to(ROOT / "tests")]
+    )
+    if str(ROOT) in sys.path:
+        sys.path.remove(str(ROOT))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", f"{sys.prefix}/bin/prefect", raising=False)
+    for name in [n for n in sys.modules if n.partition(".")[0] in ("tests", "conftest", "test_modules")]:
+        monkeypatch.delitem(sys.modules, name)
+    yield monkeypatch
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if file.startswith(str(tmp_path)) or name.startswith("own_"):
+            del sys.modules[name]
 
 
-def test_the_folders_are_those_of_the_script_and_of_the_flow(
-    project: Path, main: pytest.MonkeyPatch, tmp_path: Path
+def run(monkeypatch: pytest.MonkeyPatch, script: Path) -> None:
+    """Let a file be the script, as Python does."""
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
+    monkeypatch.syspath_prepend(str(script.parent))
+
+
+def packed() -> list[str]:
+    return sorted(modules.gather().files)
+
+
+def test_a_script_brings_the_modules_and_packages_beside_it_and_nothing_else(
+    project: Path, write: Write, program: pytest.MonkeyPatch
 ) -> None:
-    assert modules.folders() == ()
-    assert modules.folders(str(project / "flow.py")) == (project,)
-    assert modules.folders(str(project / "pkg/__init__.py")) == (project,), "the one above a package"
-    other = tmp_path / "other.py"
-    main.setattr(sys.modules["__main__"], "__file__", str(other), raising=False)
-    assert modules.folders(str(project / "flow.py")) == (project, tmp_path)
-    main.setattr(sys, "path", ["", *sys.path])
-    main.delattr(sys.modules["__main__"], "__file__")
-    main.chdir(project)
-    assert modules.folders() == (project,), "a prompt or a notebook"
+    write(
+        {
+            "flow.py": "",
+            "own_helpers.py": "x = 1\n",
+            "not-a-module.py": "",
+            "notes.txt": "",
+            "own_pkg/__init__.py": "",
+            "own_pkg/inner/data.json": "{}",
+            "own_pkg/inner/__pycache__/a.pyc": "",
+            "own_pkg/.git/config": "",
+            "plain/a.py": "",
+            "venv/pyvenv.cfg": "",
+            "venv/__init__.py": "",
+            "node_modules/__init__.py": "",
+        }
+    )
+    run(program, project / "flow.py")
+    assert packed() == ["flow.py", "own_helpers.py", "own_pkg/__init__.py", "own_pkg/inner/data.json"]
+    assert modules.gather().files["own_helpers.py"] == b"x = 1\n"
+    assert modules.gather().names == ["flow", "own_helpers", "own_pkg"]
 
 
-def test_what_is_installed_is_no_module_beside_a_flow(main: pytest.MonkeyPatch) -> None:
-    import dask
-
-    root = Path(__file__).parents[2]
-    assert modules.folders(dask.__file__) == ()
-    assert modules.folders(str(root / "conftest.py")) == (), "an editable package comes as a wheel"
-    assert modules.folders(str(root / "flows" / "quickstart.py")) == (root / "flows",)
-    main.setattr(sys.modules["__main__"], "__file__", f"{sys.prefix}/bin/prefect", raising=False)
-    assert modules.folders() == ()
-
-
-def test_a_folder_that_is_hardly_one_of_modules_is_refused_with_what_to_do(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_imported_travels_wherever_it_was_found_and_its_package_travels_whole(
+    project: Path, write: Write, program: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(modules, "_MOST_FILES", 3)
-    with pytest.raises(OptionsError, match=r"more than 3 files.*ignore=\['prefect-coiled-modules'\]"):
-        modules.pack([project])
+    write(
+        {
+            "a/own_one.py": "",
+            "a/not_imported.py": "",
+            "b/own_space/inner/used.py": "",
+            "b/own_space/inner/later.py": "",
+            "b/own_space/inner/rows.csv": "1\n",
+        }
+    )
+    program.syspath_prepend(str(project / "a"))
+    program.syspath_prepend(str(project / "b"))
+    importlib.import_module("own_one")
+    importlib.import_module("own_space.inner.used")
+    inner = "own_space/inner"
+    assert packed() == ["own_one.py", f"{inner}/later.py", f"{inner}/rows.csv", f"{inner}/used.py"]
 
 
-def test_the_wheel_of_modules_is_the_same_for_the_same_modules(project: Path, tmp_path: Path) -> None:
-    packed = modules.pack([project])
+def test_what_code_imports_later_travels_too_from_wherever_it_will_be_found(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write(
+        {
+            "flow.py": "def task():\n    import own_first\n",
+            "lib/own_first/a.py": "def f():\n    from own_second import x\n",
+            "lib/own_second.py": "import json, numpy\n",
+            "lib/own_third.py": "",
+        }
+    )
+    run(program, project / "flow.py")
+    program.syspath_prepend(str(project / "lib"))
+    assert packed() == ["flow.py", "own_first/a.py", "own_second.py"]
+
+
+def test_the_root_of_what_runs_with_m_is_the_one_above_its_package(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"flows/etl.py": "", "own_common.py": ""})
+    run(program, project / "flows/etl.py")
+    spec = spec_from_file_location("flows.etl", project / "flows/etl.py")
+    program.setattr(sys.modules["__main__"], "__spec__", spec)
+    program.syspath_prepend(str(project))
+    assert "own_common.py" in packed()
+
+
+def test_a_notebook_brings_what_lies_in_its_folder(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"own_helpers.py": ""})
+    program.delattr(sys.modules["__main__"], "__file__")
+    program.setattr(sys, "path", ["", *sys.path])
+    program.chdir(project)
+    assert packed() == ["own_helpers.py"]
+
+
+def test_a_zip_archive_on_the_path_is_unpacked(project: Path, program: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(project / "lib.zip", "w") as archive:
+        archive.writestr("own_zipped/__init__.py", "x = 1\n")
+        archive.writestr("own_zipped/rows.csv", "1\n")
+        archive.writestr("other.py", "")
+    program.syspath_prepend(str(project / "lib.zip"))
+    importlib.import_module("own_zipped")
+    assert packed() == ["own_zipped/__init__.py", "own_zipped/rows.csv"]
+
+
+def test_a_module_under_another_name_than_its_file_s_travels_under_the_name_that_it_has(
+    project: Path, write: Write
+) -> None:
+    write({"flows/queue.py": "from .near import x\n", "flows/near.py": "x = 1\n"})
+    for name, source in {"__prefect_loader_1f__": "queue.py", "own_plain": "near.py"}.items():
+        spec = spec_from_file_location(
+            name,
+            project / "flows" / source,
+            submodule_search_locations=[str(project / "flows")] if source == "queue.py" else None,
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    package = "__prefect_loader_1f__"
+    try:
+        assert [p for p in packed() if p.startswith(package)] == [
+            f"{package}/__init__.py",
+            f"{package}/near.py",
+            f"{package}/queue.py",
+        ]
+        assert "own_plain.py" in packed()
+    finally:
+        for name in [n for n in sys.modules if n.startswith(package)]:
+            del sys.modules[name]
+
+
+def test_a_module_with_the_name_of_a_standard_one_stays_and_is_refused_where_it_took_its_place(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"flow.py": "import queue, wave\n", "queue.py": "", "types.py": "", "wave.py": ""})
+    run(program, project / "flow.py")
+    assert packed() == ["flow.py"]
+    program.delitem(sys.modules, "wave", raising=False)
+    importlib.import_module("wave")
+    try:
+        with pytest.raises(OptionsError, match=r"module 'wave' .*a module of Python's own.*Rename it"):
+            modules.gather()
+    finally:
+        del sys.modules["wave"]
+
+
+def test_a_module_with_the_name_of_a_package_that_the_program_uses_stays(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"flow.py": "import dask\n", "dask.py": "", "own_helpers.py": ""})
+    run(program, project / "flow.py")
+    assert packed() == ["flow.py", "own_helpers.py"]
+
+
+# What stays
+
+
+def test_secrets_stay_and_are_named_and_certificates_travel(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write(
+        {
+            "own_pkg/__init__.py": "",
+            "own_pkg/.env": "TOKEN=1",
+            "own_pkg/prod.env": "TOKEN=1",
+            "own_pkg/server.key": "",
+            "own_pkg/id_rsa": "",
+            "own_pkg/bundle.pem": "-----BEGIN CERTIFICATE-----\n-----BEGIN RSA PRIVATE KEY-----\n",
+            "own_pkg/ca.pem": "-----BEGIN CERTIFICATE-----\n",
+        }
+    )
+    program.syspath_prepend(str(project))
+    importlib.import_module("own_pkg")
+    found = modules.gather()
+    assert sorted(found.files) == ["own_pkg/__init__.py", "own_pkg/ca.pem"]
+    assert sorted(p.name for p in found.secrets) == [".env", "bundle.pem", "id_rsa", "prod.env", "server.key"]
+
+
+def test_what_gitignore_says_stays_unless_the_program_imported_it_and_ours_holds_for_all(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write(
+        {
+            ".git/config": "",
+            ".gitignore": "_version.py\n*.csv\nscratch/\n",
+            "own_pkg/.gitignore": "!kept.csv\n",
+            "own_pkg/__init__.py": "from . import _version\n",
+            "own_pkg/_version.py": "",
+            "own_pkg/kept.csv": "",
+            "own_pkg/dropped.csv": "",
+            "own_pkg/scratch/a.py": "",
+            "own_pkg/weights/w.bin": "",
+        }
+    )
+    program.syspath_prepend(str(project))
+    importlib.import_module("own_pkg")
+    expected = ["own_pkg/__init__.py", "own_pkg/_version.py", "own_pkg/kept.csv", "own_pkg/weights/w.bin"]
+    assert packed() == expected
+    write({".coiledignore": "weights/\n_version.py\n"})
+    assert packed() == ["own_pkg/__init__.py", "own_pkg/kept.csv"]
+    left_out = {path.name: why for path, why in modules.gather().left_out.items()}
+    assert left_out["weights"] == f"by {project / '.coiledignore'}"
+    assert left_out["dropped.csv"] == f"by {project / '.gitignore'}"
+
+
+def test_links_to_nowhere_are_passed_by_and_links_to_files_and_folders_are_followed(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"own_pkg/__init__.py": "", "elsewhere/one.py": "", "elsewhere/rows.csv": ""})
+    os.symlink("someone@host.1:2", project / "own_pkg/.#one.py")
+    os.symlink("/nowhere/at/all", project / "own_pkg/gone.csv")
+    os.symlink(project / "elsewhere", project / "own_pkg/linked")
+    os.symlink(project / "own_pkg", project / "elsewhere/round")
+    os.mkfifo(project / "own_pkg/pipe")
+    program.syspath_prepend(str(project))
+    importlib.import_module("own_pkg")
+    assert packed() == ["own_pkg/__init__.py", "own_pkg/linked/one.py", "own_pkg/linked/rows.csv"]
+
+
+def test_what_is_too_large_is_named_with_the_line_that_leaves_it_out(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"own_pkg/__init__.py": "", "own_pkg/data/w/a.bin": "12345", "own_pkg/data/w/b.bin": "12345"})
+    program.setattr(modules, "_MOST_BYTES", 9)
+    program.syspath_prepend(str(project))
+    importlib.import_module("own_pkg")
+    with pytest.raises(OptionsError) as refused:
+        modules.gather()
+    heavy, ignore_file = str(project / "own_pkg/data/w"), str(project / ".coiledignore")
+    assert heavy in str(refused.value)
+    assert f"a line 'own_pkg/data/w/' in {ignore_file}" in str(refused.value)
+    assert "package_sync_ignore=['prefect-coiled-modules']" in str(refused.value)
+    write({".coiledignore": "own_pkg/data/w/\n"})
+    assert packed() == ["own_pkg/__init__.py"]
+
+
+def test_a_large_neighbour_that_nothing_imports_stays_and_is_named(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"flow.py": "", "own_large/__init__.py": "", "own_large/a.bin": "1" * 50, "own_small.py": ""})
+    program.setattr(modules, "_MOST_BYTES", 9)
+    run(program, project / "flow.py")
+    assert packed() == ["flow.py", "own_small.py"]
+    assert "too much" in modules.gather().left_out[project / "own_large"]
+
+
+def test_the_wheel_of_modules_is_the_same_for_the_same_modules(tmp_path: Path) -> None:
+    files = {"own_pkg/__init__.py": b"", "own_a.py": b"x = 1\n"}
     folders = [tmp_path / name for name in "ab"]
     for folder in folders:
         folder.mkdir()
-    first, second = (modules.write_wheel(packed, folder) for folder in folders)
+    first = modules.write_wheel(files, folders[0])
+    second = modules.write_wheel(dict(reversed(files.items())), folders[1])
     assert first is not None
     assert second is not None
     assert wheel_of(first) == wheel_of(second)
     assert wheel_of(first).name == modules.NAME
     assert modules.write_wheel({}, tmp_path) is None
-
-
-@pytest.fixture
-def process() -> Iterator[None]:
-    """A process that has no modules yet."""
-    before, path = dict(node._state), list(sys.path)
-    yield
-    import shutil
-
-    if node._state["folder"]:
-        shutil.rmtree(node._state["folder"], ignore_errors=True)
-    node._state.update(before)
-    sys.path[:] = path
-    for name in ("beside_one", "beside_two"):
-        sys.modules.pop(name, None)
-
-
-def test_a_process_imports_what_it_got_last(process: None) -> None:
-    node.install({"beside_one.py": b"x = 1\n", "beside_two.py": b"y = 1\n"}, "first")
-    one = importlib.import_module("beside_one")
-    assert one.x == 1
-    first = node._state["folder"]
-    node.install({"beside_one.py": b"x = 1\n"}, "first")
-    assert node._state["folder"] == first, "what is the same is not installed again"
-    node.install({"beside_one.py": b"x = 2\n"}, "second")
-    assert importlib.import_module("beside_one").x == 2
-    assert not Path(first).exists()
-    with pytest.raises(ModuleNotFoundError):
-        importlib.import_module("beside_two")
-
-
-def test_a_module_of_the_same_name_that_belongs_to_the_machine_stays(process: None) -> None:
-    import json
-
-    node.install({"json.py": b"x = 1\n"}, "json")
-    assert sys.modules["json"] is json

@@ -1,0 +1,142 @@
+"""Which modules belong to installed packages: records, editable checkouts by their backends, strays."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import dask
+import pytest
+
+import prefect_coiled.records
+from prefect_coiled.environment.installed import Installed
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    folder = tmp_path / "env/site-packages"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkout"
+    (folder / "src").mkdir(parents=True)
+    return folder
+
+
+def editable(site: Path, checkout: Path, files: dict[str, str], project: str = "") -> Installed:
+    """What pip leaves of an editable install, with a backend's own files."""
+    (checkout / "pyproject.toml").write_text(f'[project]\nname = "My-Pkg"\n{project}')
+    info = site / "my_pkg-1.dist-info"
+    info.mkdir()
+    url = {"url": checkout.as_uri(), "dir_info": {"editable": True}}
+    (info / "direct_url.json").write_text(json.dumps(url))
+    for name, text in files.items():
+        (site / name).write_text(text)
+    (info / "RECORD").write_text("".join(f"{name},,\n" for name in (*files, f"{info.name}/RECORD")))
+    return Installed([str(site)])
+
+
+def test_python_s_own_and_what_is_installed_belongs_to_it() -> None:
+    installed = Installed()
+    for module in (json, dask, prefect_coiled.records):
+        assert installed.owns(Path(str(module.__file__)), module.__name__)
+    root = Path(__file__).parents[2]
+    assert not installed.owns(root / "flows/quickstart.py", "quickstart")
+    assert not installed.owns(root / "tests/unit/test_installed.py", "tests.unit.test_installed")
+
+
+def test_a_project_below_python_s_prefix_is_not_python_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not Installed().owns(Path(sys.prefix) / "src/app/own.py", "own")
+
+
+def test_a_checkout_s_own_package_is_installed_and_helpers_in_its_root_are_not(
+    site: Path, checkout: Path
+) -> None:
+    installed = editable(site, checkout, {"_my_pkg.pth": str(checkout)})
+    assert installed.owns(checkout / "my_pkg/a.py", "my_pkg.a")
+    assert not installed.owns(checkout / "helpers.py", "helpers")
+    assert not installed.owns(checkout / "flows/etl.py", "flows.etl")
+
+
+def test_all_of_a_checkout_s_src_is_installed_and_its_root_is_not(site: Path, checkout: Path) -> None:
+    installed = editable(site, checkout, {"_my_pkg.pth": str(checkout / "src")})
+    assert installed.owns(checkout / "src/whatever/a.py", "whatever.a")
+    assert not installed.owns(checkout / "helpers.py", "helpers")
+
+
+@pytest.mark.parametrize(
+    "project",
+    [
+        '[tool.hatch.build.targets.wheel]\npackages = ["lib/other"]\n',
+        '[tool.setuptools]\npackages = ["other.sub"]\n',
+        '[tool.setuptools]\npy-modules = ["other"]\n',
+        '[tool.poetry]\npackages = [{include = "other"}]\n',
+        '[tool.flit.module]\nname = "other"\n',
+        '[tool.uv.build-backend]\nmodule-name = ["other"]\n',
+    ],
+)
+def test_what_a_project_s_settings_name_is_its_own(site: Path, checkout: Path, project: str) -> None:
+    installed = editable(site, checkout, {"_my_pkg.pth": str(checkout)}, project)
+    assert installed.owns(checkout / "other/a.py", "other.a")
+    assert not installed.owns(checkout / "my_pkg.py", "my_pkg")
+
+
+@pytest.mark.parametrize(
+    "finder",
+    [
+        "MAPPING: dict[str, str] = {'other': '/x/other'}\n",
+        "from editables import x\nF.map_module('other', '/x/other/__init__.py')\n",
+        "install({'other.core': '/x/core.py'}, {}, None)\n",
+    ],
+    ids=["setuptools", "editables", "scikit-build-core"],
+)
+def test_what_a_finder_names_is_installed(site: Path, checkout: Path, finder: str) -> None:
+    files = {"__editable__.my_pkg.pth": "import my_finder\n", "my_finder.py": finder}
+    installed = editable(site, checkout, files)
+    assert installed.owns(checkout / "other/a.py", "other.a")
+    assert not installed.owns(checkout / "helpers.py", "helpers")
+
+
+def test_a_folder_that_somebody_s_own_pth_file_names_is_not_installed(site: Path, checkout: Path) -> None:
+    (site / "mine.pth").write_text(str(checkout))
+    assert not Installed([str(site), str(checkout)]).owns(checkout / "own.py", "own")
+
+
+def test_a_development_install_is_told_by_its_link(site: Path, checkout: Path) -> None:
+    (site / "my-pkg.egg-link").write_text(f"{checkout}\n.\n")
+    (checkout / "my_pkg.egg-info").mkdir()
+    (checkout / "my_pkg.egg-info/top_level.txt").write_text("other\n")
+    installed = Installed([str(site), str(checkout)])
+    assert installed.owns(checkout / "other/a.py", "other.a")
+    assert not installed.owns(checkout / "helpers.py", "helpers")
+
+
+def test_an_egg_info_alone_installs_nothing(site: Path, checkout: Path) -> None:
+    (checkout / "my_pkg.egg-info").mkdir()
+    (checkout / "my_pkg.egg-info/top_level.txt").write_text("other\n")
+    assert not Installed([str(site), str(checkout)]).owns(checkout / "other/a.py", "other.a")
+
+
+def test_what_was_copied_beside_packages_belongs_to_none(site: Path) -> None:
+    info = site / "known-1.dist-info"
+    info.mkdir()
+    (info / "RECORD").write_text('known/__init__.py,,\n"a,b.py",,\nknown-1.dist-info/RECORD,,\n')
+    installed = Installed([str(site)])
+    assert installed.owns(site / "known/__init__.py", "known")
+    assert installed.owns(site / "_virtualenv.py", "_virtualenv")
+    assert not installed.owns(site / "copied.py", "copied")
+    (site / "unknown-1.dist-info").mkdir()
+    assert Installed([str(site)]).owns(site / "copied.py", "copied"), "a package without a record may have it"
+
+
+def test_a_target_folder_of_pip_is_one_of_packages(tmp_path: Path) -> None:
+    folder = tmp_path / "vendored"
+    (folder / "known-1.dist-info").mkdir(parents=True)
+    (folder / "known-1.dist-info/RECORD").write_text("known.py,,\n")
+    installed = Installed([str(folder)])
+    assert installed.owns(folder / "known.py", "known")
+    assert not installed.owns(folder / "own.py", "own")
