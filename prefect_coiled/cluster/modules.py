@@ -55,8 +55,8 @@ def _tell(stays: dict[Path, str]) -> None:
     if new:
         listed = ", ".join(f"{path.name!r} in {path.parent} ({why})" for path, why in sorted(new.items()))
         logger.warning(
-            "Not sent to the workers: %s. What they need of it goes into a Prefect block, into `environ` or into "
-            "a bucket; a line in %s says that it is meant to stay.",
+            "Not sent to the workers: %s. What they need of it goes into a Prefect block, into `environ` or "
+            "into a bucket; a line in %s says that it is meant to stay.",
             listed,
             IGNORE_FILE,
         )

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import packages_distributions, version
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from prefect.tasks import Task
 from prefect_dask.task_runners import PrefectDaskFuture
 
 from prefect_coiled.errors import TaskLostError
+from prefect_coiled.task_runner.hints import hint_for
 from prefect_coiled.task_runner.lost_tasks import Ending, crashed, report, unfinished
 
 __all__ = ["CoiledFuture"]
@@ -222,6 +224,9 @@ class CoiledFuture(PrefectDaskFuture[R]):
             said = self._last_words(str(last.name))
             why = f"{died}, the last one being {last.address}"
             return TaskLostError(what, f"{why}. {said}" if said else why, _NEXT)
+        if hint := hint_for(error):
+            what = f"Task {self.task.name!r} (run {self.task_run_id}) could not start on its worker"
+            return TaskLostError(what, f"{type(error).__name__}: {error}", f"{_here(error)}{hint}")
         why = str(error) or type(error).__name__
         said = self._last_words(None) if _is_cut_off(self._wrapped_future) else ""
         return TaskLostError(what, f"{why}. {said}" if said else why, _NEXT)
@@ -235,6 +240,15 @@ class CoiledFuture(PrefectDaskFuture[R]):
             self._reported = tell
         if tell:
             report([Ending(self.task, self.task_run_id, self._final_state)])
+
+
+def _here(error: BaseException) -> str:
+    """What this side knows of a module that workers lack: the package that it comes with."""
+    name = getattr(error, "name", None)
+    if not isinstance(error, ModuleNotFoundError) or not name:
+        return ""
+    found = packages_distributions().get(name.partition(".")[0], [])
+    return "".join(f"It comes with {one} {version(one)}, which is installed here. " for one in found[:1])
 
 
 def _is_cut_off(future: distributed.Future) -> bool:

@@ -1,4 +1,4 @@
-"""What to do about errors of a task that come from where it runs: its machine's role in AWS.
+"""What to do about errors of a task that come from where it runs: its machine's role in AWS, its modules.
 
 Runs on workers: nothing here imports what a bare worker lacks.
 """
@@ -10,7 +10,9 @@ from typing import Any
 
 from prefect.client.schemas.objects import State
 
-__all__ = ["ACCOUNT_VARIABLE", "advise", "hint_for"]
+from prefect_coiled.node.modules import left_out
+
+__all__ = ["ACCOUNT_VARIABLE", "add_hint", "advise", "hint_for", "missing_module"]
 
 # Set by the agent of each machine.
 ACCOUNT_VARIABLE = "PREFECT_COILED_ACCOUNT"
@@ -21,7 +23,7 @@ _TEXTS = ("access denied", "forbidden", "accessdenied")
 
 
 def hint_for(error: BaseException | None, account: str | None = None) -> str:
-    """One sentence if the error, or what caused it, is a denied access to S3; empty for others.
+    """What to do if the error, or what caused it, is a denied access to S3 or a missing module; else empty.
 
     Args:
         error: The task's exception.
@@ -38,8 +40,44 @@ def hint_for(error: BaseException | None, account: str | None = None) -> str:
                 f"{role[0].upper()}{role[1:]} may not do this. Let it, for example: `prefect-coiled role "
                 f"attach-policy arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess{named}`."
             )
+        if known := getattr(error, _HINT, "") or missing_module(error):
+            return str(known)
         error = error.__cause__ or error.__context__
     return ""
+
+
+# By what name an error takes its hint along from a worker.
+_HINT = "prefect_coiled_hint"
+
+
+def add_hint(error: BaseException) -> None:
+    """Let an error take along what to do about it, to the client."""
+    if hint := hint_for(error):
+        setattr(error, _HINT, hint)
+
+
+def missing_module(error: BaseException) -> str:
+    """What to do about a module that is not there, or is another one; empty for other errors.
+
+    Args:
+        error: An error of an import, or of reading what was sent.
+    """
+    if isinstance(error, AttributeError) and "Can't get attribute" in str(error):
+        return (
+            "The workers have another version of that module. If it comes with a package, close the cluster "
+            "and start it anew: its machines install what is installed here then."
+        )
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    if not name:
+        return ""
+    if why := next((w for part in reversed(name.split(".")) if (w := left_out(part))), ""):
+        return f"The workers do not have it: {why}."
+    return (
+        f"The workers have no {name.partition('.')[0]!r}. If it comes with a package, that was installed "
+        "here after the cluster had started, or package_sync_ignore names it: mend that, close the cluster "
+        "and start it anew (a cluster that this library did not make needs it installed there). If it is a "
+        "module of your own, import it in the flow's program, or put it beside the flow."
+    )
 
 
 def _is_denied(error: BaseException) -> bool:

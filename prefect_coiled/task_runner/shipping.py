@@ -47,7 +47,7 @@ from prefect_dask.task_runners import PrefectDaskFuture
 
 from prefect_coiled.task_runner.by_name import Pickler
 from prefect_coiled.task_runner.flow_identity import identity_of
-from prefect_coiled.task_runner.hints import advise
+from prefect_coiled.task_runner.hints import add_hint, advise
 
 __all__ = [
     "FlowRunParcel",
@@ -239,13 +239,17 @@ def run_task(
         call: The run's id, parameters and so on, packed.
         results: What the futures in `call` came to.
     """
-    unpacked: Task[Any, Any] = cloudpickle.loads(task)
-    kwargs: dict[str, Any] = {
-        **unpack(call, results),
-        "task": unpacked,
-        "context": {**_unpack(shared), **cloudpickle.loads(own)},
-        "return_type": "state",
-    }
+    try:
+        unpacked: Task[Any, Any] = cloudpickle.loads(task)
+        kwargs: dict[str, Any] = {
+            **unpack(call, results),
+            "task": unpacked,
+            "context": {**_unpack(shared), **cloudpickle.loads(own)},
+            "return_type": "state",
+        }
+    except Exception as error:  # the task's code or an argument is not to be had here
+        add_hint(error)
+        raise
     _tell_place(unpacked, kwargs)
     try:
         state = asyncio.run(run_task_async(**kwargs)) if unpacked.isasync else run_task_sync(**kwargs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,33 +67,21 @@ def dumps(value: Any) -> bytes:
     return buffer.getvalue()
 
 
-def on_worker(own: ModuleType, data: bytes, code: str) -> str:
-    """What a process that has the module makes of it."""
-    start = "import sys, cloudpickle; sys.path.insert(0, sys.argv[1]); import own_code\n"
-    read = "got = cloudpickle.loads(bytes.fromhex(sys.stdin.read()))\n"
-    folder = str(Path(str(own.__file__)).parent)
-    done = subprocess.run(
-        [sys.executable, "-c", start + read + code, folder],
-        input=data.hex(),
-        capture_output=True,
-        text=True,
-        cwd="/",
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def on_worker(own: ModuleType, data: bytes) -> tuple[Any, Any]:
+    """The module as another process imports it, and what that process reads."""
+    del sys.modules[own.__name__]
+    return importlib.import_module(own.__name__), cloudpickle.loads(data)
 
 
 def test_tasks_of_a_module_are_those_of_the_worker_s_module_with_its_state(own: Any) -> None:
-    data = dumps([own.decorated, own.decorated.with_options(retries=7), own.made(10), own.Holder.held])
-    told = on_worker(
-        own,
-        data,
-        "a, b, local, held = got\n"
-        "print(a.fn(1), b.fn(1), own_code.COUNT, local.fn(1), held(3), a.retries, b.retries)\n"
-        "print(a.fn is b.fn is own_code.decorated.fn, local.fn.__globals__ is vars(own_code))",
-    )
-    assert told == "4 6 2 13 3 2 7\nTrue True\n"
     assert len(dumps(own.decorated.fn)) < 200, "a name, not the code"
+    data = dumps([own.decorated, own.decorated.with_options(retries=7), own.made(10), own.Holder.held])
+    there, (one, other, local, held) = on_worker(own, data)
+    assert there is not own
+    assert [one.fn(1), other.fn(1), there.COUNT, local.fn(1), held(3)] == [4, 6, 2, 13, 3]
+    assert (one.retries, other.retries) == (2, 7)
+    assert one.fn is other.fn is there.decorated.fn
+    assert local.fn.__globals__ is vars(there)
 
 
 def test_what_the_user_wants_sent_by_value_is(own: Any) -> None:
