@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import contextlib
 import contextvars
+import logging
 import threading
 import time
 import weakref
@@ -41,6 +42,7 @@ from prefect_coiled.tasks.steps import Reporter
 from prefect_coiled.widget import CellBoard, in_notebook
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 # Seconds to wait for machines to be gone when a cluster is closed, and when the way down is a hurried one
 # (Ctrl-C, cancellation: Prefect leaves 30 seconds).
@@ -241,7 +243,11 @@ class Cluster(DistributedCluster):
             await comm.close_rpc()
             raise
         # Before any worker is waited for: those that join later get them too.
-        await send_modules(comm, self._modules)
+        try:
+            await send_modules(comm, self._modules)
+        except OptionsError as error:
+            # Whoever comes to look, or to scale, may have other modules than the flow run that is at work.
+            logger.warning("The modules of this program were not sent: %s", error)
 
     def sync_modules(self) -> Any:
         """Send the program's own modules to the running cluster, as they are now.

@@ -203,7 +203,7 @@ def launch(
         request: What was asked for.
         report: Called with (step, state).
         stop: When set, the launch ends.
-        modules: The modules beside the flow, for machines that install their own environment.
+        modules: The program's own modules, for machines that install their own environment.
 
     Raises:
         OptionsError: If an option is wrong; nothing was made.

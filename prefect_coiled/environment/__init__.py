@@ -6,7 +6,8 @@
     target     what the machines run, and which wheels fit
     build      wheels of what no index has: directories, repositories, sources
     kept       those of them that need not be built a second time
-    modules    the modules beside the flow, as a wheel of their own
+    installed  which modules belong to packages, or to Python
+    module_places, ignored, modules    the program's own modules: where they are, what stays, a wheel of them
     indexes    where pip and uv look for packages, and the credentials for it
 
 Reads this machine and package indexes; knows nothing of AWS and Prefect.

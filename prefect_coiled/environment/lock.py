@@ -72,7 +72,7 @@ class Locked:
         return self.built.get(wheel.sha256) or download(wheel, folder, self.indexes)
 
     def add_modules(self, files: dict[str, bytes]) -> None:
-        """Add the modules beside the flow, as a wheel of their own."""
+        """Add the program's own modules, as a wheel of their own."""
         if self.folder is None or (path := write_wheel(files, self.folder)) is None:
             return
         made = building.wheel_of(path)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from prefect_coiled.environment.ignored import IGNORE_FILE, Ignored, is_environment, is_secret
@@ -46,7 +48,13 @@ class Modules:
     @property
     def names(self) -> list[str]:
         """The names under which they are imported."""
-        return sorted({path.partition("/")[0].partition(".")[0] for path in self.files})
+        return sorted({_first(path) for path in self.files})
+
+    def with_more(self, other: Modules) -> Modules:
+        """These as they are, and what others have under other names."""
+        known = set(self.names)
+        more = {path: content for path, content in other.files.items() if _first(path) not in known}
+        return Modules({**self.files, **more}, other.left_out, other.secrets, other.large)
 
 
 def gather(flow_module: str | None = None, flow_file: str | None = None) -> Modules:
@@ -192,6 +200,9 @@ class _Gathering:
         if path.name.startswith(".") or path.suffix in (".pyc", ".pyo"):
             return self._size(path) if path in self._places.imported else None
         if self._says(path, ignored.by_us(path)):
+            return None
+        if sys.platform != "linux" and path.name.endswith(tuple(EXTENSION_SUFFIXES)):
+            self._left_out[path] = f"it is compiled for {sys.platform}, and the workers run Linux"
             return None
         if path not in self._places.imported and self._says(path, ignored.by_git(path)):
             return None

@@ -155,7 +155,7 @@ class Lock(Record):
         architecture: "x86_64" or "arm64".
         wheels: All that is installed, by name.
         uv: What installs them.
-        modules: The modules beside the flow; they change often, and are no part of the environment's hash.
+        modules: The program's own modules; they change often, and are no part of the environment's hash.
     """
 
     python: str

@@ -13,6 +13,7 @@ from typing import Any
 from prefect.context import FlowRunContext
 
 from prefect_coiled.environment.module_places import has_own
+from prefect_coiled.environment.modules import Modules
 from prefect_coiled.errors import PrefectCoiledError
 
 __all__ = ["Supply"]
@@ -29,10 +30,11 @@ class Supply:
     def __init__(self, client: Any, ignore: Sequence[str] = ()) -> None:
         self._client, self._ignore = client, tuple(ignore)
         self._seen: set[str] = set()
+        self._sent: Modules | None = None
         self._lock = threading.Lock()
 
     def send(self) -> None:
-        """Send what the cluster does not have, or has otherwise.
+        """Send what the cluster does not have, or has otherwise; later, what has come in addition.
 
         Raises:
             OptionsError: The modules cannot go there; the text says why.
@@ -42,6 +44,8 @@ class Supply:
 
         seen = set(sys.modules)
         modules = gather_modules(self._ignore)
+        # What was sent is what this program runs, whatever is edited meanwhile.
+        modules = self._sent.with_more(modules) if self._sent else modules
         try:
             self._client.sync(
                 send_modules, self._client.scheduler, modules, client=self._client.id, title=_title()
@@ -52,7 +56,7 @@ class Supply:
                 f"its scheduler has no module {error.name!r}",
                 "Install prefect-dask-ec2 in the scheduler's and the workers' environment, as here.",
             ) from error
-        self._seen = seen
+        self._sent, self._seen = modules, seen
 
     def refresh(self) -> None:
         """Send again if the program has imported modules of its own since; costs nothing if not."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,25 @@ def sent(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda: function()
 
 
+# A module as people have them: state, a lock, a class, a data file; its package has no __init__.py.
+TABLE = """
+import threading
+from importlib.resources import files
+LOCK = threading.Lock()
+COUNT = 0
+
+class Row:
+    def __init__(self, x): self.x = x
+
+def work(row):
+    global COUNT
+    from own_shop.later import three
+    with LOCK:
+        COUNT += 1
+    assert isinstance(row, Row)
+    return Row(row.x + three()), COUNT, files("own_shop").joinpath("data/rows.csv").read_text(), \\
+        [f.name for f in files("own_shop").iterdir() if f.name.startswith(".env")]
+"""
 OF_TWO = "def number():\n    from package_beside.inner import two\n    return two()\n"
 
 
@@ -39,7 +59,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "package_beside").mkdir()
     (folder / "package_beside/__init__.py").write_text("")
     (folder / "package_beside/inner.py").write_text("def two():\n    return 2\n")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "own_shop/data").mkdir(parents=True)
+    (elsewhere / "own_shop/.env").write_text("TOKEN=1")
+    (elsewhere / "own_shop/data/rows.csv").write_text("1,2")
+    (elsewhere / "own_shop/table.py").write_text(TABLE)
+    (elsewhere / "own_shop/later.py").write_text("def three():\n    return 3\n")
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(elsewhere))
+        import_module("own_shop.table")
         patch.setattr(sys.modules["__main__"], "__file__", str(folder / "script.py"), raising=False)
         yield folder
 
@@ -95,6 +123,17 @@ def helpers() -> tuple[int, str]:
     return my_helpers.number(), my_helpers.__file__
 
 
+def test_a_package_of_the_search_path_is_imported_on_machines_that_have_no_disk_of_the_client(
+    client: Client,
+) -> None:
+    table = import_module("own_shop.table")
+    done = client.gather([client.submit(table.work, table.Row(n), pure=False) for n in range(3)])
+    assert [row.x for row, *_ in done] == [3, 4, 5]
+    assert all(isinstance(row, table.Row) for row, *_ in done)
+    assert max(count for _, count, *_ in done) == 3, "one module, imported once"
+    assert {(rows, *hidden) for _, _, rows, hidden in done} == {("1,2",)}
+
+
 def installed_helpers() -> int:
     from importlib import metadata
 
@@ -111,7 +150,9 @@ def test_a_changed_module_reaches_the_workers_that_run_and_those_that_come_later
 ) -> None:
     assert client.submit(sent(helpers), pure=False).result()[0] == 1
     (project / "my_helpers.py").write_text(OF_TWO)
-    assert cluster.sync_modules() == ["my_helpers", "package_beside", "script"]
+    names = cluster.sync_modules()
+    assert set(names) >= {"my_helpers", "package_beside", "script"}
+    assert set(names) & {"dask", "prefect_coiled", "pytest"} == set(), "what is installed"
     assert client.submit(sent(helpers), pure=False).result()[0] == 2
     assert client.run_on_scheduler(sent(helpers))[0] == 2
     cluster.scale(2)

@@ -183,7 +183,9 @@ def test_what_changed_since_the_last_flow_run_is_imported_anew(
 def test_what_a_flow_imports_after_its_first_task_reaches_the_workers(
     runner: CoiledTaskRunner, project: Path, write: Write
 ) -> None:
-    write({"lib/own_late.py": "class Row: ..."})
+    write({"lib/own_late.py": "class Row: ...", "own_early.py": "class Row: ..."})
+    sys.path.insert(0, str(project))
+    early = importlib.import_module("own_early")
 
     @task
     def echo(x: Any = None) -> Any:
@@ -194,7 +196,10 @@ def test_what_a_flow_imports_after_its_first_task_reaches_the_workers(
         echo.submit().result()
         sys.path.insert(0, str(project / "lib"))
         late = importlib.import_module("own_late")
-        return isinstance(echo.submit(late.Row()).result(), late.Row)
+        write({"own_early.py": "raise RuntimeError('edited while the flow runs')"})
+        return isinstance(echo.submit(late.Row()).result(), late.Row) and early.Row in {
+            type(row) for row in echo.map([early.Row(), early.Row()]).result()
+        }
 
     assert imports()
 

@@ -84,6 +84,16 @@ def test_tasks_of_a_module_are_those_of_the_worker_s_module_with_its_state(own: 
     assert local.fn.__globals__ is vars(there)
 
 
+def test_what_the_main_script_and_the_cells_of_a_notebook_define_goes_by_value() -> None:
+    made: dict[str, Any] = {"__name__": "__main__"}
+    exec("class Row: ...\ndef cell(x):\n    return x + FACTOR\nFACTOR = 2\n", made)
+    data = dumps([made["cell"], made["Row"]])
+    cell, row = cloudpickle.loads(data)
+    assert cell(1) == 3
+    assert cell is not made["cell"]
+    assert row is made["Row"], "what comes back to this process is of the class that went out"
+
+
 def test_what_the_user_wants_sent_by_value_is(own: Any) -> None:
     def plain() -> int:
         return 1

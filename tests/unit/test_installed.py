@@ -140,3 +140,15 @@ def test_a_target_folder_of_pip_is_one_of_packages(tmp_path: Path) -> None:
     installed = Installed([str(folder)])
     assert installed.owns(folder / "known.py", "known")
     assert not installed.owns(folder / "own.py", "own")
+
+
+def test_packages_below_an_overlay_that_a_line_of_code_puts_on_the_path_are_installed(tmp_path: Path) -> None:
+    # As `uv run --with` does.
+    base, overlay = (tmp_path / name / "lib/python3/site-packages" for name in ("base", "overlay"))
+    for place, name in ((base, "one"), (overlay, "two")):
+        (place / f"{name}-1.dist-info").mkdir(parents=True)
+        (place / f"{name}-1.dist-info/RECORD").write_text(f"{name}.py,,\n")
+    (overlay / "_overlay.pth").write_text(f"import site; site.addsitedir({str(base)!r})\n")
+    installed = Installed([str(overlay), str(base)])
+    assert installed.owns(base / "one.py", "one")
+    assert installed.owns(overlay / "two.py", "two")

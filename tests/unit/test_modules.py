@@ -7,6 +7,7 @@ import os
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -275,6 +276,18 @@ def test_links_to_nowhere_are_passed_by_and_links_to_files_and_folders_are_follo
     program.syspath_prepend(str(project))
     importlib.import_module("own_pkg")
     assert packed() == ["own_pkg/__init__.py", "own_pkg/linked/one.py", "own_pkg/linked/rows.csv"]
+
+
+def test_what_is_compiled_for_another_system_stays(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    fast = f"own_fast{EXTENSION_SUFFIXES[0]}"
+    write({"flow.py": "", fast: ""})
+    run(program, project / "flow.py")
+    assert packed() == ["flow.py", fast]
+    program.setattr(sys, "platform", "darwin")
+    assert packed() == ["flow.py"]
+    assert "compiled for darwin" in modules.gather().left_out[project / fast]
 
 
 def test_what_is_too_large_is_named_with_the_line_that_leaves_it_out(
