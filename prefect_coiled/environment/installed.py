@@ -84,6 +84,12 @@ class Installed:
                 return True
         return False
 
+    def is_editable(self, file: Path, name: str) -> bool:
+        """Whether a module is one of a checkout that is installed editable, so that its file may change."""
+        place = real(os.path.dirname(os.path.abspath(file)))
+        in_packages = any(self._folder_of(parent) for parent in (place, *place.parents))
+        return not in_packages and any(e.has(place, name.partition(".")[0]) for e in self._editable)
+
     def is_place(self, folder: Path) -> bool:
         """Whether a folder is one of Python itself or of packages."""
         return self._folder_of(real(str(folder))) is not None

@@ -40,11 +40,14 @@ class Tree:
         name: The name, without dots.
         root: The folder (or zip archive) on the search path that it was found in.
         wanted: Whether the program imported it, or code of it names it; else it only lies there.
+        editable: Whether it is of a package that is installed editable: machines have it as it was at their
+            boot.
     """
 
     name: str
     root: Path
     wanted: bool = True
+    editable: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,10 @@ def find(flow_module: str | None = None, flow_file: str | None = None) -> Places
         top = name.partition(".")[0]
         if installed.owns(file, name):
             theirs.add(top)
+            editable = top not in _WORKER and installed.is_editable(file, name)
+            if editable and (root := _root(file, name)) is not None:
+                root = Path(os.path.realpath(root))
+                trees.setdefault((top, root), Tree(top, root, wanted=False, editable=True))
             continue
         root = _root(file, name)
         package = file.stem != "__init__" and "__path__" in module.__dict__ and _imports(file).relative

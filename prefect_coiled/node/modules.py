@@ -255,6 +255,7 @@ class _Process:
             folder = Path(tempfile.mkdtemp(prefix="prefect-coiled-modules-", dir=place or self._folder()))
             for name in written:
                 self.homes[name] = folder
+                _copy_installed(name, folder, after[name])
                 for path, hash_ in after[name].items():
                     file = folder / path
                     file.parent.mkdir(parents=True, exist_ok=True)
@@ -329,6 +330,26 @@ def _is_here(name: str, files: Mapping[str, str]) -> bool:
     else:
         places = [Path(spec.origin).parent]
     return any(all(_hash_of(place / path) == hash_ for path, hash_ in files.items()) for place in places)
+
+
+def _copy_installed(name: str, folder: Path, files: Mapping[str, str]) -> None:
+    """Begin with what this machine has of a package, for what its wheel has besides its sources.
+
+    A package that was installed here from a checkout may have compiled parts; the checkout has changed since.
+    """
+    try:
+        spec = importlib.machinery.PathFinder.find_spec(name)
+    except (ImportError, ValueError):
+        return
+    if spec is None or not spec.origin or spec.submodule_search_locations is None:
+        return
+    here = Path(spec.origin).parent
+    if here.name != name or here.parent.name != "site-packages":
+        return
+    shutil.copytree(here, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (folder / name).rglob("*.py"):
+        if path.relative_to(folder).as_posix() not in files:
+            path.unlink()
 
 
 def _is_loaded_otherwise(name: str, files: Mapping[str, str]) -> bool:

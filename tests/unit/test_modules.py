@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 import zipfile
@@ -211,6 +212,28 @@ def test_a_module_with_the_name_of_a_package_that_the_program_uses_stays(
     write({"flow.py": "import dask\n", "dask.py": "", "own_helpers.py": ""})
     run(program, project / "flow.py")
     assert packed() == ["flow.py", "own_helpers.py"]
+
+
+def test_what_is_installed_editable_travels_as_it_is_now_beside_its_wheel(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write(
+        {
+            "env/site-packages/own_pkg-1.dist-info/direct_url.json": json.dumps(
+                {"url": project.as_uri(), "dir_info": {"editable": True}}
+            ),
+            "env/site-packages/own_pkg-1.dist-info/RECORD": "own.pth,,\n",
+            "env/site-packages/own.pth": str(project / "src"),
+            "src/own_pkg/__init__.py": "",
+            f"src/own_pkg/fast{EXTENSION_SUFFIXES[0]}": "",
+        }
+    )
+    program.syspath_prepend(str(project / "env/site-packages"))
+    program.syspath_prepend(str(project / "src"))
+    importlib.import_module("own_pkg")
+    found = modules.gather()
+    assert sorted(found.files) == [], "its wheel is none of the modules"
+    assert sorted(found.editable) == ["own_pkg/__init__.py"]
 
 
 # What stays
