@@ -15,7 +15,6 @@ import ast
 import json
 import os
 import re
-import site
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +22,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from prefect_coiled.environment.distributions import site_folders
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,7 +49,7 @@ class Installed:
     def __init__(self, path: Iterable[str] | None = None) -> None:
         entries = [entry or os.getcwd() for entry in (sys.path if path is None else path)]
         self._python = {real(p) for p in _python_folders()}
-        self._sites = {real(p) for p in _site_folders()}
+        self._sites = set(site_folders())
         self._sites |= {real(p) for p in entries if os.path.basename(p) in ("site-packages", "dist-packages")}
         # What `pip install --target` made; a checkout has an .egg-info at most.
         others = {real(p) for p in entries} - self._sites
@@ -128,13 +129,6 @@ def _python_folders() -> Iterator[str]:
         yield sysconfig.get_path(key)
     yield os.path.dirname(os.__file__)
     yield os.path.dirname(sysconfig.__file__)
-
-
-def _site_folders() -> Iterator[str]:
-    for key in ("purelib", "platlib"):
-        yield sysconfig.get_path(key)
-    yield from site.getsitepackages()
-    yield site.getusersitepackages()
 
 
 def _names(folder: Path, *ends: str) -> list[str]:

@@ -16,6 +16,7 @@ import pytest
 
 from prefect_coiled.environment import modules
 from prefect_coiled.environment.build import wheel_of
+from prefect_coiled.environment.installed import Installed
 from prefect_coiled.errors import OptionsError
 
 ROOT = Path(__file__).parents[2]
@@ -53,8 +54,11 @@ def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.
     if str(ROOT) in sys.path:
         sys.path.remove(str(ROOT))
     monkeypatch.setattr(sys.modules["__main__"], "__file__", f"{sys.prefix}/bin/prefect", raising=False)
-    for name in [n for n in sys.modules if n.partition(".")[0] in ("tests", "conftest", "test_modules")]:
-        monkeypatch.delitem(sys.modules, name)
+    installed = Installed()
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name != "__main__" and isinstance(file, str) and not installed.owns(Path(file), name):
+            monkeypatch.delitem(sys.modules, name)
     yield monkeypatch
     for name in set(sys.modules) - before:
         file = getattr(sys.modules[name], "__file__", None) or ""
