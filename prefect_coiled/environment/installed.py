@@ -76,10 +76,13 @@ class Installed:
             for folder in (self._folder_of(parent) for parent in (place, *place.parents)):
                 if folder is None:
                     continue
+                # A package may put a folder of its own on the path, with what it brings along.
+                below = place.relative_to(folder).parts
+                name = _import_name(below[0]) if below else top
                 if folder in self._sites:
-                    return not self._is_stray(folder, top)
+                    return not self._is_stray(folder, name)
                 if folder in self._targets:
-                    return top in (self.tops(folder) or {top})
+                    return name in (self.tops(folder) or {name})
                 return True
             if any(e.has(place, top) for e in self._editable):
                 return True

@@ -111,12 +111,14 @@ def test_what_is_imported_travels_wherever_it_was_found_and_its_package_travels_
             "b/own_space/inner/used.py": "",
             "b/own_space/inner/later.py": "",
             "b/own_space/inner/rows.csv": "1\n",
+            "b/pydevd_of_an_editor.py": "",
         }
     )
     program.syspath_prepend(str(project / "a"))
     program.syspath_prepend(str(project / "b"))
     importlib.import_module("own_one")
     importlib.import_module("own_space.inner.used")
+    importlib.import_module("pydevd_of_an_editor")
     inner = "own_space/inner"
     assert packed() == ["own_one.py", f"{inner}/later.py", f"{inner}/rows.csv", f"{inner}/used.py"]
 
