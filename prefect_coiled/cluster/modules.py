@@ -74,8 +74,9 @@ async def send_modules(scheduler: Any, modules: Modules, client: str | None = No
     Raises:
         OptionsError: Another program is at work on the cluster, with other modules of the same name.
     """
-    contents = {digest(content): content for content in modules.files.values()}
-    digests = {path: digest(content) for path, content in modules.files.items()}
+    files = {**modules.files, **modules.editable}
+    contents = {digest(content): content for content in files.values()}
+    digests = {path: digest(content) for path, content in files.items()}
     stays = {top_of(path.name): f"{path} stays here, {why}" for path, why in modules.left_out.items()}
     claim = Claim(process_id(), digests, client, title, stays)
     if not digests and client is None:

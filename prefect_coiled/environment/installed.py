@@ -15,7 +15,6 @@ import ast
 import json
 import os
 import re
-import site
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +22,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from prefect_coiled.environment.distributions import site_folders
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,7 +49,7 @@ class Installed:
     def __init__(self, path: Iterable[str] | None = None) -> None:
         entries = [entry or os.getcwd() for entry in (sys.path if path is None else path)]
         self._python = {real(p) for p in _python_folders()}
-        self._sites = {real(p) for p in _site_folders()}
+        self._sites = set(site_folders())
         self._sites |= {real(p) for p in entries if os.path.basename(p) in ("site-packages", "dist-packages")}
         # What `pip install --target` made; a checkout has an .egg-info at most.
         others = {real(p) for p in entries} - self._sites
@@ -75,14 +76,23 @@ class Installed:
             for folder in (self._folder_of(parent) for parent in (place, *place.parents)):
                 if folder is None:
                     continue
+                # A package may put a folder of its own on the path, with what it brings along.
+                below = place.relative_to(folder).parts
+                name = _import_name(below[0]) if below else top
                 if folder in self._sites:
-                    return not self._is_stray(folder, top)
+                    return not self._is_stray(folder, name)
                 if folder in self._targets:
-                    return top in (self.tops(folder) or {top})
+                    return name in (self.tops(folder) or {name})
                 return True
             if any(e.has(place, top) for e in self._editable):
                 return True
         return False
+
+    def is_editable(self, file: Path, name: str) -> bool:
+        """Whether a module is one of a checkout that is installed editable, so that its file may change."""
+        place = real(os.path.dirname(os.path.abspath(file)))
+        in_packages = any(self._folder_of(parent) for parent in (place, *place.parents))
+        return not in_packages and any(e.has(place, name.partition(".")[0]) for e in self._editable)
 
     def is_place(self, folder: Path) -> bool:
         """Whether a folder is one of Python itself or of packages."""
@@ -122,13 +132,6 @@ def _python_folders() -> Iterator[str]:
         yield sysconfig.get_path(key)
     yield os.path.dirname(os.__file__)
     yield os.path.dirname(sysconfig.__file__)
-
-
-def _site_folders() -> Iterator[str]:
-    for key in ("purelib", "platlib"):
-        yield sysconfig.get_path(key)
-    yield from site.getsitepackages()
-    yield site.getusersitepackages()
 
 
 def _names(folder: Path, *ends: str) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ _SUFFIXES = tuple(sorted(all_suffixes(), key=len, reverse=True))  # ".cpython-31
 _STANDARD = frozenset(sys.stdlib_module_names) | frozenset(sys.builtin_module_names)
 # Without these no worker works; whoever has a file of that name beside a script means them.
 _WORKER = frozenset({"dask", "distributed", "prefect", "prefect_dask", "prefect_coiled"})
+# What an editor puts into a program that it starts, from a folder of its own.
+_DEBUGGER = re.compile(r"^(_?pydev|_?debugpy|ptvsd|_?pycharm|_jb_)")
 _MAIN = frozenset({"__main__", "__mp_main__"})
 
 
@@ -40,11 +43,14 @@ class Tree:
         name: The name, without dots.
         root: The folder (or zip archive) on the search path that it was found in.
         wanted: Whether the program imported it, or code of it names it; else it only lies there.
+        editable: Whether it is of a package that is installed editable: machines have it as it was at their
+            boot.
     """
 
     name: str
     root: Path
     wanted: bool = True
+    editable: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,11 +112,15 @@ def find(flow_module: str | None = None, flow_file: str | None = None) -> Places
     theirs: set[str] = set()  # names that lead to something installed in this process
     for name, module in list(sys.modules.items()):
         file = _file_of(module)
-        if name in _MAIN or file is None:
-            continue
         top = name.partition(".")[0]
+        if name in _MAIN or file is None or _DEBUGGER.match(top):
+            continue
         if installed.owns(file, name):
             theirs.add(top)
+            editable = top not in _WORKER and installed.is_editable(file, name)
+            if editable and (root := _root(file, name)) is not None:
+                root = Path(os.path.realpath(root))
+                trees.setdefault((top, root), Tree(top, root, wanted=False, editable=True))
             continue
         root = _root(file, name)
         package = file.stem != "__init__" and "__path__" in module.__dict__ and _imports(file).relative

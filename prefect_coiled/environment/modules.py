@@ -35,12 +35,15 @@ class Modules:
 
     Attributes:
         files: Their content by path, as it lies in a folder on the workers' search path.
+        editable: The same of packages that are installed editable, which machines have from their boot, and
+            which may have changed since.
         left_out: Why something stays here, by its path here.
         secrets: Those of them that may be secrets.
         large: Those of them that are too large.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
+    editable: dict[str, bytes] = field(default_factory=dict)
     left_out: dict[Path, str] = field(default_factory=dict)
     secrets: tuple[Path, ...] = ()
     large: tuple[Path, ...] = ()
@@ -52,9 +55,13 @@ class Modules:
 
     def with_more(self, other: Modules) -> Modules:
         """These as they are, and what others have under other names."""
-        known = set(self.names)
-        more = {path: content for path, content in other.files.items() if _first(path) not in known}
-        return Modules({**self.files, **more}, other.left_out, other.secrets, other.large)
+
+        def added(own: dict[str, bytes], others: dict[str, bytes]) -> dict[str, bytes]:
+            known = {_first(path) for path in own}
+            return {**own, **{path: content for path, content in others.items() if _first(path) not in known}}
+
+        files, editable = added(self.files, other.files), added(self.editable, other.editable)
+        return Modules(files, editable, other.left_out, other.secrets, other.large)
 
 
 def gather(flow_module: str | None = None, flow_file: str | None = None) -> Modules:
@@ -89,7 +96,7 @@ class _Gathering:
                 self._take(tree)
         self._refuse_if_large()
         for tree in self._places.trees:
-            if not tree.wanted:
+            if not tree.wanted and not tree.editable:
                 self._take_if_it_fits(tree)
         for alias in self._places.aliases:
             self._take_alias(alias)
@@ -108,7 +115,24 @@ class _Gathering:
                 secrets.append(path)
                 continue
             files[name] = content
-        return Modules({**self._archived, **files}, self._left_out, tuple(secrets), tuple(self._large))
+        files.update(self._archived)
+        editable = self._editable({_first(name) for name in files})
+        return Modules(files, editable, self._left_out, tuple(secrets), tuple(self._large))
+
+    def _editable(self, taken: set[str]) -> dict[str, bytes]:
+        """What is installed editable, as far as it is small: the machines have a wheel of it."""
+        found: dict[str, bytes] = {}
+        trees = [t for t in self._places.trees if t.editable and t.name not in taken]
+        paths = [(t, path, size) for t in trees for path, size in self._files(t)]
+        if sum(size for *_, size in paths) > _MOST_BYTES or len(paths) > _MOST_FILES:
+            return {}
+        for tree, path, _ in paths:
+            # What is compiled was compiled for the machines.
+            if not path.name.endswith(tuple(EXTENSION_SUFFIXES)):
+                content = path.read_bytes()
+                if module_name(path.name) or not is_secret(path.name, content):
+                    found[path.relative_to(tree.root).as_posix()] = content
+        return found
 
     def _leave_large(self, path: Path, why: str) -> None:
         self._left_out[path] = why

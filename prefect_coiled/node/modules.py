@@ -105,7 +105,7 @@ class _Keeper:
     def __init__(self) -> None:
         self.claims: list[Claim] = []
         self.contents: dict[str, bytes] = {}
-        self.sent: tuple[Claim, ...] = ()
+        self.sent: tuple[Any, ...] | None = None
         self.lock = asyncio.Lock()
 
     def conflict(self, claim: Claim, clients: Container[Any]) -> tuple[tuple[str, ...], str]:
@@ -126,8 +126,10 @@ class _Keeper:
                 continue
             if other.client is not None and other.client not in clients:
                 continue  # its flow is over
-            differing = {n for n in other.names & claim.names if other.files_of(n) != claim.files_of(n)}
-            left = {p: h for p, h in other.digests.items() if top_of(p) not in differing}
+            replaced = set(other.names & claim.names)
+            if claim.client is not None or other.client is not None:
+                replaced = {n for n in replaced if other.files_of(n) != claim.files_of(n)}
+            left = {p: h for p, h in other.digests.items() if top_of(p) not in replaced}
             if left:
                 kept.append(Claim(other.process, left, other.client, other.title, other.left_out))
         self.claims = [*kept, claim]
@@ -157,14 +159,14 @@ async def offer(claim: Claim, contents: Mapping[str, bytes], dask_scheduler: Any
         keeper.contents.update(contents)
         keeper.accept(claim, dask_scheduler.clients)
         claims = tuple(keeper.claims)
-        if _same(claims, keeper.sent):
+        if _effect(claims) == keeper.sent:
             return Answer()
         plugin = WorkerModules(claims, keeper.contents)
         # The scheduler reads what users submit too, such as the graph of a collection.
         if not _is_a_program():
             plugin.install(replace=False)
         told = await dask_scheduler.register_worker_plugin(None, dumps(plugin), name=PLUGIN, idempotent=False)
-        keeper.sent = claims
+        keeper.sent = _effect(claims)
         return Answer(failed={a: _reason(r) for a, r in (told or {}).items() if r.get("status") != "OK"})
 
 
@@ -175,13 +177,17 @@ def _is_a_program() -> bool:
     return bool(list(SpecCluster._instances))
 
 
-def _same(some: Iterable[Claim], others: Iterable[Claim]) -> bool:
-    """Whether workers would get the same."""
-
-    def told(claims: Iterable[Claim]) -> list[Any]:
-        return [(c.process, dict(c.digests), dict(c.left_out)) for c in claims]
-
-    return told(some) == told(others)
+def _effect(claims: Iterable[Claim]) -> tuple[Any, ...]:
+    """What workers would have by some claims; by others of the same effect nothing need be sent."""
+    claims = list(claims)
+    digests: dict[str, str] = {}
+    left: dict[str, str] = {}
+    for claim in claims:
+        digests.update(claim.digests)
+        left.update(claim.left_out)
+    # Only in a cluster inside of a program it counts whose they are.
+    whose = {claim.process for claim in claims} if _is_a_program() else set()
+    return digests, left, {claim.names for claim in claims}, whose
 
 
 def _reason(response: Any) -> str:
@@ -255,6 +261,7 @@ class _Process:
             folder = Path(tempfile.mkdtemp(prefix="prefect-coiled-modules-", dir=place or self._folder()))
             for name in written:
                 self.homes[name] = folder
+                _copy_installed(name, folder, after[name])
                 for path, hash_ in after[name].items():
                     file = folder / path
                     file.parent.mkdir(parents=True, exist_ok=True)
@@ -329,6 +336,26 @@ def _is_here(name: str, files: Mapping[str, str]) -> bool:
     else:
         places = [Path(spec.origin).parent]
     return any(all(_hash_of(place / path) == hash_ for path, hash_ in files.items()) for place in places)
+
+
+def _copy_installed(name: str, folder: Path, files: Mapping[str, str]) -> None:
+    """Begin with what this machine has of a package, for what its wheel has besides its sources.
+
+    A package that was installed here from a checkout may have compiled parts; the checkout has changed since.
+    """
+    try:
+        spec = importlib.machinery.PathFinder.find_spec(name)
+    except (ImportError, ValueError):
+        return
+    if spec is None or not spec.origin or spec.submodule_search_locations is None:
+        return
+    here = Path(spec.origin).parent
+    if here.name != name or here.parent.name != "site-packages":
+        return
+    shutil.copytree(here, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (folder / name).rglob("*.py"):
+        if path.relative_to(folder).as_posix() not in files:
+            path.unlink()
 
 
 def _is_loaded_otherwise(name: str, files: Mapping[str, str]) -> bool:

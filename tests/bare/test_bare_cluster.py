@@ -165,7 +165,7 @@ def test_a_second_start_moves_nothing_and_asks_for_the_list_of_the_bucket_alone(
 ) -> None:
     assert "uploaded" in told(cluster, "environment")
     with Cluster(n_workers=0, package_sync_ignore=dispensable(), report=lambda step, state: None) as second:
-        assert told(second, "environment").endswith(" packages, 1 uploaded (0.0 MB)"), "the changed module"
+        assert " packages, 1 uploaded (0." in told(second, "environment"), "the changed modules"
     sandbox.clear_calls()
     with Cluster(n_workers=0, package_sync_ignore=dispensable(), report=lambda step, state: None) as third:
         assert told(third, "environment").endswith("all in the bucket")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -39,8 +40,10 @@ def deploy(client: SyncPrefectClient, environ: dict[str, str]) -> Callable[..., 
     with contextlib.suppress(ObjectAlreadyExists):
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
 
-    def make(name: str, **more: Any) -> UUID:
-        source = flow.from_source(str(Path(__file__).parent), "squares.py:squares")
+    def make(
+        name: str, folder: Path = Path(__file__).parent, entrypoint: str = "squares.py:squares", **more: Any
+    ) -> UUID:
+        source = flow.from_source(str(folder), entrypoint)
         made: UUID = source.deploy(  # type: ignore[union-attr, assignment]
             name,
             work_pool_name=POOL,
@@ -95,6 +98,64 @@ def test_a_schedule_runs_a_flow_again_and_again_until_it_is_paused(
     until(lambda: live() == [], 60)
     with pytest.raises(AssertionError, match="not within"):
         until(lambda: waiting(client, deployment), 12)
+
+
+REPORT = """
+import threading
+import shop
+from near_the_report import near
+from prefect import flow, task
+from prefect_coiled import CoiledTaskRunner
+
+GUARD = threading.Lock()
+
+@task
+def work(row):
+    from importlib.resources import files
+    assert isinstance(row, shop.Row)
+    with GUARD, shop.ENGINE:
+        return shop.Row(row.x + near()), files("shop").joinpath("rows.csv").read_text(), shop.__file__
+
+@flow(task_runner=CoiledTaskRunner(wait_for_workers=True, no_client_timeout="3 s"))
+def report():
+    with GUARD:
+        row, text, file = work.submit(shop.Row(1)).result()
+    assert isinstance(row, shop.Row) and row.x == 2 and text == "1,2"
+    assert file != shop.__file__, "a machine of its own has a copy of its own"
+"""
+
+
+def test_a_flow_in_a_folder_and_a_package_beside_that_are_imported_on_the_machines(
+    deploy: Callable[..., UUID],
+    client: SyncPrefectClient,
+    worker: Worker,
+    until: Until,
+    live: Live,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for folder in ("flows", "shop"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "flows/report.py").write_text(REPORT)
+    (tmp_path / "flows/near_the_report.py").write_text("def near(): return 1")
+    shop = "import threading\nENGINE = threading.RLock()\nclass Row:\n    def __init__(self, x): self.x = x\n"
+    (tmp_path / "shop/__init__.py").write_text(shop)
+    (tmp_path / "shop/rows.csv").write_text("1,2")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        deployment = deploy("modules", folder=tmp_path, entrypoint="flows/report.py:report")
+    finally:
+        for name in ("report", "near_the_report", "shop"):
+            sys.modules.pop(name, None)
+    run = client.create_flow_run_from_deployment(deployment)
+
+    def ended() -> bool:
+        state = client.read_flow_run(run.id).state
+        return worker.process.poll() is not None or (state is not None and state.is_final())
+
+    until(ended, 300)
+    assert state_of(client, run) == "Completed", worker.log.read_text()[-4000:]
+    until(lambda: live() == [], 60)
 
 
 def test_a_cancelled_run_takes_its_cluster_along(

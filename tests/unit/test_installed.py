@@ -128,6 +128,7 @@ def test_what_was_copied_beside_packages_belongs_to_none(site: Path) -> None:
     installed = Installed([str(site)])
     assert installed.owns(site / "known/__init__.py", "known")
     assert installed.owns(site / "_virtualenv.py", "_virtualenv")
+    assert installed.owns(site / "known/_vendored/other.py", "other"), "what it brings along is its own"
     assert not installed.owns(site / "copied.py", "copied")
     (site / "unknown-1.dist-info").mkdir()
     assert Installed([str(site)]).owns(site / "copied.py", "copied"), "a package without a record may have it"

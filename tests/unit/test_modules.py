@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 import zipfile
@@ -15,6 +16,7 @@ import pytest
 
 from prefect_coiled.environment import modules
 from prefect_coiled.environment.build import wheel_of
+from prefect_coiled.environment.installed import Installed
 from prefect_coiled.errors import OptionsError
 
 ROOT = Path(__file__).parents[2]
@@ -52,8 +54,11 @@ def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.
     if str(ROOT) in sys.path:
         sys.path.remove(str(ROOT))
     monkeypatch.setattr(sys.modules["__main__"], "__file__", f"{sys.prefix}/bin/prefect", raising=False)
-    for name in [n for n in sys.modules if n.partition(".")[0] in ("tests", "conftest", "test_modules")]:
-        monkeypatch.delitem(sys.modules, name)
+    installed = Installed()
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name != "__main__" and isinstance(file, str) and not installed.owns(Path(file), name):
+            monkeypatch.delitem(sys.modules, name)
     yield monkeypatch
     for name in set(sys.modules) - before:
         file = getattr(sys.modules[name], "__file__", None) or ""
@@ -106,12 +111,14 @@ def test_what_is_imported_travels_wherever_it_was_found_and_its_package_travels_
             "b/own_space/inner/used.py": "",
             "b/own_space/inner/later.py": "",
             "b/own_space/inner/rows.csv": "1\n",
+            "b/pydevd_of_an_editor.py": "",
         }
     )
     program.syspath_prepend(str(project / "a"))
     program.syspath_prepend(str(project / "b"))
     importlib.import_module("own_one")
     importlib.import_module("own_space.inner.used")
+    importlib.import_module("pydevd_of_an_editor")
     inner = "own_space/inner"
     assert packed() == ["own_one.py", f"{inner}/later.py", f"{inner}/rows.csv", f"{inner}/used.py"]
 
@@ -211,6 +218,28 @@ def test_a_module_with_the_name_of_a_package_that_the_program_uses_stays(
     write({"flow.py": "import dask\n", "dask.py": "", "own_helpers.py": ""})
     run(program, project / "flow.py")
     assert packed() == ["flow.py", "own_helpers.py"]
+
+
+def test_what_is_installed_editable_travels_as_it_is_now_beside_its_wheel(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write(
+        {
+            "env/site-packages/own_pkg-1.dist-info/direct_url.json": json.dumps(
+                {"url": project.as_uri(), "dir_info": {"editable": True}}
+            ),
+            "env/site-packages/own_pkg-1.dist-info/RECORD": "own.pth,,\n",
+            "env/site-packages/own.pth": str(project / "src"),
+            "src/own_pkg/__init__.py": "",
+            f"src/own_pkg/fast{EXTENSION_SUFFIXES[0]}": "",
+        }
+    )
+    program.syspath_prepend(str(project / "env/site-packages"))
+    program.syspath_prepend(str(project / "src"))
+    importlib.import_module("own_pkg")
+    found = modules.gather()
+    assert sorted(found.files) == [], "its wheel is none of the modules"
+    assert sorted(found.editable) == ["own_pkg/__init__.py"]
 
 
 # What stays
