@@ -40,7 +40,7 @@ if __name__ == "__main__":
         control.ensure_started = lambda: sandbox.info
         said = []
         with (
-            Cluster(n_workers=1, wait_for_workers=True, report=lambda _, state: said.append(state)) as cluster,
+            Cluster(n_workers=1, wait_for_workers=True, report=lambda _, text: said.append(text)) as cluster,
             Client(cluster) as client,
         ):
             answer = client.submit(there).result()
