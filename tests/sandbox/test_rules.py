@@ -60,6 +60,10 @@ class Here:
             self.of("ec2").create_security_group(GroupName=name, Description=name, VpcId=self.vpc)["GroupId"]
         )
 
+    def default_group(self) -> str:
+        of_vpc = [{"Name": "vpc-id", "Values": [self.vpc]}, {"Name": "group-name", "Values": ["default"]}]
+        return str(self.of("ec2").describe_security_groups(Filters=of_vpc)["SecurityGroups"][0]["GroupId"])
+
     def launch(self, **options: Any) -> dict[str, Any]:
         """The parameters of a launch that is well, and what is asked for besides."""
         interfaces = {} if "NetworkInterfaces" in options else {"SubnetId": self.subnet}
@@ -1025,7 +1029,66 @@ OTHERS: list[Case] = [
     ("s3-no-such", "s3", "get_object", lambda h: {"Bucket": "rules", "Key": "nobody"}, "NoSuchKey", None),
     ("s3-not-empty", "s3", "delete_bucket", lambda h: {"Bucket": "rules"}, "BucketNotEmpty", None),
 ]
-CASES = [*EC2, *OTHERS]
+CASES = [
+    *EC2,
+    *OTHERS,
+    (
+        "ec2-group-name",
+        "ec2",
+        "create_security_group",
+        lambda h: {"GroupName": "", "Description": "x"},
+        MISSING,
+        None,
+    ),
+    (
+        "ec2-template-there",
+        "ec2",
+        "describe_launch_templates",
+        lambda h: {"LaunchTemplateIds": ["lt-12345678"]},
+        "InvalidLaunchTemplateId.NotFound",
+        None,
+    ),
+    (
+        "ec2-template-there",
+        "ec2",
+        "delete_launch_template",
+        lambda h: {"LaunchTemplateName": "nobody"},
+        "InvalidLaunchTemplateName.NotFoundException",
+        None,
+    ),
+    (
+        "ec2-nat-there",
+        "ec2",
+        "describe_nat_gateways",
+        lambda h: {"NatGatewayIds": ["nat-12345678"]},
+        "NatGatewayNotFound",
+        None,
+    ),
+    (
+        "ec2-default-group",
+        "ec2",
+        "delete_security_group",
+        lambda h: {"GroupId": h.default_group()},
+        "CannotDelete",
+        None,
+    ),
+    (
+        "ec2-volume-of-image",
+        "ec2",
+        "run_instances",
+        lambda h: h.launch(**volume(VolumeSize=7)),
+        "InvalidBlockDeviceMapping",
+        lambda h: h.launch(**volume(VolumeSize=8)),
+    ),
+    (
+        "logs-tags-of-nothing",
+        "logs",
+        "list_tags_for_resource",
+        lambda h: {"resourceArn": "arn:aws:logs:us-east-1:123456789012:log-group:nobody"},
+        "ResourceNotFoundException",
+        lambda h: {"resourceArn": "arn:aws:logs:us-east-1:123456789012:log-group:group"},
+    ),
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{case[0]}-{number}" for number, case in enumerate(CASES)])

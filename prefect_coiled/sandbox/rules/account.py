@@ -80,6 +80,13 @@ class Account(NamedTuple):
 
         return iam_backends[self.number]["aws"]
 
+    @property
+    def logs(self) -> Any:
+        """CloudWatch Logs as moto holds it."""
+        from moto.logs.models import logs_backends
+
+        return logs_backends[self.number][self.region]
+
 
 class Launch(NamedTuple):
     """A launch, by RunInstances or by a fleet.

@@ -7,13 +7,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from prefect_coiled.sandbox.rules.account import Account
 from prefect_coiled.sandbox.rules.asked import Asked
 from prefect_coiled.sandbox.rules.ec2_network import is_block
-from prefect_coiled.sandbox.rules.table import kept, rule
+from prefect_coiled.sandbox.rules.table import Refusal, kept, rule
 
 __all__: list[str] = []
 
 _API = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_{}.html"
+_ERRORS = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html"
 _QUOTAS = "https://docs.aws.amazon.com/vpc/latest/userguide/amazon-vpc-limits.html"
 
 kept(
@@ -80,8 +82,10 @@ _GROUP_TEXT = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")
     "with sg-.",
     _API.format("CreateSecurityGroup"),
 )
-def group_name(asked: Asked) -> str | None:
+def group_name(asked: Asked) -> Refusal | str | None:
     name = asked.get("GroupName") or ""
+    if not name:
+        return Refusal("MissingParameter", "The request must contain the parameter GroupName")
     if name.lower().startswith("sg-"):
         return (
             f"Value ({name}) for parameter GroupName is invalid. Group names may not be in the format sg-*."
@@ -96,7 +100,9 @@ def group_name(asked: Asked) -> str | None:
     "A group's description has at most 255 characters of the same set.",
     _API.format("CreateSecurityGroup"),
 )
-def group_description(asked: Asked) -> str | None:
+def group_description(asked: Asked) -> Refusal | str | None:
+    if not asked.get("Description"):
+        return Refusal("MissingParameter", "The request must contain the parameter GroupDescription")
     return _text("GroupDescription", asked.get("Description") or "", "security group description")
 
 
@@ -235,3 +241,39 @@ def template_name(asked: Asked) -> str | None:
     if re.fullmatch(r"[a-zA-Z0-9().\-/_]{3,128}", name):
         return None
     return f"A launch template name must be between 3 and 128 characters of a-zA-Z0-9().-/_; '{name}' is not."
+
+
+@rule(
+    "ec2",
+    "DescribeLaunchTemplates DeleteLaunchTemplate",
+    "InvalidLaunchTemplateId.NotFound",
+    "The launch template is there, by its id or (InvalidLaunchTemplateName.NotFoundException) its name.",
+    _ERRORS,
+    needs="account",
+)
+def template_there(asked: Asked, account: Account) -> Refusal | str | None:
+    ids = [*asked.all("LaunchTemplateIds"), asked.get("LaunchTemplateId")]
+    names = [*asked.all("LaunchTemplateNames"), asked.get("LaunchTemplateName")]
+    for one in ids:
+        if one and one not in account.ec2.launch_templates:
+            return f"The launch template ID '{one}' does not exist"
+    for one in names:
+        if one and one not in account.ec2.launch_template_name_to_ids:
+            message = "At least one of the launch templates specified in the request does not exist."
+            return Refusal("InvalidLaunchTemplateName.NotFoundException", message)
+    return None
+
+
+@rule(
+    "ec2",
+    "DeleteSecurityGroup",
+    "CannotDelete",
+    "A VPC's default group goes with the VPC.",
+    _ERRORS,
+    needs="account",
+)
+def default_group(asked: Asked, account: Account) -> str | None:
+    group = account.ec2.get_security_group_from_id(asked.get("GroupId")) if asked.get("GroupId") else None
+    if group is None or group.name != "default":
+        return None
+    return f'the specified group: "{group.id}" name: "default" cannot be deleted by a user'

@@ -231,6 +231,7 @@ def spot_options(launch: Launch) -> str | None:
 
 
 # Sizes in GiB.
+_SMALLEST_IMAGE = 8
 _SIZES = {
     "gp2": (1, 16384),
     "gp3": (1, 65536),
@@ -324,4 +325,25 @@ def key_pair(launch: Launch) -> str | None:
     name = launch.params.get("KeyName")
     if name and name not in launch.account.ec2.key_pairs:
         return f"The key pair '{name}' does not exist"
+    return None
+
+
+@rule(
+    "ec2",
+    "RunInstances",
+    "InvalidBlockDeviceMapping",
+    "The first volume is no smaller than the image's: Amazon Linux's has 8 GiB.",
+    _VOLUME,
+    needs="launch",
+)
+def volume_of_image(launch: Launch) -> str | None:
+    image = launch.account.ec2.amis.get(launch.params.get("ImageId"))
+    if image is None:
+        return None
+    own = image.owner_id == launch.account.number
+    least = int(image.ebs_snapshot.volume.size) if own else _SMALLEST_IMAGE
+    for mapping in launch.params.get("BlockDeviceMappings") or ():
+        size = (mapping.get("Ebs") or {}).get("VolumeSize")
+        if mapping.get("DeviceName") == image.root_device_name and size is not None and int(size) < least:
+            return f"Volume of size {size}GB is smaller than snapshot, expect size >= {least}GB"
     return None

@@ -253,3 +253,18 @@ def released_address(asked: Asked) -> str | None:
     if asked.get("AllocationId") or asked.get("PublicIp"):
         return None
     return "Either public IP or allocation id must be specified"
+
+
+@rule(
+    "ec2",
+    "DescribeNatGateways",
+    "NatGatewayNotFound",
+    "The NAT gateways that are named are there.",
+    _API.format("DescribeNatGateways"),
+    needs="account",
+)
+def nat_there(asked: Asked, account: Account) -> str | None:
+    for one in asked.all("NatGatewayIds"):
+        if one not in account.ec2.nat_gateways:
+            return f"The Nat Gateway {one} was not found"
+    return None

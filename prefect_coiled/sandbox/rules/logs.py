@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prefect_coiled.sandbox.rules.account import Account
 from prefect_coiled.sandbox.rules.asked import Asked
 from prefect_coiled.sandbox.rules.table import kept, rule
 
@@ -162,3 +163,16 @@ def group_once(asked: Asked) -> str | None:
     if bool(asked.get("logGroupName")) == bool(asked.get("logGroupIdentifier")):
         return "Exactly one of logGroupName and logGroupIdentifier must be given."
     return None
+
+
+@rule(
+    "logs",
+    "ListTagsForResource",
+    "ResourceNotFoundException",
+    "Only what is there has tags.",
+    _API.format("ListTagsForResource"),
+    needs="account",
+)
+def tags_of_nothing(asked: Asked, account: Account) -> str | None:
+    name = str(asked.get("resourceArn") or "").partition(":log-group:")[2].removesuffix(":*")
+    return None if name in account.logs.groups else "The specified resource does not exist."
