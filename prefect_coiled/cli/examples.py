@@ -27,7 +27,11 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("role", "list"): ("role list --account my-team", "role list --json"),
     ("role", "attach-policy"): ("role attach-policy arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess",),
     ("role", "detach-policy"): ("role detach-policy arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess",),
-    ("sandbox", "start"): ("sandbox start", "sandbox start --idle 3600"),
+    ("sandbox", "start"): (
+        "sandbox start",
+        "sandbox start --idle 3600",
+        "sandbox start --profile realistic --account fresh",
+    ),
     ("sandbox", "status"): ("sandbox status", "sandbox status --json"),
     ("sandbox", "stop"): ("sandbox stop",),
     ("blocks", "apply"): ("blocks apply --dry-run", "blocks apply blocks/my-team.yaml"),
