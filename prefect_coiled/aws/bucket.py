@@ -6,6 +6,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from prefect_coiled.aws.batches import OBJECTS, batches
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError, ProvisionError
 from prefect_coiled.plan import tags
@@ -106,9 +107,9 @@ def read_file(aws: Aws, bucket: str, key: str) -> bytes | None:
 
 def delete_files(aws: Aws, bucket: str, keys: list[str]) -> None:
     """Delete files; those that are not there are fine."""
-    if keys:
-        listed = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
-        aws.call("s3:DeleteObjects", f"deleting {len(keys)} files of {bucket}", Bucket=bucket, Delete=listed)
+    for some in batches(keys, OBJECTS):
+        listed = {"Objects": [{"Key": key} for key in some], "Quiet": True}
+        aws.call("s3:DeleteObjects", f"deleting {len(some)} files of {bucket}", Bucket=bucket, Delete=listed)
 
 
 def delete_bucket(aws: Aws, name: str) -> bool:

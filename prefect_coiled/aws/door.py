@@ -39,9 +39,10 @@ from prefect_coiled.errors import (
     CredentialsError,
     StoppedError,
     ThrottledError,
-    aws_error,
 )
 from prefect_coiled.plan.actions import ACTIONS
+from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, SPOT_ROLE_MISSING
+from prefect_coiled.plan.aws_errors import aws_error
 from prefect_coiled.plan.policies import permitting_statement
 
 _ATTEMPTS = {"safe": 6, "once": 1, "launch": 1}
@@ -218,16 +219,19 @@ class Aws:
 
     def _explained(self, error: AccessDeniedError) -> AccessDeniedError:
         """The same, with the statement that permits the action, where our policies have one."""
-        action = error.action or next((g.action for g in ACTIONS[error.operation].grants), error.operation)
+        code = CODES.get(error.code, BY_CLASS[AccessDeniedError])
+        lacking = "iam:CreateServiceLinkedRole" if error.code == SPOT_ROLE_MISSING else error.action
+        action = lacking or next((g.action for g in ACTIONS[error.operation].grants), error.operation)
         found = permitting_statement(action, self.account)
         if found is None:
             return error
         policy, statement = found
-        return AccessDeniedError(
+        own = f"{code.next_step} " if code.next_step != BY_CLASS[AccessDeniedError].next_step else ""
+        how = f"`prefect-coiled policies {policy} --account {self.account}`"
+        explained = AccessDeniedError(
             error.diagnosis.what,
             error.diagnosis.why,
-            f"Attach the {policy} policy (`prefect-coiled policies {policy} --account {self.account}`), or "
-            f"add this statement: {json.dumps(statement)}",
+            f"{own}Attach the {policy} policy ({how}), or add this statement: {json.dumps(statement)}",
             operation=error.operation,
             code=error.code,
             request_id=error.request_id,
@@ -235,3 +239,5 @@ class Aws:
             resource=error.resource,
             statement=statement,
         )
+        explained.retried = error.retried
+        return explained

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from prefect_coiled.aws.batches import INSTANCE_TYPES, TERMINATED_AT_ONCE, batches, pages_of
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import CONSISTENCY, PROFILE_USABLE, TERMINATED, retry_while, wait_for
 from prefect_coiled.errors import AwsError, NotFoundError, OptionsError
@@ -13,7 +14,6 @@ from prefect_coiled.plan import tags
 from prefect_coiled.records import InstanceRecord
 
 LIVE = ("pending", "running", "stopping", "stopped")
-_TERMINATE_AT_ONCE = 500  # AWS recommends batches; one bad id fails a whole call
 
 
 def _record(item: dict[str, Any]) -> InstanceRecord:
@@ -152,9 +152,7 @@ def _profile_not_ready(error: AwsError) -> AwsError | None:
 
 def terminate_instances(aws: Aws, instance_ids: Iterable[str]) -> None:
     """Ask AWS to terminate the instances; one that is unknown does not keep the others alive."""
-    ids = list(instance_ids)
-    for start in range(0, len(ids), _TERMINATE_AT_ONCE):
-        chunk = ids[start : start + _TERMINATE_AT_ONCE]
+    for chunk in batches(instance_ids, TERMINATED_AT_ONCE):
         try:
             aws.call("ec2:TerminateInstances", f"terminating {len(chunk)} instances", InstanceIds=chunk)
         except NotFoundError:
@@ -182,11 +180,13 @@ def wait_terminated(
 
     def gone() -> bool | None:
         if left:
-            reservations = aws.pages(
+            reservations = pages_of(
+                aws,
                 "ec2:DescribeInstances",
                 "reading instance states",
                 "Reservations",
-                Filters=[{"Name": "instance-id", "Values": sorted(left)}],
+                "instance-id",
+                sorted(left),
             )
             states = {i["InstanceId"]: i["State"]["Name"] for r in reservations for i in r["Instances"]}
             for one in sorted(left):
@@ -234,8 +234,12 @@ def check_instance_types(aws: Aws, names: Iterable[str]) -> None:
         AwsError: With the code InvalidInstanceType, for a type that does not exist in this region.
         OptionsError: For a type with more than one GPU.
     """
-    reply = aws.call("ec2:DescribeInstanceTypes", "checking instance types", InstanceTypes=sorted(set(names)))
-    for found in reply["InstanceTypes"]:
+    what = "checking instance types"
+    replies = (
+        aws.call("ec2:DescribeInstanceTypes", what, InstanceTypes=some)
+        for some in batches(sorted(set(names)), INSTANCE_TYPES)
+    )
+    for found in (one for reply in replies for one in reply["InstanceTypes"]):
         gpus = sum(int(g.get("Count", 0)) for g in found.get("GpuInfo", {}).get("Gpus", ()))
         if gpus > 1:
             raise OptionsError(

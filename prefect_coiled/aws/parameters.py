@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 
+from prefect_coiled.aws.batches import PARAMETERS, batches
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError, OptionsError
 from prefect_coiled.plan import tags
 
 # https://docs.aws.amazon.com/systems-manager/latest/userguide/parameter-store-advanced-parameters.html
 _STANDARD, _ADVANCED = 4096, 8192
-_DELETE_AT_ONCE = 10
 
 # Seconds after its intent in which a cluster may still be coming up: no sweep touches it.
 STARTING = 1800.0
@@ -47,14 +47,11 @@ def put_secret(aws: Aws, name: str, value: str, labels: dict[str, str]) -> None:
     Raises:
         OptionsError: If it is larger than SSM allows: 8,192 bytes.
     """
-    size = len(value.encode())
-    if size > _ADVANCED:
-        raise OptionsError(
-            "environ and the Dask configuration sent to the machines",
-            f"they take {size} bytes, and SSM holds at most {_ADVANCED}",
-            "Give less in `environ`, or use send_dask_config=False.",
-        )
-    tier = "Standard" if size <= _STANDARD else "Advanced"
+    tier = _tier(
+        value,
+        "environ and the Dask configuration sent to the machines",
+        "Give less in `environ`, or use send_dask_config=False.",
+    )
     what = f"writing parameter ({name})"
     try:
         aws.call(
@@ -64,7 +61,7 @@ def put_secret(aws: Aws, name: str, value: str, labels: dict[str, str]) -> None:
             Value=value,
             Type="SecureString",
             Tier=tier,
-            Tags=tags.to_aws(labels),
+            Tags=tags.to_aws(tags.plain(labels)),
         )
     except AlreadyExistsError:
         aws.call(
@@ -72,8 +69,25 @@ def put_secret(aws: Aws, name: str, value: str, labels: dict[str, str]) -> None:
         )
 
 
+def _tier(value: str, what: str, next_step: str) -> str:
+    """The tier that a value needs.
+
+    Raises:
+        OptionsError: If it fits into none.
+    """
+    size = len(value.encode())
+    if size > _ADVANCED:
+        raise OptionsError(what, f"they take {size} bytes, and SSM holds at most {_ADVANCED}", next_step)
+    return "Standard" if size <= _STANDARD else "Advanced"
+
+
 def claim(aws: Aws, name: str, value: str, labels: dict[str, str]) -> bool:
-    """Write a parameter only if its name is free; AWS keeps names unique. Returns whether it is ours now."""
+    """Write a parameter only if its name is free; AWS keeps names unique. Returns whether it is ours now.
+
+    Raises:
+        OptionsError: If the value is larger than SSM allows: 8,192 bytes.
+    """
+    tier = _tier(value, "the options of the cluster", "Give fewer tags, ingress rules or Dask options.")
     try:
         aws.call(
             "ssm:PutParameter",
@@ -81,7 +95,8 @@ def claim(aws: Aws, name: str, value: str, labels: dict[str, str]) -> bool:
             Name=name,
             Value=value,
             Type="String",
-            Tags=tags.to_aws(labels),
+            Tier=tier,
+            Tags=tags.to_aws(tags.plain(labels)),
         )
     except AlreadyExistsError:
         return False
@@ -98,8 +113,7 @@ def find_parameters(aws: Aws, path: str) -> list[str]:
 
 def delete_parameters(aws: Aws, names: list[str]) -> None:
     """Delete parameters; those that are not there are fine."""
-    for start in range(0, len(names), _DELETE_AT_ONCE):
-        chunk = names[start : start + _DELETE_AT_ONCE]
+    for chunk in batches(names, PARAMETERS):
         aws.call("ssm:DeleteParameters", f"deleting parameters ({chunk[0]} ...)", Names=chunk)
 
 
@@ -116,4 +130,13 @@ def read_with_age(aws: Aws, name: str) -> tuple[str, float] | None:
 
 def renew(aws: Aws, name: str, value: str) -> None:
     """Write a parameter again, which makes it young."""
-    aws.call("ssm:PutParameter", f"renewing ({name})", Name=name, Value=value, Type="String", Overwrite=True)
+    aws.call(
+        "ssm:PutParameter",
+        f"renewing ({name})",
+        Name=name,
+        Value=value,
+        Type="String",
+        # What was advanced cannot become standard again, and stays what it is with this one.
+        Tier="Intelligent-Tiering",
+        Overwrite=True,
+    )

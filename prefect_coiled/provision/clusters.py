@@ -3,7 +3,7 @@
     own network fit? ─▶ claim name ─▶ set up account ─┬▶ security groups ─┐
                                   ├▶ images ──────────┼▶ template ─▶ scheduler ─▶ template ─▶ all workers
                                   ├▶ wheels ──────────┤
-                                  └▶ TLS keys ────────┘                 └▶ its address      └▶ log streams
+                                  └▶ TLS keys ────────┘                 └▶ its address
 
 The workers' template needs the scheduler's private address, which the reply of its launch already holds, so
 they boot in parallel with it. Whatever fails, everything that was made is removed before the error is raised.
@@ -199,9 +199,9 @@ def _launch(
         )
     ids = [i.instance_id for i in (scheduler, *workers)]
     session.report("instances", f"{len(ids)} launched")
-    streams = steps.ensure_log_streams.submit(aws, account.log_group, ids)
-    settle([address, streams])
-    session.report("log streams", f"{len(ids)} ready")
+    # Each machine makes its own: AWS takes 50 an account and second, and machines come up one by one.
+    session.report("log streams", f"{len(ids)} in {account.log_group}, each made by its machine")
+    settle([address])
     scheduler = address.result()
     machines = (scheduler, *workers)
     story.launched(
@@ -254,7 +254,6 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
             first_zone=own.worker_zone if own else record.scheduler.zone,
             batch=batch,
         )
-        steps.ensure_log_streams(aws, record.log_group, [i.instance_id for i in made])
         session.notes.note("scale", f"added {len(made)} workers to {spec.name}", cluster=spec.name)
         return made
 

@@ -10,7 +10,6 @@ from prefect_coiled.aws import (
     images,
     instances,
     launch_templates,
-    logs,
     own_network,
     parameters,
     security_groups,
@@ -335,12 +334,6 @@ def _attempt(
         )
         return got
     raise spent or PrefectCoiledError("launching machines", "every client token is spent")
-
-
-@step("log streams", "log streams in {group}")
-def ensure_log_streams(aws: Aws, group: str, instance_ids: list[str]) -> None:
-    """A log stream for each machine, named as the machine."""
-    logs.ensure_log_streams(aws, instance_ids)
 
 
 @step("scheduler address")
