@@ -52,7 +52,10 @@ _BUILDING = threading.Lock()
 # A client of EC2 takes a tenth of a second to build, so that all doors of a session share theirs.
 _CLIENTS: WeakKeyDictionary[boto3.Session, dict[tuple[str, ...], Any]] = WeakKeyDictionary()
 
-# The region of IAM's and STS's one endpoint does not matter; everything else is regional.
+# Where boto3 calls a service otherwise than IAM does.
+_CLIENT_NAMES = {"servicequotas": "service-quotas"}
+# The region of IAM's and STS's one endpoint does not matter; everything else is regional but for these.
+_ONE_REGION = {"freetier": "us-east-1"}
 Observer = Callable[[str, str], None]
 
 
@@ -190,7 +193,10 @@ class Aws:
                 make: Any = self.session.client
                 try:
                     clients[key] = make(
-                        service, region_name=self.region, endpoint_url=self.endpoint_url, config=config
+                        _CLIENT_NAMES.get(service, service),
+                        region_name=_ONE_REGION.get(service, self.region),
+                        endpoint_url=self.endpoint_url,
+                        config=config,
                     )
                 except (BotoCoreError, InvalidArnException) as error:
                     raise CredentialsError(f"opening a session with {service}", str(error)) from error

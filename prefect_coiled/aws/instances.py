@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from prefect_coiled.aws import quotas
 from prefect_coiled.aws.batches import INSTANCE_TYPES, TERMINATED_AT_ONCE, batches, pages_of
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import CONSISTENCY, PROFILE_USABLE, TERMINATED, retry_while, wait_for
-from prefect_coiled.errors import AwsError, NotFoundError, OptionsError
+from prefect_coiled.errors import AccountStateError, AwsError, NotFoundError, OptionsError
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.aws_errors import state_words
 from prefect_coiled.records import InstanceRecord
 
 LIVE = ("pending", "running", "stopping", "stopped")
@@ -28,7 +30,7 @@ def _record(item: dict[str, Any]) -> InstanceRecord:
         public_ip=item.get("PublicIpAddress") or "",
         spot=item.get("InstanceLifecycle") == "spot",
         state=item["State"]["Name"],
-        state_reason=(item.get("StateReason") or {}).get("Message", ""),
+        state_reason=state_words((item.get("StateReason") or {}).get("Message", "")),
         launched_at=item.get("LaunchTime"),
         cluster=labels.get(tags.CLUSTER, ""),
         cluster_uid=labels.get(tags.CLUSTER_UID, ""),
@@ -90,6 +92,7 @@ def launch_instances(
     Raises:
         NoCapacityError: If AWS has none of this type in this zone.
         QuotaError: If a limit of the AWS account is reached.
+        AccountStateError: If the AWS account is on the free plan, which has other types.
     """
     interface = {
         "DeviceIndex": 0,
@@ -120,7 +123,7 @@ def launch_instances(
                 **market,
             )
         except AwsError as error:
-            raise _profile_not_ready(error) or error from error
+            raise _profile_not_ready(error) or _free_plan(aws, instance_type, error) or error from error
 
     reply = retry_while(
         aws,
@@ -148,6 +151,26 @@ def _profile_not_ready(error: AwsError) -> AwsError | None:
             request_id=error.request_id,
         )
     return None
+
+
+def _free_plan(aws: Aws, instance_type: str, error: AwsError) -> AwsError | None:
+    # Nor has AWS a code for this: the code is that of any parameters that do not go together.
+    if error.code != "InvalidParameterCombination":
+        return None
+    allowed = quotas.free_plan_types(aws)
+    said = "free tier" in error.diagnosis.why.lower()
+    if not said and (instance_type in allowed or not quotas.on_free_plan(aws)):
+        return None
+    return AccountStateError(
+        error.diagnosis.what,
+        f"{error.diagnosis.why.rstrip('. ')}: the AWS account is on AWS's free plan, which launches "
+        f"{', '.join(allowed)} only",
+        f'Use worker_vm_types="{allowed[0]}" and scheduler_vm_types="{allowed[0]}", or upgrade the plan '
+        "(Billing and Cost Management console).",
+        operation=error.operation,
+        code=error.code,
+        request_id=error.request_id,
+    )
 
 
 def terminate_instances(aws: Aws, instance_ids: Iterable[str]) -> None:

@@ -30,6 +30,7 @@ from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord,
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks.environment import deliver, prepare
 from prefect_coiled.tasks.images import choose_image
+from prefect_coiled.tasks.launch import launch
 from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import Session, settle, tagged
 from prefect_coiled.tasks.story import Story
@@ -167,7 +168,7 @@ def _launch(
     templates["scheduler"] = steps.ensure_launch_template(
         aws, spec, "scheduler", image, account.account, environment=place
     )
-    (scheduler,) = steps.launch(
+    (scheduler,) = launch(
         session,
         spec,
         "scheduler",
@@ -185,7 +186,7 @@ def _launch(
     )
     workers: list[InstanceRecord] = []
     if spec.n_workers:
-        workers = steps.launch(
+        workers = launch(
             session,
             spec,
             "worker",
@@ -241,7 +242,7 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
         vpc_id, zones = vpc_and_zones(spec, account, own)
         groups = steps.ensure_security_groups(aws, spec, vpc_id)
         template = steps.find_launch_template(aws, spec, "worker")
-        made = steps.launch(
+        made = launch(
             session,
             spec,
             "worker",
