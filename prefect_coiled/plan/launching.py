@@ -45,6 +45,10 @@ def halves(refused: int, got: list[int]) -> Iterator[int]:
         most = most - size if got[-1] == size else size - 1 if got[-1] == 0 else 0
 
 
+# What AWS says of one type alone: that the free plan does not have it, and that the region does not.
+_FREE_PLAN, _NO_SUCH_TYPE = "InvalidParameterCombination", "InvalidInstanceType"
+
+
 class Tally:
     """What was tried of a launch, and what need not be asked for again.
 
@@ -88,7 +92,9 @@ class Tally:
             self.quota = quota
         elif error.code == SPOT_ROLE_MISSING:
             self._no_spot = True
-        elif isinstance(error, AccountStateError) or error.code == "InvalidInstanceType":
+        elif error.code == _NO_SUCH_TYPE or (
+            isinstance(error, AccountStateError) and error.code == _FREE_PLAN
+        ):
             self._refused.add(attempt.instance_type)
         elif not isinstance(error, NoCapacityError):
             return False

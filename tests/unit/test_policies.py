@@ -17,6 +17,7 @@ from prefect_coiled.plan.policies import (
     iam_policies,
     permitting_statement,
     size,
+    trust_policy,
 )
 from prefect_coiled.sandbox.iam.table import action_row, known_actions
 
@@ -200,3 +201,44 @@ def test_cloudsplaining_finds_nothing(name: str) -> None:
     assert document.tagging_actions_without_constraints == []
     assert set(document.credentials_exposure) <= WAIVED[name]
     assert document.service_wildcard == []
+
+
+@pytest.mark.parametrize(
+    ("partition", "principal"),
+    [("aws", "ec2.amazonaws.com"), ("aws-us-gov", "ec2.amazonaws.com"), ("aws-cn", "ec2.amazonaws.com.cn")],
+)
+def test_ec2_is_called_as_the_partition_calls_it(partition: str, principal: str) -> None:
+    (trusted,) = json.loads(trust_policy(partition))["Statement"]
+    assert trusted["Principal"] == {"Service": principal}
+    made = iam_policies("my-team", aws_account_id=NUMBER, partition=partition)
+    passed = [
+        next(iter(s["Condition"].values()))["iam:PassedToService"]
+        for name in ("setup", "ongoing")
+        for s in made[name]["Statement"]
+        if s["Action"] == ["iam:PassRole"]
+    ]
+    assert passed
+    assert set(passed) == {principal}
+    arns = {r.split(":")[1] for d in made.values() for s in d["Statement"] for r in s["Resource"] if ":" in r}
+    assert arns == {partition}
+
+
+def test_a_partition_that_there_is_not_is_refused() -> None:
+    with pytest.raises(OptionsError, match="aws-us-gov"):
+        iam_policies("my-team", partition="aws-eu")
+
+
+def test_the_key_of_ones_own_is_allowed_for_disks_alone() -> None:
+    key = f"arn:aws:kms:us-east-1:{NUMBER}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    added = [s for s in statements("ongoing", kms_key=key) if s["Sid"].startswith("OwnKey")]
+    assert {r for s in added for r in s["Resource"]} == {key}
+    assert "kms:CreateGrant" in {a for s in added for a in s["Action"]}
+    assert all(s["Condition"] for s in added)
+    with pytest.raises(OptionsError, match="kms_key"):
+        iam_policies("my-team", kms_key="alias/mine")
+
+
+def test_a_user_with_a_path_may_ask_what_he_may() -> None:
+    asked = [s for s in statements("ongoing") if "iam:SimulatePrincipalPolicy" in s["Action"]]
+    resources = {r for s in asked for r in s["Resource"] if ":user/" in r}
+    assert resources == {"arn:aws:iam::*:user/${aws:username}", "arn:aws:iam::*:user/*/${aws:username}"}
