@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -75,6 +76,25 @@ class Report(NamedTuple):
     seconds: float
     reply: dict[str, Any]
     error: AwsError | None = None
+
+
+# Who looks at the calls of all doors of this process.
+_watchers: list[Callable[[Report], None]] = []
+
+
+@contextmanager
+def watch_calls(watcher: Callable[[Report], None]) -> Iterator[None]:
+    """Call `watcher` with a `Report` after each call of any door of this process."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
+def _tell(report: Report) -> None:
+    for watcher in tuple(_watchers):
+        watcher(report)
 
 
 class Aws:
@@ -146,11 +166,15 @@ class Aws:
             reply: dict[str, Any] = getattr(client, method)(**parameters)
         except (BotoCoreError, ClientError) as error:
             failure = self._translate(error, action, what)
+            report = Report(action, what, time.monotonic() - begun, {}, failure)
+            _tell(report)
             if self.listener:
-                self.listener(Report(action, what, time.monotonic() - begun, {}, failure))
+                self.listener(report)
             raise failure from error
+        report = Report(action, what, time.monotonic() - begun, reply)
+        _tell(report)
         if self.listener:
-            self.listener(Report(action, what, time.monotonic() - begun, reply))
+            self.listener(report)
         return reply
 
     def pages(self, action: str, what: str, key: str, **parameters: Any) -> Iterator[dict[str, Any]]:
@@ -163,9 +187,12 @@ class Aws:
         client, method = self._prepare(action, what)
         try:
             for page in client.get_paginator(method).paginate(**parameters):
+                _tell(Report(action, what, 0.0, page))
                 yield from page.get(key, ())
         except (BotoCoreError, ClientError) as error:
-            raise self._translate(error, action, what) from error
+            failure = self._translate(error, action, what)
+            _tell(Report(action, what, 0.0, {}, failure))
+            raise failure from error
 
     def _prepare(self, action: str, what: str) -> tuple[Any, str]:
         if self.stop.is_set():

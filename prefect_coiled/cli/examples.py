@@ -10,6 +10,7 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("setup", "aws"): ("setup aws --account my-team", "setup aws --account my-team --profile work --yes"),
     ("set-up",): ("set-up --account my-team --region eu-west-1",),
     ("check",): ("check --account my-team", "check --json"),
+    ("doctor",): ("doctor --account my-team", "doctor --account my-team --spend 0.50 --report doctor.json"),
     ("ls",): ("ls", "ls --account my-team --region eu-west-1 --json"),
     ("cost",): ("cost", "cost my-cluster", "cost --account my-team --json"),
     ("logs",): ("logs my-cluster --follow", 'logs my-cluster --instance scheduler --since "10 minutes"'),

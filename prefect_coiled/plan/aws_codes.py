@@ -93,7 +93,7 @@ _REGION = "Enable the region in the AWS console (Account > AWS Regions), or choo
 _SUPPORT = "Ask AWS's support, or aws-verification@amazon.com."
 _LOG_IN = "Log in again, or use credentials that refresh by themselves."
 _BUCKET_TAKEN = "Choose another account slug: the bucket's name is made from it."
-_KMS = "See docs/permissions.md for a KMS key of your own."
+_KMS = "See `prefect-coiled policies ongoing --kms-key ARN` for a KMS key of your own."
 
 # Codes that say what there is to say, by class.
 _BARE: dict[type[AwsError], str] = {
