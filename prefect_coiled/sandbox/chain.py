@@ -12,6 +12,7 @@
     DryRun           EC2's DryRun goes no further
     Idempotency      EC2's client tokens: one effect each
     AccountJudge     AWS's rules about what is in the account
+    FreeTier         a service that moto has not
     OneAtATime       one lock around moto and the instances' states; S3 streams past it
     moto             with our corrections
 
@@ -41,6 +42,7 @@ from prefect_coiled.sandbox.authorization import Authorization
 from prefect_coiled.sandbox.calls import CallLog, Environ, StartResponse, WsgiApp, call_of, reply, run
 from prefect_coiled.sandbox.corrections import elastic, gateways, images, states
 from prefect_coiled.sandbox.faults import Faults
+from prefect_coiled.sandbox.free_tier import FreeTier
 from prefect_coiled.sandbox.http import serve_on
 from prefect_coiled.sandbox.iam.evaluator import Iam
 from prefect_coiled.sandbox.idempotency import DryRun, Idempotency
@@ -155,7 +157,7 @@ class Server:
         images.keep_disks(self._supervisor)
         self._moto = DomainDispatcherApplication(create_backend_app)
 
-        one = OneAtATime(self._moto, lock, plane.changed)
+        one = FreeTier(OneAtATime(self._moto, lock, plane.changed), settings)
         self._tokens = Idempotency(
             AccountJudge(one, settings, self._history, lock), self._instances.ended_any
         )

@@ -137,6 +137,26 @@ def test_each_type_counts_against_the_quota_of_its_family(instance_type, name):
     assert family(instance_type) == name
 
 
+def test_service_quotas_tells_the_limits_that_are_held_to(own, aws):
+    own.set(account="fresh", vcpus={"standard": 5, "g": 0})
+    quotas = aws("service-quotas")
+
+    def value(service: str, code: str) -> float:
+        return float(quotas.get_service_quota(ServiceCode=service, QuotaCode=code)["Quota"]["Value"])
+
+    assert (value("ec2", "L-1216C47A"), value("ec2", "L-34B43A08"), value("ec2", "L-DB2E81BA")) == (5, 5, 0)
+    assert value("ec2", "L-417A185B") > 1000
+    assert (value("ec2", "L-0263D0A3"), value("vpc", "L-F678F1CE")) == (5, 5)
+    assert code_of(quotas.get_service_quota, ServiceCode="ec2", QuotaCode="L-0") == "NoSuchResourceException"
+
+
+def test_the_plan_of_the_account_is_told(own, aws):
+    plan = aws("freetier").get_account_plan_state
+    assert plan()["accountPlanType"] == "PAID"
+    own.set(account="fresh")
+    assert (plan()["accountPlanType"], plan()["accountPlanStatus"]) == ("FREE", "ACTIVE")
+
+
 def test_spot_takes_the_role_that_is_made_once(own, aws, launch):
     own.set(spot_role=False)
     assert code_of(launch, "t3.micro", **SPOT) == "AuthFailure.ServiceLinkedRoleCreationNotPermitted"

@@ -11,6 +11,7 @@
     images         images of instances: pending, names used once
     buckets        a bucket's own policy: its conditions count
     tagging        GetResources of the tagging API: kinds that moto leaves out
+    quotas         Service Quotas: the limits of the settings
     registry       ECR: where the layers of an image are
     linked_roles   the names of the roles for spot machines
     gpu_images     AWS's images for machines with a GPU
@@ -49,6 +50,7 @@ def install(settings: Settings, plane: DataPlane, history: History) -> None:
         images,
         launch,
         linked_roles,
+        quotas,
         registry,
         speed,
         tagging,
@@ -65,6 +67,7 @@ def install(settings: Settings, plane: DataPlane, history: History) -> None:
     filters.install()
     images.install(settings)
     gpu_images.install()
+    quotas.install(settings)
     registry.install()
     speed.install()
     tagging.install()
