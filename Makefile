@@ -11,7 +11,7 @@ export UV_SYSTEM_CERTS ?= 1
 export UV_NATIVE_TLS ?= 1
 
 # Suites with a target of their own; and files that take minutes for what others show in part.
-APART := tests/netns tests/ui tests/vm tests/qemu
+APART := tests/netns tests/ui tests/vm tests/qemu tests/clients
 LONG := tests/deployments tests/bare tests/cluster/test_containers.py tests/cluster/test_doctor.py tests/cluster/test_gpu.py \
   tests/cluster/test_one_address.py tests/provision/test_destruction.py tests/provision/test_registry.py \
   tests/provision/test_story.py tests/runner/test_processes.py tests/cli/test_environment_diff.py
@@ -34,8 +34,11 @@ define with_versions
 	.venv-$(1)/bin/python -m pytest -p no:cacheprovider --durations 5 $(VERSIONS_TESTS)
 endef
 
-.PHONY: demo test long-test again netns-test vm-test qemu-test ui-test screens check docs lock format clean \
+.PHONY: demo test long-test clients-test again netns-test vm-test qemu-test ui-test screens check docs lock format clean \
   upstream-test oldest-test newest-test
+
+clients-test: $(STAMP)  ## environments made by uv, pip, poetry, pdm and others, with each Python that is here
+	$(BIN)/python -m pytest tests/clients --timeout 600
 
 demo: $(STAMP)  ## provision a cluster in the sandbox, run flows/quickstart.py on it, tear it down
 	PREFECT_LOGGING_LEVEL=$${PREFECT_LOGGING_LEVEL:-WARNING} $(BIN)/python flows/quickstart.py
