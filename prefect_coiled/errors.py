@@ -239,6 +239,7 @@ class SandboxError(PrefectCoiledError):
 # Codes as in https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html and the
 # "Common Errors" pages of IAM, SSM, CloudWatch Logs and STS.
 _DENIED = {
+    "403",  # all that S3 says to a HEAD request
     "AccessDenied",
     "AccessDeniedException",
     "UnauthorizedOperation",
@@ -269,12 +270,14 @@ _NOT_FOUND = {
     "NoSuchKey",
     "NoSuchTagSet",
     "ParameterNotFound",
+    "ParameterVersionNotFound",
     "RepositoryNotFoundException",
     "ResourceNotFoundException",
     "Gateway.NotAttached",
 }
 _EXISTS = {
     "AlreadyExistsException",
+    "BucketAlreadyExists",
     "BucketAlreadyOwnedByYou",
     "EntityAlreadyExists",
     "InvalidAMIName.Duplicate",

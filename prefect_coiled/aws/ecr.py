@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.ownership import check_ours
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError, OptionsError, ProvisionError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.containers import PLATFORMS, ContainerImage, repository_name
@@ -66,13 +67,7 @@ def find_repository(aws: Aws) -> dict[str, Any] | None:
         )
     except NotFoundError:
         return None
-    labels = tags.from_aws(reply["tags"])
-    if labels.get(tags.OWNER) != tags.OWNER_VALUE or labels.get(tags.ACCOUNT) != aws.account:
-        raise ProvisionError(
-            f"finding repository ({name})",
-            "there is a repository of that name in ECR that does not carry our tags",
-            "Choose another account slug, so that nothing foreign is touched.",
-        )
+    check_ours(aws, f"repository ({name})", tags.from_aws(reply["tags"]), found["repositoryArn"])
     return found
 
 

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
+from prefect_coiled.aws import ownership
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AlreadyExistsError, NotFoundError, ProvisionError
+from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
 
 RETENTION_DAYS = 30
@@ -50,11 +51,7 @@ def ensure_log_group(aws: Aws) -> str:
         except AlreadyExistsError:
             group = find_log_group(aws)
     if group is not None and not is_ours(aws, group["arn"]):
-        raise ProvisionError(
-            f"finding log group ({aws.account})",
-            "there is a log group of that name that does not carry our tags",
-            "Choose another account slug, so that nothing foreign is touched.",
-        )
+        raise ownership.foreign(f"log group ({aws.account})")
     if group is None or group["retention"] != str(RETENTION_DAYS):
         aws.call(
             "logs:PutRetentionPolicy",
@@ -72,8 +69,7 @@ def is_ours(aws: Aws, arn: str) -> bool:
         f"reading tags of log group ({aws.account})",
         resourceArn=arn.removesuffix(":*"),
     )
-    labels: dict[str, str] = reply["tags"]
-    return labels.get(tags.OWNER) == tags.OWNER_VALUE and labels.get(tags.ACCOUNT) == aws.account
+    return ownership.is_ours(aws, reply["tags"], arn)
 
 
 def ensure_log_streams(aws: Aws, names: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from prefect_coiled.cli.common import (
     out,
     print_json,
     table,
+    tell_removal,
     told,
     where,
 )
@@ -89,22 +90,25 @@ def stop_cluster(
 ) -> None:
     """Delete a cluster: its machines first, then what belongs to it."""
     from prefect_coiled.aws.instances import LIVE, find_instances
-    from prefect_coiled.aws.parameters import cluster_path, find_parameters
     from prefect_coiled.plan.cluster import check_name
     from prefect_coiled.provision import delete_cluster
+    from prefect_coiled.provision.standing import uids_of
+    from prefect_coiled.records import Removal
     from prefect_coiled.tasks.steps import Session, use_session
 
     check_name(name)
     loaded, aws = door(account, region)
-    machines = find_instances(aws, name, states=(*LIVE, "shutting-down"))
-    if not machines and not find_parameters(aws, cluster_path(loaded.slug, name)):
+    # Those that are asked about, and no other that gets the name meanwhile.
+    uids = uids_of(aws, name)
+    if not uids:
         raise _no_cluster(name, loaded, aws)
+    machines = find_instances(aws, name, states=(*LIVE, "shutting-down"))
     creators = ", ".join(sorted({m.creator for m in machines})) or "nobody known"
     if not yes:
         typer.confirm(f"Delete cluster {name} with {len(machines)} machines, made by {creators}?", abort=True)
     with use_session(Session(aws, cluster=name)):
-        removal = delete_cluster(loaded.slug, aws.region, name)
-    out().print(f"Removed: {removal}")
+        removal = sum((delete_cluster(loaded.slug, aws.region, name, uid) for uid in uids), Removal())
+    tell_removal(removal)
 
 
 @told
@@ -237,7 +241,7 @@ def sweep_account(
     loaded, aws = door(account, region)
     with use_session(Session(aws)):
         removal = sweep(loaded.slug, aws.region, release_nat=not keep_nat)
-    out().print(f"Removed: {removal}")
+    tell_removal(removal)
 
 
 def _no_cluster(name: str, account: Account, aws: Aws) -> PrefectCoiledError:

@@ -24,7 +24,7 @@ from prefect_coiled.costs import CostEstimate, MachineUse, estimate
 from prefect_coiled.errors import NameTakenError, PrefectCoiledError, ProvisionError
 from prefect_coiled.options import IngressRule
 from prefect_coiled.plan import machines
-from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.cluster import ClusterSpec, uid_of
 from prefect_coiled.plan.node_config import ClientSecrets
 from prefect_coiled.provision import (
     add_workers,
@@ -38,7 +38,7 @@ from prefect_coiled.provision.removal import terminate
 from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.provision.slots import Slot, take_slot
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
-from prefect_coiled.tasks.cluster import check_user_data
+from prefect_coiled.tasks.cluster import check_sizes, client_parameter
 from prefect_coiled.tasks.environment import PATIENCE, prepare
 from prefect_coiled.tasks.steps import Reporter, Session, use_session
 from prefect_coiled.tasks.story import Story
@@ -114,7 +114,7 @@ class Launched:
         rules = [r.model_copy(update={"cidr": own_cidr(self.aws)}) if r.cidr == "me" else r for r in ingress]
         record = self.record
         with use_session(Session(self.aws, cluster=record.name)):
-            held = change_ingress(record.account, record.region, record.name, rules)
+            held = change_ingress(record.account, record.region, record.name, rules, uid=record.uid)
         self.spec = self.spec.model_copy(update={"ingress": tuple(held)})
         return self.spec.ingress
 
@@ -227,7 +227,7 @@ def launch(
     spec = request.spec(
         account, caller.name, own_cidr=lambda: own_cidr(aws), ports=_ports(account), container=image
     )
-    check_user_data(spec)  # what does not fit is said before anything is made
+    check_sizes(spec)  # what does not fit is said before anything is made
     token = request.merged(account).options.registry.access_token
     story = Story(spec)
 
@@ -301,7 +301,7 @@ def _find_or_await(aws: Aws, name: str, report: Reporter) -> Launched | None:
     Raises:
         StoppedError: If a stop is asked for.
     """
-    intent = f"{parameters.cluster_path(aws.account, name)}intent"
+    intent = parameters.intent_of(aws.account, name)
     end = time.monotonic() + _SOMEBODY_STARTS
 
     def look() -> tuple[Launched | None] | None:
@@ -312,12 +312,13 @@ def _find_or_await(aws: Aws, name: str, report: Reporter) -> Launched | None:
         claimed = parameters.read_with_age(aws, intent)
         if claimed is None:
             return (None,)
-        uid = ClusterSpec.decode(claimed[0]).uid
+        uid = uid_of(claimed[0])
         ended = instances.find_instances(aws, name, uid=uid, states=_ENDED)
         if claimed[1] > parameters.STARTING or any(m.role == "scheduler" for m in ended):
             report("cluster", f"removing what an earlier {name} left")
-            remove_cluster(aws, name, uid, patience=_SHORTLY)
-            return (None,)
+            removal = remove_cluster(aws, name, uid, patience=_SHORTLY)
+            # As long as something is left the name is taken.
+            return (None,) if removal.is_done or time.monotonic() > end else None
         report("cluster", f"waiting for {name}, which is coming up")
         # Nobody is at it any more if it takes longer; claiming the name says so.
         return (None,) if time.monotonic() > end else None
@@ -335,7 +336,7 @@ def _ports(account: Account) -> tuple[int, int]:
 
 
 def _client_keys(aws: Aws, spec: ClusterSpec, record: ClusterRecord) -> ClientSecrets:
-    text = parameters.read_parameter(aws, f"{parameters.cluster_path(spec.account, spec.name)}client")
+    text = parameters.read_parameter(aws, client_parameter(spec))
     if text is None:
         raise ProvisionError(
             f"attaching to cluster {spec.name!r}",

@@ -12,6 +12,7 @@ import dask.config
 from dask.utils import parse_timedelta
 
 from prefect_coiled.aws.credentials import Account
+from prefect_coiled.aws.parameters import cluster_path
 from prefect_coiled.environment.capture import check_ignored
 from prefect_coiled.environment.software import check_software
 from prefect_coiled.errors import OptionsError
@@ -256,7 +257,7 @@ class Request:
         gpu = self.gpu
         spot_policy = "on-demand" if gpu and options.spot is None else options.spot_policy
         use_public = True if self.use_scheduler_public_ip is None else self.use_scheduler_public_ip
-        secrets_path = f"/prefect-coiled/{account.slug}/{name}/node"
+        secrets_path = f"{cluster_path(account.slug, name, uid)}node"
         shared: dict[str, Any] = {
             "account": account.slug,
             "region": options.region,

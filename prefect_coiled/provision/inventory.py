@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from prefect_coiled.aws import (
@@ -22,10 +23,10 @@ from prefect_coiled.aws import (
     subnets,
     vpc,
 )
-from prefect_coiled.aws.caller import find_caller
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import AccessDeniedError
 from prefect_coiled.plan import tags
-from prefect_coiled.plan.policies import bucket_name
+from prefect_coiled.plan.policies import bucket_name, earlier_bucket_name
 from prefect_coiled.records import Record
 
 
@@ -77,8 +78,9 @@ def _clusters(aws: Aws) -> Iterator[Resource]:
 
 
 def _network(aws: Aws) -> Iterator[Resource]:
-    for zone, nat in nat_gateways.find_nat_gateways(aws).items():
-        yield _tagged("NAT gateway", nat, "NatGatewayId", f"{zone}, {nat.get('State', '')}")
+    for nat in nat_gateways.list_nat_gateways(aws):
+        note = f"{nat_gateways.zone_of(nat)}, {nat.get('State', '')}"
+        yield _tagged("NAT gateway", nat, "NatGatewayId", note)
     for address in nat_gateways.find_addresses(aws):
         yield _tagged("elastic address", address, "AllocationId", str(address.get("PublicIp", "")))
     for gateway in internet_gateway.find_internet_gateways(aws):
@@ -99,9 +101,11 @@ def _shared(aws: Aws) -> Iterator[Resource]:
     group = logs.find_log_group(aws)
     if group is not None and logs.is_ours(aws, group["arn"]):
         yield Resource(kind="log group", resource_id=aws.account, note=f"{group['retention']} days")
-    name = bucket_name(aws.account, find_caller(aws).aws_account_id, aws.region)
-    if bucket.find_bucket(aws, name):
-        yield Resource(kind="bucket", resource_id=name)
+    for name_of in (bucket_name, earlier_bucket_name):
+        name = name_of(aws.account, aws.number, aws.region)
+        with suppress(AccessDeniedError):  # the policies do not reach one of the earlier name
+            if bucket.find_own_bucket(aws, name):
+                yield Resource(kind="bucket", resource_id=name)
     repository = ecr.find_repository(aws)
     if repository is not None:
         note = f"{len(ecr.find_images(aws))} images"

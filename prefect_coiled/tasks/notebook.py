@@ -38,7 +38,7 @@ class Notebook:
 
     def __init__(self, aws: Aws) -> None:
         # Its own door: what is noted is no part of the session's calls, and a stop does not end it.
-        self._door = Aws(aws.session, aws.region, aws.account, endpoint_url=aws.endpoint_url)
+        self._door = aws.beside()
         self._rows: list[Notification] = []
         self._lock = threading.Lock()
         self._over = threading.Event()

@@ -35,6 +35,8 @@ CONDITION_KEYS = {
     "ec2-if-said": "iam:passedtoservice",
     "policy": "iam:policyarn",
     "spot": "iam:awsservicename",
+    # A key for all services, which IAM's tables name for S3 by the service's own.
+    "owned": "s3:resourceaccount",
 }
 
 
@@ -142,7 +144,7 @@ def test_a_statement_about_several_services_permits_nothing_new() -> None:
         "number": NUMBER,
         "region": "*",
         "partition": "aws",
-        "bucket": f"coiled-{NUMBER}-*-my-team",
+        "bucket": bucket_name("my-team", NUMBER, "*"),
     }
     wanted = {(g.action, g.resource.format(**places)) for g in grants()}
     seen = 0
@@ -152,6 +154,7 @@ def test_a_statement_about_several_services_permits_nothing_new() -> None:
             pairs = {(a, r) for a in s["Action"] for r in s["Resource"]}
             # What must be ours already is one statement, whatever is done to it.
             ours = "aws:ResourceTag/owner" in s.get("Condition", {}).get("StringEquals", {})
+            assert "aws:ResourceAccount" not in s.get("Condition", {}).get("StringEquals", {})
             if len(services) > 1 and s["Resource"] != ["*"] and not ours:
                 seen += 1
                 assert {(a, r) for a, r in pairs if a.partition(":")[0] == r.split(":")[2]} <= wanted
