@@ -151,11 +151,11 @@ class CredentialSource:
     def _assumed(
         self, base: boto3.Session, credentials: Credentials, region: str, endpoint_url: str | None
     ) -> boto3.Session:
-        import boto3
-        import botocore.session
         from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 
-        source = base._session
+        from prefect_coiled.internals.botocore import botocore_session, session_with
+
+        source = botocore_session(base)
         args = {**self.role_args, "RoleSessionName": self.session_name}
         if self.external_id:
             args["ExternalId"] = self.external_id
@@ -167,12 +167,10 @@ class CredentialSource:
             role_arn=self.role_arn,
             extra_args=args,
         )
-        target = botocore.session.get_session()
         credentials = DeferredRefreshableCredentials(
             refresh_using=fetcher.fetch_credentials, method="assume-role"
         )
-        target._credentials = credentials  # type: ignore[attr-defined]
-        return boto3.Session(botocore_session=target, region_name=region)
+        return session_with(credentials, region)
 
 
 @functools.lru_cache(maxsize=8)

@@ -38,7 +38,6 @@ class ImageRecord(Record):
         digest: Such as "sha256:0123...".
         size: Compressed, in bytes; 0 where ECR does not say.
         pushed_at: When it was pushed.
-        media_type: The kind of its manifest.
     """
 
     repository: str
@@ -46,7 +45,6 @@ class ImageRecord(Record):
     digest: str
     size: int = 0
     pushed_at: datetime | None = None
-    media_type: str = ""
 
 
 def find_repository(aws: Aws) -> dict[str, Any] | None:
@@ -167,7 +165,6 @@ def _images(aws: Aws, uri: str) -> Iterator[ImageRecord]:
             digest=str(item["imageDigest"]),
             size=int(item.get("imageSizeInBytes") or 0),
             pushed_at=item.get("imagePushedAt"),
-            media_type=str(item.get("imageManifestMediaType", "")),
         )
 
 

@@ -13,6 +13,8 @@ from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
 
 RETENTION_DAYS = 30
+# Lines that one call gives at most.
+_LARGEST_PAGE = 10_000
 
 # CreateLogStream is limited to 50 a second (https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/
 # cloudwatch_limits_cwl.html); 16 at a time stays below that.
@@ -99,28 +101,49 @@ def read_log(
         aws: The door.
         stream: The instance id.
         since: Only what was logged from then on.
-        tail: Only the last so many lines, in one call (at most 10,000).
+        tail: Only the last so many lines.
     """
-    what = f"reading log stream ({stream})"
-    wanted: dict[str, object] = {"logGroupName": aws.account, "logStreamName": stream}
+    wanted: dict[str, Any] = {}
     if since is not None:
         wanted["startTime"] = int(since.timestamp() * 1000)
-    try:
-        if tail is not None:
-            reply = aws.call("logs:GetLogEvents", what, **wanted, limit=tail, startFromHead=False)
-            yield from (str(event["message"]) for event in reply["events"])
-            return
-        # GetLogEvents ends when it gives the same token twice; it has no botocore paginator.
-        token: str | None = None
-        while True:
-            more = {"nextToken": token} if token else {}
-            reply = aws.call("logs:GetLogEvents", what, **wanted, startFromHead=True, **more)
-            yield from (str(event["message"]) for event in reply["events"])
-            if reply["nextForwardToken"] == token or not reply["events"]:
-                return
-            token = reply["nextForwardToken"]
-    except NotFoundError:
+    if tail is None:
+        for lines in _log_pages(aws, stream, forward=True, **wanted):
+            yield from lines
         return
+    found: list[str] = []
+    for lines in _log_pages(aws, stream, forward=False, limit=min(max(tail, 1), _LARGEST_PAGE), **wanted):
+        found = lines + found
+        if len(found) >= tail:
+            break
+    yield from found[len(found) - tail :] if len(found) > tail else found
+
+
+def _log_pages(aws: Aws, stream: str, *, forward: bool, **wanted: Any) -> Iterator[list[str]]:
+    """Pages of a stream, each oldest first; from its beginning on, or from its end backwards.
+
+    A page holds at most 1 MB, and may be empty with more behind it. The end is where the token comes back
+    that was sent: https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_GetLogEvents.html
+    """
+    token: str | None = None
+    key = "nextForwardToken" if forward else "nextBackwardToken"
+    while True:
+        more = {"nextToken": token} if token else {}
+        try:
+            reply = aws.call(
+                "logs:GetLogEvents",
+                f"reading log stream ({stream})",
+                logGroupName=aws.account,
+                logStreamName=stream,
+                startFromHead=forward,
+                **wanted,
+                **more,
+            )
+        except NotFoundError:
+            return
+        yield [str(event["message"]) for event in reply["events"]]
+        if reply.get(key) in (None, token):
+            return
+        token = str(reply[key])
 
 
 def read_on(

@@ -16,6 +16,7 @@ from pydantic import SecretStr, ValidationError
 from prefect_coiled.aws.credentials import Account, CredentialSource
 from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer, credential_source
 from prefect_coiled.errors import AccountError, OptionsError
+from prefect_coiled.internals.prefect import block_of, name_of
 from prefect_coiled.options import cluster_defaults
 from prefect_coiled.options.base import one_line
 
@@ -62,7 +63,7 @@ def account_from_block(block: Ec2DaskAccount, slug: str | None = None) -> Accoun
     Raises:
         AccountError: The block was never saved and no slug is given, or the sandbox is missing.
     """
-    slug = slug or block._block_document_name
+    slug = slug or name_of(block)
     if not slug:
         raise AccountError("account", "its block has no name yet.", 'Save it: account.save("my-team").')
     layer = account_layer(block)
@@ -189,7 +190,7 @@ def unreachable(what: str, error: Exception) -> AccountError:
 def _validated(document: BlockDocument) -> Ec2DaskAccount:
     """The block of a document; Prefect's own error would hide what is wrong with it."""
     try:
-        return Ec2DaskAccount._from_block_document(document)
+        return block_of(Ec2DaskAccount, document)
     except ValidationError as error:
         cause = one_line(Ec2DaskAccount, error)
     except OptionsError as error:

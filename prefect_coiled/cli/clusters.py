@@ -21,7 +21,7 @@ from prefect_coiled.cli.common import (
     told,
     where,
 )
-from prefect_coiled.errors import PrefectCoiledError
+from prefect_coiled.errors import OptionsError, PrefectCoiledError
 
 if TYPE_CHECKING:
     from prefect_coiled.aws.credentials import Account
@@ -133,8 +133,16 @@ def change_firewall(
     if found is None:
         raise _no_cluster(name, loaded, aws)
     rules = found.spec.ingress
-    if close or cidr or port:
-        wanted = [] if close else [{"ports": port or DEFAULT_PORTS, "cidr": c} for c in cidr or ["0.0.0.0/0"]]
+    if close:
+        rules = found.set_ingress(())
+    elif cidr or port:
+        # Other ports are no reason to let others in.
+        sources = cidr or list(dict.fromkeys(rule.cidr for rule in rules))
+        if not sources:
+            raise OptionsError(
+                "firewall --port", "nobody gets in now, and who shall is not said.", "Give --cidr too."
+            )
+        wanted = [{"ports": port or DEFAULT_PORTS, "cidr": source} for source in sources]
         rules = found.set_ingress(ingress_rules(wanted))
     if as_json:
         print_json([{"ports": list(rule.ports), "cidr": rule.cidr} for rule in rules])

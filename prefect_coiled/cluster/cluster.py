@@ -67,7 +67,8 @@ class Cluster(DistributedCluster):
         tags: Tags for everything that is made.
         wait_for_workers: How many workers must have joined: True for all, False for none, a number or a
             fraction of `n_workers`; 0.3 by default.
-        timeout: Seconds until the scheduler and the waited-for workers must be there.
+        timeout: Seconds from the launch of the machines until the scheduler and the waited-for workers must
+            be there. What comes before (locking and uploading packages, set-up) does not count.
         worker_vm_types: Instance types for workers, in order of preference.
         scheduler_vm_types: Instance types for the scheduler.
         worker_cpu: vCPUs of a worker, or a range [low, high].
@@ -210,12 +211,12 @@ class Cluster(DistributedCluster):
             if launched.attached and self._request.shutdown_on_close is None:
                 self.shutdown_on_close = False
             least = min(launched.spec.min_workers, len(self.workers))
-            began += launched.waited
-            await wait_until_ready(self, launched, least=least, timeout=self.timeout, began=began)
+            # Packing and uploading have bounds of their own, and may take what they take.
+            await wait_until_ready(self, launched, least=least, timeout=self.timeout, began=launched.since)
             launched.story.joined(len(self.observed), len(self.workers))
             launched.story.ready()
             if not launched.attached:
-                ready, seconds = sorted(map(str, self.observed)), time.monotonic() - began
+                ready, seconds = sorted(map(str, self.observed)), time.monotonic() - began - launched.waited
                 text = f"{len(ready)} of {len(self.workers)} workers are ready"
                 self._noting = asyncio.ensure_future(self._note("cluster_ready", text, ready, seconds))
             # To terminals alone: the link opens the dashboard, so it is kept out of every log.

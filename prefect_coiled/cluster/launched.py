@@ -9,7 +9,6 @@ import logging
 import secrets
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timezone
 
@@ -61,6 +60,7 @@ class Launched:
         attached: Whether it was there before.
         story: Tells Prefect of it.
         slot: Its slot of the account's concurrency limit, if there is such a limit.
+        since: When its machines were launched, or were found, by `time.monotonic`.
     """
 
     slot: Slot | None = None
@@ -74,12 +74,18 @@ class Launched:
         *,
         attached: bool,
         story: Story | None = None,
+        since: float | None = None,
     ) -> None:
+        self.since = time.monotonic() if since is None else since
         self.aws = aws.without_stop()
         self.spec = spec
         self.record = record
         self.keys = keys
         self.attached = attached
+        # Every machine that there was, and until when, if it is not there any more.
+        self._ran: dict[str, tuple[InstanceRecord, datetime | None]] = {
+            w.instance_id: (w, None) for w in record.workers
+        }
         self.story = story or Story(spec)
 
     @property
@@ -107,7 +113,9 @@ class Launched:
         """Launch more workers."""
         report("workers", f"launching {count} more")
         with use_session(Session(self.aws, report=report, cluster=self.record.name)):
-            return add_workers(self.spec, self.record, count, secrets.token_hex(4))
+            made = add_workers(self.spec, self.record, count, secrets.token_hex(4))
+        self._ran.update({w.instance_id: (w, None) for w in made})
+        return made
 
     def set_ingress(self, ingress: Iterable[IngressRule]) -> tuple[IngressRule, ...]:
         """Replace the rules of the scheduler's security group."""
@@ -121,8 +129,12 @@ class Launched:
     def terminate_workers(self, ids: Iterable[str]) -> None:
         """Terminate some of the workers."""
         listed = sorted(ids)
-        instances.terminate_instances(self.aws, listed)
-        self.note("scale", f"removed {len(listed)} workers from {self.record.name}", listed)
+        with use_session(Session(self.aws)) as session:
+            instances.terminate_instances(self.aws, listed)
+            text = f"removed {len(listed)} workers from {self.record.name}"
+            session.notes.note("scale", text, cluster=self.record.name, InstanceIds=listed)
+        now = datetime.now(timezone.utc)
+        self._ran.update({one: (self._ran[one][0], now) for one in listed if one in self._ran})
 
     def note(self, event_type: str, text: str, ids: Iterable[str] = (), elapsed: float = 0.0) -> None:
         """Note something about this cluster among the account's notifications."""
@@ -168,7 +180,8 @@ class Launched:
     def cost(self, until: datetime | None = None) -> CostEstimate:
         """What the cluster costs by AWS's list prices from its launch on."""
         record, spec = self.record, self.spec
-        hours = ((until or datetime.now(timezone.utc)) - record.created_at).total_seconds() / 3600
+        end = until or datetime.now(timezone.utc)
+        hours = (end - record.created_at).total_seconds() / 3600
         uses = [
             MachineUse(
                 vm_type=record.scheduler.instance_type,
@@ -178,12 +191,17 @@ class Launched:
                 label="scheduler",
             )
         ]
-        for (kind, spot), count in Counter((w.instance_type, w.spot) for w in record.workers).items():
+        ran: dict[tuple[str, bool], list[float]] = {}
+        for worker, gone in self._ran.values():
+            begun = worker.launched_at or record.created_at
+            seconds = max((min(gone or end, end) - begun).total_seconds(), 0.0)
+            ran.setdefault((worker.instance_type, worker.spot), []).append(seconds / 3600)
+        for (kind, spot), times in ran.items():
             uses.append(
                 MachineUse(
                     vm_type=kind,
-                    count=count,
-                    hours=hours,
+                    count=len(times),
+                    hours=sum(times) / len(times),
                     spot=spot,
                     disk_gb=spec.worker_disk,
                     public_ip=spec.egress == "public-ip",
@@ -273,7 +291,9 @@ def launch(
             session.locked.discard()
     assert session.client_secrets is not None
     story.links(record, account.is_sandbox)
-    launched = Launched(aws, spec, record, session.client_secrets, attached=False, story=story)
+    launched = Launched(
+        aws, spec, record, session.client_secrets, attached=False, story=story, since=session.launched_at
+    )
     launched.slot = slot
     return launched
 

@@ -108,7 +108,6 @@ def _table() -> dict[str, Action]:
         "ec2:DescribeSubnets",
         "ec2:DescribeVpcEndpoints",
         "ec2:DescribeVolumes",
-        "ec2:DescribeVpcAttribute",
         "ec2:DescribeVpcs",
         "logs:DescribeLogGroups",
     )
@@ -116,6 +115,7 @@ def _table() -> dict[str, Action]:
     # The network
     make("setup", "once", "ec2:CreateVpc", ["vpc"])
     change("setup", "safe", "ec2:ModifyVpcAttribute", "vpc")
+    change("ongoing", "safe", "ec2:DescribeVpcAttribute", "vpc")
     change("setup", "safe", "ec2:DeleteVpc", "vpc")
     make("setup", "once", "ec2:CreateSubnet", ["subnet"], ["vpc"])
     change("setup", "safe", "ec2:DeleteSubnet", "subnet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from datetime import datetime, timezone
 from typing import Any
 
@@ -367,6 +368,7 @@ def _attempt(
             continue
         with session.lock:
             session.launched.extend(i.instance_id for i in got)
+            session.launched_at = session.launched_at or time.monotonic()
         session.notes.note(
             f"create_{role}",
             f"launched {len(got)} x {attempt}",
