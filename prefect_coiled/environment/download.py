@@ -41,7 +41,7 @@ def download(
         OptionsError: It cannot be had, is not whole, or is another file than the lock says.
     """
     what = f"downloading {wheel.file}"
-    if Path(wheel.file).name != wheel.file:
+    if Path(wheel.file).name != wheel.file or wheel.file in ("", ".", ".."):
         raise OptionsError(what, "that is no name of a file, so it is not written.")
     path = folder / wheel.file
     reason = ""

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from prefect_coiled.errors import OptionsError
-from prefect_coiled.options.base import OptionsModel, renamed
+from prefect_coiled.options.base import OptionsModel, renamed, unset
 
 DEFAULT_PORTS = (22, 8787, 8786)
 ANYWHERE = "0.0.0.0/0"
@@ -89,7 +89,7 @@ def ingress_rules(value: object) -> tuple[IngressRule, ...]:
         if isinstance(rule, Mapping):
             # Not said is the default; said and left blank is not.
             for name in ("cidr", "ports"):
-                if name in rule and rule[name] in (None, ""):
+                if name in rule and unset(rule[name]):
                     raise OptionsError(f"{name} {rule[name]!r}", "is blank, which opens nothing.", _LEAVE_OUT)
             rules.append(IngressRule(**renamed(rule, {})))
         elif isinstance(rule, IngressRule):
