@@ -30,7 +30,6 @@ __all__ = [
     "Question",
     "bucket_name",
     "bucket_policy",
-    "earlier_bucket_name",
     "grants",
     "iam_policies",
     "instance_policy",
@@ -375,11 +374,6 @@ def bucket_name(account: str, aws_account_id: str, region: str) -> str:
     """
     digest = base64.b32encode(hashlib.sha256(account.encode()).digest()[:_HASHED]).decode().lower()
     return f"coiled-{aws_account_id}-{region}-{account[:_SHOWN].rstrip('-')}-{digest}"
-
-
-def earlier_bucket_name(account: str, aws_account_id: str, region: str) -> str:
-    """The name that the bucket had at first, which long slugs could share. Never made any more."""
-    return f"coiled-{aws_account_id}-{region}-{account}"[:63].rstrip("-")
 
 
 def bucket_policy(name: str, partition: str = "aws") -> str:

@@ -33,7 +33,6 @@ from prefect_coiled.aws.leases import lease
 from prefect_coiled.errors import AccessDeniedError, CredentialsError, ProvisionError
 from prefect_coiled.options import REGIONS
 from prefect_coiled.plan.containers import repository_name
-from prefect_coiled.plan.policies import earlier_bucket_name
 from prefect_coiled.provision.removal import (
     account_bucket,
     release_addresses,
@@ -175,22 +174,7 @@ def _delete_log_group(aws: Aws) -> Removal:
 @step("delete bucket")
 def _delete_bucket(aws: Aws) -> Removal:
     name = account_bucket(aws)
-    total = _removal("bucket", [name] if bucket.delete_bucket(aws, name) else [])
-    return total + _delete_earlier_bucket(aws)
-
-
-def _delete_earlier_bucket(aws: Aws) -> Removal:
-    """Delete a bucket of the name that the account's bucket had at first, if it is ours.
-
-    The policies do not reach it: two accounts could share that name.
-    """
-    name = earlier_bucket_name(aws.account, aws.number, aws.region)
-    try:
-        if not bucket.find_own_bucket(aws, name):
-            return Removal()
-        return _removal("bucket", [name] if bucket.delete_bucket(aws, name) else [])
-    except AccessDeniedError:
-        return Removal()
+    return _removal("bucket", [name] if bucket.delete_bucket(aws, name) else [])
 
 
 @step("delete repository")

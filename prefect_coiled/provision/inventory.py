@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from typing import Any
 
 from prefect_coiled.aws import (
@@ -24,9 +23,8 @@ from prefect_coiled.aws import (
     vpc,
 )
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AccessDeniedError
 from prefect_coiled.plan import tags
-from prefect_coiled.plan.policies import bucket_name, earlier_bucket_name
+from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.records import Record
 
 
@@ -101,11 +99,9 @@ def _shared(aws: Aws) -> Iterator[Resource]:
     group = logs.find_log_group(aws)
     if group is not None and logs.is_ours(aws, group["arn"]):
         yield Resource(kind="log group", resource_id=aws.account, note=f"{group['retention']} days")
-    for name_of in (bucket_name, earlier_bucket_name):
-        name = name_of(aws.account, aws.number, aws.region)
-        with suppress(AccessDeniedError):  # the policies do not reach one of the earlier name
-            if bucket.find_own_bucket(aws, name):
-                yield Resource(kind="bucket", resource_id=name)
+    name = bucket_name(aws.account, aws.number, aws.region)
+    if bucket.find_own_bucket(aws, name):
+        yield Resource(kind="bucket", resource_id=name)
     repository = ecr.find_repository(aws)
     if repository is not None:
         note = f"{len(ecr.find_images(aws))} images"

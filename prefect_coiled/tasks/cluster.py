@@ -128,7 +128,7 @@ def check_own_network(aws: Aws, spec: ClusterSpec) -> OwnNetwork | None:
 def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Role, list[str]]:
     """The two groups; returns which of them a machine of each role gets."""
     own = spec.network
-    wide = (own.firewall_id if own is not None else "") or security_groups.ensure_security_group(
+    inside = (own.firewall_id if own is not None else "") or security_groups.ensure_security_group(
         aws,
         planning.group_name(spec, "cluster"),
         f"Dask cluster {spec.name}: its machines among themselves",
@@ -136,7 +136,7 @@ def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Rol
         planning.cluster_tags(spec, name=f"coiled-{spec.name}-cluster"),
         planning.cluster_permissions(),
     )
-    door = (own.scheduler_firewall_id if own is not None else "") or security_groups.ensure_security_group(
+    clients = (own.scheduler_firewall_id if own is not None else "") or security_groups.ensure_security_group(
         aws,
         planning.group_name(spec, "scheduler"),
         f"Dask cluster {spec.name}: clients to the scheduler",
@@ -144,7 +144,7 @@ def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Rol
         planning.cluster_tags(spec, "scheduler"),
         planning.scheduler_permissions(spec.ingress, ssh=spec.allow_ssh or bool(spec.key_name)),
     )
-    return {"scheduler": [door, wide], "worker": [wide]}
+    return {"scheduler": [clients, inside], "worker": [inside]}
 
 
 @step("image", "image {architecture}")

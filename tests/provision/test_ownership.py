@@ -17,7 +17,7 @@ from prefect_coiled.aws.ownership import is_ours
 from prefect_coiled.errors import AccessDeniedError, NameTakenError, PrefectCoiledError, ProvisionError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.cluster import ClusterSpec
-from prefect_coiled.plan.policies import bucket_name, earlier_bucket_name
+from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.provision import (
     add_workers,
     change_ingress,
@@ -97,17 +97,6 @@ def test_what_is_ours_has_our_tags_and_is_in_our_aws_account(aws: Aws) -> None:
     assert not is_ours(aws, ours, f"arn:aws:logs:us-east-1:{OTHER}:log-group:team")
     assert not is_ours(aws, tags.account_tags("team-2"), NUMBER)
     assert not is_ours(aws, {}, NUMBER)
-
-
-def test_a_bucket_of_the_name_that_it_had_at_first_goes_with_the_account(
-    session: Session, aws: Aws, sandbox: Sandbox
-) -> None:
-    s3, name = sandbox.client("s3"), earlier_bucket_name("team", NUMBER, "us-east-1")
-    s3.create_bucket(Bucket=name)
-    s3.put_bucket_tagging(Bucket=name, Tagging={"TagSet": tags.to_aws(tags.account_tags("team"))})
-    s3.put_object(Bucket=name, Key="wheels/x", Body=b"x")
-    assert name in destroy_account("team", "us-east-1").removed["bucket"]
-    assert s3.list_buckets()["Buckets"] == []
 
 
 def test_a_sweep_leaves_the_new_cluster_of_an_old_name(
