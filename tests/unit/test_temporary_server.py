@@ -63,7 +63,6 @@ def test_what_asks_prefect_says_that_its_server_did_not_start(ask: Callable[[], 
         ["cost"],
         ["demo"],
         ["blocks", "apply", "blocks"],
-        ["setup", "aws", "--account", "my-team"],
     ],
     ids=" ".join,
 )
