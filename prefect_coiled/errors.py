@@ -1,4 +1,4 @@
-"""Every error this library raises, as one tree, and the tables that classify AWS error codes.
+"""Every error this library raises, as one tree.
 
     PrefectCoiledError
     ├── OptionsError              bad input; raised before anything is spent
@@ -11,7 +11,9 @@
     │   ├── InUseError            something else still depends on the resource
     │   ├── ThrottledError        too many requests, or AWS itself failed
     │   ├── NoCapacityError       AWS has no machine of this type in this zone now
-    │   └── QuotaError            a limit of the AWS account is reached
+    │   ├── QuotaError            a limit of the AWS account is reached
+    │   ├── AccountStateError     the AWS account may not do that: it is new, blocked, on the free plan
+    │   └── InvalidRequestError   AWS does not take the request as it is
     ├── ProvisionError            a step failed; carries the first cause and what to do next
     │   ├── ClusterStartError     the cluster did not come up; nothing is left running
     │   ├── NameTakenError        another cluster has the name, or is about to
@@ -21,13 +23,12 @@
     ├── NodeError                 a machine could not start or keep its Dask process
     └── SandboxError              the local sandbox cannot start or answer
 
-AWS failures are told apart by their error *codes* (the tables below), never by message text.
+AWS failures are told apart by their error *codes* (the table of `plan.aws_codes`), never by message text.
 This module imports nothing of AWS, Prefect or Dask.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,12 +36,14 @@ from typing import Any
 __all__ = [
     "AccessDeniedError",
     "AccountError",
+    "AccountStateError",
     "AlreadyExistsError",
     "AwsError",
     "ClusterStartError",
     "CredentialsError",
     "Diagnosis",
     "InUseError",
+    "InvalidRequestError",
     "NameTakenError",
     "NoCapacityError",
     "NodeError",
@@ -54,7 +57,6 @@ __all__ = [
     "TaskLostError",
     "ThrottledError",
     "WaitTimeoutError",
-    "aws_error",
     "is_retryable",
 ]
 
@@ -123,6 +125,10 @@ class AwsError(PrefectCoiledError):
         operation: The API action, such as "ec2:CreateVpc".
         code: AWS's error code.
         request_id: AWS's request id, for a support case.
+
+    Attributes:
+        retried: Who tries again, by the table of codes: "never", "call", "step", "launch"; empty where the
+            class alone says it.
     """
 
     def __init__(
@@ -139,6 +145,7 @@ class AwsError(PrefectCoiledError):
         self.operation = operation
         self.code = code
         self.request_id = request_id
+        self.retried = ""
 
 
 class AccessDeniedError(AwsError):
@@ -204,6 +211,14 @@ class QuotaError(AwsError):
     """A limit (service quota) of the AWS account is reached."""
 
 
+class AccountStateError(AwsError):
+    """The AWS account itself may not do that: it is new, blocked, on the free plan, or not in this region."""
+
+
+class InvalidRequestError(AwsError):
+    """AWS does not take the request as it is."""
+
+
 class ProvisionError(PrefectCoiledError):
     """A provisioning step failed for good."""
 
@@ -236,175 +251,6 @@ class SandboxError(PrefectCoiledError):
     """The local sandbox cannot start, or does not answer."""
 
 
-# Codes as in https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html and the
-# "Common Errors" pages of IAM, SSM, CloudWatch Logs and STS.
-_DENIED = {
-    "403",  # all that S3 says to a HEAD request
-    "AccessDenied",
-    "AccessDeniedException",
-    "UnauthorizedOperation",
-    "Client.UnauthorizedOperation",
-    "NotAuthorized",
-}
-_CREDENTIALS = {
-    "AuthFailure",
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "IncompleteSignature",
-    "InvalidAccessKeyId",
-    "InvalidClientTokenId",
-    "MissingAuthenticationToken",
-    "OptInRequired",
-    "RequestExpired",
-    "SignatureDoesNotMatch",
-    "UnrecognizedClientException",
-}
-_NOT_FOUND = {
-    "404",  # all that S3 says to a HEAD request
-    "ImageNotFoundException",
-    "InvalidAMIID.Unavailable",
-    "LifecyclePolicyNotFoundException",
-    "NatGatewayNotFound",
-    "NoSuchBucket",
-    "NoSuchEntity",
-    "NoSuchKey",
-    "NoSuchTagSet",
-    "ParameterNotFound",
-    "ParameterVersionNotFound",
-    "RepositoryNotFoundException",
-    "ResourceNotFoundException",
-    "Gateway.NotAttached",
-}
-_EXISTS = {
-    "AlreadyExistsException",
-    "BucketAlreadyExists",
-    "BucketAlreadyOwnedByYou",
-    "EntityAlreadyExists",
-    "InvalidAMIName.Duplicate",
-    "InvalidGroup.Duplicate",
-    "InvalidLaunchTemplateName.AlreadyExistsException",
-    "InvalidPermission.Duplicate",
-    "ParameterAlreadyExists",
-    "RepositoryAlreadyExistsException",
-    "Resource.AlreadyAssociated",
-    "ResourceAlreadyExistsException",
-    "RouteAlreadyExists",
-}
-_IN_USE = {
-    "DeleteConflict",
-    "DependencyViolation",
-    "InvalidGroup.InUse",
-    "InvalidIPAddress.InUse",
-    "InvalidNetworkInterface.InUse",
-    "InvalidSnapshot.InUse",
-    "ResourceInUseException",
-}
-_THROTTLED = {
-    "EC2ThrottledException",
-    "InternalError",
-    "InternalFailure",
-    "InternalServerError",
-    "InternalServiceException",
-    "OperationAbortedException",
-    "RequestLimitExceeded",
-    "RequestThrottled",
-    "ServiceUnavailable",
-    "ServiceUnavailableException",
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "TooManyRequestsException",
-    "TooManyUpdates",
-    "Unavailable",
-}
-_NO_CAPACITY = {
-    "InsufficientCapacity",
-    "InsufficientCapacityOnHost",
-    "InsufficientFreeAddressesInSubnet",
-    "InsufficientHostCapacity",
-    "InsufficientInstanceCapacity",
-    "InsufficientReservedInstanceCapacity",
-    "SpotMaxPriceTooLow",
-    "UnfulfillableCapacity",
-    "Unsupported",
-}
-_QUOTA = {
-    "AddressLimitExceeded",
-    "InstanceLimitExceeded",
-    "InternetGatewayLimitExceeded",
-    "LimitExceeded",
-    "LimitExceededException",
-    "MaxSpotInstanceCountExceeded",
-    "NatGatewayLimitExceeded",
-    "ParameterLimitExceeded",
-    "RouteTableLimitExceeded",
-    "SecurityGroupLimitExceeded",
-    "SubnetLimitExceeded",
-    "VcpuLimitExceeded",
-    "VpcLimitExceeded",
-}
-
-_NEXT: dict[type[AwsError], str] = {
-    AccessDeniedError: "Attach the missing permission to the credentials of the account and run again.",
-    CredentialsError: "Check the AWS credentials of the account block: keys, profile or role.",
-    NoCapacityError: "Try another zone or instance type, or allow more than one vm_type.",
-    QuotaError: "Ask AWS for a higher quota (Service Quotas console), or use less at a time.",
-    ThrottledError: "AWS is slowing requests down or failing; run again in a minute.",
-}
-
-
-def _class_for(code: str) -> type[AwsError]:
-    for codes, cls in (
-        (_DENIED, AccessDeniedError),
-        (_CREDENTIALS, CredentialsError),
-        (_NOT_FOUND, NotFoundError),
-        (_EXISTS, AlreadyExistsError),
-        (_IN_USE, InUseError),
-        (_THROTTLED, ThrottledError),
-        (_NO_CAPACITY, NoCapacityError),
-        (_QUOTA, QuotaError),
-    ):
-        if code in codes:
-            return cls
-    # EC2 spells absence as "InvalidVpcID.NotFound", "InvalidInstanceID.NotFound" and so on.
-    return NotFoundError if code.endswith(".NotFound") else AwsError
-
-
-def aws_error(what: str, operation: str, response: Mapping[str, Any]) -> AwsError:
-    """Turn the response of a failed AWS call into an error of this tree.
-
-    Args:
-        what: What was being done, for a person.
-        operation: The API action, such as "ec2:CreateVpc".
-        response: The `response` of a botocore ClientError.
-
-    Returns:
-        An error of the class that the code table names.
-    """
-    error = response.get("Error", {})
-    code = str(error.get("Code", ""))
-    cls = _class_for(code)
-    # What follows is for `sts:DecodeAuthorizationMessage`, and hundreds of characters long.
-    message = str(error.get("Message", "")).partition(" Encoded authorization failure message:")[0]
-    named = _MISSING.search(message) if cls is AccessDeniedError else None
-    made = cls(
-        what,
-        f"{operation} answered {code}: {message}".rstrip(": "),
-        _NEXT.get(cls, ""),
-        operation=operation,
-        code=code,
-        request_id=str(response.get("ResponseMetadata", {}).get("RequestId", "")),
-    )
-    if isinstance(made, AccessDeniedError) and named is not None:
-        made.action, made.resource = named[1], named[2]
-    return made
-
-
-# How AWS names what is missing:
-# https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_access-denied.html
-_MISSING = re.compile(r"not authorized to perform: ([\w:-]+) on resource: (\S+)")
-
-
 # A step may be tried again after these. No capacity is not among them: the launch itself goes on
 # to the next type, the next zone and on demand, and then gives up with what it tried.
 _RETRYABLE = (ThrottledError, InUseError, NotFoundError, AlreadyExistsError)
@@ -412,4 +258,6 @@ _RETRYABLE = (ThrottledError, InUseError, NotFoundError, AlreadyExistsError)
 
 def is_retryable(error: BaseException) -> bool:
     """Whether running the whole idempotent step again can help."""
+    if isinstance(error, AwsError) and error.retried:
+        return error.retried in ("call", "step")
     return isinstance(error, (*_RETRYABLE, ConnectionError))

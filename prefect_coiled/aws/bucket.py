@@ -5,18 +5,18 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from prefect_coiled.aws.batches import OBJECTS, batches
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.ownership import check_ours, foreign, is_ours
-from prefect_coiled.errors import AlreadyExistsError, NotFoundError, aws_error
+from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.aws_errors import aws_error
 from prefect_coiled.plan.policies import bucket_name, bucket_policy
 
 # Days after which a file goes; what is still wanted is put there again by the next launch.
 KEPT_DAYS = 30
 # What is older than this is put again, so that no running cluster outlives its wheels.
 RENEWED_DAYS = 15
-# What S3 lists and deletes in one call.
-_DELETED_AT_ONCE = 1000
 # The name is another AWS account's: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateBucket.html
 _ANOTHERS = "BucketAlreadyExists"
 
@@ -89,7 +89,7 @@ def ensure_bucket(aws: Aws, aws_account_id: str) -> str:
 
 def _files(aws: Aws, name: str) -> list[str]:
     """Some of the keys in a bucket, at most a thousand."""
-    page = aws.call("s3:ListObjectsV2", f"listing bucket ({name})", Bucket=name, MaxKeys=_DELETED_AT_ONCE)
+    page = aws.call("s3:ListObjectsV2", f"listing bucket ({name})", Bucket=name, MaxKeys=OBJECTS)
     return [str(item["Key"]) for item in page.get("Contents", ())]
 
 
@@ -136,8 +136,7 @@ def delete_files(aws: Aws, bucket: str, keys: list[str]) -> None:
             https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
     """
     what = f"deleting {len(keys)} files of bucket ({bucket})"
-    for start in range(0, len(keys), _DELETED_AT_ONCE):
-        chunk = keys[start : start + _DELETED_AT_ONCE]
+    for chunk in batches(keys, OBJECTS):
         listed = {"Objects": [{"Key": key} for key in chunk], "Quiet": True}
         reply = aws.call("s3:DeleteObjects", what, Bucket=bucket, Delete=listed)
         stayed = [e for e in reply.get("Errors", ()) if e.get("Code") != "NoSuchKey"]

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -40,9 +41,10 @@ from prefect_coiled.errors import (
     CredentialsError,
     StoppedError,
     ThrottledError,
-    aws_error,
 )
 from prefect_coiled.plan.actions import ACTIONS, changes
+from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, SPOT_ROLE_MISSING
+from prefect_coiled.plan.aws_errors import aws_error
 from prefect_coiled.plan.policies import permitting_statement
 
 _ATTEMPTS = {"safe": 6, "once": 1, "launch": 1}
@@ -55,6 +57,10 @@ _CLIENTS: WeakKeyDictionary[boto3.Session, dict[tuple[str, ...], Any]] = WeakKey
 # The number of the AWS account behind a session, by endpoint: credentials do not change accounts.
 _NUMBERS: WeakKeyDictionary[boto3.Session, dict[str, str]] = WeakKeyDictionary()
 
+# Where boto3 calls a service otherwise than IAM does.
+_CLIENT_NAMES = {"servicequotas": "service-quotas"}
+# The region of IAM's and STS's one endpoint does not matter; everything else is regional but for these.
+_ONE_REGION = {"freetier": "us-east-1"}
 Observer = Callable[[str, str], None]
 # Nobody can own a bucket that is being made.
 _WITHOUT_OWNER = {"s3:CreateBucket"}
@@ -76,6 +82,25 @@ class Report(NamedTuple):
     seconds: float
     reply: dict[str, Any]
     error: AwsError | None = None
+
+
+# Who looks at the calls of all doors of this process.
+_watchers: list[Callable[[Report], None]] = []
+
+
+@contextmanager
+def watch_calls(watcher: Callable[[Report], None]) -> Iterator[None]:
+    """Call `watcher` with a `Report` after each call of any door of this process."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
+def _tell(report: Report) -> None:
+    for watcher in tuple(_watchers):
+        watcher(report)
 
 
 class Aws:
@@ -181,11 +206,15 @@ class Aws:
             reply: dict[str, Any] = getattr(client, method)(**parameters)
         except (BotoCoreError, ClientError) as error:
             failure = self._translate(error, action, what)
+            report = Report(action, what, time.monotonic() - begun, {}, failure)
+            _tell(report)
             if self.listener:
-                self.listener(Report(action, what, time.monotonic() - begun, {}, failure))
+                self.listener(report)
             raise failure from error
+        report = Report(action, what, time.monotonic() - begun, reply)
+        _tell(report)
         if self.listener:
-            self.listener(Report(action, what, time.monotonic() - begun, reply))
+            self.listener(report)
         return reply
 
     def pages(self, action: str, what: str, key: str, **parameters: Any) -> Iterator[dict[str, Any]]:
@@ -199,9 +228,12 @@ class Aws:
         client, method = self._prepare(action, what)
         try:
             for page in client.get_paginator(method).paginate(**parameters):
+                _tell(Report(action, what, 0.0, page))
                 yield from page.get(key, ())
         except (BotoCoreError, ClientError) as error:
-            raise self._translate(error, action, what) from error
+            failure = self._translate(error, action, what)
+            _tell(Report(action, what, 0.0, {}, failure))
+            raise failure from error
 
     def _owned(self, action: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """Names of buckets are shared by all of AWS: whose the bucket has to be is said with every call.
@@ -240,7 +272,10 @@ class Aws:
                 make: Any = self.session.client
                 try:
                     clients[key] = make(
-                        service, region_name=self.region, endpoint_url=self.endpoint_url, config=config
+                        _CLIENT_NAMES.get(service, service),
+                        region_name=_ONE_REGION.get(service, self.region),
+                        endpoint_url=self.endpoint_url,
+                        config=config,
                     )
                 except (BotoCoreError, InvalidArnException) as error:
                     raise CredentialsError(f"opening a session with {service}", str(error)) from error
@@ -269,16 +304,19 @@ class Aws:
 
     def _explained(self, error: AccessDeniedError) -> AccessDeniedError:
         """The same, with the statement that permits the action, where our policies have one."""
-        action = error.action or next((g.action for g in ACTIONS[error.operation].grants), error.operation)
+        code = CODES.get(error.code, BY_CLASS[AccessDeniedError])
+        lacking = "iam:CreateServiceLinkedRole" if error.code == SPOT_ROLE_MISSING else error.action
+        action = lacking or next((g.action for g in ACTIONS[error.operation].grants), error.operation)
         found = permitting_statement(action, self.account)
         if found is None:
             return error
         policy, statement = found
-        return AccessDeniedError(
+        own = f"{code.next_step} " if code.next_step != BY_CLASS[AccessDeniedError].next_step else ""
+        how = f"`prefect-coiled policies {policy} --account {self.account}`"
+        explained = AccessDeniedError(
             error.diagnosis.what,
             error.diagnosis.why,
-            f"Attach the {policy} policy (`prefect-coiled policies {policy} --account {self.account}`), or "
-            f"add this statement: {json.dumps(statement)}",
+            f"{own}Attach the {policy} policy ({how}), or add this statement: {json.dumps(statement)}",
             operation=error.operation,
             code=error.code,
             request_id=error.request_id,
@@ -286,3 +324,5 @@ class Aws:
             resource=error.resource,
             statement=statement,
         )
+        explained.retried = error.retried
+        return explained

@@ -55,7 +55,7 @@ def foresee(aws: Aws, caller: Caller) -> tuple[Denied, ...]:
                 "EvaluationResults",
                 PolicySourceArn=source,
                 ActionNames=list(question.actions),
-                ResourceArns=[question.resource.replace("${aws:username}", caller.name)],
+                ResourceArns=[_resource(question.resource, caller)],
                 ContextEntries=entries,
             )
             missing += [
@@ -64,6 +64,11 @@ def foresee(aws: Aws, caller: Caller) -> tuple[Denied, ...]:
                 if r["EvalDecision"] != "allowed"
             ]
     return tuple(missing)
+
+
+def _resource(resource: str, caller: Caller) -> str:
+    """What is asked about; of oneself by one's own ARN, which has the path that the policy leaves open."""
+    return caller.arn if "${aws:username}" in resource else resource
 
 
 def _source(arn: str) -> str:

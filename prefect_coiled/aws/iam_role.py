@@ -47,7 +47,9 @@ def ensure_role(aws: Aws) -> str:
                 "iam:CreateRole",
                 f"creating role ({aws.account})",
                 RoleName=aws.account,
-                AssumeRolePolicyDocument=policies.trust_policy(),
+                AssumeRolePolicyDocument=policies.trust_policy(
+                    aws.session.get_partition_for_region(aws.region)
+                ),
                 Description="Machines of Dask clusters made by prefect_coiled",
                 Tags=tags.to_aws(tags.named(tags.account_tags(aws.account), aws.account)),
             )["Role"]

@@ -6,14 +6,16 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from prefect_coiled.aws import quotas
+from prefect_coiled.aws.batches import INSTANCE_TYPES, TERMINATED_AT_ONCE, batches, pages_of
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import CONSISTENCY, PROFILE_USABLE, TERMINATED, retry_while, wait_for
-from prefect_coiled.errors import AwsError, NotFoundError, OptionsError
+from prefect_coiled.errors import AccountStateError, AwsError, NotFoundError, OptionsError
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.aws_errors import state_words
 from prefect_coiled.records import InstanceRecord
 
 LIVE = ("pending", "running", "stopping", "stopped")
-_TERMINATE_AT_ONCE = 500  # AWS recommends batches; one bad id fails a whole call
 
 
 def _record(item: dict[str, Any]) -> InstanceRecord:
@@ -28,7 +30,7 @@ def _record(item: dict[str, Any]) -> InstanceRecord:
         public_ip=item.get("PublicIpAddress") or "",
         spot=item.get("InstanceLifecycle") == "spot",
         state=item["State"]["Name"],
-        state_reason=(item.get("StateReason") or {}).get("Message", ""),
+        state_reason=state_words((item.get("StateReason") or {}).get("Message", "")),
         launched_at=item.get("LaunchTime"),
         cluster=labels.get(tags.CLUSTER, ""),
         cluster_uid=labels.get(tags.CLUSTER_UID, ""),
@@ -86,6 +88,7 @@ def launch_instances(
     Raises:
         NoCapacityError: If AWS has none of this type in this zone.
         QuotaError: If a limit of the AWS account is reached.
+        AccountStateError: If the AWS account is on the free plan, which has other types.
     """
     interface = {
         "DeviceIndex": 0,
@@ -116,7 +119,7 @@ def launch_instances(
                 **market,
             )
         except AwsError as error:
-            raise _profile_not_ready(error) or error from error
+            raise _profile_not_ready(error) or _free_plan(aws, instance_type, error) or error from error
 
     reply = retry_while(
         aws,
@@ -146,11 +149,29 @@ def _profile_not_ready(error: AwsError) -> AwsError | None:
     return None
 
 
+def _free_plan(aws: Aws, instance_type: str, error: AwsError) -> AwsError | None:
+    # Nor has AWS a code for this: the code is that of any parameters that do not go together.
+    if error.code != "InvalidParameterCombination":
+        return None
+    allowed = quotas.free_plan_types(aws)
+    said = "free tier" in error.diagnosis.why.lower()
+    if not said and (instance_type in allowed or not quotas.on_free_plan(aws)):
+        return None
+    return AccountStateError(
+        error.diagnosis.what,
+        f"{error.diagnosis.why.rstrip('. ')}: the AWS account is on AWS's free plan, which launches "
+        f"{', '.join(allowed)} only",
+        f'Use worker_vm_types="{allowed[0]}" and scheduler_vm_types="{allowed[0]}", or upgrade the plan '
+        "(Billing and Cost Management console).",
+        operation=error.operation,
+        code=error.code,
+        request_id=error.request_id,
+    )
+
+
 def terminate_instances(aws: Aws, instance_ids: Iterable[str]) -> None:
     """Ask AWS to terminate the instances; one that is unknown does not keep the others alive."""
-    ids = list(instance_ids)
-    for start in range(0, len(ids), _TERMINATE_AT_ONCE):
-        chunk = ids[start : start + _TERMINATE_AT_ONCE]
+    for chunk in batches(instance_ids, TERMINATED_AT_ONCE):
         try:
             aws.call("ec2:TerminateInstances", f"terminating {len(chunk)} instances", InstanceIds=chunk)
         except NotFoundError:
@@ -178,11 +199,13 @@ def wait_terminated(
 
     def gone() -> bool | None:
         if left:
-            reservations = aws.pages(
+            reservations = pages_of(
+                aws,
                 "ec2:DescribeInstances",
                 "reading instance states",
                 "Reservations",
-                Filters=[{"Name": "instance-id", "Values": sorted(left)}],
+                "instance-id",
+                sorted(left),
             )
             states = {i["InstanceId"]: i["State"]["Name"] for r in reservations for i in r["Instances"]}
             for one in sorted(left):
@@ -230,8 +253,12 @@ def check_instance_types(aws: Aws, names: Iterable[str]) -> None:
         AwsError: With the code InvalidInstanceType, for a type that does not exist in this region.
         OptionsError: For a type with more than one GPU.
     """
-    reply = aws.call("ec2:DescribeInstanceTypes", "checking instance types", InstanceTypes=sorted(set(names)))
-    for found in reply["InstanceTypes"]:
+    what = "checking instance types"
+    replies = (
+        aws.call("ec2:DescribeInstanceTypes", what, InstanceTypes=some)
+        for some in batches(sorted(set(names)), INSTANCE_TYPES)
+    )
+    for found in (one for reply in replies for one in reply["InstanceTypes"]):
         gpus = sum(int(g.get("Count", 0)) for g in found.get("GpuInfo", {}).get("Gpus", ()))
         if gpus > 1:
             raise OptionsError(

@@ -1,9 +1,13 @@
-"""CloudWatch Logs: the account's log group (30 days), a stream for each instance, and reading them."""
+"""CloudWatch Logs: the account's log group (30 days), and reading the streams that machines write there.
+
+Each machine makes its own stream, named as itself: CreateLogStream is limited to 50 an account and second
+(https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.html).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -15,10 +19,6 @@ from prefect_coiled.plan import tags
 RETENTION_DAYS = 30
 # Lines that one call gives at most.
 _LARGEST_PAGE = 10_000
-
-# CreateLogStream is limited to 50 a second (https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/
-# cloudwatch_limits_cwl.html); 16 at a time stays below that.
-_STREAMS_AT_ONCE = 16
 
 
 def find_log_group(aws: Aws) -> dict[str, str] | None:
@@ -72,24 +72,6 @@ def is_ours(aws: Aws, arn: str) -> bool:
         resourceArn=arn.removesuffix(":*"),
     )
     return ownership.is_ours(aws, reply["tags"], arn)
-
-
-def ensure_log_streams(aws: Aws, names: Iterable[str]) -> None:
-    """Make a stream for each instance id; one that is there already is fine."""
-
-    def create(name: str) -> None:
-        try:
-            aws.call(
-                "logs:CreateLogStream",
-                f"creating log stream ({name})",
-                logGroupName=aws.account,
-                logStreamName=name,
-            )
-        except AlreadyExistsError:
-            return
-
-    with ThreadPoolExecutor(_STREAMS_AT_ONCE, thread_name_prefix="log-streams") as pool:
-        list(pool.map(create, names))
 
 
 def read_log(
@@ -181,7 +163,13 @@ def write_log(aws: Aws, stream: str, lines: list[tuple[datetime, str]]) -> None:
     try:
         aws.call("logs:PutLogEvents", what, **wanted)
     except NotFoundError:
-        ensure_log_streams(aws, [stream])
+        with suppress(AlreadyExistsError):
+            aws.call(
+                "logs:CreateLogStream",
+                f"creating log stream ({stream})",
+                logGroupName=aws.account,
+                logStreamName=stream,
+            )
         aws.call("logs:PutLogEvents", what, **wanted)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 
+from prefect_coiled.aws.batches import PARAMETERS, batches
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError, OptionsError
 from prefect_coiled.plan import tags
 
 # https://docs.aws.amazon.com/systems-manager/latest/userguide/parameter-store-advanced-parameters.html
 STANDARD_LIMIT, _ADVANCED = 4096, 8192
-_DELETE_AT_ONCE = 10
 
 # What the parameter is called by which a cluster has its name.
 INTENT = "intent"
@@ -55,14 +55,11 @@ def put_secret(aws: Aws, name: str, value: str, labels: dict[str, str]) -> None:
     Raises:
         OptionsError: If it is larger than SSM allows: 8,192 bytes.
     """
-    size = len(value.encode())
-    if size > _ADVANCED:
-        raise OptionsError(
-            "environ and the Dask configuration sent to the machines",
-            f"they take {size} bytes, and SSM holds at most {_ADVANCED}",
-            "Give less in `environ`, or use send_dask_config=False.",
-        )
-    tier = "Standard" if size <= STANDARD_LIMIT else "Advanced"
+    tier = _tier(
+        value,
+        "environ and the Dask configuration sent to the machines",
+        "Give less in `environ`, or use send_dask_config=False.",
+    )
     what = f"writing parameter ({name})"
     try:
         aws.call(
@@ -72,7 +69,7 @@ def put_secret(aws: Aws, name: str, value: str, labels: dict[str, str]) -> None:
             Value=value,
             Type="SecureString",
             Tier=tier,
-            Tags=tags.to_aws(labels),
+            Tags=tags.to_aws(tags.plain(labels)),
         )
     except AlreadyExistsError:
         aws.call(
@@ -95,6 +92,18 @@ def check_size(value: str) -> None:
         )
 
 
+def _tier(value: str, what: str, next_step: str) -> str:
+    """The tier that a value needs.
+
+    Raises:
+        OptionsError: If it fits into none.
+    """
+    size = len(value.encode())
+    if size > _ADVANCED:
+        raise OptionsError(what, f"they take {size} bytes, and SSM holds at most {_ADVANCED}", next_step)
+    return "Standard" if size <= STANDARD_LIMIT else "Advanced"
+
+
 def claim(aws: Aws, name: str, value: str, labels: dict[str, str]) -> bool:
     """Write a parameter only if its name is free; AWS keeps names unique. Returns whether it is ours now.
 
@@ -109,7 +118,7 @@ def claim(aws: Aws, name: str, value: str, labels: dict[str, str]) -> bool:
             Name=name,
             Value=value,
             Type="String",
-            Tags=tags.to_aws(labels),
+            Tags=tags.to_aws(tags.plain(labels)),
         )
     except AlreadyExistsError:
         return False
@@ -132,8 +141,7 @@ def find_parameters(aws: Aws, path: str) -> list[str]:
 
 def delete_parameters(aws: Aws, names: list[str]) -> None:
     """Delete parameters; those that are not there are fine."""
-    for start in range(0, len(names), _DELETE_AT_ONCE):
-        chunk = names[start : start + _DELETE_AT_ONCE]
+    for chunk in batches(names, PARAMETERS):
         aws.call("ssm:DeleteParameters", f"deleting parameters ({chunk[0]} ...)", Names=chunk)
 
 

@@ -23,6 +23,7 @@ from prefect_coiled.cli.clusters import (
 )
 from prefect_coiled.cli.costs import show_cost
 from prefect_coiled.cli.demo import demo
+from prefect_coiled.cli.doctor import run_doctor
 from prefect_coiled.cli.environment import environment_app
 from prefect_coiled.cli.examples import add_examples
 from prefect_coiled.cli.images import list_images
@@ -49,6 +50,7 @@ app.add_typer(role_app, name="role", help="What the account's machines may do in
 account_app.command("destroy")(account_destroy)
 app.command("policies")(show_policy)
 app.command("check")(check)
+app.command("doctor")(run_doctor)
 app.command("set-up")(set_up)
 app.command("ls")(list_clusters)
 app.command("cost")(show_cost)

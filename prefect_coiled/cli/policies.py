@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -18,6 +18,11 @@ from prefect_coiled.cli.common import (
     told,
     where,
 )
+
+if TYPE_CHECKING:
+    from prefect_coiled.aws.credentials import Account
+    from prefect_coiled.aws.door import Aws
+    from prefect_coiled.provision.room import Room
 
 # Those of `plan.policies`, which is not imported for the help alone; a test compares them.
 PolicyName: TypeAlias = Literal["setup", "ongoing", "instance"]
@@ -36,6 +41,9 @@ def show_policy(
     own_network: Annotated[
         bool, typer.Option("--own-network", help="Allow the network that the account's block names, too.")
     ] = False,
+    kms_key: Annotated[
+        str, typer.Option(help="ARN of a KMS key of your own, if disks are encrypted with one by default.")
+    ] = "",
 ) -> None:
     """Print an IAM policy as JSON: for set-up, for everything after it, or of the machines' role.
 
@@ -48,15 +56,16 @@ def show_policy(
 
     slug = account or str(cluster_defaults().get("account") or DEFAULT_ACCOUNT)
     network = merge(None, load_account(slug).options).options.network if own_network else None
-    made = iam_policies(slug, aws_account_id=number, region=region, network=network)
+    made = iam_policies(slug, aws_account_id=number, region=region, network=network, kms_key=kms_key)
     print_json(made[name])
 
 
 @told
 def check(account: AccountOption = None, region: RegionOption = None, as_json: JsonOption = False) -> None:
-    """Say who the account's credentials are, and what AWS would deny them. Changes nothing.
+    """Say who the account's credentials are, what AWS would deny them, and how many workers fit.
 
-    The exit code is 1 where something would be denied that a cluster needs.
+    Changes nothing. The exit code is 1 where something would be denied that a cluster needs, or where a
+    cluster of the default types would not come up.
     """
     from prefect_coiled.aws.caller import find_caller
     from prefect_coiled.aws.foresight import foresee
@@ -71,12 +80,22 @@ def check(account: AccountOption = None, region: RegionOption = None, as_json: J
     console.print(f"AWS account {caller.aws_account_id} as {caller.arn}")
     if remark := check_api_url(loaded.shares_loopback):
         console.print(f"{remark}.")
-    answer = {
+    answer: dict[str, Any] = {
         "account": loaded.slug,
         "region": aws.region,
         "aws_account_id": caller.aws_account_id,
         "arn": caller.arn,
         "remark": remark,
+    }
+    room = _room(loaded, aws)
+    for line in room.lines():
+        # The sandbox has no quotas unless it is told.
+        if room.workers is not None or room.free_plan or not loaded.is_sandbox:
+            console.print(line)
+    answer |= {
+        "room": room.workers,
+        "quota": room.quota.model_dump() if room.quota else None,
+        "free_plan": list(room.free_plan),
     }
     try:
         denied = foresee(aws, caller)
@@ -106,4 +125,17 @@ def check(account: AccountOption = None, region: RegionOption = None, as_json: J
         raise typer.Exit(1)
     if "setup" in phases:
         console.print("Set up. New networks and subnets need the set-up policy again; all else goes on.")
+    if not room.suffices:
+        console.print("A cluster of the default types would not come up.")
+        raise typer.Exit(1)
     console.print("Ready.")
+
+
+def _room(account: Account, aws: Aws) -> Room:
+    """For how many workers there is room, of what a cluster has where nothing else is said."""
+    from prefect_coiled.cluster.request import Request
+    from prefect_coiled.provision.room import find_room
+
+    request = Request()
+    spot = request.merged(account).options.spot_policy != "on-demand"
+    return find_room(aws, request.worker_types()[0], request.scheduler_types()[0], spot=spot)

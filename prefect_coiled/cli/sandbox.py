@@ -20,11 +20,20 @@ def sandbox_start(
         Literal["process", "netns"] | None,
         typer.Option(help="What instances are made of: processes, or network namespaces with a firewall."),
     ] = None,
+    profile: Annotated[
+        Literal["fast", "realistic"] | None,
+        typer.Option(help="Fast, or with the delays and rates of AWS."),
+    ] = None,
+    account: Annotated[
+        Literal["used", "fresh"] | None,
+        typer.Option(help="An AWS account in use, or a new one: few vCPUs, the free plan, no role for spot."),
+    ] = None,
 ) -> None:
     """Start the sandbox in the background, or find the one that runs."""
     from prefect_coiled.sandbox import start
 
-    settings: dict[str, Any] = {"plane": plane} if plane else {}
+    given = {"plane": plane, "profile": profile, "account": account}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value}
     info = start(port=port, idle=idle, settings=settings)
     out().print(f"The sandbox runs at {info.endpoint} (process {info.pid}). Its files: {info.state_dir}")
     if info.plane != "process":

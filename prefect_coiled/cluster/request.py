@@ -316,7 +316,7 @@ class Request:
             package_sync_ignore=tuple(self.package_sync_ignore or ()),
             package_sync_strict=bool(self.package_sync_strict),
             software=check_software(self.software) if self.software is not None else "",
-            tags={**account.tags, **check_user_tags(self.tags or {})},
+            tags=check_user_tags({**account.tags, **(self.tags or {})}),
             creator=creator,
             created_at=now or datetime.now(timezone.utc),
             scheduler_node=NodeConfig(

@@ -28,6 +28,7 @@ from prefect_coiled.errors import NodeError
 from prefect_coiled.node.child import DaskChild
 from prefect_coiled.node.imds import Identity, Imds
 from prefect_coiled.node.logs import LogShipper
+from prefect_coiled.node.pacing import first_pause
 from prefect_coiled.node.secrets import NodeFiles, fetch_secrets
 from prefect_coiled.plan.node_config import NodeConfig
 
@@ -116,6 +117,7 @@ class Agent:
         me = self._imds.identity()
         self._logs.stream = me.instance_id
         self._say(f"{config.role} of cluster {config.cluster} on {me.instance_id} at {me.address}")
+        time.sleep(first_pause(me.index))
         secrets = fetch_secrets(
             lambda: self._client("ssm", config.region),
             config.secrets_parameter,

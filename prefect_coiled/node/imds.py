@@ -29,11 +29,13 @@ class Identity:
         instance_id: Such as "i-0123456789abcdef0".
         address: Its private IPv4 address.
         region: Its AWS region.
+        index: Which machine of its launch it is, from 0 on.
     """
 
     instance_id: str
     address: str
     region: str
+    index: int = 0
 
 
 class Imds:
@@ -91,11 +93,13 @@ class Imds:
                 self._sleep(min(0.1 * 2**attempt, 3.0))
             try:
                 values = [self.get(p) for p in ("instance-id", "local-ipv4", "placement/region")]
+                index = (self.get("ami-launch-index") or "").strip()
             except OSError as error:
                 last = error
                 continue
             if all(values):
-                return Identity(*[str(value).strip() for value in values])
+                name, address, region = (str(value).strip() for value in values)
+                return Identity(name, address, region, int(index) if index.isdecimal() else 0)
         raise NodeError("asking the instance metadata service who this machine is", str(last or "no value"))
 
     def spot_notice(self) -> str | None:

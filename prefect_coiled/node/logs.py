@@ -7,6 +7,7 @@ Limits: https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections import deque
@@ -34,6 +35,7 @@ class LogShipper:
         interval_s: Seconds between two sends.
         clock: The time of day, in seconds.
         buffer_bytes: How much may wait.
+        chance: Gives numbers from 0 to 1, for pauses.
     """
 
     def __init__(
@@ -45,7 +47,9 @@ class LogShipper:
         interval_s: float = 1.0,
         clock: Callable[[], float] = time.time,
         buffer_bytes: int = BUFFER_BYTES,
+        chance: Callable[[], float] = random.random,
     ) -> None:
+        self._chance = chance
         self._make_client = client
         self._client: Any = None
         self.group = group
@@ -57,6 +61,7 @@ class LogShipper:
         self._size = 0
         self._dropped = 0
         self._last_time = 0
+        self._made = False
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = False
@@ -110,7 +115,8 @@ class LogShipper:
                 failed = False
             except Exception:  # whatever AWS or the network does, the next attempt follows, later
                 self._client = None
-                pause = min(pause * 2, 30.0)
+                # Many machines that were refused together do not come back together.
+                pause = min(pause * 2, 30.0) * (0.5 + self._chance())
                 failed = True
             if closing and (not failed or time.monotonic() > self._deadline):
                 return
@@ -157,6 +163,9 @@ class LogShipper:
 
         events = [{"timestamp": at, "message": message} for at, message, _ in batch]
         names = {"logGroupName": self.group, "logStreamName": self.stream}
+        if not self._made:
+            self._make_stream(names)
+            self._made = True
         try:
             self._client.put_log_events(**names, logEvents=events)
         except ClientError as error:

@@ -6,12 +6,13 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prefect_coiled.errors import NodeError
+from prefect_coiled.node.pacing import pauses
 from prefect_coiled.plan.node_config import NodeSecrets
 
 __all__ = ["NodeFiles", "fetch_secrets"]
@@ -24,6 +25,7 @@ def fetch_secrets(
     wait_s: float = 300.0,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
+    between: Callable[[], Iterator[float]] = pauses,
 ) -> NodeSecrets:
     """Read the SSM parameter with this node's secrets.
 
@@ -36,6 +38,7 @@ def fetch_secrets(
         wait_s: Seconds until the node gives up.
         clock: A monotonic clock, in seconds.
         sleep: Waits.
+        between: Gives the seconds between tries.
 
     Raises:
         NodeError: The parameter could not be read in time; carries AWS's last answer.
@@ -43,8 +46,7 @@ def fetch_secrets(
     from botocore.exceptions import BotoCoreError, ClientError
 
     deadline = clock() + wait_s
-    pause = 0.5
-    while True:
+    for pause in between():
         try:
             reply = client().get_parameter(Name=parameter, WithDecryption=True)
         except (BotoCoreError, ClientError) as error:
@@ -55,9 +57,9 @@ def fetch_secrets(
                     "The instance's role needs ssm:GetParameter on it, and the machine a way to SSM.",
                 ) from error
             sleep(pause)
-            pause = min(pause * 1.5, 5.0)
         else:
             return NodeSecrets.decode(reply["Parameter"]["Value"])
+    raise AssertionError("the pauses ended")
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,9 @@ def _ec2(kind: str) -> str:
 _ROLE = "arn:{partition}:iam::{number}:role/{account}"
 _PROFILE = "arn:{partition}:iam::{number}:instance-profile/{account}"
 _SPOT_ROLE = "arn:{partition}:iam::{number}:role/aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot"
+# A user's ARN holds the path, which the name does not.
 _OWN_USER = "arn:{partition}:iam::{number}:user/${{aws:username}}"
+_OWN_USER_BY_PATH = "arn:{partition}:iam::{number}:user/*/${{aws:username}}"
 _GROUP = "arn:{partition}:logs:{region}:{number}:log-group:{account}"
 _STREAMS = f"{_GROUP}:log-stream:*"
 _PARAMETERS = "arn:{partition}:ssm:{region}:{number}:parameter/prefect-coiled/{account}"
@@ -110,7 +112,11 @@ def _table() -> dict[str, Action]:
         "ec2:DescribeVolumes",
         "ec2:DescribeVpcs",
         "logs:DescribeLogGroups",
+        "servicequotas:GetServiceQuota",
     )
+
+    # Not worth a second try: where AWS does not say, nothing depends on it.
+    add("ongoing", "once", "freetier:GetAccountPlanState", Grant("freetier:GetAccountPlanState", "*"))
 
     # The network
     make("setup", "once", "ec2:CreateVpc", ["vpc"])
@@ -166,6 +172,10 @@ def _table() -> dict[str, Action]:
     change("setup", "safe", "ec2:DeregisterImage", "image")
     change("setup", "safe", "ec2:DeleteSnapshot", "snapshot")
 
+    # Spot machines need this role, once in each AWS account.
+    spot = Grant("iam:CreateServiceLinkedRole", _SPOT_ROLE, "spot")
+    add("setup", "once", "iam:CreateServiceLinkedRole", spot)
+
     # The machines' role
     for call in ("iam:GetRole", "iam:GetRolePolicy"):
         add("ongoing", "safe", call, Grant(call, _ROLE))
@@ -208,6 +218,7 @@ def _table() -> dict[str, Action]:
         "safe",
         "iam:SimulatePrincipalPolicy",
         Grant("iam:SimulatePrincipalPolicy", _OWN_USER),
+        Grant("iam:SimulatePrincipalPolicy", _OWN_USER_BY_PATH),
     )
 
     # Logs

@@ -33,7 +33,9 @@ guard() {
   GUARD=$!
 }
 
-# From the account's bucket, with the machine's role, through the S3 gateway endpoint.
+# From the account's bucket, with the machine's role, through the S3 gateway endpoint. S3 may ask hundreds of
+# machines to slow down.
+export AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10
 fetch() { aws --region @REGION@ s3 cp --only-show-errors "$@"; }
 
 make_python() {

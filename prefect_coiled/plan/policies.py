@@ -50,6 +50,8 @@ LONGEST = 6144
 # Bytes of a bucket's hash, which become 16 characters, and how much of a slug its name shows.
 _HASHED, _SHOWN = 10, 11
 
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference-arns.html
+PARTITIONS = ("aws", "aws-cn", "aws-us-gov")
 # A policy with these opens the AWS account to whatever runs on a machine.
 NEVER_ATTACHED = ("AdministratorAccess", "IAMFullAccess", "PowerUserAccess")
 
@@ -61,6 +63,7 @@ def iam_policies(
     region: str = "*",
     partition: str = "aws",
     network: NetworkIds | None = None,
+    kms_key: str = "",
 ) -> dict[str, dict[str, Any]]:
     """The three IAM policies of an account, as documents: "setup", "ongoing" and "instance".
 
@@ -74,20 +77,33 @@ def iam_policies(
         region: One region only.
         partition: "aws", or that of China or GovCloud.
         network: A network of one's own, whose parts do not carry our tags and are allowed by their ids.
+        kms_key: ARN of a KMS key of one's own, where the AWS account encrypts disks with one by default.
 
     Returns:
         The documents by name; `json.dumps` makes what AWS takes.
 
     Raises:
-        OptionsError: If the AWS account's number or the slug is not one.
+        OptionsError: If the AWS account's number, the slug or the partition is not one, or with the network
+            and the key a policy is longer than AWS takes.
     """
     if not re.fullmatch(r"\*|\d{12}", aws_account_id):
         raise OptionsError(f"aws_account_id {aws_account_id!r}", "must have 12 digits.")
+    if partition not in PARTITIONS:
+        raise OptionsError(f"partition {partition!r}", f"is one of {', '.join(PARTITIONS)}.")
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", account):
         raise OptionsError(f"account {account!r}", "must be of lower-case letters, digits and dashes.")
     made = {name: policy(name, account, aws_account_id, region, partition) for name in ("setup", "ongoing")}
     if network is not None:
         made["ongoing"]["Statement"] += _network_statements(network, aws_account_id, region, partition)
+    if kms_key:
+        made["ongoing"]["Statement"] += _key_statements(kms_key, region)
+    for name, document in made.items():
+        if size(document) > LONGEST:
+            raise OptionsError(
+                f"the {name} policy",
+                f"would have {size(document)} characters, and AWS takes {LONGEST}.",
+                "Use a shorter account slug, or split it into two policies.",
+            )
     return {**made, "instance": json.loads(instance_policy(account, aws_account_id, partition))}
 
 
@@ -98,7 +114,9 @@ def policy(
     places = _places(account, number, region, partition)
     statements = [
         _statement(
-            sorted(actions), [r.format(**places) for r in resources], _condition(condition, account, number)
+            sorted(actions),
+            [r.format(**places) for r in resources],
+            _condition(condition, account, number, partition),
         )
         for condition, actions, resources in _merged(grants(phase))
     ]
@@ -129,7 +147,7 @@ def questions(phase: Phase, account: str, number: str, region: str, partition: s
     for grant in grants(phase):
         groups.setdefault((grant.condition, grant.resource), []).append(grant.action)
     found = [
-        Question(tuple(actions), resource.format(**places), _context(condition, account, number))
+        Question(tuple(actions), resource.format(**places), _context(condition, account, number, partition))
         for (condition, resource), actions in groups.items()
     ]
     for grant in grants(phase):
@@ -139,13 +157,13 @@ def questions(phase: Phase, account: str, number: str, region: str, partition: s
     return found
 
 
-def _context(name: Condition, account: str, number: str) -> dict[str, str]:
+def _context(name: Condition, account: str, number: str, partition: str = "aws") -> dict[str, str]:
     """What fulfils a condition."""
     if name == "owned":
         return {"aws:ResourceAccount": number, "aws:PrincipalAccount": number}
     if name == "policy":
-        return {"iam:PolicyARN": "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess"}
-    (keys,) = (_condition(name, account, number) or {"": {}}).values()
+        return {"iam:PolicyARN": f"arn:{partition}:iam::aws:policy/AmazonS3ReadOnlyAccess"}
+    (keys,) = (_condition(name, account, number, partition) or {"": {}}).values()
     return dict(keys)
 
 
@@ -247,7 +265,9 @@ def _statement(
     return {**made, "Condition": condition} if condition else made
 
 
-def _condition(name: Condition, account: str, number: str = "*") -> dict[str, Any] | None:
+def _condition(
+    name: Condition, account: str, number: str = "*", partition: str = "aws"
+) -> dict[str, Any] | None:
     def tagged(prefix: str) -> dict[str, str]:
         return {f"{prefix}/{tags.OWNER}": tags.OWNER_VALUE, f"{prefix}/{tags.ACCOUNT}": account}
 
@@ -258,9 +278,9 @@ def _condition(name: Condition, account: str, number: str = "*") -> dict[str, An
         "tagged": {"StringEquals": tagged("aws:RequestTag")},
         "ours": {"StringEquals": tagged("aws:ResourceTag")},
         "amazon": {"StringEquals": {"ec2:Owner": "amazon"}},
-        "ec2-only": {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
+        "ec2-only": {"StringEquals": {"iam:PassedToService": ec2_principal(partition)}},
         # Putting a role into a profile passes it too, without saying to which service.
-        "ec2-if-said": {"StringEqualsIfExists": {"iam:PassedToService": "ec2.amazonaws.com"}},
+        "ec2-if-said": {"StringEqualsIfExists": {"iam:PassedToService": ec2_principal(partition)}},
         "spot": {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}},
         "policy": {"ArnNotLike": {"iam:PolicyARN": never}},
         "owned": owned_by(number),
@@ -307,11 +327,43 @@ def _network_statements(
     return made
 
 
-def trust_policy() -> str:
-    """The trust policy of the machines' role: EC2 alone may assume it."""
-    return _document(
-        {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
-    )
+_KEY = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+")
+
+
+def _key_statements(key: str, region: str) -> list[dict[str, Any]]:
+    """What EC2 asks of whoever launches a machine whose disk a key of the user's own encrypts.
+
+    https://docs.aws.amazon.com/ebs/latest/userguide/ebs-encryption-requirements.html#ebs-encryption-permissions
+    """
+    if not _KEY.fullmatch(key):
+        raise OptionsError(
+            f"kms_key {key!r}", "must look like arn:aws:kms:us-east-1:123456789012:key/1234abcd-..."
+        )
+    by_ec2 = {"StringLike": {"kms:ViaService": f"ec2.{region}.amazonaws.com"}}
+    uses = ["kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncrypt*"]
+    grant = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
+    return [
+        {"Sid": "OwnKey", **_statement(uses, [key], by_ec2)},
+        {"Sid": "OwnKeyForDisks", **_statement(["kms:CreateGrant"], [key], grant)},
+    ]
+
+
+def ec2_principal(partition: str = "aws") -> str:
+    """What EC2 is called where a policy names a service; China has another name.
+
+    https://docs.amazonaws.cn/en_us/aws/latest/userguide/iam.html
+    """
+    return "ec2.amazonaws.com.cn" if partition == "aws-cn" else "ec2.amazonaws.com"
+
+
+def trust_policy(partition: str = "aws") -> str:
+    """The trust policy of the machines' role: EC2 alone may assume it.
+
+    Args:
+        partition: "aws", or that of China or GovCloud.
+    """
+    principal = {"Service": ec2_principal(partition)}
+    return _document({"Effect": "Allow", "Principal": principal, "Action": "sts:AssumeRole"})
 
 
 def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -> str:

@@ -1,10 +1,13 @@
 """The tags that every resource of this library carries: they are the only state there is.
 
-Tag keys keep to letters and dashes, so that IAM conditions can name them in every service.
+Our own keys keep to letters and dashes, so that IAM conditions can name them in every service. A user's tags
+are put as they are on what EC2 has, which takes any character; `plain` makes of them what others take.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 
 from prefect_coiled.errors import OptionsError
@@ -24,6 +27,11 @@ RESERVED = frozenset({OWNER, ACCOUNT, CLUSTER, CLUSTER_UID, ROLE, CREATOR, TIER,
 # EC2 allows 50 tags a resource, keys of 128 and values of 256 characters
 # (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions).
 _MOST, _KEY, _VALUE = 50, 128, 256
+# What no XML can hold (https://www.w3.org/TR/xml/#charsets), and EC2 answers in XML.
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Beside letters, numbers and spaces: the pattern of the tags of SSM, CloudWatch Logs and IAM.
+# https://docs.aws.amazon.com/systems-manager/latest/APIReference/API_Tag.html
+_PLAIN = frozenset("_.:/=+-@")
 
 
 def account_tags(account: str, **more: str) -> dict[str, str]:
@@ -59,7 +67,7 @@ def check_user_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Check the tags that a user wants on every resource of a cluster.
 
     Raises:
-        OptionsError: For a reserved key, the `aws:` prefix, or a length or number that EC2 refuses.
+        OptionsError: For a reserved key or prefix, or a character, length or number that EC2 refuses.
     """
     checked: dict[str, str] = {}
     for key, value in tags.items():
@@ -71,10 +79,28 @@ def check_user_tags(tags: Mapping[str, str]) -> dict[str, str]:
             raise OptionsError(
                 f"tags[{key!r}]", f"a key has 1-{_KEY} characters and a value at most {_VALUE}"
             )
+        if _NOT_XML.search(key) or _NOT_XML.search(value):
+            raise OptionsError(f"tags[{key!r}]", "a key and a value are of characters that can be printed")
         checked[key] = value
     if len(checked) + len(RESERVED) > _MOST:
         raise OptionsError("tags", f"at most {_MOST - len(RESERVED)} tags can be given")
     return checked
+
+
+def plain(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags as services take them that allow fewer characters than EC2: SSM, CloudWatch Logs, IAM, S3.
+
+    A character that they refuse becomes "_". A key that is then the same as another one is left out, so that
+    no tag replaces another.
+    """
+    found = {key: _plain(value) for key, value in tags.items() if _plain(key) == key}
+    for key, value in sorted(tags.items()):
+        found.setdefault(_plain(key), _plain(value))
+    return found
+
+
+def _plain(text: str) -> str:
+    return "".join(c if c in _PLAIN or unicodedata.category(c)[0] in "LZN" else "_" for c in text)
 
 
 def to_aws(tags: Mapping[str, str]) -> list[dict[str, str]]:

@@ -4,7 +4,7 @@ who and which zones ─▶ find account ─(all there)─▶ done: reads only
 │ something is missing, or a sweep is at the NAT gateways: under a lease
 VPC ─▶ subnets, one task each ─┬▶ route tables ─▶ S3 endpoint, default routes
 └──▶ internet gateway ────────┘        NAT gateway ─▶ default routes of the private tables
-IAM role ─▶ instance profile      log group      bucket      repository in ECR
+IAM role ─▶ instance profile      role of spot machines      log group      bucket      repository in ECR
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from prefect_coiled.aws.leases import is_held, lease
 from prefect_coiled.aws.parameters import set_up_lease
 from prefect_coiled.errors import AccessDeniedError
 from prefect_coiled.options import Egress, RegistryKind
+from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND
 from prefect_coiled.plan.network import VPC_CIDR, SubnetPlan, missing_subnets
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord, Network, Subnet
@@ -73,14 +74,21 @@ def set_up_account(
             return found
         session.report("network", "creating")
         with lease(aws, set_up_lease(account)):
+            new = steps.is_new(aws)
             role = steps.ensure_role.submit(aws)
             # Prefect's overloads know `wait_for` only together with `return_state`.
             profile = steps.ensure_instance_profile.submit(aws, wait_for=[role], return_state=False)
             group = steps.ensure_log_group.submit(aws)
             files = steps.ensure_bucket.submit(aws, who.aws_account_id)
+            # Once is enough; whoever makes a NAT gateway again may lack the permission.
+            spot = [steps.ensure_spot_role.submit(aws)] if new or every_zone else []
             images = [steps.ensure_repository.submit(aws)] if ecr else []
             made = _network(session, zones, wanted, first, egress) if network else None
-            settle([role, profile, group, files, *images])
+            settle([role, profile, group, files, *spot, *images])
+            if spot and not spot[0].result():
+                session.report(
+                    "spot role", f"not made, for want of permission; spot needs it: {SPOT_ROLE_COMMAND}"
+                )
             session.report("role", "ready")
             session.report("log group", "ready")
         uri = images[0].result() if images else ""

@@ -21,6 +21,7 @@ from prefect_coiled.records import AccountRecord, BakedImage
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks import images as image_steps
 from prefect_coiled.tasks.environment import deliver, prepare
+from prefect_coiled.tasks.launch import launch
 from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import Session
 
@@ -92,7 +93,7 @@ def _bake(session: Session, spec: ClusterSpec, account: AccountRecord) -> BakedI
     bare = steps.find_image(aws, spec.architecture)
     template = image_steps.ensure_builder_template(aws, spec, bare, account.account, delivery.place)
     session.report("builder", "launching")
-    (builder,) = steps.launch(
+    (builder,) = launch(
         session,
         spec,
         "worker",

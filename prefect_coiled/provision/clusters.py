@@ -3,7 +3,7 @@
     own network fit? ─▶ claim name ─▶ set up account ─┬▶ security groups ─┐
                                   ├▶ images ──────────┼▶ template ─▶ scheduler ─▶ template ─▶ all workers
                                   ├▶ wheels ──────────┤
-                                  └▶ TLS keys ────────┘                 └▶ its address      └▶ log streams
+                                  └▶ TLS keys ────────┘                 └▶ its address
 
 The workers' template needs the scheduler's private address, which the reply of its launch already holds, so
 they boot in parallel with it. Whatever fails, everything that was made is removed before the error is raised.
@@ -30,6 +30,7 @@ from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord,
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks.environment import deliver, prepare
 from prefect_coiled.tasks.images import choose_image
+from prefect_coiled.tasks.launch import launch
 from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import Session, settle, tagged
 from prefect_coiled.tasks.story import Story
@@ -169,7 +170,7 @@ def _launch(
     templates["scheduler"] = steps.ensure_launch_template(
         aws, spec, "scheduler", image, account.account, environment=place
     )
-    (scheduler,) = steps.launch(
+    (scheduler,) = launch(
         session,
         spec,
         "scheduler",
@@ -187,7 +188,7 @@ def _launch(
     )
     workers: list[InstanceRecord] = []
     if spec.n_workers:
-        workers = steps.launch(
+        workers = launch(
             session,
             spec,
             "worker",
@@ -201,9 +202,9 @@ def _launch(
         )
     ids = [i.instance_id for i in (scheduler, *workers)]
     session.report("instances", f"{len(ids)} launched")
-    streams = steps.ensure_log_streams.submit(aws, account.log_group, ids)
-    settle([address, streams])
-    session.report("log streams", f"{len(ids)} ready")
+    # Each machine makes its own: AWS takes 50 an account and second, and machines come up one by one.
+    session.report("log streams", f"{len(ids)} in {account.log_group}, each made by its machine")
+    settle([address])
     scheduler = address.result()
     machines = (scheduler, *workers)
     story.launched(
@@ -244,7 +245,7 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
         vpc_id, zones = vpc_and_zones(spec, account, own)
         groups = steps.ensure_security_groups(aws, spec, vpc_id)
         template = steps.find_launch_template(aws, spec, "worker")
-        made = steps.launch(
+        made = launch(
             session,
             spec,
             "worker",
@@ -257,7 +258,6 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
             first_zone=own.worker_zone if own else record.scheduler.zone,
             batch=batch,
         )
-        steps.ensure_log_streams(aws, record.log_group, [i.instance_id for i in made])
         session.notes.note("scale", f"added {len(made)} workers to {spec.name}", cluster=spec.name)
         return made
 

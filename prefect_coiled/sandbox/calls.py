@@ -50,27 +50,27 @@ class Call:
         target = environ.get("HTTP_X_AMZ_TARGET")
         form = environ.get("CONTENT_TYPE", "").startswith("application/x-www-form-urlencoded")
         if target:
-            self._protocol, self.action = "json", str(target).split(".")[-1]
+            self.protocol, self.action = "json", str(target).split(".")[-1]
             self.params = self._json(self._body())
         elif self.service == "s3" or not form:
             # The payloads of S3 are streams: they are never read here.
-            self._protocol = "s3" if self.service in ("s3", "") else "rest"
+            self.protocol = "s3" if self.service in ("s3", "") else "rest"
             self.action = environ["REQUEST_METHOD"]
             self.params = {"Path": environ["PATH_INFO"]}
         else:
             self.params = dict(parse_qsl(self._body().decode("utf-8", "replace"), keep_blank_values=True))
-            self._protocol = "ec2" if self.service == "ec2" else "query"
+            self.protocol = "ec2" if self.service == "ec2" else "query"
             self.action = self.params.get("Action", "")
 
     @property
     def streams(self) -> bool:
         """Whether the payload may be large and must not be buffered, nor handled one at a time."""
-        return self._protocol == "s3"
+        return self.protocol == "s3"
 
     @property
     def is_json(self) -> bool:
         """Whether the service speaks JSON, as CloudWatch Logs, SSM and ECR do."""
-        return self._protocol == "json"
+        return self.protocol == "json"
 
     def _body(self) -> bytes:
         length = int(self.environ.get("CONTENT_LENGTH") or 0)
@@ -101,17 +101,17 @@ class Call:
             status: The HTTP status.
             message: AWS's message.
         """
-        if self._protocol in ("json", "rest"):
+        if self.protocol in ("json", "rest"):
             body = json.dumps({"__type": code, "message": message})
             return reply(
                 start_response, status, body, "application/x-amz-json-1.1", [("x-amzn-errortype", code)]
             )
         detail = f"<Code>{escape(code)}</Code><Message>{escape(message)}</Message>"
-        if self._protocol == "ec2":
+        if self.protocol == "ec2":
             body = (
                 f"<Response><Errors><Error>{detail}</Error></Errors><RequestID>sandbox</RequestID></Response>"
             )
-        elif self._protocol == "s3":
+        elif self.protocol == "s3":
             body = f"<Error>{detail}</Error>"
         else:
             body = (

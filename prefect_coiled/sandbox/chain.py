@@ -3,10 +3,15 @@
     Guard            refuses what a web page in the user's browser could send
     Admin            /_sandbox/: admin interface, and the metadata service of each instance
     CallLog          the record of the calls that arrived
+    Delay            what a call takes
     Faults           delays, errors, lost replies, by rules
+    Rates            token buckets, when they are switched on
+    Lag              what EC2 just made is not there yet
     Authorization    IAM, when it is switched on
+    Judge            AWS's rules about the call alone: see `rules`
     DryRun           EC2's DryRun goes no further
     Idempotency      EC2's client tokens: one effect each
+    AccountJudge     AWS's rules about what is in the account
     OneAtATime       one lock around moto and the instances' states; S3 streams past it
     moto             with our corrections
 
@@ -39,8 +44,13 @@ from prefect_coiled.sandbox.faults import Faults
 from prefect_coiled.sandbox.http import serve_on
 from prefect_coiled.sandbox.iam.evaluator import Iam
 from prefect_coiled.sandbox.idempotency import DryRun, Idempotency
+from prefect_coiled.sandbox.lag import Delay, Lag
 from prefect_coiled.sandbox.look import look
 from prefect_coiled.sandbox.plane import DataPlane
+from prefect_coiled.sandbox.rules.account import History
+from prefect_coiled.sandbox.rules.judge import AccountJudge, Judge
+from prefect_coiled.sandbox.rules.rates import Rates
+from prefect_coiled.sandbox.rules.times import role_works
 from prefect_coiled.sandbox.settings import Settings
 from prefect_coiled.sandbox.supervisor import Supervisor
 
@@ -74,7 +84,10 @@ class OneAtATime:
     """Middleware: moto's models know no threads, and the instances' states change with their processes."""
 
     # moto answers every error of EC2 with 400.
-    _STATUS = {b"<Code>InsufficientInstanceCapacity</Code>": "500 Internal Server Error"}
+    _STATUS = {
+        b"<Code>InsufficientInstanceCapacity</Code>": "500 Internal Server Error",
+        b"<Code>AuthFailure.ServiceLinkedRoleCreationNotPermitted</Code>": "403 Forbidden",
+    }
 
     def __init__(self, app: WsgiApp, lock: threading.RLock, changed: Callable[[], None]) -> None:
         self._app = app
@@ -137,14 +150,20 @@ class Server:
         self._instances = states.Instances(lock)
         self._supervisor = Supervisor(folder, settings, plane, lock, self._instances)
         states.install(self._supervisor, self._instances)
-        corrections.install(settings, plane)
+        self._history = History()
+        corrections.install(settings, plane, self._history)
         images.keep_disks(self._supervisor)
         self._moto = DomainDispatcherApplication(create_backend_app)
 
-        self._tokens = Idempotency(OneAtATime(self._moto, lock, plane.changed), self._instances.ended_any)
-        self._iam = Iam(settings, lock)
-        self._faults = Faults(Authorization(DryRun(self._tokens), self._iam))
-        self.calls = CallLog(self._faults)
+        one = OneAtATime(self._moto, lock, plane.changed)
+        self._tokens = Idempotency(
+            AccountJudge(one, settings, self._history, lock), self._instances.ended_any
+        )
+        self._iam = Iam(settings, lock, lambda role: role_works(role, settings, self._history))
+        self._lag = Lag(Authorization(Judge(DryRun(self._tokens)), self._iam), settings)
+        self._rates = Rates(self._lag, settings)
+        self._faults = Faults(self._rates)
+        self.calls = CallLog(Delay(self._faults, settings))
         self._lock = lock
         self.info: dict[str, Any] = {
             "pid": os.getpid(),
@@ -154,6 +173,8 @@ class Server:
             "client_address": plane.client_address,
             "python": sys.executable,
             # Whole machines hold nothing of the client's.
+            "profile": settings.profile,
+            "account": settings.account,
             "image": "bare" if settings.plane in ("nspawn", "qemu") else settings.image,
         }
         admin = Admin(
@@ -202,6 +223,9 @@ class Server:
             moto_api_backend.reset()
             self._plane.changed()
             self._tokens.clear()
+            self._history.clear()
+        self._lag.clear()
+        self._rates.clear()
         self._faults.set([])
         self._iam.clear()
         self.calls.clear()

@@ -68,6 +68,8 @@ class SandboxInfo:
         plane: What instances are made of; see the setting.
         client_address: The address that clients on this machine are seen from.
         image: "ready" where machines hold the client's environment, "bare" where they install it.
+        profile: "fast", or "realistic" with the delays and rates of AWS.
+        account: "used", or "fresh" for an AWS account that is new.
     """
 
     endpoint: str
@@ -78,6 +80,8 @@ class SandboxInfo:
     plane: str = "process"
     client_address: str = "127.0.0.1"
     image: Literal["ready", "bare"] = "ready"
+    profile: str = "fast"
+    account: str = "used"
 
     @property
     def shares_loopback(self) -> bool:
@@ -163,6 +167,8 @@ def status(folder: Path | None = None) -> SandboxInfo | None:
         plane=health["plane"],
         client_address=health["client_address"],
         image=health.get("image", "ready"),
+        profile=health.get("profile", "fast"),
+        account=health.get("account", "used"),
     )
 
 
@@ -191,19 +197,21 @@ def start(
         settings: See `prefect_coiled.sandbox.settings.Settings`.
 
     Raises:
-        SandboxError: It cannot start, or one runs whose data plane is another than the one asked for.
+        SandboxError: It cannot start, or one runs whose data plane, profile or account is another than was
+            asked for.
     """
     folder = state_folder()
     with _locked(folder):
         running = status(folder)
         if running is not None:
-            wanted = (settings or {}).get("plane", running.plane)
-            if wanted != running.plane:
-                raise SandboxError(
-                    "starting the sandbox",
-                    f'one runs already, whose data plane is "{running.plane}"',
-                    "Stop it first: `prefect-coiled sandbox stop`.",
-                )
+            asked = settings or {}
+            for name, words in (("plane", "data plane"), ("profile", "profile"), ("account", "account")):
+                if asked.get(name, getattr(running, name)) != getattr(running, name):
+                    raise SandboxError(
+                        "starting the sandbox",
+                        f'one runs already, whose {words} is "{getattr(running, name)}"',
+                        "Stop it first: `prefect-coiled sandbox stop`.",
+                    )
             return running
         _clear(folder)
         arguments = [

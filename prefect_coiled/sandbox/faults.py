@@ -27,7 +27,7 @@ from typing import Any, Literal
 from prefect_coiled.errors import SandboxError
 from prefect_coiled.sandbox.calls import Call, Environ, StartResponse, WsgiApp, call_of, run
 
-__all__ = ["Faults", "Rule"]
+__all__ = ["Faults", "Rule", "not_found"]
 
 Effect = Literal["latency", "error", "error_after", "drop", "drop_after", "invisible"]
 _EFFECTS = ("latency", "error", "error_after", "drop", "drop_after", "invisible")
@@ -43,8 +43,10 @@ _NOT_FOUND = {
     "nat": "NatGatewayNotFound",
     "rtb": "InvalidRouteTableID.NotFound",
     "sg": "InvalidGroup.NotFound",
+    "snap": "InvalidSnapshot.NotFound",
     "subnet": "InvalidSubnetID.NotFound",
     "vpc": "InvalidVpcID.NotFound",
+    "vpce": "InvalidVpcEndpointId.NotFound",
 }
 
 
@@ -163,7 +165,7 @@ class Faults:
                 _drop(environ)
         hidden = self._hidden(call)
         if hidden:
-            return call.error(start_response, _not_found(hidden), 400, f"The ID '{hidden}' does not exist")
+            return call.error(start_response, not_found(hidden), 400, f"The ID '{hidden}' does not exist")
         after = next((rule for rule in hits if rule.effect.endswith("_after")), None)
         watch = call.service == "ec2" and any(rule.effect == "invisible" for rule in rules)
         if after is None and not watch:
@@ -207,7 +209,8 @@ class Faults:
         )
 
 
-def _not_found(resource_id: str) -> str:
+def not_found(resource_id: str) -> str:
+    """EC2's code for an id that it does not know."""
     return _NOT_FOUND.get(resource_id.rpartition("-")[0], "InvalidParameterValue")
 
 

@@ -67,6 +67,8 @@ class Sandbox:
             plane=health["plane"],
             client_address=health["client_address"],
             image=health["image"],
+            profile=health["profile"],
+            account=health["account"],
         )
 
     def __enter__(self) -> Sandbox:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
 import shlex
 import shutil
 import sys
@@ -165,7 +166,7 @@ class Supervisor:
 
     def _boot(self, machines: list[Machine]) -> None:
         if self._settings.boot == "none":
-            timer = threading.Timer(self._settings.boot_delay, self._pretend, (machines,))
+            timer = threading.Timer(self._boot_delay(), self._pretend, (machines,))
             timer.daemon = True
             timer.start()
             return
@@ -174,6 +175,9 @@ class Supervisor:
             threading.Thread(
                 target=self._live, args=(machine,), daemon=True, name=machine.instance_id
             ).start()
+
+    def _boot_delay(self) -> float:
+        return self._settings.boot_delay + self._settings.boot_spread * random.random()
 
     def _pretend(self, machines: list[Machine]) -> None:
         with self._lock:
@@ -185,7 +189,7 @@ class Supervisor:
     def _live(self, machine: Machine) -> None:
         again = True
         while again:
-            machine.wake.wait(self._settings.boot_delay)
+            machine.wake.wait(self._boot_delay())
             if machine.wanted is None and self._knows(machine):
                 try:
                     machine.power_on(self._environ(machine), self._settings.grace)

@@ -14,6 +14,7 @@ from prefect_coiled.aws import (
     nat_gateways,
     route_tables,
     s3_endpoint,
+    spot_role,
     subnets,
     vpc,
     zones,
@@ -234,6 +235,18 @@ def ensure_role(aws: Aws) -> str:
 def ensure_instance_profile(aws: Aws) -> str:
     """The instance profile's ARN; it holds the role."""
     return iam_role.ensure_instance_profile(aws)
+
+
+@step("find role")
+def is_new(aws: Aws) -> bool:
+    """Whether the account has no role yet, in whatever region."""
+    return iam_role.find_role(aws) is None
+
+
+@step("role of spot machines")
+def ensure_spot_role(aws: Aws) -> bool:
+    """Whether the role is there that spot machines need; an account without them does without it."""
+    return spot_role.ensure_spot_role(aws)
 
 
 @step("bucket")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import secrets
-import time
 from datetime import datetime, timezone
-from typing import Any
 
 from prefect_coiled.aws import (
     images,
     instances,
     launch_templates,
-    logs,
     own_network,
     parameters,
     security_groups,
@@ -19,27 +16,17 @@ from prefect_coiled.aws import (
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import PUBLIC_ADDRESS, wait_for
 from prefect_coiled.errors import (
-    AwsError,
     NameTakenError,
-    NoCapacityError,
     OptionsError,
-    PrefectCoiledError,
     ProvisionError,
-    QuotaError,
 )
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.certificates import WEEK_S, ClusterCertificates
-from prefect_coiled.plan.cluster import Attempt, ClusterSpec
+from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.node_config import ClientSecrets, NodeSecrets
-from prefect_coiled.plan.story import launch_name
 from prefect_coiled.plan.user_data import Place, token_parameter, user_data
-from prefect_coiled.records import InstanceRecord, MachineImage, Network, OwnNetwork, Role
-from prefect_coiled.tasks.notebook import Watch
+from prefect_coiled.records import InstanceRecord, MachineImage, OwnNetwork, Role
 from prefect_coiled.tasks.steps import Session, step
-
-# A client token replayed after its machines were terminated answers this code; the next generation follows.
-_TOKEN_IS_SPENT = "IdempotentInstanceTerminated"
-_GENERATIONS = 3
 
 
 @step("claim name", "claim name {spec.name}")
@@ -259,131 +246,6 @@ def role_user_data(
     if role == "worker":
         node = node.model_copy(update={"scheduler_host": scheduler_host})
     return user_data(node, environment, container=spec.container)
-
-
-def _launch_name(parameters: dict[str, Any]) -> str:
-    return launch_name(parameters["spec"], parameters["role"], parameters["count"])
-
-
-@step("launch", _launch_name)
-def launch(
-    session: Session,
-    spec: ClusterSpec,
-    role: Role,
-    zones: tuple[str, ...],
-    network: Network | None,
-    *,
-    count: int,
-    least: int,
-    template_id: str,
-    group_ids: list[str],
-    first_zone: str | None = None,
-    batch: str = "0",
-) -> list[InstanceRecord]:
-    """Launch machines: one call, and a further one only for what the first could not give.
-
-    Args:
-        session: Whose `launched` notes every id at once.
-        spec: The cluster.
-        role: Scheduler or worker.
-        zones: The zones that may be tried; with a network of the user's own, its one.
-        network: The account's network.
-        count: How many.
-        least: With fewer than that the step fails, saying what was tried.
-        template_id: Launch template of the role.
-        group_ids: Security groups.
-        first_zone: The zone to begin with.
-        batch: Distinguishes this launch from others of the cluster, such as a later scaling.
-
-    Raises:
-        NoCapacityError: If AWS had fewer than `least` in all types, zones and markets that are allowed.
-    """
-    made: list[InstanceRecord] = []
-    tried: dict[str, str] = {}
-    said: dict[str, str] = {}
-    last: AwsError | None = None
-    attempts = planning.launch_attempts(spec, role, zones, first_zone)
-    for attempt in attempts:
-        if len(made) >= count:
-            break
-        place = planning.placement(spec, network, role, attempt.zone)
-        if place is None:
-            tried[str(attempt)] = "the zone has no subnet"
-            continue
-        try:
-            got = _attempt(
-                session, spec, role, attempt, place, count - len(made), template_id, group_ids, batch
-            )
-        except (NoCapacityError, QuotaError) as error:
-            # AWS's words name type and zone: the first that are said with a code stand for the others.
-            tried[str(attempt)] = said.setdefault(error.code, error.diagnosis.why)
-            last = error
-            continue
-        made += got
-    if len(made) < max(least, 1 if role == "scheduler" else 0):
-        kind = QuotaError if isinstance(last, QuotaError) else NoCapacityError
-        raise kind(
-            f"launching {count} {role}{'s' if count != 1 else ''}",
-            f"{len(made)} came up; tried {planning.shortage(list(tried), tried)}",
-            "Allow more vm_types or zones, or spot_policy='spot_with_fallback'.",
-            operation="ec2:RunInstances",
-            code=last.code if last else "",
-        )
-    return made
-
-
-def _attempt(
-    session: Session,
-    spec: ClusterSpec,
-    role: Role,
-    attempt: Attempt,
-    place: tuple[str, bool],
-    count: int,
-    template_id: str,
-    group_ids: list[str],
-    batch: str,
-) -> list[InstanceRecord]:
-    subnet_id, public = place
-    watch = Watch()
-    spent: AwsError | None = None
-    for generation in range(_GENERATIONS):
-        try:
-            got = instances.launch_instances(
-                session.aws,
-                f"launching {count} x {attempt}",
-                template_id=template_id,
-                instance_type=attempt.instance_type,
-                subnet_id=subnet_id,
-                public_address=public,
-                group_ids=group_ids,
-                count=count,
-                token=planning.client_token(spec.uid, role, batch, generation, attempt, count),
-                labels=planning.cluster_tags(spec, role),
-                spot=attempt.spot,
-            )
-        except AwsError as error:
-            if error.code != _TOKEN_IS_SPENT:
-                raise
-            spent = error
-            continue
-        with session.lock:
-            session.launched.extend(i.instance_id for i in got)
-            session.launched_at = session.launched_at or time.monotonic()
-        session.notes.note(
-            f"create_{role}",
-            f"launched {len(got)} x {attempt}",
-            elapsed=watch.seconds,
-            cluster=spec.name,
-            InstanceIds=[i.instance_id for i in got],
-        )
-        return got
-    raise spent or PrefectCoiledError("launching machines", "every client token is spent")
-
-
-@step("log streams", "log streams in {group}")
-def ensure_log_streams(aws: Aws, group: str, instance_ids: list[str]) -> None:
-    """A log stream for each machine, named as the machine."""
-    logs.ensure_log_streams(aws, instance_ids)
 
 
 @step("scheduler address")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from prefect_coiled.aws import baked_images, caller, ecr, iam_role, instances, logs
+from prefect_coiled.aws import baked_images, caller, ecr, iam_role, instances, logs, quotas
 from prefect_coiled.aws.credentials import Account, CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.foresight import foresee
@@ -24,6 +24,7 @@ from prefect_coiled.options import RegistryOptions
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.containers import ContainerImage, container_image
 from prefect_coiled.plan.policies import bucket_name, iam_policies
+from prefect_coiled.plan.quotas import machine_quota
 from prefect_coiled.provision import (
     add_workers,
     change_ingress,
@@ -149,6 +150,10 @@ def life(
         take_inventory(user)
         instances.console_output(user, record.scheduler.instance_id)
         instances.check_instance_types(user, ["m6i.xlarge"])
+        quota = machine_quota("m6i.xlarge", spot=False)
+        assert quota is not None
+        quotas.find_use(user, quota)
+        quotas.on_free_plan(user)
         list(logs.read_log(user, record.scheduler.instance_id))
         push_index(own_sandbox, "coiled-team")
         ecr.check_image(user, own_image(spec), "x86_64")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from prefect_coiled.sandbox import Sandbox
 
 AMI = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
 DEFAULTS: dict[str, Any] = {
+    "profile": "fast",
+    "account": "used",
     "boot": "process",
     "boot_delay": 0,
     "grace": 2,
@@ -145,6 +148,13 @@ class World:
 
     def prints(self, name: str, text: str) -> str:
         return until(lambda: text in (printed := self.sandbox.console(name)) and printed)
+
+
+@pytest.fixture(scope="session")
+def trust() -> str:
+    """The trust policy of a role for machines."""
+    statement = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
 @pytest.fixture

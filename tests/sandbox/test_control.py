@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from prefect_coiled.cli import app
 from prefect_coiled.errors import SandboxError
 from prefect_coiled.sandbox import Sandbox, control
 from prefect_coiled.sandbox.addresses import Addresses
@@ -64,6 +66,19 @@ def test_the_background_sandbox_ends_by_itself_without_calls_and_instances(home,
     info = control.start(idle=0.3)
     until(lambda: control.status() is None)
     until(lambda: not psutil.pid_exists(info.pid))
+
+
+def test_the_command_line_starts_a_realistic_sandbox_of_a_fresh_account(home):
+    asked = ["sandbox", "start", "--profile", "realistic", "--account", "fresh"]
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    info = control.status()
+    assert (info.profile, info.account) == ("realistic", "fresh")
+    settings = control.ask(info.endpoint, "GET", "settings")
+    assert (settings["rates"], settings["nat_pending"], settings["free_plan"]) == ("on", 90.0, True)
+    # What asks for nothing takes it as it is; what asks for another one is told.
+    assert control.ensure_started() == info
+    with pytest.raises(SandboxError, match='whose account is "fresh"'):
+        control.start(settings={"account": "used"})
 
 
 def test_an_attached_sandbox_ends_with_its_process(home, until):

@@ -101,7 +101,7 @@ def test_a_second_gateway_endpoint_for_the_same_route_table_is_refused(still, re
     assert refused(still.ec2.create_vpc_endpoint, **request) == "RouteAlreadyExists"
 
 
-def test_a_nat_gateway_takes_its_time_and_holds_its_address(still, refused, until):
+def test_a_nat_gateway_takes_its_time_and_holds_its_address(still, gateway, refused, until):
     still.sandbox.set(nat_pending=0.5, nat_deleting=0.5)
     address = still.ec2.allocate_address(Domain="vpc")["AllocationId"]
     made = still.ec2.create_nat_gateway(SubnetId=still.subnet, AllocationId=address)["NatGateway"]

@@ -19,11 +19,11 @@ def still(world):
 
 
 @pytest.fixture
-def profile(still):
+def profile(still, trust):
     iam = still.sandbox.client("iam")
     name = f"profile-{still.vpc}"
     made = iam.create_instance_profile(InstanceProfileName=name)["InstanceProfile"]
-    iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")
+    iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust)
     iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
     yield made
     iam.remove_role_from_instance_profile(InstanceProfileName=name, RoleName=name)

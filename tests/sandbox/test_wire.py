@@ -224,10 +224,10 @@ def test_the_metadata_service_wants_a_token_when_required(world):
     assert old.call("meta-data/instance-id") == lax["InstanceId"]
 
 
-def test_boto3_inside_an_instance_has_the_role_of_its_profile(world):
+def test_boto3_inside_an_instance_has_the_role_of_its_profile(world, trust):
     iam = world.sandbox.client("iam")
     name = f"node-{world.vpc}"
-    iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")
+    iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust)
     iam.create_instance_profile(InstanceProfileName=name)
     iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
     ask = (

@@ -76,12 +76,20 @@ def ship(cloud, lines, timeout_s=5.0, **options):
     return shipper, shipper.close(timeout_s)
 
 
-def test_lines_are_sent_in_order_and_the_stream_is_made_when_it_is_missing():
-    cloud = Cloud(refusal("ResourceNotFoundException"))
+def test_a_machine_makes_its_stream_first_and_sends_lines_in_order():
+    cloud = Cloud()
     _, done = ship(cloud, ["a", "", "c"])
     assert done
     assert cloud.messages() == ["a", " ", "c"]
     assert cloud.streams == ["i-1"]
+
+
+def test_a_stream_that_is_gone_is_made_again():
+    cloud = Cloud(refusal("ResourceNotFoundException"))
+    _, done = ship(cloud, ["a"])
+    assert done
+    assert cloud.messages() == ["a"]
+    assert cloud.streams == ["i-1", "i-1"]
 
 
 def test_batches_keep_the_limits_of_cloudwatch():

@@ -12,6 +12,7 @@
     buckets        a bucket's own policy: its conditions count
     tagging        GetResources of the tagging API: kinds that moto leaves out
     registry       ECR: where the layers of an image are
+    linked_roles   the names of the roles for spot machines
     gpu_images     AWS's images for machines with a GPU
     speed          look-ups that take a whole launch's time
 
@@ -22,17 +23,19 @@ All of it patches moto's classes in the sandbox's own process; nothing is patche
 from __future__ import annotations
 
 from prefect_coiled.sandbox.plane import DataPlane
+from prefect_coiled.sandbox.rules.account import History
 from prefect_coiled.sandbox.settings import Settings
 
 __all__ = ["install"]
 
 
-def install(settings: Settings, plane: DataPlane) -> None:
+def install(settings: Settings, plane: DataPlane, history: History) -> None:
     """Apply all corrections but `states`, which needs the supervisor.
 
     Args:
         settings: Read at each call, so that a change has effect at once.
         plane: Where elastic addresses come from.
+        history: What happened when, for the rules about launches.
     """
     from prefect_coiled.sandbox.corrections import (
         buckets,
@@ -45,12 +48,14 @@ def install(settings: Settings, plane: DataPlane) -> None:
         gpu_images,
         images,
         launch,
+        linked_roles,
         registry,
         speed,
         tagging,
     )
 
-    launch.install(settings)
+    launch.install(settings, history)
+    linked_roles.install()
     buckets.install()
     fleets.install()
     dependencies.install(settings)

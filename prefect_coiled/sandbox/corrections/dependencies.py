@@ -112,6 +112,12 @@ def install(settings: Settings) -> None:
         if settings.vpc_limit is not None and len(backend.vpcs) >= settings.vpc_limit:
             raise ec2_error("VpcLimitExceeded", "The maximum number of VPCs has been reached.")
 
+    def check_gateway_limit(backend: Any, *args: Any, **kwargs: Any) -> None:
+        # The quota on internet gateways follows that on VPCs.
+        if settings.vpc_limit is not None and len(backend.internet_gateways) >= settings.vpc_limit:
+            message = "The maximum number of internet gateways has been reached."
+            raise ec2_error("InternetGatewayLimitExceeded", message)
+
     def check_address_limit(backend: Any, *args: Any, **kwargs: Any) -> None:
         if settings.address_limit is not None and len(backend.addresses) >= settings.address_limit:
             raise ec2_error("AddressLimitExceeded", "The maximum number of addresses has been reached.")
@@ -125,6 +131,7 @@ def install(settings: Settings) -> None:
         "delete_vpc": _check_vpc,
         "create_vpc_endpoint": _check_endpoint,
         "create_vpc": check_vpc_limit,
+        "create_internet_gateway": check_gateway_limit,
         "allocate_address": check_address_limit,
     }
     for name, check in checks.items():

@@ -1,7 +1,8 @@
 """NAT gateways take time on AWS: pending, then available; deleting, then deleted.
 
 moto's are available at once, and once deleted keep their interface and their address for ever. The times
-are settings; while a gateway is deleting it still holds its address and its interface, as on AWS.
+are settings; while a gateway is deleting it still holds its address and its interface, as on AWS. One that
+cannot work fails after its time: https://docs.aws.amazon.com/vpc/latest/userguide/nat-gateway-troubleshooting.html
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def install(settings: Settings) -> None:
     def state(self: Any) -> str:
         told, since = self._told
         age = time.monotonic() - since
-        if told == "available" and age < settings.nat_pending:
+        if told in ("available", "failed") and age < settings.nat_pending:
             return "pending"
         if told == "deleted" and age < settings.nat_deleting:
             return "deleting"
@@ -46,8 +47,37 @@ def install(settings: Settings) -> None:
         settle(self)
         return gateway
 
+    moto_create = EC2Backend.create_nat_gateway
+
+    def create_nat_gateway(
+        self: Any, subnet_id: str, allocation_id: str, tags: Any = None, connectivity_type: str | None = None
+    ) -> Any:
+        public = connectivity_type != "private"
+        failure = _failure(self, subnet_id, allocation_id) if public else None
+        if failure is None:
+            return moto_create(self, subnet_id, allocation_id, tags, connectivity_type)
+        gateway = moto_create(self, subnet_id, "", tags, connectivity_type)
+        self.enis.pop(gateway._eni.id)
+        gateway.state = "failed"
+        gateway.failure_code, gateway.failure_message = failure
+        return gateway
+
+    NatGateway.failure_code = NatGateway.failure_message = None
     NatGateway.state = property(state, set_state)
+    EC2Backend.create_nat_gateway = create_nat_gateway
     EC2Backend.delete_nat_gateway = delete_nat_gateway
+
+
+def _failure(backend: Any, subnet_id: str, allocation_id: str) -> tuple[str, str] | None:
+    """Why a public gateway there could not work: code and message."""
+    vpc = backend.get_subnet(subnet_id).vpc_id
+    if not any(gateway.vpc and gateway.vpc.id == vpc for gateway in backend.internet_gateways.values()):
+        return "Gateway.NotAttached", f"Network {vpc} has no Internet gateway attached"
+    (address,) = backend.address_by_allocation([allocation_id])
+    if address.association_id:
+        message = f"Elastic IP address [{allocation_id}] is already associated"
+        return "Resource.AlreadyAssociated", message
+    return None
 
 
 def settle(backend: Any) -> None:

@@ -23,6 +23,9 @@ from moto.iam.models import iam_backends
 from prefect_coiled.sandbox.corrections.checks import check_network, check_user_data
 from prefect_coiled.sandbox.corrections.errors import ec2_error
 from prefect_coiled.sandbox.corrections.templates import merge_template
+from prefect_coiled.sandbox.rules.account import Account, History, Launch
+from prefect_coiled.sandbox.rules.accounts import room
+from prefect_coiled.sandbox.rules.judge import refused_launch
 from prefect_coiled.sandbox.settings import Settings
 
 __all__ = ["Launcher", "install", "launcher"]
@@ -32,12 +35,14 @@ class Launcher:
     """Launches instances for RunInstances and CreateFleet.
 
     Args:
-        settings: For the capacity that is left.
+        settings: For the capacity that is left, and for the rules.
+        history: For the rules.
         moto_run: moto's own RunInstances.
     """
 
-    def __init__(self, settings: Settings, moto_run: Any) -> None:
+    def __init__(self, settings: Settings, history: History, moto_run: Any) -> None:
         self._settings = settings
+        self._history = history
         self._moto_run = moto_run
 
     def launch(
@@ -64,6 +69,12 @@ class Launcher:
             raise ec2_error("InvalidParameterValue", message)
         _image_by_parameter(backend, params)
         check_user_data(params)
+        account = Account(backend.account_id, backend.region_name, self._settings, self._history)
+        refusal = refused_launch(params, account)
+        if refusal is not None:
+            raise ec2_error(refusal.code, refusal.message)
+        fits = room(Launch(params, account))
+        most = most if fits is None else min(most, fits)
         _primary_interface(params)
         _volumes(params)
         zone = check_network(backend, params, least)
@@ -209,9 +220,9 @@ def launcher() -> Launcher:
     return _installed[-1]
 
 
-def install(settings: Settings) -> None:
+def install(settings: Settings, history: History) -> None:
     """Put the one launch path in front of moto's RunInstances."""
-    made = Launcher(settings, EC2Response.run_instances)
+    made = Launcher(settings, history, EC2Response.run_instances)
     _installed.append(made)
     Instance.spot_instance_request_id = None
     Instance.reservation_id = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -35,25 +35,41 @@ class Iam:
     Args:
         settings: `iam` says whether it is on.
         lock: The one lock of the sandbox: moto's models know no threads.
+        works: Tells whether a role's policies count by now, also where nothing else is judged.
         keep: How many decisions are kept.
     """
 
-    def __init__(self, settings: Settings, lock: threading.RLock, keep: int = 100_000) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        lock: threading.RLock,
+        works: Callable[[str], bool] = lambda role: True,
+        keep: int = 100_000,
+    ) -> None:
         self._settings = settings
+        self._works = works
         self._lock = lock
         self._seen: deque[dict[str, Any]] = deque(maxlen=keep)
 
     def __call__(self, call: Call) -> Denial | None:
         """Gives the denial, or None when the call is allowed."""
-        if self._settings.iam != "on" or not call.service or call.access_key == ADMINISTRATOR:
+        judged = self._settings.iam == "on"
+        if (
+            not (judged or self._settings.policy_delay)
+            or not call.service
+            or call.access_key == ADMINISTRATOR
+        ):
             return None
         with self._lock:
             principal = principal_of(call.access_key)
             if principal is None:
-                return _unknown(call)
+                return _unknown(call) if judged else None
             if f"{call.service}:{call.action}" in _FREE:
                 return None
-            for request in requests_of(call, principal.number):
+            if principal.role and not self._works(principal.role):
+                request = next(iter(requests_of(call, principal.number)))
+                return _denied(call, principal, request, decide((), request))
+            for request in requests_of(call, principal.number) if judged else ():
                 verdict = self._judge(principal, request)
                 if not verdict.allowed:
                     return _denied(call, principal, request, verdict)

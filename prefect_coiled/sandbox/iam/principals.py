@@ -21,12 +21,14 @@ class Principal:
         number: The number of its AWS account.
         documents: Its policies, those of its groups too.
         context: The condition keys that tell of it.
+        role: The name of the role, for a role's session.
     """
 
     arn: str
     number: str
     documents: tuple[Mapping[str, Any], ...]
     context: Mapping[str, str]
+    role: str = ""
 
 
 def principal_of(access_key: str) -> Principal | None:
@@ -76,7 +78,7 @@ def _role_session(number: str, role_arn: str, arn: str) -> Principal:
     role = next((r for r in roles if r.arn == role_arn), None)
     documents = [] if role is None else [*_inline(role.policies), *_managed(role.managed_policies)]
     context = {"aws:principalarn": role_arn, "aws:principalaccount": number}
-    return Principal(arn, number, tuple(documents), context)
+    return Principal(arn, number, tuple(documents), context, role_arn.rpartition("/")[2])
 
 
 def _inline(policies: Mapping[str, Any]) -> list[Mapping[str, Any]]:

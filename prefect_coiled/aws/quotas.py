@@ -1,0 +1,119 @@
+"""What AWS allows this account: its quotas with what is used of them, and whether it is on the free plan."""
+
+from __future__ import annotations
+
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import AwsError, NotFoundError
+from prefect_coiled.plan import quotas
+from prefect_coiled.plan.quotas import Quota
+from prefect_coiled.records import Record
+
+# https://docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/free-tier-plans.html
+FREE_PLAN_TYPES = ("m7i-flex.large", "c7i-flex.large", "t3.small", "t3.micro", "t4g.small", "t4g.micro")
+
+
+class QuotaUse(Record):
+    """A quota of machines, and what is used of it.
+
+    Attributes:
+        code: Such as "L-1216C47A".
+        name: As the console calls it.
+        console: Where it is shown, and more can be asked for.
+        limit: In vCPUs; None where AWS does not say, or may not be asked.
+        used: vCPUs of the machines that count against it now.
+    """
+
+    code: str
+    name: str
+    console: str
+    limit: float | None
+    used: int
+
+    def __str__(self) -> str:
+        limit = "an unknown number of" if self.limit is None else f"{self.limit:g}"
+        return f"{self.name} ({self.code}): {limit} vCPUs, {self.used} used; {self.console}"
+
+
+def find_limit(aws: Aws, quota: Quota) -> float | None:
+    """The value of a quota; None if AWS does not know it here.
+
+    Raises:
+        AccessDeniedError: If the caller may not ask; the ongoing policy lets it.
+    """
+    try:
+        reply = aws.call(
+            "servicequotas:GetServiceQuota",
+            f"reading quota {quota.code}",
+            ServiceCode=quota.service,
+            QuotaCode=quota.code,
+        )
+    except NotFoundError:
+        return None
+    return float(reply["Quota"]["Value"])
+
+
+def find_running(aws: Aws) -> list[tuple[str, bool, int]]:
+    """All machines of the AWS account in this region that count against quotas: type, spot, vCPUs."""
+    pages = aws.pages(
+        "ec2:DescribeInstances",
+        "counting the machines of the AWS account",
+        "Reservations",
+        Filters=[{"Name": "instance-state-name", "Values": ["pending", "running"]}],
+        MaxResults=1000,
+    )
+    found = []
+    for one in (one for page in pages for one in page["Instances"]):
+        cpu = one.get("CpuOptions") or {}
+        size = int(cpu.get("CoreCount") or 1) * int(cpu.get("ThreadsPerCore") or 1)
+        found.append((str(one["InstanceType"]), one.get("InstanceLifecycle") == "spot", size))
+    return found
+
+
+def find_use(aws: Aws, quota: Quota) -> QuotaUse:
+    """A quota of machines and what is used of it.
+
+    Raises:
+        AccessDeniedError: As `find_limit` does.
+    """
+    return QuotaUse(
+        code=quota.code,
+        name=quota.name,
+        console=quota.console(aws.region),
+        limit=find_limit(aws, quota),
+        used=quotas.used_vcpus(find_running(aws), quota),
+    )
+
+
+def tell_use(aws: Aws, quota: Quota) -> str:
+    """A quota of machines in words, whatever of it AWS says."""
+    try:
+        return str(find_use(aws, quota))
+    except AwsError:
+        return f"{quota}; {quota.console(aws.region)}"
+
+
+def on_free_plan(aws: Aws) -> bool | None:
+    """Whether the AWS account is on the free plan; None if AWS does not say, or may not be asked.
+
+    https://docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/free-tier-plans.html
+    """
+    try:
+        reply = aws.call("freetier:GetAccountPlanState", "asking for the plan of the AWS account")
+    except AwsError:
+        return None
+    return bool(reply.get("accountPlanType") == "FREE")
+
+
+def free_plan_types(aws: Aws) -> tuple[str, ...]:
+    """The machine types that an account on the free plan may launch, the largest first."""
+    try:
+        pages = aws.pages(
+            "ec2:DescribeInstanceTypes",
+            "listing the types of the free plan",
+            "InstanceTypes",
+            Filters=[{"Name": "free-tier-eligible", "Values": ["true"]}],
+        )
+        found = {str(one["InstanceType"]) for one in pages}
+    except AwsError:
+        found = set()
+    return (*FREE_PLAN_TYPES, *sorted(found - set(FREE_PLAN_TYPES)))

@@ -1,0 +1,33 @@
+"""The service-linked role that spot machines need, once in each AWS account.
+
+EC2 makes it at the first request for a spot machine, if whoever asks may make it; else it answers with
+`AuthFailure.ServiceLinkedRoleCreationNotPermitted`.
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/service-linked-roles-spot-instance-requests.html
+"""
+
+from __future__ import annotations
+
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import AccessDeniedError, AlreadyExistsError, InvalidRequestError
+
+SERVICE = "spot.amazonaws.com"
+# What IAM says of a role that is there: "has been taken in this account".
+_TAKEN = "InvalidInput"
+
+
+def ensure_spot_role(aws: Aws) -> bool:
+    """See that the role is there. Returns whether it is; False where the credentials may not make it."""
+    try:
+        aws.call(
+            "iam:CreateServiceLinkedRole",
+            "creating the service-linked role of spot machines",
+            AWSServiceName=SERVICE,
+        )
+    except AlreadyExistsError:
+        return True
+    except AccessDeniedError:
+        return False
+    except InvalidRequestError as error:
+        if error.code != _TAKEN:
+            raise
+    return True

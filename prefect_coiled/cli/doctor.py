@@ -1,0 +1,45 @@
+"""`prefect-coiled doctor`: the shortest real life of a cluster in an account, and what differed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefect_coiled.cli.common import AccountOption, out, told, where
+
+
+@told
+def run_doctor(
+    account: AccountOption = None,
+    spend: Annotated[float, typer.Option(help="US dollars that it may cost at most.")] = 0.5,
+    report: Annotated[Path | None, typer.Option(help="File for the report, as JSON.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Live through the shortest life of a cluster in an account, and report what differed from the sandbox.
+
+    Check, set-up, a cluster of two of the smallest machines, a flow, logs, close, sweep. The report names no
+    account, id or address, so that it can be pasted into a bug report. Exits with 1 where a step failed.
+    """
+    from prefect_coiled.blocks import load_account
+    from prefect_coiled.doctor import VM_TYPE, examine, hourly_price
+
+    loaded = load_account(account)
+    console = out()
+    console.print(f"Account {loaded.slug}{where(loaded)}")
+    console.print(
+        f"Two {VM_TYPE} cost {hourly_price():.3f} US dollars an hour by AWS's list prices; they end by "
+        f"themselves before they cost {spend}."
+    )
+    if not yes and not loaded.is_sandbox:
+        typer.confirm("Go on?", abort=True)
+    found = examine(loaded, spend=spend, tell=lambda step, state: console.print(f"{step:8} {state}"))
+    if report is not None:
+        report.write_text(found.model_dump_json(indent=2), encoding="utf-8")
+        console.print(f"Report: {report}")
+    differed = len(found.unknown_codes) + len(found.fields) + len(found.lacking)
+    result = "All steps came through" if found.ok else "Not all came through"
+    console.print(f"{result}; {differed} differences from the sandbox.")
+    if not found.ok:
+        raise typer.Exit(1)

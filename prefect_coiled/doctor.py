@@ -1,0 +1,300 @@
+"""The shortest real life in an account, under a lid of cost, and a report of what differed from the sandbox.
+
+    who are we, what would be denied, what fits ─▶ set-up ─▶ a cluster of 1 + 1 smallest machines
+        ─▶ a flow on it ─▶ its logs ─▶ close ─▶ sweep ─▶ report
+
+Whatever fails, what was made is removed, and the report says so. It holds no account number, id, address or
+name: it can be pasted into a bug report.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any
+
+from prefect import flow, task
+
+from prefect_coiled.aws.caller import find_caller
+from prefect_coiled.aws.credentials import Account
+from prefect_coiled.aws.door import Report, watch_calls
+from prefect_coiled.aws.foresight import foresee
+from prefect_coiled.cluster import Cluster
+from prefect_coiled.costs import MachineUse, estimate
+from prefect_coiled.errors import AwsError, OptionsError
+from prefect_coiled.options import merge
+from prefect_coiled.plan.aws_codes import CODES
+from prefect_coiled.provision import remove_cluster, set_up_account, sweep
+from prefect_coiled.provision.room import find_room
+from prefect_coiled.provision.sessions import open_door
+from prefect_coiled.records import Record
+from prefect_coiled.task_runner import CoiledTaskRunner
+from prefect_coiled.tasks.steps import Session, use_session
+
+__all__ = ["Examination", "StepRecord", "examine", "fields_of", "hourly_price"]
+
+# The smallest type on which Dask and Prefect fit; accounts on the free plan have it too.
+VM_TYPE = "t3.small"
+# Seconds that the cluster lives at most; a machine ends by itself then.
+_LONGEST = 1800.0
+_DISK = 30
+# How deep the fields of answers are compared.
+_DEPTH = 4
+
+
+class StepRecord(Record):
+    """A step of the examination.
+
+    Attributes:
+        name: Such as "cluster".
+        seconds: How long it took.
+        ok: Whether it came through.
+        note: What it found, without ids.
+        error: Class and code of what failed; empty where nothing did.
+    """
+
+    name: str
+    seconds: float
+    ok: bool
+    note: str = ""
+    error: str = ""
+
+
+class Examination(Record):
+    """What came of it; without anything that tells whose account it is.
+
+    Attributes:
+        version: Of this library.
+        python: Of the client.
+        region: The AWS region.
+        sandbox: Whether it was the sandbox.
+        usd_at_most: What it can have cost by AWS's list prices.
+        steps: In their order.
+        calls: How often each action was called.
+        codes: How often each error code was answered, by action.
+        unknown_codes: Those that the table of codes does not have.
+        fields: Fields of answers that the sandbox does not give, by action.
+        lacking: Fields that the sandbox gives and AWS did not, by action.
+        left: What could not be removed, by kind.
+    """
+
+    version: str
+    python: str
+    region: str
+    sandbox: bool
+    usd_at_most: float
+    steps: tuple[StepRecord, ...]
+    calls: dict[str, int]
+    codes: dict[str, int]
+    unknown_codes: tuple[str, ...]
+    fields: dict[str, tuple[str, ...]]
+    lacking: dict[str, tuple[str, ...]]
+    left: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether every step came through and nothing is left."""
+        return all(step.ok for step in self.steps) and not self.left
+
+
+def hourly_price() -> float:
+    """What the cluster costs an hour by AWS's list prices, in US dollars."""
+    uses = [MachineUse(vm_type=VM_TYPE, count=2, hours=1.0, disk_gb=_DISK, public_ip=True)]
+    return estimate(uses).known_usd
+
+
+def examine(
+    account: Account, *, spend: float = 0.5, tell: Callable[[str, str], None] | None = None
+) -> Examination:
+    """Live through a cluster's shortest life in an account.
+
+    Args:
+        account: The account, as it was loaded.
+        spend: US dollars that it may cost at most; the cluster's machines end by themselves before.
+        tell: Called with (step, state).
+
+    Raises:
+        OptionsError: If even the shortest life costs more than `spend`.
+    """
+    price = hourly_price()
+    seconds = min(_LONGEST, spend / price * 3600)
+    if seconds < 600:
+        raise OptionsError(
+            f"spend {spend}",
+            f"is less than ten minutes of two {VM_TYPE} cost: {price / 6:.3f} US dollars.",
+            "Allow more.",
+        )
+    seen = _Seen()
+    with watch_calls(seen.note):
+        steps, left = _live(account, seconds, tell or (lambda step, state: None))
+    from prefect_coiled import __version__
+
+    region = merge(None, account.options).options.region
+    fields, lacking = _differences(seen.fields, _baseline())
+    return Examination(
+        version=__version__,
+        python=platform.python_version(),
+        region=region,
+        sandbox=account.is_sandbox,
+        usd_at_most=round(price * seconds / 3600, 3),
+        steps=tuple(steps),
+        calls=dict(sorted(seen.calls.items())),
+        codes=dict(sorted(seen.codes.items())),
+        unknown_codes=tuple(sorted({code for _, code in seen.pairs if code and code not in CODES})),
+        fields=fields,
+        lacking=lacking,
+        left=left,
+    )
+
+
+def _live(
+    account: Account, seconds: float, tell: Callable[[str, str], None]
+) -> tuple[list[StepRecord], tuple[str, ...]]:
+    steps: list[StepRecord] = []
+    options = merge(None, account.options).options
+    name = f"doctor-{secrets.token_hex(3)}"
+    aws = open_door(account, options.region)
+    made: list[Cluster] = []
+
+    @contextmanager
+    def step(title: str) -> Iterator[list[str]]:
+        tell(title, "begun")
+        begun, notes, error = time.monotonic(), list[str](), ""
+        try:
+            yield notes
+        except Exception as failure:  # whatever fails is what the report is for
+            code = f" {failure.code}" if isinstance(failure, AwsError) else ""
+            error = f"{type(failure).__name__}{code}"
+            tell(title, str(failure))
+            raise _GaveUpError from failure
+        finally:
+            took = round(time.monotonic() - begun, 1)
+            steps.append(
+                StepRecord(name=title, seconds=took, ok=not error, note="; ".join(notes), error=error)
+            )
+            tell(title, f"{'; '.join(notes) or 'done'} ({took} s)" if not error else f"failed: {error}")
+
+    left: tuple[str, ...] = ()
+    try:
+        with step("check") as notes:
+            denied = foresee(aws, find_caller(aws))
+            notes.append(f"{len(denied)} permissions would be denied")
+        with step("room") as notes:
+            room = find_room(aws, VM_TYPE, VM_TYPE, spot=False)
+            notes.append(f"{'unknown' if room.workers is None else room.workers} workers")
+        with step("set-up"), use_session(Session(aws)):
+            set_up_account(account.slug, options.region, options.default_zone, "public-ip", every_zone=False)
+        with step("cluster") as notes:
+            made.append(_cluster(account, name, seconds))
+            notes.append(f"{len(made[0].scheduler_info['workers'])} worker")
+        with step("flow") as notes:
+            notes.append(_flow(made[0]))
+        with step("logs") as notes:
+            texts = made[0].get_logs(cluster=False)
+            notes.append(f"{sum(len(text.splitlines()) for text in texts.values())} lines")
+        with step("close"):
+            made[0].close()
+    except _GaveUpError:
+        tell("close", "removing what was made")
+    finally:
+        for cluster in made:
+            cluster.close()
+        removal = remove_cluster(aws, name)
+        try:
+            with step("sweep") as notes, use_session(Session(aws)):
+                removal += sweep(account.slug, options.region, release_nat=False)
+                notes.append("nothing is left" if not removal.left else f"{len(removal.left)} left")
+        except _GaveUpError:
+            tell("sweep", "run `prefect-coiled sweep`")
+        left = tuple(sorted(Counter(_redacted(key) for key in removal.left)))
+    return steps, left
+
+
+class _GaveUpError(Exception):
+    """A step failed and is noted; what is left is to remove."""
+
+
+def _cluster(account: Account, name: str, seconds: float) -> Cluster:
+    return Cluster(
+        name=name,
+        n_workers=1,
+        account=account.slug,
+        worker_vm_types=VM_TYPE,
+        scheduler_vm_types=VM_TYPE,
+        worker_disk_size=_DISK,
+        scheduler_disk_size=_DISK,
+        wait_for_workers=True,
+        cluster_timeout=seconds,
+        backend_options={"egress": "public-ip"},
+    )
+
+
+def _flow(cluster: Cluster) -> str:
+    @task
+    def square(x: int) -> int:
+        return x * x
+
+    @flow(name="doctor", task_runner=CoiledTaskRunner(cluster=cluster))
+    def squares() -> int:
+        return sum(future.result() for future in square.map(range(4)))
+
+    return f"answer {squares()}"
+
+
+class _Seen:
+    """What the calls of the examination answered: counts, codes and fields, and no value."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.codes: Counter[str] = Counter()
+        self.pairs: set[tuple[str, str]] = set()
+        self.fields: dict[str, set[str]] = {}
+
+    def note(self, report: Report) -> None:
+        self.calls[report.action] += 1
+        if report.error is not None:
+            self.codes[f"{report.action} {report.error.code}"] += 1
+            self.pairs.add((report.action, report.error.code))
+            return
+        self.fields.setdefault(report.action, set()).update(fields_of(report.reply))
+
+
+def fields_of(value: Any, path: str = "", depth: int = _DEPTH) -> Iterator[str]:
+    """The names of the fields of an answer; of what is named by its values, such as tags, none."""
+    if depth and isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key in ("ResponseMetadata", "Tags", "tags"):
+                continue
+            here = f"{path}.{key}" if path else str(key)
+            yield here
+            yield from fields_of(inner, here, depth - 1)
+    elif depth and isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from fields_of(inner, path, depth)
+
+
+def _baseline() -> dict[str, list[str]]:
+    """The fields that the sandbox answers with, by action; written by `scripts/write_doctor_fields.py`."""
+    text = resources.files("prefect_coiled").joinpath("doctor_fields.json").read_text(encoding="utf-8")
+    found: dict[str, list[str]] = json.loads(text)
+    return found
+
+
+def _differences(
+    seen: Mapping[str, set[str]], known: Mapping[str, list[str]]
+) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    more = {a: tuple(sorted(f - set(known.get(a, ())))) for a, f in sorted(seen.items())}
+    less = {a: tuple(sorted(set(known[a]) - f)) for a, f in sorted(seen.items()) if a in known}
+    return {a: f for a, f in more.items() if f}, {a: f for a, f in less.items() if f}
+
+
+def _redacted(text: str) -> str:
+    """The kind of a resource, from its id or name."""
+    return re.sub(r"-[0-9a-f]{8,}$", "", text.rpartition("/")[0] or text)

@@ -1,0 +1,340 @@
+"""What each error code of AWS means here: its class, whether it is tried again, and what to do about it.
+
+One table for all services. Its sources are the error pages of EC2
+(https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html), IAM, SSM, CloudWatch Logs, S3
+(https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html), ECR, Service Quotas and STS, and the
+errors that botocore's models name for the calls of `plan.actions`. `aws_errors` makes
+errors of them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from prefect_coiled.errors import (
+    AccessDeniedError,
+    AccountStateError,
+    AlreadyExistsError,
+    AwsError,
+    CredentialsError,
+    InUseError,
+    InvalidRequestError,
+    NoCapacityError,
+    NotFoundError,
+    QuotaError,
+    ThrottledError,
+)
+
+__all__ = ["BY_CLASS", "CODES", "SPOT_ROLE_COMMAND", "SPOT_ROLE_MISSING", "Code", "Retried"]
+
+# Who tries again: nobody; botocore, where the call may be repeated, and then the step; the step alone; or the
+# launch, in the next type, zone or market.
+Retried = Literal["never", "call", "step", "launch"]
+
+# What EC2 answers to a first request for spot machines, where it may not make their role.
+SPOT_ROLE_MISSING = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
+SPOT_ROLE_COMMAND = "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
+
+
+class Code(NamedTuple):
+    """What a code means.
+
+    Attributes:
+        cls: The class of its error.
+        retried: Who tries again.
+        gloss: What it means, where AWS's own words do not say it.
+        next_step: What a person can do.
+    """
+
+    cls: type[AwsError]
+    retried: Retried
+    gloss: str = ""
+    next_step: str = ""
+
+
+BY_CLASS: dict[type[AwsError], Code] = {
+    AccessDeniedError: Code(
+        AccessDeniedError,
+        "never",
+        next_step="Attach the missing permission to the credentials of the account and run again.",
+    ),
+    AccountStateError: Code(AccountStateError, "never"),
+    AlreadyExistsError: Code(AlreadyExistsError, "step"),
+    AwsError: Code(AwsError, "never"),
+    CredentialsError: Code(
+        CredentialsError,
+        "never",
+        next_step="Check the AWS credentials of the account block: keys, profile or role.",
+    ),
+    InUseError: Code(InUseError, "step"),
+    InvalidRequestError: Code(
+        InvalidRequestError,
+        "never",
+        next_step="If no option of yours is named in it, report it, with the request id.",
+    ),
+    NoCapacityError: Code(
+        NoCapacityError,
+        "launch",
+        next_step="Try another zone or instance type, or allow more than one vm_type.",
+    ),
+    NotFoundError: Code(NotFoundError, "step"),
+    QuotaError: Code(
+        QuotaError,
+        "never",
+        next_step="Ask AWS for a higher quota (Service Quotas console), or use less at a time.",
+    ),
+    ThrottledError: Code(
+        ThrottledError, "call", next_step="AWS is slowing requests down or failing; run again in a minute."
+    ),
+}
+
+_CLOCK = "Set this machine's clock: AWS accepts a request that is at most minutes off."
+_REGION = "Enable the region in the AWS console (Account > AWS Regions), or choose another one."
+_SUPPORT = "Ask AWS's support, or aws-verification@amazon.com."
+_LOG_IN = "Log in again, or use credentials that refresh by themselves."
+_BUCKET_TAKEN = "Choose another account slug: the bucket's name is made from it."
+_KMS = "See `prefect-coiled policies ongoing --kms-key ARN` for a KMS key of your own."
+
+# Codes that say what there is to say, by class.
+_BARE: dict[type[AwsError], str] = {
+    AccessDeniedError: """
+        AccessDenied AccessDeniedException Client.UnauthorizedOperation NotAuthorized
+        UnauthorizedOperation
+    """,
+    AlreadyExistsError: """
+        AlreadyExistsException BucketAlreadyOwnedByYou EntityAlreadyExists InvalidAMIName.Duplicate
+        InvalidGroup.Duplicate InvalidLaunchTemplateName.AlreadyExistsException
+        InvalidPermission.Duplicate ParameterAlreadyExists RepositoryAlreadyExistsException
+        Resource.AlreadyAssociated ResourceAlreadyExistsException RouteAlreadyExists
+    """,
+    CredentialsError: """
+        IncompleteSignature InvalidAccessKeyId InvalidSecurity MissingAuthenticationToken
+        MissingAuthenticationTokenException MissingSecurityHeader NotAuthorizedException
+    """,
+    InUseError: """
+        BucketNotEmpty DeleteConflict DependencyViolation EntityTemporarilyUnmodifiable
+        IncorrectInstanceState InvalidGroup.InUse InvalidIPAddress.InUse InvalidNetworkInterface.InUse
+        InvalidRouteTableId.InUse InvalidSnapshot.InUse RepositoryNotEmptyException
+        ResourceCountExceeded ResourceInUseException
+    """,
+    InvalidRequestError: """
+        405 412 DataAlreadyAcceptedException DryRunOperation EncryptionTypeMismatch EntityTooLarge
+        HierarchyLevelLimitExceededException HierarchyTypeMismatchException IllegalArgumentException
+        IncompatiblePolicyException InvalidAction InvalidAllowedPatternException InvalidArgument
+        InvalidCidrBlock InvalidFilter InvalidFilterKey InvalidFilterOption InvalidFilterValue
+        InvalidHostConfiguration InvalidInput InvalidInterface.IpAddressLimitExceeded
+        InvalidLaunchTemplateData InvalidLaunchTemplateId.Malformed
+        InvalidLaunchTemplateName.MalformedException InvalidMaxResults InvalidNextToken
+        InvalidObjectState InvalidPaginationToken InvalidParameter InvalidParameterCombination
+        InvalidParameterDependency InvalidParameterException InvalidParameterValue
+        InvalidPlacementConstraint InvalidPolicyAttributeException InvalidPolicyTypeException
+        InvalidQueryParameter InvalidRequest InvalidSequenceTokenException InvalidSnapshot InvalidSubnet
+        InvalidSubnet.Range InvalidTagParameterException InvalidVpcRange InvalidWriteOffset
+        KeyTooLongError MalformedPolicy MalformedPolicyDocument MalformedPolicyDocumentException
+        MalformedQueryString MalformedXML MethodNotAllowed MissingAction MissingContentLength
+        MissingParameter MissingParameterException ParameterPatternMismatchException
+        PoliciesLimitExceededException PolicyEvaluation PreconditionFailed Redirect TooManyParts
+        TooManyTagsException UnableToGetUpstreamImageException UnauthorizedOperation.DryRun
+        UnknownOperationException UnknownParameter UnsupportedHibernationConfiguration
+        UnsupportedOperation UnsupportedOperationException UnsupportedParameterType ValidationError
+        ValidationException
+    """,
+    NoCapacityError: """
+        InsufficientCapacity InsufficientCapacityOnHost InsufficientHostCapacity
+        InsufficientInstanceCapacity InsufficientReservedInstanceCapacity SpotMaxPriceTooLow
+        UnfulfillableCapacity UnsupportedInstanceTypeOnHost
+    """,
+    NotFoundError: """
+        Gateway.NotAttached ImageNotFoundException InvalidAMIID.NotFound InvalidAllocationID.NotFound
+        InvalidAssociationID.NotFound InvalidGatewayID.NotFound InvalidGroup.NotFound
+        InvalidInstanceID.NotFound InvalidInternetGatewayID.NotFound InvalidLaunchTemplateId.NotFound
+        InvalidLaunchTemplateId.VersionNotFound InvalidLaunchTemplateName.NotFoundException
+        InvalidNetworkInterfaceID.NotFound InvalidPermission.NotFound InvalidRoute.NotFound
+        InvalidRouteTableID.NotFound InvalidSnapshot.NotFound InvalidSpotInstanceRequestID.NotFound
+        InvalidSubnetID.NotFound InvalidVolume.NotFound InvalidVpcEndpointId.NotFound
+        InvalidVpcID.NotFound LifecyclePolicyNotFoundException NatGatewayMalformed NatGatewayNotFound
+        NoSuchBucket NoSuchBucketPolicy NoSuchEntity NoSuchKey NoSuchLifecycleConfiguration
+        NoSuchPublicAccessBlockConfiguration NoSuchResourceException NoSuchTagSet NoSuchUpload
+        ParameterNotFound ParameterVersionNotFound RepositoryNotFoundException ResourceNotFoundException
+        ServerSideEncryptionConfigurationNotFoundError
+    """,
+    QuotaError: """
+        InstanceLimitExceeded InternetGatewayLimitExceeded LaunchTemplateLimitExceeded LimitExceeded
+        LimitExceededException MaxSpotInstanceCountExceeded NatGatewayLimitExceeded
+        NetworkInterfaceLimitExceeded PrivateIpAddressLimitExceeded ResourceLimitExceeded
+        RouteLimitExceeded RouteTableLimitExceeded SecurityGroupsPerInstanceLimitExceeded
+        SecurityGroupsPerInterfaceLimitExceeded SnapshotLimitExceeded SubnetLimitExceeded
+        VcpuLimitExceeded VolumeIOPSLimit VpcEndpointLimitExceeded
+    """,
+    ThrottledError: """
+        500 502 503 504 BandwidthLimitExceeded EC2ThrottledException InternalError InternalFailure
+        InternalServerError InternalServerException InternalServiceException PriorRequestNotComplete
+        RequestLimitExceeded RequestThrottled RequestThrottledException RequestTimeout
+        RequestTimeoutException ServerException ServerInternal ServiceException ServiceFailure
+        ServiceUnavailable ServiceUnavailableException SlowDown ThrottledException Throttling
+        ThrottlingException TooManyRequestsException TransactionInProgressException Unavailable
+    """,
+}
+# The others: what they mean, and what to do where that is another thing than for the class.
+_TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
+    AccessDeniedError: {
+        "403": ("S3 says no more than that: it is another AWS account's, or a permission is missing",),
+        SPOT_ROLE_MISSING: (
+            "spot machines need the service-linked role AWSServiceRoleForEC2Spot, once in each AWS account",
+            f"Have somebody with the permission run `{SPOT_ROLE_COMMAND}`, or use on-demand machines.",
+        ),
+    },
+    AccountStateError: {
+        "AllAccessDisabled": ("S3 has closed this bucket", _SUPPORT),
+        "AccountProblem": ("S3 sees a problem with the AWS account", _SUPPORT),
+        "Blocked": ("the AWS account is blocked", _SUPPORT),
+        "InvalidPayer": ("the AWS account has no valid way of payment", "Give one in the Billing console."),
+        "NotSignedUp": ("the AWS account is not signed up for this service", "Sign up in the AWS console."),
+        "OptInRequired": ("the AWS account is not subscribed to this service or region", _REGION),
+        "PendingVerification": (
+            "AWS is still validating the account for this region; it takes minutes, at most four hours",
+            "Wait for AWS's mail, then run again; or choose another region.",
+        ),
+        "RegionDisabledException": ("the region is not enabled", _REGION),
+        "SubscriptionRequiredException": ("the AWS account is not subscribed to this service", _REGION),
+    },
+    CredentialsError: {
+        "AuthFailure": ("", "Check the keys; that the region is enabled; and this machine's clock."),
+        "ExpiredToken": ("", _LOG_IN),
+        "ExpiredTokenException": ("", _LOG_IN),
+        "InvalidClientTokenId": (
+            "",
+            "Check the keys; those of GovCloud and China are not valid in other regions.",
+        ),
+        "InvalidSignatureException": ("", _CLOCK),
+        "InvalidToken": ("", _LOG_IN),
+        "RequestExpired": ("", _CLOCK),
+        "RequestTimeTooSkewed": ("", _CLOCK),
+        "SignatureDoesNotMatch": ("", "Check the secret key, and this machine's clock."),
+        "TokenRefreshRequired": ("", _LOG_IN),
+        "UnrecognizedClientException": ("", "Check the keys, and that the region is enabled."),
+    },
+    InUseError: {
+        "ConcurrentModification": ("somebody else changes it at this moment",),
+        "ConcurrentModificationException": ("somebody else changes it at this moment",),
+        "ConcurrentTagAccess": ("somebody else changes its tags at this moment",),
+        "IncorrectState": ("it is still coming or going",),
+        "IncorrectStateException": ("it is still coming or going",),
+        "InvalidState": ("it is still coming or going",),
+        "InvalidVpcState": ("it is still coming or going",),
+        "OperationAborted": ("S3 is still at another change of this bucket",),
+        "OperationNotPermitted": ("it is kept from that, such as by termination protection",),
+        "PendingSnapshotLimitExceeded": ("as many snapshots are being made as may be at once",),
+        "SnapshotCreationPerVolumeRateExceeded": ("one snapshot of a disk every 15 seconds",),
+        "TooManyUpdates": ("another one writes the parameter at this moment",),
+    },
+    InvalidRequestError: {
+        "301": ("a bucket of that name is in another region", _BUCKET_TAKEN),
+        "307": ("S3 is still making the bucket known", "Run again in a minute."),
+        "400": (
+            "S3 says no more than that: credentials that have expired, or of another region's bucket",
+            "Check the credentials with `prefect-coiled check`.",
+        ),
+        "AuthorizationHeaderMalformed": ("the bucket is in another region", _BUCKET_TAKEN),
+        "BadDigest": ("what arrived is not what was sent", "Run again."),
+        "BucketAlreadyExists": (
+            "the name of a bucket is AWS's alone, and somebody else has this one",
+            _BUCKET_TAKEN,
+        ),
+        "FilterLimitExceeded": ("a call takes 200 values of filters",),
+        "IdempotentInstanceTerminated": ("the machines of this client token are gone",),
+        "IdempotentParameterMismatch": ("this client token was used with other parameters",),
+        "IllegalLocationConstraintException": ("the bucket is in another region", _BUCKET_TAKEN),
+        "IncompleteBody": ("what arrived is not all that was sent", "Run again."),
+        "InvalidBlockDeviceMapping": ("", "Give a larger worker_disk_size or scheduler_disk_size."),
+        "InvalidBucketName": ("", _BUCKET_TAKEN),
+        "InvalidInstanceType": ("", "Choose other vm_types; `prefect-coiled check` looks at the defaults."),
+        "InvalidKeyId": ("", _KMS),
+        "InvalidPermission.Malformed": ("", "Check the CIDRs and ports of the ingress rules."),
+        "InvalidSubnet.Conflict": ("another subnet has these addresses",),
+        "InvalidTagKey.Malformed": ("", "Choose another key for the tag."),
+        "InvalidUserData.Malformed": ("", "Use shorter worker_options or scheduler_options."),
+        "InvalidZone.NotFound": ("this AWS account sees no such zone", "Choose another zone, or none."),
+        "KMS.DisabledException": ("", _KMS),
+        "KMS.NotFoundException": ("", _KMS),
+        "KMSDisabledException": ("", _KMS),
+        "KMSInvalidStateException": ("", _KMS),
+        "KMSNotFoundException": ("", _KMS),
+        "KmsException": ("ECR could not use the KMS key", _KMS),
+        "MissingInput": ("", "Give an instance type that the launch template lacks."),
+        "ParameterMaxVersionLimitExceeded": (
+            "an SSM parameter holds 100 versions, of which a labelled one is never dropped",
+            "Take the label off the parameter's oldest version.",
+        ),
+        "PermanentRedirect": ("a bucket of that name is in another region", _BUCKET_TAKEN),
+        "PolicyNotAttachable": ("only AWS's own services may attach that policy", "Choose another policy."),
+        "TemporaryRedirect": ("S3 is still making the bucket known", "Run again in a minute."),
+        "UnmodifiableEntity": ("only AWS's own services may change that role",),
+        "VPCIdNotSpecified": ("the AWS account has no default VPC",),
+        "XAmzContentSHA256Mismatch": ("what arrived is not what was sent", "Run again."),
+    },
+    NoCapacityError: {
+        "InsufficientAddressCapacity": ("AWS has no address to give at the moment",),
+        "InsufficientFreeAddressesInSubnet": ("the subnet has no address left",),
+        "InsufficientVolumeCapacity": ("AWS has no disk of that kind in this zone at the moment",),
+        "Unsupported": ("the zone does not have the type",),
+    },
+    NotFoundError: {
+        "404": ("S3 says no more than that",),
+        "InvalidAMIID.Unavailable": ("the image is gone, or is still being made",),
+        "InvalidKeyPair.NotFound": (
+            "",
+            "Give the name of a key pair of this region (EC2 console > Key Pairs) as key_name.",
+        ),
+    },
+    QuotaError: {
+        "AddressLimitExceeded": (
+            "",
+            'Use egress="public-ip", which needs no elastic address; or ask AWS for more.',
+        ),
+        "ParameterLimitExceeded": ("10,000 standard parameters fit into a region of an AWS account",),
+        "RulesPerSecurityGroupLimitExceeded": ("", "Give fewer ingress rules or ports, or ask AWS for more."),
+        "SecurityGroupLimitExceeded": ("", "Sweep what is no longer used: `prefect-coiled sweep`."),
+        "TagLimitExceeded": ("a resource bears 50 tags", "Give fewer tags."),
+        "TooManyBuckets": ("100 buckets fit into an AWS account until it asks for more",),
+        "VolumeLimitExceeded": ("", "Give smaller disks, or ask AWS for more."),
+        "VpcLimitExceeded": ("", "Bring a network of your own, delete a VPC, or ask AWS for more."),
+    },
+    ThrottledError: {
+        "OperationAbortedException": ("another change of the log group is under way",),
+    },
+}
+# Where it is not as for the class.
+_RETRIED: dict[str, Retried] = {
+    # botocore repeats none of these.
+    "OperationAbortedException": "step",
+    "InvalidKeyPair.NotFound": "never",
+    "RepositoryNotEmptyException": "never",
+    "BucketNotEmpty": "never",
+    "OperationNotPermitted": "never",
+    "TemporaryRedirect": "step",
+    "307": "step",
+    "BadDigest": "step",
+    "IncompleteBody": "step",
+    "XAmzContentSHA256Mismatch": "step",
+    # Quotas that a launch meets: other types and markets have others.
+    "InstanceLimitExceeded": "launch",
+    "MaxSpotInstanceCountExceeded": "launch",
+    "VcpuLimitExceeded": "launch",
+    SPOT_ROLE_MISSING: "launch",
+    "InvalidInstanceType": "launch",
+}
+
+
+def _rows() -> dict[str, Code]:
+    found: dict[str, Code] = {}
+    for cls, base in BY_CLASS.items():
+        told = {**dict.fromkeys(_BARE.get(cls, "").split(), ()), **_TOLD.get(cls, {})}
+        for code, words in told.items():
+            gloss, next_step = (*words, "", "")[:2]
+            retried = _RETRIED.get(code, base.retried)
+            found[code] = Code(cls, retried, gloss, next_step or base.next_step)
+    return found
+
+
+CODES: dict[str, Code] = _rows()

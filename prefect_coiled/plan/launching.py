@@ -1,0 +1,131 @@
+"""How a launch goes on when AWS says no: which ways are left, how many machines to ask for, what was tried.
+
+Pure: the calls are in `tasks.launch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prefect_coiled.errors import (
+    AccountStateError,
+    AwsError,
+    NoCapacityError,
+    QuotaError,
+)
+from prefect_coiled.plan.aws_codes import SPOT_ROLE_MISSING
+from prefect_coiled.plan.cluster import Attempt, shortage
+from prefect_coiled.plan.quotas import Quota, machine_quota, vcpus
+
+__all__ = ["LARGEST_CALL", "Tally", "batch_sizes", "halves"]
+
+# "For larger numbers of instances, request in smaller batches", such as of 100:
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RunInstances.html
+LARGEST_CALL = 100
+
+
+def batch_sizes(count: int, largest: int = LARGEST_CALL) -> Iterator[int]:
+    """How many machines each call asks for, `count` in all."""
+    while count > 0:
+        yield min(count, largest)
+        count -= largest
+
+
+def halves(refused: int, got: list[int]) -> Iterator[int]:
+    """How many to ask for when a quota refused `refused` machines, until as many are there as fit.
+
+    Args:
+        refused: The number that did not fit.
+        got: How many each call gave; the caller appends to it, 0 for a refusal.
+    """
+    most = refused - 1
+    while most > 0:
+        size = (most + 1) // 2
+        yield size
+        most = most - size if got[-1] == size else size - 1 if got[-1] == 0 else 0
+
+
+# What AWS says of one type alone: that the free plan does not have it, and that the region does not.
+_FREE_PLAN, _NO_SUCH_TYPE = "InvalidParameterCombination", "InvalidInstanceType"
+
+
+class Tally:
+    """What was tried of a launch, and what need not be asked for again.
+
+    A quota is shared by many types in all zones of a region: once AWS has said that it is used up, only
+    smaller types can still fit. A type that the AWS account may not launch is the same in every zone; spot
+    machines without their role are so in every type.
+    """
+
+    def __init__(self) -> None:
+        self.last: AwsError | None = None
+        self.quota: Quota | None = None
+        self._tried: dict[str, str] = {}
+        self._said: dict[str, str] = {}
+        self._spared: list[str] = []
+        self._used_up: dict[Quota, int] = {}
+        self._refused: set[str] = set()
+        self._no_spot = False
+
+    def passes(self, attempt: Attempt) -> bool:
+        """Whether an attempt cannot succeed any more, by what AWS has said before."""
+        quota = machine_quota(attempt.instance_type, spot=attempt.spot)
+        left = self._used_up.get(quota) if quota is not None else None
+        too_large = left is not None and (vcpus(attempt.instance_type) or left) >= left
+        refused = attempt.instance_type in self._refused or (attempt.spot and self._no_spot)
+        if not too_large and not refused:
+            return False
+        self._spared.append(str(attempt))
+        return True
+
+    def skip(self, attempt: Attempt, why: str) -> None:
+        """Note an attempt that was not made."""
+        self._tried[str(attempt)] = why
+
+    def note(self, attempt: Attempt, error: AwsError) -> bool:
+        """Note a refusal. Returns whether the next attempt may be made."""
+        if isinstance(error, QuotaError):
+            quota = machine_quota(attempt.instance_type, spot=attempt.spot)
+            if quota is not None:
+                size = vcpus(attempt.instance_type) or 1
+                self._used_up[quota] = min(size, self._used_up.get(quota, size))
+            self.quota = quota
+        elif error.code == SPOT_ROLE_MISSING:
+            self._no_spot = True
+        elif error.code == _NO_SUCH_TYPE or (
+            isinstance(error, AccountStateError) and error.code == _FREE_PLAN
+        ):
+            self._refused.add(attempt.instance_type)
+        elif not isinstance(error, NoCapacityError):
+            return False
+        # AWS's words name type and zone: the first that are said with a code stand for the others.
+        self._tried[str(attempt)] = self._said.setdefault(error.code, error.diagnosis.why)
+        # What can be mended by a person says more than that AWS has none at the moment.
+        if self.last is None or isinstance(self.last, NoCapacityError):
+            self.last = error
+        return True
+
+    def failure(self, what: str, got: int, extra: str = "") -> AwsError:
+        """The error of a launch that could not go on.
+
+        Args:
+            what: What was being done.
+            got: How many machines came up.
+            extra: A sentence about the quota that is used up.
+        """
+        last = self.last
+        spared = f"; not asked for again: {len(self._spared)} more" if self._spared else ""
+        why = f"{got} came up; tried {shortage(list(self._tried), self._tried)}{spared}".rstrip(". ")
+        next_step = "Allow more vm_types or zones, or spot_policy='spot_with_fallback'."
+        kind: type[AwsError] = NoCapacityError
+        if last is not None and not isinstance(last, NoCapacityError):
+            kind, next_step = type(last), last.diagnosis.next_step
+        error = kind(
+            what,
+            f"{why}. {extra}".strip() if extra else f"{why}.",
+            next_step,
+            operation="ec2:RunInstances",
+            code=last.code if last else "",
+        )
+        error.retried = "never"
+        return error

@@ -1,0 +1,279 @@
+"""EC2's rules for security groups, images and launch templates."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prefect_coiled.sandbox.rules.account import Account
+from prefect_coiled.sandbox.rules.asked import Asked
+from prefect_coiled.sandbox.rules.ec2_network import is_block
+from prefect_coiled.sandbox.rules.table import Refusal, kept, rule
+
+__all__: list[str] = []
+
+_API = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_{}.html"
+_ERRORS = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html"
+_QUOTAS = "https://docs.aws.amazon.com/vpc/latest/userguide/amazon-vpc-limits.html"
+
+kept(
+    "group-once",
+    "ec2",
+    "CreateSecurityGroup",
+    "InvalidGroup.Duplicate",
+    "A group's name is there once in a VPC.",
+    _API.format("CreateSecurityGroup"),
+)
+kept(
+    "group-rules",
+    "ec2",
+    "AuthorizeSecurityGroup*",
+    "RulesPerSecurityGroupLimitExceeded",
+    "At most 60 rules in a group, inbound and outbound each (the default quota).",
+    _QUOTAS,
+)
+kept(
+    "permission-once",
+    "ec2",
+    "AuthorizeSecurityGroup*",
+    "InvalidPermission.Duplicate",
+    "A rule is there once.",
+    _API.format("AuthorizeSecurityGroupIngress"),
+)
+kept(
+    "template-name-once",
+    "ec2",
+    "CreateLaunchTemplate",
+    "InvalidLaunchTemplateName.AlreadyExistsException",
+    "A launch template's name is there once.",
+    _API.format("CreateLaunchTemplate"),
+)
+kept(
+    "image-name-once",
+    "ec2",
+    "CreateImage",
+    "InvalidAMIName.Duplicate",
+    "An image's name is there once.",
+    _API.format("CreateImage"),
+)
+kept(
+    "snapshot-in-use",
+    "ec2",
+    "DeleteSnapshot",
+    "InvalidSnapshot.InUse",
+    "An image's snapshot stays as long as the image.",
+    _API.format("DeleteSnapshot"),
+)
+
+
+# -- security groups -----------------------------------------------------------------------------------------
+
+_SET = "a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*"
+_GROUP_TEXT = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")
+
+
+@rule(
+    "ec2",
+    "CreateSecurityGroup",
+    "InvalidParameterValue",
+    "A group's name has at most 255 characters of a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*, and does not begin "
+    "with sg-.",
+    _API.format("CreateSecurityGroup"),
+)
+def group_name(asked: Asked) -> Refusal | str | None:
+    name = asked.get("GroupName") or ""
+    if not name:
+        return Refusal("MissingParameter", "The request must contain the parameter GroupName")
+    if name.lower().startswith("sg-"):
+        return (
+            f"Value ({name}) for parameter GroupName is invalid. Group names may not be in the format sg-*."
+        )
+    return _text("GroupName", name, "group name")
+
+
+@rule(
+    "ec2",
+    "CreateSecurityGroup",
+    "InvalidParameterValue",
+    "A group's description has at most 255 characters of the same set.",
+    _API.format("CreateSecurityGroup"),
+)
+def group_description(asked: Asked) -> Refusal | str | None:
+    if not asked.get("Description"):
+        return Refusal("MissingParameter", "The request must contain the parameter GroupDescription")
+    return _text("GroupDescription", asked.get("Description") or "", "security group description")
+
+
+@rule(
+    "ec2",
+    "AuthorizeSecurityGroup* UpdateSecurityGroupRuleDescriptions*",
+    "InvalidParameterValue",
+    "A rule's description has at most 255 characters of the same set.",
+    _API.format("IpRange"),
+)
+def rule_description(asked: Asked) -> str | None:
+    for source in _sources(asked):
+        text = source.get("Description")
+        if text and not _GROUP_TEXT.fullmatch(text):
+            return (
+                f"Invalid rule description. Valid descriptions are strings less than 256 characters "
+                f"from the following set: {_SET}"
+            )
+    return None
+
+
+def _text(parameter: str, value: str, what: str) -> str | None:
+    if not value or _GROUP_TEXT.fullmatch(value):
+        return None
+    if not value.isascii():
+        return (
+            f"Value ({value}) for parameter {parameter} is invalid. Character sets beyond ASCII are "
+            f"not supported."
+        )
+    return (
+        f"Invalid {what}. Valid {what}s are strings less than 256 characters from the following set: {_SET}"
+    )
+
+
+def _sources(asked: Asked) -> Iterator[Mapping[str, Any]]:
+    for permission in asked.all("IpPermissions"):
+        for kind in ("IpRanges", "Ipv6Ranges", "PrefixListIds", "UserIdGroupPairs"):
+            yield from permission.get(kind) or ()
+
+
+@rule(
+    "ec2",
+    "AuthorizeSecurityGroup* RevokeSecurityGroup*",
+    "InvalidParameterValue",
+    "TCP and UDP have a range of ports between 0 and 65535; a protocol is a name or a number to 255.",
+    _API.format("IpPermission"),
+)
+def ports(asked: Asked) -> str | None:
+    for permission in [*asked.all("IpPermissions"), asked.params if asked.get("IpProtocol") else {}]:
+        protocol = str(permission.get("IpProtocol", "-1")).lower()
+        first, last = permission.get("FromPort"), permission.get("ToPort")
+        if protocol not in ("tcp", "udp", "icmp", "icmpv6", "all") and not re.fullmatch(
+            r"-1|\d{1,3}", protocol
+        ):
+            return f"Invalid value '{protocol}' for IP protocol. Unknown protocol."
+        if protocol not in ("tcp", "udp", "6", "17"):
+            continue
+        if first is None or last is None:
+            return "Invalid value 'Must specify both from and to ports with TCP/UDP.' for portRange."
+        for port in (first, last):
+            if not 0 <= port <= 65535:
+                return f"TCP/UDP port ({port}) out of range"
+        if first > last:
+            return f"Invalid TCP/UDP port range ({first}:{last})"
+    return None
+
+
+@rule(
+    "ec2",
+    "AuthorizeSecurityGroup*",
+    "InvalidParameterValue",
+    "A source is a CIDR block.",
+    _API.format("IpRange"),
+)
+def rule_block(asked: Asked) -> str | None:
+    blocks = [source[key] for source in _sources(asked) for key in ("CidrIp", "CidrIpv6") if source.get(key)]
+    for block in [*blocks, *([asked.get("CidrIp")] if asked.get("CidrIp") else [])]:
+        if not is_block(block):
+            return f"CIDR block {block} is malformed"
+    return None
+
+
+@rule(
+    "ec2",
+    "AuthorizeSecurityGroup*",
+    "InvalidParameterValue",
+    "A call names a rule once.",
+    _API.format("AuthorizeSecurityGroupIngress"),
+)
+def rule_once(asked: Asked) -> str | None:
+    seen = set()
+    for permission in asked.all("IpPermissions"):
+        head = [permission.get(key) for key in ("IpProtocol", "FromPort", "ToPort")]
+        for kind in ("IpRanges", "Ipv6Ranges", "PrefixListIds", "UserIdGroupPairs"):
+            for source in permission.get(kind) or ():
+                said = {key: value for key, value in source.items() if key != "Description"}
+                known = json.dumps([head, said], sort_keys=True)
+                if known in seen:
+                    return "The same permission must not appear multiple times"
+                seen.add(known)
+    return None
+
+
+# -- images --------------------------------------------------------------------------------------------------
+
+
+@rule(
+    "ec2",
+    "CreateImage RegisterImage CopyImage",
+    "InvalidAMIName.Malformed",
+    "An image's name has 3 to 128 characters: letters, digits and ()[] ./-'@_",
+    _API.format("CreateImage"),
+)
+def image_name(asked: Asked) -> str | None:
+    name = asked.get("Name") or ""
+    if re.fullmatch(r"[a-zA-Z0-9()\[\] ./\-'@_]{3,128}", name):
+        return None
+    return (
+        "AMI names must be between 3 and 128 characters long, and may contain letters, numbers, "
+        "'(', ')', '.', '-', '/' and '_'"
+    )
+
+
+# -- launch templates ----------------------------------------------------------------------------------------
+
+
+@rule(
+    "ec2",
+    "CreateLaunchTemplate",
+    "InvalidLaunchTemplateName.MalformedException",
+    "A launch template's name has 3 to 128 characters: letters, digits and ().-/_",
+    _API.format("CreateLaunchTemplate"),
+)
+def template_name(asked: Asked) -> str | None:
+    name = asked.get("LaunchTemplateName") or ""
+    if re.fullmatch(r"[a-zA-Z0-9().\-/_]{3,128}", name):
+        return None
+    return f"A launch template name must be between 3 and 128 characters of a-zA-Z0-9().-/_; '{name}' is not."
+
+
+@rule(
+    "ec2",
+    "DescribeLaunchTemplates DeleteLaunchTemplate",
+    "InvalidLaunchTemplateId.NotFound",
+    "The launch template is there, by its id or (InvalidLaunchTemplateName.NotFoundException) its name.",
+    _ERRORS,
+    needs="account",
+)
+def template_there(asked: Asked, account: Account) -> Refusal | str | None:
+    ids = [*asked.all("LaunchTemplateIds"), asked.get("LaunchTemplateId")]
+    names = [*asked.all("LaunchTemplateNames"), asked.get("LaunchTemplateName")]
+    for one in ids:
+        if one and one not in account.ec2.launch_templates:
+            return f"The launch template ID '{one}' does not exist"
+    for one in names:
+        if one and one not in account.ec2.launch_template_name_to_ids:
+            message = "At least one of the launch templates specified in the request does not exist."
+            return Refusal("InvalidLaunchTemplateName.NotFoundException", message)
+    return None
+
+
+@rule(
+    "ec2",
+    "DeleteSecurityGroup",
+    "CannotDelete",
+    "A VPC's default group goes with the VPC.",
+    _ERRORS,
+    needs="account",
+)
+def default_group(asked: Asked, account: Account) -> str | None:
+    group = account.ec2.get_security_group_from_id(asked.get("GroupId")) if asked.get("GroupId") else None
+    if group is None or group.name != "default":
+        return None
+    return f'the specified group: "{group.id}" name: "default" cannot be deleted by a user'

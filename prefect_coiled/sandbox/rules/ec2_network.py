@@ -1,0 +1,270 @@
+"""EC2's rules for VPCs, subnets, routes, gateways and endpoints."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from prefect_coiled.sandbox.rules.account import Account
+from prefect_coiled.sandbox.rules.asked import Asked
+from prefect_coiled.sandbox.rules.table import Refusal, kept, rule
+
+__all__ = ["is_block"]
+
+_API = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_{}.html"
+_ERRORS = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html"
+
+kept(
+    "vpc-block",
+    "ec2",
+    "CreateVpc",
+    "InvalidVpc.Range",
+    "A VPC's block is between /16 and /28.",
+    _API.format("CreateVpc"),
+)
+kept(
+    "subnet-block",
+    "ec2",
+    "CreateSubnet",
+    "InvalidSubnet.Range, InvalidSubnet.Conflict",
+    "A subnet's block is in its VPC's, and meets no other one.",
+    _API.format("CreateSubnet"),
+)
+kept(
+    "dependencies",
+    "ec2",
+    "DeleteVpc DeleteSubnet DeleteSecurityGroup DetachInternetGateway DeleteInternetGateway DeleteRouteTable",
+    "DependencyViolation",
+    "What something else depends on is not deleted.",
+    _ERRORS,
+)
+kept(
+    "address-in-use",
+    "ec2",
+    "ReleaseAddress",
+    "InvalidIPAddress.InUse",
+    "An address in use is not released.",
+    _API.format("ReleaseAddress"),
+)
+kept(
+    "gateway-once",
+    "ec2",
+    "AttachInternetGateway",
+    "Resource.AlreadyAssociated",
+    "A VPC has one internet gateway, a gateway one VPC.",
+    _API.format("AttachInternetGateway"),
+)
+kept(
+    "route-once",
+    "ec2",
+    "CreateRoute",
+    "RouteAlreadyExists",
+    "A destination is there once in a route table.",
+    _API.format("CreateRoute"),
+)
+kept(
+    "nat-failed",
+    "ec2",
+    "CreateNatGateway",
+    "Gateway.NotAttached, Resource.AlreadyAssociated",
+    "A NAT gateway fails after a while where its VPC has no internet gateway, or its address is in use.",
+    "https://docs.aws.amazon.com/vpc/latest/userguide/nat-gateway-troubleshooting.html",
+)
+kept(
+    "instance-state",
+    "ec2",
+    "StartInstances StopInstances RebootInstances",
+    "IncorrectInstanceState",
+    "A terminated instance is not started, stopped or rebooted.",
+    _ERRORS,
+)
+
+
+def is_block(text: str) -> bool:
+    """Whether it is a CIDR block, of either version."""
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return "/" in text
+
+
+@rule(
+    "ec2",
+    "CreateVpc CreateSubnet CreateRoute ReplaceRoute",
+    "InvalidParameterValue",
+    "A block is a CIDR block.",
+    _API.format("CreateVpc"),
+)
+def block(asked: Asked) -> str | None:
+    for name in ("CidrBlock", "DestinationCidrBlock"):
+        value = asked.get(name)
+        if value and not is_block(value):
+            return f"Value ({value}) for parameter cidrBlock is invalid. This is not a valid CIDR block."
+    return None
+
+
+@rule(
+    "ec2",
+    "ModifyVpcAttribute",
+    "InvalidParameterCombination",
+    "A call changes one attribute of a VPC.",
+    _API.format("ModifyVpcAttribute"),
+)
+def vpc_attribute(asked: Asked) -> Refusal | str | None:
+    names = ("EnableDnsHostnames", "EnableDnsSupport", "EnableNetworkAddressUsageMetrics")
+    given = [name for name in names if asked.get(name) is not None]
+    if not given:
+        return Refusal("MissingParameter", "The request must contain one attribute of the VPC.")
+    return f"Fields for multiple attribute types specified: {', '.join(given)}" if len(given) > 1 else None
+
+
+_TARGETS = (
+    "GatewayId",
+    "NatGatewayId",
+    "InstanceId",
+    "NetworkInterfaceId",
+    "VpcPeeringConnectionId",
+    "EgressOnlyInternetGatewayId",
+    "TransitGatewayId",
+    "LocalGatewayId",
+    "CarrierGatewayId",
+    "VpcEndpointId",
+    "CoreNetworkArn",
+)
+_DESTINATIONS = ("DestinationCidrBlock", "DestinationIpv6CidrBlock", "DestinationPrefixListId")
+
+
+@rule(
+    "ec2",
+    "CreateRoute ReplaceRoute",
+    "InvalidParameterCombination",
+    "A route has one destination and one target.",
+    _API.format("CreateRoute"),
+)
+def route_target(asked: Asked) -> Refusal | str | None:
+    for names, what in ((_DESTINATIONS, "destination"), (_TARGETS, "target")):
+        given = [name for name in names if asked.get(name)]
+        local = asked.action == "ReplaceRoute" and what == "target" and asked.get("LocalTarget")
+        if not given and not local:
+            return Refusal("MissingParameter", f"The request must contain exactly one {what} of the route.")
+        if len(given) > 1:
+            return f"The request must contain exactly one {what} of the route, and has {', '.join(given)}."
+    return None
+
+
+@rule(
+    "ec2",
+    "CreateRoute ReplaceRoute",
+    "InvalidParameterValue",
+    "A route leads to an internet gateway of its own VPC.",
+    _ERRORS,
+    needs="account",
+)
+def route_gateway(asked: Asked, account: Account) -> str | None:
+    gateway = account.ec2.internet_gateways.get(asked.get("GatewayId"))
+    table = account.ec2.route_tables.get(asked.get("RouteTableId"))
+    if gateway is None or table is None or (gateway.vpc and gateway.vpc.id == table.vpc_id):
+        return None
+    return f"route table {table.id} and network gateway {gateway.id} belong to different networks"
+
+
+@rule(
+    "ec2",
+    "AssociateRouteTable",
+    "Resource.AlreadyAssociated",
+    "A subnet has one route table.",
+    _API.format("AssociateRouteTable"),
+    needs="account",
+)
+def subnet_table(asked: Asked, account: Account) -> str | None:
+    subnet = asked.get("SubnetId")
+    for table in account.ec2.route_tables.values():
+        if subnet and subnet in table._associations.values() and table.id != asked.get("RouteTableId"):
+            return (
+                f"the specified association for route table {table.id} conflicts with an existing association"
+            )
+    return None
+
+
+@rule(
+    "ec2",
+    "CreateVpcEndpoint",
+    "InvalidParameter",
+    "Gateway endpoints have route tables; the others subnets.",
+    _API.format("CreateVpcEndpoint"),
+)
+def endpoint_parts(asked: Asked) -> str | None:
+    gateway = asked.get("VpcEndpointType") in (None, "Gateway")
+    wrong = ("SubnetIds", "SecurityGroupIds") if gateway else ("RouteTableIds",)
+    kind = "Gateway" if gateway else asked.get("VpcEndpointType")
+    for name in wrong:
+        if asked.get(name):
+            return f"Endpoint type ({kind}) does not take {name}."
+    return None
+
+
+@rule(
+    "ec2",
+    "CreateVpcEndpoint",
+    "InvalidServiceName",
+    "The service is one of the region's.",
+    _API.format("CreateVpcEndpoint"),
+)
+def endpoint_service(asked: Asked) -> str | None:
+    name = str(asked.get("ServiceName") or "")
+    own = re.fullmatch(
+        rf"(?:com|cn\.com|aws\.api|aws\.sagemaker)\.?(?:amazonaws)?\.{asked.region}\.[\w.\-]+", name
+    )
+    if not name or own or name.startswith(("com.amazonaws.vpce.", "com.amazonaws.s3-global")):
+        return None
+    return f"The Vpc Endpoint Service '{name}' does not exist"
+
+
+@rule(
+    "ec2",
+    "CreateNatGateway",
+    "MissingParameter",
+    "A public NAT gateway has an address, a private one none.",
+    _API.format("CreateNatGateway"),
+)
+def nat_address(asked: Asked) -> Refusal | str | None:
+    public = asked.get("ConnectivityType") in (None, "public")
+    given = asked.get("AllocationId") or asked.get("AvailabilityMode") == "regional"
+    if public and not given:
+        return (
+            "The request must include the AllocationId parameter. Add the required parameter and retry "
+            "the request."
+        )
+    if not public and asked.get("AllocationId"):
+        message = "The AllocationId parameter is not valid for a private NAT gateway."
+        return Refusal("InvalidParameterCombination", message)
+    return None
+
+
+@rule(
+    "ec2",
+    "ReleaseAddress",
+    "MissingParameter",
+    "An address is released by its allocation id or itself.",
+    _API.format("ReleaseAddress"),
+)
+def released_address(asked: Asked) -> str | None:
+    if asked.get("AllocationId") or asked.get("PublicIp"):
+        return None
+    return "Either public IP or allocation id must be specified"
+
+
+@rule(
+    "ec2",
+    "DescribeNatGateways",
+    "NatGatewayNotFound",
+    "The NAT gateways that are named are there.",
+    _API.format("DescribeNatGateways"),
+    needs="account",
+)
+def nat_there(asked: Asked, account: Account) -> str | None:
+    for one in asked.all("NatGatewayIds"):
+        if one not in account.ec2.nat_gateways:
+            return f"The Nat Gateway {one} was not found"
+    return None

@@ -1,0 +1,222 @@
+"""The step that launches machines: calls of at most 100, and further ones for what the first could not give.
+
+type, zone, market ─▶ calls of 100, one after the other ─(fewer than asked)─▶ the next type, zone, market
+                      │ throttled: the same call again, with the same token
+                      │ a quota is used up: half as many, until as many are there as fit
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from prefect_coiled.aws import instances, quotas, spot_role
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.waits import RATE_LIMIT, ROLE_USABLE, retry_while
+from prefect_coiled.errors import AwsError, InvalidRequestError, QuotaError, StoppedError, ThrottledError
+from prefect_coiled.plan import cluster as planning
+from prefect_coiled.plan.aws_codes import SPOT_ROLE_MISSING
+from prefect_coiled.plan.cluster import Attempt, ClusterSpec
+from prefect_coiled.plan.launching import Tally, batch_sizes, halves
+from prefect_coiled.plan.story import launch_name
+from prefect_coiled.records import InstanceRecord, Network, Role
+from prefect_coiled.tasks.notebook import Watch
+from prefect_coiled.tasks.steps import Session, step
+
+# A client token replayed after its machines were terminated answers this code; the next generation follows.
+_TOKEN_IS_SPENT = "IdempotentInstanceTerminated"
+_GENERATIONS = 3
+# EC2 takes five launches at once, and two more each second; the scheduler's is the first.
+# https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html
+_AT_ONCE, _PAUSE = 4, 0.5
+
+
+def _launch_name(parameters: dict[str, Any]) -> str:
+    return launch_name(parameters["spec"], parameters["role"], parameters["count"])
+
+
+@step("launch", _launch_name)
+def launch(
+    session: Session,
+    spec: ClusterSpec,
+    role: Role,
+    zones: tuple[str, ...],
+    network: Network | None,
+    *,
+    count: int,
+    least: int,
+    template_id: str,
+    group_ids: list[str],
+    first_zone: str | None = None,
+    batch: str = "0",
+) -> list[InstanceRecord]:
+    """Launch machines, as many as AWS gives.
+
+    Args:
+        session: Whose `launched` notes every id at once.
+        spec: The cluster.
+        role: Scheduler or worker.
+        zones: The zones that may be tried; with a network of the user's own, its one.
+        network: The account's network.
+        count: How many.
+        least: With fewer than that the step fails, saying what was tried.
+        template_id: Launch template of the role.
+        group_ids: Security groups.
+        first_zone: The zone to begin with.
+        batch: Distinguishes this launch from others of the cluster, such as a later scaling.
+
+    Raises:
+        NoCapacityError: If AWS had fewer than `least` in all types, zones and markets that are allowed.
+        QuotaError: If a quota of the AWS account left room for fewer.
+        AccountStateError: If the AWS account may not launch these types.
+    """
+    made: list[InstanceRecord] = []
+    tally = Tally()
+    for attempt in planning.launch_attempts(spec, role, zones, first_zone):
+        if len(made) >= count:
+            break
+        place = planning.placement(spec, network, role, attempt.zone)
+        if place is None:
+            tally.skip(attempt, "the zone has no subnet")
+            continue
+        if tally.passes(attempt):
+            continue
+        call = _call_of(session, spec, role, attempt, place, template_id, group_ids, batch)
+        try:
+            _fill(session.aws, call, count - len(made), made)
+        except AwsError as error:
+            if not tally.note(attempt, error):
+                raise
+    what = f"launching {count} {role}{'s' if count != 1 else ''}"
+    used = ""
+    if tally.quota is not None and len(made) < count:
+        used = f"Quota: {quotas.tell_use(session.aws, tally.quota)}."
+    if len(made) < max(least, 1 if role == "scheduler" else 0):
+        raise tally.failure(what, len(made), used)
+    if len(made) < count:
+        session.report("shortage", str(tally.failure(what, len(made), used).diagnosis.why))
+    return made
+
+
+# Asks for so many machines, in the call of that number of an attempt.
+_Call = Callable[[int, str], list[InstanceRecord]]
+
+
+def _fill(aws: Aws, call: _Call, wanted: int, made: list[InstanceRecord]) -> None:
+    """Launch up to `wanted` machines of one type, zone and market; each is in `made` as soon as it is known.
+
+    Raises:
+        AwsError: AWS refuses more of these.
+    """
+    for number, size in enumerate(batch_sizes(wanted)):
+        if number >= _AT_ONCE and aws.stop.wait(_PAUSE):
+            raise StoppedError("launching machines", "a stop was asked for")
+        try:
+            got = call(size, str(number))
+        except QuotaError as error:
+            _fit(call, size, f"{number}/", made)
+            raise error
+        made += got
+        if len(got) < size:
+            return  # AWS has no more of these here
+
+
+def _fit(call: _Call, refused: int, number: str, made: list[InstanceRecord]) -> None:
+    """Launch as many of `refused` machines as a quota leaves room for."""
+    counts: list[int] = []
+    for n, size in enumerate(halves(refused, counts)):
+        try:
+            got = call(size, f"{number}{n}")
+        except QuotaError:
+            got = []
+        made += got
+        counts.append(len(got))
+
+
+def _call_of(
+    session: Session,
+    spec: ClusterSpec,
+    role: Role,
+    attempt: Attempt,
+    place: tuple[str, bool],
+    template_id: str,
+    group_ids: list[str],
+    batch: str,
+) -> _Call:
+    aws = session.aws
+    subnet_id, public = place
+
+    def once(size: int, number: str, generation: int) -> list[InstanceRecord]:
+        return instances.launch_instances(
+            aws,
+            f"launching {size} x {attempt}",
+            template_id=template_id,
+            instance_type=attempt.instance_type,
+            subnet_id=subnet_id,
+            public_address=public,
+            group_ids=group_ids,
+            count=size,
+            token=planning.client_token(spec.uid, role, batch, generation, attempt, number, size),
+            labels=planning.cluster_tags(spec, role),
+            spot=attempt.spot,
+        )
+
+    def call(size: int, number: str) -> list[InstanceRecord]:
+        watch = Watch()
+        for generation in range(_GENERATIONS):
+            try:
+                # Sent again with the same token, it launches nothing twice.
+                got = retry_while(
+                    aws,
+                    "waiting for EC2 to take another launch",
+                    lambda g=generation: _with_spot_role(aws, lambda: once(size, number, g)),  # type: ignore[misc]
+                    ThrottledError,
+                    timeout=RATE_LIMIT,
+                    interval=5.0,
+                )
+            except InvalidRequestError as error:
+                if error.code != _TOKEN_IS_SPENT or generation == _GENERATIONS - 1:
+                    raise
+                continue
+            break
+        with session.lock:
+            session.launched.extend(i.instance_id for i in got)
+            session.launched_at = session.launched_at or time.monotonic()
+        session.notes.note(
+            f"create_{role}",
+            f"launched {len(got)} x {attempt}",
+            elapsed=watch.seconds,
+            cluster=spec.name,
+            InstanceIds=[i.instance_id for i in got],
+        )
+        return got
+
+    return call
+
+
+def _with_spot_role(aws: Aws, launch: Callable[[], list[InstanceRecord]]) -> list[InstanceRecord]:
+    """Launch; where spot machines lack their role, make it if that is permitted, and launch again."""
+    try:
+        return launch()
+    except AwsError as error:
+        if error.code != SPOT_ROLE_MISSING or not spot_role.ensure_spot_role(aws):
+            raise
+
+    def again() -> list[InstanceRecord]:
+        try:
+            return launch()
+        except AwsError as error:
+            raise _RoleNotReadyError.of(error) if error.code == SPOT_ROLE_MISSING else error from error
+
+    what = "waiting for EC2 to know the service-linked role of spot machines"
+    return retry_while(aws, what, again, _RoleNotReadyError, timeout=ROLE_USABLE)
+
+
+class _RoleNotReadyError(AwsError):
+    """EC2 does not know the role yet that was just made."""
+
+    @classmethod
+    def of(cls, error: AwsError) -> _RoleNotReadyError:
+        d = error.diagnosis
+        return cls(d.what, d.why, d.next_step, operation=error.operation, code=error.code)

@@ -1,0 +1,146 @@
+"""Environments as people have them, on machines that install: one with many kinds of packages at once.
+
+A user's own script, which runs in the user's environment, asks a worker what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GIT = ["git", "-c", "user.name=me", "-c", "user.email=me@example.org", "-c", "commit.gpgsign=false"]
+ASKED = """
+import importlib, importlib.metadata, importlib.util, json, sys, tempfile
+from pathlib import Path
+
+def there():
+    found = {}
+    for name in ("six", "mine", "unreleased", "committed", "setuptools", "mambapy", "odd_build", "pip"):
+        try:
+            found[name] = importlib.metadata.version(name.replace("_", "-"))
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    import committed, mine, odd_build, six, unreleased
+    found["says"] = [mine.says, unreleased.says, committed.says, odd_build.says, six.changed_here]
+    found["deleted"] = importlib.util.find_spec("mine.deleted") is not None
+    return found
+
+if __name__ == "__main__":
+    from dask.distributed import Client
+    from prefect_coiled import Cluster
+    from prefect_coiled.sandbox import Sandbox, control
+    with Sandbox({"image": "bare", "grace": 3, "iam": "on"}) as sandbox:
+        control.ensure_started = lambda: sandbox.info
+        said = []
+        with (
+            Cluster(n_workers=1, wait_for_workers=True, report=lambda _, text: said.append(text)) as cluster,
+            Client(cluster) as client,
+        ):
+            answer = client.submit(there).result()
+        print("ANSWER", json.dumps({"here": there(), "there": answer, "said": said}))
+"""
+
+
+def project(folder: Path, name: str, says: str, *, setup: str = "", version: str = "1.0") -> Path:
+    (folder / name).mkdir(parents=True)
+    (folder / name / "__init__.py").write_text(f"says = {says!r}\n")
+    (folder / "setup.py").write_text(
+        f"{setup}\nfrom setuptools import setup\n"
+        f"setup(name={name!r}, version={version!r}, packages=[{name!r}])\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answer(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> dict[str, Any]:
+    """What the script says of the packages here, and of those on a worker."""
+    folder = tmp_path_factory.mktemp("user")
+    uv = [sys.executable, "-m", "uv"]
+    subprocess.run([*uv, "venv", "-q", "--python", sys.executable, folder / "venv"], check=True)
+    python = str(folder / "venv/bin/python")
+
+    def install(*what: str) -> None:
+        command = [*uv, "pip", "install", "-q", "--link-mode", "copy", "--python", python]
+        subprocess.run([*command, *what], check=True, timeout=300)
+
+    install(f"{ROOT}[sandbox]", "setuptools<81", "pip", "six==1.16.0")
+    install("--no-deps", "mambapy")
+    (site,) = (folder / "venv/lib").glob("python*/site-packages")
+    # An upgrade that broke off, and one changed by hand after it.
+    (site / "six-1.16.0.dist-info").rename(site / "~ix-1.16.0.dist-info")
+    install("six==1.17.0")
+    with (site / "six.py").open("a") as six:
+        six.write("changed_here = 'a line of my own'\n")
+    # Editable, with the name of nobody's package, a stale build and the script in its root.
+    mine = project(folder / "mine", "mine", "editable")
+    (mine / "mine" / "deleted.py").write_text("")
+    install("--no-build-isolation", "-e", str(mine))
+    (mine / "build/lib/mine").mkdir(parents=True)
+    (mine / "mine" / "deleted.py").rename(mine / "build/lib/mine/deleted.py")
+    # A directory that was changed after it was installed: what is imported here is the installed one.
+    unreleased = project(folder / "unreleased", "unreleased", "as installed")
+    install("--no-build-isolation", str(unreleased))
+    (unreleased / "unreleased/__init__.py").write_text("says = 'later'\n")
+    # A commit that no branch holds, of a repository that is not there any more.
+    committed = project(folder / "committed", "committed", "of a commit")
+    for command in (["init", "-q", "."], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*GIT, *command], cwd=committed, check=True)
+    install("--no-build-isolation", f"git+file://{committed}")
+    committed.rename(folder / "moved")
+    # Builds with the environment's own tools alone.
+    odd = project(folder / "odd", "odd_build", "built here", setup="import six")
+    install("--no-build-isolation", "-e", str(odd))
+    script = mine / "flow.py"
+    script.write_text(ASKED)
+    environ = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+    done = subprocess.run(
+        [python, str(script)],
+        cwd=folder,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+    assert lines, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(lines[0].removeprefix("ANSWER "))
+    found["beside"] = sorted(p.name for p in mine.iterdir())
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def default_account() -> None:
+    """The script has a sandbox of its own."""
+
+
+def test_workers_have_what_is_imported_here(answer: dict[str, Any]) -> None:
+    assert answer["there"] == answer["here"]
+    assert answer["there"]["six"] == "1.17.0"
+    assert answer["there"]["says"] == [
+        "editable",
+        "as installed",
+        "of a commit",
+        "built here",
+        "a line of my own",
+    ]
+    assert None not in answer["there"].values()
+
+
+def test_a_deleted_module_is_not_there_and_no_trace_is_left(answer: dict[str, Any]) -> None:
+    assert answer["there"]["deleted"] is False
+    assert answer["beside"] == ["build", "flow.py", "mine", "setup.py"]
+
+
+def test_what_is_not_as_released_was_said_before_the_launch(answer: dict[str, Any]) -> None:
+    said = [text for text in answer["said"] if "six==1.17.0" in text]
+    assert said == [
+        "six==1.17.0: it differs here from the released one in six.py: the machines get it as it is here"
+    ]

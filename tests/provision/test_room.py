@@ -1,0 +1,103 @@
+"""What an AWS account leaves room for is told before anything is launched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import botocore.client
+import pytest
+from botocore.exceptions import ClientError
+
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.quotas import FREE_PLAN_TYPES
+from prefect_coiled.provision.room import Room, find_room
+
+_call = botocore.client.BaseClient._make_api_call
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What AWS answers by operation, as a reply or as an error's code; all else is the sandbox's."""
+    found: dict[str, Any] = {"GetAccountPlanState": {"accountPlanType": "PAID"}}
+
+    def call(self: Any, operation: str, parameters: dict[str, Any]) -> Any:
+        answer = found.get(operation)
+        if isinstance(answer, str):
+            metadata = {"HTTPStatusCode": 400, "HTTPHeaders": {}}
+            raise ClientError(
+                {"Error": {"Code": answer, "Message": "No."}, "ResponseMetadata": metadata}, operation
+            )
+        return _call(self, operation, parameters) if answer is None else answer
+
+    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", call)
+    return found
+
+
+def machines(*types: str, spot: bool = False) -> dict[str, Any]:
+    market = {"InstanceLifecycle": "spot"} if spot else {}
+    cpu = {"CoreCount": 2, "ThreadsPerCore": 2}
+    return {
+        "Reservations": [{"Instances": [{"InstanceType": t, "CpuOptions": cpu, **market} for t in types]}]
+    }
+
+
+def room(aws: Aws, worker_type: str = "m6i.xlarge", *, spot: bool = False) -> Room:
+    return find_room(aws, worker_type, "m6i.xlarge", spot=spot)
+
+
+def test_the_quota_less_what_runs_and_the_scheduler_is_the_room(aws: Aws, answers: dict[str, Any]) -> None:
+    answers["GetServiceQuota"] = {"Quota": {"Value": 32.0}}
+    answers["DescribeInstances"] = machines("m5.xlarge", "c6i.large", "g4dn.xlarge")
+    found = room(aws)
+    assert (found.workers, found.suffices) == (5, True)
+    assert found.quota is not None
+    assert found.quota.used == 6
+    (line,) = found.lines()
+    assert "5 workers, m6i.xlarge on demand" in line
+    assert "(L-1216C47A): 32 vCPUs, 6 used; https://us-east-1.console.aws.amazon.com/" in line
+
+
+def test_spot_machines_have_a_quota_of_their_own(aws: Aws, answers: dict[str, Any]) -> None:
+    answers["GetServiceQuota"] = {"Quota": {"Value": 32.0}}
+    answers["DescribeInstances"] = machines("m5.xlarge")
+    found = room(aws, spot=True)
+    assert found.workers == 8
+    assert found.quota is not None
+    assert found.quota.code == "L-34B43A08"
+
+
+@pytest.mark.parametrize(("limit", "kind"), [(5.0, "m6i.xlarge"), (0.0, "g4dn.xlarge")])
+def test_a_new_account_has_no_room_for_the_defaults(
+    aws: Aws, answers: dict[str, Any], limit: float, kind: str
+) -> None:
+    answers["GetServiceQuota"] = {"Quota": {"Value": limit}}
+    answers["DescribeInstances"] = machines()
+    assert (room(aws, kind).workers, room(aws, kind).suffices) == (0, False)
+
+
+def test_without_the_permission_it_is_said_with_the_policy_that_has_it(
+    aws: Aws, answers: dict[str, Any]
+) -> None:
+    answers["GetServiceQuota"] = "AccessDeniedException"
+    found = room(aws)
+    assert (found.workers, found.suffices) == (None, True)
+    assert "servicequotas:GetServiceQuota" in found.lines()[0]
+    assert "prefect-coiled policies ongoing" in found.lines()[0]
+
+
+def test_what_aws_does_not_say_is_not_guessed(aws: Aws, answers: dict[str, Any]) -> None:
+    answers["GetServiceQuota"] = "NoSuchResourceException"
+    assert room(aws).workers is None
+    assert "cannot be told" in room(aws).lines()[0]
+    assert room(aws, "mac2.metal").workers is None
+
+
+def test_the_free_plan_is_told_with_its_types(aws: Aws, answers: dict[str, Any]) -> None:
+    answers["GetAccountPlanState"] = {"accountPlanType": "FREE"}
+    answers["GetServiceQuota"] = {"Quota": {"Value": 64.0}}
+    answers["DescribeInstances"] = machines()
+    answers["DescribeInstanceTypes"] = {"InstanceTypes": [{"InstanceType": t} for t in FREE_PLAN_TYPES]}
+    found = room(aws)
+    assert not found.suffices
+    assert all(name in found.lines()[0] for name in FREE_PLAN_TYPES)
+    assert room(aws, "t3.small").suffices

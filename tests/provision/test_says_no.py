@@ -1,0 +1,243 @@
+"""What AWS refuses and the sandbox does not: rules laid over botocore, and clusters that come through."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import botocore.client
+import pytest
+from botocore.exceptions import ClientError
+
+from prefect_coiled.aws import spot_role
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import AccessDeniedError, AccountStateError, QuotaError
+from prefect_coiled.plan import machines
+from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND, SPOT_ROLE_MISSING
+from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.provision import add_workers, create_cluster, delete_cluster, set_up_account
+from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.tasks.steps import Session
+
+Spec = Callable[..., ClusterSpec]
+# Given the action and its parameters, says a code and a message, or nothing.
+Rule = Callable[[str, dict[str, Any]], tuple[str, str] | None]
+Lay = Callable[[Rule], None]
+
+_call = botocore.client.BaseClient._make_api_call
+
+
+@pytest.fixture
+def lay(monkeypatch: pytest.MonkeyPatch) -> Lay:
+    """Lay a rule of AWS over every call of this process."""
+
+    def over(rule: Rule) -> None:
+        def call(self: Any, operation: str, parameters: dict[str, Any]) -> Any:
+            name = self.meta.service_model.service_name
+            refused = rule(f"{name}:{operation}", parameters)
+            if refused:
+                code, message = refused
+                metadata = {"HTTPStatusCode": 400, "HTTPHeaders": {}}
+                answer = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}
+                raise ClientError(answer, operation)
+            return _call(self, operation, parameters)
+
+        monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", call)
+
+    return over
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left(shared_sandbox: Sandbox) -> Iterator[None]:
+    yield
+    shared_sandbox.reset()
+
+
+@pytest.fixture(autouse=True)
+def network(session: Session, sandbox: Sandbox) -> Iterator[None]:
+    """The account's network is there; no machine is left."""
+    set_up_account("team", "us-east-1")
+    yield
+    sandbox.faults([])
+    if ids := [m["InstanceId"] for m in live(sandbox)]:
+        sandbox.client("ec2").terminate_instances(InstanceIds=ids)
+
+
+def live(sandbox: Sandbox) -> list[dict[str, Any]]:
+    """The machines that are pending or running."""
+    wanted = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
+    pages = sandbox.client("ec2").get_paginator("describe_instances").paginate(Filters=wanted)
+    return [i for page in pages for r in page["Reservations"] for i in r["Instances"]]
+
+
+def filter_limit(action: str, parameters: dict[str, Any]) -> tuple[str, str] | None:
+    """https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Filtering.html"""
+    values = [v for f in parameters.get("Filters", ()) for v in f.get("Values", ())]
+    if action.startswith("ec2:") and len(values) > 200:
+        return "FilterLimitExceeded", "The maximum number of filter values specified on a single call is 200"
+    return None
+
+
+def test_hundreds_of_machines_are_made_added_to_and_removed_whole(
+    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay
+) -> None:
+    sizes: list[int] = []
+
+    def rule(action: str, parameters: dict[str, Any]) -> tuple[str, str] | None:
+        if action == "ec2:RunInstances":
+            sizes.append(parameters["MaxCount"])
+        return filter_limit(action, parameters)
+
+    lay(rule)
+    plan = spec(n_workers=210)
+    record = create_cluster(plan)
+    assert sizes == [1, 100, 100, 10]
+    assert len({w.instance_id for w in record.workers}) == 210
+    assert len(add_workers(plan, record, 105, "more")) == 105
+    removal = delete_cluster("team", "us-east-1", plan.name)
+    assert not removal.left
+    assert live(sandbox) == []
+
+
+def test_a_tag_that_ec2_takes_is_on_the_machines_as_it_is(
+    session: Session, spec: Spec, sandbox: Sandbox, lay: Lay
+) -> None:
+    odd = {"team": "R&D", "cost (center)": "42", "place": "東京 🚀", "empty": ""}
+
+    def rule(action: str, parameters: dict[str, Any]) -> tuple[str, str] | None:
+        texts = [t for tag in parameters.get("Tags") or () for t in tag.values()] if "ssm:" in action else []
+        bad = [t for t in texts if any(c in "&()🚀," for c in t)]
+        return ("ValidationException", f"Value at 'tags' failed: {bad}") if bad else None
+
+    lay(rule)
+    # An IAM user's name may have a comma.
+    plan = spec(tags=odd).model_copy(update={"creator": "Doe, Jane"})
+    create_cluster(plan)
+    for machine in live(sandbox):
+        labels = {t["Key"]: t["Value"] for t in machine["Tags"]}
+        assert odd.items() <= labels.items()
+        assert labels["coiled-creator"] == "Doe, Jane"
+
+
+def no_spot_role(there: list[str], *, may: bool) -> Rule:
+    """An AWS account without the role; whether the caller may make it."""
+
+    def rule(action: str, parameters: dict[str, Any]) -> tuple[str, str] | None:
+        if action == "iam:CreateServiceLinkedRole":
+            assert parameters == {"AWSServiceName": spot_role.SERVICE}
+            if not may:
+                return "AccessDenied", "User is not authorized to perform: iam:CreateServiceLinkedRole"
+            there.append(action)
+        if action == "ec2:RunInstances" and parameters.get("InstanceMarketOptions") and not there:
+            return SPOT_ROLE_MISSING, "The provided credentials do not have permission."
+        return None
+
+    return rule
+
+
+def test_the_role_of_spot_machines_is_made_where_that_is_permitted(
+    session: Session, spec: Spec, lay: Lay
+) -> None:
+    lay(no_spot_role([], may=True))
+    assert all(w.spot for w in create_cluster(spec(spot=True)).workers)
+
+
+def test_without_the_role_one_line_says_how_to_make_it(
+    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay
+) -> None:
+    lay(no_spot_role([], may=False))
+    aws.calls.clear()
+    with pytest.raises(AccessDeniedError) as caught:
+        create_cluster(spec(spot=True))
+    assert SPOT_ROLE_COMMAND in str(caught.value)
+    assert live(sandbox) == []
+    assert aws.calls["ec2:RunInstances"] == 2  # the scheduler, and spot machines once
+
+
+def test_without_the_role_workers_are_on_demand_where_they_may(
+    session: Session, spec: Spec, lay: Lay
+) -> None:
+    lay(no_spot_role([], may=False))
+    assert not any(w.spot for w in create_cluster(spec(spot_policy="spot_with_fallback")).workers)
+
+
+def free_plan(action: str, parameters: dict[str, Any]) -> tuple[str, str] | None:
+    """https://docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/free-tier-plans.html"""
+    allowed = ("t3.micro", "t3.small", "t4g.micro", "t4g.small", "c7i-flex.large", "m7i-flex.large")
+    if action == "ec2:RunInstances" and parameters["InstanceType"] not in allowed:
+        return "InvalidParameterCombination", "The specified instance type is not eligible for Free Tier."
+    return None
+
+
+def test_on_the_free_plan_the_types_that_would_do_are_named(
+    session: Session, spec: Spec, aws: Aws, lay: Lay
+) -> None:
+    lay(free_plan)
+    with pytest.raises(AccountStateError, match=r"free plan.*scheduler_vm_types=\"m7i-flex.large\""):
+        create_cluster(spec())
+    types = len(machines.DEFAULT_TYPES["x86_64"])
+    assert aws.calls["ec2:RunInstances"] == types  # each once, not in each zone
+
+
+def test_on_the_free_plan_a_type_that_it_has_is_taken(session: Session, spec: Spec, lay: Lay) -> None:
+    lay(free_plan)
+    types = ["m6i.xlarge", "m7i-flex.large"]
+    record = create_cluster(spec(worker_vm_types=types, scheduler_vm_types=["t3.small"]))
+    assert {w.instance_type for w in record.workers} == {"m7i-flex.large"}
+
+
+def vcpu_quota(sandbox: Sandbox, limit: int) -> Rule:
+    """A quota of standard vCPUs, which Service Quotas tells and RunInstances holds to."""
+
+    def rule(action: str, parameters: dict[str, Any]) -> tuple[str, str] | None:
+        if action != "ec2:RunInstances":
+            return None
+        table = machines.table()
+        used = sum(table[m["InstanceType"]].vcpus for m in live(sandbox))
+        wanted = parameters["MaxCount"] * table[parameters["InstanceType"]].vcpus
+        if used + wanted <= limit:
+            return None
+        return "VcpuLimitExceeded", f"You have requested more vCPU capacity than your limit of {limit} allows"
+
+    return rule
+
+
+def test_as_many_workers_come_up_as_a_quota_leaves_room_for(
+    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay
+) -> None:
+    told: list[tuple[str, str]] = []
+    session.report = lambda name, state: told.append((name, state))
+    lay(vcpu_quota(sandbox, 32))
+    record = create_cluster(spec(n_workers=20, wait_for_workers=2))
+    assert Counter(w.instance_type for w in record.workers) == {"m6i.xlarge": 7}
+    assert aws.calls["ec2:RunInstances"] <= 1 + 1 + 5
+    (text,) = (state for name, state in told if name == "shortage")
+    assert "L-1216C47A" in text
+
+
+def test_a_quota_is_told_by_code_and_use_and_asked_once_for_all_that_share_it(
+    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay
+) -> None:
+    lay(vcpu_quota(sandbox, 5))
+    with pytest.raises(QuotaError) as caught:
+        create_cluster(spec(n_workers=1, wait_for_workers=True))
+    text = str(caught.value)
+    assert "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances (L-1216C47A)" in text
+    assert "4 used" in text
+    assert (
+        "https://us-east-1.console.aws.amazon.com/servicequotas/home/services/ec2/quotas/L-1216C47A" in text
+    )
+    assert aws.calls["ec2:RunInstances"] == 2
+    assert live(sandbox) == []
+
+
+def test_a_throttled_launch_is_sent_again_with_its_token(
+    session: Session, spec: Spec, sandbox: Sandbox
+) -> None:
+    rule = {"service": "ec2", "action": "RunInstances", "effect": "error"}
+    throttled = {**rule, "code": "RequestLimitExceeded", "status": 503, "skip": 1, "times": 3}
+    failed = {**rule, "effect": "error_after", "skip": 5, "times": 1}
+    sandbox.faults([throttled, failed])
+    assert len(create_cluster(spec(n_workers=120)).workers) == 120
+    assert len(live(sandbox)) == 121

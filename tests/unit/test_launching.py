@@ -1,0 +1,159 @@
+"""How a launch goes on when AWS says no: sizes of calls, shared quotas, and what is not asked again."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefect_coiled.errors import (
+    AccessDeniedError,
+    AccountStateError,
+    AwsError,
+    InvalidRequestError,
+    NoCapacityError,
+    QuotaError,
+)
+from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND, SPOT_ROLE_MISSING
+from prefect_coiled.plan.aws_errors import aws_error, state_words
+from prefect_coiled.plan.cluster import Attempt
+from prefect_coiled.plan.launching import Tally, batch_sizes, halves
+from prefect_coiled.plan.quotas import machine_quota, room, used_vcpus
+
+
+def on_demand(kind: str, zone: str = "us-east-1a", spot: bool = False) -> Attempt:
+    return Attempt(instance_type=kind, zone=zone, spot=spot)
+
+
+@pytest.mark.parametrize("count", [0, 1, 20, 100, 101, 250, 1000])
+def test_a_call_asks_for_at_most_100(count: int) -> None:
+    sizes = list(batch_sizes(count))
+    assert sum(sizes) == count
+    assert all(0 < size <= 100 for size in sizes)
+    assert len(sizes) == -(-count // 100)
+
+
+@pytest.mark.parametrize("refused", [1, 2, 3, 7, 20, 100])
+def test_as_many_as_a_quota_leaves_room_for_are_found_in_few_calls(refused: int) -> None:
+    for fits in range(refused):
+        got: list[int] = []
+        left = fits
+        for size in halves(refused, got):
+            got.append(size if size <= left else 0)
+            left -= got[-1]
+        assert sum(got) == fits
+        assert len(got) <= refused.bit_length()
+
+
+@pytest.mark.parametrize(
+    ("kind", "spot", "code"),
+    [
+        ("m6i.xlarge", False, "L-1216C47A"),
+        ("m7i-flex.large", False, "L-1216C47A"),
+        ("t3.micro", True, "L-34B43A08"),
+        ("im4gn.large", False, "L-1216C47A"),
+        ("is4gen.large", False, "L-1216C47A"),
+        ("i4i.large", False, "L-1216C47A"),
+        ("a1.large", False, "L-1216C47A"),
+        ("z1d.large", False, "L-1216C47A"),
+        ("h1.2xlarge", False, "L-1216C47A"),
+        ("hpc7g.4xlarge", False, "L-F7808C92"),
+        ("g4dn.xlarge", False, "L-DB2E81BA"),
+        ("gr6.4xlarge", True, "L-3819A6DF"),
+        ("g5g.xlarge", True, "L-3819A6DF"),
+        ("vt1.3xlarge", False, "L-DB2E81BA"),
+        ("p4d.24xlarge", False, "L-417A185B"),
+        ("p5.48xlarge", True, "L-7212CCBC"),
+        ("x2gd.large", False, "L-7295265B"),
+        ("inf2.xlarge", False, "L-1945791B"),
+        ("trn1.2xlarge", True, "L-6B0D517C"),
+        ("dl1.24xlarge", False, "L-6E869C2A"),
+        ("f1.2xlarge", False, "L-74FC7D96"),
+        ("u-6tb1.56xlarge", False, "L-43DA4232"),
+        ("u7i-12tb.224xlarge", False, "L-43DA4232"),
+    ],
+)
+def test_a_machine_counts_against_the_quota_of_its_family_and_market(
+    kind: str, spot: bool, code: str
+) -> None:
+    quota = machine_quota(kind, spot=spot)
+    assert quota is not None
+    assert quota.code == code
+    assert quota.console("eu-west-1").endswith(f"/services/ec2/quotas/{code}")
+
+
+def test_a_family_that_has_no_quota_of_vcpus_has_none() -> None:
+    assert machine_quota("mac2.metal", spot=False) is None
+
+
+def test_the_room_under_a_quota_is_what_others_and_the_scheduler_leave() -> None:
+    quota = machine_quota("m6i.xlarge", spot=False)
+    assert quota is not None
+    running = [
+        ("m6i.xlarge", False, 4),
+        ("c5.large", False, 2),
+        ("m6i.xlarge", True, 4),
+        ("g4dn.xlarge", False, 4),
+    ]
+    assert used_vcpus(running, quota) == 6
+    assert room(32, 6, 4, beside=4) == 5
+    assert room(5, 0, 4, beside=4) == 0
+
+
+def test_a_quota_that_is_used_up_is_not_asked_again_by_what_shares_it() -> None:
+    tally = Tally()
+    assert tally.note(on_demand("m6i.xlarge"), QuotaError("x", "used up", code="VcpuLimitExceeded"))
+    assert tally.passes(on_demand("m6a.xlarge"))
+    assert tally.passes(on_demand("m6i.xlarge", "us-east-1b"))
+    assert tally.passes(on_demand("c6i.2xlarge"))
+    assert not tally.passes(on_demand("m6i.large"))  # half as many vCPUs may still fit
+    assert not tally.passes(on_demand("m6i.xlarge", spot=True))
+    assert not tally.passes(on_demand("g4dn.xlarge"))
+    error = tally.failure("launching 20 workers", 3, "Quota: that one.")
+    assert isinstance(error, QuotaError)
+    assert str(error).count("m6i.xlarge in us-east-1a") == 1
+    assert "not asked for again: 3 more" in str(error)
+    assert "Quota: that one." in str(error)
+
+
+def test_a_type_that_the_account_may_not_launch_is_asked_for_in_one_zone() -> None:
+    tally = Tally()
+    refusal = AccountStateError("x", "the free plan", "Use t3.small.", code="InvalidParameterCombination")
+    assert tally.note(on_demand("m6i.xlarge"), refusal)
+    assert tally.passes(on_demand("m6i.xlarge", "us-east-1b"))
+    assert not tally.passes(on_demand("t3.small"))
+    assert isinstance(tally.failure("launching", 0), AccountStateError)
+    assert "Use t3.small." in str(tally.failure("launching", 0))
+
+
+def test_without_their_role_spot_machines_are_asked_for_once_and_on_demand_goes_on() -> None:
+    tally = Tally()
+    refusal = aws_error(
+        "launching", "ec2:RunInstances", {"Error": {"Code": SPOT_ROLE_MISSING, "Message": "No."}}
+    )
+    assert isinstance(refusal, AccessDeniedError)
+    assert tally.note(on_demand("m6i.xlarge", spot=True), refusal)
+    assert tally.passes(on_demand("m6a.xlarge", "us-east-1b", spot=True))
+    assert not tally.passes(on_demand("m6i.xlarge"))
+    assert SPOT_ROLE_COMMAND in str(tally.failure("launching", 0))
+
+
+def test_what_a_person_can_mend_is_said_before_a_lack_of_capacity() -> None:
+    tally = Tally()
+    tally.note(on_demand("m6i.xlarge"), NoCapacityError("x", "none", code="InsufficientInstanceCapacity"))
+    tally.note(on_demand("m6a.xlarge"), QuotaError("x", "used up", "Ask.", code="VcpuLimitExceeded"))
+    tally.note(on_demand("m6i.large"), NoCapacityError("x", "none", code="InsufficientInstanceCapacity"))
+    assert isinstance(tally.failure("launching", 0), QuotaError)
+
+
+@pytest.mark.parametrize(
+    "error", [InvalidRequestError("x", code="InvalidParameterValue"), AwsError("x"), AccessDeniedError("x")]
+)
+def test_other_refusals_end_the_launch(error: AwsError) -> None:
+    assert not Tally().note(on_demand("m6i.xlarge"), error)
+
+
+def test_the_end_of_a_machine_is_told_with_what_it_means() -> None:
+    assert "KMS key" in state_words("Client.InternalError: Client error on launch")
+    assert state_words("Client.UserInitiatedShutdown: User initiated shutdown").endswith(
+        "User initiated shutdown"
+    )
+    assert state_words("") == ""
