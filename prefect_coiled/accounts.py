@@ -15,7 +15,7 @@ from prefect_coiled.aws.caller import Caller, find_caller
 from prefect_coiled.aws.credentials import Account
 from prefect_coiled.aws.door import Observer
 from prefect_coiled.blocks import Ec2DaskAccount, Ec2DaskRegistry, account_from_block
-from prefect_coiled.blocks.loading import account_slug, delete_account
+from prefect_coiled.blocks.loading import account_slug, delete_account, save_block
 from prefect_coiled.errors import AccountError, OptionsError
 from prefect_coiled.options import BackendOptions, merge
 from prefect_coiled.provision import set_up_account
@@ -204,8 +204,7 @@ def save_account(block: Ec2DaskAccount, slug: str) -> SavedAccount:
     """
     loaded = account_from_block(block, slug)
     caller = _caller(loaded)
-    save: Any = block.save  # Prefect's types do not know `_sync`
-    _apart(lambda: save(slug, overwrite=True, _sync=True))
+    _apart(lambda: save_block(block, slug))
     return SavedAccount(
         account=slug, region=block.region, aws_account_id=caller.aws_account_id, arn=caller.arn
     )

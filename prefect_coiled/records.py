@@ -216,16 +216,28 @@ class Removal(Record):
     Attributes:
         removed: Ids by kind, such as {"instance": ("i-1", "i-2")}.
         left: Reasons by id, for what could not be removed now; `sweep` tries again.
+        needed: Those of `left` that stay because something else needs them.
     """
 
     removed: dict[str, tuple[str, ...]] = {}
     left: dict[str, str] = {}
+    needed: tuple[str, ...] = ()
 
     def __add__(self, other: Removal) -> Removal:
         merged = dict(self.removed)
         for kind, ids in other.removed.items():
             merged[kind] = tuple(dict.fromkeys((*merged.get(kind, ()), *ids)))
-        return Removal(removed=merged, left={**self.left, **other.left})
+        needed = tuple(dict.fromkeys((*self.needed, *other.needed)))
+        return Removal(removed=merged, left={**self.left, **other.left}, needed=needed)
+
+    def then(self, later: Removal) -> Removal:
+        """This one and what was tried again afterwards: what is left then is left."""
+        return (self + later).model_copy(update={"left": later.left, "needed": later.needed})
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left that should be gone."""
+        return not set(self.left) - set(self.needed)
 
     @property
     def counts(self) -> str:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from prefect_coiled.aws.batches import OBJECTS, batches
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AlreadyExistsError, NotFoundError, ProvisionError
+from prefect_coiled.aws.ownership import check_ours, foreign, is_ours
+from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.aws_errors import aws_error
 from prefect_coiled.plan.policies import bucket_name, bucket_policy
 
 # Days after which a file goes; what is still wanted is put there again by the next launch.
 KEPT_DAYS = 30
 # What is older than this is put again, so that no running cluster outlives its wheels.
 RENEWED_DAYS = 15
+# The name is another AWS account's: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateBucket.html
+_ANOTHERS = "BucketAlreadyExists"
 
 
 def find_bucket(aws: Aws, name: str) -> bool:
-    """Whether the bucket is there and ours to read."""
+    """Whether our AWS account has the bucket."""
     try:
         aws.call("s3:HeadBucket", f"finding bucket ({name})", Bucket=name)
     except NotFoundError:
@@ -27,30 +30,44 @@ def find_bucket(aws: Aws, name: str) -> bool:
     return True
 
 
-def is_ours(aws: Aws, name: str) -> bool:
-    """Whether the bucket carries our tags, which it gets last of all."""
+def find_tags(aws: Aws, name: str) -> dict[str, str] | None:
+    """The tags of a bucket of our AWS account; None without any, or where it is not there."""
     try:
         found = aws.call("s3:GetBucketTagging", f"reading the tags of bucket ({name})", Bucket=name)
     except NotFoundError:
-        return False
-    labels = tags.from_aws(found["TagSet"])
-    return labels.get(tags.OWNER) == tags.OWNER_VALUE and labels.get(tags.ACCOUNT) == aws.account
+        return None
+    return tags.from_aws(found["TagSet"])
+
+
+def find_own_bucket(aws: Aws, name: str) -> bool:
+    """Whether the bucket is there and ours: in our AWS account, with our tags, which it gets last of all."""
+    labels = find_tags(aws, name)
+    return labels is not None and is_ours(aws, labels, aws.number)
 
 
 def ensure_bucket(aws: Aws, aws_account_id: str) -> str:
     """Find or make the bucket, and close it. Returns its name, which has the account's number and the region.
 
-    A run that was interrupted leaves a bucket without tags; all that closes it is said again then.
+    A run that was interrupted leaves a bucket without tags: all that closes it is said again then. In our AWS
+    account nobody gives such a name, which ends in a hash, to something else.
+
+    Raises:
+        ProvisionError: If a bucket of that name is not ours; it stays as it is.
     """
     name = bucket_name(aws.account, aws_account_id, aws.region)
-    if is_ours(aws, name):
+    labels = find_tags(aws, name)
+    if labels is not None:
+        check_ours(aws, f"bucket ({name})", labels, aws.number)
         return name
     what = f"creating bucket ({name})"
     if not find_bucket(aws, name):
         # us-east-1 is the one region that must not be named.
         where = {"CreateBucketConfiguration": {"LocationConstraint": aws.region}}
-        with suppress(AlreadyExistsError):
+        try:
             aws.call("s3:CreateBucket", what, Bucket=name, **({} if aws.region == "us-east-1" else where))
+        except AlreadyExistsError as error:  # made by another set-up at this moment
+            if error.code == _ANOTHERS:
+                raise foreign(f"bucket ({name})") from error
     labels = tags.named(tags.account_tags(aws.account), name)
     encryption = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}, "BucketKeyEnabled": True}
     # Lists of the packages of images live as long as their images.
@@ -68,6 +85,12 @@ def ensure_bucket(aws: Aws, aws_account_id: str) -> str:
     ):
         aws.call(f"s3:Put{action}", what, Bucket=name, **settings)
     return name
+
+
+def _files(aws: Aws, name: str) -> list[str]:
+    """Some of the keys in a bucket, at most a thousand."""
+    page = aws.call("s3:ListObjectsV2", f"listing bucket ({name})", Bucket=name, MaxKeys=OBJECTS)
+    return [str(item["Key"]) for item in page.get("Contents", ())]
 
 
 def list_files(aws: Aws, bucket: str, prefix: str = "", *, now: datetime | None = None) -> frozenset[str]:
@@ -106,10 +129,22 @@ def read_file(aws: Aws, bucket: str, key: str) -> bytes | None:
 
 
 def delete_files(aws: Aws, bucket: str, keys: list[str]) -> None:
-    """Delete files; those that are not there are fine."""
-    for some in batches(keys, OBJECTS):
-        listed = {"Objects": [{"Key": key} for key in some], "Quiet": True}
-        aws.call("s3:DeleteObjects", f"deleting {len(some)} files of {bucket}", Bucket=bucket, Delete=listed)
+    """Delete files; those that are not there are fine.
+
+    Raises:
+        AwsError: If one stays: S3 answers such a call with success, and names in it what it did not delete.
+            https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
+    """
+    what = f"deleting {len(keys)} files of bucket ({bucket})"
+    for chunk in batches(keys, OBJECTS):
+        listed = {"Objects": [{"Key": key} for key in chunk], "Quiet": True}
+        reply = aws.call("s3:DeleteObjects", what, Bucket=bucket, Delete=listed)
+        stayed = [e for e in reply.get("Errors", ()) if e.get("Code") != "NoSuchKey"]
+        if stayed:
+            first = stayed[0]
+            message = f"{first.get('Message', '')} ({first.get('Key')}, and {len(stayed) - 1} more)"
+            reason = {"Error": {"Code": first.get("Code", ""), "Message": message}}
+            raise aws_error(what, "s3:DeleteObjects", {**reply, **reason})
 
 
 def delete_bucket(aws: Aws, name: str) -> bool:
@@ -117,20 +152,16 @@ def delete_bucket(aws: Aws, name: str) -> bool:
 
     Raises:
         ProvisionError: If it does not carry our tags.
+        AwsError: If S3 keeps a file.
     """
-    if not find_bucket(aws, name):
+    labels = find_tags(aws, name)
+    if labels is None and not find_bucket(aws, name):
         return False
-    what = f"deleting bucket ({name})"
-    if not is_ours(aws, name):
-        raise ProvisionError(what, "it does not carry our tags", "Look at it in the AWS console.")
-    while True:
-        page = aws.call("s3:ListObjectsV2", what, Bucket=name, MaxKeys=1000)
-        keys = [{"Key": item["Key"]} for item in page.get("Contents", ())]
-        if not keys:
-            break
-        aws.call("s3:DeleteObjects", what, Bucket=name, Delete={"Objects": keys, "Quiet": True})
+    check_ours(aws, f"bucket ({name})", labels or {}, aws.number)
+    while keys := _files(aws, name):
+        delete_files(aws, name, keys)
     try:
-        aws.call("s3:DeleteBucket", what, Bucket=name)
+        aws.call("s3:DeleteBucket", f"deleting bucket ({name})", Bucket=name)
     except NotFoundError:
         return False
     return True

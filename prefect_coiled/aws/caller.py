@@ -9,9 +9,8 @@ from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.records import Record
 
-# AWS's own answer to "what is my address": https://checkip.amazonaws.com; and the sandbox's.
+# AWS's own answer to "what is my address".
 _CHECK_IP = "https://checkip.amazonaws.com"
-_CHECK_IP_IN_SANDBOX = "_sandbox/checkip"
 
 
 class Caller(Record):
@@ -47,13 +46,12 @@ def own_cidr(aws: Aws) -> str:
     Raises:
         OptionsError: If it cannot be found out.
     """
-    where = f"{aws.endpoint_url}/{_CHECK_IP_IN_SANDBOX}" if aws.in_sandbox else _CHECK_IP
-    # A proxy must not see calls to the loopback.
-    proxies = [urllib.request.ProxyHandler({})] if aws.in_sandbox else []
+    if aws.sandbox is not None:
+        return f"{ipaddress.IPv4Address(aws.sandbox.client_address)}/32"
     try:
-        with urllib.request.build_opener(*proxies).open(where, timeout=10) as reply:
+        with urllib.request.urlopen(_CHECK_IP, timeout=10) as reply:
             return f"{ipaddress.IPv4Address(reply.read().decode().strip())}/32"
     except (OSError, ValueError) as error:
         raise OptionsError(
-            'ingress cidr "me"', f"{where} did not tell our address: {error}", "Give the CIDR itself."
+            'ingress cidr "me"', f"{_CHECK_IP} did not tell our address: {error}", "Give the CIDR itself."
         ) from error

@@ -10,48 +10,28 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
+from prefect_coiled.aws.sandbox_info import SandboxInfo
 from prefect_coiled.errors import AccountError
 
 if TYPE_CHECKING:
     import boto3
     from botocore.credentials import Credentials
 
+    from prefect_coiled.aws.door import Aws
+
 DEFAULT_SESSION_NAME = "prefect-coiled"
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
 _USE_INSTEAD = (
     "Give a profile (also one with single sign-on), a role to assume, or the long-lived keys of an IAM user."
 )
-
-
-@runtime_checkable
-class SandboxInfo(Protocol):
-    """What is needed of a running sandbox."""
-
-    @property
-    def endpoint(self) -> str:
-        """The address of its AWS API."""
-
-    @property
-    def addresses(self) -> str:
-        """Says "many" where each machine has an address of its own, "one" where they share one."""
-
-    @property
-    def image(self) -> str:
-        """Says "ready" where machines hold this very environment, "bare" where they install it."""
-
-    @property
-    def shares_loopback(self) -> bool:
-        """Whether its machines reach what listens on the loopback of this one."""
-
-    def free_port(self) -> int:
-        """A port that is free for a machine, where they share one address."""
 
 
 @dataclass(frozen=True)
@@ -171,11 +151,11 @@ class CredentialSource:
     def _assumed(
         self, base: boto3.Session, credentials: Credentials, region: str, endpoint_url: str | None
     ) -> boto3.Session:
-        import boto3
-        import botocore.session
         from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 
-        source = base._session
+        from prefect_coiled.internals.botocore import botocore_session, session_with
+
+        source = botocore_session(base)
         args = {**self.role_args, "RoleSessionName": self.session_name}
         if self.external_id:
             args["ExternalId"] = self.external_id
@@ -187,12 +167,10 @@ class CredentialSource:
             role_arn=self.role_arn,
             extra_args=args,
         )
-        target = botocore.session.get_session()
         credentials = DeferredRefreshableCredentials(
             refresh_using=fetcher.fetch_credentials, method="assume-role"
         )
-        target._credentials = credentials  # type: ignore[attr-defined]
-        return boto3.Session(botocore_session=target, region_name=region)
+        return session_with(credentials, region)
 
 
 @functools.lru_cache(maxsize=8)
@@ -220,7 +198,7 @@ class Account:
         options: The account's layer of the backend options.
         credentials: Who calls AWS.
         endpoint_url: Where AWS's API is, if not at AWS.
-        sandbox: The sandbox behind the endpoint, or None.
+        sandbox: The sandbox that it runs in, or None: said by its block, and never guessed from an endpoint.
         tags: Tags for everything the account makes.
     """
 
@@ -261,13 +239,23 @@ class Account:
             OptionsError: If there is no such policy, or it opens the whole AWS account.
             ProvisionError: If the account is not set up yet.
         """
-        from prefect_coiled.aws.door import Aws
         from prefect_coiled.aws.iam_role import attach_policy
 
         # IAM is the same in all regions.
-        region = str(self.options.get("region") or "us-east-1")
-        door = Aws(self.session(region), region, self.slug, endpoint_url=self.endpoint_url)
-        return attach_policy(door, arn)
+        return attach_policy(self.door(str(self.options.get("region") or "us-east-1")), arn)
+
+    def door(self, region: str, stop: threading.Event | None = None) -> Aws:
+        """The door of this account in a region; no call is made yet."""
+        from prefect_coiled.aws.door import Aws
+
+        return Aws(
+            self.session(region),
+            region,
+            self.slug,
+            endpoint_url=self.endpoint_url,
+            sandbox=self.sandbox,
+            stop=stop,
+        )
 
     def without_secrets(self) -> Account:
         """The same account without the registry's token and the secret key, for a record."""

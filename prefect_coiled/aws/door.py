@@ -34,6 +34,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BotocoreConnectionError
 from botocore.utils import InvalidArnException
 
+from prefect_coiled.aws.sandbox_info import SandboxInfo
 from prefect_coiled.errors import (
     AccessDeniedError,
     AwsError,
@@ -41,7 +42,7 @@ from prefect_coiled.errors import (
     StoppedError,
     ThrottledError,
 )
-from prefect_coiled.plan.actions import ACTIONS
+from prefect_coiled.plan.actions import ACTIONS, changes
 from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, SPOT_ROLE_MISSING
 from prefect_coiled.plan.aws_errors import aws_error
 from prefect_coiled.plan.policies import permitting_statement
@@ -53,11 +54,16 @@ _BUILDING = threading.Lock()
 # A client of EC2 takes a tenth of a second to build, so that all doors of a session share theirs.
 _CLIENTS: WeakKeyDictionary[boto3.Session, dict[tuple[str, ...], Any]] = WeakKeyDictionary()
 
+# The number of the AWS account behind a session, by endpoint: credentials do not change accounts.
+_NUMBERS: WeakKeyDictionary[boto3.Session, dict[str, str]] = WeakKeyDictionary()
+
 # Where boto3 calls a service otherwise than IAM does.
 _CLIENT_NAMES = {"servicequotas": "service-quotas"}
 # The region of IAM's and STS's one endpoint does not matter; everything else is regional but for these.
 _ONE_REGION = {"freetier": "us-east-1"}
 Observer = Callable[[str, str], None]
+# Nobody can own a bucket that is being made.
+_WITHOUT_OWNER = {"s3:CreateBucket"}
 
 
 class Report(NamedTuple):
@@ -104,12 +110,14 @@ class Aws:
         session: A boto3 session whose credentials refresh by themselves.
         region: Region of the regional services.
         account: The account's slug; what is made is tagged with it.
-        endpoint_url: Endpoint of every service, for the sandbox; None for AWS itself.
+        endpoint_url: Endpoint of every service; None for AWS itself.
+        sandbox: The sandbox that the door leads to; None for AWS, and for an endpoint of the user's own.
         stop: When set, calls and waits end with `StoppedError`.
         observer: Called with (action, what) before each call, for progress and tests.
 
     Attributes:
         listener: Called with a `Report` after each call.
+        fence: Called before each call that changes something; raises where it must not be made any more.
         calls: How often each action was called.
     """
 
@@ -120,6 +128,7 @@ class Aws:
         account: str,
         *,
         endpoint_url: str | None = None,
+        sandbox: SandboxInfo | None = None,
         stop: threading.Event | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -127,23 +136,53 @@ class Aws:
         self.region = region
         self.account = account
         self.endpoint_url = endpoint_url
+        self.sandbox = sandbox
         self.stop = stop or threading.Event()
         self.observer = observer
         self.listener: Callable[[Report], None] | None = None
+        self.fence: Callable[[], None] | None = None
         self.calls: Counter[str] = Counter()
 
     def without_stop(self) -> Aws:
         """The same door, deaf to the stop event: for the way down."""
-        door = Aws(
-            self.session, self.region, self.account, endpoint_url=self.endpoint_url, observer=self.observer
-        )
-        door.calls, door.listener = self.calls, self.listener
+        door = self.beside()
+        door.observer, door.calls, door.listener = self.observer, self.calls, self.listener
         return door
+
+    def beside(self, region: str | None = None, stop: threading.Event | None = None) -> Aws:
+        """Another door of the account, with no observer, listener, fence or count of calls.
+
+        Args:
+            region: Its region; the same one by default.
+            stop: Its stop event; one of its own by default.
+        """
+        return Aws(
+            self.session,
+            region or self.region,
+            self.account,
+            endpoint_url=self.endpoint_url,
+            sandbox=self.sandbox,
+            stop=stop,
+        )
 
     @property
     def in_sandbox(self) -> bool:
         """Whether this door leads to a local sandbox rather than to AWS."""
-        return self.endpoint_url is not None
+        return self.sandbox is not None
+
+    @property
+    def number(self) -> str:
+        """The 12 digits of the AWS account behind the credentials, which is asked for once.
+
+        Raises:
+            CredentialsError: If AWS does not accept them.
+        """
+        known = _NUMBERS.setdefault(self.session, {})
+        where = self.endpoint_url or ""
+        if where not in known:
+            what = f"checking the credentials of account ({self.account})"
+            known[where] = str(self.call("sts:GetCallerIdentity", what)["Account"])
+        return known[where]
 
     def call(self, action: str, what: str, **parameters: Any) -> dict[str, Any]:
         """Make one AWS call.
@@ -160,6 +199,7 @@ class Aws:
             AwsError: With the class that the error's code names.
             StoppedError: If a stop was asked for before the call.
         """
+        parameters = self._owned(action, parameters)
         client, method = self._prepare(action, what)
         begun = time.monotonic()
         try:
@@ -184,6 +224,7 @@ class Aws:
             AwsError: As `call` does.
             StoppedError: As `call` does.
         """
+        parameters = self._owned(action, parameters)
         client, method = self._prepare(action, what)
         try:
             for page in client.get_paginator(method).paginate(**parameters):
@@ -194,9 +235,20 @@ class Aws:
             _tell(Report(action, what, 0.0, {}, failure))
             raise failure from error
 
+    def _owned(self, action: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Names of buckets are shared by all of AWS: whose the bucket has to be is said with every call.
+
+        https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucket-owner-condition.html
+        """
+        if action.startswith("s3:") and action not in _WITHOUT_OWNER:
+            return {**parameters, "ExpectedBucketOwner": self.number}
+        return parameters
+
     def _prepare(self, action: str, what: str) -> tuple[Any, str]:
         if self.stop.is_set():
             raise StoppedError(what, "a stop was asked for")
+        if self.fence is not None and changes(action):
+            self.fence()
         service, operation = action.split(":")
         client = self._client(service, ACTIONS[action].mode)
         self.calls[action] += 1

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.ownership import check_ours
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError, OptionsError, ProvisionError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.containers import PLATFORMS, ContainerImage, repository_name
@@ -37,7 +38,6 @@ class ImageRecord(Record):
         digest: Such as "sha256:0123...".
         size: Compressed, in bytes; 0 where ECR does not say.
         pushed_at: When it was pushed.
-        media_type: The kind of its manifest.
     """
 
     repository: str
@@ -45,7 +45,6 @@ class ImageRecord(Record):
     digest: str
     size: int = 0
     pushed_at: datetime | None = None
-    media_type: str = ""
 
 
 def find_repository(aws: Aws) -> dict[str, Any] | None:
@@ -66,13 +65,7 @@ def find_repository(aws: Aws) -> dict[str, Any] | None:
         )
     except NotFoundError:
         return None
-    labels = tags.from_aws(reply["tags"])
-    if labels.get(tags.OWNER) != tags.OWNER_VALUE or labels.get(tags.ACCOUNT) != aws.account:
-        raise ProvisionError(
-            f"finding repository ({name})",
-            "there is a repository of that name in ECR that does not carry our tags",
-            "Choose another account slug, so that nothing foreign is touched.",
-        )
+    check_ours(aws, f"repository ({name})", tags.from_aws(reply["tags"]), found["repositoryArn"])
     return found
 
 
@@ -172,7 +165,6 @@ def _images(aws: Aws, uri: str) -> Iterator[ImageRecord]:
             digest=str(item["imageDigest"]),
             size=int(item.get("imageSizeInBytes") or 0),
             pushed_at=item.get("imagePushedAt"),
-            media_type=str(item.get("imageManifestMediaType", "")),
         )
 
 

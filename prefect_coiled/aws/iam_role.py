@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.ownership import check_ours
 from prefect_coiled.errors import (
     AlreadyExistsError,
     NotFoundError,
@@ -33,11 +34,11 @@ def find_role(aws: Aws) -> dict[str, Any] | None:
         ]
     except NotFoundError:
         return None
-    _check_ours(aws, "role", role)
+    check_ours(aws, f"role ({aws.account})", tags.from_aws(role.get("Tags")), role["Arn"])
     return role
 
 
-def ensure_role(aws: Aws, aws_account_id: str) -> str:
+def ensure_role(aws: Aws) -> str:
     """Find or make the role and see that its policy is the current one. Returns its ARN."""
     role = find_role(aws)
     if role is None:
@@ -55,16 +56,32 @@ def ensure_role(aws: Aws, aws_account_id: str) -> str:
         except AlreadyExistsError:  # made by another set-up at this moment
             role = find_role(aws) or {}
     arn = str(role["Arn"])
-    wanted = policies.instance_policy(aws.account, aws_account_id, arn.split(":")[1])
-    if _policy(aws) != wanted:
+    if not has_policy(aws, arn):
         aws.call(
             "iam:PutRolePolicy",
             f"writing the policy of role ({aws.account})",
             RoleName=aws.account,
             PolicyName=POLICY_NAME,
-            PolicyDocument=wanted,
+            PolicyDocument=_wanted(arn),
         )
     return arn
+
+
+def has_policy(aws: Aws, arn: str) -> bool:
+    """Whether the role's policy is the one that machines of this version need.
+
+    Args:
+        aws: The door.
+        arn: The role's ARN.
+    """
+    found = _policy(aws)
+    return found is not None and json.loads(found) == json.loads(_wanted(arn))
+
+
+def _wanted(arn: str) -> str:
+    """The policy of the role of that ARN."""
+    parts = arn.split(":")
+    return policies.instance_policy(parts[-1].removeprefix("role/"), parts[4], parts[1])
 
 
 def find_instance_profile(aws: Aws) -> dict[str, Any] | None:
@@ -78,7 +95,8 @@ def find_instance_profile(aws: Aws) -> dict[str, Any] | None:
     except NotFoundError:
         return None
     profile: dict[str, Any] = reply["InstanceProfile"]
-    _check_ours(aws, "instance profile", profile)
+    labels = tags.from_aws(profile.get("Tags"))
+    check_ours(aws, f"instance profile ({aws.account})", labels, profile["Arn"])
     return profile
 
 
@@ -231,13 +249,3 @@ def _policy(aws: Aws) -> str | None:
     if isinstance(document, dict):  # botocore decodes the URL-encoded JSON
         return json.dumps(document, indent=1)
     return unquote(document)
-
-
-def _check_ours(aws: Aws, kind: str, resource: dict[str, Any]) -> None:
-    labels = tags.from_aws(resource.get("Tags"))
-    if labels.get(tags.OWNER) != tags.OWNER_VALUE or labels.get(tags.ACCOUNT) != aws.account:
-        raise ProvisionError(
-            f"finding {kind} ({aws.account})",
-            f"this AWS account has a {kind} of that name that does not carry our tags",
-            "Choose another account slug, so that nothing foreign is touched.",
-        )

@@ -41,12 +41,8 @@ def _record(item: dict[str, Any]) -> InstanceRecord:
 def find_instances(
     aws: Aws, cluster: str | None = None, *, states: Iterable[str] = LIVE, uid: str | None = None
 ) -> list[InstanceRecord]:
-    """The instances of a cluster, or of all the account's clusters, oldest first."""
-    wanted = tags.account_tags(aws.account)
-    if cluster is not None:
-        wanted[tags.CLUSTER] = cluster
-    if uid is not None:
-        wanted[tags.CLUSTER_UID] = uid
+    """The instances of the clusters of a name, of one, or of all the account's clusters, oldest first."""
+    wanted = tags.cluster_filter(aws.account, cluster, uid)
     reservations = aws.pages(
         "ec2:DescribeInstances",
         f"finding instances ({cluster or aws.account})",

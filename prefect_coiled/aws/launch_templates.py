@@ -9,11 +9,11 @@ from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
 
 
-def find_launch_templates(aws: Aws, cluster: str | None = None) -> list[dict[str, Any]]:
-    """The launch templates of a cluster, or of all the account's clusters."""
-    wanted = tags.account_tags(aws.account)
-    if cluster is not None:
-        wanted[tags.CLUSTER] = cluster
+def find_launch_templates(
+    aws: Aws, cluster: str | None = None, uid: str | None = None
+) -> list[dict[str, Any]]:
+    """The launch templates of the clusters of a name, of one of them, or of all the account's clusters."""
+    wanted = tags.cluster_filter(aws.account, cluster, uid)
     what = f"finding launch templates ({cluster or aws.account})"
     return list(
         aws.pages("ec2:DescribeLaunchTemplates", what, "LaunchTemplates", Filters=tags.filters(wanted))

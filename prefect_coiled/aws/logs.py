@@ -11,11 +11,14 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
+from prefect_coiled.aws import ownership
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AlreadyExistsError, NotFoundError, ProvisionError
+from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
 
 RETENTION_DAYS = 30
+# Lines that one call gives at most.
+_LARGEST_PAGE = 10_000
 
 
 def find_log_group(aws: Aws) -> dict[str, str] | None:
@@ -50,11 +53,7 @@ def ensure_log_group(aws: Aws) -> str:
         except AlreadyExistsError:
             group = find_log_group(aws)
     if group is not None and not is_ours(aws, group["arn"]):
-        raise ProvisionError(
-            f"finding log group ({aws.account})",
-            "there is a log group of that name that does not carry our tags",
-            "Choose another account slug, so that nothing foreign is touched.",
-        )
+        raise ownership.foreign(f"log group ({aws.account})")
     if group is None or group["retention"] != str(RETENTION_DAYS):
         aws.call(
             "logs:PutRetentionPolicy",
@@ -72,8 +71,7 @@ def is_ours(aws: Aws, arn: str) -> bool:
         f"reading tags of log group ({aws.account})",
         resourceArn=arn.removesuffix(":*"),
     )
-    labels: dict[str, str] = reply["tags"]
-    return labels.get(tags.OWNER) == tags.OWNER_VALUE and labels.get(tags.ACCOUNT) == aws.account
+    return ownership.is_ours(aws, reply["tags"], arn)
 
 
 def read_log(
@@ -85,28 +83,49 @@ def read_log(
         aws: The door.
         stream: The instance id.
         since: Only what was logged from then on.
-        tail: Only the last so many lines, in one call (at most 10,000).
+        tail: Only the last so many lines.
     """
-    what = f"reading log stream ({stream})"
-    wanted: dict[str, object] = {"logGroupName": aws.account, "logStreamName": stream}
+    wanted: dict[str, Any] = {}
     if since is not None:
         wanted["startTime"] = int(since.timestamp() * 1000)
-    try:
-        if tail is not None:
-            reply = aws.call("logs:GetLogEvents", what, **wanted, limit=tail, startFromHead=False)
-            yield from (str(event["message"]) for event in reply["events"])
-            return
-        # GetLogEvents ends when it gives the same token twice; it has no botocore paginator.
-        token: str | None = None
-        while True:
-            more = {"nextToken": token} if token else {}
-            reply = aws.call("logs:GetLogEvents", what, **wanted, startFromHead=True, **more)
-            yield from (str(event["message"]) for event in reply["events"])
-            if reply["nextForwardToken"] == token or not reply["events"]:
-                return
-            token = reply["nextForwardToken"]
-    except NotFoundError:
+    if tail is None:
+        for lines in _log_pages(aws, stream, forward=True, **wanted):
+            yield from lines
         return
+    found: list[str] = []
+    for lines in _log_pages(aws, stream, forward=False, limit=min(max(tail, 1), _LARGEST_PAGE), **wanted):
+        found = lines + found
+        if len(found) >= tail:
+            break
+    yield from found[len(found) - tail :] if len(found) > tail else found
+
+
+def _log_pages(aws: Aws, stream: str, *, forward: bool, **wanted: Any) -> Iterator[list[str]]:
+    """Pages of a stream, each oldest first; from its beginning on, or from its end backwards.
+
+    A page holds at most 1 MB, and may be empty with more behind it. The end is where the token comes back
+    that was sent: https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_GetLogEvents.html
+    """
+    token: str | None = None
+    key = "nextForwardToken" if forward else "nextBackwardToken"
+    while True:
+        more = {"nextToken": token} if token else {}
+        try:
+            reply = aws.call(
+                "logs:GetLogEvents",
+                f"reading log stream ({stream})",
+                logGroupName=aws.account,
+                logStreamName=stream,
+                startFromHead=forward,
+                **wanted,
+                **more,
+            )
+        except NotFoundError:
+            return
+        yield [str(event["message"]) for event in reply["events"]]
+        if reply.get(key) in (None, token):
+            return
+        token = str(reply[key])
 
 
 def read_on(

@@ -10,23 +10,33 @@ from typing import Any
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import NAT_AVAILABLE, NAT_DELETED, wait_for
-from prefect_coiled.errors import InUseError, NotFoundError, ProvisionError
+from prefect_coiled.errors import AccessDeniedError, InUseError, NotFoundError, ProvisionError
 from prefect_coiled.plan import tags
 
 _ZONE = "coiled-zone"
 _LIVE = ["pending", "available"]
 
 
-def find_nat_gateways(aws: Aws, states: list[str] | None = None) -> dict[str, dict[str, Any]]:
-    """The account's NAT gateways by zone; of several in a zone, the one with the lowest id."""
+def list_nat_gateways(aws: Aws, states: list[str] | None = None) -> list[dict[str, Any]]:
+    """All of the account's NAT gateways; a zone may have more than one, after a lost reply."""
     wanted = tags.filters(tags.account_tags(aws.account), state=states or _LIVE)
     items = aws.pages(
         "ec2:DescribeNatGateways", f"finding NAT gateways ({aws.account})", "NatGateways", Filter=wanted
     )
+    return sorted(items, key=lambda n: str(n["NatGatewayId"]))
+
+
+def find_nat_gateways(aws: Aws, states: list[str] | None = None) -> dict[str, dict[str, Any]]:
+    """The account's NAT gateways by zone; of several in a zone, the one with the lowest id."""
     found: dict[str, dict[str, Any]] = {}
-    for item in sorted(items, key=lambda n: str(n["NatGatewayId"])):
-        found.setdefault(tags.from_aws(item.get("Tags")).get(_ZONE, ""), item)
+    for item in list_nat_gateways(aws, states):
+        found.setdefault(zone_of(item), item)
     return found
+
+
+def zone_of(gateway: dict[str, Any]) -> str:
+    """The zone of a NAT gateway of ours."""
+    return tags.from_aws(gateway.get("Tags")).get(_ZONE, "")
 
 
 def find_addresses(aws: Aws) -> list[dict[str, Any]]:
@@ -111,18 +121,31 @@ def delete_nat_gateways(aws: Aws, nat_ids: list[str]) -> None:
         wait_for(aws, "waiting for NAT gateways to be deleted", gone, timeout=NAT_DELETED, interval=5.0)
 
 
-def release_addresses(aws: Aws) -> list[str]:
-    """Release the account's elastic addresses that nothing uses. Returns their allocation ids."""
-    released = []
+def release_addresses(aws: Aws) -> tuple[list[str], dict[str, str]]:
+    """Release the account's elastic addresses that nothing uses.
+
+    Returns:
+        The allocation ids of those that are released; and of those that stay, with the reason. Those of the
+        account's NAT gateways are as they should be.
+    """
+    released: list[str] = []
+    kept: dict[str, str] = {}
+    there = list_nat_gateways(aws, [*_LIVE, "deleting"])
+    held = {a.get("AllocationId") for n in there for a in n.get("NatGatewayAddresses", ())}
     for address in find_addresses(aws):
-        if address.get("AssociationId"):
-            continue
         allocation_id = str(address["AllocationId"])
+        if allocation_id in held:
+            continue
+        if address.get("AssociationId"):
+            user = address.get("InstanceId") or address.get("NetworkInterfaceId") or "something"
+            kept[allocation_id] = f"{address.get('PublicIp', 'it')} is in use by {user}"
+            continue
         try:
             aws.call("ec2:ReleaseAddress", f"releasing address ({allocation_id})", AllocationId=allocation_id)
         except NotFoundError:
             continue
-        except InUseError:
+        except (AccessDeniedError, InUseError) as error:
+            kept[allocation_id] = error.diagnosis.why
             continue
         released.append(allocation_id)
-    return released
+    return released, kept

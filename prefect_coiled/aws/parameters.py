@@ -11,7 +11,10 @@ from prefect_coiled.errors import AlreadyExistsError, NotFoundError, OptionsErro
 from prefect_coiled.plan import tags
 
 # https://docs.aws.amazon.com/systems-manager/latest/userguide/parameter-store-advanced-parameters.html
-_STANDARD, _ADVANCED = 4096, 8192
+STANDARD_LIMIT, _ADVANCED = 4096, 8192
+
+# What the parameter is called by which a cluster has its name.
+INTENT = "intent"
 
 # Seconds after its intent in which a cluster may still be coming up: no sweep touches it.
 STARTING = 1800.0
@@ -27,9 +30,14 @@ def set_up_lease(account: str) -> str:
     return f"{account_path(account)}set-up"
 
 
-def cluster_path(account: str, cluster: str) -> str:
-    """Where a cluster keeps its parameters."""
-    return f"{account_path(account)}{cluster}/"
+def cluster_path(account: str, cluster: str, uid: str = "") -> str:
+    """Where clusters of a name keep their parameters; with a uid, where one of them does."""
+    return f"{account_path(account)}{cluster}/{f'{uid}/' if uid else ''}"
+
+
+def intent_of(account: str, cluster: str) -> str:
+    """The parameter by which a cluster has its name: what it is planned to be. AWS keeps it unique."""
+    return f"{cluster_path(account, cluster)}{INTENT}"
 
 
 def read_parameter(aws: Aws, name: str) -> str | None:
@@ -69,6 +77,21 @@ def put_secret(aws: Aws, name: str, value: str, labels: dict[str, str]) -> None:
         )
 
 
+def check_size(value: str) -> None:
+    """See that a value fits into a plain parameter.
+
+    Raises:
+        OptionsError: If it is larger than 4,096 bytes.
+    """
+    size = len(value.encode())
+    if size > STANDARD_LIMIT:
+        raise OptionsError(
+            "the plan of the cluster",
+            f"takes {size:,} bytes, and a parameter of SSM holds {STANDARD_LIMIT:,}",
+            "Give fewer or shorter tags, worker_options or scheduler_options.",
+        )
+
+
 def _tier(value: str, what: str, next_step: str) -> str:
     """The tier that a value needs.
 
@@ -78,16 +101,16 @@ def _tier(value: str, what: str, next_step: str) -> str:
     size = len(value.encode())
     if size > _ADVANCED:
         raise OptionsError(what, f"they take {size} bytes, and SSM holds at most {_ADVANCED}", next_step)
-    return "Standard" if size <= _STANDARD else "Advanced"
+    return "Standard" if size <= STANDARD_LIMIT else "Advanced"
 
 
 def claim(aws: Aws, name: str, value: str, labels: dict[str, str]) -> bool:
     """Write a parameter only if its name is free; AWS keeps names unique. Returns whether it is ours now.
 
     Raises:
-        OptionsError: If the value is larger than SSM allows: 8,192 bytes.
+        OptionsError: If the value is larger than AWS takes.
     """
-    tier = _tier(value, "the options of the cluster", "Give fewer tags, ingress rules or Dask options.")
+    check_size(value)
     try:
         aws.call(
             "ssm:PutParameter",
@@ -95,12 +118,17 @@ def claim(aws: Aws, name: str, value: str, labels: dict[str, str]) -> bool:
             Name=name,
             Value=value,
             Type="String",
-            Tier=tier,
             Tags=tags.to_aws(tags.plain(labels)),
         )
     except AlreadyExistsError:
         return False
     return True
+
+
+def write(aws: Aws, name: str, value: str, labels: dict[str, str]) -> None:
+    """Write a parameter, whether it is there or not."""
+    if not claim(aws, name, value, labels):
+        renew(aws, name, value)
 
 
 def find_parameters(aws: Aws, path: str) -> list[str]:
@@ -128,15 +156,18 @@ def read_with_age(aws: Aws, name: str) -> tuple[str, float] | None:
     return str(reply["Parameter"]["Value"]), (now - written).total_seconds()
 
 
-def renew(aws: Aws, name: str, value: str) -> None:
-    """Write a parameter again, which makes it young."""
-    aws.call(
-        "ssm:PutParameter",
-        f"renewing ({name})",
-        Name=name,
-        Value=value,
-        Type="String",
-        # What was advanced cannot become standard again, and stays what it is with this one.
-        Tier="Intelligent-Tiering",
-        Overwrite=True,
+def read_version(aws: Aws, name: str, version: int) -> str | None:
+    """The value that a parameter had in a version; None if AWS has it no more."""
+    try:
+        reply = aws.call("ssm:GetParameter", f"reading ({name}:{version})", Name=f"{name}:{version}")
+    except NotFoundError:
+        return None
+    return str(reply["Parameter"]["Value"])
+
+
+def renew(aws: Aws, name: str, value: str) -> int:
+    """Write a parameter again, which makes it young. Returns the number that AWS gives what was written."""
+    reply = aws.call(
+        "ssm:PutParameter", f"renewing ({name})", Name=name, Value=value, Type="String", Overwrite=True
     )
+    return int(reply["Version"])

@@ -10,11 +10,11 @@ from prefect_coiled.errors import AlreadyExistsError, InUseError, NotFoundError
 from prefect_coiled.plan import tags
 
 
-def find_security_groups(aws: Aws, cluster: str | None = None) -> list[dict[str, Any]]:
-    """The security groups of a cluster, or of all the account's clusters."""
-    wanted = tags.account_tags(aws.account)
-    if cluster is not None:
-        wanted[tags.CLUSTER] = cluster
+def find_security_groups(
+    aws: Aws, cluster: str | None = None, uid: str | None = None
+) -> list[dict[str, Any]]:
+    """The security groups of the clusters of a name, of one of them, or of all the account's clusters."""
+    wanted = tags.cluster_filter(aws.account, cluster, uid)
     what = f"finding security groups ({cluster or aws.account})"
     return list(aws.pages("ec2:DescribeSecurityGroups", what, "SecurityGroups", Filters=tags.filters(wanted)))
 

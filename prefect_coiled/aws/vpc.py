@@ -31,6 +31,8 @@ def ensure_vpc(aws: Aws, cidr: str) -> dict[str, Any]:
             "Run `prefect-coiled sweep`, which deletes the empty ones.",
         )
     if found:
+        if not has_names(aws, str(found[0]["VpcId"])):
+            _give_names(aws, str(found[0]["VpcId"]))
         return found[0]
     labels = tags.named(tags.account_tags(aws.account), f"coiled-{aws.account}")
     vpc = aws.call(
@@ -39,21 +41,36 @@ def ensure_vpc(aws: Aws, cidr: str) -> dict[str, Any]:
         CidrBlock=cidr,
         TagSpecifications=tags.specifications(labels, "vpc"),
     )["Vpc"]
+    _give_names(aws, str(vpc["VpcId"]))
+    made: dict[str, Any] = vpc
+    return made
+
+
+def has_names(aws: Aws, vpc_id: str) -> bool:
+    """Whether machines of the VPC have DNS names, which is the last thing that making one sees to."""
+    reply = aws.call(
+        "ec2:DescribeVpcAttribute",
+        f"reading attributes of VPC ({vpc_id})",
+        VpcId=vpc_id,
+        Attribute="enableDnsHostnames",
+    )
+    return bool(reply["EnableDnsHostnames"]["Value"])
+
+
+def _give_names(aws: Aws, vpc_id: str) -> None:
     for attribute in ("EnableDnsSupport", "EnableDnsHostnames"):
         retry_while(
             aws,
-            f"waiting for VPC ({vpc['VpcId']}) to be visible",
+            f"waiting for VPC ({vpc_id}) to be visible",
             lambda name=attribute: aws.call(  # type: ignore[misc]
                 "ec2:ModifyVpcAttribute",
-                f"setting {name} of VPC ({vpc['VpcId']})",
-                VpcId=vpc["VpcId"],
+                f"setting {name} of VPC ({vpc_id})",
+                VpcId=vpc_id,
                 **{name: {"Value": True}},
             ),
             NotFoundError,
             timeout=VISIBLE,
         )
-    made: dict[str, Any] = vpc
-    return made
 
 
 def delete_vpc(aws: Aws, vpc_id: str) -> None:

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.blocks.base import AWS_LOGO, DOCUMENTATION, StrictFields
 from prefect_coiled.blocks.registry import Ec2DaskRegistry, registry_layer
-from prefect_coiled.errors import AccountError
+from prefect_coiled.errors import AccountError, OptionsError
 from prefect_coiled.options import DEFAULT_PORTS, BackendOptions, Egress, Region
 
 _NETWORK_FIELDS = (
@@ -190,8 +190,14 @@ def account_layer(block: Ec2DaskAccount) -> dict[str, Any]:
         layer["ingress"] = block.ingress_rules
     elif not block.ingress_ports:
         layer["ingress"] = []
+    elif not cidrs:
+        raise OptionsError(
+            "Reachable From",
+            "is blank, which opens nothing.",
+            'Write "0.0.0.0/0" for everybody, "me" for your own address, or leave the ports empty.',
+        )
     else:
-        layer["ingress"] = [{"ports": block.ingress_ports, "cidr": cidr} for cidr in cidrs or ["0.0.0.0/0"]]
+        layer["ingress"] = [{"ports": block.ingress_ports, "cidr": cidr} for cidr in cidrs]
     layer["egress"] = block.egress
     layer["registry"] = registry_layer(block.registry)
     network: dict[str, Any] = {name: value for name in _NETWORK_FIELDS if (value := getattr(block, name))}

@@ -31,6 +31,7 @@ from prefect_coiled.blocks.account import Ec2DaskAccount
 from prefect_coiled.blocks.loading import account_slug, patient, unreachable
 from prefect_coiled.blocks.registry import Ec2DaskRegistry
 from prefect_coiled.errors import OptionsError, PrefectCoiledError
+from prefect_coiled.internals.prefect import block_of, is_saved_apart, name_of, saved_as
 from prefect_coiled.options.base import near, one_line
 
 if TYPE_CHECKING:
@@ -239,14 +240,14 @@ def _apply(client: SyncPrefectClient, document: Document, block: Block, dry_run:
     before: dict[str, Any] = {}
     if found is not None:
         try:
-            before = dict(_leaves(type(block)._from_block_document(found)))
+            before = dict(_leaves(block_of(type(block), found)))
         except (ValidationError, OptionsError):
             before = {"": "not valid"}  # saved by the form, which checks nothing
     after = dict(_leaves(block))
     names = [n for n in dict.fromkeys((*after, *before)) if before.get(n) != after.get(n)]
     if found is not None and not names:
         # A block that another document names must be known by its id all the same.
-        block._block_document_id, block._block_document_name = found.id, found.name
+        saved_as(block, found)
         return Applied(document.path, document.type, document.name, "unchanged")
     if not dry_run:
         save: Any = block.save  # Prefect's types do not know `_sync`
@@ -260,8 +261,8 @@ def _apply(client: SyncPrefectClient, document: Document, block: Block, dry_run:
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """The fields of a block by path, those of blocks in it too; of a block saved apart, its name."""
-    if isinstance(value, Block) and path and value._block_document_name and not value._is_anonymous:
-        yield path, f"block {value.get_block_type_slug()}/{value._block_document_name}"
+    if isinstance(value, Block) and path and is_saved_apart(value):
+        yield path, f"block {value.get_block_type_slug()}/{name_of(value)}"
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
             yield from _leaves(getattr(value, name), f"{path}.{name}" if path else name)

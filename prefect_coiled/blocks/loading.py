@@ -15,7 +15,8 @@ from pydantic import SecretStr, ValidationError
 
 from prefect_coiled.aws.credentials import Account, CredentialSource
 from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer, credential_source
-from prefect_coiled.errors import AccountError, OptionsError
+from prefect_coiled.errors import AccountError, OptionsError, PrefectCoiledError
+from prefect_coiled.internals.prefect import block_of, name_of
 from prefect_coiled.options import cluster_defaults
 from prefect_coiled.options.base import one_line
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import BlockDocument
 
 DEFAULT_ACCOUNT = "default"
-EPHEMERAL_STARTUP_S = 120
+EPHEMERAL_STARTUP_S = 300
 # An account's slug names an IAM role (at most 64 characters) and a block document.
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 
@@ -62,7 +63,7 @@ def account_from_block(block: Ec2DaskAccount, slug: str | None = None) -> Accoun
     Raises:
         AccountError: The block was never saved and no slug is given, or the sandbox is missing.
     """
-    slug = slug or block._block_document_name
+    slug = slug or name_of(block)
     if not slug:
         raise AccountError("account", "its block has no name yet.", 'Save it: account.save("my-team").')
     layer = account_layer(block)
@@ -140,7 +141,7 @@ def _read(slug: str) -> BlockDocument | list[str]:
     from prefect.exceptions import ObjectNotFound
 
     kind = Ec2DaskAccount.get_block_type_slug()
-    # Any failure of Prefect's client, its transport or its ephemeral server must end here: going on
+    # Any failure of Prefect's client, its transport or its temporary server must end here: going on
     # with the sandbox instead would run somewhere else than was asked for.
     try:
         with patient(), get_client(sync_client=True) as client:
@@ -177,8 +178,15 @@ def unreachable(what: str, error: Exception) -> AccountError:
     """The error that says that Prefect's API could not be asked."""
     from prefect.settings import PREFECT_API_URL
 
-    where = PREFECT_API_URL.value() or "its ephemeral server"
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    where = PREFECT_API_URL.value()
+    if not where:
+        return AccountError(
+            what,
+            f"Prefect's temporary server could not be asked: {reason}.",
+            "Run it again, or start a server that stays: `prefect server start`, with its address in "
+            "PREFECT_API_URL. PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS is how long a start may take.",
+        )
     return AccountError(
         what,
         f"the Prefect API at {where} could not be asked: {reason}.",
@@ -186,10 +194,26 @@ def unreachable(what: str, error: Exception) -> AccountError:
     )
 
 
+def save_block(block: Ec2DaskAccount, slug: str) -> None:
+    """Save an account's block under its slug.
+
+    Raises:
+        AccountError: The Prefect API could not be asked.
+    """
+    save: Any = block.save  # Prefect's types do not know `_sync`
+    try:
+        with patient():
+            save(slug, overwrite=True, _sync=True)
+    except PrefectCoiledError:
+        raise
+    except Exception as error:  # as in `_read`
+        raise unreachable(f"account {slug!r}", error) from error
+
+
 def _validated(document: BlockDocument) -> Ec2DaskAccount:
     """The block of a document; Prefect's own error would hide what is wrong with it."""
     try:
-        return Ec2DaskAccount._from_block_document(document)
+        return block_of(Ec2DaskAccount, document)
     except ValidationError as error:
         cause = one_line(Ec2DaskAccount, error)
     except OptionsError as error:

@@ -115,7 +115,12 @@ def set_up(
     options = merge({"region": aws.region, "zone": zone}, loaded.options).options
     with use_session(Session(aws)):
         record = set_up_account(
-            loaded.slug, aws.region, options.default_zone, options.egress, registry=options.registry.kind
+            loaded.slug,
+            aws.region,
+            options.default_zone,
+            options.egress,
+            network=options.network is None,
+            registry=options.registry.kind,
         )
     network = record.network
     console = out()

@@ -17,10 +17,11 @@ from prefect_coiled.cli.common import (
     out,
     print_json,
     table,
+    tell_removal,
     told,
     where,
 )
-from prefect_coiled.errors import PrefectCoiledError
+from prefect_coiled.errors import OptionsError, PrefectCoiledError
 
 if TYPE_CHECKING:
     from prefect_coiled.aws.credentials import Account
@@ -89,22 +90,25 @@ def stop_cluster(
 ) -> None:
     """Delete a cluster: its machines first, then what belongs to it."""
     from prefect_coiled.aws.instances import LIVE, find_instances
-    from prefect_coiled.aws.parameters import cluster_path, find_parameters
     from prefect_coiled.plan.cluster import check_name
     from prefect_coiled.provision import delete_cluster
+    from prefect_coiled.provision.standing import uids_of
+    from prefect_coiled.records import Removal
     from prefect_coiled.tasks.steps import Session, use_session
 
     check_name(name)
     loaded, aws = door(account, region)
-    machines = find_instances(aws, name, states=(*LIVE, "shutting-down"))
-    if not machines and not find_parameters(aws, cluster_path(loaded.slug, name)):
+    # Those that are asked about, and no other that gets the name meanwhile.
+    uids = uids_of(aws, name)
+    if not uids:
         raise _no_cluster(name, loaded, aws)
+    machines = find_instances(aws, name, states=(*LIVE, "shutting-down"))
     creators = ", ".join(sorted({m.creator for m in machines})) or "nobody known"
     if not yes:
         typer.confirm(f"Delete cluster {name} with {len(machines)} machines, made by {creators}?", abort=True)
     with use_session(Session(aws, cluster=name)):
-        removal = delete_cluster(loaded.slug, aws.region, name)
-    out().print(f"Removed: {removal}")
+        removal = sum((delete_cluster(loaded.slug, aws.region, name, uid) for uid in uids), Removal())
+    tell_removal(removal)
 
 
 @told
@@ -129,8 +133,16 @@ def change_firewall(
     if found is None:
         raise _no_cluster(name, loaded, aws)
     rules = found.spec.ingress
-    if close or cidr or port:
-        wanted = [] if close else [{"ports": port or DEFAULT_PORTS, "cidr": c} for c in cidr or ["0.0.0.0/0"]]
+    if close:
+        rules = found.set_ingress(())
+    elif cidr or port:
+        # Other ports are no reason to let others in.
+        sources = cidr or list(dict.fromkeys(rule.cidr for rule in rules))
+        if not sources:
+            raise OptionsError(
+                "firewall --port", "nobody gets in now, and who shall is not said.", "Give --cidr too."
+            )
+        wanted = [{"ports": port or DEFAULT_PORTS, "cidr": source} for source in sources]
         rules = found.set_ingress(ingress_rules(wanted))
     if as_json:
         print_json([{"ports": list(rule.ports), "cidr": rule.cidr} for rule in rules])
@@ -237,7 +249,7 @@ def sweep_account(
     loaded, aws = door(account, region)
     with use_session(Session(aws)):
         removal = sweep(loaded.slug, aws.region, release_nat=not keep_nat)
-    out().print(f"Removed: {removal}")
+    tell_removal(removal)
 
 
 def _no_cluster(name: str, account: Account, aws: Aws) -> PrefectCoiledError:

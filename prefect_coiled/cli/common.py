@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from prefect_coiled.aws.credentials import Account
     from prefect_coiled.aws.door import Aws
+    from prefect_coiled.records import Removal
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -79,6 +80,20 @@ def door(slug: str | None, region: str | None) -> tuple[Account, Aws]:
 def where(account: Account) -> str:
     """The end of a sentence that names an account."""
     return " (the sandbox on this machine)." if account.is_sandbox else "."
+
+
+def tell_removal(removal: Removal) -> None:
+    """Say what was removed and what is left; exit with 1 if that should be gone too."""
+    from prefect_coiled.costs import PUBLIC_IPV4_USD_PER_HOUR
+
+    console = out()
+    console.print(f"Removed: {removal.counts}")
+    for name, reason in removal.left.items():
+        price = f", ${PUBLIC_IPV4_USD_PER_HOUR} an hour" if name.startswith("eipalloc-") else ""
+        word = "Kept" if name in removal.needed else "Left"
+        console.print(f"{word}: {name}, {' '.join(reason.split())}{price}")
+    if not removal.is_done:
+        raise typer.Exit(1)
 
 
 def table(*columns: str) -> Table:

@@ -37,7 +37,7 @@ def show_cost(
     """
     from prefect_coiled import costs
     from prefect_coiled.aws.instances import find_instances
-    from prefect_coiled.aws.nat_gateways import find_nat_gateways
+    from prefect_coiled.aws.nat_gateways import list_nat_gateways
 
     loaded, aws = door(account, region)
     now = datetime.now(timezone.utc)
@@ -57,11 +57,9 @@ def show_cost(
         so_far = costs.estimate(_uses(machines, now), region=aws.region)
         basis = so_far.basis
         listed.append(_row(cluster, len(machines), hourly.total_usd, so_far.total_usd))
-    nats = {} if name is not None else find_nat_gateways(aws, ["pending", "available"])
+    nats = [] if name is not None else list_nat_gateways(aws)
     if nats:
-        hours = sum(
-            (now - n["CreateTime"]).total_seconds() / 3600 for n in nats.values() if n.get("CreateTime")
-        )
+        hours = sum((now - n["CreateTime"]).total_seconds() / 3600 for n in nats if n.get("CreateTime"))
         hourly = _nat(len(nats), aws.region)
         so_far = _nat(hours, aws.region)
         basis = basis or so_far.basis

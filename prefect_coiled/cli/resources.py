@@ -14,6 +14,7 @@ from prefect_coiled.cli.common import (
     out,
     print_json,
     table,
+    tell_removal,
     told,
     where,
 )
@@ -69,9 +70,7 @@ def account_destroy(
             raise OptionsError("the name", "was not the account's; nothing was removed.")
     with use_session(Session(aws)):
         removal = destroy_account(loaded.slug, aws.region)
-    console.print(f"Removed: {removal.counts}")
-    for name, reason in removal.left.items():
-        console.print(f"Kept: {name}, {reason}")
+    tell_removal(removal)
 
 
 @role_app.command("list")

@@ -44,6 +44,8 @@ from prefect_coiled.widget import CellBoard, in_notebook
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+logger = logging.getLogger(__name__)
+
 # Seconds to wait for machines to be gone when a cluster is closed, and when the way down is a hurried one
 # (Ctrl-C, cancellation: Prefect leaves 30 seconds).
 PATIENCE, HURRIED = 120.0, 15.0
@@ -65,7 +67,8 @@ class Cluster(DistributedCluster):
         tags: Tags for everything that is made.
         wait_for_workers: How many workers must have joined: True for all, False for none, a number or a
             fraction of `n_workers`; 0.3 by default.
-        timeout: Seconds until the scheduler and the waited-for workers must be there.
+        timeout: Seconds from the launch of the machines until the scheduler and the waited-for workers must
+            be there. What comes before (locking and uploading packages, set-up) does not count.
         worker_vm_types: Instance types for workers, in order of preference.
         scheduler_vm_types: Instance types for the scheduler.
         worker_cpu: vCPUs of a worker, or a range [low, high].
@@ -160,6 +163,7 @@ class Cluster(DistributedCluster):
         self._lost: set[str] = set()
         self._launching: asyncio.Future[Launched] | None = None
         self._closing: asyncio.Future[None] | None = None
+        self._leaving = False
         self._closed_at: datetime | None = None
         self._scaling: asyncio.Lock | None = None
         self._watching = Watching(self._note)
@@ -207,12 +211,12 @@ class Cluster(DistributedCluster):
             if launched.attached and self._request.shutdown_on_close is None:
                 self.shutdown_on_close = False
             least = min(launched.spec.min_workers, len(self.workers))
-            began += launched.waited
-            await wait_until_ready(self, launched, least=least, timeout=self.timeout, began=began)
+            # Packing and uploading have bounds of their own, and may take what they take.
+            await wait_until_ready(self, launched, least=least, timeout=self.timeout, began=launched.since)
             launched.story.joined(len(self.observed), len(self.workers))
             launched.story.ready()
             if not launched.attached:
-                ready, seconds = sorted(map(str, self.observed)), time.monotonic() - began
+                ready, seconds = sorted(map(str, self.observed)), time.monotonic() - began - launched.waited
                 text = f"{len(ready)} of {len(self.workers)} workers are ready"
                 self._noting = asyncio.ensure_future(self._note("cluster_ready", text, ready, seconds))
             # To terminals alone: the link opens the dashboard, so it is kept out of every log.
@@ -224,7 +228,12 @@ class Cluster(DistributedCluster):
             # Whoever asked is told after everything is gone.
             self._hurried = True
             self.stop_event.set()
-            await asyncio.shield(asyncio.ensure_future(self._close()))
+            try:
+                await asyncio.shield(asyncio.ensure_future(self._close()))
+            except PrefectCoiledError as left:
+                # The first cause is told all the same.
+                name = self.launched.record.name if self.launched is not None else ""
+                logger.error("Cluster %s may still run; `prefect-coiled stop %s`: %s", name, name, left)
             raise
 
     async def connect(self, address: str) -> None:
@@ -301,14 +310,14 @@ class Cluster(DistributedCluster):
         if op == "remove":
             name = str(self.scheduler_info["workers"].get(msg, {}).get("name"))
             self._lost.add(name)
-            if self._closing is None:
+            if not self._leaving:
                 self._watching.gone(name)
         elif op == "add":
             names = {str(w["name"]) for w in msg["workers"].values()}
             self._lost -= names
             self._watching.joined(names)
         super()._update_worker_status(op, msg)
-        if self.launched is not None and self._closing is None:
+        if self.launched is not None and not self._leaving:
             self.launched.story.joined(len(self.observed), len(self.workers))
             for listener in (*progress.listeners(), *([self._cell.tell] if self._cell else [])):
                 listener("workers", f"{len(self.observed)} ready (of {len(self.workers)})")
@@ -405,40 +414,67 @@ class Cluster(DistributedCluster):
         if self.status != Status.closed and not self.called_from_running_loop:
             self.sync(self._close)
 
+    def close(self, timeout: float | None = None) -> Any:
+        """Remove the cluster, or let go of one that stays.
+
+        May be called again: after an error, when `status` is "failed", and as long as something is left for
+        which machines had to be gone first (`removal.left`).
+
+        Args:
+            timeout: Seconds to wait for this, where it is called from another thread than the event loop's.
+
+        Raises:
+            PrefectCoiledError: If the machines could not be asked to end. They may still run.
+        """
+        if self.status == Status.closed and self.removal is not None and not self.removal.is_done:
+            self.status = Status.failed
+        return super().close(timeout)
+
     async def _close(self) -> None:
-        if self._closing is not None:
+        while self._closing is not None:
             await asyncio.shield(self._closing)
-            return
         if self.status == Status.closed:
             return
         self._closing = asyncio.get_running_loop().create_future()
+        self._leaving = True
         self._watching.stop()
+        ended = Status.failed
         try:
-            if self.launched is None and self._launching is not None:
-                # It sees the stop event, and cleans up itself if it does not succeed after all.
-                self.stop_event.set()
-                with contextlib.suppress(Exception):  # told by whoever waits for the start
-                    self.launched = await self._launching
-            launched = self.launched if self.shutdown_on_close else None
-            if self.launched is not None:
-                self.launched.story.leaving()
-            # First the machines, because they cost money; what is recorded comes after.
-            ended = await self.in_thread(launched.terminate, list(self._machines)) if launched else []
-            self._closed_at = datetime.now(timezone.utc)
-            if self.scheduler_comm is not None:
-                await super()._close()
-            if launched:
-                patience = HURRIED if self._hurried or self.stop_event.is_set() else PATIENCE
-                self.removal = await self.in_thread(launched.remove, ended, patience)
-                self.tell("cost", f"{self.cost().short} at list prices")
-                self.tell("removed", str(self.removal))
-            if self.launched is not None:
-                await self.in_thread(self._end_story, self.launched)
-                await self.in_thread(self.launched.let_go)
-        finally:
-            self.status = Status.closed
+            try:
+                await self._end()
+            finally:
+                if self.launched is not None:
+                    # Machines that could not be ended count as what AWS shows.
+                    await self.in_thread(self.launched.let_go)
+            ended = Status.closed
             _open.discard(self)
-            self._closing.set_result(None)
+        finally:
+            self.status = ended
+            closing, self._closing = self._closing, None
+            closing.set_result(None)
+
+    async def _end(self) -> None:
+        if self.launched is None and self._launching is not None:
+            # It sees the stop event, and cleans up itself if it does not succeed after all.
+            self.stop_event.set()
+            with contextlib.suppress(Exception):  # told by whoever waits for the start
+                self.launched = await self._launching
+        launched = self.launched if self.shutdown_on_close else None
+        if self.launched is not None:
+            self.launched.story.leaving()
+        # First the machines, because they cost money; what is recorded comes after.
+        ended = await self.in_thread(launched.terminate, list(self._machines)) if launched else []
+        self._closed_at = self._closed_at or datetime.now(timezone.utc)
+        if self.scheduler_comm is not None:
+            await super()._close()
+        if launched:
+            patience = HURRIED if self._hurried or self.stop_event.is_set() else PATIENCE
+            removal = await self.in_thread(launched.remove, ended, patience)
+            self.removal = removal if self.removal is None else self.removal.then(removal)
+            self.tell("cost", f"{self.cost().short} at list prices")
+            self.tell("removed", str(self.removal))
+        if self.launched is not None:
+            await self.in_thread(self._end_story, self.launched)
 
     def _end_story(self, launched: Launched) -> None:
         if not launched.attached:

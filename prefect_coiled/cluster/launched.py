@@ -9,7 +9,6 @@ import logging
 import secrets
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timezone
 
@@ -24,7 +23,7 @@ from prefect_coiled.costs import CostEstimate, MachineUse, estimate
 from prefect_coiled.errors import NameTakenError, PrefectCoiledError, ProvisionError
 from prefect_coiled.options import IngressRule
 from prefect_coiled.plan import machines
-from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.cluster import ClusterSpec, uid_of
 from prefect_coiled.plan.node_config import ClientSecrets
 from prefect_coiled.provision import (
     add_workers,
@@ -38,7 +37,7 @@ from prefect_coiled.provision.removal import terminate
 from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.provision.slots import Slot, take_slot
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
-from prefect_coiled.tasks.cluster import check_user_data
+from prefect_coiled.tasks.cluster import check_sizes, client_parameter
 from prefect_coiled.tasks.environment import PATIENCE, prepare
 from prefect_coiled.tasks.steps import Reporter, Session, use_session
 from prefect_coiled.tasks.story import Story
@@ -61,6 +60,7 @@ class Launched:
         attached: Whether it was there before.
         story: Tells Prefect of it.
         slot: Its slot of the account's concurrency limit, if there is such a limit.
+        since: When its machines were launched, or were found, by `time.monotonic`.
     """
 
     slot: Slot | None = None
@@ -74,12 +74,18 @@ class Launched:
         *,
         attached: bool,
         story: Story | None = None,
+        since: float | None = None,
     ) -> None:
+        self.since = time.monotonic() if since is None else since
         self.aws = aws.without_stop()
         self.spec = spec
         self.record = record
         self.keys = keys
         self.attached = attached
+        # Every machine that there was, and until when, if it is not there any more.
+        self._ran: dict[str, tuple[InstanceRecord, datetime | None]] = {
+            w.instance_id: (w, None) for w in record.workers
+        }
         self.story = story or Story(spec)
 
     @property
@@ -107,22 +113,28 @@ class Launched:
         """Launch more workers."""
         report("workers", f"launching {count} more")
         with use_session(Session(self.aws, report=report, cluster=self.record.name)):
-            return add_workers(self.spec, self.record, count, secrets.token_hex(4))
+            made = add_workers(self.spec, self.record, count, secrets.token_hex(4))
+        self._ran.update({w.instance_id: (w, None) for w in made})
+        return made
 
     def set_ingress(self, ingress: Iterable[IngressRule]) -> tuple[IngressRule, ...]:
         """Replace the rules of the scheduler's security group."""
         rules = [r.model_copy(update={"cidr": own_cidr(self.aws)}) if r.cidr == "me" else r for r in ingress]
         record = self.record
         with use_session(Session(self.aws, cluster=record.name)):
-            held = change_ingress(record.account, record.region, record.name, rules)
+            held = change_ingress(record.account, record.region, record.name, rules, uid=record.uid)
         self.spec = self.spec.model_copy(update={"ingress": tuple(held)})
         return self.spec.ingress
 
     def terminate_workers(self, ids: Iterable[str]) -> None:
         """Terminate some of the workers."""
         listed = sorted(ids)
-        instances.terminate_instances(self.aws, listed)
-        self.note("scale", f"removed {len(listed)} workers from {self.record.name}", listed)
+        with use_session(Session(self.aws)) as session:
+            instances.terminate_instances(self.aws, listed)
+            text = f"removed {len(listed)} workers from {self.record.name}"
+            session.notes.note("scale", text, cluster=self.record.name, InstanceIds=listed)
+        now = datetime.now(timezone.utc)
+        self._ran.update({one: (self._ran[one][0], now) for one in listed if one in self._ran})
 
     def note(self, event_type: str, text: str, ids: Iterable[str] = (), elapsed: float = 0.0) -> None:
         """Note something about this cluster among the account's notifications."""
@@ -168,7 +180,8 @@ class Launched:
     def cost(self, until: datetime | None = None) -> CostEstimate:
         """What the cluster costs by AWS's list prices from its launch on."""
         record, spec = self.record, self.spec
-        hours = ((until or datetime.now(timezone.utc)) - record.created_at).total_seconds() / 3600
+        end = until or datetime.now(timezone.utc)
+        hours = (end - record.created_at).total_seconds() / 3600
         uses = [
             MachineUse(
                 vm_type=record.scheduler.instance_type,
@@ -178,12 +191,17 @@ class Launched:
                 label="scheduler",
             )
         ]
-        for (kind, spot), count in Counter((w.instance_type, w.spot) for w in record.workers).items():
+        ran: dict[tuple[str, bool], list[float]] = {}
+        for worker, gone in self._ran.values():
+            begun = worker.launched_at or record.created_at
+            seconds = max((min(gone or end, end) - begun).total_seconds(), 0.0)
+            ran.setdefault((worker.instance_type, worker.spot), []).append(seconds / 3600)
+        for (kind, spot), times in ran.items():
             uses.append(
                 MachineUse(
                     vm_type=kind,
-                    count=count,
-                    hours=hours,
+                    count=len(times),
+                    hours=sum(times) / len(times),
                     spot=spot,
                     disk_gb=spec.worker_disk,
                     public_ip=spec.egress == "public-ip",
@@ -227,7 +245,7 @@ def launch(
     spec = request.spec(
         account, caller.name, own_cidr=lambda: own_cidr(aws), ports=_ports(account), container=image
     )
-    check_user_data(spec)  # what does not fit is said before anything is made
+    check_sizes(spec)  # what does not fit is said before anything is made
     token = request.merged(account).options.registry.access_token
     story = Story(spec)
 
@@ -273,7 +291,9 @@ def launch(
             session.locked.discard()
     assert session.client_secrets is not None
     story.links(record, account.is_sandbox)
-    launched = Launched(aws, spec, record, session.client_secrets, attached=False, story=story)
+    launched = Launched(
+        aws, spec, record, session.client_secrets, attached=False, story=story, since=session.launched_at
+    )
     launched.slot = slot
     return launched
 
@@ -301,7 +321,7 @@ def _find_or_await(aws: Aws, name: str, report: Reporter) -> Launched | None:
     Raises:
         StoppedError: If a stop is asked for.
     """
-    intent = f"{parameters.cluster_path(aws.account, name)}intent"
+    intent = parameters.intent_of(aws.account, name)
     end = time.monotonic() + _SOMEBODY_STARTS
 
     def look() -> tuple[Launched | None] | None:
@@ -312,12 +332,13 @@ def _find_or_await(aws: Aws, name: str, report: Reporter) -> Launched | None:
         claimed = parameters.read_with_age(aws, intent)
         if claimed is None:
             return (None,)
-        uid = ClusterSpec.decode(claimed[0]).uid
+        uid = uid_of(claimed[0])
         ended = instances.find_instances(aws, name, uid=uid, states=_ENDED)
         if claimed[1] > parameters.STARTING or any(m.role == "scheduler" for m in ended):
             report("cluster", f"removing what an earlier {name} left")
-            remove_cluster(aws, name, uid, patience=_SHORTLY)
-            return (None,)
+            removal = remove_cluster(aws, name, uid, patience=_SHORTLY)
+            # As long as something is left the name is taken.
+            return (None,) if removal.is_done or time.monotonic() > end else None
         report("cluster", f"waiting for {name}, which is coming up")
         # Nobody is at it any more if it takes longer; claiming the name says so.
         return (None,) if time.monotonic() > end else None
@@ -335,7 +356,7 @@ def _ports(account: Account) -> tuple[int, int]:
 
 
 def _client_keys(aws: Aws, spec: ClusterSpec, record: ClusterRecord) -> ClientSecrets:
-    text = parameters.read_parameter(aws, f"{parameters.cluster_path(spec.account, spec.name)}client")
+    text = parameters.read_parameter(aws, client_parameter(spec))
     if text is None:
         raise ProvisionError(
             f"attaching to cluster {spec.name!r}",

@@ -48,8 +48,8 @@ async def wait_until_ready(
         cluster: The cluster.
         launched: Its machines.
         least: How many workers must have joined.
-        timeout: Seconds from `began` on, so that launching the machines counts too.
-        began: When the cluster was asked for, by the same clock.
+        timeout: Seconds from `began` on.
+        began: When the machines were launched, by the same clock.
         clock: Seconds, monotonic.
 
     Raises:
@@ -121,10 +121,10 @@ async def _give_up(
     cluster: Cluster, launched: Launched, timeout: float, connected: bool, least: int, last: str
 ) -> None:
     if not connected:
-        why = f"the scheduler did not answer within {timeout:.0f} s ({last})"
+        why = f"the scheduler did not answer within {timeout:.0f} s of its launch ({last})"
         raise await _failure(cluster, launched, why, [launched.record.scheduler.instance_id])
     silent = [w for w in cluster.workers if w not in cluster.observed]
-    why = f"{len(cluster.observed)} of {least} workers joined within {timeout:.0f} s"
+    why = f"{len(cluster.observed)} of {least} workers joined within {timeout:.0f} s of the launch"
     raise await _failure(cluster, launched, why, silent)
 
 

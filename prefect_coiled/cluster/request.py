@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from typing import Any
 
@@ -12,6 +12,7 @@ import dask.config
 from dask.utils import parse_timedelta
 
 from prefect_coiled.aws.credentials import Account
+from prefect_coiled.aws.parameters import cluster_path
 from prefect_coiled.environment.capture import check_ignored
 from prefect_coiled.environment.software import check_software
 from prefect_coiled.errors import OptionsError
@@ -33,7 +34,7 @@ _NOT_SENT = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Request:
     """What a user asked of `Cluster`, with nothing looked up yet; see `Cluster` for each field."""
 
@@ -88,6 +89,12 @@ class Request:
         count = check_counts(self.n_workers)
         if self.name is not None:
             check_name(self.name)
+        if self.allow_ingress_from is not None and not str(self.allow_ingress_from).strip():
+            raise OptionsError(
+                f"allow_ingress_from {self.allow_ingress_from!r}",
+                "is blank, which opens nothing.",
+                'Write "0.0.0.0/0" for everybody, or "me" for your own address.',
+            )
         check_user_tags(self.tags or {})
         min_workers(self.wait_for_workers, count)
         check_dask_options(self.worker_options, self.scheduler_options)
@@ -106,6 +113,17 @@ class Request:
         _disk("worker_disk_size", self.worker_disk_size, gpu=self.gpu)
         for what in ("idle_timeout", "no_client_timeout", "cluster_timeout"):
             _seconds(what, getattr(self, what))
+
+    def __repr__(self) -> str:
+        """What was given; of mappings, which may hold secrets, the names alone."""
+        given = []
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name == "defaults" or value == one.default:
+                continue
+            shown = f"{{{', '.join(map(str, value))}}}" if isinstance(value, Mapping) else repr(value)
+            given.append(f"{one.name}={shown}")
+        return f"Request({', '.join(given)})"
 
     def _check_environ(self) -> None:
         for key, value in (self.environ or {}).items():
@@ -256,7 +274,7 @@ class Request:
         gpu = self.gpu
         spot_policy = "on-demand" if gpu and options.spot is None else options.spot_policy
         use_public = True if self.use_scheduler_public_ip is None else self.use_scheduler_public_ip
-        secrets_path = f"/prefect-coiled/{account.slug}/{name}/node"
+        secrets_path = f"{cluster_path(account.slug, name, uid)}node"
         shared: dict[str, Any] = {
             "account": account.slug,
             "region": options.region,

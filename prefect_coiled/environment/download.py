@@ -1,13 +1,15 @@
-"""Downloads files of packages by address, with the credentials of their index, and checks their hash."""
+"""Downloads files of packages by address, with the credentials of their index; checks that they are whole."""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import httpx
 
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Wheel
@@ -15,52 +17,83 @@ from prefect_coiled.errors import OptionsError
 
 __all__ = ["download"]
 
-_SECONDS, _TRIES, _CHUNK = 60.0, 3, 1 << 20
+_SECONDS, _TRIES, _CHUNK = 60.0, 4, 1 << 20
+# Answers that may be others a moment later.
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class _BrokenError(Exception):
+    """What came is not the file: it broke off, or something in between put another in its place."""
 
 
 def download(
     wheel: Wheel, folder: Path, indexes: Indexes, *, sleep: Callable[[float], None] = time.sleep
 ) -> Path:
-    """Fetch a file into a folder.
+    """Fetch a file into a folder; what breaks off is tried again.
 
     Args:
-        wheel: Its name, address and hash; without a hash, whatever comes is taken.
+        wheel: Its name, address and hash. Without a hash, the index has to say how long it is.
         folder: Where to put it.
         indexes: Who knows the credentials.
         sleep: Waits between tries.
 
     Raises:
-        OptionsError: It cannot be had, or is another file than the lock says.
+        OptionsError: It cannot be had, is not whole, or is another file than the lock says.
     """
-    path = folder / wheel.file
     what = f"downloading {wheel.file}"
-    for left in reversed(range(_TRIES)):
+    if Path(wheel.file).name != wheel.file or wheel.file in ("", ".", ".."):
+        raise OptionsError(what, "that is no name of a file, so it is not written.")
+    path = folder / wheel.file
+    reason = ""
+    for n in range(_TRIES):
+        if n:
+            sleep(2.0**n)
         try:
-            found = _fetch(wheel.url, path, indexes)
-            break
-        except urllib.error.HTTPError as error:
-            if error.code < 500 or not left:
-                hint = "Check the credentials of the index." if error.code in (401, 403) else ""
-                raise OptionsError(what, f"the index answered {error.code} {error.reason}", hint) from None
-        except (OSError, ValueError) as error:
-            if not left:
-                raise OptionsError(what, indexes.redacted(str(error))) from None
-        sleep(2.0 ** (_TRIES - left))
-    if wheel.sha256 and found != wheel.sha256:
-        path.unlink()
-        raise OptionsError(what, f"its hash is {found[:16]}..., and the index said {wheel.sha256[:16]}...")
-    return path
+            _fetch(wheel, path, indexes, what)
+            return path
+        except httpx.HTTPStatusError as error:
+            reason = f"the index answered {error.response.status_code} {error.response.reason_phrase}"
+            if error.response.status_code not in _PASSING:
+                hint = (
+                    "Check the credentials of the index." if error.response.status_code in (401, 403) else ""
+                )
+                raise OptionsError(what, indexes.redacted(reason), hint) from None
+        except (httpx.RequestError, OSError, _BrokenError) as error:
+            reason = str(error) or type(error).__name__
+        except (httpx.InvalidURL, ValueError) as error:
+            raise OptionsError(what, indexes.redacted(str(error))) from None
+        path.unlink(missing_ok=True)
+    raise OptionsError(what, f"{indexes.redacted(reason)} ({_TRIES} tries)", "Try again later.")
 
 
-def _fetch(url: str, path: Path, indexes: Indexes) -> str:
-    request = urllib.request.Request(url, headers={"User-Agent": "prefect-coiled"})
-    if header := indexes.authorization(url):
-        # Not followed to another host.
-        request.add_unredirected_header("Authorization", header)
+def _fetch(wheel: Wheel, path: Path, indexes: Indexes, what: str) -> None:
+    """Fetch it once.
+
+    Raises:
+        httpx.HTTPError: The index does not give it. httpx sees when a body is shorter than was said.
+        _BrokenError: Its hash is another.
+        OptionsError: Nothing says what is whole.
+    """
+    if urlsplit(wheel.url).scheme == "file":
+        shutil.copyfile(unquote(urlsplit(wheel.url).path), path)
+        _check(wheel, hashlib.sha256(path.read_bytes()).hexdigest())
+        return
+    headers = {"User-Agent": "prefect-coiled", "Accept-Encoding": "identity"}
+    if header := indexes.authorization(wheel.url):
+        headers["Authorization"] = header  # httpx does not follow it to another host
+    certificates = indexes.trust(wheel.url).context() if wheel.url.startswith("https:") else True
     digest = hashlib.sha256()
-    context = indexes.trust(url).context() if url.startswith("https:") else None
-    with urllib.request.urlopen(request, timeout=_SECONDS, context=context) as reply, path.open("wb") as out:
-        while chunk := reply.read(_CHUNK):
+    options = {"headers": headers, "follow_redirects": True, "timeout": _SECONDS, "verify": certificates}
+    with httpx.stream("GET", wheel.url, **options) as reply, path.open("wb") as out:  # type: ignore[arg-type]
+        reply.raise_for_status()
+        if not wheel.sha256 and not {"content-length", "transfer-encoding"} & set(reply.headers):
+            raise OptionsError(what, "the index says neither its hash nor its length.")
+        for chunk in reply.iter_bytes(_CHUNK):
             digest.update(chunk)
             out.write(chunk)
-    return digest.hexdigest()
+    _check(wheel, digest.hexdigest())
+
+
+def _check(wheel: Wheel, found: str) -> None:
+    if wheel.sha256 and found != wheel.sha256:
+        raise _BrokenError(f"its hash is {found[:16]}..., and the index said {wheel.sha256[:16]}...")

@@ -9,16 +9,25 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from prefect_coiled.errors import OptionsError
-from prefect_coiled.options.base import OptionsModel, renamed
+from prefect_coiled.options.base import OptionsModel, renamed, unset
 
 DEFAULT_PORTS = (22, 8787, 8786)
 ANYWHERE = "0.0.0.0/0"
+_LEAVE_OUT = (
+    f'Write "{ANYWHERE}" for everybody or "me" for your own address, or leave it out for the default.'
+)
 
 
 def _check_cidr(cidr: object) -> str:
     if not isinstance(cidr, str):
         raise OptionsError(f"cidr {cidr!r}", 'must be a text such as "203.0.113.0/24", or "me".')
     text = cidr.strip()
+    if not text:
+        raise OptionsError(
+            "cidr ''",
+            "is blank, which opens nothing.",
+            f'Write "{ANYWHERE}" for everybody, "me" for your own address, or ingress=[] to let nobody in.',
+        )
     if text == "me":
         return text
     try:
@@ -78,6 +87,10 @@ def ingress_rules(value: object) -> tuple[IngressRule, ...]:
     rules = []
     for rule in value:
         if isinstance(rule, Mapping):
+            # Not said is the default; said and left blank is not.
+            for name in ("cidr", "ports"):
+                if name in rule and unset(rule[name]):
+                    raise OptionsError(f"{name} {rule[name]!r}", "is blank, which opens nothing.", _LEAVE_OUT)
             rules.append(IngressRule(**renamed(rule, {})))
         elif isinstance(rule, IngressRule):
             rules.append(rule)

@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-__all__ = ["ACTIONS", "PERMISSIONS_ALONE", "Action", "Condition", "Grant", "Mode", "Phase"]
+__all__ = ["ACTIONS", "PERMISSIONS_ALONE", "Action", "Condition", "Grant", "Mode", "Phase", "changes"]
 
 # "safe" calls may be repeated by botocore; the others are sent once, launches apart from the rest.
 Mode = Literal["safe", "once", "launch"]
 # What has to be permitted while an account is set up, extended or taken down; and at every cluster.
 Phase = Literal["setup", "ongoing"]
-Condition = Literal["", "made", "ours", "amazon", "ec2-only", "ec2-if-said", "spot", "policy", "tagged"]
+Condition = Literal[
+    "", "made", "ours", "amazon", "ec2-only", "ec2-if-said", "spot", "policy", "tagged", "owned"
+]
 
 
 class Grant(NamedTuple):
@@ -119,6 +121,7 @@ def _table() -> dict[str, Action]:
     # The network
     make("setup", "once", "ec2:CreateVpc", ["vpc"])
     change("setup", "safe", "ec2:ModifyVpcAttribute", "vpc")
+    change("ongoing", "safe", "ec2:DescribeVpcAttribute", "vpc")
     change("setup", "safe", "ec2:DeleteVpc", "vpc")
     make("setup", "once", "ec2:CreateSubnet", ["subnet"], ["vpc"])
     change("setup", "safe", "ec2:DeleteSubnet", "subnet")
@@ -241,7 +244,14 @@ def _table() -> dict[str, Action]:
         Grant("ssm:GetParameter", f"{_PARAMETERS}/*"),
         Grant("ssm:GetParameter", _PUBLIC_PARAMETERS),
     )
-    add("ongoing", "safe", "ssm:GetParametersByPath", Grant("ssm:GetParametersByPath", f"{_PARAMETERS}*"))
+    # The account's path itself and what is below it, but no path that begins like it.
+    add(
+        "ongoing",
+        "safe",
+        "ssm:GetParametersByPath",
+        Grant("ssm:GetParametersByPath", _PARAMETERS),
+        Grant("ssm:GetParametersByPath", f"{_PARAMETERS}/*"),
+    )
     add(
         "ongoing",
         "once",
@@ -271,7 +281,7 @@ def _table() -> dict[str, Action]:
         add("setup", "safe", call, Grant(call, _REPOSITORY, "ours"))
 
     # Wheels
-    add("ongoing", "safe", "s3:HeadBucket", Grant("s3:ListBucket", _BUCKET))
+    add("ongoing", "safe", "s3:HeadBucket", Grant("s3:ListBucket", _BUCKET, "owned"))
     for call, mode, permission in (
         ("s3:CreateBucket", "once", "s3:CreateBucket"),
         ("s3:PutPublicAccessBlock", "safe", "s3:PutBucketPublicAccessBlock"),
@@ -280,18 +290,27 @@ def _table() -> dict[str, Action]:
         ("s3:PutBucketTagging", "safe", "s3:PutBucketTagging"),
         ("s3:PutBucketLifecycleConfiguration", "safe", "s3:PutLifecycleConfiguration"),
     ):
-        add("setup", mode, call, Grant(permission, _BUCKET))  # type: ignore[arg-type]
+        add("setup", mode, call, Grant(permission, _BUCKET, "owned"))  # type: ignore[arg-type]
     # S3 names what empties a bucket after the objects in it.
-    add("ongoing", "safe", "s3:ListObjectsV2", Grant("s3:ListBucket", _BUCKET))
-    add("setup", "safe", "s3:DeleteObjects", Grant("s3:DeleteObject", f"{_BUCKET}/*"))
-    add("setup", "safe", "s3:DeleteBucket", Grant("s3:DeleteBucket", _BUCKET))
-    add("ongoing", "safe", "s3:GetBucketTagging", Grant("s3:GetBucketTagging", _BUCKET))
-    add("ongoing", "safe", "s3:GetObject", Grant("s3:GetObject", f"{_BUCKET}/*"))
-    add("ongoing", "safe", "s3:PutObject", Grant("s3:PutObject", f"{_BUCKET}/*"))
+    add("ongoing", "safe", "s3:ListObjectsV2", Grant("s3:ListBucket", _BUCKET, "owned"))
+    add("setup", "safe", "s3:DeleteObjects", Grant("s3:DeleteObject", f"{_BUCKET}/*", "owned"))
+    add("setup", "safe", "s3:DeleteBucket", Grant("s3:DeleteBucket", _BUCKET, "owned"))
+    add("ongoing", "safe", "s3:GetBucketTagging", Grant("s3:GetBucketTagging", _BUCKET, "owned"))
+    add("ongoing", "safe", "s3:GetObject", Grant("s3:GetObject", f"{_BUCKET}/*", "owned"))
+    add("ongoing", "safe", "s3:PutObject", Grant("s3:PutObject", f"{_BUCKET}/*", "owned"))
     return rows.table
 
 
 ACTIONS: dict[str, Action] = _table()
+
+# How the calls begin that change nothing.
+_READS = ("BatchGet", "Describe", "Get", "Head", "List", "Simulate")
+
+
+def changes(call: str) -> bool:
+    """Whether a call such as "ec2:CreateVpc" changes anything."""
+    return not call.partition(":")[2].startswith(_READS)
+
 
 # Permissions that no call of that name takes: AWS asks for them beside another call.
 PERMISSIONS_ALONE = frozenset(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import ipaddress
+import json
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -110,6 +111,14 @@ class ClusterSpec(Record):
     def node(self, role: Role) -> NodeConfig:
         """What a machine of that role is told."""
         return self.scheduler_node if role == "scheduler" else self.worker_node
+
+
+def uid_of(text: str) -> str:
+    """The uid in what `ClusterSpec.encode` wrote, in this version or another; empty if there is none."""
+    try:
+        return str(json.loads(zlib.decompress(base64.b64decode(text)))["uid"])
+    except (KeyError, TypeError, ValueError, zlib.error):
+        return ""
 
 
 class Attempt(Record):

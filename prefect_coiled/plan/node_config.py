@@ -24,7 +24,6 @@ __all__ = ["SPOT_TOPIC", "ClientSecrets", "NodeConfig", "NodeSecrets", "check_da
 SPOT_TOPIC = "prefect-coiled-spot"
 
 # https://docs.aws.amazon.com/systems-manager/latest/userguide/parameter-store-advanced-parameters.html
-STANDARD_PARAMETER_LIMIT = 4096
 ADVANCED_PARAMETER_LIMIT = 8192
 
 # What the node itself decides, for the security and the addressing of the cluster; by role.

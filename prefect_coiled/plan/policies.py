@@ -9,6 +9,8 @@ The first two are written from `plan.actions`: what is not in that table is neit
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -31,6 +33,7 @@ __all__ = [
     "grants",
     "iam_policies",
     "instance_policy",
+    "owned_by",
     "permitting_statement",
     "policy",
     "questions",
@@ -43,6 +46,9 @@ POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 # Characters of a managed policy, white space not counted
 # (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html).
 LONGEST = 6144
+
+# Bytes of a bucket's hash, which become 16 characters, and how much of a slug its name shows.
+_HASHED, _SHOWN = 10, 11
 
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference-arns.html
 PARTITIONS = ("aws", "aws-cn", "aws-us-gov")
@@ -110,7 +116,7 @@ def policy(
         _statement(
             sorted(actions),
             [r.format(**places) for r in resources],
-            _condition(condition, account, partition),
+            _condition(condition, account, number, partition),
         )
         for condition, actions, resources in _merged(grants(phase))
     ]
@@ -141,21 +147,23 @@ def questions(phase: Phase, account: str, number: str, region: str, partition: s
     for grant in grants(phase):
         groups.setdefault((grant.condition, grant.resource), []).append(grant.action)
     found = [
-        Question(tuple(actions), resource.format(**places), _context(condition, account, partition))
+        Question(tuple(actions), resource.format(**places), _context(condition, account, number, partition))
         for (condition, resource), actions in groups.items()
     ]
     for grant in grants(phase):
         if grant.condition == "made":
-            context = {**_context("made", account), "ec2:CreateAction": grant.action.split(":")[1]}
+            context = {**_context("made", account, number), "ec2:CreateAction": grant.action.split(":")[1]}
             found.append(Question(("ec2:CreateTags",), grant.resource.format(**places), context))
     return found
 
 
-def _context(name: Condition, account: str, partition: str = "aws") -> dict[str, str]:
+def _context(name: Condition, account: str, number: str, partition: str = "aws") -> dict[str, str]:
     """What fulfils a condition."""
+    if name == "owned":
+        return {"aws:ResourceAccount": number, "aws:PrincipalAccount": number}
     if name == "policy":
         return {"iam:PolicyARN": f"arn:{partition}:iam::aws:policy/AmazonS3ReadOnlyAccess"}
-    (keys,) = (_condition(name, account, partition) or {"": {}}).values()
+    (keys,) = (_condition(name, account, number, partition) or {"": {}}).values()
     return dict(keys)
 
 
@@ -168,7 +176,7 @@ def _merged(listed: list[Grant]) -> list[_Group]:
     What holds for a pair (action, resource) differs for the creating calls alone: making a subnet asks for
     our tags in the request on the subnet, and for those on the VPC itself. Statements are merged unless the
     tags in a request would do for a resource that must be ours already. An action of one service means
-    nothing on a resource of another.
+    nothing on a resource of another, and one on a bucket nothing on its objects.
     """
     ours = {(g.action, g.resource) for g in listed if g.condition == "ours"}
     groups: list[_Group] = []
@@ -178,7 +186,7 @@ def _merged(listed: list[Grant]) -> list[_Group]:
                 continue
             pairs = {(a, r) for a in (*actions, grant.action) for r in (*resources, grant.resource)}
             same = {grant.action} == actions or {grant.resource} == resources
-            if condition == "ours" or same or (condition == "made" and not pairs & ours):
+            if condition in ("ours", "owned") or same or (condition == "made" and not pairs & ours):
                 actions.add(grant.action)
                 resources.add(grant.resource)
                 break
@@ -194,13 +202,18 @@ def _side_by_side(groups: list[_Group]) -> list[_Group]:
         services = {_service(name) for name in (*actions, *resources)}
         for other, more, places in found:
             theirs = {_service(name) for name in (*more, *places)}
-            if condition == other and not services & theirs and "*" not in services | theirs:
+            if _alike(condition, other) and not services & theirs and "*" not in services | theirs:
                 more |= actions
                 places |= resources
                 break
         else:
             found.append((condition, actions, resources))
     return found
+
+
+def _alike(one: Condition, other: Condition) -> bool:
+    """Whether two conditions say the same."""
+    return one == other or {one, other} == {"made", "tagged"}
 
 
 def _service(name: str) -> str:
@@ -252,7 +265,9 @@ def _statement(
     return {**made, "Condition": condition} if condition else made
 
 
-def _condition(name: Condition, account: str, partition: str = "aws") -> dict[str, Any] | None:
+def _condition(
+    name: Condition, account: str, number: str = "*", partition: str = "aws"
+) -> dict[str, Any] | None:
     def tagged(prefix: str) -> dict[str, str]:
         return {f"{prefix}/{tags.OWNER}": tags.OWNER_VALUE, f"{prefix}/{tags.ACCOUNT}": account}
 
@@ -268,8 +283,19 @@ def _condition(name: Condition, account: str, partition: str = "aws") -> dict[st
         "ec2-if-said": {"StringEqualsIfExists": {"iam:PassedToService": ec2_principal(partition)}},
         "spot": {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}},
         "policy": {"ArnNotLike": {"iam:PolicyARN": never}},
+        "owned": owned_by(number),
     }
     return conditions[name]
+
+
+def owned_by(number: str) -> dict[str, Any]:
+    """The condition that a resource is in an AWS account; with "*", in that of whoever asks.
+
+    Names of buckets say nothing of whose they are.
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html#condition-keys-resourceaccount
+    """
+    whose = "${aws:PrincipalAccount}" if number == "*" else number
+    return {"StringEquals": {"aws:ResourceAccount": whose}}
 
 
 def _tagging(phase: Phase, account: str, places: dict[str, str]) -> list[dict[str, Any]]:
@@ -351,7 +377,7 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
     logs = f"arn:{partition}:logs:*:{aws_account_id}:log-group:{account}"
     keys = f"arn:{partition}:ssm:*:{aws_account_id}:parameter/prefect-coiled/{account}/*/node/*"
     images = f"arn:{partition}:ecr:*:{aws_account_id}:repository/{repository_name(account)}"
-    # Bucket names end in the region, which a role serves all of.
+    # A role serves all regions.
     wheels = f"arn:{partition}:s3:::{bucket_name(account, aws_account_id, '*')}"
     return _document(
         {
@@ -361,12 +387,19 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
             "Resource": [f"{logs}:log-stream:*"],
         },
         {"Sid": "ReadOwnKeys", "Effect": "Allow", "Action": ["ssm:GetParameter"], "Resource": [keys]},
-        {"Sid": "ListWheels", "Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": [wheels]},
+        {
+            "Sid": "ListWheels",
+            "Effect": "Allow",
+            "Action": ["s3:ListBucket"],
+            "Resource": [wheels],
+            "Condition": owned_by(aws_account_id),
+        },
         {
             "Sid": "FetchWheels",
             "Effect": "Allow",
             "Action": ["s3:GetObject"],
             "Resource": [f"{wheels}/wheels/*"],
+            "Condition": owned_by(aws_account_id),
         },
         # AWS knows no narrower resource for this one; what the token opens, the next statement says.
         {
@@ -385,8 +418,14 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
 
 
 def bucket_name(account: str, aws_account_id: str, region: str) -> str:
-    """Name of the account's bucket in a region: unique in AWS by its number, at most 63 characters."""
-    return f"coiled-{aws_account_id}-{region}-{account}"[:63].rstrip("-")
+    """Name of the account's bucket in a region, such as coiled-123456789012-us-east-1-my-team-HASH.
+
+    The hash is of the whole slug and ends the name. So long slugs, of which only the beginning is shown, have
+    buckets of their own; and a pattern over regions or AWS accounts ("*") fits the buckets of no other slug.
+    At most 63 characters: https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+    """
+    digest = base64.b32encode(hashlib.sha256(account.encode()).digest()[:_HASHED]).decode().lower()
+    return f"coiled-{aws_account_id}-{region}-{account[:_SHOWN].rstrip('-')}-{digest}"
 
 
 def bucket_policy(name: str, partition: str = "aws") -> str:

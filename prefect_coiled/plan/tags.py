@@ -48,6 +48,16 @@ def account_tags(account: str, **more: str) -> dict[str, str]:
     }
 
 
+def cluster_filter(account: str, cluster: str | None, uid: str | None) -> dict[str, str]:
+    """The tags by which what belongs to clusters is found: all of an account, of a name, or one of them."""
+    wanted = account_tags(account)
+    if cluster is not None:
+        wanted[CLUSTER] = cluster
+    if uid is not None:
+        wanted[CLUSTER_UID] = uid
+    return wanted
+
+
 def named(tags: Mapping[str, str], name: str) -> dict[str, str]:
     """The tags with a `Name`, which is what the AWS console shows."""
     return {**tags, NAME: name[:_VALUE]}

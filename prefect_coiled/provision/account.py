@@ -75,7 +75,7 @@ def set_up_account(
         session.report("network", "creating")
         with lease(aws, set_up_lease(account)):
             new = steps.is_new(aws)
-            role = steps.ensure_role.submit(aws, who.aws_account_id)
+            role = steps.ensure_role.submit(aws)
             # Prefect's overloads know `wait_for` only together with `return_state`.
             profile = steps.ensure_instance_profile.submit(aws, wait_for=[role], return_state=False)
             group = steps.ensure_log_group.submit(aws)

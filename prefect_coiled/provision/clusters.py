@@ -58,6 +58,7 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
         story.opened()
         removal: Removal | None = None
         try:
+            steps.check_sizes(spec)
             own = steps.check_own_network(session.aws, spec)
             if session.locked is None and spec.installs:
                 session.locked = prepare(spec)
@@ -164,6 +165,7 @@ def _launch(
         session.report("environment", str(delivery))
 
     session.report("instances", "launching")
+    steps.check_held(aws, spec)
     templates: dict[Role, str] = {}
     templates["scheduler"] = steps.ensure_launch_template(
         aws, spec, "scheduler", image, account.account, environment=place
@@ -237,6 +239,7 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
     """
     with session_for(spec.account, spec.region, spec.name) as session:
         aws = session.aws
+        steps.check_held(aws, spec)
         own = steps.check_own_network(aws, spec)
         account = account_of(session, spec)
         vpc_id, zones = vpc_and_zones(spec, account, own)
@@ -273,8 +276,8 @@ def find_cluster(aws: Aws, name: str) -> tuple[ClusterSpec, ClusterRecord] | Non
             f"it has {len(schedulers)} schedulers: {', '.join(i.instance_id for i in schedulers)}",
             f"Remove them: `prefect-coiled stop {name}`.",
         )
-    spec = steps.read_intent(aws, name) if schedulers else None
-    if spec is None:
+    spec = steps.read_plan(aws, name) if schedulers else None
+    if spec is None or schedulers[0].cluster_uid != spec.uid:
         return None
     workers = [i for i in running if i.role == "worker" and i.cluster_uid == spec.uid]
     return spec, _record(spec, schedulers[0], workers, aws.account)

@@ -22,7 +22,6 @@ from prefect_coiled.aws import (
     instances,
     internet_gateway,
     logs,
-    nat_gateways,
     parameters,
     route_tables,
     s3_endpoint,
@@ -31,16 +30,17 @@ from prefect_coiled.aws import (
 )
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.leases import lease
-from prefect_coiled.errors import AwsError, ProvisionError
+from prefect_coiled.errors import AccessDeniedError, CredentialsError, ProvisionError
 from prefect_coiled.options import REGIONS
 from prefect_coiled.plan.containers import repository_name
 from prefect_coiled.provision.removal import (
     account_bucket,
-    clusters_of,
+    release_addresses,
     release_nat_gateways,
-    remove_cluster,
+    sweep_cluster,
 )
 from prefect_coiled.provision.sessions import session_for
+from prefect_coiled.provision.standing import look
 from prefect_coiled.records import Removal
 from prefect_coiled.tasks.images import remove_images
 from prefect_coiled.tasks.steps import settle, step
@@ -78,8 +78,7 @@ def destroy_account(account: str, region: str) -> Removal:
 
 def refuse_while_clusters_live(aws: Aws) -> None:
     """Raise `ProvisionError` if a cluster of the account runs, or was asked for a short while ago."""
-    live, _ = clusters_of(aws)
-    names = sorted({m.cluster for m in instances.find_instances(aws)} | live)
+    names = sorted({m.cluster for m in instances.find_instances(aws)} | set(look(aws).names))
     if names:
         raise ProvisionError(
             f"destroying account {aws.account} in {aws.region}",
@@ -89,16 +88,21 @@ def refuse_while_clusters_live(aws: Aws) -> None:
 
 
 def other_regions(aws: Aws) -> tuple[str, ...]:
-    """The other regions in which the account is set up. A region that AWS does not open to us has nothing."""
+    """The other regions in which the account is set up, be it with a network of the user's own.
+
+    A region that AWS does not open to us has nothing.
+    """
 
     def set_up(region: str) -> bool:
-        door = Aws(aws.session, region, aws.account, endpoint_url=aws.endpoint_url, stop=aws.stop)
+        door = aws.beside(region, aws.stop)
         try:
-            return bool(vpc.find_vpcs(door))
-        except AwsError as error:
-            if error.code in ("AuthFailure", "OptInRequired", "UnauthorizedOperation"):
-                return False
-            raise
+            if vpc.find_vpcs(door) or instances.find_instances(door):
+                return True
+            # Every set-up makes one, with a network or without.
+            group = logs.find_log_group(door)
+            return group is not None and logs.is_ours(door, group["arn"])
+        except (AccessDeniedError, CredentialsError):
+            return False
 
     others = [r for r in REGIONS if r != aws.region]
     with ThreadPoolExecutor(len(others), thread_name_prefix="regions") as pool:
@@ -108,14 +112,14 @@ def other_regions(aws: Aws) -> tuple[str, ...]:
 @step("remove dead clusters")
 def _remove_clusters(aws: Aws) -> Removal:
     total = Removal()
-    for name in sorted(clusters_of(aws)[1]):
-        total += remove_cluster(aws, name)
+    for one in sorted(look(aws).dead):
+        total += sweep_cluster(aws, one.name, one.uid)
     return total
 
 
 @step("release addresses")
 def _release_addresses(aws: Aws) -> Removal:
-    return _removal("elastic address", nat_gateways.release_addresses(aws))
+    return release_addresses(aws)
 
 
 @step("delete images")
@@ -181,15 +185,15 @@ def _delete_repository(aws: Aws) -> Removal:
 @step("delete role")
 def _delete_role(aws: Aws, others: tuple[str, ...]) -> Removal:
     if others:
-        return Removal(left={f"role/{aws.account}": f"used in {', '.join(others)}"})
+        role = f"role/{aws.account}"
+        return Removal(left={role: f"used in {', '.join(others)}"}, needed=(role,))
     return _removal("role", iam_role.delete_role(aws))
 
 
 @step("delete parameters")
 def _delete_parameters(aws: Aws) -> Removal:
     # A cluster that was asked for meanwhile waits for the lease, and has its name already.
-    starting, _ = clusters_of(aws)
-    kept = tuple(parameters.cluster_path(aws.account, name) for name in starting)
+    kept = tuple(parameters.cluster_path(aws.account, name) for name in look(aws).names)
     root, held = parameters.account_path(aws.account), parameters.set_up_lease(aws.account)
     names = [n for n in parameters.find_parameters(aws, root) if n != held and not n.startswith(kept)]
     parameters.delete_parameters(aws, names)

@@ -13,7 +13,12 @@ from prefect_coiled.tasks import cluster as steps
 
 @flow(name="change ingress", flow_run_name="change ingress of {name}", persist_result=False)
 def change_ingress(
-    account: str, region: str, name: str, ingress: list[IngressRule], allow_ssh: bool | None = None
+    account: str,
+    region: str,
+    name: str,
+    ingress: list[IngressRule],
+    allow_ssh: bool | None = None,
+    uid: str | None = None,
 ) -> list[IngressRule]:
     """Replace the rules of a cluster's scheduler: what is new is opened, what is no longer said is closed.
 
@@ -23,34 +28,39 @@ def change_ingress(
         name: The cluster's name.
         ingress: The rules; every CIDR is concrete. An empty list closes all ports.
         allow_ssh: Whether port 22 may be opened without a key pair; None leaves that as it is.
+        uid: Only this cluster of that name; None for the one that has the name.
 
     Returns:
         The rules that hold.
 
     Raises:
-        ProvisionError: If no cluster of that name lives.
+        ProvisionError: If no cluster of that name lives, or it has no security group yet.
         OptionsError: If its security group is the user's own.
     """
     with session_for(account, region) as session:
         aws = session.aws
-        spec = steps.read_intent(aws, name)
-        groups = security_groups.find_security_groups(aws, name)
-        if spec is None:
-            raise ProvisionError(
-                f"changing the ingress of cluster {name!r}",
-                f"account {account} has no cluster of that name in {region}",
-                "See `prefect-coiled ls`.",
-            )
+        spec = steps.read_plan(aws, name)
+        what = f"changing the ingress of cluster {name!r}"
+        if spec is None or uid not in (None, spec.uid):
+            why = f"account {account} has no cluster of that name in {region}"
+            if spec is not None:
+                why = "it is gone, and another cluster has its name by now"
+            raise ProvisionError(what, why, "See `prefect-coiled ls`.")
         if spec.network is not None and spec.network.scheduler_firewall_id:
             raise OptionsError(
                 f"ingress of cluster {name!r}",
                 f"its security group {spec.network.scheduler_firewall_id} is your own, and is never changed.",
                 "Change it in the AWS console.",
             )
+        groups = security_groups.find_security_groups(aws, name, spec.uid)
+        if not groups:
+            raise ProvisionError(
+                what, "it is starting or being removed, and has no security group", "Try again in a minute."
+            )
         update = {"ingress": tuple(ingress), "allow_ssh": spec.allow_ssh if allow_ssh is None else allow_ssh}
         changed = spec.model_copy(update=update)
         # What is written down first: workers that are added later see to the same rules.
-        steps.rewrite_intent(aws, changed)
+        steps.write_plan(aws, changed)
         steps.ensure_security_groups(aws, changed, str(groups[0]["VpcId"]))
         session.notes.note("change_ingress", f"changed who may reach {name}", cluster=name)
         return list(changed.ingress)

@@ -22,7 +22,6 @@ from prefect_coiled.aws import (
     subnets,
     vpc,
 )
-from prefect_coiled.aws.caller import find_caller
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.policies import bucket_name
@@ -77,8 +76,9 @@ def _clusters(aws: Aws) -> Iterator[Resource]:
 
 
 def _network(aws: Aws) -> Iterator[Resource]:
-    for zone, nat in nat_gateways.find_nat_gateways(aws).items():
-        yield _tagged("NAT gateway", nat, "NatGatewayId", f"{zone}, {nat.get('State', '')}")
+    for nat in nat_gateways.list_nat_gateways(aws):
+        note = f"{nat_gateways.zone_of(nat)}, {nat.get('State', '')}"
+        yield _tagged("NAT gateway", nat, "NatGatewayId", note)
     for address in nat_gateways.find_addresses(aws):
         yield _tagged("elastic address", address, "AllocationId", str(address.get("PublicIp", "")))
     for gateway in internet_gateway.find_internet_gateways(aws):
@@ -99,8 +99,8 @@ def _shared(aws: Aws) -> Iterator[Resource]:
     group = logs.find_log_group(aws)
     if group is not None and logs.is_ours(aws, group["arn"]):
         yield Resource(kind="log group", resource_id=aws.account, note=f"{group['retention']} days")
-    name = bucket_name(aws.account, find_caller(aws).aws_account_id, aws.region)
-    if bucket.find_bucket(aws, name):
+    name = bucket_name(aws.account, aws.number, aws.region)
+    if bucket.find_own_bucket(aws, name):
         yield Resource(kind="bucket", resource_id=name)
     repository = ecr.find_repository(aws)
     if repository is not None:

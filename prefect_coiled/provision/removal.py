@@ -7,6 +7,9 @@ is still shutting down) is left with a reason, costs nothing, and goes with the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
@@ -20,22 +23,21 @@ from prefect_coiled.aws import (
     subnets,
     vpc,
 )
-from prefect_coiled.aws.caller import find_caller
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.leases import lease
 from prefect_coiled.aws.waits import TERMINATED
 from prefect_coiled.errors import AccessDeniedError, AwsError, WaitTimeoutError
-from prefect_coiled.plan import tags
 from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.provision.sessions import session_for
+from prefect_coiled.provision.standing import is_idle, look, uids_of
 from prefect_coiled.records import Removal
-from prefect_coiled.tasks.cluster import read_intent
+from prefect_coiled.tasks.cluster import read_holder
 from prefect_coiled.tasks.images import KEPT_IMAGES, remove_images
 from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import step
 
 
-def terminate(aws: Aws, name: str, uid: str | None = None, ids: tuple[str, ...] = ()) -> list[str]:
+def terminate(aws: Aws, name: str, uid: str, ids: tuple[str, ...] = ()) -> list[str]:
     """Ask AWS to end all machines of a cluster: those found by tag and those known by id."""
     # Also those that are shutting down, so that the caller waits for them.
     states = (*instances.LIVE, "shutting-down")
@@ -46,61 +48,94 @@ def terminate(aws: Aws, name: str, uid: str | None = None, ids: tuple[str, ...] 
     return everything
 
 
-def remove_rest(aws: Aws, name: str, uid: str | None, ids: list[str], patience: float) -> Removal:
+def remove_rest(aws: Aws, name: str, uid: str, ids: list[str], patience: float) -> Removal:
     """Remove what a cluster leaves once its machines are asked to end.
 
     Args:
         aws: The door.
         name: The cluster's name.
-        uid: Only this cluster of that name; None for whichever there are.
+        uid: The cluster of that name.
         ids: Its machines.
         patience: Seconds to wait for the machines to be gone; the groups can go only then.
     """
     removed: dict[str, tuple[str, ...]] = {"instance": tuple(ids)}
-    left: dict[str, str] = {}
-    templates = [t for t in launch_templates.find_launch_templates(aws, name) if _is(t, uid)]
+    templates = launch_templates.find_launch_templates(aws, name, uid)
     for template in templates:
         launch_templates.delete_launch_template(aws, str(template["LaunchTemplateId"]))
     removed["launch template"] = tuple(str(t["LaunchTemplateId"]) for t in templates)
-    groups = [g for g in security_groups.find_security_groups(aws, name) if _is(g, uid)]
+    # Its keys go at once, whatever stays.
+    names = parameters.find_parameters(aws, parameters.cluster_path(aws.account, name, uid))
+    parameters.delete_parameters(aws, names)
+    groups = security_groups.find_security_groups(aws, name, uid)
     try:
         instances.wait_terminated(aws, ids, timeout=patience)
         removed["security group"] = tuple(
             security_groups.delete_security_groups(aws, groups, timeout=min(patience, 60.0))
         )
+        # The intent last: as long as anything else is there, the name is taken.
+        names += _give_name_back(aws, name, uid)
     except (WaitTimeoutError, AwsError) as error:
-        left.update({str(g["GroupId"]): error.diagnosis.why for g in groups})
-    # The intent last: as long as anything else is there, the name is taken.
-    path = parameters.cluster_path(aws.account, name)
-    intent = f"{path}intent"
-    holder = read_intent(aws, name)
-    if uid is None or holder is None or holder.uid == uid:
-        names = parameters.find_parameters(aws, path)
-        parameters.delete_parameters(aws, sorted(names, key=lambda n: n == intent))
-        removed["parameter"] = tuple(names)
-    return Removal(removed={k: v for k, v in removed.items() if v}, left=left)
+        left = [str(g["GroupId"]) for g in groups] or [parameters.intent_of(aws.account, name)]
+        return Removal(removed=_said(removed, names), left=dict.fromkeys(left, error.diagnosis.why))
+    return Removal(removed=_said(removed, names))
 
 
-def _is(resource: dict[str, object], uid: str | None) -> bool:
-    labels = tags.from_aws(resource.get("Tags"))  # type: ignore[arg-type]
-    return uid is None or labels.get(tags.CLUSTER_UID) == uid
+def _said(removed: dict[str, tuple[str, ...]], names: list[str]) -> dict[str, tuple[str, ...]]:
+    return {kind: ids for kind, ids in {**removed, "parameter": tuple(names)}.items() if ids}
+
+
+def _give_name_back(aws: Aws, name: str, uid: str) -> list[str]:
+    # Looked at just before: the name may be another cluster's.
+    if read_holder(aws, name) != uid:
+        return []
+    intent = parameters.intent_of(aws.account, name)
+    parameters.delete_parameters(aws, [intent])
+    return [intent]
 
 
 def remove_cluster(
     aws: Aws, name: str, uid: str | None = None, *, ids: tuple[str, ...] = (), patience: float = TERMINATED
 ) -> Removal:
-    """Remove a cluster with plain calls, machines first. A repeat finds nothing and is fine."""
-    ended = terminate(aws, name, uid, ids)
-    return remove_rest(aws, name, uid, ended, patience)
+    """Remove a cluster with plain calls, machines first. A repeat finds nothing and is fine.
+
+    Args:
+        aws: The door.
+        name: The cluster's name.
+        uid: Only this cluster of that name; None for those that there are now.
+        ids: Machines known by id, in case lists are stale.
+        patience: Seconds to wait for the machines to be gone.
+    """
+    return _remove(aws, name, uid, ids, patience, terminate, remove_rest)
+
+
+def _remove(
+    aws: Aws,
+    name: str,
+    uid: str | None,
+    ids: tuple[str, ...],
+    patience: float,
+    end: Callable[[Aws, str, str, tuple[str, ...]], list[str]],
+    rest: Callable[[Aws, str, str, list[str], float], Removal],
+) -> Removal:
+    """All clusters that are meant: first every machine, then the rest of each."""
+    uids = uids_of(aws, name) if uid is None else (uid,)
+    if not uids and ids:
+        uids = ("",)
+    # Machines that are known by id are ended with the first, whosever they are.
+    ended = [end(aws, name, one, ids if n == 0 else ()) for n, one in enumerate(uids)]
+    total = Removal()
+    for one, machines in zip(uids, ended, strict=True):
+        total += rest(aws, name, one, machines, patience)
+    return total
 
 
 @step("terminate instances", "terminate instances of {name}")
-def _terminate(aws: Aws, name: str, uid: str | None, ids: tuple[str, ...]) -> list[str]:
+def _terminate(aws: Aws, name: str, uid: str, ids: tuple[str, ...]) -> list[str]:
     return terminate(aws, name, uid, ids)
 
 
 @step("remove the rest", "remove the rest of {name}")
-def _remove_rest(aws: Aws, name: str, uid: str | None, ids: list[str], patience: float) -> Removal:
+def _remove_rest(aws: Aws, name: str, uid: str, ids: list[str], patience: float) -> Removal:
     return remove_rest(aws, name, uid, ids, patience)
 
 
@@ -119,7 +154,7 @@ def delete_cluster(
         account: The account's slug.
         region: The AWS region.
         name: The cluster's name.
-        uid: Only this cluster of that name.
+        uid: Only this cluster of that name; None for those that there are when the flow begins.
         ids: Machines known by id, in case lists are stale.
         patience: Seconds to wait for the machines to be gone.
 
@@ -129,8 +164,7 @@ def delete_cluster(
     with session_for(account, region, name) as session:
         aws = session.aws.without_stop()
         watch = Watch()
-        ended = _terminate(aws, name, uid, tuple(ids))
-        removal = _remove_rest(aws, name, uid, ended, patience)
+        removal = _remove(aws, name, uid, tuple(ids), patience, _terminate, _remove_rest)
         session.notes.note("delete_cluster", f"removed {removal}", elapsed=watch.seconds, cluster=name)
         return removal
 
@@ -154,55 +188,37 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
     with session_for(account, region) as session:
         aws = session.aws
         total = Removal()
-        for name in sorted(clusters_of(aws)[1]):
-            swept = _sweep_cluster(aws, name)
-            session.notes.note("sweep_cluster", f"removed {swept}", cluster=name)
+        for one in sorted(look(aws).dead):
+            swept = _sweep_cluster(aws, one.name, one.uid)
+            session.notes.note("sweep_cluster", f"removed {swept}", cluster=one.name, uid=one.uid)
             total += swept
-        if release_nat and _is_idle(aws):
+        if release_nat and is_idle(aws):
             # A launch that begins meanwhile waits for the lease, and then makes what it needs again.
             with lease(aws, parameters.set_up_lease(account)):
-                if _is_idle(aws):
+                if is_idle(aws):
                     total += release_nat_gateways(aws)
         total += _sweep_loose(aws)
         total += _sweep_vpcs(aws)
-        if _is_idle(aws):
+        if is_idle(aws):
             total += _sweep_images(aws)
         session.notes.note("sweep", f"removed {total}")
         return total
 
 
-def clusters_of(aws: Aws) -> tuple[set[str], set[str]]:
-    """The clusters that live or are starting, and those of which something is left, both by name."""
-    live = {i.cluster for i in instances.find_instances(aws) if i.role == "scheduler"}
-    names = {i.cluster for i in instances.find_instances(aws)}
-    for resources in (security_groups.find_security_groups(aws), launch_templates.find_launch_templates(aws)):
-        names |= {tags.from_aws(r.get("Tags")).get(tags.CLUSTER, "") for r in resources}
-    root = parameters.account_path(aws.account)
-    starting = set()
-    for name in parameters.find_parameters(aws, root):
-        cluster, _, rest = name.removeprefix(root).partition("/")
-        if rest:
-            names.add(cluster)
-        found = parameters.read_with_age(aws, name) if rest == "intent" else None
-        if found is not None and found[1] < parameters.STARTING:
-            starting.add(cluster)
-    return live | starting, names - live - starting - {""}
-
-
-def _is_idle(aws: Aws) -> bool:
-    """Whether no machine of the account is there and no cluster is starting."""
-    return not clusters_of(aws)[0] and not instances.find_instances(aws)
-
-
 @task(name="sweep cluster", task_run_name="sweep cluster {name}", cache_policy=NO_CACHE, persist_result=False)
-def _sweep_cluster(aws: Aws, name: str) -> Removal:
-    return remove_cluster(aws, name)
+def _sweep_cluster(aws: Aws, name: str, uid: str) -> Removal:
+    return sweep_cluster(aws, name, uid)
+
+
+def sweep_cluster(aws: Aws, name: str, uid: str) -> Removal:
+    """Remove what is left of a cluster, if it is still as dead as it was when all were looked at."""
+    return remove_cluster(aws, name, uid) if (name, uid) in look(aws, name).dead else Removal()
 
 
 @step("release NAT gateways")
 def release_nat_gateways(aws: Aws) -> Removal:
     """Delete the account's NAT gateways and wait until they are gone."""
-    ids = tuple(sorted(str(n["NatGatewayId"]) for n in nat_gateways.find_nat_gateways(aws).values()))
+    ids = tuple(str(n["NatGatewayId"]) for n in nat_gateways.list_nat_gateways(aws))
     nat_gateways.delete_nat_gateways(aws, list(ids))
     return Removal(removed={"NAT gateway": ids}) if ids else Removal()
 
@@ -219,20 +235,36 @@ def _sweep_images(aws: Aws) -> Removal:
 
 def account_bucket(aws: Aws) -> str:
     """Name of the account's bucket in the door's region."""
-    return bucket_name(aws.account, find_caller(aws).aws_account_id, aws.region)
+    return bucket_name(aws.account, aws.number, aws.region)
 
 
 @step("remove what nothing uses")
 def _sweep_loose(aws: Aws) -> Removal:
-    loose = [g for g in internet_gateway.find_internet_gateways(aws) if not g.get("Attachments")]
-    for gateway in loose:
-        internet_gateway.delete_internet_gateway(aws, str(gateway["InternetGatewayId"]), [])
-    addresses = tuple(nat_gateways.release_addresses(aws))
-    removed = {
-        "internet gateway": tuple(str(g["InternetGatewayId"]) for g in loose),
-        "elastic address": addresses,
-    }
-    return Removal(removed={k: v for k, v in removed.items() if v})
+    total = Removal()
+    for gateway in internet_gateway.find_internet_gateways(aws):
+        if not gateway.get("Attachments"):
+            gateway_id = str(gateway["InternetGatewayId"])
+            total += _attempt(
+                "internet gateway",
+                gateway_id,
+                partial(internet_gateway.delete_internet_gateway, aws, gateway_id, []),
+            )
+    return total + release_addresses(aws)
+
+
+def release_addresses(aws: Aws) -> Removal:
+    """Release the account's elastic addresses that nothing uses, and say which ones something else does."""
+    released, kept = nat_gateways.release_addresses(aws)
+    return Removal(removed={"elastic address": tuple(released)} if released else {}, left=kept)
+
+
+def _attempt(kind: str, resource_id: str, delete: Callable[[], None]) -> Removal:
+    """Delete something; where the set-up policy is missing, which may be detached, say that it is left."""
+    try:
+        delete()
+    except AccessDeniedError as error:
+        return Removal(left={resource_id: error.diagnosis.why})
+    return Removal(removed={kind: (resource_id,)})
 
 
 @step("remove surplus VPCs")
@@ -246,9 +278,7 @@ def _sweep_vpcs(aws: Aws) -> Removal:
     }
     empty = [v for v in found if v not in attached and not subnets.find_subnets(aws, v)]
     surplus = empty if len(empty) < len(found) else empty[1:]
-    try:
-        for vpc_id in surplus:
-            vpc.delete_vpc(aws, vpc_id)
-    except AccessDeniedError as error:
-        return Removal(left=dict.fromkeys(surplus, error.diagnosis.why))
-    return Removal(removed={"VPC": tuple(surplus)}) if surplus else Removal()
+    total = Removal()
+    for vpc_id in surplus:
+        total += _attempt("VPC", vpc_id, partial(vpc.delete_vpc, aws, vpc_id))
+    return total

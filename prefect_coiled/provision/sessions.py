@@ -18,13 +18,7 @@ from prefect_coiled.tasks.steps import Session, current_session, untagged, use_s
 
 def open_door(account: Account, region: str, stop: threading.Event | None = None) -> Aws:
     """The door of an account in a region; no call is made yet."""
-    return Aws(
-        account.session(region),
-        region,
-        account.slug,
-        endpoint_url=account.endpoint_url,
-        stop=stop,
-    )
+    return account.door(region, stop)
 
 
 @contextmanager

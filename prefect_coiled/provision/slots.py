@@ -26,6 +26,7 @@ from prefect.context import FlowRunContext, get_settings_context
 from prefect.exceptions import ObjectNotFound
 
 from prefect_coiled.errors import StoppedError
+from prefect_coiled.internals.prefect import slot_holder
 
 __all__ = ["LEASE", "Slot", "limit_name", "take_slot"]
 
@@ -173,9 +174,7 @@ def _holder() -> Any:
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return None
-    from prefect.types._concurrency import ConcurrencyLeaseHolder
-
-    return ConcurrencyLeaseHolder(type="flow_run", id=context.flow_run.id)
+    return slot_holder(context.flow_run.id)
 
 
 def _increment(client: SyncPrefectClient, name: str, holder: Any) -> UUID | None:

@@ -3,7 +3,7 @@
 GET  health                          pid, state folder, form of addresses
 GET  calls        DELETE calls       the record of calls
 GET  faults       POST faults        what was struck; new rules
-GET  decisions    DELETE decisions   what IAM decided
+GET  decisions                       what IAM decided
 GET  settings     POST settings      see `Settings`
 GET  instances                       address, state, pid of each
 POST instances/ID/interrupt|crash|unplug|replug
@@ -67,7 +67,6 @@ class Admin:
     ) -> None:
         self._app = app
         self._lock = lock
-        self._calls = calls
         self._faults = faults
         self._settings = settings
         self._supervisor = supervisor
@@ -80,7 +79,6 @@ class Admin:
             ("GET", "faults"): lambda body: faults.struck(),
             ("POST", "faults"): lambda body: faults.set(body["rules"], body.get("seed", 0)),
             ("GET", "decisions"): lambda body: iam.decisions(),
-            ("DELETE", "decisions"): lambda body: iam.clear(),
             ("GET", "settings"): lambda body: asdict(settings),
             ("POST", "settings"): lambda body: settings.update(body, running=True),
             ("GET", "instances"): lambda body: self._describe(),

@@ -183,10 +183,6 @@ class Sandbox:
         found: list[dict[str, Any]] = self._ask("GET", "decisions")
         return found
 
-    def clear_decisions(self) -> None:
-        """Forget what IAM decided so far."""
-        self._ask("DELETE", "decisions")
-
     def instances(self) -> dict[str, dict[str, Any]]:
         """Each instance's state, region and, while it has a machine, address, pid and folder."""
         found: dict[str, dict[str, Any]] = self._ask("GET", "instances")

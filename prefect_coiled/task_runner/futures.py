@@ -20,13 +20,13 @@ from uuid import UUID
 
 import distributed
 from distributed.scheduler import KilledWorker
-from prefect._flow_run_suspension import raise_if_flow_run_suspension_requested
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.tasks import Task
 from prefect_dask.task_runners import PrefectDaskFuture
 
 from prefect_coiled.errors import TaskLostError
+from prefect_coiled.internals.prefect import raise_if_flow_run_suspension_requested
 from prefect_coiled.task_runner.hints import hint_for
 from prefect_coiled.task_runner.lost_tasks import Ending, crashed, report, unfinished
 
@@ -123,7 +123,11 @@ class CoiledFuture(PrefectDaskFuture[R]):
         return self._bound.is_set() and getattr(self._wrapped_future, "status", "") == "finished"
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until the task has ended, or for `timeout` seconds. Raises nothing."""
+        """Wait until the task has ended, or for `timeout` seconds; how it ended is told by `result`.
+
+        Raises:
+            BaseException: Prefect's own, if the flow run is to be suspended.
+        """
         self.waited = True
         if self._final_state is None:
             with suppress(TimeoutError):

@@ -73,4 +73,4 @@ class Machines:
         return text
 
     def _local(self) -> bool:
-        return bool(self._launched.aws.endpoint_url)
+        return bool(self._launched.aws.in_sandbox)

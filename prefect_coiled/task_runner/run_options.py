@@ -9,16 +9,18 @@ From the highest:
 
 A keyword is taken whole from the highest place that gives it, `backend_options` option by option. What would
 contradict it in a lower place (a zone of another region, vm_types beside cpu) falls away with it.
-This module imports neither Dask nor AWS.
+This module imports neither Dask nor AWS, until a variable is to be read.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import types
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -29,16 +31,16 @@ __all__ = ["PREFIX", "ClusterSettings", "from_environment", "overlay", "resolve"
 
 PREFIX = "PREFECT_COILED_CLUSTER__"
 
-# Texts even where they look like a number.
-_TEXTS = {
-    "account",
-    "name",
-    "region",
-    "zone",
-    "worker_memory",
-    "scheduler_memory",
-    "key_name",
-    "memory_limit",
+# What people write for yes and no.
+_YES_NO = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
 }
 # A deployment's parameters are kept and shown as they are.
 _NOT_AS_PARAMETER = {"environ"}
@@ -138,10 +140,12 @@ class ClusterSettings(BaseModel):
 def from_environment(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The keywords that the environment gives: `PREFECT_COILED_CLUSTER__N_WORKERS=20` and so on.
 
-    Values are JSON where they can be read as such, else text. Empty ones count as not given.
+    Values are read as what the keyword takes: text stays text, whatever it looks like; where a keyword takes
+    numbers, lists or mappings they are JSON; yes and no are read in any spelling. Empty ones count as not
+    given.
 
     Raises:
-        OptionsError: A variable with the prefix names no keyword.
+        OptionsError: A variable with the prefix names no keyword, or is neither yes nor no.
     """
     found: dict[str, Any] = {}
     for variable, text in (os.environ if environ is None else environ).items():
@@ -149,7 +153,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> dict[str, Any]
             continue
         keyword = variable[len(PREFIX) :].lower()
         _check(keyword, f"environment variable {variable}")
-        found[keyword] = text if keyword in _TEXTS else _value(text)
+        found[keyword] = _value(variable, keyword, text.strip())
     return found
 
 
@@ -229,11 +233,34 @@ def _check(keyword: str, where: str) -> None:
     raise OptionsError(where, f"{keyword!r} is no keyword of a cluster.", hint)
 
 
-def _value(text: str) -> Any:
+def _value(variable: str, keyword: str, text: str) -> Any:
+    """The text of a variable as what its keyword takes."""
+    takes = _taken(keyword)
+    if bool in takes and (not takes & {int, float} or text.lower() not in ("0", "1")):
+        answer = _YES_NO.get(text.lower())
+        if answer is not None:
+            return answer
+        if takes <= {bool, type(None)}:
+            raise OptionsError(f"environment variable {variable}", f"{text!r} is neither yes nor no.")
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError:
         return text
+    if takes and isinstance(value, (bool, int, float)) and not takes & {bool, int, float}:
+        return text
+    return text if takes <= {str, type(None)} and takes else value
+
+
+@functools.cache
+def _taken(keyword: str) -> frozenset[type]:
+    """The plain types that a keyword of `Cluster` takes; none where it takes anything."""
+    from prefect_coiled.cluster import Cluster
+    from prefect_coiled.cluster.request import Request
+
+    hints = {**get_type_hints(Cluster.__init__), **get_type_hints(Request)}
+    hint = hints.get(keyword, Any)
+    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return frozenset(get_origin(part) or part for part in parts if part is not Any)
 
 
 def _folded(keywords: Mapping[str, Any]) -> dict[str, Any]:

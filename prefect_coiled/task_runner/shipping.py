@@ -23,7 +23,6 @@ from uuid import UUID
 
 import cloudpickle  # type: ignore[import-untyped]
 import distributed
-from prefect._internal.concurrency.services import QueueService
 from prefect.client.schemas.objects import RunInput
 from prefect.context import (
     AssetContext,
@@ -45,6 +44,7 @@ from prefect.tasks import Task
 from prefect.utilities.annotations import BaseAnnotation
 from prefect_dask.task_runners import PrefectDaskFuture
 
+from prefect_coiled.internals.prefect import drain, running_services, wait_until_sent
 from prefect_coiled.task_runner.by_name import Pickler
 from prefect_coiled.task_runner.flow_identity import identity_of
 from prefect_coiled.task_runner.hints import add_hint, advise
@@ -297,24 +297,13 @@ async def flush_worker() -> None:
 def _send_events(timeout: float) -> None:
     """Wait until every event of this process has been sent, at most `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    for service in _running(EventsWorker):
-        queue = service._queue
-        with queue.all_tasks_done:
-            while queue.unfinished_tasks and not service._stopped:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return
-                queue.all_tasks_done.wait(min(left, 1.0))
+    for service in running_services(EventsWorker):
+        if not wait_until_sent(service, deadline):
+            return
 
 
 def _send_logs(timeout: float) -> None:
     # Logs go in batches, and only the end of the service sends an incomplete one; the next log
     # starts a new service.
-    for service in _running(APILogWorker):
-        service._drain().result(timeout=timeout)
-
-
-def _running(kind: type[Any]) -> list[Any]:
-    # The services of all kinds share one table.
-    services: dict[int, Any] = QueueService._instances  # type: ignore[misc]
-    return [service for service in list(services.values()) if isinstance(service, kind)]
+    for service in running_services(APILogWorker):
+        drain(service, timeout)

@@ -43,6 +43,8 @@ def find_account(
         if len(found) != 1:
             return None
         vpc_id = str(found[0]["VpcId"])
+        if not vpc.has_names(aws, vpc_id):
+            return None
         network = _find_network(aws, vpc_id, str(found[0]["CidrBlock"]), zone_names, nat)
         if network is None:
             return None
@@ -51,7 +53,10 @@ def find_account(
     group = logs.find_log_group(aws)
     if role is None or profile is None or not profile.get("Roles") or group is None:
         return None
-    if not bucket.find_bucket(aws, bucket_name(aws.account, who.aws_account_id, aws.region)):
+    # What an earlier version of this library wrote is written anew.
+    if not iam_role.has_policy(aws, str(role["Arn"])):
+        return None
+    if not bucket.find_own_bucket(aws, bucket_name(aws.account, who.aws_account_id, aws.region)):
         return None
     repository = ecr.find_repository(aws) if with_repository else None
     if with_repository and (repository is None or not ecr.is_complete(aws)):
@@ -221,9 +226,9 @@ def ensure_nat_gateway(aws: Aws, zone: str, public_subnet_id: str) -> tuple[str,
 
 
 @step("IAM role", "IAM role {aws.account}")
-def ensure_role(aws: Aws, aws_account_id: str) -> str:
+def ensure_role(aws: Aws) -> str:
     """The role's ARN."""
-    return iam_role.ensure_role(aws, aws_account_id)
+    return iam_role.ensure_role(aws)
 
 
 @step("instance profile")

@@ -36,12 +36,11 @@ def claim_name(aws: Aws, spec: ClusterSpec) -> None:
     Raises:
         NameTakenError: If the name is taken by another cluster of this account and region.
     """
-    name = f"{parameters.cluster_path(spec.account, spec.name)}intent"
+    name = parameters.intent_of(spec.account, spec.name)
     labels = planning.cluster_tags(spec)
     if parameters.claim(aws, name, spec.encode(), labels):
         return
-    holder = read_intent(aws, spec.name)
-    if holder is not None and holder.uid == spec.uid:  # our own claim, whose reply was lost
+    if read_holder(aws, spec.name) == spec.uid:  # our own claim, whose reply was lost
         return
     raise NameTakenError(
         f"naming the cluster {spec.name!r}",
@@ -51,15 +50,51 @@ def claim_name(aws: Aws, spec: ClusterSpec) -> None:
 
 
 def read_intent(aws: Aws, name: str) -> ClusterSpec | None:
-    """The spec of the cluster that holds the name, if one does."""
-    text = parameters.read_parameter(aws, f"{parameters.cluster_path(aws.account, name)}intent")
+    """The spec of the cluster that holds the name, as it was planned, if one does."""
+    text = parameters.read_parameter(aws, parameters.intent_of(aws.account, name))
     return None if text is None else ClusterSpec.decode(text)
 
 
-@step("rewrite intent", "rewrite intent of {spec.name}")
-def rewrite_intent(aws: Aws, spec: ClusterSpec) -> None:
-    """Write the changed plan of a cluster that has the name already."""
-    parameters.renew(aws, f"{parameters.cluster_path(spec.account, spec.name)}intent", spec.encode())
+def read_holder(aws: Aws, name: str) -> str | None:
+    """The uid of the cluster that holds the name, whatever version of this library wrote it; None if free."""
+    text = parameters.read_parameter(aws, parameters.intent_of(aws.account, name))
+    return None if text is None else planning.uid_of(text)
+
+
+def read_plan(aws: Aws, name: str) -> ClusterSpec | None:
+    """The spec of the cluster that holds the name, with what was changed since, if one does."""
+    spec = read_intent(aws, name)
+    if spec is None:
+        return None
+    changed = parameters.read_parameter(aws, _changed(spec))
+    return spec if changed is None else ClusterSpec.decode(changed)
+
+
+@step("write changed plan", "write changed plan of {spec.name}")
+def write_plan(aws: Aws, spec: ClusterSpec) -> None:
+    """Write the changed plan of a cluster beside its intent, whose age is that of the cluster."""
+    parameters.write(aws, _changed(spec), spec.encode(), planning.cluster_tags(spec))
+
+
+def _changed(spec: ClusterSpec) -> str:
+    return f"{parameters.cluster_path(spec.account, spec.name, spec.uid)}plan"
+
+
+@step("check name", "check name {spec.name}")
+def check_held(aws: Aws, spec: ClusterSpec) -> None:
+    """See that the cluster still has its name: just before machines are made for it.
+
+    Raises:
+        NameTakenError: If it was removed meanwhile, or the name is another cluster's by now.
+    """
+    holder = read_holder(aws, spec.name)
+    if holder != spec.uid:
+        whose = "nobody's" if holder is None else "another cluster's"
+        raise NameTakenError(
+            f"launching machines of cluster {spec.name!r}",
+            f"it was removed meanwhile, and the name is {whose} by now",
+            "Make a new cluster.",
+        )
 
 
 @step("own network")
@@ -80,7 +115,7 @@ def check_own_network(aws: Aws, spec: ClusterSpec) -> OwnNetwork | None:
 def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Role, list[str]]:
     """The two groups; returns which of them a machine of each role gets."""
     own = spec.network
-    wide = (own.firewall_id if own is not None else "") or security_groups.ensure_security_group(
+    inside = (own.firewall_id if own is not None else "") or security_groups.ensure_security_group(
         aws,
         planning.group_name(spec, "cluster"),
         f"Dask cluster {spec.name}: its machines among themselves",
@@ -88,7 +123,7 @@ def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Rol
         planning.cluster_tags(spec, name=f"coiled-{spec.name}-cluster"),
         planning.cluster_permissions(),
     )
-    door = (own.scheduler_firewall_id if own is not None else "") or security_groups.ensure_security_group(
+    clients = (own.scheduler_firewall_id if own is not None else "") or security_groups.ensure_security_group(
         aws,
         planning.group_name(spec, "scheduler"),
         f"Dask cluster {spec.name}: clients to the scheduler",
@@ -96,7 +131,7 @@ def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Rol
         planning.cluster_tags(spec, "scheduler"),
         planning.scheduler_permissions(spec.ingress, ssh=spec.allow_ssh or bool(spec.key_name)),
     )
-    return {"scheduler": [door, wide], "worker": [wide]}
+    return {"scheduler": [clients, inside], "worker": [inside]}
 
 
 @step("image", "image {architecture}")
@@ -125,12 +160,17 @@ def make_keys(session: Session, spec: ClusterSpec) -> None:
         ).encode(),
     }
     client = ClientSecrets(ca=made.ca, cert=made.client.cert, key=made.client.key, dashboard_token=token)
-    values[f"{parameters.cluster_path(spec.account, spec.name)}client"] = client.encode()
+    values[client_parameter(spec)] = client.encode()
     if spec.container is not None and spec.container.login == "token":
         values[token_parameter(spec.worker_node)] = _registry_token(session, spec)
     for name, value in values.items():
         parameters.put_secret(session.aws, name, value, planning.cluster_tags(spec))
     session.client_secrets = client
+
+
+def client_parameter(spec: ClusterSpec) -> str:
+    """Name of the parameter with what a client needs to connect."""
+    return f"{parameters.cluster_path(spec.account, spec.name, spec.uid)}client"
 
 
 def _registry_token(session: Session, spec: ClusterSpec) -> str:
@@ -183,12 +223,13 @@ def find_launch_template(aws: Aws, spec: ClusterSpec, role: Role) -> str:
 _SOMEWHERE = Place("b" * 63, f"wheels/environments/{'0' * 16}/pylock.toml", "3.10.10")
 
 
-def check_user_data(spec: ClusterSpec) -> None:
-    """See that the user data of both roles can be written, before anything is made.
+def check_sizes(spec: ClusterSpec) -> None:
+    """See that the plan and the user data of both roles can be written, before anything is made.
 
     Raises:
-        OptionsError: As `role_user_data` does.
+        OptionsError: If the plan is too large for a parameter, or as `role_user_data` does.
     """
+    parameters.check_size(spec.encode())
     for role in ("scheduler", "worker"):
         role_user_data(spec, role, "255.255.255.255", _SOMEWHERE if spec.installs else None)
 

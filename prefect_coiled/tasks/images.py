@@ -118,7 +118,7 @@ def remove_images(aws: Aws, bucket_name: str, kept: int = 0) -> Removal:
             doomed.append(image)
     for image in doomed:
         baked_images.delete_baked_image(aws, image)
-    if doomed and bucket.find_bucket(aws, bucket_name):
+    if doomed and bucket.find_own_bucket(aws, bucket_name):
         bucket.delete_files(aws, bucket_name, [i.lock_key for i in doomed])
     snapshots = (*(s for i in doomed for s in i.snapshot_ids), *baked_images.delete_loose_snapshots(aws))
     removed = {"image": tuple(i.image_id for i in doomed), "snapshot": snapshots}

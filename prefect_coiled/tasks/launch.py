@@ -7,6 +7,7 @@ type, zone, market ─▶ calls of 100, one after the other ─(fewer than asked
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -181,6 +182,7 @@ def _call_of(
             break
         with session.lock:
             session.launched.extend(i.instance_id for i in got)
+            session.launched_at = session.launched_at or time.monotonic()
         session.notes.note(
             f"create_{role}",
             f"launched {len(got)} x {attempt}",

@@ -38,10 +38,10 @@ class Notebook:
 
     def __init__(self, aws: Aws) -> None:
         # Its own door: what is noted is no part of the session's calls, and a stop does not end it.
-        self._door = Aws(aws.session, aws.region, aws.account, endpoint_url=aws.endpoint_url)
+        self._door = aws.beside()
         self._rows: list[Notification] = []
         self._lock = threading.Lock()
-        self._over = threading.Event()
+        self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
 
     def report(self, call: Report) -> None:
@@ -88,41 +88,50 @@ class Notebook:
         with self._lock:
             if len(self._rows) < _MOST:
                 self._rows.append(row)
+            # What is noted after a session's end (a machine that is let go) is sent all the same.
             if self._thread is None:
+                self._hurry.clear()
                 self._thread = threading.Thread(target=self._run, name="notifications", daemon=True)
                 self._thread.start()
         _emit(self._door.account, row)
 
     def close(self) -> None:
         """Send what is left; wait for that for a bounded time."""
-        self._over.set()
+        self._hurry.set()
         thread = self._thread
         if thread is not None:
             thread.join(_LAST)
-            if thread.is_alive() or self._rows:
-                logger.info(
-                    "%d notifications of account %s were not kept", len(self._rows), self._door.account
-                )
 
     def _run(self) -> None:
-        while not self._over.wait(_EVERY):
-            self._send()
-        self._send()
+        """Send what is there, until nothing is there any more; the next note begins anew."""
+        while True:
+            hurried = self._hurry.wait(_EVERY)
+            sent = self._send()
+            with self._lock:
+                if hurried and not sent:  # nobody waits any longer
+                    text = "%d notifications of account %s were not kept"
+                    logger.info(text, len(self._rows), self._door.account)
+                    self._rows.clear()
+                if not self._rows:
+                    self._thread = None
+                    return
 
-    def _send(self) -> None:
+    def _send(self) -> bool:
+        """Send the rows; says whether they are kept now."""
         with self._lock:
             rows = list(self._rows)
         if not rows:
-            return
+            return True
         try:
             write_log(self._door, STREAM, [(r.time, r.encode()) for r in rows])
         except NotFoundError:
-            return  # the log group is not there yet: it is made meanwhile, or the next session tells of it
+            return False  # the log group is not there yet: it is made meanwhile
         except PrefectCoiledError as error:
             logger.debug("Notifications were not written: %s", error)
-            return
+            return False
         with self._lock:
             del self._rows[: len(rows)]
+        return True
 
 
 def _ids(reply: dict[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class Session:
         locked: What the machines install; set before a cluster is made, unless the image holds it.
         patience: Seconds for putting into the bucket what the machines could fetch from an index themselves;
             without an end where they could not.
+        launched_at: When the first machine was launched, by `time.monotonic`; None before.
     """
 
     def __init__(
@@ -85,9 +86,9 @@ class Session:
         self.client_secrets: ClientSecrets | None = None
         self.locked: Locked | None = None
         self.patience = math.inf
+        self.launched_at: float | None = None
         self.lock = threading.Lock()
         self.notes = Notebook(aws)
-        aws.listener = self.notes.report
 
     def __reduce__(self) -> Any:
         raise TypeError("a provisioning session holds live handles and is not pickled")
@@ -100,11 +101,14 @@ _current: ContextVar[Session | None] = ContextVar("prefect_coiled_session", defa
 def use_session(session: Session) -> Any:
     """Make `session` the one that provisioning flows in this context use; their flow runs get its tags."""
     token = _current.set(session)
+    # What an inner session is told of, the outer one is told of again afterwards.
+    before, session.aws.listener = session.aws.listener, session.notes.report
     try:
         with tagged(session):
             yield session
     finally:
         _current.reset(token)
+        session.aws.listener = before
         session.notes.close()
         if session.locked is not None:
             session.locked.discard()

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from distributed import Client
+from distributed.core import Status
 
 from prefect_coiled.cluster import Cluster
-from prefect_coiled.errors import ClusterStartError
+from prefect_coiled.errors import AccessDeniedError, ClusterStartError
 from prefect_coiled.sandbox import Sandbox
 
 Live = Callable[[], list[dict[str, Any]]]
@@ -29,6 +30,33 @@ def test_closing_removes_everything(sandbox: Sandbox, live: Live) -> None:
     assert {i["state"] for i in sandbox.instances().values()} == {"terminated"}
     assert cluster.removal is not None
     assert cluster.removal.left == {}
+
+
+def test_a_close_that_failed_is_called_again_until_nothing_is_left(
+    sandbox: Sandbox, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(action: str, code: str) -> dict[str, Any]:
+        return {"service": "ec2", "action": action, "effect": "error", "code": code, "status": 400}
+
+    monkeypatch.setattr("prefect_coiled.cluster.cluster.PATIENCE", 5.0)
+    cluster = Cluster(n_workers=1, wait_for_workers=True, quiet=True)
+    try:
+        sandbox.faults([fails("TerminateInstances", "UnauthorizedOperation")])
+        with pytest.raises(AccessDeniedError):
+            cluster.close()
+        assert cluster.status == Status.failed
+        assert len(live()) == 2
+        sandbox.faults([fails("DeleteSecurityGroup", "DependencyViolation")])
+        cluster.close()
+        assert live() == []
+        assert cluster.removal is not None
+        assert not cluster.removal.is_done
+    finally:
+        sandbox.faults([])
+        cluster.close()
+    assert cluster.status == Status.closed
+    assert cluster.removal.left == {}
+    assert len(cluster.removal.removed["security group"]) == 2
 
 
 def test_a_scheduler_that_cannot_start_fails_the_launch_with_its_own_words(

@@ -17,6 +17,7 @@ from prefect_coiled.environment import Lock, Locked, Wheel
 from prefect_coiled.environment.build import wheel_of
 from prefect_coiled.environment.modules import write_wheel
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.provision import create_cluster, remove_cluster
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.environment import read_lock, send
@@ -204,7 +205,7 @@ def test_machines_are_told_where_the_list_is_and_their_role_may_read_it(
     record = create_cluster(plan)
     try:
         lock = session.locked.lock
-        place = f"s3://coiled-{NUMBER}-us-east-1-team/{lock.key}"
+        place = f"s3://{bucket_name('team', NUMBER, 'us-east-1')}/{lock.key}"
         ec2 = sandbox.client("ec2")
         for machine in (record.scheduler, *record.workers):
             attribute = ec2.describe_instance_attribute(InstanceId=machine.instance_id, Attribute="userData")
@@ -212,6 +213,6 @@ def test_machines_are_told_where_the_list_is_and_their_role_may_read_it(
             assert place in text
             assert lock.wheels[0].file not in text
         policy = str(sandbox.client("iam").get_role_policy(RoleName="team", PolicyName="coiled-instance"))
-        assert f"arn:aws:s3:::coiled-{NUMBER}-*-team/wheels/*" in policy
+        assert f"arn:aws:s3:::{bucket_name('team', NUMBER, '*')}/wheels/*" in policy
     finally:
         remove_cluster(aws, plan.name)

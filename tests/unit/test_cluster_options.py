@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from prefect_coiled.aws.credentials import Account
+from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer
 from prefect_coiled.cluster import Cluster
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.options import merge
+from prefect_coiled.options.ingress import ingress_rules
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.task_runner.cluster_options import ClusterOptions
 
@@ -83,3 +86,32 @@ def test_the_runners_keywords_are_those_of_the_cluster() -> None:
     cluster = set(inspect.signature(Cluster.__init__).parameters)
     request = {field.name for field in dataclasses.fields(Request)}
     assert set(ClusterOptions.__annotations__) == (cluster | request) - RUNNERS_OWN
+
+
+def test_a_request_is_shown_without_what_may_be_a_secret() -> None:
+    request = Request(
+        n_workers=2,
+        environ={"TOKEN": "hunter2"},
+        worker_options={"env": {"PASSWORD": "hunter2"}},
+        backend_options={"registry": {"kind": "docker_hub", "username": "me", "access_token": "hunter2"}},
+        defaults={"environ": {"OTHER": "hunter2"}},
+    )
+    assert "hunter2" not in repr(request)
+    assert "environ={TOKEN}" in repr(request)
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t"])
+def test_a_blank_source_opens_nothing(blank: str) -> None:
+    for make in (
+        lambda: Request(allow_ingress_from=blank, defaults={}),
+        lambda: ingress_rules([{"ports": [8786], "cidr": blank}]),
+        lambda: ingress_rules({"cidr": blank}),
+        lambda: merge({"firewall": {"ports": [8786], "cidr": blank}}, config={}),
+        lambda: merge({"ingress": [{"ports": [8786], "cidr": blank}]}, config={}),
+        lambda: account_layer(Ec2DaskAccount(region="us-east-1", ingress_cidr=blank)),
+        lambda: merge(
+            account_layer(Ec2DaskAccount(region="us-east-1", ingress_rules=[{"cidr": blank}])), config={}
+        ),
+    ):
+        with pytest.raises(OptionsError, match="blank"):
+            make()

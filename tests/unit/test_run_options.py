@@ -48,6 +48,41 @@ def test_names_stay_texts() -> None:
     assert from_environment({f"{PRE}NAME": "2026", f"{PRE}ACCOUNT": "7"}) == {"name": "2026", "account": "7"}
 
 
+@pytest.mark.parametrize(
+    ("keyword", "text", "value"),
+    [
+        ("container", "1.10", "1.10"),
+        ("worker_class", "true", "true"),
+        ("allow_ingress_from", "10", "10"),
+        ("software", "123", "123"),
+        ("idle_timeout", "20", 20),
+        ("idle_timeout", "20 minutes", "20 minutes"),
+        ("worker_vm_types", '["m6i.large", "m6i.xlarge"]', ["m6i.large", "m6i.xlarge"]),
+        ("worker_vm_types", "m6i.large", "m6i.large"),
+        ("worker_memory", "16", "16"),
+        ("spot", "False", False),
+        ("spot", "no", False),
+        ("allow_ssh", "0", False),
+        ("shutdown_on_close", "Yes", True),
+        ("wait_for_workers", "True", True),
+        ("wait_for_workers", "1", 1),
+        ("wait_for_workers", "0.5", 0.5),
+        ("worker_gpu", "1", 1),
+        ("tags", '{"team": "1"}', {"team": "1"}),
+    ],
+)
+def test_a_variable_is_what_its_keyword_takes(keyword: str, text: str, value: Any) -> None:
+    found = from_environment({f"PREFECT_COILED_CLUSTER__{keyword.upper()}": text})
+    assert found == {keyword: value}
+    assert type(found[keyword]) is type(value)
+
+
+@pytest.mark.parametrize("text", ["maybe", "2", "[]"])
+def test_what_is_neither_yes_nor_no_is_refused(text: str) -> None:
+    with pytest.raises(OptionsError, match="neither yes nor no"):
+        from_environment({"PREFECT_COILED_CLUSTER__ALLOW_SSH": text})
+
+
 def test_a_misspelt_variable_is_an_error_that_names_the_nearest_keyword() -> None:
     with pytest.raises(OptionsError, match=r"N_WORKRS.*Did you mean 'n_workers'\?"):
         from_environment({f"{PRE}N_WORKRS": "3"})

@@ -67,7 +67,7 @@ def _user(number: str, user: Any) -> Principal:
     for group in backend.groups.values():
         if any(member.name == user.name for member in group.users):
             documents += [*_inline(group.policies), *_managed(group.managed_policies)]
-    context = {"aws:username": user.name, "aws:principalarn": user.arn}
+    context = {"aws:username": user.name, "aws:principalarn": user.arn, "aws:principalaccount": number}
     return Principal(user.arn, number, tuple(documents), context)
 
 
@@ -77,7 +77,7 @@ def _role_session(number: str, role_arn: str, arn: str) -> Principal:
     roles = iam_backends[number][_PARTITION].roles.values()
     role = next((r for r in roles if r.arn == role_arn), None)
     documents = [] if role is None else [*_inline(role.policies), *_managed(role.managed_policies)]
-    context = {"aws:principalarn": role_arn}
+    context = {"aws:principalarn": role_arn, "aws:principalaccount": number}
     return Principal(arn, number, tuple(documents), context, role_arn.rpartition("/")[2])
 
 

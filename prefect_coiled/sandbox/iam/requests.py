@@ -52,7 +52,7 @@ def requests_of(call: Call, number: str, partition: str = "aws") -> list[Request
     if call.service == "ec2":
         return ec2_requests(call, number, partition, base)
     if call.service == "s3":
-        return list(_s3(call, partition, base))
+        return list(_s3(call, number, partition, base))
     parts = {
         "ecr": _ecr,
         "iam": _iam,
@@ -185,7 +185,7 @@ def _iam(call: Call, number: str, partition: str) -> _Found:
 _LINKED = {"spot.amazonaws.com": "AWSServiceRoleForEC2Spot"}
 
 
-def _s3(call: Call, partition: str, base: Mapping[str, str]) -> Iterator[Request]:
+def _s3(call: Call, number: str, partition: str, base: Mapping[str, str]) -> Iterator[Request]:
     method = call.environ["REQUEST_METHOD"]
     name = str(call.params.get("Path", "")).lstrip("/")
     if not name.strip("/"):
@@ -194,6 +194,8 @@ def _s3(call: Call, partition: str, base: Mapping[str, str]) -> Iterator[Request
     bucket, _, key = name.partition("/")
     query = {part.partition("=")[0] for part in call.environ.get("QUERY_STRING", "").split("&")}
     arn = f"arn:{partition}:s3:::{bucket}"
+    # One that is being made will be the caller's.
+    base = {**base, "aws:resourceaccount": _bucket_owner(bucket) or number}
     if key:
         action = "DeleteObject" if method == "DELETE" else _S3_OBJECT.get(method, "GetObject")
         yield Request(f"s3:{action}", f"{arn}/{key}", base)
@@ -207,6 +209,14 @@ def _s3(call: Call, partition: str, base: Mapping[str, str]) -> Iterator[Request
         yield Request("s3:DeleteObject", f"{arn}/*", base)
     else:
         yield Request(f"s3:{_S3_BUCKET.get(method, 'ListBucket')}", arn, base)
+
+
+def _bucket_owner(bucket: str) -> str:
+    """The number of the AWS account that has the bucket; empty if there is none of that name."""
+    from moto.s3.models import s3_backends
+
+    found: tuple[str, str] = s3_backends.bucket_accounts.get(bucket, ("", ""))
+    return found[1]
 
 
 def _tag_context(tags: Mapping[str, str]) -> dict[str, Any]:

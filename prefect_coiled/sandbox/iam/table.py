@@ -17,7 +17,16 @@ __all__ = ["Kind", "Row", "action_row", "known_actions"]
 
 # Keys that AWS fills in every request
 # (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html).
-GLOBAL_KEYS = frozenset({"aws:principalarn", "aws:requestedregion", "aws:userid", "aws:username"})
+GLOBAL_KEYS = frozenset(
+    {
+        "aws:principalaccount",
+        "aws:principalarn",
+        "aws:requestedregion",
+        "aws:resourceaccount",
+        "aws:userid",
+        "aws:username",
+    }
+)
 
 
 class Kind(NamedTuple):

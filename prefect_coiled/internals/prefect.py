@@ -1,0 +1,75 @@
+"""Of Prefect. Seen in 3.8.8 and 3.9.1."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TypeVar
+from uuid import UUID
+
+from prefect._flow_run_suspension import raise_if_flow_run_suspension_requested
+from prefect._internal.concurrency.services import QueueService
+from prefect.blocks.core import Block
+from prefect.client.schemas.objects import BlockDocument
+from prefect.types._concurrency import ConcurrencyLeaseHolder
+
+__all__ = [
+    "block_of",
+    "drain",
+    "is_saved_apart",
+    "name_of",
+    "raise_if_flow_run_suspension_requested",
+    "running_services",
+    "saved_as",
+    "slot_holder",
+    "wait_until_sent",
+]
+
+B = TypeVar("B", bound=Block)
+
+
+def running_services(kind: type[Any]) -> list[Any]:
+    """The services of a kind that run in this process: those of all kinds share one table."""
+    services: dict[int, Any] = QueueService._instances  # type: ignore[misc]
+    return [service for service in list(services.values()) if isinstance(service, kind)]
+
+
+def wait_until_sent(service: Any, deadline: float) -> bool:
+    """Wait until a service has sent all that it was given; says whether it has, by a time of `monotonic`."""
+    queue = service._queue
+    with queue.all_tasks_done:
+        while queue.unfinished_tasks and not service._stopped:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            queue.all_tasks_done.wait(min(left, 1.0))
+    return True
+
+
+def drain(service: Any, timeout: float) -> None:
+    """End a service once it has sent what it holds, an incomplete batch too; the next item starts another."""
+    service._drain().result(timeout=timeout)
+
+
+def slot_holder(flow_run_id: UUID) -> ConcurrencyLeaseHolder:
+    """A flow run as the holder of a slot."""
+    return ConcurrencyLeaseHolder(type="flow_run", id=flow_run_id)
+
+
+def block_of(kind: type[B], document: BlockDocument) -> B:
+    """The block of a document that was read."""
+    return kind._from_block_document(document)
+
+
+def saved_as(block: Block, document: BlockDocument) -> None:
+    """Let a block know which document it is, so that a block that holds it names that one."""
+    block._block_document_id, block._block_document_name = document.id, document.name
+
+
+def is_saved_apart(block: Block) -> bool:
+    """Whether a block within another one is a document of its own."""
+    return bool(block._block_document_name) and not block._is_anonymous
+
+
+def name_of(block: Block) -> str:
+    """The name under which a block was saved or loaded; empty if it was not."""
+    return block._block_document_name or ""

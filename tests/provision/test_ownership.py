@@ -1,0 +1,198 @@
+"""Whose it is: names come back and are shared, so what is ours is proven before it is touched."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import boto3
+import pytest
+from pydantic import SecretStr
+
+from prefect_coiled.aws import bucket, instances, leases, parameters, security_groups
+from prefect_coiled.aws.credentials import Account, CredentialSource
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.ownership import is_ours
+from prefect_coiled.errors import AccessDeniedError, NameTakenError, PrefectCoiledError, ProvisionError
+from prefect_coiled.plan import tags
+from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.policies import bucket_name
+from prefect_coiled.provision import (
+    add_workers,
+    change_ingress,
+    create_cluster,
+    destroy_account,
+    remove_cluster,
+    set_up_account,
+    sweep,
+)
+from prefect_coiled.provision.sessions import open_door
+from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.tasks.steps import Session, use_session
+
+NUMBER, OTHER = "123456789012", "222222222222"
+
+
+@pytest.fixture(autouse=True)
+def nothing_there(sandbox: Sandbox) -> Iterator[None]:
+    sandbox.reset()
+    yield
+    sandbox.reset()
+
+
+def door_of(sandbox: Sandbox, slug: str = "team", region: str = "us-east-1") -> Aws:
+    keys = CredentialSource("sandbox", SecretStr("sandbox"))
+    account = Account(slug, credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
+    return open_door(account, region)
+
+
+def test_the_role_stays_where_a_region_with_a_network_of_ones_own_needs_it(
+    session: Session, sandbox: Sandbox
+) -> None:
+    with use_session(Session(door_of(sandbox, region="eu-west-1"))):
+        set_up_account("team", "eu-west-1", network=False)
+    set_up_account("team", "us-east-1", network=False)
+    removal = destroy_account("team", "us-east-1")
+    assert {r["RoleName"] for r in sandbox.client("iam").list_roles()["Roles"]} == {"team"}
+    assert removal.left == {"role/team": "used in eu-west-1"}
+    assert removal.is_done  # that is as it should be
+
+
+def test_a_bucket_with_the_tags_of_somebody_else_is_refused_and_stays_as_it_is(
+    aws: Aws, sandbox: Sandbox
+) -> None:
+    s3, name = sandbox.client("s3"), bucket_name("team", NUMBER, "us-east-1")
+    s3.create_bucket(Bucket=name)
+    s3.put_bucket_tagging(Bucket=name, Tagging={"TagSet": [{"Key": "owner", "Value": "finance"}]})
+    for touch in (lambda: bucket.ensure_bucket(aws, NUMBER), lambda: bucket.delete_bucket(aws, name)):
+        with pytest.raises(ProvisionError, match=r"does not carry our tags.*another account slug"):
+            touch()
+    assert s3.get_bucket_tagging(Bucket=name)["TagSet"] == [{"Key": "owner", "Value": "finance"}]
+
+
+def test_a_bucket_of_another_aws_account_is_neither_read_nor_written(aws: Aws, sandbox: Sandbox) -> None:
+    role = f"arn:aws:iam::{OTHER}:role/somebody"
+    made = sandbox.client("sts").assume_role(RoleArn=role, RoleSessionName="other")["Credentials"]
+    keys = (made["AccessKeyId"], made["SecretAccessKey"], made["SessionToken"])
+    theirs = boto3.Session(*keys, region_name="us-east-1").client("s3", endpoint_url=sandbox.endpoint)
+    name = bucket_name("team", NUMBER, "us-east-1")
+    theirs.create_bucket(Bucket=name)
+    ours = tags.to_aws(tags.account_tags("team"))
+    theirs.put_bucket_tagging(Bucket=name, Tagging={"TagSet": ours})  # anybody can write these
+    with pytest.raises(PrefectCoiledError):
+        bucket.ensure_bucket(aws, NUMBER)
+    with pytest.raises(AccessDeniedError):
+        bucket.put_file(aws, name, "wheels/x", b"x")
+    with pytest.raises(AccessDeniedError):
+        bucket.read_file(aws, name, "wheels/x")
+    assert "Contents" not in theirs.list_objects_v2(Bucket=name)
+
+
+def test_what_is_ours_has_our_tags_and_is_in_our_aws_account(aws: Aws) -> None:
+    ours = tags.account_tags("team")
+    assert is_ours(aws, ours, NUMBER)
+    assert is_ours(aws, ours, f"arn:aws:iam::{NUMBER}:role/team")
+    assert not is_ours(aws, ours, OTHER)
+    assert not is_ours(aws, ours, f"arn:aws:logs:us-east-1:{OTHER}:log-group:team")
+    assert not is_ours(aws, tags.account_tags("team-2"), NUMBER)
+    assert not is_ours(aws, {}, NUMBER)
+
+
+def test_a_sweep_leaves_the_new_cluster_of_an_old_name(
+    session: Session, aws: Aws, spec: Callable[..., ClusterSpec], sandbox: Sandbox, account: Account
+) -> None:
+    set_up_account("team", "us-east-1")
+    ours = [{"Name": "tag:coiled-account", "Values": ["team"]}]
+    vpc = sandbox.client("ec2").describe_vpcs(Filters=ours)["Vpcs"][0]["VpcId"]
+    for name in ("aaa", "nightly"):  # what a hurried close leaves
+        of_old = tags.account_tags("team", cluster=name, cluster_uid="old")
+        security_groups.ensure_security_group(aws, f"old-{name}", "x", vpc, of_old, [])
+    made: list[Any] = []
+
+    def meanwhile(action: str, what: str) -> None:
+        if action == "ec2:DeleteSecurityGroup" and not made:
+            made.append(None)
+            with use_session(Session(open_door(account, "us-east-1"))):
+                made.append(create_cluster(spec(name="nightly")))
+
+    session.aws.observer = meanwhile
+    removal = sweep("team", "us-east-1")
+    record = made[1]
+    alive = instances.find_instances(aws, "nightly", states=("pending", "running"))
+    assert {m.cluster_uid for m in alive} == {record.uid}
+    assert len(alive) == 3
+    assert len(removal.removed["security group"]) == 2
+    # And whoever means the old one does nothing to the new one, nor to its keys.
+    remove_cluster(aws, "nightly", "old")
+    assert len(instances.find_instances(aws, "nightly", states=("pending", "running"))) == 3
+    path = parameters.cluster_path("team", "nightly")
+    assert len(parameters.find_parameters(aws, path)) == 4  # intent, and keys of scheduler, worker, client
+    with pytest.raises(ProvisionError, match="another cluster has its name"):
+        change_ingress("team", "us-east-1", "nightly", [], uid="old")
+    old = spec(name="nightly").model_copy(update={"uid": "old"})
+    with pytest.raises(NameTakenError, match="another cluster's by now"):
+        add_workers(old, record, 1, "more")
+
+
+def test_a_lease_is_held_by_one(aws: Aws, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "GOOD_FOR", 1.0)
+    name = "/prefect-coiled/team/proof"
+    parameters.claim(aws, name, "dead", tags.account_tags("team"))
+    while leases.is_held(aws, name):  # its holder does not write it any more
+        threading.Event().wait(0.2)
+    at_taking, go, together = threading.Event(), threading.Event(), threading.Barrier(2, timeout=6)
+    slow = door_of(sandbox)
+
+    def hold(action: str, what: str) -> None:
+        if action == "ssm:PutParameter" and what.startswith("renewing") and not go.is_set():
+            at_taking.set()
+            go.wait(20)
+
+    slow.observer = hold
+    inside: list[str] = []
+
+    def take(door: Aws, which: str) -> None:
+        try:
+            with leases.lease(door, name):
+                inside.append(which)
+                go.set()
+                together.wait()
+        except (PrefectCoiledError, threading.BrokenBarrierError):
+            pass
+
+    threads = [threading.Thread(target=take, args=(slow, "slow"))]
+    threads[0].start()
+    assert at_taking.wait(20)
+    threads.append(threading.Thread(target=take, args=(door_of(sandbox), "fast")))
+    threads[1].start()
+    for thread in threads:
+        thread.join(45)
+    assert together.broken, "both were inside at once"
+    assert inside[0] == "fast"
+    assert parameters.find_parameters(aws, "/prefect-coiled/team/") == []
+
+
+def test_who_has_lost_a_lease_changes_nothing_any_more(
+    aws: Aws, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "GOOD_FOR", 1.0)
+    name = "/prefect-coiled/team/proof"
+    denied = {"service": "ssm", "action": "PutParameter", "effect": "error", "code": "InternalServerError"}
+    with leases.lease(aws, name) as held:
+        parameters.claim(aws, f"{name}-1", "x", {})
+        sandbox.faults([denied | {"status": 500}])
+        for _ in range(100):
+            if held.lost:
+                break
+            threading.Event().wait(0.1)
+        sandbox.faults([])
+        assert parameters.read_parameter(aws, f"{name}-1") == "x"  # whoever reads does no harm
+        with pytest.raises(ProvisionError, match="somebody else may have it"):
+            parameters.delete_parameters(aws, [f"{name}-1"])
+        # Another one takes it over, and keeps it when the first one goes.
+        with leases.lease(door_of(sandbox), name) as other:
+            held.give_back()
+            assert parameters.read_parameter(aws, name) is not None
+            assert not other.lost
+    parameters.delete_parameters(aws, [f"{name}-1"])

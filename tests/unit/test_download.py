@@ -1,0 +1,154 @@
+"""Files of packages come whole, or not at all: what breaks off is tried again, and said if it stays so."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from prefect_coiled.environment.download import download
+from prefect_coiled.environment.indexes import Indexes
+from prefect_coiled.environment.records import Wheel
+from prefect_coiled.errors import OptionsError
+
+BODY = b"x" * 100_000
+Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
+
+
+class Index:
+    """An index on the loopback that gives each of its answers once, and the last one for ever."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.asked = 0
+        index = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                index.asked += 1
+                answers[min(index.asked, len(answers)) - 1](self)
+                self.close_connection = True
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def wheel(self, sha256: str = "", file: str = "a-1-py3-none-any.whl") -> Wheel:
+        url = f"http://127.0.0.1:{self.server.server_port}/a"
+        return Wheel(name="a", version="1", file=file, sha256=sha256, url=url)
+
+
+@pytest.fixture
+def index() -> Iterator[Callable[..., Index]]:
+    made: list[Index] = []
+
+    def make(*answers: Answer) -> Index:
+        made.append(Index(*answers))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.server.shutdown()
+        one.server.server_close()
+
+
+def whole(h: http.server.BaseHTTPRequestHandler) -> None:
+    h.send_response(200)
+    h.send_header("Content-Length", str(len(BODY)))
+    h.end_headers()
+    h.wfile.write(BODY)
+
+
+def short(h: http.server.BaseHTTPRequestHandler) -> None:
+    h.send_response(200)
+    h.send_header("Content-Length", str(len(BODY)))
+    h.end_headers()
+    h.wfile.write(BODY[:500])
+
+
+def broken_chunks(h: http.server.BaseHTTPRequestHandler) -> None:
+    h.send_response(200)
+    h.send_header("Transfer-Encoding", "chunked")
+    h.end_headers()
+    h.wfile.write(b"ff\r\nshort")
+
+
+def without_length(h: http.server.BaseHTTPRequestHandler) -> None:
+    h.send_response(200)
+    h.send_header("Connection", "close")
+    h.end_headers()
+    h.wfile.write(BODY[:500])
+
+
+def status(code: int) -> Answer:
+    def answer(h: http.server.BaseHTTPRequestHandler) -> None:
+        h.send_response(code)
+        h.send_header("Content-Length", "0")
+        h.end_headers()
+
+    return answer
+
+
+HASH = hashlib.sha256(BODY).hexdigest()
+
+
+@pytest.mark.parametrize("known", ["", HASH], ids=["without hash", "with hash"])
+@pytest.mark.parametrize("first", [short, broken_chunks, status(503), status(429)])
+def test_what_breaks_off_or_passes_is_tried_again(
+    index: Callable[..., Index], tmp_path: Path, first: Answer, known: str
+) -> None:
+    one = index(first, whole)
+    assert download(one.wheel(known), tmp_path, Indexes(), sleep=lambda s: None).read_bytes() == BODY
+    assert one.asked == 2
+
+
+def test_a_body_of_no_said_length_is_known_to_be_whole_by_its_hash_alone(
+    index: Callable[..., Index], tmp_path: Path
+) -> None:
+    assert download(index(without_length, whole).wheel(HASH), tmp_path, Indexes(), sleep=lambda s: None)
+    with pytest.raises(OptionsError, match="neither its hash nor its length"):
+        download(index(without_length).wheel(), tmp_path, Indexes(), sleep=lambda s: None)
+
+
+def test_what_stays_broken_is_told_and_leaves_no_file(index: Callable[..., Index], tmp_path: Path) -> None:
+    pauses: list[float] = []
+    with pytest.raises(OptionsError, match=r"downloading a-1-py3-none-any\.whl: .*\(4 tries\)"):
+        download(index(short).wheel(HASH), tmp_path, Indexes(), sleep=pauses.append)
+    assert pauses == [2.0, 4.0, 8.0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_file_than_the_locks_is_refused(index: Callable[..., Index], tmp_path: Path) -> None:
+    with pytest.raises(OptionsError, match="its hash is"):
+        download(index(whole).wheel("0" * 64), tmp_path, Indexes(), sleep=lambda s: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_is_not_tried_again(index: Callable[..., Index], tmp_path: Path) -> None:
+    one = index(status(403))
+    with pytest.raises(OptionsError, match=r"answered 403 Forbidden.*Check the credentials"):
+        download(one.wheel(HASH), tmp_path, Indexes(), sleep=lambda s: None)
+    assert one.asked == 1
+
+
+@pytest.mark.parametrize("file", ["../a.whl", "/tmp/a.whl", "x/a.whl", ".."])
+def test_an_index_cannot_name_a_place_outside_of_the_folder(
+    index: Callable[..., Index], tmp_path: Path, file: str
+) -> None:
+    one = index(whole)
+    with pytest.raises(OptionsError, match="no name of a file"):
+        download(one.wheel(HASH, file), tmp_path, Indexes(), sleep=lambda s: None)
+    assert one.asked == 0
+
+
+def test_a_file_of_a_folder_is_copied_and_checked(tmp_path: Path) -> None:
+    (tmp_path / "a b.whl").write_bytes(BODY)
+    wheel = Wheel(name="a", version="1", file="a.whl", sha256=HASH, url=(tmp_path / "a b.whl").as_uri())
+    assert download(wheel, tmp_path, Indexes()).read_bytes() == BODY

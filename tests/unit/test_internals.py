@@ -1,0 +1,73 @@
+"""What is used of dependencies beside their public face is there; with the newest releases too."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import boto3
+import pytest
+from botocore.credentials import Credentials
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+
+import prefect_coiled
+from prefect_coiled.blocks import Ec2DaskAccount
+from prefect_coiled.internals import botocore, prefect
+
+ROOT = Path(prefect_coiled.__file__).parent
+
+
+@pytest.mark.parametrize("kind", [EventsWorker, APILogWorker])
+def test_prefects_services_can_be_listed_waited_for_and_drained(kind: type[Any]) -> None:
+    assert isinstance(prefect.running_services(kind), list)
+    assert callable(kind._drain)
+    assert {"_queue", "_stopped"} <= set(vars(kind(*_key_of(kind))))
+
+
+def _key_of(kind: type[Any]) -> tuple[Any, ...]:
+    from prefect.events.clients import NullEventsClient
+
+    return (NullEventsClient, ()) if kind is EventsWorker else ()
+
+
+def test_a_flow_run_can_hold_a_slot() -> None:
+    run = uuid4()
+    held = prefect.slot_holder(run)
+    assert (held.type, held.id) == ("flow_run", run)
+
+
+def test_a_block_knows_the_name_that_it_was_saved_under() -> None:
+    block = Ec2DaskAccount(region="us-east-1")
+    assert prefect.name_of(block) == ""
+    assert not prefect.is_saved_apart(block)
+    assert callable(type(block)._from_block_document)
+
+
+def test_a_session_takes_credentials_that_renew_themselves() -> None:
+    made = botocore.session_with(Credentials("key", "secret"), "us-east-1")
+    assert made.get_credentials().access_key == "key"
+    assert (
+        botocore.botocore_session(boto3.Session(region_name="eu-west-1")).get_config_variable("region")
+        == "eu-west-1"
+    )
+
+
+def test_private_modules_are_imported_in_one_place() -> None:
+    """The sandbox corrects moto, which is pinned exactly, and looks into it."""
+    found = []
+    for path in ROOT.rglob("*.py"):
+        if {"internals", "sandbox"} & set(path.relative_to(ROOT).parts):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [n.name for n in node.names] if isinstance(node, ast.Import) else []
+            private = [
+                n
+                for n in names
+                if any(part.startswith("_") and part != "__future__" for part in n.split("."))
+            ]
+            found += [f"{path.name}: {n}" for n in private]
+    assert found == []
