@@ -30,6 +30,7 @@ __all__ = ["INDEXED", "Proven", "check_editables", "prove"]
 # Origins of which an index is asked: what has a record of an installer's and no address of its own.
 INDEXED = ("index", "conda", "system")
 _AT_ONCE = 16
+_OF_SYSTEM = "it belongs to the operating system, and the index has no wheel of it"
 
 
 class Proven(NamedTuple):
@@ -47,7 +48,7 @@ class Proven(NamedTuple):
 
 
 class _Verdict(NamedTuple):
-    kind: Literal["same", "absent", "sources", "other", "packed", "stranger"]
+    kind: Literal["same", "absent", "sources", "other", "packed", "stranger", "system"]
     difference: Difference = Difference()
 
 
@@ -86,7 +87,8 @@ def prove(
             return _Verdict("same")  # told already: another build in place of a local one
         wheel = pick(entry, tags)
         if wheel is None:
-            return _Verdict("sources")
+            # What the system builds needs the system's own libraries.
+            return _Verdict("system" if package.origin == "system" else "sources")
         if not package.record:
             return _Verdict("same")
         found = difference(package, contents(wheel, indexes), fresh=fresh)
@@ -109,6 +111,13 @@ def prove(
         for p, d in others
     ]
     packed = []
+    for package in [p for p, v in verdicts.items() if v.kind == "system" and p.name not in here]:
+        if strict:
+            raise OptionsError(
+                f"packages for the machines: {package}", _OF_SYSTEM, _leave_out([package.name])
+            )
+        by_name.pop(package.name)
+        changes.append(_change(package, Difference(), "", f"{_OF_SYSTEM}: it is left out"))
     for package, verdict in verdicts.items():
         if verdict.kind == "packed" or (verdict.kind == "sources" and package.name in here):
             packed.append(package)
@@ -138,9 +147,12 @@ def _refusal(found: Sequence[tuple[Package, Difference]], what: str) -> OptionsE
     return OptionsError(
         f"packages for the machines: {told}",
         "it was not installed from the index that is set up here, or its files were changed since",
-        f"Set up its index (UV_INDEX, pip.conf), leave it out: package_sync_ignore={names}, or name what to "
-        "install: software=FILE.",
+        f"Set up its index (UV_INDEX, pip.conf). {_leave_out(names)}",
     )
+
+
+def _leave_out(names: Sequence[str]) -> str:
+    return f"Leave it out: package_sync_ignore={list(names)}; or name what to install: software=FILE."
 
 
 def check_editables(
