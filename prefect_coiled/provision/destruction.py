@@ -30,7 +30,7 @@ from prefect_coiled.aws import (
 )
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.leases import lease
-from prefect_coiled.errors import AccessDeniedError, CredentialsError, ProvisionError
+from prefect_coiled.errors import AccessDeniedError, AccountStateError, CredentialsError, ProvisionError
 from prefect_coiled.options import REGIONS
 from prefect_coiled.plan.containers import repository_name
 from prefect_coiled.provision.removal import (
@@ -101,7 +101,7 @@ def other_regions(aws: Aws) -> tuple[str, ...]:
             # Every set-up makes one, with a network or without.
             group = logs.find_log_group(door)
             return group is not None and logs.is_ours(door, group["arn"])
-        except (AccessDeniedError, CredentialsError):
+        except (AccessDeniedError, AccountStateError, CredentialsError):
             return False
 
     others = [r for r in REGIONS if r != aws.region]

@@ -54,7 +54,7 @@ def test_the_role_stays_where_a_region_with_a_network_of_ones_own_needs_it(
         set_up_account("team", "eu-west-1", network=False)
     set_up_account("team", "us-east-1", network=False)
     removal = destroy_account("team", "us-east-1")
-    assert {r["RoleName"] for r in sandbox.client("iam").list_roles()["Roles"]} == {"team"}
+    assert "team" in {r["RoleName"] for r in sandbox.client("iam").list_roles()["Roles"]}
     assert removal.left == {"role/team": "used in eu-west-1"}
     assert removal.is_done  # that is as it should be
 
