@@ -179,12 +179,14 @@ def test_docker_hub_is_logged_in_to_with_a_token_that_is_nowhere_to_be_seen(
             for folder in folders:
                 for kept in (f"{folder}/home/.docker/config.json", f"{folder}/user-data"):
                     text += Path(kept).read_text()
-            name = f"/prefect-coiled/default/{one.name}/node/registry"
+            prefix = f"/prefect-coiled/default/{one.name}/"
+            asked = [{"Key": "Name", "Option": "BeginsWith", "Values": [prefix]}]
+            listed = ssm.describe_parameters(ParameterFilters=asked)["Parameters"]
+            (name,) = [p["Name"] for p in listed if p["Name"].endswith("/node/registry")]
             assert ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"] == CANARY
             assert ssm.get_parameter(Name=name)["Parameter"]["Type"] == "SecureString"
         assert "Login Succeeded" in text
         assert CANARY not in text
-        asked = [{"Key": "Name", "Option": "BeginsWith", "Values": [name]}]
         assert ssm.describe_parameters(ParameterFilters=asked)["Parameters"] == []
     finally:
         sandbox.set(hub_images=[], hub_tokens={})
