@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -10,10 +12,12 @@ from prefect._flow_run_suspension import raise_if_flow_run_suspension_requested
 from prefect._internal.concurrency.services import QueueService
 from prefect.blocks.core import Block
 from prefect.client.schemas.objects import BlockDocument
+from prefect.context import SyncClientContext
 from prefect.types._concurrency import ConcurrencyLeaseHolder
 
 __all__ = [
     "block_of",
+    "client_in_context",
     "drain",
     "is_saved_apart",
     "name_of",
@@ -48,6 +52,17 @@ def wait_until_sent(service: Any, deadline: float) -> bool:
 def drain(service: Any, timeout: float) -> None:
     """End a service once it has sent what it holds, an incomplete batch too; the next item starts another."""
     service._drain().result(timeout=timeout)
+
+
+@contextmanager
+def client_in_context(context: SyncClientContext) -> Iterator[None]:
+    """Have this context's client found, without entering or leaving it."""
+    variable = SyncClientContext.__var__
+    token = variable.set(context)
+    try:
+        yield
+    finally:
+        variable.reset(token)
 
 
 def slot_holder(flow_run_id: UUID) -> ConcurrencyLeaseHolder:

@@ -45,6 +45,7 @@ from prefect.utilities.annotations import BaseAnnotation
 from prefect_dask.task_runners import PrefectDaskFuture
 
 from prefect_coiled.internals.prefect import drain, running_services, wait_until_sent
+from prefect_coiled.task_runner.api_client import thread_client
 from prefect_coiled.task_runner.by_name import Pickler
 from prefect_coiled.task_runner.flow_identity import identity_of
 from prefect_coiled.task_runner.hints import add_hint, advise
@@ -252,7 +253,11 @@ def run_task(
         raise
     _tell_place(unpacked, kwargs)
     try:
-        state = asyncio.run(run_task_async(**kwargs)) if unpacked.isasync else run_task_sync(**kwargs)
+        if unpacked.isasync:
+            state = asyncio.run(run_task_async(**kwargs))
+        else:
+            with thread_client(shared, kwargs["context"]["settings_context"]):
+                state = run_task_sync(**kwargs)
         if hint := advise(state):
             _log(hint, unpacked, kwargs)
         return state

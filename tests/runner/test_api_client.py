@@ -1,0 +1,50 @@
+"""A worker's thread keeps its client of the Prefect API: what a task costs there is counted, not timed."""
+
+from __future__ import annotations
+
+from distributed import Client, LocalCluster
+from distributed.security import Security
+from prefect import flow, task
+
+from prefect_coiled.task_runner import CoiledTaskRunner
+from prefect_coiled.task_runner.api_client import made
+
+
+def test_a_thread_makes_one_client_for_all_tasks_of_a_flow_run(
+    runner: CoiledTaskRunner, dask_cluster: LocalCluster, security: Security
+) -> None:
+    @task
+    def double(x: int) -> int:
+        return 2 * x
+
+    @flow(task_runner=runner)
+    def doubles() -> list[int]:
+        found: list[int] = double.map(range(40)).result()
+        return found
+
+    with Client(dask_cluster.scheduler_address, security=security) as client:
+        before = sum(client.run(made).values())
+        assert doubles() == [2 * x for x in range(40)]
+        threads = sum(client.nthreads().values())
+        assert 1 <= sum(client.run(made).values()) - before <= threads
+
+
+def test_each_flow_run_talks_to_the_api_of_its_own_settings(
+    runner: CoiledTaskRunner, dask_cluster: LocalCluster, security: Security
+) -> None:
+    from prefect.settings import PREFECT_CLIENT_CUSTOM_HEADERS, temporary_settings
+
+    @task
+    def headers() -> dict[str, str]:
+        from prefect.client.orchestration import get_client
+
+        return dict(get_client(sync_client=True)._client.headers)
+
+    @flow(task_runner=runner)
+    def asks() -> dict[str, str]:
+        found: dict[str, str] = headers.submit().result()
+        return found
+
+    for value in ("one", "two"):
+        with temporary_settings({PREFECT_CLIENT_CUSTOM_HEADERS: {"x-of-a-run": value}}):
+            assert asks()["x-of-a-run"] == value
