@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -13,8 +14,11 @@ import distributed
 import pandas as pd
 import pytest
 from distributed import Client
+from typer.testing import CliRunner
 
 from prefect_coiled import Cluster
+from prefect_coiled.cli import app
+from prefect_coiled.environment import compare
 from prefect_coiled.sandbox import Sandbox
 
 from .conftest import dispensable
@@ -170,3 +174,23 @@ def test_a_second_start_moves_nothing_and_asks_for_the_list_of_the_bucket_alone(
     with Cluster(n_workers=0, package_sync_ignore=dispensable(), report=lambda step, state: None) as third:
         assert told(third, "environment").endswith("all in the bucket")
         assert [a for s, a in sandbox.calls() if s == "s3" and a in ("PUT", "POST")] == []
+
+
+def compared(cluster: Cluster) -> tuple[int, list[dict[str, Any]]]:
+    """What the command says of the cluster's machines."""
+    ignored = [f"--ignore={name}" for name in dispensable()]
+    done = CliRunner().invoke(app, ["environment", "diff", "--cluster", cluster.name, "--json", *ignored])
+    assert done.exit_code in (0, 1), done.output
+    return done.exit_code, json.loads(done.stdout)
+
+
+def test_the_files_of_a_clusters_machines_are_compared_with_those_here(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compared(cluster) == (0, [])
+    # As if one file had another content here.
+    real = compare.hash_of
+    monkeypatch.setattr(compare, "hash_of", lambda p: "x" if p.name == "six.py" else real(p))
+    code, (change,) = compared(cluster)
+    assert code == 1
+    assert (change["package"], change["files"]) == ("six", ["six.py"])
