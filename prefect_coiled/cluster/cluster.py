@@ -215,6 +215,7 @@ class Cluster(DistributedCluster):
             await wait_until_ready(self, launched, least=least, timeout=self.timeout, began=launched.since)
             launched.story.joined(len(self.observed), len(self.workers))
             launched.story.ready()
+            _at_the_end_of_the_interpreter()
             if not launched.attached:
                 ready, seconds = sorted(map(str, self.observed)), time.monotonic() - began - launched.waited
                 text = f"{len(ready)} of {len(self.workers)} workers are ready"
@@ -485,7 +486,8 @@ class Cluster(DistributedCluster):
         """The way down when the interpreter ends: no thread and no flow can be started any more."""
         if self.launched is not None and self.shutdown_on_close and self.status != Status.closed:
             self.status = Status.closed
-            self.launched.remove_plainly([*self._machines], HURRIED)
+            self._watching.expect(self._machines)  # Dask's own part still runs, and sees them go
+            self.launched.remove_plainly([*self._machines], HURRIED, threads=False)
 
     # -- small things
 
@@ -525,9 +527,23 @@ def _security(launched: Launched) -> Security:
     )
 
 
-@atexit.register
 def _remove_what_was_forgotten() -> None:
     # Like Dask's own clusters: what a script did not close ends with it.
     for cluster in list(_open):
         with contextlib.suppress(PrefectCoiledError):  # its own timers end it then
             cluster.remove_at_exit()
+
+
+def _at_the_end_of_the_interpreter() -> None:
+    """Remove what was forgotten before anything that Prefect has at work ends, as far as that can be had.
+
+    What is registered last goes first, so this is asked for again with each cluster. Prefect's temporary
+    server ends with `atexit`, which comes later.
+    """
+    with contextlib.suppress(
+        AttributeError, RuntimeError
+    ):  # not part of Python's promises; or already ending
+        threading._register_atexit(_remove_what_was_forgotten)  # type: ignore[attr-defined]
+
+
+atexit.register(_remove_what_was_forgotten)

@@ -39,6 +39,7 @@ from prefect_coiled.provision.slots import Slot, take_slot
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
 from prefect_coiled.tasks.cluster import check_sizes, client_parameter
 from prefect_coiled.tasks.environment import PATIENCE, prepare
+from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import Reporter, Session, use_session
 from prefect_coiled.tasks.story import Story
 
@@ -161,9 +162,15 @@ class Launched:
             logger.warning("Cluster %s is removed without a record in Prefect", record.name, exc_info=True)
             return self.remove_plainly(ids, patience)
 
-    def remove_plainly(self, ids: Iterable[str], patience: float) -> Removal:
-        """Remove the cluster with nothing but AWS calls."""
-        return remove_cluster(self.aws, self.record.name, self.record.uid, ids=tuple(ids), patience=patience)
+    def remove_plainly(self, ids: Iterable[str], patience: float, *, threads: bool = True) -> Removal:
+        """Remove the cluster with nothing but AWS calls, and tell of it as the flow does."""
+        record, watch = self.record, Watch()
+        with use_session(Session(self.aws, cluster=record.name, threads=threads)) as session:
+            removal = remove_cluster(self.aws, record.name, record.uid, ids=tuple(ids), patience=patience)
+            session.notes.note(
+                "delete_cluster", f"removed {removal}", elapsed=watch.seconds, cluster=record.name
+            )
+        return removal
 
     def machines(self, states: Iterable[str]) -> list[InstanceRecord]:
         """The cluster's machines that are in one of the states."""
