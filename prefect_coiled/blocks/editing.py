@@ -6,7 +6,6 @@ Pure: nothing is loaded, saved or asked for. What a change would open without sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from prefect_aws import AwsCredentials
@@ -16,10 +15,10 @@ from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer
 from prefect_coiled.blocks.registry import Ec2DaskRegistry
 from prefect_coiled.errors import AccountError, OptionsError
 from prefect_coiled.options import BackendOptions
-from prefect_coiled.options.ingress import ANYWHERE, IngressRule
+from prefect_coiled.options.ingress import ANYWHERE, Firewall, IngressRule, changed_rules
 from prefect_coiled.options.models import check_zone
 
-__all__ = ["CLEARABLE", "Firewall", "edited"]
+__all__ = ["CLEARABLE", "NETWORK_FIELDS", "edited"]
 
 NETWORK_FIELDS = (
     "network_id",
@@ -37,21 +36,6 @@ CLEARABLE: dict[str, tuple[str, ...]] = {
     "network": NETWORK_FIELDS,
     "credentials": (),
 }
-
-
-@dataclass(frozen=True)
-class Firewall:
-    """A change of who may reach schedulers; what is None stays.
-
-    Attributes:
-        ports: The ports that are open.
-        cidrs: The networks that may reach them.
-        closed: Whether nothing is open any more.
-    """
-
-    ports: Sequence[int] | None = None
-    cidrs: Sequence[str] | None = None
-    closed: bool = False
 
 
 def edited(
@@ -95,7 +79,7 @@ def edited(
     if "spot" not in given and "spot_policy" in given:
         after["spot"] = True
     if firewall is not None:
-        rules = _ruled(_rules_of(block), firewall)
+        rules = changed_rules(_rules_of(block), firewall)
     if rules is not None:
         after.update(_ingress_fields(rules))
     if registry:
@@ -128,31 +112,6 @@ def _follow_region(before: Mapping[str, Any], after: dict[str, Any], given: Mapp
 
 def _rules_of(block: Ec2DaskAccount | None) -> tuple[IngressRule, ...]:
     return BackendOptions(**account_layer(block)).ingress if block is not None else (IngressRule(),)
-
-
-def _ruled(saved: Sequence[IngressRule], change: Firewall) -> list[IngressRule]:
-    """The rules after a change: ports keep their networks, and networks their ports."""
-    if change.closed:
-        if change.ports or change.cidrs:
-            raise OptionsError("the firewall", "cannot be closed and open ports or networks.")
-        return []
-    if not saved and not (change.ports and change.cidrs):
-        raise OptionsError("the firewall", "is closed.", "To open it, give ports and networks.")
-    ports = {rule.ports for rule in saved}
-    networks: dict[tuple[int, ...], set[str]] = {}
-    for rule in saved:
-        networks.setdefault(rule.ports, set()).add(rule.cidr)
-    if change.ports is None and len(ports) > 1:
-        raise OptionsError(
-            "the firewall", "has rules with different ports.", "Say the ports as well as the networks."
-        )
-    if change.cidrs is None and len({frozenset(n) for n in networks.values()}) > 1:
-        raise OptionsError(
-            "the firewall", "has rules with different networks.", "Say the networks as well as the ports."
-        )
-    opened = tuple(change.ports) if change.ports else saved[0].ports
-    cidrs = change.cidrs or list(dict.fromkeys(rule.cidr for rule in saved))
-    return [IngressRule(ports=opened, cidr=cidr) for cidr in cidrs]
 
 
 def _ingress_fields(rules: Sequence[IngressRule]) -> dict[str, Any]:

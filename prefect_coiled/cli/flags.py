@@ -88,7 +88,8 @@ class AccountFlags:
             OptionsError: If something that was given is not right.
             AccountError: If the credentials are of a kind that cannot be used.
         """
-        from prefect_coiled.blocks.editing import NETWORK_FIELDS, Firewall, edited
+        from prefect_coiled.blocks.editing import NETWORK_FIELDS, edited
+        from prefect_coiled.options.ingress import Firewall
 
         names = ("region", "zone", "spot", "spot_policy", "egress", "role_arn", "external_id")
         plain = {name: getattr(self, name, None) for name in (*names, *NETWORK_FIELDS)}

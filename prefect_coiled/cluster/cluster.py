@@ -34,6 +34,7 @@ from prefect_coiled.cluster.request import Request
 from prefect_coiled.cluster.watching import Watching
 from prefect_coiled.costs import CostEstimate
 from prefect_coiled.errors import OptionsError, PrefectCoiledError
+from prefect_coiled.internals.python import before_threads_end
 from prefect_coiled.options import IngressRule
 from prefect_coiled.options.ingress import ingress_rules
 from prefect_coiled.plan.cluster import check_counts
@@ -215,7 +216,9 @@ class Cluster(DistributedCluster):
             await wait_until_ready(self, launched, least=least, timeout=self.timeout, began=launched.since)
             launched.story.joined(len(self.observed), len(self.workers))
             launched.story.ready()
-            _at_the_end_of_the_interpreter()
+            # Asked for again with each cluster: it goes before what Prefect has at work. Prefect's temporary
+            # server ends after all of that.
+            before_threads_end(_remove_what_was_forgotten)
             if not launched.attached:
                 ready, seconds = sorted(map(str, self.observed)), time.monotonic() - began - launched.waited
                 text = f"{len(ready)} of {len(self.workers)} workers are ready"
@@ -534,16 +537,5 @@ def _remove_what_was_forgotten() -> None:
             cluster.remove_at_exit()
 
 
-def _at_the_end_of_the_interpreter() -> None:
-    """Remove what was forgotten before anything that Prefect has at work ends, as far as that can be had.
-
-    What is registered last goes first, so this is asked for again with each cluster. Prefect's temporary
-    server ends with `atexit`, which comes later.
-    """
-    with contextlib.suppress(
-        AttributeError, RuntimeError
-    ):  # not part of Python's promises; or already ending
-        threading._register_atexit(_remove_what_was_forgotten)  # type: ignore[attr-defined]
-
-
+# Where clusters were made while the interpreter was ending already.
 atexit.register(_remove_what_was_forgotten)

@@ -192,14 +192,15 @@ def _post(events: list[Event]) -> None:
     listed = [event.model_dump(mode="json") for event in events]
     try:
         with bounds, get_client(sync_client=True, httpx_settings={"timeout": _LAST}) as client:
-            client._client.post("/events", json=listed).raise_for_status()
+            client.request("POST", "/events", json=listed).raise_for_status()
     except Exception as error:  # as in `_emit`
         logger.debug("%d notifications were not sent to Prefect: %s", len(events), error)
 
 
 def _temporary_server_runs() -> bool:
+    # Not imported for this: where nobody has, none runs.
     servers: Any = sys.modules.get("prefect.server.api.server")
-    return servers is not None and servers.SubprocessASGIServer().running
+    return servers is not None and bool(servers.SubprocessASGIServer().running)
 
 
 class Watch:
