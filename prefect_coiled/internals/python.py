@@ -10,7 +10,7 @@ __all__ = ["before_threads_end"]
 
 
 def before_threads_end(function: Callable[[], Any]) -> bool:
-    """Call a function when the interpreter ends, while threads still work; the last one registered goes first.
+    """Call a function when the interpreter ends, while threads still work; the last one goes first.
 
     `atexit` comes after that. Python's own thread pools and Prefect end their threads this way.
 

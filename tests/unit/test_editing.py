@@ -104,7 +104,7 @@ def test_what_is_given_changes_and_nothing_else(flags: dict[str, Any], changed: 
         ({"zone": " "}, "--zone: is blank"),
         ({"zone": "eu-west-1a"}, "is not in region us-west-2"),
         ({"cidr": ["10.1.2.3/8"]}, "names one host"),
-        ({"cidr": [""]}, "is not an IPv4 or IPv6 network"),
+        ({"cidr": [""]}, "is blank, which opens nothing"),
         ({"port": [0]}, "must be a number from 1 to 65535"),
         ({"close": True, "port": [8786]}, "cannot be closed and open ports"),
         ({"tag": ["team"]}, "must look like NAME=VALUE"),
