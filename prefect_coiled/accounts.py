@@ -8,14 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, TypeVar
 
-from prefect_aws import AwsCredentials
 from pydantic import SecretStr
 
 from prefect_coiled.aws.caller import Caller, find_caller
 from prefect_coiled.aws.credentials import Account
 from prefect_coiled.aws.door import Observer
-from prefect_coiled.blocks import Ec2DaskAccount, Ec2DaskRegistry, account_from_block
-from prefect_coiled.blocks.loading import account_slug, delete_account, save_block
+from prefect_coiled.blocks import Ec2DaskAccount, account_from_block
+from prefect_coiled.blocks.changes import Change, differences
+from prefect_coiled.blocks.editing import edited
+from prefect_coiled.blocks.loading import account_slug, delete_account, save_block, saved_block
 from prefect_coiled.errors import AccountError, OptionsError
 from prefect_coiled.options import BackendOptions, merge
 from prefect_coiled.provision import set_up_account
@@ -23,7 +24,15 @@ from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.records import AccountRecord, Record
 from prefect_coiled.tasks.steps import Session, use_session
 
-__all__ = ["SavedAccount", "make_account", "reset_account", "save_account", "set_backend_options", "set_up"]
+__all__ = [
+    "SavedAccount",
+    "make_account",
+    "reset_account",
+    "save_account",
+    "set_backend_options",
+    "set_up",
+    "verify",
+]
 
 T = TypeVar("T")
 
@@ -77,6 +86,8 @@ def set_backend_options(
     run_setup: bool | None = None,
 ) -> SavedAccount | None:
     """Save where an account's clusters run. What is not given goes back to its default.
+
+    What changes by that is printed. `prefect-coiled account edit` changes some options and keeps the others.
 
     The credentials are verified first; nothing is saved if AWS does not accept them.
 
@@ -145,8 +156,11 @@ def set_backend_options(
         tags=tags,
         endpoint_url=endpoint_url,
     )
+    changes = _changes(block, slug)
     saved = save_account(block, slug)
     print(saved)
+    for change in changes:
+        print(f"  {change}")
     if run_setup is None and sys.stdin.isatty() and sys.stdout.isatty():
         run_setup = input("Set it up now? [y/N] ").strip().lower() in ("y", "yes")
     return saved.model_copy(update={"resources": set_up(block, slug)}) if run_setup else saved
@@ -170,29 +184,27 @@ def make_account(
         AccountError: If the credentials are of a kind that cannot be used.
     """
     checked = BackendOptions(**{k: v for k, v in options.items() if v is not None})
-    if bool(keys[0]) != bool(keys[1]):
-        raise AccountError("AWS keys", "need both the access key id and the secret key, or neither.")
     credentials: dict[str, Any] = {}
-    if keys[0]:
-        credentials = {"aws_access_key_id": keys[0], "aws_secret_access_key": SecretStr(str(keys[1]))}
+    if any(keys):
+        credentials = {"aws_access_key_id": keys[0], "aws_secret_access_key": keys[1]}
     elif profile:
         credentials = {"profile_name": profile}
-    if endpoint_url:
-        credentials["aws_client_parameters"] = {"endpoint_url": endpoint_url}
-    own = checked.network.model_dump() if checked.network is not None else {}
-    return Ec2DaskAccount(
-        region=checked.region,
-        zone=checked.zone or "",
-        spot=checked.spot_policy != "on-demand",
-        egress=checked.egress,
-        ingress_rules=[{"ports": list(r.ports), "cidr": r.cidr} for r in checked.ingress],
-        ingress_ports=[] if not checked.ingress else list(checked.ingress[0].ports),
-        registry=Ec2DaskRegistry(**(registry or {"kind": "ecr"})),
-        aws_credentials=AwsCredentials(**credentials),
-        role_arn=role_arn or "",
-        external_id=external_id or "",
-        tags=dict(tags or {}),
-        **own,
+    return edited(
+        None,
+        fields={
+            "region": checked.region,
+            "zone": checked.zone or "",
+            "spot": checked.spot_policy != "on-demand",
+            "egress": checked.egress,
+            "role_arn": role_arn or "",
+            "external_id": external_id or "",
+            "tags": dict(tags or {}),
+            **(checked.network.model_dump() if checked.network is not None else {}),
+        },
+        rules=checked.ingress,
+        registry=registry,
+        credentials=credentials,
+        endpoint_url=endpoint_url,
     )
 
 
@@ -202,8 +214,7 @@ def save_account(block: Ec2DaskAccount, slug: str) -> SavedAccount:
     Raises:
         CredentialsError: If AWS does not accept the credentials; nothing was saved.
     """
-    loaded = account_from_block(block, slug)
-    caller = _caller(loaded)
+    caller = verify(block, slug)
     _apart(lambda: save_block(block, slug))
     return SavedAccount(
         account=slug, region=block.region, aws_account_id=caller.aws_account_id, arn=caller.arn
@@ -242,6 +253,24 @@ def reset_account(account: str | None = None) -> bool:
         Whether there was a block.
     """
     return delete_account(account_slug(account))
+
+
+def verify(block: Ec2DaskAccount, slug: str) -> Caller:
+    """Ask AWS who the credentials of a block are of.
+
+    Raises:
+        CredentialsError: If AWS does not accept them.
+    """
+    return _caller(account_from_block(block, slug))
+
+
+def _changes(block: Ec2DaskAccount, slug: str) -> tuple[Change, ...]:
+    """What is about to be saved differently than it is."""
+    try:
+        before = saved_block(slug)
+    except AccountError:  # what the form saved may not be right; it is replaced
+        return ()
+    return differences(before, block) if before is not None else ()
 
 
 def _caller(account: Account) -> Caller:

@@ -29,7 +29,7 @@ This module imports nothing of AWS, Prefect or Dask.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,7 +161,7 @@ class AccessDeniedError(AwsError):
         action: The permission that is missing, which may be another than the call's; empty if AWS does not
             say.
         resource: The ARN on which it is missing.
-        statement: The IAM statement that permits it.
+        statements: IAM statements that permit the call, by themselves.
     """
 
     def __init__(
@@ -175,12 +175,12 @@ class AccessDeniedError(AwsError):
         request_id: str = "",
         action: str = "",
         resource: str = "",
-        statement: Mapping[str, Any] | None = None,
+        statements: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__(what, why, next_step, operation=operation, code=code, request_id=request_id)
         self.action = action
         self.resource = resource
-        self.statement = statement
+        self.statements = tuple(statements)
 
 
 class CredentialsError(AwsError):

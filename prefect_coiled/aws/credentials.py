@@ -62,6 +62,8 @@ class CredentialSource:
     def __post_init__(self) -> None:
         if self.access_key_id and self.profile:
             raise AccountError("AWS keys and a profile", "cannot both be used.", "Give one of them.")
+        if self.access_key_id:
+            check_access_key_id(self.access_key_id)
         if self.secret_access_key is not None and not self.access_key_id:
             raise AccountError("AWS secret key", "was given without its access key id.")
         if self.external_id and not self.role_arn:
@@ -171,6 +173,24 @@ class CredentialSource:
             refresh_using=fetcher.fetch_credentials, method="assume-role"
         )
         return session_with(credentials, region)
+
+
+def check_access_key_id(text: str) -> str:
+    """The access key id of an IAM user, as it was given.
+
+    Raises:
+        AccountError: If it belongs to temporary credentials, whose ids begin with ASIA
+            (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html), or is blank.
+    """
+    if not text or text != text.strip():
+        raise AccountError("AWS access key id", "is blank, or has blanks around it.")
+    if text.startswith("ASIA"):
+        raise AccountError(
+            f"access key {text}",
+            "is a temporary key, which would expire in the middle of a run.",
+            _USE_INSTEAD,
+        )
+    return text
 
 
 @functools.lru_cache(maxsize=8)

@@ -45,7 +45,7 @@ from prefect_coiled.errors import (
 from prefect_coiled.plan.actions import ACTIONS, changes
 from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, SPOT_ROLE_MISSING
 from prefect_coiled.plan.aws_errors import aws_error
-from prefect_coiled.plan.policies import permitting_statement
+from prefect_coiled.plan.policies import permitting_statements
 
 _ATTEMPTS = {"safe": 6, "once": 1, "launch": 1}
 
@@ -303,26 +303,29 @@ class Aws:
         )
 
     def _explained(self, error: AccessDeniedError) -> AccessDeniedError:
-        """The same, with the statement that permits the action, where our policies have one."""
+        """The same, with the statements that permit the call, where our policies have them."""
         code = CODES.get(error.code, BY_CLASS[AccessDeniedError])
-        lacking = "iam:CreateServiceLinkedRole" if error.code == SPOT_ROLE_MISSING else error.action
+        lacks_spot_role = error.code == SPOT_ROLE_MISSING
+        lacking = "iam:CreateServiceLinkedRole" if lacks_spot_role else error.action
         action = lacking or next((g.action for g in ACTIONS[error.operation].grants), error.operation)
-        found = permitting_statement(action, self.account)
+        found = permitting_statements(lacking if lacks_spot_role else error.operation, self.account)
         if found is None:
             return error
-        policy, statement = found
+        policy, statements = found
+        which = "this statement" if len(statements) == 1 else "these statements"
+        shown = json.dumps(statements[0] if len(statements) == 1 else statements)
         own = f"{code.next_step} " if code.next_step != BY_CLASS[AccessDeniedError].next_step else ""
         how = f"`prefect-coiled policies {policy} --account {self.account}`"
         explained = AccessDeniedError(
             error.diagnosis.what,
             error.diagnosis.why,
-            f"{own}Attach the {policy} policy ({how}), or add this statement: {json.dumps(statement)}",
+            f"{own}Attach the {policy} policy ({how}), or add {which}: {shown}",
             operation=error.operation,
             code=error.code,
             request_id=error.request_id,
             action=action,
             resource=error.resource,
-            statement=statement,
+            statements=statements,
         )
         explained.retried = error.retried
         return explained

@@ -19,6 +19,16 @@ def find_security_groups(
     return list(aws.pages("ec2:DescribeSecurityGroups", what, "SecurityGroups", Filters=tags.filters(wanted)))
 
 
+def read_permissions(aws: Aws, *, group_id: str = "", name: str = "") -> list[dict[str, Any]]:
+    """The `IpPermissions` of a group, by its id or, of the account's own, by its name."""
+    what = f"reading Security Group ({group_id or name})"
+    wanted: dict[str, Any] = {"GroupIds": [group_id]}
+    if not group_id:
+        wanted = {"Filters": tags.filters(tags.account_tags(aws.account), group_name=name)}
+    groups = aws.pages("ec2:DescribeSecurityGroups", what, "SecurityGroups", **wanted)
+    return [permission for group in groups for permission in group.get("IpPermissions", ())]
+
+
 def ensure_security_group(
     aws: Aws,
     name: str,

@@ -25,25 +25,25 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from prefect.blocks.core import Block
 from prefect_aws import AwsCredentials
-from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
+from pydantic import ValidationError
 
 from prefect_coiled.blocks.account import Ec2DaskAccount
+from prefect_coiled.blocks.changes import Change, changes_between, leaves
 from prefect_coiled.blocks.loading import account_slug, patient, unreachable
 from prefect_coiled.blocks.registry import Ec2DaskRegistry
 from prefect_coiled.errors import OptionsError, PrefectCoiledError
-from prefect_coiled.internals.prefect import block_of, is_saved_apart, name_of, saved_as
+from prefect_coiled.internals.prefect import block_of, saved_as
 from prefect_coiled.options.base import near, one_line
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-__all__ = ["Applied", "Change", "Document", "apply_documents", "find_files", "read_document"]
+__all__ = ["Applied", "Document", "apply_documents", "find_files", "read_document"]
 
 # In the order in which they are saved: an account may name one of the others.
 TYPES: dict[str, type[Block]] = {
     cls.get_block_type_slug(): cls for cls in (AwsCredentials, Ec2DaskRegistry, Ec2DaskAccount)
 }
-HIDDEN = "(hidden)"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
 _ALONE = re.compile(r"\$\{[A-Za-z_]\w*(?::-)?\}")
 _SOUNDS_SECRET = re.compile(r"secret|token|password", re.I)
@@ -58,15 +58,6 @@ class Document:
     type: str
     name: str
     fields: Mapping[str, Any] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Change:
-    """A field that is not as it was; secrets are hidden on both sides."""
-
-    field: str
-    before: Any
-    after: Any
 
 
 @dataclass(frozen=True)
@@ -240,40 +231,19 @@ def _apply(client: SyncPrefectClient, document: Document, block: Block, dry_run:
     before: dict[str, Any] = {}
     if found is not None:
         try:
-            before = dict(_leaves(block_of(type(block), found)))
+            before = dict(leaves(block_of(type(block), found)))
         except (ValidationError, OptionsError):
             before = {"": "not valid"}  # saved by the form, which checks nothing
-    after = dict(_leaves(block))
-    names = [n for n in dict.fromkeys((*after, *before)) if before.get(n) != after.get(n)]
-    if found is not None and not names:
+    changes = changes_between(before, dict(leaves(block)))
+    if found is not None and not changes:
         # A block that another document names must be known by its id all the same.
         saved_as(block, found)
         return Applied(document.path, document.type, document.name, "unchanged")
     if not dry_run:
         save: Any = block.save  # Prefect's types do not know `_sync`
         save(document.name, overwrite=True, _sync=True)
-    changes = tuple(
-        Change(n or "the whole block", _shown(before.get(n)), _shown(after.get(n))) for n in names
-    )
     state: Literal["created", "changed"] = "created" if found is None else "changed"
     return Applied(document.path, document.type, document.name, state, changes if found is not None else ())
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The fields of a block by path, those of blocks in it too; of a block saved apart, its name."""
-    if isinstance(value, Block) and path and is_saved_apart(value):
-        yield path, f"block {value.get_block_type_slug()}/{name_of(value)}"
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _leaves(getattr(value, name), f"{path}.{name}" if path else name)
-    else:
-        yield path, value
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, (SecretStr, SecretBytes)):
-        return HIDDEN if value.get_secret_value() else ""
-    return value if value is None or isinstance(value, (str, int, float, list, dict)) else str(value)
 
 
 def _refuse_secrets(path: Path, kind: str, fields: Mapping[str, Any]) -> None:

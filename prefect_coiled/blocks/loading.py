@@ -48,6 +48,16 @@ def load_account(slug: str | None = None) -> Account:
     raise _missing(slug, found)
 
 
+def saved_block(slug: str) -> Ec2DaskAccount | None:
+    """The account block that is saved under the slug, with its secrets; None where there is none.
+
+    Raises:
+        AccountError: The Prefect API could not be asked, or what is saved is not right.
+    """
+    found = _read(slug)
+    return None if isinstance(found, list) else _validated(found)
+
+
 async def aload_account(slug: str | None = None) -> Account:
     """The same as `load_account`, without blocking the event loop."""
     return await asyncio.to_thread(load_account, slug)

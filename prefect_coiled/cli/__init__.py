@@ -30,7 +30,7 @@ from prefect_coiled.cli.images import list_images
 from prefect_coiled.cli.policies import check, show_policy
 from prefect_coiled.cli.resources import account_destroy, list_resources, role_app
 from prefect_coiled.cli.sandbox import sandbox_app
-from prefect_coiled.cli.setup import setup_app
+from prefect_coiled.cli.setup import account_edit, setup_app
 
 __all__ = ["app"]
 
@@ -47,6 +47,7 @@ app.add_typer(blocks_app, name="blocks", help="Blocks as code.")
 app.add_typer(setup_app, name="setup", help="Name an AWS account and set it up, step by step.")
 app.add_typer(environment_app, name="environment", help="What machines install, and images that hold it.")
 app.add_typer(role_app, name="role", help="What the account's machines may do in AWS.")
+account_app.command("edit")(account_edit)
 account_app.command("destroy")(account_destroy)
 app.command("policies")(show_policy)
 app.command("check")(check)

@@ -43,6 +43,6 @@ def apply(
     console.print(rows)
     for one in applied:
         for change in one.changes:
-            console.print(f"{one.type}/{one.name} {change.field}: {change.before!r} -> {change.after!r}")
+            console.print(f"{one.type}/{one.name} {change}")
     if dry_run:
         console.print("Nothing was saved.")

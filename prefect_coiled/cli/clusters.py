@@ -21,7 +21,7 @@ from prefect_coiled.cli.common import (
     told,
     where,
 )
-from prefect_coiled.errors import OptionsError, PrefectCoiledError
+from prefect_coiled.errors import PrefectCoiledError
 
 if TYPE_CHECKING:
     from prefect_coiled.aws.credentials import Account
@@ -115,42 +115,34 @@ def stop_cluster(
 def change_firewall(
     name: Annotated[str, typer.Argument(help="Name of the cluster.")],
     cidr: Annotated[
-        list[str] | None, typer.Option(help='Who gets in: a network, or "me"; may be given several times.')
+        list[str] | None,
+        typer.Option(help='Who gets in: a network, or "me", several times for more; as it is if not given.'),
     ] = None,
-    port: Annotated[list[int] | None, typer.Option(help="Ports; the usual ones if not given.")] = None,
+    port: Annotated[list[int] | None, typer.Option(help="Ports; those that are open if not given.")] = None,
     close: Annotated[bool, typer.Option("--close", help="Let nobody in.")] = False,
     as_json: JsonOption = False,
     account: AccountOption = None,
     region: RegionOption = None,
 ) -> None:
-    """Show who may reach a cluster's scheduler, or change it while the cluster runs."""
+    """Show who may reach a cluster's scheduler, as AWS has it, or change it while the cluster runs."""
     from prefect_coiled.cluster.launched import find_launched
-    from prefect_coiled.options import DEFAULT_PORTS
-    from prefect_coiled.options.ingress import ingress_rules
+    from prefect_coiled.options.ingress import Firewall, changed_rules
 
     loaded, aws = door(account, region)
     found = find_launched(aws, name)
     if found is None:
         raise _no_cluster(name, loaded, aws)
-    rules = found.spec.ingress
-    if close:
-        rules = found.set_ingress(())
-    elif cidr or port:
-        # Other ports are no reason to let others in.
-        sources = cidr or list(dict.fromkeys(rule.cidr for rule in rules))
-        if not sources:
-            raise OptionsError(
-                "firewall --port", "nobody gets in now, and who shall is not said.", "Give --cidr too."
-            )
-        wanted = [{"ports": port or DEFAULT_PORTS, "cidr": source} for source in sources]
-        rules = found.set_ingress(ingress_rules(wanted))
+    if close or cidr or port:
+        change = Firewall(port or None, cidr or None, close)
+        found.set_ingress(changed_rules(found.spec.ingress, change))
+    held = found.held_ingress()
     if as_json:
-        print_json([{"ports": list(rule.ports), "cidr": rule.cidr} for rule in rules])
+        print_json([{"ports": list(rule.ports), "cidr": rule.source} for rule in held])
         return
     rows = table("PORTS", "FROM")
-    for rule in rules:
-        rows.add_row(", ".join(map(str, rule.ports)), rule.cidr)
-    out().print(rows if rules else "Nobody gets in.")
+    for rule in held:
+        rows.add_row(", ".join(map(str, rule.ports)), rule.source)
+    out().print(rows if held else "Nobody gets in.")
 
 
 @told

@@ -23,6 +23,11 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("policies",): ("policies setup", "policies ongoing --account my-team --region eu-west-1"),
     ("account", "list"): ("account list", "account list --json"),
     ("account", "explain"): ("account explain my-team", "account explain my-team --region eu-west-1 --json"),
+    ("account", "edit"): (
+        "account edit my-team",
+        "account edit my-team --cidr me --tag team=research",
+        "account edit my-team --spot --egress public-ip --yes",
+    ),
     ("account", "reset"): ("account reset my-team --yes",),
     ("account", "destroy"): ("account destroy my-team --region eu-west-1",),
     ("role", "list"): ("role list --account my-team", "role list --json"),

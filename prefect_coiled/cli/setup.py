@@ -1,16 +1,25 @@
-"""`prefect-coiled setup aws`: name an AWS account, review, submit, and watch its resources being made."""
+"""`prefect-coiled setup aws` and `account edit`: say what an account is, review it, submit it.
+
+Both start from what is saved. `setup aws` also makes the account's resources, each a line.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from prefect_coiled.cli.common import out, table, told
-from prefect_coiled.errors import OptionsError
+from prefect_coiled.cli.flags import AccountFlags, takes_account_flags
+from prefect_coiled.errors import AccountError, OptionsError, PrefectCoiledError
 
 if TYPE_CHECKING:
     from prefect_coiled.blocks import Ec2DaskAccount
+
+T = TypeVar("T")
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; what is not given stays as it is.")]
 
 setup_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -22,73 +31,174 @@ def setup() -> None:
 
 @setup_app.command("aws")
 @told
+@takes_account_flags
 def setup_aws(
+    flags: AccountFlags,
     account: Annotated[str, typer.Option(help="Slug of the account.")] = "default",
-    region: Annotated[str | None, typer.Option(help="AWS region.")] = None,
-    zone: Annotated[str | None, typer.Option(help="Availability zone.")] = None,
-    profile: Annotated[str | None, typer.Option(help="A profile of ~/.aws.")] = None,
-    access_key_id: Annotated[str | None, typer.Option(help="Access key id of an IAM user.")] = None,
-    secret_access_key: Annotated[
-        str | None, typer.Option(envvar="PREFECT_COILED_SECRET_ACCESS_KEY", help="Its secret key.")
-    ] = None,
-    role_arn: Annotated[str | None, typer.Option(help="A role to assume.")] = None,
-    egress: Annotated[str, typer.Option(help='The workers\' way out: "nat", "public-ip" or "none".')] = "nat",
-    registry: Annotated[str | None, typer.Option(help='"ecr" or "docker_hub".')] = None,
-    registry_username: Annotated[str | None, typer.Option(help="Docker Hub user.")] = None,
-    registry_access_token: Annotated[
-        str | None, typer.Option(envvar="PREFECT_COILED_REGISTRY_TOKEN", help="Docker Hub access token.")
-    ] = None,
-    endpoint_url: Annotated[str | None, typer.Option(help="Where AWS's API is, if not at AWS.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; take the defaults.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Name an AWS account and make what its clusters share.
 
-    Stopped anywhere, it is run again and goes on: what is there stays as it is.
+    An account that is there keeps what is not given. Stopped anywhere, it is run again and goes on: what is
+    there stays as it is.
     """
-    from prefect_coiled.accounts import make_account, save_account
+    from prefect_coiled.blocks.loading import account_slug, saved_block
+
+    slug = account_slug(account)
+    saved = saved_block(slug)
+    if not yes:
+        flags.complete().block(saved)  # what is wrong with a flag is said before anything is asked
+        flags = _asked(flags, saved, slug)
+    block = flags.block(saved)
+    _submit(saved, block, slug, yes)
+    _make(block, slug)
+
+
+@told
+@takes_account_flags
+def account_edit(
+    flags: AccountFlags,
+    slug: Annotated[str | None, typer.Argument(help="Slug of the account.")] = None,
+    yes: Yes = False,
+) -> None:
+    """Change an account's options. What is not given stays as it is; without flags, it asks."""
+    from prefect_coiled.blocks.loading import account_slug, saved_block
+
+    name = account_slug(slug)
+    saved = saved_block(name)
+    if saved is None:
+        raise AccountError(
+            f"account {name!r}", "has no options yet.", f"Run `prefect-coiled setup aws --account {name}`."
+        )
+    if not flags.given and not yes:
+        flags = _asked(flags, saved, name)
+    block = flags.block(saved)
+    _submit(saved, block, name, yes)
+
+
+def _asked(flags: AccountFlags, saved: Ec2DaskAccount | None, slug: str) -> AccountFlags:
+    """The flags with what a person answers; each answer is checked when it is given."""
+
+    def region(text: str) -> AccountFlags:
+        made = replace(flags, region=text)
+        made.complete().block(saved)
+        return made
+
+    if flags.region is None:
+        default = str(saved.region) if saved is not None else "us-east-1"
+        flags = _ask("1. Region", default, region)
+    if not (flags.access_key_id or flags.profile or flags.role_arn or "credentials" in (flags.clear or ())):
+        flags = _ask_credentials(flags, saved, slug)
+    elif flags.access_key_id and not flags.secret_access_key:
+        flags = replace(flags, secret_access_key=_secret("   Secret access key"))
+        _verify(flags.complete().block(saved), slug)
+    if flags.registry is None:
+        default = str(saved.registry.kind) if saved is not None else "ecr"
+        flags = _ask("3. Container registry (ecr, docker_hub)", default, lambda text: _registry(flags, text))
+    hub = saved is not None and saved.registry.kind == "docker_hub"
+    if flags.registry == "docker_hub" and not hub:
+        if flags.registry_username is None:
+            flags = _ask("   Docker Hub user", None, lambda text: _user(flags, text))
+        if flags.registry_access_token is None:
+            flags = replace(flags, registry_access_token=_secret("   Access token"))
+    return flags
+
+
+def _registry(flags: AccountFlags, text: str) -> AccountFlags:
+    from prefect_coiled.options import RegistryOptions
+
+    kind = text.lower().replace("-", "_")
+    if kind != "docker_hub":  # which needs answers that are still to come
+        RegistryOptions(**{"kind": kind})  # type: ignore[arg-type]
+    return replace(flags, registry=kind)
+
+
+def _user(flags: AccountFlags, text: str) -> AccountFlags:
+    from pydantic import SecretStr
+
+    from prefect_coiled.options import RegistryOptions
+
+    RegistryOptions(kind="docker_hub", username=text, access_token=SecretStr("comes next"))
+    return replace(flags, registry_username=text)
+
+
+def _ask_credentials(flags: AccountFlags, saved: Ec2DaskAccount | None, slug: str) -> AccountFlags:
+    """Ask for credentials until AWS accepts them."""
+    from prefect_coiled.options.base import near
+
+    kinds = ("keep", "found", "profile", "keys") if saved is not None else ("found", "profile", "keys")
+
+    def known(text: str) -> str:
+        if text not in kinds:
+            raise OptionsError(
+                f"credentials {text!r}", f"must be one of {', '.join(kinds)}.", near(text, kinds)
+            )
+        return text
+
+    while True:
+        kind = _ask(f"2. Credentials ({', '.join(kinds)})", kinds[0], known)
+        if kind == "keep":
+            return flags
+        try:
+            made = _of_kind(kind, flags, saved)
+            _verify(made.complete().block(saved), slug)
+        except PrefectCoiledError as error:
+            _tell(error)
+            continue
+        return made
+
+
+def _of_kind(kind: str, flags: AccountFlags, saved: Ec2DaskAccount | None) -> AccountFlags:
+    if kind == "found":
+        return flags if saved is None else replace(flags, clear=[*(flags.clear or ()), "credentials"])
+    if kind == "profile":
+        return replace(flags, profile=str(typer.prompt("   Profile", default="default")))
+    from prefect_coiled.aws.credentials import check_access_key_id
+
+    key = _ask("   Access key id", None, check_access_key_id)
+    return replace(flags, access_key_id=key, secret_access_key=_secret("   Secret access key"))
+
+
+def _verify(block: Ec2DaskAccount, slug: str) -> None:
+    from prefect_coiled.accounts import verify
+
+    caller = verify(block, slug)
+    typer.echo(f"   AWS account {caller.aws_account_id} as {caller.arn}")
+
+
+def _ask(question: str, default: str | None, read: Callable[[str], T]) -> T:
+    """Ask until the answer is right."""
+    while True:
+        try:
+            return read(str(typer.prompt(question, default=default)).strip())
+        except PrefectCoiledError as error:
+            _tell(error)
+
+
+def _tell(error: PrefectCoiledError) -> None:
+    typer.echo(f"Error: {' '.join(str(error).split())}")
+
+
+def _secret(question: str) -> str:
+    return str(typer.prompt(question, hide_input=True)).strip()
+
+
+def _submit(saved: Ec2DaskAccount | None, block: Ec2DaskAccount, slug: str, yes: bool) -> None:
+    """Show what will hold and what changes, ask, and save it."""
+    from prefect_coiled.accounts import save_account
+    from prefect_coiled.blocks.changes import differences
 
     console = out()
-    region = region or _ask("1. Region", "us-east-1", yes)
-    keys = (access_key_id, secret_access_key)
-    if not (access_key_id or profile or role_arn or yes):
-        profile, keys = _ask_credentials()
-    if access_key_id and not secret_access_key and not yes:
-        keys = (access_key_id, typer.prompt("   Secret access key", hide_input=True))
-    chosen = registry or _ask("3. Container registry (ecr, docker_hub)", "ecr", yes)
-    kept: dict[str, str] = {"kind": chosen}
-    if chosen == "docker_hub":
-        kept["username"] = registry_username or _ask("   Docker Hub user", "", yes)
-        kept["access_token"] = registry_access_token or typer.prompt("   Access token", hide_input=True)
-    block = make_account(
-        {"region": region, "zone": zone, "egress": egress},
-        kept,
-        keys=keys,
-        profile=profile,
-        role_arn=role_arn,
-        endpoint_url=endpoint_url,
-    )
     console.print("4. Review")
-    _review(block, account)
+    _review(block, slug)
+    if saved is not None:
+        changes = differences(saved, block)
+        console.print("Changes" if changes else "Nothing changes.")
+        for change in changes:
+            console.print(f"   {change}")
     if not yes:
         typer.confirm("5. Submit?", default=True, abort=True)
-    console.print(str(save_account(block, account)))
-    _make(block, account)
-
-
-def _ask(question: str, default: str, yes: bool) -> str:
-    return default if yes else str(typer.prompt(question, default=default))
-
-
-def _ask_credentials() -> tuple[str | None, tuple[str | None, str | None]]:
-    kind = typer.prompt("2. Credentials (found, profile, keys)", default="found")
-    if kind == "found":
-        return None, (None, None)
-    if kind == "profile":
-        return str(typer.prompt("   Profile", default="default")), (None, None)
-    if kind != "keys":
-        raise OptionsError(f"credentials {kind!r}", 'are "found", "profile" or "keys".')
-    key = str(typer.prompt("   Access key id"))
-    return None, (key, str(typer.prompt("   Secret access key", hide_input=True)))
+    console.print(str(save_account(block, slug)))
 
 
 def _review(block: Ec2DaskAccount, account: str) -> None:
@@ -101,6 +211,7 @@ def _review(block: Ec2DaskAccount, account: str) -> None:
     rows.add_row("credentials", loaded.credentials.description)
     for row in merge(None, loaded.options).rows():
         rows.add_row(row.name, row.value)
+    rows.add_row("tags", ", ".join(f"{k}={v}" for k, v in block.tags.items()) or "none")
     out().print(rows)
 
 

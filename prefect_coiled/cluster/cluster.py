@@ -34,6 +34,7 @@ from prefect_coiled.cluster.request import Request
 from prefect_coiled.cluster.watching import Watching
 from prefect_coiled.costs import CostEstimate
 from prefect_coiled.errors import OptionsError, PrefectCoiledError
+from prefect_coiled.internals.python import before_threads_end
 from prefect_coiled.options import IngressRule
 from prefect_coiled.options.ingress import ingress_rules
 from prefect_coiled.plan.cluster import check_counts
@@ -215,6 +216,9 @@ class Cluster(DistributedCluster):
             await wait_until_ready(self, launched, least=least, timeout=self.timeout, began=launched.since)
             launched.story.joined(len(self.observed), len(self.workers))
             launched.story.ready()
+            # Asked for again with each cluster: it goes before what Prefect has at work. Prefect's temporary
+            # server ends after all of that.
+            before_threads_end(_remove_what_was_forgotten)
             if not launched.attached:
                 ready, seconds = sorted(map(str, self.observed)), time.monotonic() - began - launched.waited
                 text = f"{len(ready)} of {len(self.workers)} workers are ready"
@@ -485,7 +489,8 @@ class Cluster(DistributedCluster):
         """The way down when the interpreter ends: no thread and no flow can be started any more."""
         if self.launched is not None and self.shutdown_on_close and self.status != Status.closed:
             self.status = Status.closed
-            self.launched.remove_plainly([*self._machines], HURRIED)
+            self._watching.expect(self._machines)  # Dask's own part still runs, and sees them go
+            self.launched.remove_plainly([*self._machines], HURRIED, threads=False)
 
     # -- small things
 
@@ -525,9 +530,12 @@ def _security(launched: Launched) -> Security:
     )
 
 
-@atexit.register
 def _remove_what_was_forgotten() -> None:
     # Like Dask's own clusters: what a script did not close ends with it.
     for cluster in list(_open):
         with contextlib.suppress(PrefectCoiledError):  # its own timers end it then
             cluster.remove_at_exit()
+
+
+# Where clusters were made while the interpreter was ending already.
+atexit.register(_remove_what_was_forgotten)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from datetime import datetime, timezone
 
-from prefect_coiled.aws import ecr, instances, logs, parameters
+from prefect_coiled.aws import ecr, instances, logs, parameters, security_groups
 from prefect_coiled.aws.caller import find_caller, own_cidr
 from prefect_coiled.aws.credentials import Account
 from prefect_coiled.aws.door import Aws
@@ -22,8 +22,9 @@ from prefect_coiled.cluster.request import Request
 from prefect_coiled.costs import CostEstimate, MachineUse, estimate
 from prefect_coiled.errors import NameTakenError, PrefectCoiledError, ProvisionError
 from prefect_coiled.options import IngressRule
+from prefect_coiled.options.ingress import check_ssh, held_rules
 from prefect_coiled.plan import machines
-from prefect_coiled.plan.cluster import ClusterSpec, uid_of
+from prefect_coiled.plan.cluster import ClusterSpec, Held, group_name, rules_of, uid_of
 from prefect_coiled.plan.node_config import ClientSecrets
 from prefect_coiled.provision import (
     add_workers,
@@ -39,6 +40,7 @@ from prefect_coiled.provision.slots import Slot, take_slot
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
 from prefect_coiled.tasks.cluster import check_sizes, client_parameter
 from prefect_coiled.tasks.environment import PATIENCE, prepare
+from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import Reporter, Session, use_session
 from prefect_coiled.tasks.story import Story
 
@@ -118,13 +120,20 @@ class Launched:
         return made
 
     def set_ingress(self, ingress: Iterable[IngressRule]) -> tuple[IngressRule, ...]:
-        """Replace the rules of the scheduler's security group."""
+        """Replace the rules of the scheduler's security group; returns those that hold."""
         rules = [r.model_copy(update={"cidr": own_cidr(self.aws)}) if r.cidr == "me" else r for r in ingress]
+        check_ssh(rules, ssh=self.spec.ssh)
         record = self.record
         with use_session(Session(self.aws, cluster=record.name)):
-            held = change_ingress(record.account, record.region, record.name, rules, uid=record.uid)
-        self.spec = self.spec.model_copy(update={"ingress": tuple(held)})
-        return self.spec.ingress
+            change_ingress(record.account, record.region, record.name, rules, uid=record.uid)
+        self.spec = self.spec.model_copy(update={"ingress": tuple(rules)})
+        return held_rules(rules, ssh=self.spec.ssh)
+
+    def held_ingress(self) -> tuple[Held, ...]:
+        """Who may reach the scheduler: the rules of its security group, as AWS has them."""
+        own = self.spec.network.scheduler_firewall_id if self.spec.network is not None else ""
+        name = "" if own else group_name(self.spec, "scheduler")
+        return rules_of(security_groups.read_permissions(self.aws, group_id=own, name=name))
 
     def terminate_workers(self, ids: Iterable[str]) -> None:
         """Terminate some of the workers."""
@@ -161,9 +170,15 @@ class Launched:
             logger.warning("Cluster %s is removed without a record in Prefect", record.name, exc_info=True)
             return self.remove_plainly(ids, patience)
 
-    def remove_plainly(self, ids: Iterable[str], patience: float) -> Removal:
-        """Remove the cluster with nothing but AWS calls."""
-        return remove_cluster(self.aws, self.record.name, self.record.uid, ids=tuple(ids), patience=patience)
+    def remove_plainly(self, ids: Iterable[str], patience: float, *, threads: bool = True) -> Removal:
+        """Remove the cluster with nothing but AWS calls, and tell of it as the flow does."""
+        record, watch = self.record, Watch()
+        with use_session(Session(self.aws, cluster=record.name, threads=threads)) as session:
+            removal = remove_cluster(self.aws, record.name, record.uid, ids=tuple(ids), patience=patience)
+            session.notes.note(
+                "delete_cluster", f"removed {removal}", elapsed=watch.seconds, cluster=record.name
+            )
+        return removal
 
     def machines(self, states: Iterable[str]) -> list[InstanceRecord]:
         """The cluster's machines that are in one of the states."""

@@ -17,6 +17,7 @@ from prefect_coiled.environment.capture import check_ignored
 from prefect_coiled.environment.software import check_software
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import DEFAULT_PORTS, MergedOptions, cluster_defaults, merge
+from prefect_coiled.options.ingress import check_ssh
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.cluster import ClusterSpec, check_counts, check_name, min_workers
 from prefect_coiled.plan.containers import ContainerImage, check_reference, container_image
@@ -258,7 +259,11 @@ class Request:
         Raises:
             OptionsError: For whatever is wrong with the options.
         """
-        options = self.merged(account).options
+        merged = self.merged(account)
+        options = merged.options
+        if merged.sources["ingress"] == "keyword":
+            # In an account it waits for those clusters that have a key.
+            check_ssh(options.ingress, ssh=bool(self.key_name or self.allow_ssh))
         if options.egress == "none" and options.network is None and not account.is_sandbox:
             raise OptionsError(
                 "egress 'none'",

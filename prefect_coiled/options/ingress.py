@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -11,7 +12,8 @@ from pydantic import Field, field_validator
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options.base import OptionsModel, renamed, unset
 
-DEFAULT_PORTS = (22, 8787, 8786)
+SSH_PORT = 22
+DEFAULT_PORTS = (SSH_PORT, 8787, 8786)
 ANYWHERE = "0.0.0.0/0"
 _LEAVE_OUT = (
     f'Write "{ANYWHERE}" for everybody or "me" for your own address, or leave it out for the default.'
@@ -97,3 +99,71 @@ def ingress_rules(value: object) -> tuple[IngressRule, ...]:
         else:
             raise OptionsError(f"ingress {rule!r}", 'must look like {"ports": [8786], "cidr": "me"}.')
     return tuple(rules)
+
+
+@dataclass(frozen=True)
+class Firewall:
+    """A change of who may reach schedulers; what is None stays.
+
+    Attributes:
+        ports: The ports that are open.
+        cidrs: The networks that may reach them.
+        closed: Whether nothing is open any more.
+    """
+
+    ports: Sequence[int] | None = None
+    cidrs: Sequence[str] | None = None
+    closed: bool = False
+
+
+def changed_rules(saved: Sequence[IngressRule], change: Firewall) -> list[IngressRule]:
+    """The rules after a change: ports keep their networks, and networks their ports.
+
+    Raises:
+        OptionsError: If the rules differ so that it would not be clear what is meant, or open what is closed.
+    """
+    if change.closed:
+        if change.ports or change.cidrs:
+            raise OptionsError("the firewall", "cannot be closed and open ports or networks.")
+        return []
+    if not saved and not change.cidrs:
+        raise OptionsError("the firewall", "is closed.", "To open it, say the networks as well as the ports.")
+    ports = {rule.ports for rule in saved}
+    networks: dict[tuple[int, ...], set[str]] = {}
+    for rule in saved:
+        networks.setdefault(rule.ports, set()).add(rule.cidr)
+    if change.ports is None and len(ports) > 1:
+        raise OptionsError(
+            "the firewall", "has rules with different ports.", "Say the ports as well as the networks."
+        )
+    if change.cidrs is None and len({frozenset(n) for n in networks.values()}) > 1:
+        raise OptionsError(
+            "the firewall", "has rules with different networks.", "Say the networks as well as the ports."
+        )
+    opened = tuple(change.ports) if change.ports else saved[0].ports if saved else DEFAULT_PORTS
+    cidrs = change.cidrs or list(dict.fromkeys(rule.cidr for rule in saved))
+    return [IngressRule(ports=opened, cidr=cidr) for cidr in cidrs]
+
+
+def check_ssh(rules: Sequence[IngressRule], *, ssh: bool) -> None:
+    """Refuse port 22 where it was named and nobody could log in. Among the usual ports it waits for a key.
+
+    Raises:
+        OptionsError: If a rule names port 22 and there is no key.
+    """
+    named = [rule for rule in rules if SSH_PORT in rule.ports and set(rule.ports) != set(DEFAULT_PORTS)]
+    if named and not ssh:
+        raise OptionsError(
+            f"port {SSH_PORT}",
+            "opens only with a key pair, and this cluster has none.",
+            'Make the cluster with key_name="..." (or allow_ssh=True), or leave the port out.',
+        )
+
+
+def held_rules(rules: Sequence[IngressRule], *, ssh: bool) -> tuple[IngressRule, ...]:
+    """The rules that hold: port 22 only with a key."""
+    held = [
+        rule if ssh else rule.model_copy(update={"ports": tuple(p for p in rule.ports if p != SSH_PORT)})
+        for rule in rules
+    ]
+    return tuple(rule for rule in held if rule.ports)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options.base import unset
-from prefect_coiled.options.ingress import IngressRule
+from prefect_coiled.options.ingress import SSH_PORT, IngressRule
 from prefect_coiled.options.models import BackendOptions, check_zone
 
 Source = Literal["keyword", "coiled.yaml", "account block", "default"]
@@ -195,7 +195,8 @@ def _shown(options: BackendOptions, name: str) -> str:
 
 
 def _rule(rule: IngressRule) -> str:
-    return f"{','.join(map(str, rule.ports))} from {rule.cidr}"
+    ports = (f"{p} (with a key)" if p == SSH_PORT else str(p) for p in rule.ports)
+    return f"{','.join(ports)} from {rule.cidr}"
 
 
 # coiled.yaml's keys and the keywords of `Cluster` they stand for. "user", "token", "server" and

@@ -14,18 +14,18 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import Egress, IngressRule, NetworkIds, RegistryKind, SpotPolicy
+from prefect_coiled.options.ingress import held_rules
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.containers import ContainerImage
 from prefect_coiled.plan.node_config import NodeConfig
 from prefect_coiled.records import MachineImage, Network, Record, Role, Tier
 
-SSH_PORT = 22
 # Dask picks its worker and nanny ports from these.
 INSIDE_PORTS = (1024, 65535)
 
@@ -104,6 +104,11 @@ class ClusterSpec(Record):
         return cls.model_validate_json(zlib.decompress(base64.b64decode(text)))
 
     @property
+    def ssh(self) -> bool:
+        """Whether port 22 opens where the rules name it."""
+        return self.allow_ssh or bool(self.key_name)
+
+    @property
     def installs(self) -> bool:
         """Whether the machines install the client's environment themselves."""
         return not self.image_ready and self.container is None
@@ -164,6 +169,18 @@ def template_name(spec: ClusterSpec, role: Role) -> str:
     return f"coiled-{spec.account}-{spec.name}-{role}-{spec.uid[:8]}"
 
 
+class Held(NamedTuple):
+    """What a security group lets in from one source.
+
+    Attributes:
+        ports: TCP ports; as text a range, "all", or with another protocol.
+        source: A network, or the id of a prefix list.
+    """
+
+    ports: tuple[int | str, ...]
+    source: str
+
+
 def client_token(uid: str, *parts: object) -> str:
     """A client token: the same for the same cluster and parts, 64 ASCII characters."""
     return hashlib.sha256("/".join(map(str, (uid, *parts))).encode()).hexdigest()
@@ -172,16 +189,46 @@ def client_token(uid: str, *parts: object) -> str:
 def scheduler_permissions(ingress: Iterable[IngressRule], *, ssh: bool) -> list[dict[str, Any]]:
     """EC2 `IpPermissions` of the scheduler's group: what the options let in, and port 22 only with a key."""
     permissions: list[dict[str, Any]] = []
-    for rule in ingress:
+    for rule in held_rules(tuple(ingress), ssh=ssh):
         network = ipaddress.ip_network(rule.cidr, strict=False)
         ranges = (
             {"IpRanges": [{"CidrIp": str(network), "Description": "clients"}]}
             if network.version == 4
             else {"Ipv6Ranges": [{"CidrIpv6": str(network), "Description": "clients"}]}
         )
-        ports = sorted(p for p in set(rule.ports) if p != SSH_PORT or ssh)
+        ports = sorted(set(rule.ports))
         permissions += [{"IpProtocol": "tcp", "FromPort": p, "ToPort": p, **ranges} for p in ports]
     return permissions
+
+
+def rules_of(permissions: Iterable[Mapping[str, Any]]) -> tuple[Held, ...]:
+    """What EC2 `IpPermissions` let in from outside, by source; groups among themselves are left out.
+
+    A rule of somebody else's group may be for a range, for another protocol, or for everything.
+    """
+    found: dict[str, dict[int | str, None]] = {}
+    for permission in permissions:
+        low, high = permission.get("FromPort"), permission.get("ToPort")
+        protocol = str(permission.get("IpProtocol"))
+        ports: int | str = "all"
+        if protocol != "-1" and low is not None:
+            ports = int(low) if low == high else f"{low}-{high}"
+        if protocol not in ("tcp", "-1"):
+            ports = f"{ports}/{protocol}"
+        for kind, key in (
+            ("IpRanges", "CidrIp"),
+            ("Ipv6Ranges", "CidrIpv6"),
+            ("PrefixListIds", "PrefixListId"),
+        ):
+            for source in permission.get(kind, ()):
+                found.setdefault(str(source[key]), {})[ports] = None
+    return tuple(
+        Held(tuple(sorted(ports, key=_by_number)), source) for source, ports in sorted(found.items())
+    )
+
+
+def _by_number(ports: int | str) -> tuple[int, str]:
+    return (ports, "") if isinstance(ports, int) else (1 << 16, ports)
 
 
 def cluster_permissions() -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ __all__ = [
     "iam_policies",
     "instance_policy",
     "owned_by",
-    "permitting_statement",
+    "permitting_statements",
     "policy",
     "questions",
     "size",
@@ -111,16 +111,7 @@ def policy(
     phase: Phase, account: str, number: str = "*", region: str = "*", partition: str = "aws"
 ) -> dict[str, Any]:
     """The document of a phase; see `iam_policies`."""
-    places = _places(account, number, region, partition)
-    statements = [
-        _statement(
-            sorted(actions),
-            [r.format(**places) for r in resources],
-            _condition(condition, account, number, partition),
-        )
-        for condition, actions, resources in _merged(grants(phase))
-    ]
-    statements += _tagging(phase, account, places)
+    statements = _statements(grants(phase), account, number, region, partition)
     for n, statement in enumerate(statements):
         statement["Sid"] = f"{phase.capitalize()}{n}"
     return {"Version": "2012-10-17", "Statement": [{"Sid": s.pop("Sid"), **s} for s in statements]}
@@ -221,26 +212,41 @@ def _service(name: str) -> str:
     return name.split(":")[2] if name.startswith("arn:") else name.partition(":")[0]
 
 
-def permitting_statement(
-    action: str, account: str, number: str = "*", region: str = "*", partition: str = "aws"
-) -> tuple[PolicyName, dict[str, Any]] | None:
-    """The policy that permits an action, and the statement in it for this action alone; None for others."""
-    service = _service(action)
-    for name in ("ongoing", "setup"):
-        found = [
-            s for s in policy(name, account, number, region, partition)["Statement"] if action in s["Action"]
-        ]
-        if found:
-            # A statement may be about several services.
-            resources = sorted({r for s in found for r in s["Resource"] if _service(r) in ("*", service)})
-            conditions = [s["Condition"] for s in found if "Condition" in s]
-            same = len(found) == len(conditions) and all(c == conditions[0] for c in conditions)
-            if len(found) == 1 or same:
-                return name, _statement((action,), resources, found[0].get("Condition"))
-            # The first of several; the policy itself has them all.
-            first = [r for r in found[0]["Resource"] if _service(r) in ("*", service)]
-            return name, _statement((action,), first, found[0].get("Condition"))
-    return None
+def permitting_statements(
+    call: str, account: str, number: str = "*", region: str = "*", partition: str = "aws"
+) -> tuple[PolicyName, tuple[dict[str, Any], ...]] | None:
+    """The policy that permits a call, and statements that permit this call alone, added to no other one.
+
+    Args:
+        call: A row of `plan.actions`, such as "ec2:RunInstances". It may take more than one permission: on
+            what it uses, on what it makes, for tags, and to pass the machines' role.
+        account: The account's slug.
+        number: See `iam_policies`; likewise the rest.
+        region: See `number`.
+        partition: See `number`.
+
+    Returns:
+        The policy's name and the statements; None for a call that is in no policy.
+    """
+    row = ACTIONS.get(call)
+    if row is None or not row.grants:
+        return None
+    return row.phase, tuple(_statements(list(row.grants), account, number, region, partition))
+
+
+def _statements(
+    listed: list[Grant], account: str, number: str, region: str, partition: str
+) -> list[dict[str, Any]]:
+    places = _places(account, number, region, partition)
+    statements = [
+        _statement(
+            sorted(actions),
+            [r.format(**places) for r in resources],
+            _condition(condition, account, number, partition),
+        )
+        for condition, actions, resources in _merged(listed)
+    ]
+    return [*statements, *_tagging(listed, account, places)]
 
 
 def size(document: dict[str, Any]) -> int:
@@ -298,9 +304,11 @@ def owned_by(number: str) -> dict[str, Any]:
     return {"StringEquals": {"aws:ResourceAccount": whose}}
 
 
-def _tagging(phase: Phase, account: str, places: dict[str, str]) -> list[dict[str, Any]]:
+def _tagging(listed: list[Grant], account: str, places: dict[str, str]) -> list[dict[str, Any]]:
     """ec2:CreateTags, inside creating calls alone: nobody can make a foreign resource look like ours."""
-    made = [g for g in grants(phase) if g.condition == "made"]
+    made = [g for g in listed if g.condition == "made"]
+    if not made:
+        return []
     condition = _condition("made", account) or {}
     calls = sorted({g.action.split(":")[1] for g in made})
     # The creating call, which is permitted for its own kinds alone, bounds the resource.

@@ -144,7 +144,7 @@ def _no_subnet(
         request_id=error.request_id,
         action=error.action,
         resource=error.resource,
-        statement=error.statement,
+        statements=error.statements,
     )
 
 

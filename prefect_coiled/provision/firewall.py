@@ -7,6 +7,7 @@ from prefect import flow
 from prefect_coiled.aws import security_groups
 from prefect_coiled.errors import OptionsError, ProvisionError
 from prefect_coiled.options import IngressRule
+from prefect_coiled.options.ingress import check_ssh, held_rules
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.tasks import cluster as steps
 
@@ -35,7 +36,7 @@ def change_ingress(
 
     Raises:
         ProvisionError: If no cluster of that name lives, or it has no security group yet.
-        OptionsError: If its security group is the user's own.
+        OptionsError: If its security group is the user's own, or port 22 is named and there is no key.
     """
     with session_for(account, region) as session:
         aws = session.aws
@@ -59,8 +60,9 @@ def change_ingress(
             )
         update = {"ingress": tuple(ingress), "allow_ssh": spec.allow_ssh if allow_ssh is None else allow_ssh}
         changed = spec.model_copy(update=update)
+        check_ssh(changed.ingress, ssh=changed.ssh)
         # What is written down first: workers that are added later see to the same rules.
         steps.write_plan(aws, changed)
         steps.ensure_security_groups(aws, changed, str(groups[0]["VpcId"]))
         session.notes.note("change_ingress", f"changed who may reach {name}", cluster=name)
-        return list(changed.ingress)
+        return list(held_rules(changed.ingress, ssh=changed.ssh))

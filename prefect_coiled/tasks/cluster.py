@@ -129,7 +129,7 @@ def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Rol
         f"Dask cluster {spec.name}: clients to the scheduler",
         vpc_id,
         planning.cluster_tags(spec, "scheduler"),
-        planning.scheduler_permissions(spec.ingress, ssh=spec.allow_ssh or bool(spec.key_name)),
+        planning.scheduler_permissions(spec.ingress, ssh=spec.ssh),
     )
     return {"scheduler": [clients, inside], "worker": [inside]}
 

@@ -1,19 +1,21 @@
 """Notes what happens to an account's resources: in its log group, and as Prefect events.
 
 Whoever is noted never waits: rows go into a buffer that a thread of its own sends, and what cannot be sent
-is dropped with one word in the log. The account's provisioning is the same with and without it.
+is dropped with one word in the log. The account's provisioning is the same with and without it. Where the
+interpreter ends no thread can be started: there, all is sent at the end, from where it was noted.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 import uuid
 from datetime import datetime, timezone
 from typing import Any
 
-from prefect.events import emit_event
+from prefect.events import Event, Resource, emit_event
 
 from prefect_coiled.aws.door import Aws, Report
 from prefect_coiled.aws.logs import write_log
@@ -34,9 +36,12 @@ class Notebook:
 
     Args:
         aws: The session's door; the rows are written through one of their own.
+        threads: Whether threads can be started; not while the interpreter ends.
     """
 
-    def __init__(self, aws: Aws) -> None:
+    def __init__(self, aws: Aws, *, threads: bool = True) -> None:
+        self._threads = threads
+        self._events: list[Event] = []
         # Its own door: what is noted is no part of the session's calls, and a stop does not end it.
         self._door = aws.beside()
         self._rows: list[Notification] = []
@@ -89,14 +94,23 @@ class Notebook:
             if len(self._rows) < _MOST:
                 self._rows.append(row)
             # What is noted after a session's end (a machine that is let go) is sent all the same.
-            if self._thread is None:
+            if self._thread is None and self._threads:
                 self._hurry.clear()
                 self._thread = threading.Thread(target=self._run, name="notifications", daemon=True)
                 self._thread.start()
-        _emit(self._door.account, row)
+        event = _event(self._door.account, row)
+        if self._threads:
+            _emit(event)
+        else:
+            self._events.append(event)
 
     def close(self) -> None:
         """Send what is left; wait for that for a bounded time."""
+        if not self._threads:
+            self._send()
+            events, self._events = self._events, []
+            _post(events)
+            return
         self._hurry.set()
         thread = self._thread
         if thread is not None:
@@ -144,18 +158,49 @@ def _ids(reply: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _emit(account: str, row: Notification) -> None:
+def _event(account: str, row: Notification) -> Event:
     cluster = row.data.get("cluster")
     name = f"prefect-coiled.cluster.{account}.{cluster}" if cluster else f"prefect-coiled.account.{account}"
+    return Event(
+        occurred=row.time,
+        event=f"prefect-coiled.{row.event_type}",
+        resource=Resource({"prefect.resource.id": name, "prefect.resource.name": str(cluster or account)}),
+        payload=row.row(),
+    )
+
+
+def _emit(event: Event) -> None:
     try:
         emit_event(
-            event=f"prefect-coiled.{row.event_type}",
-            resource={"prefect.resource.id": name, "prefect.resource.name": str(cluster or account)},
-            occurred=row.time,
-            payload=row.row(),
+            event=event.event,
+            resource=dict(event.resource.items()),
+            occurred=event.occurred,
+            payload=event.payload,
         )
     except Exception as error:  # Prefect may be going down; nothing depends on its hearing of this
         logger.debug("A notification was not sent to Prefect: %s", error)
+
+
+def _post(events: list[Event]) -> None:
+    """Tell events with one request. Prefect's own way needs a thread, and would start a server for it."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    if not events or not (PREFECT_API_URL.value() or _temporary_server_runs()):
+        return
+    bounds = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})
+    listed = [event.model_dump(mode="json") for event in events]
+    try:
+        with bounds, get_client(sync_client=True, httpx_settings={"timeout": _LAST}) as client:
+            client.request("POST", "/events", json=listed).raise_for_status()
+    except Exception as error:  # as in `_emit`
+        logger.debug("%d notifications were not sent to Prefect: %s", len(events), error)
+
+
+def _temporary_server_runs() -> bool:
+    # Not imported for this: where nobody has, none runs.
+    servers: Any = sys.modules.get("prefect.server.api.server")
+    return servers is not None and bool(servers.SubprocessASGIServer().running)
 
 
 class Watch:

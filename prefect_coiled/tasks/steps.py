@@ -54,6 +54,7 @@ class Session:
         registry_token: The access token with which machines log in to the account's registry.
         cluster: The cluster that it is about; a tag of the runs in Prefect.
         story: Tells Prefect how the cluster comes up.
+        threads: Whether threads can be started; not while the interpreter ends.
 
     Attributes:
         launched: Ids of machines, noted as they are made: return values are lost when a sibling fails.
@@ -75,6 +76,7 @@ class Session:
         registry_token: SecretStr | None = None,
         cluster: str = "",
         story: Story | None = None,
+        threads: bool = True,
     ) -> None:
         self.aws = aws
         self.environ = environ or {}
@@ -88,7 +90,7 @@ class Session:
         self.patience = math.inf
         self.launched_at: float | None = None
         self.lock = threading.Lock()
-        self.notes = Notebook(aws)
+        self.notes = Notebook(aws, threads=threads)
 
     def __reduce__(self) -> Any:
         raise TypeError("a provisioning session holds live handles and is not pickled")

@@ -9,6 +9,7 @@ import pytest
 from prefect_aws import AwsCredentials
 
 from prefect_coiled import Cluster, Ec2DaskAccount, Ec2DaskRegistry, cluster_logs
+from prefect_coiled.errors import OptionsError
 from prefect_coiled.sandbox import SandboxInfo, status
 
 from .conftest import run
@@ -141,12 +142,27 @@ def test_a_cluster_that_is_gone_still_has_its_logs_and_notifications(sandbox: Sa
 
 
 def test_rules_of_a_running_cluster_are_shown_and_changed(cluster: Cluster) -> None:
-    assert "0.0.0.0/0" in run("firewall", "of-the-cli").stdout
-    changed = run("firewall", "of-the-cli", "--cidr", "198.51.100.0/24", "--port", "8786").stdout
-    assert "198.51.100.0/24" in changed
-    assert "0.0.0.0/0" not in run("firewall", "of-the-cli").stdout
-    assert [r.cidr for r in cluster.set_ingress("me")] == ["127.0.0.1/32"]
+    def shown(*flags: str) -> dict[str, list[int]]:
+        result = run("firewall", "of-the-cli", "--json", *flags)
+        assert result.exit_code == 0, result.output
+        return {rule["cidr"]: rule["ports"] for rule in json.loads(result.stdout)}
+
+    assert shown() == {"0.0.0.0/0": [8786, 8787]}
+    assert shown("--cidr", "198.51.100.0/24", "--port", "8786") == {"198.51.100.0/24": [8786]}
+    assert shown() == {"198.51.100.0/24": [8786]}
+    # A port keeps the network that may reach it, and a network its ports.
+    assert shown("--port", "8787") == {"198.51.100.0/24": [8787]}
+    assert shown("--cidr", "203.0.113.0/24") == {"203.0.113.0/24": [8787]}
+    refused = run("firewall", "of-the-cli", "--port", "22", "--cidr", "198.51.100.0/24")
+    assert refused.exit_code == 1
+    assert "port 22: opens only with a key pair" in refused.stderr
+    with pytest.raises(OptionsError, match="port 22: opens only with a key pair"):
+        cluster.set_ingress([{"ports": [22], "cidr": "198.51.100.0/24"}])
+    assert shown() == {"203.0.113.0/24": [8787]}
+    assert [(r.ports, r.cidr) for r in cluster.set_ingress("me")] == [((8787, 8786), "127.0.0.1/32")]
     assert "Nobody gets in." in run("firewall", "of-the-cli", "--close").stdout
+    assert run("firewall", "of-the-cli", "--port", "8786").exit_code == 1
+    assert shown() == {}
 
 
 def test_everything_of_an_account_is_listed(cluster: Cluster) -> None:

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 from prefect.settings import PREFECT_API_URL
+from prefect_aws import AwsCredentials
+from prefect_aws.client_parameters import AwsClientParameters
 from typer.testing import Result
 
-from prefect_coiled import load_account, set_backend_options
+from prefect_coiled import Ec2DaskAccount, load_account, set_backend_options
 from prefect_coiled.accounts import reset_account
 from prefect_coiled.errors import AccountError, CredentialsError, OptionsError
 from prefect_coiled.options import merge
@@ -220,6 +222,130 @@ def test_stopped_in_the_middle_it_goes_on_when_it_is_run_again(aws: Sandbox, key
         == 1
     )
     assert inventory(aws) >= {"VPC", "NAT gateway", "IAM role", "bucket"}
+
+
+def test_each_answer_is_checked_when_it_is_given(aws: Sandbox, keys: dict[str, str]) -> None:
+    right = (keys["aws_access_key_id"], keys["aws_secret_access_key"])
+    answers = [
+        "eu-wst-1",
+        "us-east-1",
+        "kys",
+        "profile",
+        "nowhere",
+        "keys",
+        "ASIATEMPORARY",
+        "AKIAWRONG",
+        "wrong",
+    ]
+    answers += ["keys", *right, "docker", "docker_hub", "Me", "me", "dckr_pat_x", "n"]
+    result = guided(aws, keys, "\n".join(answers) + "\n")
+    told = [line.split("Error: ")[1] for line in result.output.splitlines() if "Error: " in line]
+    assert [text.partition(":")[0] for text in told] == [
+        "region 'eu-wst-1'",
+        "credentials 'kys'",
+        "profile 'nowhere'",
+        "access key ASIATEMPORARY",
+        "checking the credentials of account (guided)",
+        "registry.kind 'docker'",
+        "registry username 'Me'",
+    ], result.output
+    assert "Did you mean 'eu-west-1'?" in told[0]
+    assert "Did you mean 'keys'?" in told[1]
+    assert "docker_hub docker.io/me as me" in result.output
+    assert keys["aws_secret_access_key"] not in result.output
+
+
+# -- an account that is there
+
+
+@pytest.fixture(scope="module")
+def researcher(aws: Sandbox) -> dict[str, str]:
+    shipped = iam_policies("research")
+    key, secret = aws.add_user("researcher", shipped["setup"], shipped["ongoing"])
+    return {"aws_access_key_id": key, "aws_secret_access_key": secret}
+
+
+@pytest.fixture
+def research(aws: Sandbox, researcher: dict[str, str]) -> Iterator[str]:
+    """An account with options of its own, that nothing was made for."""
+    parameters = AwsClientParameters(endpoint_url=aws.endpoint)
+    block = Ec2DaskAccount(
+        region="us-west-2",
+        zone="us-west-2b",
+        spot=True,
+        ingress_ports=[8786],
+        ingress_cidr="10.1.0.0/16",
+        egress="public-ip",
+        tags={"team": "research"},
+        aws_credentials=AwsCredentials(**researcher, aws_client_parameters=parameters),
+    )
+    block.save("research", overwrite=True)
+    yield "research"
+    reset_account("research")
+
+
+def held(slug: str) -> dict[str, str]:
+    account = load_account(slug)
+    rows = {row.name: row.value for row in merge(None, account.options).rows()}
+    return rows | {"tags": str(dict(account.tags)), "key": account.credentials.access_key_id}
+
+
+def test_an_edit_changes_what_is_given_and_nothing_else(research: str) -> None:
+    before = held(research)
+    result = run("account", "edit", research, "--cidr", "10.2.0.0/16", "--tag", "cost=7", "--yes")
+    assert result.exit_code == 0, result.output
+    changed = {"ingress": "8786 from 10.2.0.0/16", "tags": "{'team': 'research', 'cost': '7'}"}
+    assert held(research) == before | changed
+
+
+def test_an_edit_shows_what_changes_and_asks(research: str) -> None:
+    before = held(research)
+    flags = ("--cidr", "0.0.0.0/0", "--secret-access-key", "new", "--access-key-id", "AKIANEW")
+    result = run("account", "edit", research, *flags, answer="n\n")
+    assert result.exit_code == 1
+    assert "   ingress_cidr: '10.1.0.0/16' -> '0.0.0.0/0'\n" in result.output
+    assert "   aws_credentials.aws_secret_access_key: changed\n" in result.output
+    assert held(research) == before
+
+
+def test_an_edit_that_is_wrong_is_one_line_and_changes_nothing(research: str) -> None:
+    before = held(research)
+    result = run("account", "edit", research, "--region", "eu-wst-1", "--yes")
+    assert result.exit_code == 1
+    assert "Did you mean 'eu-west-1'?" in result.output
+    assert result.output.count("\n") == 1
+    assert held(research) == before
+
+
+def test_the_guided_command_keeps_what_is_saved(aws: Sandbox, research: str) -> None:
+    before = held(research)
+    result = run("setup", "aws", "--account", research, answer="\n\n\ny\n")
+    assert result.exit_code == 0, result.output
+    assert "1. Region [us-west-2]" in result.output
+    assert "2. Credentials (keep, found, profile, keys) [keep]" in result.output
+    assert "Nothing changes." in result.output
+    assert held(research) == before
+    made = {r.kind for r in take_inventory(open_door(load_account(research), "us-west-2"))}
+    assert "VPC" in made
+    assert "NAT gateway" not in made
+    assert run("account", "destroy", research, answer="research\n").exit_code == 0
+
+
+def test_an_account_that_is_not_there_is_not_edited(research: str) -> None:
+    result = run("account", "edit", "reserch", "--spot", "--yes")
+    assert result.exit_code == 1
+    assert "has no options yet" in result.output
+
+
+def test_python_says_what_it_changed(
+    save: Callable[..., Any], keys: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(**keys, firewall={"ports": [8786], "cidr": "10.0.0.0/8"})
+    capsys.readouterr()
+    save(**keys)
+    text = capsys.readouterr().out
+    assert "  ingress_cidr: '10.0.0.0/8' -> '0.0.0.0/0'\n" in text
+    assert "  ingress_ports: [8786] -> [22, 8787, 8786]\n" in text
 
 
 # -- the role

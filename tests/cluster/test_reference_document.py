@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from prefect.client.orchestration import get_client
 
-from prefect_coiled import Ec2DaskAccount
+from prefect_coiled import Ec2DaskAccount, get_notifications
 from prefect_coiled.sandbox import Sandbox
 
 ROWS = 20_000
 Run = Callable[..., str]
+Until = Callable[..., Any]
 # A process whose default account is the sandbox of the tests.
 PROLOGUE = """
 import json, os, pathlib
@@ -38,28 +43,61 @@ def run(told: str, environ: dict[str, str], sandbox: Sandbox, tmp_path: Path) ->
     def go(example: str, **more: str) -> str:
         file = tmp_path / "example.py"
         file.write_text(PROLOGUE + textwrap.dedent(example), encoding="utf-8")
-        env = {**environ, **sandbox.environment(), "TOLD_SANDBOX": told, **more}
+        env = {**environ, **sandbox.environment(), "TOLD_SANDBOX": told, "PREFECT_LOGGING_LEVEL": "WARNING"}
+        env = {name: value for name, value in (env | more).items() if value}
         done = subprocess.run(
             [sys.executable, str(file)], env=env, capture_output=True, text=True, timeout=150, check=False
         )
         assert done.returncode == 0, done.stderr[-3000:]
+        # None of the examples closes anything, and none says a word at the end.
+        assert done.stderr == ""
         return done.stdout
 
     return go
 
 
-def test_the_quick_start(run: Run) -> None:
-    out = run(
-        """
-        cluster = coiled.Cluster(n_workers=1)
+# Its last line is ours.
+QUICK_START = """
+    cluster = coiled.Cluster(n_workers=1)
 
-        from dask.distributed import Client
+    from dask.distributed import Client
 
-        client = Client(cluster)
-        print("Dashboard:", client.dashboard_link)
-        """
-    )
+    client = Client(cluster)
+    print("Dashboard:", client.dashboard_link)
+    print("name:", cluster.name)
+    """
+
+
+def told_of(cluster: str) -> list[str]:
+    """The types of the notifications about a cluster, oldest first."""
+    rows = get_notifications(json=True, limit=1000) or []
+    return [r["event_type"] for r in rows if r["data"].get("cluster") == cluster]
+
+
+def test_the_quick_start_closes_nothing_and_its_cluster_s_end_is_told(run: Run, until: Until) -> None:
+    out = run(QUICK_START)
     assert "Dashboard: https://127." in out
+    (name,) = [line.removeprefix("name: ") for line in out.splitlines() if line.startswith("name: ")]
+    assert told_of(name)[-1] == "delete_cluster"
+    assert "worker_lost" not in told_of(name)
+    wanted = {"resource": {"id": [f"prefect-coiled.cluster.default.{name}"]}}
+
+    def events() -> list[str]:
+        with get_client(sync_client=True) as client:
+            reply = client._client.post("/events/filter", json={"filter": wanted, "limit": 50})
+        return [e["event"].removeprefix("prefect-coiled.") for e in reply.json()["events"]]
+
+    until(lambda: "delete_cluster" in events(), 30)
+    assert "worker_lost" not in events()
+
+
+def test_the_quick_start_without_a_prefect_server(run: Run, tmp_path: Path) -> None:
+    out = run(QUICK_START, PREFECT_API_URL="", PREFECT_HOME=str(tmp_path / "prefect"))
+    (name,) = [line.removeprefix("name: ") for line in out.splitlines() if line.startswith("name: ")]
+    assert told_of(name)[-1] == "delete_cluster"
+    with closing(sqlite3.connect(tmp_path / "prefect" / "prefect.db")) as database:
+        listed = database.execute("select event from events where resource_id like ?", (f"%.{name}",))
+        assert "prefect-coiled.delete_cluster" in {event for (event,) in listed}
 
 
 def test_a_team_account_is_named(run: Run) -> None:

@@ -21,9 +21,10 @@ from prefect_coiled.environment.build import wheel_of
 from prefect_coiled.environment.modules import write_wheel
 from prefect_coiled.errors import AccessDeniedError
 from prefect_coiled.options import RegistryOptions
+from prefect_coiled.plan.actions import ACTIONS
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.containers import ContainerImage, container_image
-from prefect_coiled.plan.policies import bucket_name, iam_policies
+from prefect_coiled.plan.policies import bucket_name, iam_policies, permitting_statements
 from prefect_coiled.plan.quotas import machine_quota
 from prefect_coiled.provision import (
     add_workers,
@@ -236,15 +237,32 @@ def test_without_the_setup_policy_nothing_is_set_up_and_the_error_says_what_to_a
         set_up_account("team", "us-east-1")
     error = caught.value
     assert error.resource.startswith("arn:aws:")
-    assert error.statement is not None
-    assert error.statement["Action"] == [error.action]
+    assert error.action in [action for statement in error.statements for action in statement["Action"]]
     text = str(error)
     assert "Attach the setup policy (`prefect-coiled policies setup --account team`)" in text
-    assert json.dumps(error.statement) in text
-    # What it says is what helps.
-    policies = [{"Version": "2012-10-17", "Statement": [error.statement]}]
-    lacking = [d for d in life["installer"] if d["action"] == error.action]
-    assert not denied(policies, lacking)
+    _, _, shown = text.partition("or add these statements: ")
+    # What it says is what helps, added to a user that may do nothing else.
+    policies = [{"Version": "2012-10-17", "Statement": json.loads(shown)}]
+    called = [d for d in life["installer"] if d["call"] == error.operation]
+    assert called
+    assert not denied(policies, called)
+
+
+def test_what_is_offered_for_a_call_lets_it_pass_by_itself(life: dict[str, list[Decision]]) -> None:
+    asked: dict[str, list[Decision]] = {}
+    for decision in (*life["installer"], *life["user"]):
+        asked.setdefault(decision["call"], []).append(decision)
+    refused = []
+    for call, decisions in asked.items():
+        found = permitting_statements(call, "team")
+        assert found is not None, call
+        if denied([{"Version": "2012-10-17", "Statement": list(found[1])}], decisions):
+            refused.append(call)
+    assert refused == []
+    # Every call of the table but what a life has no need of.
+    assert {call for call, row in ACTIONS.items() if row.grants} - set(asked) == {
+        "iam:CreateServiceLinkedRole"
+    }
 
 
 def test_what_would_be_denied_is_foreseen(door: Callable[..., Aws], life: dict[str, list[Decision]]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -53,6 +55,25 @@ def test_a_session_takes_credentials_that_renew_themselves() -> None:
         botocore.botocore_session(boto3.Session(region_name="eu-west-1")).get_config_variable("region")
         == "eu-west-1"
     )
+
+
+def test_a_function_is_called_while_threads_still_work() -> None:
+    script = """
+import atexit, threading
+from concurrent.futures import ThreadPoolExecutor
+from prefect_coiled.internals.python import before_threads_end
+
+def at_the_end():
+    with ThreadPoolExecutor(1) as pool:
+        print(pool.submit(lambda: "threads work").result())
+    print("once more:", before_threads_end(print))
+
+before_threads_end(at_the_end)
+atexit.register(print, "atexit")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["threads work", "once more: False", "atexit"]
+    assert done.stderr == ""
 
 
 def test_private_modules_are_imported_in_one_place() -> None:

@@ -16,7 +16,7 @@ from prefect_coiled.plan.policies import (
     bucket_name,
     grants,
     iam_policies,
-    permitting_statement,
+    permitting_statements,
     size,
     trust_policy,
 )
@@ -112,14 +112,24 @@ def test_a_network_of_ones_own_is_allowed_by_its_ids_alone() -> None:
     assert places == ["subnet/subnet-0123456789abcdef0", "vpc/vpc-0123456789abcdef0"]
 
 
-def test_the_statement_for_an_action_is_the_policys_own() -> None:
-    found = permitting_statement("ec2:DeleteVpc", "my-team")
+def test_the_statement_for_a_call_is_the_policys_own() -> None:
+    found = permitting_statements("ec2:DeleteVpc", "my-team")
     assert found is not None
-    name, statement = found
+    name, (statement,) = found
     assert name == "setup"
     assert statement["Action"] == ["ec2:DeleteVpc"]
     assert statement["Condition"]["StringEquals"]["aws:ResourceTag/coiled-account"] == "my-team"
-    assert permitting_statement("ec2:DeleteVolume", "my-team") is None
+    assert permitting_statements("ec2:DeleteVolume", "my-team") is None
+
+
+@pytest.mark.parametrize("call", [call for call, row in ACTIONS.items() if row.grants])
+def test_the_statements_for_a_call_permit_all_that_it_takes_and_nothing_beside(call: str) -> None:
+    found = permitting_statements(call, "my-team")
+    assert found is not None
+    actions = {action for statement in found[1] for action in statement["Action"]}
+    wanted = {grant.action for grant in ACTIONS[call].grants}
+    made = any(grant.condition == "made" for grant in ACTIONS[call].grants)
+    assert actions == wanted | ({"ec2:CreateTags"} if made else set())
 
 
 def covered_elsewhere(finding: Any, policy: dict[str, Any]) -> bool:

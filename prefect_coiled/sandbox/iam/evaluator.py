@@ -70,17 +70,18 @@ class Iam:
                 request = next(iter(requests_of(call, principal.number)))
                 return _denied(call, principal, request, decide((), request))
             for request in requests_of(call, principal.number) if judged else ():
-                verdict = self._judge(principal, request)
+                verdict = self._judge(principal, request, f"{call.service}:{call.action}")
                 if not verdict.allowed:
                     return _denied(call, principal, request, verdict)
         return None
 
-    def _judge(self, principal: Principal, request: Request) -> Verdict:
+    def _judge(self, principal: Principal, request: Request, call: str) -> Verdict:
         full = Request(request.action, request.resource, {**request.context, **principal.context})
         verdict = decide(principal.documents, full)
         self._seen.append(
             {
                 "principal": principal.arn,
+                "call": call,
                 "action": request.action,
                 "resource": request.resource,
                 "context": dict(full.context),
@@ -90,7 +91,7 @@ class Iam:
         return verdict
 
     def decisions(self) -> list[dict[str, Any]]:
-        """What was decided so far, oldest first: principal, action, resource, context, allowed."""
+        """What was decided so far, oldest first: principal, call, action, resource, context, allowed."""
         with self._lock:
             return list(self._seen)
 

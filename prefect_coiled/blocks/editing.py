@@ -1,0 +1,158 @@
+"""An account block with some of its fields changed: what is not named stays as it is.
+
+Pure: nothing is loaded, saved or asked for. What a change would open without saying so is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefect_aws import AwsCredentials
+from pydantic import SecretStr
+
+from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer
+from prefect_coiled.blocks.registry import Ec2DaskRegistry
+from prefect_coiled.errors import AccountError, OptionsError
+from prefect_coiled.options import BackendOptions
+from prefect_coiled.options.ingress import ANYWHERE, Firewall, IngressRule, changed_rules
+from prefect_coiled.options.models import check_zone
+
+__all__ = ["CLEARABLE", "NETWORK_FIELDS", "edited"]
+
+NETWORK_FIELDS = (
+    "network_id",
+    "scheduler_subnet_id",
+    "worker_subnet_id",
+    "scheduler_firewall_id",
+    "firewall_id",
+    "give_workers_public_ip",
+)
+# Fields that can be emptied, and what else is emptied with them.
+CLEARABLE: dict[str, tuple[str, ...]] = {
+    "zone": ("zone",),
+    "tags": ("tags",),
+    "role": ("role_arn", "external_id"),
+    "network": NETWORK_FIELDS,
+    "credentials": (),
+}
+
+
+def edited(
+    block: Ec2DaskAccount | None,
+    *,
+    fields: Mapping[str, Any] | None = None,
+    firewall: Firewall | None = None,
+    rules: Sequence[IngressRule] | None = None,
+    registry: Mapping[str, Any] | None = None,
+    credentials: Mapping[str, Any] | None = None,
+    endpoint_url: str | None = None,
+    clear: Sequence[str] = (),
+) -> Ec2DaskAccount:
+    """The block with these changes, checked; the block itself stays as it is.
+
+    Args:
+        block: What is saved; None for an account that is new.
+        fields: Fields of the block by name, but for those below.
+        firewall: A change of the rules that are saved.
+        rules: Rules instead of those that are saved.
+        registry: Fields of the registry; those of the saved one stay, unless its kind changes.
+        credentials: Fields of the AWS credentials, instead of the saved ones.
+        endpoint_url: Where AWS's API is.
+        clear: Names of `CLEARABLE` to empty.
+
+    Raises:
+        OptionsError: If the result would not be right.
+        AccountError: If the credentials are of a kind that cannot be used.
+    """
+    given = dict(fields or {})
+    before = {} if block is None else {n: getattr(block, n) for n in Ec2DaskAccount.model_fields}
+    after = {**before, **given}
+    if not after.get("region"):
+        after["region"] = BackendOptions().region
+    for name in clear:
+        if name not in CLEARABLE:
+            raise OptionsError(f"clear {name!r}", "cannot be emptied.", f"Known: {', '.join(CLEARABLE)}.")
+        for field in (f for f in CLEARABLE[name] if f not in given):
+            after[field] = Ec2DaskAccount.model_fields[field].get_default(call_default_factory=True)
+    _follow_region(before, after, given)
+    if "spot" not in given and "spot_policy" in given:
+        after["spot"] = True
+    if firewall is not None:
+        rules = changed_rules(_rules_of(block), firewall)
+    if rules is not None:
+        after.update(_ingress_fields(rules))
+    if registry:
+        after["registry"] = _registry(before.get("registry"), registry)
+    if credentials or endpoint_url or "credentials" in clear:
+        after["aws_credentials"] = _credentials(
+            before.get("aws_credentials"), credentials, endpoint_url, "credentials" in clear
+        )
+    if (credentials or given.get("role_arn")) and "sandbox" not in given:
+        after["sandbox"] = False  # whoever names credentials means AWS
+    return Ec2DaskAccount(**after)
+
+
+def _follow_region(before: Mapping[str, Any], after: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """What belonged to the region before: a zone falls away, a network must be said anew."""
+    if not before or before["region"] == after["region"]:
+        return
+    if "zone" not in given and after.get("zone"):
+        try:
+            check_zone(after["zone"], str(after["region"]))
+        except OptionsError:
+            after["zone"] = ""
+    if after.get("network_id") and after["network_id"] == before.get("network_id"):
+        raise OptionsError(
+            f"network {after['network_id']}",
+            f"belongs to {before['region']}, but region {after['region']!r} was asked for.",
+            "Give a network of that region too, or clear it.",
+        )
+
+
+def _rules_of(block: Ec2DaskAccount | None) -> tuple[IngressRule, ...]:
+    return BackendOptions(**account_layer(block)).ingress if block is not None else (IngressRule(),)
+
+
+def _ingress_fields(rules: Sequence[IngressRule]) -> dict[str, Any]:
+    """Rules as fields of the block: the two simple ones where they are enough.
+
+    The form shows all three; what the simple ones say beside rules must not open anything once the rules
+    are taken out.
+    """
+    if not rules:
+        return {"ingress_rules": [], "ingress_ports": [], "ingress_cidr": ANYWHERE}
+    if len({rule.ports for rule in rules}) == 1:
+        cidrs = ", ".join(dict.fromkeys(rule.cidr for rule in rules))
+        return {"ingress_rules": [], "ingress_ports": list(rules[0].ports), "ingress_cidr": cidrs}
+    listed = [{"ports": list(rule.ports), "cidr": rule.cidr} for rule in rules]
+    return {"ingress_rules": listed, "ingress_ports": [], "ingress_cidr": ANYWHERE}
+
+
+def _registry(saved: Ec2DaskRegistry | None, given: Mapping[str, Any]) -> Ec2DaskRegistry:
+    kept: dict[str, Any] = {}
+    if saved is not None and given.get("kind", saved.kind) == saved.kind:
+        kept = {name: getattr(saved, name) for name in Ec2DaskRegistry.model_fields}
+    made = {"kind": "ecr", **kept, **given}
+    if saved is not None and made == kept:
+        return saved  # one that is saved apart stays that one
+    return Ec2DaskRegistry(**made)
+
+
+def _credentials(
+    saved: AwsCredentials | None, given: Mapping[str, Any] | None, endpoint_url: str | None, cleared: bool
+) -> AwsCredentials:
+    made: dict[str, Any] = dict(given or {})
+    if bool(made.get("aws_access_key_id")) != bool(made.get("aws_secret_access_key")):
+        raise AccountError("AWS keys", "need both the access key id and the secret key, or neither.")
+    if isinstance(made.get("aws_secret_access_key"), str):
+        made["aws_secret_access_key"] = SecretStr(made["aws_secret_access_key"])
+    if saved is not None and not made and not cleared:
+        made = {n: getattr(saved, n) for n in type(saved).model_fields if n != "aws_client_parameters"}
+    parameters: Any = saved.aws_client_parameters if saved is not None else None
+    if endpoint_url:
+        fields = parameters.model_dump(exclude_unset=True) if parameters is not None else {}
+        parameters = {**fields, "endpoint_url": endpoint_url}
+    if parameters is not None:
+        made["aws_client_parameters"] = parameters
+    return AwsCredentials(**made)

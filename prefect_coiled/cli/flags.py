@@ -1,0 +1,156 @@
+"""The flags that say what an account is: one list, for `setup aws` and for `account edit`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from prefect_coiled.errors import OptionsError
+
+if TYPE_CHECKING:
+    from prefect_coiled.blocks import Ec2DaskAccount
+
+__all__ = ["AccountFlags", "takes_account_flags"]
+
+
+@dataclass
+class AccountFlags:
+    """What was given; None for what was not."""
+
+    region: Annotated[str | None, typer.Option(help="AWS region.")] = None
+    zone: Annotated[str | None, typer.Option(help="Availability zone.")] = None
+    profile: Annotated[str | None, typer.Option(help="A profile of ~/.aws.")] = None
+    access_key_id: Annotated[str | None, typer.Option(help="Access key id of an IAM user.")] = None
+    secret_access_key: Annotated[
+        str | None, typer.Option(envvar="PREFECT_COILED_SECRET_ACCESS_KEY", help="Its secret key.")
+    ] = None
+    role_arn: Annotated[str | None, typer.Option(help="A role to assume.")] = None
+    external_id: Annotated[str | None, typer.Option(help="External id that the role asks for.")] = None
+    spot: Annotated[
+        bool | None, typer.Option("--spot/--no-spot", help="Whether workers are spot machines.")
+    ] = None
+    spot_policy: Annotated[str | None, typer.Option(help='"spot" or "spot_with_fallback".')] = None
+    port: Annotated[list[int] | None, typer.Option(help="Open port; several times for more.")] = None
+    cidr: Annotated[
+        list[str] | None,
+        typer.Option(help='Network that reaches the ports, or "me"; several times for more.'),
+    ] = None
+    close: Annotated[bool, typer.Option("--close", help="Open nothing.")] = False
+    egress: Annotated[
+        str | None, typer.Option(help='The workers\' way out: "nat", "public-ip" or "none".')
+    ] = None
+    network_id: Annotated[str | None, typer.Option(help="A VPC of your own.")] = None
+    scheduler_subnet_id: Annotated[str | None, typer.Option(help="Its subnet for schedulers.")] = None
+    worker_subnet_id: Annotated[str | None, typer.Option(help="Its subnet for workers.")] = None
+    scheduler_firewall_id: Annotated[str | None, typer.Option(help="Security group of schedulers.")] = None
+    firewall_id: Annotated[str | None, typer.Option(help="Security group of all machines.")] = None
+    tag: Annotated[list[str] | None, typer.Option(help="A tag, NAME=VALUE; several times for more.")] = None
+    registry: Annotated[str | None, typer.Option(help='"ecr" or "docker_hub".')] = None
+    registry_username: Annotated[str | None, typer.Option(help="Docker Hub user.")] = None
+    registry_access_token: Annotated[
+        str | None, typer.Option(envvar="PREFECT_COILED_REGISTRY_TOKEN", help="Docker Hub access token.")
+    ] = None
+    endpoint_url: Annotated[str | None, typer.Option(help="Where AWS's API is, if not at AWS.")] = None
+    clear: Annotated[
+        list[str] | None,
+        typer.Option(help="Empty what is saved: zone, tags, role, network or credentials; several times."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str) and not value.strip():
+                flag = "--" + field.name.replace("_", "-")
+                raise OptionsError(flag, "is blank.", "Leave it out to keep what is saved; see --clear.")
+
+    @property
+    def given(self) -> bool:
+        """Whether anything was."""
+        return any(getattr(self, f.name) not in (None, False, []) for f in fields(self))
+
+    def complete(self) -> AccountFlags:
+        """The same without what only makes sense with answers that are still to come."""
+        made = replace(self)
+        if self.access_key_id and not self.secret_access_key:
+            made.access_key_id = None
+        if self.registry and not (self.registry_username and self.registry_access_token):
+            made.registry = made.registry_username = made.registry_access_token = None
+        return made
+
+    def block(self, saved: Ec2DaskAccount | None) -> Ec2DaskAccount:
+        """What is saved, with what was given.
+
+        Raises:
+            OptionsError: If something that was given is not right.
+            AccountError: If the credentials are of a kind that cannot be used.
+        """
+        from prefect_coiled.blocks.editing import NETWORK_FIELDS, edited
+        from prefect_coiled.options.ingress import Firewall
+
+        names = ("region", "zone", "spot", "spot_policy", "egress", "role_arn", "external_id")
+        plain = {name: getattr(self, name, None) for name in (*names, *NETWORK_FIELDS)}
+        tags = dict(saved.tags) if saved is not None and "tags" not in (self.clear or ()) else {}
+        if self.tag:
+            plain["tags"] = {**tags, **dict(_pair(text) for text in self.tag)}
+        firewall = None
+        if self.port or self.cidr or self.close:
+            firewall = Firewall(self.port or None, self.cidr or None, self.close)
+        registry = {
+            "kind": self.registry.lower().replace("-", "_") if self.registry else None,
+            "username": self.registry_username,
+            "access_token": self.registry_access_token,
+        }
+        credentials = {
+            "profile_name": self.profile,
+            "aws_access_key_id": self.access_key_id,
+            "aws_secret_access_key": self.secret_access_key,
+        }
+        return edited(
+            saved,
+            fields=_said(plain),
+            firewall=firewall,
+            registry=_said(registry),
+            credentials=_said(credentials),
+            endpoint_url=self.endpoint_url,
+            clear=self.clear or (),
+        )
+
+
+def takes_account_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of an account; it gets them as its argument `flags`."""
+    own = inspect.signature(command, eval_str=True)
+    hints = get_type_hints(AccountFlags, include_extras=True)
+    ours = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+        for f in fields(AccountFlags)
+    ]
+    kept = [p.replace(kind=p.KEYWORD_ONLY) for p in own.parameters.values() if p.name != "flags"]
+
+    def wrapped(**given: Any) -> None:
+        flags = AccountFlags(**{f.name: given.pop(f.name) for f in fields(AccountFlags)})
+        command(flags=flags, **given)
+
+    listed = [*kept[:1], *ours, *kept[1:]]
+    wrapped.__name__, wrapped.__doc__, wrapped.__module__ = (
+        command.__name__,
+        command.__doc__,
+        command.__module__,
+    )
+    wrapped.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in listed}
+    return wrapped
+
+
+def _said(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not name.strip():
+        raise OptionsError(f"tag {text!r}", "must look like NAME=VALUE.")
+    return name.strip(), value
