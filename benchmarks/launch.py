@@ -75,7 +75,7 @@ def sizes(numbers: list[int], profile: str) -> list[dict[str, Any]]:
     rows = []
     counts = Counts()
     with Sandbox(settings) as sandbox:
-        keys = CredentialSource("sandbox", SecretStr("sandbox"))
+        keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
         account = Account("bench", credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
         with use_session(Session(open_door(account, "us-east-1"))):
             set_up_account("bench", "us-east-1")

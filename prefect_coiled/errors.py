@@ -58,7 +58,24 @@ __all__ = [
     "ThrottledError",
     "WaitTimeoutError",
     "is_retryable",
+    "printable",
 ]
+
+
+# C0 but for tab and line feed, DEL, C1, and what turns the direction of writing: https://unicode.org/reports/tr9/.
+_CONTROLS = dict.fromkeys(
+    [*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)],
+    "?",
+)
+
+
+def printable(text: str) -> str:
+    """A text of AWS's or of a machine's without what a terminal would obey: such characters become "?".
+
+    Args:
+        text: Anything; tabs and line ends stay.
+    """
+    return str(text).replace("\r\n", "\n").translate(_CONTROLS)
 
 
 @dataclass(frozen=True)
@@ -90,7 +107,7 @@ class PrefectCoiledError(Exception):
     """
 
     def __init__(self, what: str, why: str = "", next_step: str = "") -> None:
-        self.diagnosis = Diagnosis(what, why, next_step)
+        self.diagnosis = Diagnosis(printable(what), printable(why), printable(next_step))
         super().__init__(str(self.diagnosis))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -9,7 +9,6 @@ from typing import Any
 
 from dask.utils import parse_timedelta
 from distributed.utils import Log, Logs
-from rich.console import Console
 from rich.table import Table
 
 from prefect_coiled.aws import instances, logs
@@ -19,6 +18,7 @@ from prefect_coiled.errors import OptionsError, PrefectCoiledError
 from prefect_coiled.options import merge
 from prefect_coiled.plan.notifications import STREAM, Notification, choose, level_number
 from prefect_coiled.provision.sessions import open_door
+from prefect_coiled.terminal import Terminal
 
 __all__ = [
     "cluster_logs",
@@ -80,7 +80,7 @@ def get_notifications(
             data,
             style=_STYLES.get(row.level, ""),
         )
-    Console(markup=False, highlight=False).print(table)
+    Terminal().print(table)
     return None
 
 

@@ -10,7 +10,7 @@ from prefect_coiled.aws import quotas
 from prefect_coiled.aws.batches import INSTANCE_TYPES, TERMINATED_AT_ONCE, batches, pages_of
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import CONSISTENCY, PROFILE_USABLE, TERMINATED, retry_while, wait_for
-from prefect_coiled.errors import AccountStateError, AwsError, NotFoundError, OptionsError
+from prefect_coiled.errors import AccountStateError, AwsError, NotFoundError, OptionsError, printable
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.aws_errors import state_words
 from prefect_coiled.records import InstanceRecord
@@ -235,7 +235,7 @@ def console_output(aws: Aws, instance_id: str) -> str:
             )
         except AwsError:
             return ""
-    return str(reply.get("Output") or "")
+    return printable(reply.get("Output") or "")
 
 
 def find_volumes(aws: Aws) -> list[dict[str, Any]]:

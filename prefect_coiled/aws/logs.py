@@ -13,7 +13,7 @@ from typing import Any
 
 from prefect_coiled.aws import ownership
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AlreadyExistsError, NotFoundError
+from prefect_coiled.errors import AlreadyExistsError, NotFoundError, printable
 from prefect_coiled.plan import tags
 
 RETENTION_DAYS = 30
@@ -122,7 +122,7 @@ def _log_pages(aws: Aws, stream: str, *, forward: bool, **wanted: Any) -> Iterat
             )
         except NotFoundError:
             return
-        yield [str(event["message"]) for event in reply["events"]]
+        yield [printable(event["message"]) for event in reply["events"]]
         if reply.get(key) in (None, token):
             return
         token = str(reply[key])
@@ -148,7 +148,7 @@ def read_on(
         reply = aws.call("logs:GetLogEvents", f"reading log stream ({stream})", **wanted)
     except NotFoundError:
         return [], None
-    return [str(event["message"]) for event in reply["events"]], str(reply["nextForwardToken"])
+    return [printable(event["message"]) for event in reply["events"]], str(reply["nextForwardToken"])
 
 
 def write_log(aws: Aws, stream: str, lines: list[tuple[datetime, str]]) -> None:

@@ -20,6 +20,10 @@ class SandboxInfo(Protocol):
         """Says "many" where each machine has an address of its own, "one" where they share one."""
 
     @property
+    def secret_access_key(self) -> str:
+        """The secret key of its administrator."""
+
+    @property
     def image(self) -> str:
         """Says "ready" where machines hold this very environment, "bare" where they install it."""
 

@@ -257,7 +257,9 @@ def _sandbox_account(slug: str, layer: dict[str, Any], tags: dict[str, str]) -> 
     return Account(
         slug=slug,
         options=layer,
-        credentials=CredentialSource(access_key_id="sandbox", secret_access_key=SecretStr("sandbox")),
+        credentials=CredentialSource(
+            access_key_id="sandbox", secret_access_key=SecretStr(info.secret_access_key)
+        ),
         endpoint_url=info.endpoint,
         sandbox=info,
         tags=dict(tags),

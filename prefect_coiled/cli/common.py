@@ -28,9 +28,9 @@ RegionOption = Annotated[str | None, typer.Option(help="AWS region; the account'
 
 def out() -> Console:
     """Where answers go: a terminal gets its width, anything else whole lines."""
-    from rich.console import Console
+    from prefect_coiled.terminal import Terminal
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Terminal(soft_wrap=True)
     if not console.is_terminal:
         console.width = 250  # a file or a pipe gets whole lines
     return console
@@ -58,10 +58,10 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except PrefectCoiledError as error:
-            from rich.console import Console
+            from prefect_coiled.terminal import Terminal
 
             text = " ".join(str(error).split())
-            Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"Error: {text}")
+            Terminal(stderr=True, soft_wrap=True).print(f"Error: {text}")
             raise typer.Exit(1) from None
 
     return wrapped

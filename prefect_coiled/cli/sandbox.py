@@ -49,7 +49,7 @@ def sandbox_status(as_json: JsonOption = False) -> None:
     info = status()
     if as_json:
         known = None if info is None else {**vars(info), "state_dir": str(info.state_dir)}
-        print_json(known)
+        print_json(known and {name: value for name, value in known.items() if name != "secret_access_key"})
         raise typer.Exit(0 if info else 1)
     if info is None:
         out().print("The sandbox does not run.")

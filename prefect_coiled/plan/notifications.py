@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from pydantic import Field
 
-from prefect_coiled.errors import OptionsError
+from prefect_coiled.errors import OptionsError, printable
 from prefect_coiled.records import Record
 
 __all__ = ["EVENT_TYPES", "OF_CALLS", "STREAM", "Notification", "choose", "level_number"]
+
+_log = logging.getLogger(__name__)
 
 # The stream in the account's log group.
 STREAM = "notifications"
@@ -93,11 +95,12 @@ class Notification(Record):
 
     @classmethod
     def decode(cls, line: str) -> Notification | None:
-        """Read what `encode` wrote; None for a line of another kind."""
+        """Read what `encode` wrote; None for a line of another kind, or one whose time has no zone."""
         try:
-            return cls.model_validate_json(line)
-        except ValueError:
+            row = cls.model_validate(_cleaned(json.loads(line)), strict=False)
+        except (ValueError, RecursionError):
             return None
+        return row if row.time.tzinfo is not None else None
 
     def row(self) -> dict[str, Any]:
         """The row as plain values, with the level's name."""
@@ -106,7 +109,16 @@ class Notification(Record):
     @property
     def local_time(self) -> str:
         """The time of day where the reader is."""
-        return self.time.replace(tzinfo=self.time.tzinfo or timezone.utc).astimezone().strftime("%H:%M:%S")
+        return self.time.astimezone().strftime("%H:%M:%S")
+
+
+def _cleaned(value: Any) -> Any:
+    """What was read, without what a terminal would obey."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(key): _cleaned(one) for key, one in value.items()}
+    return [_cleaned(one) for one in value] if isinstance(value, list) else value
 
 
 def level_number(level: int | str) -> int:
@@ -135,6 +147,9 @@ def choose(
         raise OptionsError(f"event_type {event_type!r}", f"must be one of {', '.join(EVENT_TYPES)}.")
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise OptionsError(f"limit {limit!r}", "is a number of rows, 1 or more.")
-    rows = [n for line in lines if (n := Notification.decode(line)) is not None]
+    read = [Notification.decode(line) for line in lines]
+    rows = [row for row in read if row is not None]
+    if len(rows) < len(read):
+        _log.warning("skipped %d lines of the notifications that are no rows of ours", len(read) - len(rows))
     wanted = [n for n in rows if n.level >= level and event_type in (None, n.event_type)]
     return sorted(wanted, key=lambda n: n.time)[-limit:]

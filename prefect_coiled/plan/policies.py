@@ -392,7 +392,9 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
             "Sid": "ShipLogs",
             "Effect": "Allow",
             "Action": ["logs:CreateLogStream", "logs:PutLogEvents"],
-            "Resource": [f"{logs}:log-stream:*"],
+            # Streams of machines are named as they are; that of the notifications is not theirs. IAM has no
+            # variable that is an instance's id alone, so a machine may write the streams of others.
+            "Resource": [f"{logs}:log-stream:i-*"],
         },
         {"Sid": "ReadOwnKeys", "Effect": "Allow", "Action": ["ssm:GetParameter"], "Resource": [keys]},
         {

@@ -11,7 +11,7 @@ GET  checkip                         the address that the client is seen from, a
 GET  free-port                       a port that nothing listens on
 POST reset                           an empty account
 POST stop                            the end
-*    imds/ID/...                     the metadata service of one instance
+*    imds/ID/KEY/...                 the metadata service of one instance; at hub, what Docker Hub has
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Admin:
         health: What `health` tells.
         stop: Ends the server.
         reset: Empties the account.
+        imds_path: Where the metadata of the instance with that id is.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Admin:
         instances: Instances,
         stop: Callable[[], None],
         reset: Callable[[], None],
+        imds_path: Callable[[str], str],
     ) -> None:
         self._app = app
         self._lock = lock
@@ -71,6 +73,7 @@ class Admin:
         self._settings = settings
         self._supervisor = supervisor
         self._instances = instances
+        self._imds_path = imds_path
         self._client_address = str(health["client_address"])
         self._routes: dict[tuple[str, str], Callable[[Any], Any]] = {
             ("GET", "health"): lambda body: {**health, "instances": supervisor.live()},
@@ -134,6 +137,7 @@ class Admin:
                 known[instance_id].update(
                     address=machine.address,
                     pid=machine.pid,
+                    metadata=self._imds_path(instance_id),
                     folder=str(machine.folder),
                     crashed=machine.crashed,
                     unplugged=machine.unplugged,
@@ -141,7 +145,10 @@ class Admin:
         return known
 
     def _imds(self, rest: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        instance_id, _, path = rest.partition("/")
+        instance_id, _, path = rest.split("/", 2) if rest.count("/") > 1 else (rest, "", "")
+        if path == "hub":
+            told = {"hub_images": self._settings.hub_images, "hub_tokens": self._settings.hub_tokens}
+            return reply(start_response, 200, json.dumps(told), "application/json")
         with self._lock:
             machine = self._supervisor.machines.get(instance_id)
             instance = self._instances.get(instance_id)

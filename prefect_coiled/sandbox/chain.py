@@ -1,6 +1,7 @@
 """The way of a request through a sandbox, told once.
 
     Guard            refuses what a web page in the user's browser could send
+    Authentication   who does not know the sandbox's secret gets no answer
     Admin            /_sandbox/: admin interface, and the metadata service of each instance
     CallLog          the record of the calls that arrived
     Delay            what a call takes
@@ -38,12 +39,13 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 
 from prefect_coiled.sandbox import corrections
 from prefect_coiled.sandbox.admin import Admin
+from prefect_coiled.sandbox.authentication import Authentication, Secret
 from prefect_coiled.sandbox.authorization import Authorization
 from prefect_coiled.sandbox.calls import CallLog, Environ, StartResponse, WsgiApp, call_of, reply, run
 from prefect_coiled.sandbox.corrections import elastic, gateways, images, states
 from prefect_coiled.sandbox.faults import Faults
 from prefect_coiled.sandbox.free_tier import FreeTier
-from prefect_coiled.sandbox.http import serve_on
+from prefect_coiled.sandbox.http import LOOPBACK, serve_on
 from prefect_coiled.sandbox.iam.evaluator import Iam
 from prefect_coiled.sandbox.idempotency import DryRun, Idempotency
 from prefect_coiled.sandbox.lag import Delay, Lag
@@ -59,7 +61,6 @@ from prefect_coiled.sandbox.supervisor import Supervisor
 __all__ = ["METADATA", "Server"]
 
 METADATA = "server.json"
-_HOST = "127.0.0.1"
 _SERVICES = ("ec2", "iam", "logs", "s3", "ssm", "sts", "tagging", "ecr")
 _log = logging.getLogger(__name__)
 
@@ -146,6 +147,7 @@ class Server:
         stopped: threading.Event,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
         self._folder = folder
         lock = threading.RLock()
         self._plane = plane
@@ -179,6 +181,7 @@ class Server:
             "account": settings.account,
             "image": "bare" if settings.plane in ("nspawn", "qemu") else settings.image,
         }
+        self._secret = Secret()
         admin = Admin(
             self.calls,
             lock=lock,
@@ -191,17 +194,26 @@ class Server:
             instances=self._instances,
             stop=stopped.set,
             reset=self.reset,
+            imds_path=self._secret.imds_path,
         )
-        self._http = serve_on(_HOST, port, Guard(admin))
-        self.info["endpoint"] = f"http://{_HOST}:{self._http.server_port}"
-        plane.open(admin, self._http.server_port, lambda: look(self._instances.live()))
+        self._authentication = Authentication(admin, self._secret, lock)
+        self._http = serve_on(LOOPBACK, port, Guard(self._authentication))
+        self.info["endpoint"] = f"http://{LOOPBACK}:{self._http.server_port}"
+        plane.open(
+            self._authentication,
+            self._http.server_port,
+            lambda: look(self._instances.live()),
+            self._secret.imds_path,
+        )
 
     def start(self) -> None:
         """Answer requests, and say so in the state folder."""
         self._warm_up(_SERVICES[:1])
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True, name="http").start()
         written = self._folder / f"{METADATA}.new"
-        written.write_text(json.dumps(self.info))
+        written.unlink(missing_ok=True)
+        with open(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump({**self.info, "secret_access_key": self._secret.text}, file)
         written.replace(self._folder / METADATA)
         _log.info("sandbox at %s, addresses: %s", self.info["endpoint"], self.info["addresses"])
         threading.Thread(target=self._warm_up, args=(_SERVICES[1:],), daemon=True).start()
@@ -209,7 +221,7 @@ class Server:
     def _warm_up(self, services: Sequence[str]) -> None:
         """Load services that every cluster uses, so that the first call is as fast as the next."""
         for service in services:
-            request = {"PATH_INFO": "/", "HTTP_HOST": _HOST, "HTTP_AUTHORIZATION": _scope(service)}
+            request = {"PATH_INFO": "/", "HTTP_HOST": LOOPBACK, "HTTP_AUTHORIZATION": _scope(service)}
             self._moto.get_application(request)
 
     def idle_seconds(self) -> float:
@@ -230,6 +242,7 @@ class Server:
         self._rates.clear()
         self._faults.set([])
         self._iam.clear()
+        self._authentication.clear()
         self.calls.clear()
 
     def close(self) -> None:

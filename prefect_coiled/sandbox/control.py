@@ -24,7 +24,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ from prefect_coiled.errors import SandboxError
 from prefect_coiled.sandbox.sweep import sweep
 
 __all__ = [
+    "ACCESS_KEY",
     "IDLE_SECONDS",
     "SandboxInfo",
     "ask",
@@ -48,6 +49,7 @@ __all__ = [
 
 IDLE_SECONDS = 1800.0
 REGION = "us-east-1"
+ACCESS_KEY = "sandbox"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 _METADATA = "server.json"
@@ -70,6 +72,8 @@ class SandboxInfo:
         image: "ready" where machines hold the client's environment, "bare" where they install it.
         profile: "fast", or "realistic" with the delays and rates of AWS.
         account: "used", or "fresh" for an AWS account that is new.
+        secret_access_key: The secret key of the access key "sandbox", new at each start. Whoever knows it may
+            run programs as the user who started the sandbox.
     """
 
     endpoint: str
@@ -82,6 +86,7 @@ class SandboxInfo:
     image: Literal["ready", "bare"] = "ready"
     profile: str = "fast"
     account: str = "used"
+    secret_access_key: str = field(default="", repr=False)
 
     @property
     def shares_loopback(self) -> bool:
@@ -96,18 +101,20 @@ class SandboxInfo:
         """
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": "sandbox",
-            "AWS_SECRET_ACCESS_KEY": "sandbox",
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": self.secret_access_key,
             "AWS_DEFAULT_REGION": region,
             "AWS_REGION": region,
         }
 
     def free_port(self) -> int:
         """A TCP port that nothing listens on now; needed when `addresses` is "one"."""
-        return int(ask(self.endpoint, "GET", "free-port"))
+        return int(ask(self.endpoint, "GET", "free-port", secret=self.secret_access_key))
 
 
-def ask(endpoint: str, method: str, path: str, body: Any = None, timeout: float = 30.0) -> Any:
+def ask(
+    endpoint: str, method: str, path: str, body: Any = None, *, secret: str, timeout: float = 30.0
+) -> Any:
     """Call the admin interface of a sandbox.
 
     Args:
@@ -115,6 +122,7 @@ def ask(endpoint: str, method: str, path: str, body: Any = None, timeout: float 
         method: The HTTP method.
         path: The path below /_sandbox/.
         body: Sent as JSON.
+        secret: The sandbox's secret; see `SandboxInfo.secret_access_key`.
         timeout: Seconds.
 
     Raises:
@@ -122,6 +130,7 @@ def ask(endpoint: str, method: str, path: str, body: Any = None, timeout: float 
     """
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{endpoint}/_sandbox/{path}", data, method=method)
+    request.add_header("Authorization", f"Bearer {secret}")
     # A proxy in the environment must not see calls to the loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -153,8 +162,9 @@ def status(folder: Path | None = None) -> SandboxInfo | None:
     if known is None:
         return None
     try:
-        health = ask(known["endpoint"], "GET", "health", timeout=10)
-    except SandboxError:
+        secret = str(known["secret_access_key"])
+        health = ask(known["endpoint"], "GET", "health", secret=secret, timeout=10)
+    except (SandboxError, KeyError):  # dead, or one of an older release
         return None
     if health.get("state_dir") != str(folder):
         return None  # the port belongs to someone else by now
@@ -169,6 +179,7 @@ def status(folder: Path | None = None) -> SandboxInfo | None:
         image=health.get("image", "ready"),
         profile=health.get("profile", "fast"),
         account=health.get("account", "used"),
+        secret_access_key=secret,
     )
 
 
@@ -248,7 +259,7 @@ def stop(folder: Path | None = None) -> bool:
         running = status(folder)
         if running is not None:
             with contextlib.suppress(SandboxError):
-                ask(running.endpoint, "POST", "stop")
+                ask(running.endpoint, "POST", "stop", secret=running.secret_access_key)
             end_process(running.pid)
         elif known is not None and _is_server(known["pid"], folder):
             end_process(known["pid"])

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from prefect_coiled.errors import SandboxError
-from prefect_coiled.sandbox.control import REGION, SandboxInfo, ask, end_process, launch
+from prefect_coiled.sandbox.control import ACCESS_KEY, REGION, SandboxInfo, ask, end_process, launch
 
 __all__ = ["Sandbox"]
 
@@ -69,6 +69,7 @@ class Sandbox:
             image=health["image"],
             profile=health["profile"],
             account=health["account"],
+            secret_access_key=health["secret_access_key"],
         )
 
     def __enter__(self) -> Sandbox:
@@ -112,7 +113,7 @@ class Sandbox:
             if self._session is None:
                 import boto3
 
-                self._session = boto3.Session("sandbox", "sandbox")
+                self._session = boto3.Session(ACCESS_KEY, self.info.secret_access_key)
             kept = (service, region)
             if not options and kept in self._clients:
                 return self._clients[kept]
@@ -184,7 +185,7 @@ class Sandbox:
         return found
 
     def instances(self) -> dict[str, dict[str, Any]]:
-        """Each instance's state, region and, while it has a machine, address, pid and folder."""
+        """Each instance's state and region; while it has a machine, its address, pid and folder too."""
         found: dict[str, dict[str, Any]] = self._ask("GET", "instances")
         return found
 
@@ -224,7 +225,7 @@ class Sandbox:
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
         if self._process is None:
             raise SandboxError("asking the sandbox", "it was stopped")
-        return ask(self.endpoint, method, path, body)
+        return ask(self.endpoint, method, path, body, secret=self.info.secret_access_key)
 
     def _end(self, folder: Path) -> None:
         process, self._process = self._process, None

@@ -17,7 +17,9 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from prefect_coiled.sandbox.calls import Environ, WsgiApp
 from prefect_coiled.sandbox.peers import may_ask
 
-__all__ = ["serve_on"]
+__all__ = ["LOOPBACK", "serve_on"]
+
+LOOPBACK = "127.0.0.1"
 
 _log = logging.getLogger(__name__)
 _DRAIN = 1 << 20  # bytes of an unread body that are read to keep a connection
@@ -61,7 +63,8 @@ class _Handler(MotoRequestHandler):  # type: ignore[misc]  # moto has no types
 
     def handle(self) -> None:
         """Answer the requests of one connection, if its other end is ours."""
-        if may_ask(self.client_address, self.connection.getsockname()):
+        # What is in a network namespace is not listed here.
+        if self.server.host != LOOPBACK or may_ask(self.client_address, self.connection.getsockname()):
             super().handle()
         else:
             _log.warning("refused a connection of another user from port %s", self.client_address[1])

@@ -251,15 +251,23 @@ class ProcessPlane:
     def __init__(self, form: Form | None = None) -> None:
         self._addresses = Addresses(form)
         self._endpoint = ""
+        self._imds_path: Callable[[str], str] = str
 
     @property
     def form(self) -> Form:
         """See `DataPlane`."""
         return self._addresses.form
 
-    def open(self, app: WsgiApp, port: int, look: Callable[[], Sequence[Vpc]]) -> None:
+    def open(
+        self,
+        app: WsgiApp,
+        port: int,
+        look: Callable[[], Sequence[Vpc]],
+        imds_path: Callable[[str], str],
+    ) -> None:
         """See `DataPlane`; what listens on 127.0.0.1 is reached from everywhere."""
         self._endpoint = f"http://127.0.0.1:{port}"
+        self._imds_path = imds_path
 
     def take(self, instance_id: str, private: str) -> Address:
         """See `DataPlane`: one that really answers, and not that of the subnet."""
@@ -284,7 +292,7 @@ class ProcessPlane:
         """See `DataPlane`."""
         return {
             "AWS_ENDPOINT_URL": self._endpoint,
-            "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"{self._endpoint}/_sandbox/imds/{instance_id}",
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"{self._endpoint}{self._imds_path(instance_id)}",
         }
 
     def changed(self) -> None:

@@ -167,13 +167,20 @@ class DataPlane(Protocol):
     def client_address(self) -> str:
         """The address that clients on this machine are seen from."""
 
-    def open(self, app: WsgiApp, port: int, look: Callable[[], Sequence[Vpc]]) -> None:
+    def open(
+        self,
+        app: WsgiApp,
+        port: int,
+        look: Callable[[], Sequence[Vpc]],
+        imds_path: Callable[[str], str],
+    ) -> None:
         """Lead instances to AWS's API and to their metadata.
 
         Args:
-            app: Answers both; the metadata of an instance is under /_sandbox/imds/ID/.
+            app: Answers both.
             port: Where it listens on 127.0.0.1.
             look: Tells what is said of networks now; to be called under the lock.
+            imds_path: Where the application has the metadata of the instance with that id.
         """
 
     def take(self, instance_id: str, private: str) -> Address:

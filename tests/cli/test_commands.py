@@ -53,7 +53,7 @@ def test_check_does_not_accept_a_prefect_api_that_the_machines_cannot_reach(sand
     # An account that is not the sandbox, but whose AWS is there.
     credentials = AwsCredentials(
         aws_access_key_id="sandbox",
-        aws_secret_access_key="sandbox",
+        aws_secret_access_key=sandbox.secret_access_key,
         aws_client_parameters={"endpoint_url": sandbox.endpoint},
     )
     Ec2DaskAccount(region="us-east-1", aws_credentials=credentials).save("remote", overwrite=True)
@@ -185,7 +185,7 @@ def test_images_are_listed_with_tag_digest_size_and_date(sandbox: SandboxInfo) -
         "ecr",
         endpoint_url=sandbox.endpoint,
         aws_access_key_id="sandbox",
-        aws_secret_access_key="sandbox",
+        aws_secret_access_key=sandbox.secret_access_key,
         region_name="us-east-1",
     )
     media = "application/vnd.oci.image.manifest.v1+json"

@@ -40,6 +40,7 @@ def told(sandbox: Sandbox) -> str:
             "pid": info.pid,
             "state_dir": str(info.state_dir),
             "addresses": info.addresses,
+            "secret_access_key": info.secret_access_key,
         }
     )
 

@@ -27,7 +27,8 @@ import json, os, pathlib
 import prefect_coiled.sandbox.control as control
 from prefect_coiled.sandbox import SandboxInfo
 told = json.loads(os.environ["TOLD_SANDBOX"])
-info = SandboxInfo(told["endpoint"], told["pid"], pathlib.Path(told["state_dir"]), told["addresses"])
+info = SandboxInfo(told["endpoint"], told["pid"], pathlib.Path(told["state_dir"]), told["addresses"],
+    secret_access_key=told["secret_access_key"])
 control.ensure_started = lambda: info
 import prefect_coiled.sandbox
 prefect_coiled.sandbox.ensure_started = lambda: info

@@ -136,7 +136,7 @@ def live(sandbox: SandboxInfo) -> Callable[[], list[str]]:
         region_name="us-east-1",
         endpoint_url=sandbox.endpoint,
         aws_access_key_id="sandbox",
-        aws_secret_access_key="sandbox",
+        aws_secret_access_key=sandbox.secret_access_key,
     )
 
     def ask() -> list[str]:

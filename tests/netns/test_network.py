@@ -132,11 +132,12 @@ def test_the_endpoint_of_s3_leads_to_s3_and_to_nothing_else(network):
         RouteTableIds=[network.private_table],
     )
     network.sandbox.client("s3").create_bucket(Bucket=f"kept-{network.vpc}")
+    secret = network.sandbox.info.secret_access_key
     box = network.launch(
         "#!/usr/bin/env python\n"
         "import os, boto3, botocore.config\n"
         "quick = botocore.config.Config(connect_timeout=1, retries={'total_max_attempts': 1})\n"
-        "keys = {'aws_access_key_id': 'sandbox', 'aws_secret_access_key': 'sandbox'}\n"
+        f"keys = {{'aws_access_key_id': 'sandbox', 'aws_secret_access_key': {secret!r}}}\n"
         "def client(service, **options):\n"
         "    return boto3.client(service, 'us-east-1', config=quick, **keys, **options)\n"
         "print('buckets', [b['Name'] for b in client('s3').list_buckets()['Buckets']], flush=True)\n"

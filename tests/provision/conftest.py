@@ -37,7 +37,7 @@ def sandbox(shared_sandbox: Sandbox, prefect_server: None) -> Iterator[Sandbox]:
 
 @pytest.fixture
 def account(sandbox: Sandbox) -> Account:
-    keys = CredentialSource("sandbox", SecretStr("sandbox"))
+    keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
     return Account("team", credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
 
 

@@ -87,7 +87,7 @@ def filled(found: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def neighbour(account: Account, sandbox: Sandbox, region: str = "us-east-1", slug: str = "team-2") -> Aws:
-    keys = CredentialSource("sandbox", SecretStr("sandbox"))
+    keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
     return open_door(
         Account(slug, credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info), region
     )

@@ -42,7 +42,7 @@ def nothing_there(sandbox: Sandbox) -> Iterator[None]:
 
 
 def door_of(sandbox: Sandbox, slug: str = "team", region: str = "us-east-1") -> Aws:
-    keys = CredentialSource("sandbox", SecretStr("sandbox"))
+    keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
     account = Account(slug, credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
     return open_door(account, region)
 

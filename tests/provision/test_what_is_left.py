@@ -119,7 +119,7 @@ def test_the_command_set_up_makes_no_network_beside_a_users_own(
     session: Session, aws: Aws, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = {"network_id": "vpc-0123456789abcdef0", "scheduler_subnet_id": "subnet-0123456789abcdef0"}
-    keys = CredentialSource("sandbox", SecretStr("sandbox"))
+    keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
     account = Account("team", options={"network": own}, credentials=keys, endpoint_url=sandbox.endpoint)
     monkeypatch.setattr(account_commands, "door", lambda slug, region: (account, aws))
     account_commands.set_up(account="team")

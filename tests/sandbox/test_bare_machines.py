@@ -97,7 +97,7 @@ def test_an_instance_that_fetches_a_file_anew_leaves_that_of_another_one_of_its_
     s3.create_bucket(Bucket="lists")
     s3.put_object(Bucket="lists", Key="list", Body=b"new" * 9000)
     environ = {**os.environ, "AWS_ENDPOINT_URL": bare.info.endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
-    environ |= {"AWS_ACCESS_KEY_ID": "sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox"}
+    environ |= bare.environment()
     command = [sys.executable, stand_in.__file__, "s3", "cp", "s3://lists/list", "list"]
     subprocess.run(command, cwd=first, env=environ, check=True)
     assert (first / "list").read_bytes() == b"new" * 9000

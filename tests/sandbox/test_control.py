@@ -73,7 +73,7 @@ def test_the_command_line_starts_a_realistic_sandbox_of_a_fresh_account(home):
     assert CliRunner().invoke(app, asked).exit_code == 0
     info = control.status()
     assert (info.profile, info.account) == ("realistic", "fresh")
-    settings = control.ask(info.endpoint, "GET", "settings")
+    settings = control.ask(info.endpoint, "GET", "settings", secret=info.secret_access_key)
     assert (settings["rates"], settings["nat_pending"], settings["free_plan"]) == ("on", 90.0, True)
     # What asks for nothing takes it as it is; what asks for another one is told.
     assert control.ensure_started() == info

@@ -1,8 +1,8 @@
 """The judge in the chain: who signed, what the call asks for, and whether the policies allow it.
 
-Off by default: then every call is allowed, as with an administrator's keys. When on, calls signed with the
-key "sandbox" are the administrator's, those of IAM users and roles are judged by their policies, and unknown
-keys are refused.
+Off by default: then every call that is signed rightly is allowed, as with an administrator's keys (see
+`authentication`). When on, calls signed with the key "sandbox" are the administrator's, and those of IAM
+users and roles are judged by their policies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prefect_coiled.sandbox.iam.principals import Principal, principal_by_arn, p
 from prefect_coiled.sandbox.iam.requests import requests_of
 from prefect_coiled.sandbox.settings import Settings
 
-__all__ = ["ADMINISTRATOR", "Iam"]
+__all__ = ["ADMINISTRATOR", "Iam", "unknown"]
 
 # The access key with which everything is allowed.
 ADMINISTRATOR = "sandbox"
@@ -63,7 +63,7 @@ class Iam:
         with self._lock:
             principal = principal_of(call.access_key)
             if principal is None:
-                return _unknown(call) if judged else None
+                return unknown(call) if judged else None
             if f"{call.service}:{call.action}" in _FREE:
                 return None
             if principal.role and not self._works(principal.role):
@@ -152,7 +152,8 @@ def _simulation(results: Iterable[tuple[str, str, Verdict]]) -> str:
     )
 
 
-def _unknown(call: Call) -> Denial:
+def unknown(call: Call) -> Denial:
+    """What AWS answers, in the words of the service, to an access key that there is not."""
     if call.service == "ec2":
         return Denial("AuthFailure", 401, "AWS was not able to validate the provided access credentials")
     if call.service == "s3":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Principal", "principal_by_arn", "principal_of"]
+__all__ = ["Principal", "principal_by_arn", "principal_of", "secret_key_of"]
 
 _PARTITION = "aws"
 
@@ -44,6 +44,23 @@ def principal_of(access_key: str) -> Principal | None:
         for user in partitions[_PARTITION].users.values():
             if any(key.access_key_id == access_key for key in user.access_keys):
                 return _user(number, user)
+    return None
+
+
+def secret_key_of(access_key: str) -> str | None:
+    """The secret key that belongs to an access key; None for one that IAM does not know."""
+    from moto.iam.models import iam_backends
+    from moto.sts.models import sts_backends
+
+    for regions in list(sts_backends.values()):
+        for given in list(regions[_PARTITION].assumed_roles) if _PARTITION in regions else ():
+            if given.access_key_id == access_key:
+                return str(given.secret_access_key)
+    for partitions in list(iam_backends.values()):
+        for user in list(partitions[_PARTITION].users.values()):
+            for key in user.access_keys:
+                if key.access_key_id == access_key:
+                    return str(key.secret_access_key)
     return None
 
 

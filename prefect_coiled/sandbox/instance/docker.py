@@ -210,7 +210,8 @@ def _ecr_password(host: str) -> str:
 
 
 def _settings() -> dict[str, Any]:
-    with urllib.request.urlopen(f"{os.environ['AWS_ENDPOINT_URL']}/_sandbox/settings", timeout=10) as reply:
+    url = f"{os.environ['AWS_EC2_METADATA_SERVICE_ENDPOINT']}/hub"
+    with urllib.request.urlopen(url, timeout=10) as reply:
         found: dict[str, Any] = json.load(reply)
     return found
 

@@ -96,15 +96,22 @@ class NetnsPlane:
         self._numbers = itertools.cycle(range(4096))
         self._app: WsgiApp | None = None
         self._look: Callable[[], Sequence[Vpc]] = tuple
+        self._imds_path: Callable[[str], str] = str
 
     @property
     def client_address(self) -> str:
         """See `DataPlane`."""
         return self._internet.client
 
-    def open(self, app: WsgiApp, port: int, look: Callable[[], Sequence[Vpc]]) -> None:
+    def open(
+        self,
+        app: WsgiApp,
+        port: int,
+        look: Callable[[], Sequence[Vpc]],
+        imds_path: Callable[[str], str],
+    ) -> None:
         """See `DataPlane`; what listens on 127.0.0.1 is not reached from inside."""
-        self._app, self._look = app, look
+        self._app, self._look, self._imds_path = app, look, imds_path
         self._internet.open(app)
 
     def take(self, instance_id: str, private: str) -> Address:
@@ -148,7 +155,9 @@ class NetnsPlane:
         vpcs = {vpc.id: vpc for vpc in self._look()}
         for vpc_id, vpc in vpcs.items():
             if vpc_id not in self._networks:
-                self._networks[vpc_id] = VpcNetwork(next(self._numbers), self._internet, self._app)
+                self._networks[vpc_id] = VpcNetwork(
+                    next(self._numbers), self._internet, self._app, self._imds_path
+                )
             self._networks[vpc_id].apply(vpc)
         self._places = {
             interface.instance_id: (self._networks[vpc.id], interface)

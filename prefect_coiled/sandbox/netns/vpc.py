@@ -10,7 +10,7 @@ import ipaddress
 import os
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prefect_coiled.errors import SandboxError
 from prefect_coiled.sandbox.calls import Environ, StartResponse, WsgiApp, reply
@@ -29,15 +29,19 @@ class VpcNetwork:
     Args:
         number: Which of the sandbox's VPCs it is.
         internet: Where its internet and NAT gateways lead.
-        app: Answers for the metadata of an instance, under /_sandbox/imds/ID/.
+        app: Answers for the metadata of an instance.
+        imds_path: Where the application has the metadata of the instance with that id.
     """
 
-    def __init__(self, number: int, internet: Internet, app: WsgiApp) -> None:
+    def __init__(
+        self, number: int, internet: Internet, app: WsgiApp, imds_path: Callable[[str], str]
+    ) -> None:
         self._internet = internet
         self._link = f"vpc{number}"
         outer = ipaddress.ip_address("169.254.64.0") + 4 * number + 1
         self._outer, self._inner = str(outer), str(outer + 1)
         self._app = app
+        self._imds_path = imds_path
         self._interfaces: dict[str, Interface] = {}
         self._rules = ""
         self._routed: set[str] = set()
@@ -203,7 +207,7 @@ class VpcNetwork:
         interface = self._interfaces.get(environ["REMOTE_ADDR"])
         if interface is None:
             return reply(start_response, 404, "")
-        path = f"/_sandbox/imds/{interface.instance_id}/{environ['PATH_INFO'].lstrip('/')}"
+        path = f"{self._imds_path(interface.instance_id)}/{environ['PATH_INFO'].lstrip('/')}"
         return self._app({**environ, "PATH_INFO": path}, start_response)
 
     def close(self) -> None:

@@ -1,0 +1,170 @@
+"""AWS's signatures as a server checks them: made anew from the request and the secret key.
+
+https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html. The signature is
+in the header Authorization, or in the query of a presigned URL. Such a URL of S3 may be of version 2, as
+boto3 makes them in us-east-1: https://docs.aws.amazon.com/AmazonS3/latest/API/RESTAuthentication.html. Pure.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import io
+import posixpath
+import re
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, quote
+
+from prefect_coiled.sandbox.calls import Environ
+
+__all__ = ["QuerySignature2", "Signature", "signature_of"]
+
+_HEADER = re.compile(
+    r"AWS4-HMAC-SHA256 Credential=([^/,\s]+)/((\d{8})/([^/,\s]+)/([^/,\s]+)/aws4_request), ?"
+    r"SignedHeaders=([^,\s]+), ?Signature=([0-9a-f]{64})"
+)
+_SCOPE = re.compile(r"([^/]+)/((\d{8})/([^/]+)/([^/]+)/aws4_request)")
+_UNSIGNED = "UNSIGNED-PAYLOAD"
+# What version 2 does not sign of a query.
+_UNSIGNED_2 = {"AWSAccessKeyId", "Expires", "Signature", "x-amz-security-token"}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a request says of who signed it, and how.
+
+    Attributes:
+        access_key: The access key id.
+        scope: Date, region, service and "aws4_request", as in the request.
+        headers: The names of the signed headers.
+        moment: When it was signed, such as "20260101T000000Z".
+        value: The signature, in hexadecimal digits.
+        presigned: Whether it is in the query.
+    """
+
+    access_key: str
+    scope: str
+    headers: tuple[str, ...]
+    moment: str
+    value: str
+    presigned: bool
+
+    def is_by(self, secret: str, environ: Environ) -> bool:
+        """Whether whoever signed the request knows the secret key.
+
+        Args:
+            secret: The secret key.
+            environ: The request. The body of a call that does not say its own hash is read, and put back.
+        """
+        if "host" not in self.headers:
+            return False
+        canonical = hashlib.sha256(self._canonical(environ).encode("latin-1")).hexdigest()
+        text = f"AWS4-HMAC-SHA256\n{self.moment}\n{self.scope}\n{canonical}"
+        key = b"AWS4" + secret.encode()
+        for part in (*self.scope.split("/"), text):
+            key = hmac.digest(key, part.encode(), "sha256")
+        return hmac.compare_digest(key.hex(), self.value)
+
+    def _canonical(self, environ: Environ) -> str:
+        path, _, query = str(environ["REQUEST_URI"]).partition("?")
+        if self.scope.split("/")[2] != "s3":
+            slash = "/" if path.endswith("/") else ""
+            path = posixpath.normpath(path or "/").replace("//", "/").rstrip("/") + slash
+            path = quote(path or "/", safe="/~")
+        pairs = (pair.partition("=")[::2] for pair in query.split("&") if pair)
+        kept = sorted(pair for pair in pairs if pair[0] != "X-Amz-Signature")
+        return "\n".join(
+            (
+                environ["REQUEST_METHOD"],
+                path or "/",
+                "&".join(f"{name}={value}" for name, value in kept),
+                *(f"{name}:{_header(environ, name)}" for name in self.headers),
+                "",
+                ";".join(self.headers),
+                self._payload(environ),
+            )
+        )
+
+    def _payload(self, environ: Environ) -> str:
+        told = environ.get("HTTP_X_AMZ_CONTENT_SHA256")
+        if told or (self.presigned and self.scope.split("/")[2] == "s3"):
+            return str(told or _UNSIGNED)
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        body: bytes = environ["wsgi.input"].read(length) if length else b""
+        environ["wsgi.input"] = io.BytesIO(body)
+        return hashlib.sha256(body).hexdigest()
+
+
+@dataclass(frozen=True)
+class QuerySignature2:
+    """A presigned URL of S3, of version 2.
+
+    Attributes:
+        access_key: The access key id.
+        expires: When it ends, in seconds since 1970.
+        value: The signature, in base64.
+    """
+
+    access_key: str
+    expires: str
+    value: str
+
+    def is_by(self, secret: str, environ: Environ) -> bool:
+        """Whether whoever signed the request knows the secret key.
+
+        Args:
+            secret: The secret key.
+            environ: The request.
+        """
+        path = str(environ["REQUEST_URI"]).partition("?")[0]
+        query = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+        signed = sorted(pair for pair in query if pair[0] not in _UNSIGNED_2)
+        named = "&".join(f"{name}={value}" if value else name for name, value in signed)
+        names = [key.removeprefix("HTTP_") for key in environ if key.startswith("HTTP_X_AMZ_")]
+        headers = [f"{name.lower().replace('_', '-')}:{_header(environ, name)}" for name in names]
+        headers += [f"{name}:{value}" for name, value in query if name == "x-amz-security-token"]
+        text = "\n".join(
+            (
+                environ["REQUEST_METHOD"],
+                environ.get("HTTP_CONTENT_MD5", ""),
+                environ.get("CONTENT_TYPE", ""),
+                self.expires,
+                *sorted(headers),
+                f"{path}?{named}" if named else path,
+            )
+        )
+        right = base64.b64encode(hmac.digest(secret.encode(), text.encode(), "sha1"))
+        return hmac.compare_digest(right, self.value.encode())
+
+
+def _header(environ: Environ, name: str) -> str:
+    key = name.upper().replace("-", "_")
+    if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        key = f"HTTP_{key}"
+    return " ".join(str(environ.get(key, "")).split())
+
+
+def signature_of(environ: Environ) -> Signature | QuerySignature2 | None:
+    """The signature of a request; None for a request that has none, or one of another kind.
+
+    Args:
+        environ: The request.
+    """
+    given = environ.get("HTTP_AUTHORIZATION", "")
+    if given:
+        match = _HEADER.fullmatch(given)
+        if match is None:
+            return None
+        key, scope, _, _, _, headers, value = match.groups()
+        moment = environ.get("HTTP_X_AMZ_DATE", "")
+        return Signature(key, scope, tuple(headers.split(";")), moment, value, presigned=False)
+    query = dict(parse_qsl(environ.get("QUERY_STRING", "")))
+    if {"AWSAccessKeyId", "Expires", "Signature"} <= set(query):
+        return QuerySignature2(query["AWSAccessKeyId"], query["Expires"], query["Signature"])
+    match = _SCOPE.fullmatch(query.get("X-Amz-Credential", ""))
+    if match is None or query.get("X-Amz-Algorithm") != "AWS4-HMAC-SHA256":
+        return None
+    headers = query.get("X-Amz-SignedHeaders", "")
+    moment, value = query.get("X-Amz-Date", ""), query.get("X-Amz-Signature", "")
+    return Signature(match[1], match[2], tuple(headers.split(";")), moment, value, presigned=True)

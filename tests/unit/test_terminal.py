@@ -1,0 +1,116 @@
+"""What a machine or AWS said cannot steer the terminal of who reads it, nor stop a command."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from rich.table import Table
+from rich.text import Text
+
+from prefect_coiled.aws import instances, logs
+from prefect_coiled.errors import AwsError, ProvisionError, printable
+from prefect_coiled.plan.notifications import Notification, choose
+from prefect_coiled.plan.policies import instance_policy
+from prefect_coiled.terminal import Terminal
+
+ATTACKS = {
+    "title": "\x1b]0;owned\x07",
+    "clipboard": "\x1b]52;c;cm0gLXJmIC8=\x1b\\",
+    "link": "\x1b]8;;https://evil.example\x1b\\here\x1b]8;;\x1b\\",
+    "erase": "\x1b[2J\x1b[H",
+    "eight bits": "\x9b2J\x9d0;owned\x9c",
+    "overwrite": "failed\rfine  ",
+    "backspace": "failed\b\b\b\b\b\bfine",
+    "delete": "a\x7fb",
+    "null": "a\0b",
+    "direction": "a\u202eb\u2066c",
+}
+every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+
+
+def is_harmless(text: str) -> bool:
+    return not any(
+        (ord(c) < 32 and c not in "\n\t") or 0x7F <= ord(c) < 0xA0 or c in "\u202e\u2066" for c in text
+    )
+
+
+class Door:
+    """A door through which a machine's own words come."""
+
+    account = "team"
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def call(self, action: str, what: str, **wanted: Any) -> dict[str, Any]:
+        if action == "ec2:GetConsoleOutput":
+            return {"Output": self.text}
+        return {"events": [{"message": self.text}], "nextForwardToken": "t", "nextBackwardToken": None}
+
+
+@every_attack
+def test_a_text_keeps_its_words_only(attack: str) -> None:
+    assert is_harmless(printable(attack))
+    assert printable("größe\t1\r\n2 \u00e9\u4e2d") == "größe\t1\n2 \u00e9\u4e2d"
+
+
+@every_attack
+def test_a_console_prints_text_only(attack: str) -> None:
+    file = io.StringIO()
+    console = Terminal(file=file, width=60)
+    table = Table("A")
+    table.add_row(attack)
+    for one in (attack, Text(attack), table):
+        console.print(one)
+    assert is_harmless(file.getvalue())
+    coloured = io.StringIO()
+    Terminal(file=coloured, force_terminal=True, color_system="standard").print(Text("red", style="red"))
+    assert coloured.getvalue().startswith("\x1b[31mred")
+
+
+@every_attack
+def test_an_error_says_no_control_characters(attack: str) -> None:
+    for error in (ProvisionError(attack, attack, attack), AwsError(attack, attack)):
+        assert is_harmless(str(error))
+
+
+@every_attack
+def test_the_log_and_the_console_of_a_machine_are_words(attack: str) -> None:
+    door: Any = Door(attack)
+    read = [*logs.read_log(door, "i-1", tail=5), *logs.read_on(door, "i-1", None)[0]]
+    assert len(read) == 2
+    assert all(map(is_harmless, [*read, instances.console_output(door, "i-1")]))
+
+
+def row(**changes: Any) -> str:
+    told = {"time": "2026-01-01T00:00:00Z", "id": "1", "event_type": "sweep", "msg": "swept"}
+    return json.dumps({**told, **changes})
+
+
+@every_attack
+def test_a_row_of_the_notifications_is_words(attack: str) -> None:
+    (read,) = choose([row(msg=attack, data={attack: [attack, {"a": attack}]})], limit=9)
+    assert is_harmless(f"{read.msg}{read.data}")
+
+
+def test_a_row_that_is_none_is_skipped_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    wrong = [row(time="2026-01-01T00:00:00"), row(time=None), "[" * 100_000, "{", row(level="x"), "null"]
+    with caplog.at_level(logging.WARNING):
+        found = choose([row(), *wrong, row(time="2026-01-01T01:00:00+05:00", id="2")], limit=9)
+    assert [one.id for one in found] == ["2", "1"]
+    assert f"skipped {len(wrong)} lines" in caplog.text
+    assert all(one.local_time for one in found)
+    kept = Notification(time=datetime.now(timezone.utc), id="3", event_type="sweep", msg="é")
+    assert Notification.decode(kept.encode()) == kept
+
+
+def test_machines_write_streams_of_machines_only() -> None:
+    (written,) = (
+        s for s in json.loads(instance_policy("team", "123456789012"))["Statement"] if s["Sid"] == "ShipLogs"
+    )
+    assert [arn.rpartition(":")[2] for arn in written["Resource"]] == ["i-*"]
