@@ -362,7 +362,8 @@ class Cluster(DistributedCluster):
 
         Args:
             ingress: Rules such as [{"ports": [8786, 8787], "cidr": "me"}], a CIDR or "me" for the usual
-                ports, or an empty list to close all. What is not said any more is closed.
+                ports, or an empty list to close all. What is not said any more is closed. Rules that only say
+                ports are for those who get in now.
 
         Raises:
             OptionsError: If a rule is wrong, or the security group is the user's own.
@@ -371,7 +372,8 @@ class Cluster(DistributedCluster):
 
     async def _set_ingress(self, ingress: Any) -> tuple[IngressRule, ...]:
         launched = self.started()
-        rules = ingress_rules({"cidr": ingress} if isinstance(ingress, str) else ingress)
+        now = [rule.cidr for rule in launched.spec.ingress]
+        rules = ingress_rules({"cidr": ingress} if isinstance(ingress, str) else ingress, now)
         return await self.in_thread(launched.set_ingress, rules)
 
     async def scale_down(self, workers: Iterable[str]) -> None:

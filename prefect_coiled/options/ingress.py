@@ -80,8 +80,17 @@ class IngressRule(OptionsModel):
         return _check_cidr(value)
 
 
-def ingress_rules(value: object) -> tuple[IngressRule, ...]:
-    """Rules from however they were written: one mapping or a list of them."""
+def ingress_rules(value: object, sources: Sequence[str] = (ANYWHERE,)) -> tuple[IngressRule, ...]:
+    """Rules from however they were written: one mapping or a list of them.
+
+    Args:
+        value: The rules.
+        sources: Who gets in by a rule that only says ports: those who got in before. Other ports are no
+            reason to let others in.
+
+    Raises:
+        OptionsError: A rule is wrong, or says only ports where nobody got in before.
+    """
     if isinstance(value, (Mapping, IngressRule)):
         value = [value]
     if not isinstance(value, (list, tuple)):
@@ -90,10 +99,18 @@ def ingress_rules(value: object) -> tuple[IngressRule, ...]:
     for rule in value:
         if isinstance(rule, Mapping):
             # Not said is the default; said and left blank is not.
-            for name in ("cidr", "ports"):
-                if name in rule and unset(rule[name]):
+            for name in rule:
+                if unset(rule[name]):
                     raise OptionsError(f"{name} {rule[name]!r}", "is blank, which opens nothing.", _LEAVE_OUT)
-            rules.append(IngressRule(**renamed(rule, {})))
+            given = renamed(rule, {})
+            if "cidr" not in given and not sources:
+                raise OptionsError(
+                    f"ingress {dict(rule)!r}",
+                    "says no cidr, and nobody gets in so far.",
+                    "Give its cidr too.",
+                )
+            wanted = (given["cidr"],) if "cidr" in given else dict.fromkeys(sources)
+            rules += [IngressRule(**{**given, "cidr": source}) for source in wanted]
         elif isinstance(rule, IngressRule):
             rules.append(rule)
         else:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options.base import unset
-from prefect_coiled.options.ingress import SSH_PORT, IngressRule
+from prefect_coiled.options.ingress import SSH_PORT, IngressRule, ingress_rules
 from prefect_coiled.options.models import BackendOptions, check_zone
 
 Source = Literal["keyword", "coiled.yaml", "account block", "default"]
@@ -100,6 +100,7 @@ def merge(
     ]
     chosen: dict[str, Any] = {}
     sources: dict[str, Source] = dict.fromkeys(_ORDER, "default")
+    _keep_those_who_get_in(levels)
     for source, groups in reversed(levels):
         for name, given in groups.items():
             chosen[name] = given
@@ -115,6 +116,17 @@ def merge(
         place = "" if same and sources["zone"] == "keyword" else f" ({sources['zone']})"
         raise OptionsError(f"{d.what}{place}", d.why, next_step.strip()) from None
     return MergedOptions(BackendOptions(**flat), sources, notes)
+
+
+def _keep_those_who_get_in(levels: list[tuple[Source, dict[str, dict[str, Any]]]]) -> None:
+    """Where a place says only ports, those get in who do by the places below it."""
+    before = [rule.cidr for rule in BackendOptions().ingress]
+    for _, groups in reversed(levels):
+        if "ingress" in groups:
+            (given,) = groups["ingress"].values()
+            rules = ingress_rules(given, before)
+            groups["ingress"] = {"ingress": rules}
+            before = [rule.cidr for rule in rules]
 
 
 def _follow_region(

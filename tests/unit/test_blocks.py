@@ -46,7 +46,7 @@ def saved():
 
 @pytest.fixture
 def fake_sandbox(monkeypatch):
-    info = types.SimpleNamespace(endpoint="http://127.0.0.1:4566", pid=1)
+    info = types.SimpleNamespace(endpoint="http://127.0.0.1:4566", pid=1, secret_access_key="of-this-start")
     module = types.ModuleType("prefect_coiled.sandbox")
     module.ensure_started = lambda: info
     monkeypatch.setitem(sys.modules, "prefect_coiled.sandbox", module)

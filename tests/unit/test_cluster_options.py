@@ -100,12 +100,37 @@ def test_a_request_is_shown_without_what_may_be_a_secret() -> None:
     assert "environ={TOKEN}" in repr(request)
 
 
-@pytest.mark.parametrize("blank", ["", " ", "\t"])
+def file(options: dict[str, Any]) -> dict[str, Any]:
+    return {"coiled": {"backend-options": options}}
+
+
+def test_other_ports_are_no_reason_to_let_others_in() -> None:
+    home = {"ingress": [{"ports": [22], "cidr": "10.0.0.0/8"}, {"ports": [8787], "cidr": "me"}]}
+    kept = [((8786,), "10.0.0.0/8"), ((8786,), "me")]
+    only = {"ports": [8786]}
+    for merged in (
+        merge({"firewall": only}, home, config={}),
+        merge({"ingress": [only]}, None, config=file(home)),
+        merge({}, home, config=file({"firewall": only})),
+        merge({"ingress": only}, home, config=file({"ingress": [{"ports": [1]}]})),
+    ):
+        assert [(rule.ports, rule.cidr) for rule in merged.options.ingress] == kept
+    assert [rule.cidr for rule in merge({"firewall": only}, config={}).options.ingress] == ["0.0.0.0/0"]
+    wide = merge({"firewall": {**only, "cidr": "0.0.0.0/0"}}, home, config={}).options.ingress
+    assert [rule.cidr for rule in wide] == ["0.0.0.0/0"]
+    with pytest.raises(OptionsError, match="nobody gets in"):
+        merge({"firewall": only}, {"ingress": []}, config={})
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t", "\n", "\u3000"])
 def test_a_blank_source_opens_nothing(blank: str) -> None:
     for make in (
         lambda: Request(allow_ingress_from=blank, defaults={}),
         lambda: ingress_rules([{"ports": [8786], "cidr": blank}]),
         lambda: ingress_rules({"cidr": blank}),
+        lambda: ingress_rules({"CIDR": blank}),
+        lambda: ingress_rules({"Cidr ": blank}),
+        lambda: merge({}, {"ingress": [{"cidr": "me"}]}, config=file({"firewall": {"cidr": blank}})),
         lambda: merge({"firewall": {"ports": [8786], "cidr": blank}}, config={}),
         lambda: merge({"ingress": [{"ports": [8786], "cidr": blank}]}, config={}),
         lambda: account_layer(Ec2DaskAccount(region="us-east-1", ingress_cidr=blank)),
