@@ -19,7 +19,7 @@ from prefect_coiled.errors import OptionsError
 __all__ = ["capture", "check_ignored", "without_secrets"]
 
 # What manages conda's environments rather than belongs to one.
-_OF_CONDA = re.compile(r"^(conda.*|(lib)?mamba.*|boa|menuinst|navigator-updater|anaconda-.*)$")
+_OF_CONDA = re.compile(r"^(conda.*|(lib)?mamba.*|boa|menuinst|navigator-updater|anaconda-.*)\Z")
 # Stand-ins that no index has: https://bugs.launchpad.net/ubuntu/+source/python-pip/+bug/1635463
 _NOTHING = frozenset({"pkg-resources", "distribute"})
 _EXTRA = re.compile(r";.*\bextra\s*==")

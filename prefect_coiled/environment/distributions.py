@@ -25,7 +25,7 @@ __all__ = ["Found", "find", "site_folders"]
 
 # https://packaging.python.org/en/latest/specifications/name-normalization/
 # pip skips what has no such name too: what it is about to remove gets one that begins with "~".
-_NAME = re.compile(r"^([A-Z0-9]|[A-Z0-9][A-Z0-9._-]*[A-Z0-9])$", re.IGNORECASE)
+_NAME = re.compile(r"^([A-Z0-9]|[A-Z0-9][A-Z0-9._-]*[A-Z0-9])\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from prefect_coiled.node.packages import hash_of
 
 __all__ = ["can_be_packed", "pack"]
 
-_NATIVE = re.compile(r"\.(so|pyd|dylib|dll)(\.\d+)*$")
+_NATIVE = re.compile(r"\.(so|pyd|dylib|dll)(\.\d+)*\Z")
 _WHEEL = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 # What an installer wrote about this very installation; some of it may hold an address with a password.
 _OF_INSTALLER = frozenset(

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import tornado.httputil as httputil
 
@@ -56,6 +56,8 @@ class Gate(httputil.HTTPServerConnectionDelegate):  # type: ignore[misc]
         """What to answer instead of the application: status and headers; None lets the request in."""
         if not self._token:
             return 401, {}
+        if _is_foreign_websocket(headers):
+            return 403, {}
         if self._has_cookie(headers) or self._same(headers.get("Authorization", ""), f"Bearer {self._token}"):
             return None
         path, _, rest = start.path.partition("?")
@@ -80,6 +82,15 @@ class Gate(httputil.HTTPServerConnectionDelegate):  # type: ignore[misc]
         return hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode())
 
 
+def _is_foreign_websocket(headers: httputil.HTTPHeaders) -> bool:
+    """Whether a page of another site asks for a websocket: browsers send the cookie along with it."""
+    origin = headers.get("Origin")
+    if origin is None or headers.get("Upgrade", "").strip().lower() != "websocket":
+        return False
+    host = str(headers.get("Host", "")).strip().lower()
+    return urlsplit(str(origin)).netloc.lower() != host
+
+
 class _Request(httputil.HTTPMessageDelegate):  # type: ignore[misc]
     """One request: decided by its headers, then passed on or swallowed."""
 
@@ -89,8 +100,10 @@ class _Request(httputil.HTTPMessageDelegate):  # type: ignore[misc]
         self._request_conn = request_conn
         self._inner: httputil.HTTPMessageDelegate | None = None
         self._answer: tuple[int, dict[str, str]] = (401, {})
+        self._method = ""
 
     def headers_received(self, start_line: Any, headers: httputil.HTTPHeaders) -> Any:
+        self._method = start_line.method
         answer = self._gate.answer(start_line, headers)
         if answer is None:
             self._inner = self._gate.open(self._server_conn, self._request_conn)
@@ -122,5 +135,5 @@ class _Request(httputil.HTTPMessageDelegate):  # type: ignore[misc]
         )
         reason = httputil.responses[status]
         start = httputil.ResponseStartLine("HTTP/1.1", status, reason)
-        self._request_conn.write_headers(start, headers, body)
+        self._request_conn.write_headers(start, headers, None if self._method == "HEAD" else body)
         self._request_conn.finish()

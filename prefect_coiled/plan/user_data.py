@@ -38,9 +38,9 @@ _CONTAINER = "@CONTAINER@\n"
 DISTRIBUTED_PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 # What the recipe says at its end; with anything else the image is not taken.
 BAKED = "baked"
-_PYTHON = re.compile(r"^3\.\d{1,2}(\.\d{1,2})?([a-z]+\d*)?\+?$")
-_BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
-_KEY = re.compile(r"^[A-Za-z0-9][A-Za-z0-9./_-]+$")
+_PYTHON = re.compile(r"^3\.\d{1,2}(\.\d{1,2})?([a-z]+\d*)?\+?\Z")
+_BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
+_KEY = re.compile(r"^[A-Za-z0-9][A-Za-z0-9./_-]+\Z")
 
 
 class Place(NamedTuple):

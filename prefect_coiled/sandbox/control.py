@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -51,6 +52,12 @@ IDLE_SECONDS = 1800.0
 REGION = "us-east-1"
 ACCESS_KEY = "sandbox"
 _START_SECONDS = 60.0
+# The server answers for AWS: nothing in the environment may lead it to another one. And it lives on when this
+# process has ended: nobody's secrets shall lie in its environment meanwhile.
+_STAYS = re.compile(
+    r"^(AWS|MOTO)_|^PREFECT_(?!COILED_SANDBOX)|KEY|SECRET|TOKEN|PASSW|CREDENTIAL|AUTH|INDEX_URL",
+    re.IGNORECASE,
+)
 _STOP_SECONDS = 15.0
 _METADATA = "server.json"
 _NEXT = "See the log in the sandbox's state folder, or run `prefect-coiled sandbox stop` and try again."
@@ -282,8 +289,7 @@ def launch(folder: Path, arguments: Sequence[str], *, lifeline: bool) -> subproc
     command = [sys.executable, "-m", "prefect_coiled.sandbox.server", "--state-dir", str(folder), *arguments]
     if lifeline:
         command.append("--lifeline")
-    # The server answers for AWS: nothing in the environment may lead it to another one.
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MOTO_"))}
+    environ = {key: value for key, value in os.environ.items() if not _STAYS.search(key)}
     log = folder / "server.log"
     with log.open("ab") as output:
         process = subprocess.Popen(

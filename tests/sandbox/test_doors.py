@@ -17,7 +17,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from prefect_coiled.sandbox import peers
+from prefect_coiled.sandbox import Sandbox, peers
 
 ONCE = Config(retries={"total_max_attempts": 1})
 FORGED = (
@@ -166,6 +166,18 @@ def test_the_secret_is_in_a_file_for_the_owner_alone(sandbox):
         if os.path.exists(shown):
             with open(shown, "rb") as told:
                 assert secret.encode() not in told.read()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone shows the environment of a process")
+def test_the_environment_of_a_sandbox_holds_no_secret(monkeypatch):
+    for name in ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_API_URL", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "canary-7d1")
+    for name in ("UV_INDEX_OURS_PASSWORD", "PIP_INDEX_URL", "GITHUB_TOKEN", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "canary-7d1")
+    with Sandbox({"boot": "none"}) as own, open(f"/proc/{own.info.pid}/environ", "rb") as told:
+        kept = told.read()
+    assert b"canary-7d1" not in kept
+    assert b"PATH=" in kept
 
 
 @contextmanager

@@ -1,0 +1,49 @@
+"""The gate before the dashboard answers every method, and no page of another site gets a websocket."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tornado import httputil
+from tornado.testing import AsyncHTTPTestCase
+
+from prefect_coiled.node.gate import Gate
+
+COOKIE = Gate(None, "token", 8787).answer(httputil.RequestStartLine("GET", "/?token=token", "HTTP/1.1"), {})  # type: ignore[arg-type]
+
+
+class TestGate(AsyncHTTPTestCase):
+    """The gate before nothing, on a server of Tornado's."""
+
+    def get_app(self) -> Any:
+        return Gate(None, "token", 8787)  # type: ignore[arg-type]
+
+    def test_every_method_without_a_token_is_refused(self) -> None:
+        for method in ("GET", "HEAD", "OPTIONS", "DELETE", "GET"):
+            reply = self.fetch("/status", method=method)
+            assert reply.code == 401
+            assert bool(reply.body) is (method != "HEAD")
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://evil.example", 403),
+        ("https://192.0.2.1:8786", 403),
+        ("https://192.0.2.1:8787.evil.example", 403),
+        ("null", 403),
+        ("https://192.0.2.1:8787", None),
+        (None, None),
+    ],
+)
+def test_a_page_of_another_site_gets_no_websocket(origin: str | None, status: int | None) -> None:
+    assert COOKIE is not None
+    headers = httputil.HTTPHeaders({"Host": "192.0.2.1:8787", "Upgrade": "WebSocket"})
+    headers["Cookie"] = COOKIE[1]["Set-Cookie"].partition(";")[0]
+    if origin is not None:
+        headers["Origin"] = origin
+    answer = Gate(None, "token", 8787).answer(  # type: ignore[arg-type]
+        httputil.RequestStartLine("GET", "/status/ws", "HTTP/1.1"), headers
+    )
+    assert (answer and answer[0]) == status
