@@ -91,13 +91,19 @@ def live_board(console: Console | None = None) -> Iterator[Board]:
     """Show the progress of every cluster that this process starts inside the block."""
     board = Board()
     live = Live(board, console=console, refresh_per_second=8)
+
+    def tell(step: str, state: str) -> None:
+        if step == "dashboard" and not live.console.is_terminal:
+            state = state.partition("?")[0]  # a file is kept and shown around; the token opens the dashboard
+        board.tell(step, state)
+
     try:
         with live:
-            _listeners.append(board.tell)
+            _listeners.append(tell)
             try:
                 yield board
             finally:
-                _listeners.remove(board.tell)
+                _listeners.remove(tell)
     finally:
         # A file or a pipe gets the board once, at the end, and Rich ends no line there.
         if board.rows() and not (live.console.is_terminal or live.console.is_jupyter):

@@ -220,6 +220,7 @@ class Account:
         endpoint_url: Where AWS's API is, if not at AWS.
         sandbox: The sandbox that it runs in, or None: said by its block, and never guessed from an endpoint.
         tags: Tags for everything the account makes.
+        instead_of: Names of the accounts that were saved, where it is the sandbox because none has its name.
     """
 
     slug: str
@@ -228,6 +229,22 @@ class Account:
     endpoint_url: str | None = None
     sandbox: SandboxInfo | None = field(default=None, hash=False)
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+    instead_of: tuple[str, ...] = ()
+
+    def place(self, aws_account_id: str, region: str) -> str:
+        """Where its machines run, in words.
+
+        Args:
+            aws_account_id: The 12 digits that the credentials are of.
+            region: The region that is meant.
+        """
+        if not self.is_sandbox:
+            at = f" at {self.endpoint_url}" if self.endpoint_url else ""
+            return f"AWS account {aws_account_id} in {region}{at}"
+        text = "the sandbox on this machine"
+        if self.instead_of:
+            text += f" (no account of that name is saved; there is: {', '.join(self.instead_of)})"
+        return text
 
     @property
     def shares_loopback(self) -> bool:

@@ -29,19 +29,21 @@ class Denied(Record):
     phase: Phase
 
 
-def foresee(aws: Aws, caller: Caller) -> tuple[Denied, ...]:
+def foresee(aws: Aws, caller: Caller, role_arn: str = "") -> tuple[Denied, ...]:
     """Ask IAM which of the permissions of both policies the caller lacks. Changes nothing.
 
     Args:
         aws: The door.
         caller: Who would make the calls.
+        role_arn: The role that is worked as, if it is known: a session's ARN lacks the role's path.
 
     Raises:
-        AccessDeniedError: If the caller may not ask that; the ongoing policy lets an IAM user ask.
+        AccessDeniedError: If the caller may not ask that; the ongoing policy lets an IAM user ask, and a role
+            for which it was written.
     """
     if caller.arn.endswith(":root"):
         return ()
-    source = _source(caller.arn)
+    source = _source(caller.arn, role_arn)
     missing: list[Denied] = []
     for phase in ("ongoing", "setup"):
         for question in policies.questions(phase, aws.account, caller.aws_account_id, aws.region):
@@ -55,7 +57,7 @@ def foresee(aws: Aws, caller: Caller) -> tuple[Denied, ...]:
                 "EvaluationResults",
                 PolicySourceArn=source,
                 ActionNames=list(question.actions),
-                ResourceArns=[_resource(question.resource, caller)],
+                ResourceArns=[_resource(question.resource, source)],
                 ContextEntries=entries,
             )
             missing += [
@@ -66,12 +68,16 @@ def foresee(aws: Aws, caller: Caller) -> tuple[Denied, ...]:
     return tuple(missing)
 
 
-def _resource(resource: str, caller: Caller) -> str:
+def _resource(resource: str, source: str) -> str:
     """What is asked about; of oneself by one's own ARN, which has the path that the policy leaves open."""
-    return caller.arn if "${aws:username}" in resource else resource
+    return source if "${aws:username}" in resource else resource
 
 
-def _source(arn: str) -> str:
+def _source(arn: str, role_arn: str) -> str:
     """The user, or the role behind a session: policies belong to these."""
     match: Any = re.fullmatch(r"arn:([\w-]+):sts::(\d+):assumed-role/([^/]+)/.*", arn)
-    return f"arn:{match[1]}:iam::{match[2]}:role/{match[3]}" if match else arn
+    if not match:
+        return arn
+    if role_arn.rpartition("/")[2] == match[3]:
+        return role_arn
+    return f"arn:{match[1]}:iam::{match[2]}:role/{match[3]}"

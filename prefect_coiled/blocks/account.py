@@ -221,6 +221,15 @@ def credential_source(block: Ec2DaskAccount) -> CredentialSource:
         )
     if bool(aws.aws_access_key_id) != bool(aws.aws_secret_access_key):
         raise AccountError("aws_credentials", "need both the access key id and the secret key, or neither.")
+    parameters = aws.aws_client_parameters
+    for name in ("verify", "verify_cert_path", "api_version", "config", "use_ssl"):
+        default = type(parameters).model_fields[name].default
+        if getattr(parameters, name) != default:
+            raise AccountError(
+                f"aws_credentials.aws_client_parameters.{name}",
+                "is not used here: only endpoint_url is.",
+                "Take it out. For certificates of your own, set AWS_CA_BUNDLE.",
+            )
     role, args = block.role_arn.strip(), aws.assume_role_kwargs.get_params_override()
     if args.get("SerialNumber") or args.get("TokenCode"):
         raise AccountError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr, ValidationError
@@ -44,7 +45,7 @@ def load_account(slug: str | None = None) -> Account:
     if not isinstance(found, list):
         return account_from_block(_validated(found), slug)
     if slug == DEFAULT_ACCOUNT:
-        return _sandbox_account(slug, {}, {})
+        return replace(_sandbox_account(slug, {}, {}), instead_of=tuple(found))
     raise _missing(slug, found)
 
 

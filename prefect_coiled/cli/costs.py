@@ -80,6 +80,7 @@ def show_cost(
     hourly_sum, usd_sum = _sum([k[0] for k in known]), _sum([k[1] for k in known])
     rows.add_row("total", "", _usd(hourly_sum), _usd(usd_sum))
     console.print(rows)
+    console.print(f"Account {loaded.slug} in {aws.region}{where(loaded)}")
     console.print(f"{basis} Machines, disks of 30 GB, public addresses and NAT gateways.")
 
 

@@ -8,6 +8,10 @@ __all__ = ["EXAMPLES", "add_examples"]
 
 EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("setup", "aws"): ("setup aws --account my-team", "setup aws --account my-team --profile work --yes"),
+    ("setup", "iam"): (
+        "setup iam --account my-team --user dask --aws-account-id 123456789012",
+        "setup iam --account my-team --role arn:aws:iam::123456789012:role/dask",
+    ),
     ("set-up",): ("set-up --account my-team --region eu-west-1",),
     ("check",): ("check --account my-team", "check --json"),
     ("doctor",): ("doctor --account my-team", "doctor --account my-team --spend 0.50 --report doctor.json"),
@@ -20,7 +24,11 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("firewall",): ("firewall my-cluster", "firewall my-cluster --cidr me", "firewall my-cluster --close"),
     ("notifications",): ("notifications --limit 20", "notifications --type worker_lost --json"),
     ("dashboard",): ("dashboard my-cluster",),
-    ("policies",): ("policies setup", "policies ongoing --account my-team --region eu-west-1"),
+    ("policies",): (
+        "policies setup",
+        "policies ongoing --account my-team --region eu-west-1",
+        "policies setup --format terraform",
+    ),
     ("account", "list"): ("account list", "account list --json"),
     ("account", "explain"): ("account explain my-team", "account explain my-team --region eu-west-1 --json"),
     ("account", "edit"): (

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # Those of `plan.policies`, which is not imported for the help alone; a test compares them.
 PolicyName: TypeAlias = Literal["setup", "ongoing", "instance"]
+PolicyFormat: TypeAlias = Literal["json", "cloudformation", "terraform"]
 
 _NumberOption = Annotated[
     str, typer.Option("--aws-account-id", help="The 12 digits of the AWS account, for narrower resources.")
@@ -44,20 +45,29 @@ def show_policy(
     kms_key: Annotated[
         str, typer.Option(help="ARN of a KMS key of your own, if disks are encrypted with one by default.")
     ] = "",
+    role_arn: Annotated[
+        str, typer.Option(help="ARN of the role that it is attached to, if it is one, so that `check` works.")
+    ] = "",
+    form: Annotated[
+        PolicyFormat, typer.Option("--format", help="IAM's JSON, a CloudFormation template, or .tf.json.")
+    ] = "json",
 ) -> None:
-    """Print an IAM policy as JSON: for set-up, for everything after it, or of the machines' role.
+    """Print an IAM policy: for set-up, for everything after it, or of the machines' role.
 
     Attach `setup` and `ongoing` to the user whose keys the account has. Once it is set up, `setup` can go.
     """
     from prefect_coiled.blocks import load_account
     from prefect_coiled.blocks.loading import DEFAULT_ACCOUNT
     from prefect_coiled.options import cluster_defaults, merge
+    from prefect_coiled.plan.iam_setup import written
     from prefect_coiled.plan.policies import iam_policies
 
     slug = account or str(cluster_defaults().get("account") or DEFAULT_ACCOUNT)
     network = merge(None, load_account(slug).options).options.network if own_network else None
-    made = iam_policies(slug, aws_account_id=number, region=region, network=network, kms_key=kms_key)
-    print_json(made[name])
+    made = iam_policies(
+        slug, aws_account_id=number, region=region, network=network, kms_key=kms_key, role_arn=role_arn
+    )
+    print_json(written(made[name], name, slug, form))
 
 
 @told
@@ -98,13 +108,16 @@ def check(account: AccountOption = None, region: RegionOption = None, as_json: J
         "free_plan": list(room.free_plan),
     }
     try:
-        denied = foresee(aws, caller)
+        denied = foresee(aws, caller, loaded.credentials.role_arn)
     except AccessDeniedError as error:
         why = " ".join(error.diagnosis.why.split())
         if as_json:
             print_json({**answer, "denied": None, "not_foreseen": why})
         console.print(f"What would be denied cannot be foreseen: {why}")
-        console.print("The ongoing policy lets an IAM user ask: `prefect-coiled policies ongoing`.")
+        console.print(f"Attach a policy that lets it ask: {_policy_that_asks(loaded, caller.arn)}.")
+        console.print(_set_up_or_not(aws))
+        if not room.suffices:
+            console.print("A cluster of the default types would not come up.")
         raise typer.Exit(1) from None
     if as_json:
         listed = [{"action": d.action, "resource": d.resource, "policy": d.phase} for d in denied]
@@ -129,6 +142,25 @@ def check(account: AccountOption = None, region: RegionOption = None, as_json: J
         console.print("A cluster of the default types would not come up.")
         raise typer.Exit(1)
     console.print("Ready.")
+
+
+def _policy_that_asks(account: Account, arn: str) -> str:
+    """The command that prints it: a role has to be named."""
+    command = f"prefect-coiled policies ongoing --account {account.slug}"
+    if ":assumed-role/" in arn:
+        number, name = arn.split(":")[4], arn.split("/")[1]
+        command += f" --role-arn {account.credentials.role_arn or f'arn:aws:iam::{number}:role/{name}'}"
+    return f"`{command}`"
+
+
+def _set_up_or_not(aws: Aws) -> str:
+    from prefect_coiled.aws.vpc import find_vpcs
+    from prefect_coiled.errors import AccessDeniedError
+
+    try:
+        return "The account is set up here." if find_vpcs(aws) else "The account is not set up here yet."
+    except AccessDeniedError as error:
+        return f"Whether the account is set up is not to be seen: {' '.join(error.diagnosis.why.split())}"
 
 
 def _room(account: Account, aws: Aws) -> Room:

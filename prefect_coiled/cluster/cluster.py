@@ -477,7 +477,7 @@ class Cluster(DistributedCluster):
             patience = HURRIED if self._hurried or self.stop_event.is_set() else PATIENCE
             removal = await self.in_thread(launched.remove, ended, patience)
             self.removal = removal if self.removal is None else self.removal.then(removal)
-            self.tell("cost", f"{self.cost().short} at list prices")
+            self.tell("cost", f"{self.cost().short} at list prices, in {launched.place}")
             self.tell("removed", str(self.removal))
         if self.launched is not None:
             await self.in_thread(self._end_story, self.launched)

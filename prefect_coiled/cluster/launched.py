@@ -63,9 +63,11 @@ class Launched:
         story: Tells Prefect of it.
         slot: Its slot of the account's concurrency limit, if there is such a limit.
         since: When its machines were launched, or were found, by `time.monotonic`.
+        place: Where its machines run, in words.
     """
 
     slot: Slot | None = None
+    place: str = ""
 
     def __init__(
         self,
@@ -246,6 +248,8 @@ def launch(
     account = load_account(request.account)
     aws = open_door(account, request.merged(account).options.region, stop)
     caller = find_caller(aws)  # also shows that the credentials work
+    place = account.place(caller.aws_account_id, aws.region)
+    report(f"account {account.slug}", place)
     wanted = {*request.worker_types(), *request.scheduler_types()}
     unknown = sorted(t for t in wanted if not machines.known(t))
     if unknown:
@@ -253,6 +257,7 @@ def launch(
     if request.name is not None and (found := _find_or_await(aws, request.name, report)):
         report("cluster", f"attaching to {request.name}")
         found.story.links(found.record, account.is_sandbox)
+        found.place = place
         return found
     image = request.container_image(account, caller.aws_account_id)
     if image is not None:
@@ -297,6 +302,7 @@ def launch(
         # Somebody else was a moment faster with the name.
         if isinstance(error, NameTakenError) and (found := _find_or_await(aws, spec.name, report)):
             story.close(hurried=True)
+            found.place = place
             return found
         story.failed(error)
         story.close(hurried=True)
@@ -309,7 +315,7 @@ def launch(
     launched = Launched(
         aws, spec, record, session.client_secrets, attached=False, story=story, since=session.launched_at
     )
-    launched.slot = slot
+    launched.slot, launched.place = slot, place
     return launched
 
 

@@ -7,9 +7,12 @@ whole from the highest place that gives it. May not read block documents: the ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+import yaml
 
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options.base import unset
@@ -267,8 +270,34 @@ def _section(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if config is None:
         import dask.config
 
+        _refuse_loose_keys(dask.config.paths)
         config = dask.config.config
     return _mapping(config.get("coiled"), "coiled")
+
+
+def _refuse_loose_keys(places: Iterable[str]) -> None:
+    """Refuse a `coiled.yaml` whose keys lack the ones above them: Dask reads it, and nobody asks for them."""
+    for place in places:
+        path = Path(place) if str(place).endswith((".yaml", ".yml")) else Path(place) / "coiled.yaml"
+        if path.name != "coiled.yaml":
+            continue
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+            continue  # not there, or Dask has said what is wrong with it
+        for key in content if isinstance(content, Mapping) else ():
+            name = _name(key)
+            above = None
+            if name in _GROUPS:
+                above = "coiled: backend-options:"
+            elif name == "backend_options" or name in {path[0] for path in _KEYWORDS}:
+                above = "coiled:"
+            if above is not None:
+                raise OptionsError(
+                    f"{key} ({path})",
+                    "stands by itself, where nothing reads it.",
+                    f"Write it below `{above}`.",
+                )
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:

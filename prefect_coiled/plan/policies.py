@@ -64,6 +64,7 @@ def iam_policies(
     partition: str = "aws",
     network: NetworkIds | None = None,
     kms_key: str = "",
+    role_arn: str = "",
 ) -> dict[str, dict[str, Any]]:
     """The three IAM policies of an account, as documents: "setup", "ongoing" and "instance".
 
@@ -78,6 +79,8 @@ def iam_policies(
         partition: "aws", or that of China or GovCloud.
         network: A network of one's own, whose parts do not carry our tags and are allowed by their ids.
         kms_key: ARN of a KMS key of one's own, where the AWS account encrypts disks with one by default.
+        role_arn: The role that the policies are attached to, if it is one: it may then ask what it may do.
+            A user may without that, because IAM has a variable for a user's name and none for a role's.
 
     Returns:
         The documents by name; `json.dumps` makes what AWS takes.
@@ -97,6 +100,8 @@ def iam_policies(
         made["ongoing"]["Statement"] += _network_statements(network, aws_account_id, region, partition)
     if kms_key:
         made["ongoing"]["Statement"] += _key_statements(kms_key, region)
+    if role_arn:
+        made["ongoing"]["Statement"] += _role_statements(role_arn)
     for name, document in made.items():
         if size(document) > LONGEST:
             raise OptionsError(
@@ -354,6 +359,17 @@ def _key_statements(key: str, region: str) -> list[dict[str, Any]]:
         {"Sid": "OwnKey", **_statement(uses, [key], by_ec2)},
         {"Sid": "OwnKeyForDisks", **_statement(["kms:CreateGrant"], [key], grant)},
     ]
+
+
+_ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
+
+
+def _role_statements(role_arn: str) -> list[dict[str, Any]]:
+    if not _ROLE_ARN.fullmatch(role_arn):
+        raise OptionsError(
+            f"role {role_arn!r}", "must look like arn:aws:iam::123456789012:role/name, with its path."
+        )
+    return [{"Sid": "OwnRole", **_statement(["iam:SimulatePrincipalPolicy"], [role_arn])}]
 
 
 def ec2_principal(partition: str = "aws") -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -346,6 +348,114 @@ def test_python_says_what_it_changed(
     text = capsys.readouterr().out
     assert "  ingress_cidr: '10.0.0.0/8' -> '0.0.0.0/0'\n" in text
     assert "  ingress_ports: [8786] -> [22, 8787, 8786]\n" in text
+
+
+# -- IAM
+
+
+def of(name: str, *flags: str) -> str:
+    result = run(*name.split(), *flags)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_a_role_that_the_policy_was_written_for_verifies_itself(
+    aws: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where AWS is somewhere else, this machine's own Prefect server would be refused before.
+    monkeypatch.setattr("prefect_coiled.task_runner.api_url.check_api_url", lambda _: None)
+    iam = aws.client("iam")
+    trust = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    role = iam.create_role(RoleName="dask", Path="/teams/", AssumeRolePolicyDocument=document)["Role"]
+    allow = {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "*"}
+    key, secret = aws.add_user("assumer", {"Version": "2012-10-17", "Statement": [allow]})
+    keys = {"aws_access_key_id": key, "aws_secret_access_key": secret}
+    set_backend_options("as-role", **keys, role_arn=role["Arn"], endpoint_url=aws.endpoint)
+    try:
+        iam.put_role_policy(
+            RoleName="dask", PolicyName="all", PolicyDocument=json.dumps(iam_policies("as-role")["ongoing"])
+        )
+        mute = run("check", "--account", "as-role")
+        assert mute.exit_code == 1
+        command = f"policies ongoing --account as-role --role-arn {role['Arn']}"
+        assert f"`prefect-coiled {command}`" in mute.output
+        assert "The account is not set up here yet." in mute.output
+        iam.put_role_policy(RoleName="dask", PolicyName="all", PolicyDocument=of(command))
+        iam.put_role_policy(
+            RoleName="dask", PolicyName="setup", PolicyDocument=of("policies setup --account as-role")
+        )
+        able = run("check", "--account", "as-role")
+        assert able.exit_code == 0, able.output
+        assert able.output.endswith("Ready.\n")
+    finally:
+        reset_account("as-role")
+
+
+@pytest.mark.parametrize(
+    ("flags", "first", "last"),
+    [
+        (
+            ("--user", "dask"),
+            "aws iam create-user --user-name dask",
+            "aws iam create-access-key --user-name dask",
+        ),
+        (("--group", "dask"), "aws iam create-policy", "aws iam attach-group-policy --group-name dask"),
+        (
+            ("--role", "arn:aws:iam::123456789012:role/teams/dask"),
+            "aws iam create-policy",
+            "aws iam attach-role-policy --role-name dask",
+        ),
+    ],
+    ids=["user", "group", "role"],
+)
+def test_the_commands_that_make_and_attach_the_policies_are_printed(
+    flags: tuple[str, str], first: str, last: str
+) -> None:
+    lines = of("setup iam --account team --aws-account-id 123456789012", *flags).splitlines()
+    assert lines[0].startswith(first)
+    assert lines[-1].startswith(last)
+    words = [shlex.split(line) for line in lines]
+    made = {w[4]: json.loads(w[6]) for w in words if w[2] == "create-policy"}
+    assert set(made) == {"coiled-setup-team", "coiled-ongoing-team"}
+    shipped = iam_policies("team", aws_account_id="123456789012")
+    assert made["coiled-setup-team"] == shipped["setup"]
+    arns = [w[-1] for w in words if w[2].startswith("attach-")]
+    assert arns == [f"arn:aws:iam::123456789012:policy/{name}" for name in made]
+    # A user asks by a variable, a role by its name.
+    assert ("OwnRole" in str(made["coiled-ongoing-team"])) == (flags[0] == "--role")
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ((), "needs one of"),
+        (("--user", "a", "--group", "b"), "needs one of"),
+        (("--user", "a"), "needs --aws-account-id"),
+        (("--user", "a b", "--aws-account-id", "123456789012"), "must be of letters"),
+        (("--user", "a", "--aws-account-id", "1234"), "12 digits"),
+        (("--role", "dask", "--aws-account-id", "123456789012"), "must look like arn:aws:iam::"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_commands_for_nobody_are_refused(flags: tuple[str, ...], text: str) -> None:
+    result = run("setup", "iam", *flags)
+    assert result.exit_code == 1
+    assert text in result.output
+
+
+@pytest.mark.parametrize("name", ["setup", "ongoing"])
+def test_a_policy_is_the_same_in_each_form(name: str) -> None:
+    plain = json.loads(of(f"policies {name} --account team"))
+    template = json.loads(of(f"policies {name} --account team --format cloudformation"))
+    (resource,) = template["Resources"].values()
+    assert resource["Type"] == "AWS::IAM::ManagedPolicy"
+    assert resource["Properties"]["PolicyDocument"] == plain
+    terraform = json.loads(of(f"policies {name} --account team --format terraform"))
+    (policy,) = terraform["resource"]["aws_iam_policy"].values()
+    # Terraform would take IAM's variables for its own.
+    assert re.sub(r"\$\$\{", "", policy["policy"]).count("${") == 0
+    assert json.loads(policy["policy"].replace("$${", "${")) == plain
 
 
 # -- the role

@@ -110,6 +110,17 @@ def test_a_team_account_is_named(run: Run) -> None:
         """
     )
     assert "account: my-team-account-name" in out
+    assert out.startswith("account my-team-account-name: the sandbox on this machine\n")
+
+
+def test_who_saved_only_a_team_account_is_told_that_another_one_runs(run: Run) -> None:
+    Ec2DaskAccount(region="us-east-1", sandbox=True).save("my-team-account-name", overwrite=True)
+    out = run("cluster = coiled.Cluster(n_workers=0)")
+    first, _, _ = out.partition("\n")
+    assert first.startswith(
+        "account default: the sandbox on this machine (no account of that name is saved; there is:"
+    )
+    assert "my-team-account-name" in first
 
 
 def test_a_region_is_given_in_python(run: Run) -> None:

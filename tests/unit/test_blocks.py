@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 import types
+from typing import Any
 
 import pytest
 from prefect import flow
@@ -354,3 +355,10 @@ def test_prefects_register_command_finds_both_blocks_by_the_packages_name():
 
     found = {cls for _, cls in inspect.getmembers(prefect_coiled) if Block.is_block_class(cls)}
     assert found == set(BLOCKS)
+
+
+@pytest.mark.parametrize("parameters", [{"verify": False}, {"use_ssl": False}, {"api_version": "2016-11-15"}])
+def test_parameters_of_clients_that_are_not_used_are_refused(parameters: dict[str, Any]) -> None:
+    credentials = AwsCredentials(aws_client_parameters=parameters)
+    with pytest.raises(AccountError, match=r"aws_client_parameters\.\w+: is not used here"):
+        Ec2DaskAccount(region="us-east-1", aws_credentials=credentials)

@@ -1,6 +1,8 @@
 import json
 import pickle
+from pathlib import Path
 
+import dask.config
 import pytest
 
 from prefect_coiled.errors import OptionsError
@@ -290,3 +292,25 @@ def test_importing_the_options_loads_nothing_heavy():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("text", "below"),
+    [
+        ("region: us-west-1", "`coiled: backend-options:`"),
+        ("backend-options:\n  region: us-west-1", "`coiled:`"),
+        ("worker:\n  cpu: 2", "`coiled:`"),
+    ],
+)
+def test_a_configuration_file_without_its_upper_keys_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, below: str
+) -> None:
+    (tmp_path / "coiled.yaml").write_text(text)
+    monkeypatch.setattr(dask.config, "paths", [str(tmp_path)])
+    with pytest.raises(OptionsError, match="stands by itself") as caught:
+        merge()
+    assert below in str(caught.value)
+    # What is of another package is none of our business, and other files are not ours.
+    (tmp_path / "coiled.yaml").write_text("distributed:\n  version: 2\n")
+    (tmp_path / "other.yaml").write_text(text)
+    assert merge().options.region == "us-east-1"
