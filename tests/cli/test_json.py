@@ -31,9 +31,12 @@ NAME = "of-the-cli"
 # command shows what is there, so that programs want to read it.
 ACTS = {
     ("account", "destroy"),
+    ("account", "edit"),
     ("account", "reset"),
     ("demo",),
+    ("doctor",),
     ("environment", "bake"),
+    ("environment", "upload"),
     ("role", "attach-policy"),
     ("role", "detach-policy"),
     ("sandbox", "start"),
@@ -43,7 +46,7 @@ ACTS = {
     ("stop",),
     ("sweep",),
 }
-TEXT = {("dashboard",), ("logs",), ("policies",)}
+TEXT = {("dashboard",), ("logs",), ("policies",), ("setup", "iam")}
 # How each is called on a cluster that runs, and what its rows have.
 SHOWS: dict[tuple[str, ...], tuple[tuple[str, ...], set[str]]] = {
     ("account", "explain"): (("account", "explain"), {"option", "value", "from", "remark"}),
@@ -51,6 +54,8 @@ SHOWS: dict[tuple[str, ...], tuple[tuple[str, ...], set[str]]] = {
     ("blocks", "apply"): (("blocks", "apply", "DOCUMENT", "--dry-run"), {"type", "name", "state"}),
     ("check",): (("check",), {"account", "region", "arn", "denied", "remark", "not_foreseen"}),
     ("cost",): (("cost", NAME), {"name", "count", "usd_per_hour", "usd"}),
+    # Nothing differs here.
+    ("environment", "diff"): (("environment", "diff"), set()),
     ("environment", "images"): (("environment", "images"), {"image_id", "environment", "python", "state"}),
     ("firewall",): (("firewall", NAME), {"ports", "cidr"}),
     ("images",): (("images", "--account", "in-ecr"), set()),
@@ -128,7 +133,12 @@ def test_where_there_is_nothing_json_is_an_empty_list(
 def test_an_error_leaves_standard_output_empty(
     sandbox: SandboxInfo, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    shows = set(SHOWS) - {("account", "list"), ("blocks", "apply"), ("sandbox", "status")}
+    shows = set(SHOWS) - {
+        ("account", "list"),
+        ("blocks", "apply"),
+        ("sandbox", "status"),
+        ("environment", "diff"),
+    }
     for path in sorted(shows):
         name = ["nobodys"] if path == ("account", "explain") else ["--account", "nobodys"]
         words = [*path, *([NAME] if path == ("firewall",) else []), *name]

@@ -44,6 +44,9 @@ from prefect_coiled.sandbox.iam.decide import decide
 from prefect_coiled.tasks.images import create_image, remove_images
 from prefect_coiled.tasks.steps import Session, use_session
 
+# A whole life, of two set-ups and several clusters, is what all of these tests look at.
+pytestmark = pytest.mark.timeout(600)
+
 NUMBER = "123456789012"
 READS = "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess"
 SHIPPED = iam_policies("team", aws_account_id=NUMBER)
