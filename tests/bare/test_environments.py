@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.unit.package_index import PASSWORD, USER, serve, wheel
+
 ROOT = Path(__file__).resolve().parents[2]
 GIT = ["git", "-c", "user.name=me", "-c", "user.email=me@example.org", "-c", "commit.gpgsign=false"]
 ASKED = """
@@ -22,13 +24,15 @@ from pathlib import Path
 
 def there():
     found = {}
-    for name in ("six", "mine", "unreleased", "committed", "setuptools", "mambapy", "odd_build", "pip"):
+    names = ["six", "mine", "unreleased", "committed", "setuptools", "mambapy", "odd_build", "pip"]
+    for name in [*names, "secretive", "local_build"]:
         try:
             found[name] = importlib.metadata.version(name.replace("_", "-"))
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
-    import committed, mine, odd_build, six, unreleased
+    import committed, helper_in_the_root, local_build, mine, odd_build, secretive, six, unreleased
     found["says"] = [mine.says, unreleased.says, committed.says, odd_build.says, six.changed_here]
+    found["says"] += [secretive.version, local_build.version, helper_in_the_root.says]
     found["deleted"] = importlib.util.find_spec("mine.deleted") is not None
     return found
 
@@ -97,18 +101,28 @@ def answer(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> di
     # Builds with the environment's own tools alone.
     odd = project(folder / "odd", "odd_build", "built here", setup="import six")
     install("--no-build-isolation", "-e", str(odd))
+    # A build with a label that no index has, and an index that the project names, with a password.
+    wheel(folder / "wheels", "local-build", "1.0+cpu")
+    install("--no-index", "--find-links", str(folder / "wheels"), "local-build==1.0+cpu")
+    wheel(folder / "index/private/secretive", "secretive", "1.0")
+    (mine / "helper_in_the_root.py").write_text("says = 'beside an editable'\n")
     script = mine / "flow.py"
     script.write_text(ASKED)
     environ = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
-    done = subprocess.run(
-        [python, str(script)],
-        cwd=folder,
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    environ |= {"UV_INDEX_TEAM_USERNAME": USER, "UV_INDEX_TEAM_PASSWORD": PASSWORD}
+    with serve(folder / "index") as index:
+        there = index.replace("://", f"://{USER}:{PASSWORD}@")
+        install("--no-deps", "--index", f"{there}/private/", "secretive")
+        (mine / "pyproject.toml").write_text(
+            '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+            f'[[tool.uv.index]]\nname = "team"\nurl = "{index}/private/"\nexplicit = true\n'
+            '[tool.uv.sources]\nsecretive = { index = "team" }\n'
+        )
+        command = [python, str(script)]
+        done = subprocess.run(
+            command, cwd=folder, env=environ, capture_output=True, text=True, timeout=400, check=False
+        )
+    assert PASSWORD not in done.stdout + done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
     assert lines, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(lines[0].removeprefix("ANSWER "))
@@ -130,13 +144,23 @@ def test_workers_have_what_is_imported_here(answer: dict[str, Any]) -> None:
         "of a commit",
         "built here",
         "a line of my own",
+        "1.0",
+        "1.0+cpu",
+        "beside an editable",
     ]
     assert None not in answer["there"].values()
 
 
 def test_a_deleted_module_is_not_there_and_no_trace_is_left(answer: dict[str, Any]) -> None:
     assert answer["there"]["deleted"] is False
-    assert answer["beside"] == ["build", "flow.py", "mine", "setup.py"]
+    assert answer["beside"] == [
+        "build",
+        "flow.py",
+        "helper_in_the_root.py",
+        "mine",
+        "pyproject.toml",
+        "setup.py",
+    ]
 
 
 def test_what_is_not_as_released_was_said_before_the_launch(answer: dict[str, Any]) -> None:
