@@ -168,7 +168,8 @@ def _asking(name: str, account: str | None, region: str | None) -> Iterator[Any]
     loaded, aws = door(account, region)
     if find_launched(aws, name) is None:
         raise OptionsError(f"cluster {name}", f"account {loaded.slug} has none of that name in {aws.region}")
-    with Cluster(name=name, account=account, region=aws.region) as running, Client(running) as client:
+    attached = Cluster(name=name, account=account, region=aws.region, report=lambda step, state: None)
+    with attached as running, Client(running) as client:
         yield lambda expected: client.run(differing, expected)
 
 
