@@ -37,6 +37,10 @@ class _WorkerStatus(WorkerStatusPlugin):  # type: ignore[misc]
                 self.bcomm.send(["spot_notice", msg])
 
 
+# What Dask calls the client of a task (`get_client`, `worker_client`).
+_OF_A_TASK = "Client-worker-"
+
+
 class NodeScheduler(Scheduler):  # type: ignore[misc]
     """Dask's scheduler, whose pages need a token and which remembers why it closed."""
 
@@ -63,11 +67,18 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
     def connected(self) -> int:
         """How many clients and `Cluster` objects are connected; clients of tasks do not count."""
         self._cluster_comms = [comm for comm in self._cluster_comms if not comm.closed()]
-        clients = sum(1 for name in self.client_comms if not name.startswith("Client-worker-"))
+        clients = sum(1 for name in self.client_comms if not name.startswith(_OF_A_TASK))
         return clients + len(self._cluster_comms)
+
+    async def add_client(self, comm: Any, client: str, versions: dict[str, Any]) -> None:
+        """Called as a client comes; ends with it."""
+        if not client.startswith(_OF_A_TASK):
+            self._timers.client_came()
+        await super().add_client(comm, client, versions)
 
     def subscribe_worker_status(self, comm: Any) -> dict[str, Any]:
         """Called over the network by each `Cluster` object, which then listens for changes."""
+        self._timers.client_came()
         _WorkerStatus(self, comm)
         self._cluster_comms.append(comm)
         identity: dict[str, Any] = self.identity()

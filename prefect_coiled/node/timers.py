@@ -29,6 +29,10 @@ class Timers:
     _alone_since: float | None = field(default=None, init=False)
     _seen: bool = field(default=False, init=False)
 
+    def client_came(self) -> None:
+        """Note a client as it comes: it may be gone again before the next check."""
+        self._seen, self._alone_since = True, None
+
     def check(self, now: float, clients: int) -> str | None:
         """The reason to close now ("no-client", "cluster-timeout"), if there is one.
 
@@ -39,7 +43,7 @@ class Timers:
         if self.cluster_timeout is not None and now - self.started >= self.cluster_timeout:
             return "cluster-timeout"
         if clients:
-            self._seen, self._alone_since = True, None
+            self.client_came()
             return None
         if self._alone_since is None and (self._seen or now - self.started >= self.grace):
             self._alone_since = now

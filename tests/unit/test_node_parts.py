@@ -39,6 +39,17 @@ def test_without_any_client_the_count_starts_after_the_grace():
     assert timers.check(110, 0) == "no-client"
 
 
+def test_a_client_that_came_and_went_between_two_looks_counts() -> None:
+    timers = Timers(0, no_client_timeout=10, cluster_timeout=None, grace=600)
+    assert timers.check(1, 0) is None
+    timers.client_came()
+    assert timers.check(5, 0) is None
+    timers.client_came()
+    assert timers.check(16, 0) is None
+    assert timers.check(25, 0) is None
+    assert timers.check(26, 0) == "no-client"
+
+
 def test_no_timeout_means_never_and_the_cluster_timeout_holds_with_clients():
     assert Timers(0, None, None).check(1e9, 0) is None
     assert Timers(5, None, 10).check(15, 3) == "cluster-timeout"
