@@ -33,8 +33,7 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("account", "explain"): ("account explain my-team", "account explain my-team --region eu-west-1 --json"),
     ("account", "edit"): (
         "account edit my-team",
-        "account edit my-team --cidr me --tag team=research",
-        "account edit my-team --spot --egress public-ip --yes",
+        "account edit my-team --cidr me --egress public-ip --yes",
     ),
     ("account", "reset"): ("account reset my-team --yes",),
     ("account", "destroy"): ("account destroy my-team --region eu-west-1",),

@@ -4,6 +4,7 @@ User data is a program that runs as the user who started the sandbox, and a port
 every user of the machine. So each call proves that it knows a secret:
 
     AWS's API         its signature is checked, with the secret key of whoever signed it
+                      (S3 gives without one what its owner opened to everybody)
     /_sandbox/        the sandbox's own secret, in the header Authorization
     /_sandbox/imds/   a key in the path, which only that machine's processes are told
 
@@ -22,11 +23,14 @@ from prefect_coiled.sandbox.authorization import Denial
 from prefect_coiled.sandbox.calls import Call, Environ, StartResponse, WsgiApp, call_of, reply
 from prefect_coiled.sandbox.iam.evaluator import ADMINISTRATOR, unknown
 from prefect_coiled.sandbox.iam.principals import secret_key_of
+from prefect_coiled.sandbox.public_objects import is_public
 from prefect_coiled.sandbox.signatures import signature_of
 
 __all__ = ["Authentication", "Secret"]
 
 _ADMIN = "/_sandbox/"
+# Bytes that S3 takes in one PutObject: https://docs.aws.amazon.com/AmazonS3/latest/userguide/upload-objects.html
+_LARGEST = 5 * 1024**3
 # AWS answers this one without a signature too, and it tells nothing but one's own address.
 _FOR_ALL = f"{_ADMIN}checkip"
 
@@ -93,8 +97,14 @@ class Authentication:
         return self._app(environ, start_response)
 
     def _refusal(self, environ: Environ) -> Denial | None:
+        if int(environ.get("CONTENT_LENGTH") or 0) > _LARGEST:
+            # Said before anything of it is read, which the check of a signature would do.
+            return Denial("EntityTooLarge", 400, "Your proposed upload exceeds the maximum allowed size")
         signature = signature_of(environ)
         if signature is None:
+            with self._lock:
+                if is_public(environ):
+                    return None
             return Denial("MissingAuthenticationToken", 403, "Request is missing Authentication Token")
         secret = self._secret_key(signature.access_key)
         if secret is None:

@@ -17,6 +17,7 @@ from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import (
     AccessDeniedError,
     NoCapacityError,
+    OptionsError,
     PrefectCoiledError,
     ProvisionError,
     StoppedError,
@@ -136,7 +137,9 @@ def test_machines_are_closed_and_private_by_default(session: Session, spec: Spec
 def test_ingress_is_what_the_options_say_and_port_22_only_with_a_key(
     session: Session, spec: Spec, sandbox: Sandbox
 ) -> None:
-    plan = spec(backend_options={"firewall": {"ports": [22, 8786], "cidr": "me"}})
+    with pytest.raises(OptionsError, match="opens only with a key pair"):
+        spec(backend_options={"firewall": {"ports": [22, 8786], "cidr": "me"}})
+    plan = spec(backend_options={"firewall": {"ports": [8786], "cidr": "me"}})
     record = create_cluster(plan)
     ec2 = sandbox.client("ec2")
     (machine,) = [i for i in live(sandbox) if i["InstanceId"] == record.scheduler.instance_id]

@@ -31,7 +31,7 @@ def test_user_data_runs_with_the_environment_of_an_instance(world):
     inside = dict(line.split("=", 1) for line in printed.splitlines() if "=" in line)
     folder = str(world.sandbox.info.state_dir)
     assert inside["AWS_ENDPOINT_URL"] == world.sandbox.endpoint
-    assert inside["AWS_EC2_METADATA_SERVICE_ENDPOINT"].endswith(name)
+    assert f"/imds/{name}/" in inside["AWS_EC2_METADATA_SERVICE_ENDPOINT"]
     assert inside["HOME"].startswith(folder)
     assert inside["TMPDIR"].startswith(folder)
     assert inside["PATH"].startswith(f"{folder}/bin:")

@@ -1281,12 +1281,12 @@ def test_a_bucket_is_made_at_the_endpoint_of_its_region(here: Here) -> None:
 def test_an_object_of_more_than_5_gb_is_refused_before_it_is_sent(here: Here) -> None:
     """By hand: a client would send all of it."""
     import http.client
+    from urllib.parse import urlsplit
 
-    host = here.sandbox.endpoint.removeprefix("http://")
-    connection = http.client.HTTPConnection(host, timeout=30)
-    connection.putrequest("PUT", "/rules/huge")
-    scope = "AWS4-HMAC-SHA256 Credential=sandbox/20260101/us-east-1/s3/aws4_request, Signature=0"
-    connection.putheader("Authorization", scope)
+    there = {"Bucket": "rules", "Key": "huge"}
+    url = urlsplit(here.of("s3").generate_presigned_url("put_object", Params=there))
+    connection = http.client.HTTPConnection(url.netloc, timeout=30)
+    connection.putrequest("PUT", f"{url.path}?{url.query}")
     connection.putheader("Content-Length", str(5 * 1024**3 + 1))
     connection.endheaders()
     assert b"<Code>EntityTooLarge</Code>" in connection.getresponse().read()
