@@ -223,8 +223,9 @@ def credential_source(block: Ec2DaskAccount) -> CredentialSource:
         raise AccountError("aws_credentials", "need both the access key id and the secret key, or neither.")
     parameters = aws.aws_client_parameters
     for name in ("verify", "verify_cert_path", "api_version", "config", "use_ssl"):
-        default = type(parameters).model_fields[name].default
-        if getattr(parameters, name) != default:
+        value = getattr(parameters, name)
+        # A form sends what nobody changed as well.
+        if value is False or (value is not True and value not in (None, "", {})):
             raise AccountError(
                 f"aws_credentials.aws_client_parameters.{name}",
                 "is not used here: only endpoint_url is.",

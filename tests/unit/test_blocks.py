@@ -357,6 +357,14 @@ def test_prefects_register_command_finds_both_blocks_by_the_packages_name():
     assert found == set(BLOCKS)
 
 
+@pytest.mark.parametrize(
+    "parameters", [{}, {"verify": True, "use_ssl": True}, {"verify": None, "config": {}}]
+)
+def test_parameters_of_clients_that_nobody_changed_are_taken(parameters: dict[str, Any]) -> None:
+    credentials = AwsCredentials(aws_client_parameters=parameters)
+    assert Ec2DaskAccount(region="us-east-1", aws_credentials=credentials).region == "us-east-1"
+
+
 @pytest.mark.parametrize("parameters", [{"verify": False}, {"use_ssl": False}, {"api_version": "2016-11-15"}])
 def test_parameters_of_clients_that_are_not_used_are_refused(parameters: dict[str, Any]) -> None:
     credentials = AwsCredentials(aws_client_parameters=parameters)
