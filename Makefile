@@ -17,13 +17,14 @@ LONG := tests/deployments tests/bare tests/cluster/test_containers.py tests/clus
   tests/provision/test_story.py tests/runner/test_processes.py tests/cli/test_environment_diff.py
 
 # What touches the dependencies: the parts, the command line, a flow on a cluster of the sandbox, tasks.
-VERSIONS_TESTS := tests/unit tests/cli/test_help.py \
-  --ignore tests/unit/test_policies.py --ignore tests/unit/test_block_documents.py \
-  --deselect tests/unit/test_credentials.py::test_an_endpoint_that_does_not_answer_is_told_in_one_line \
+VERSIONS_TESTS := \
   tests/cluster/test_flows.py::test_a_flow_gets_a_cluster_of_its_own_shown_as_subflows_and_gone_afterwards \
   tests/runner/test_tasks.py::test_async_flows_and_async_tasks \
   tests/runner/test_tasks.py::test_get_dask_client_works_with_tls_inside_a_task \
-  tests/runner/test_tasks.py::test_the_shipped_context_has_the_parts_that_prefect_serialises
+  tests/runner/test_tasks.py::test_the_shipped_context_has_the_parts_that_prefect_serialises \
+  tests/cli/test_help.py tests/unit \
+  --ignore tests/unit/test_policies.py --ignore tests/unit/test_block_documents.py \
+  --deselect tests/unit/test_credentials.py::test_an_endpoint_that_does_not_answer_is_told_in_one_line
 
 # An environment of its own, of the versions that a strategy of uv's takes, and in it the tests:
 # $(call with_versions,NAME,STRATEGY).

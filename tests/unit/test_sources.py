@@ -38,6 +38,7 @@ def listing(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 
 
+@pytest.mark.usefixtures("tools")
 def test_a_module_that_was_deleted_is_not_in_the_wheel_and_nothing_is_left_beside_the_sources(
     tmp_path: Path,
 ) -> None:
@@ -81,6 +82,7 @@ def test_what_tools_leave_in_a_project_is_not_copied(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("tools")
 def test_a_package_that_only_builds_with_the_environments_own_tools_is_built_with_them(
     tmp_path: Path,
 ) -> None:
@@ -89,6 +91,7 @@ def test_a_package_that_only_builds_with_the_environments_own_tools_is_built_wit
     assert build(directory(source), tmp_path / "out", ALONE).name == "mine-1.0-py3-none-any.whl"
 
 
+@pytest.mark.usefixtures("tools")
 def test_a_build_that_fails_gives_its_own_reason(tmp_path: Path) -> None:
     source = project(tmp_path / "mine", setup="import no_such_tool_at_all")
     with pytest.raises(OptionsError, match=r"building a wheel of mine==1.0: .*no_such_tool_at_all") as caught:
@@ -100,6 +103,12 @@ def git(*arguments: str, cwd: Path) -> str:
     own = ["-c", "user.name=me", "-c", "user.email=me@example.org", "-c", "commit.gpgsign=false"]
     done = subprocess.run(["git", *own, *arguments], cwd=cwd, check=True, capture_output=True, text=True)
     return done.stdout.strip()
+
+
+@pytest.fixture
+def tools() -> None:
+    """What is installed here builds: the environment of the suite has setuptools, others need not."""
+    pytest.importorskip("setuptools")
 
 
 @pytest.fixture
@@ -151,6 +160,7 @@ def test_a_repository_that_is_gone_is_told(repository: Path, tmp_path: Path) -> 
         clone(of(repository, "0" * 40), tmp_path / "clone", Indexes())
 
 
+@pytest.mark.usefixtures("tools")
 def test_a_version_that_comes_from_git_is_the_one_that_is_installed(tmp_path: Path) -> None:
     source = project(
         tmp_path / "mine",
