@@ -46,7 +46,7 @@ def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.
     """A program whose script lies nowhere, with no modules but those that a test gives it."""
     nowhere = tmp_path / "nowhere"
     nowhere.mkdir()
-    before = set(sys.modules)
+    before, path, entries = set(sys.modules), sys.path, list(sys.path)
     monkeypatch.chdir(nowhere)
     monkeypatch.setattr(
         sys, "path", [p for p in sys.path if p and not Path(p).is_relative_to(ROOT / "tests")]
@@ -60,6 +60,10 @@ def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.
         if name != "__main__" and isinstance(file, str) and not installed.owns(Path(file), name):
             monkeypatch.delitem(sys.modules, name)
     yield monkeypatch
+    # `syspath_prepend` puts back the list that it found, which is not the first one. Processes that start
+    # later, such as those of other tests' clusters, are given what is on it.
+    monkeypatch.undo()
+    path[:] = entries
     for name in set(sys.modules) - before:
         file = getattr(sys.modules[name], "__file__", None) or ""
         if file.startswith(str(tmp_path)) or name.startswith("own_"):
