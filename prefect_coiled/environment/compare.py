@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from prefect_coiled.environment.contents import contents_of_file, read_record
+from prefect_coiled.environment.contents import imported_files, python_files
 from prefect_coiled.environment.lock import Locked
 from prefect_coiled.environment.records import Change, Environment
-from prefect_coiled.node.packages import hash_of, imported_from
+from prefect_coiled.node.packages import hash_of
 
 __all__ = ["against_lock", "against_machines", "manifest"]
 
@@ -51,12 +51,10 @@ def manifest(environment: Environment, locked: Locked) -> dict[str, dict[str, st
         record = Path(package.record)
         if package.editable:
             built = locked.built.get(hashes.get(package.name, ""))
-            paths = [p for p in contents_of_file(built) if p.endswith(".py")] if built else []
-            places = {path: imported_from(path) for path in paths}
+            places = {path: at for path, (_, at) in imported_files(built).items()} if built else {}
         else:
-            listed = read_record(record) if package.record else {}
-            names = (p for p in listed if p.endswith(".py") and not p.startswith(("..", "/")))
-            places = {path: record.parent / path for path in names}
+            listed = python_files(record) if package.record else {}
+            places = {path: record.parent / path for path in listed}
         files = {path: hash_of(place) for path, place in places.items() if place and place.is_file()}
         if files:
             found[package.name] = files

@@ -6,7 +6,6 @@ read of a wheel is kept, by the wheel's own hash; it may be deleted at any momen
 
 from __future__ import annotations
 
-import base64
 import csv
 import hashlib
 import io
@@ -27,18 +26,20 @@ from prefect_coiled.environment import kept
 from prefect_coiled.environment.indexes import Indexes, Trust
 from prefect_coiled.environment.records import Package, Wheel
 from prefect_coiled.errors import OptionsError
-from prefect_coiled.node.packages import hash_of
+from prefect_coiled.node.packages import as_recorded, hash_of, imported_from
 
 __all__ = [
     "Difference",
     "contents",
     "contents_of_file",
     "difference",
+    "imported_files",
+    "python_files",
     "read_record",
 ]
 
 _PART, _SECONDS = 32 * 1024, 30.0
-_EMPTY = base64.urlsafe_b64encode(hashlib.sha256().digest()).rstrip(b"=").decode()
+_EMPTY = as_recorded(hashlib.sha256().digest())
 # Stands for the wheel's own METADATA: what a package without a Python file is known by.
 _METADATA = ":METADATA"
 
@@ -83,6 +84,22 @@ def read_record(folder: Path) -> dict[str, str]:
         return _record((folder / "RECORD").read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return {}
+
+
+def python_files(record: Path) -> dict[str, str]:
+    """The Python files among them that lie beside the record, where they are imported from."""
+    listed = read_record(record).items()
+    return {path: told for path, told in listed if path.endswith(".py") and not path.startswith(("..", "/"))}
+
+
+def imported_files(wheel: Path) -> dict[str, tuple[str, Path | None]]:
+    """The Python files of a wheel that is here: their hashes, and where each is imported from here.
+
+    Args:
+        wheel: Of an editable package, say, whose files lie elsewhere.
+    """
+    told = contents_of_file(wheel)
+    return {path: (told[path], imported_from(path)) for path in told if path != _METADATA}
 
 
 def _record(text: str) -> dict[str, str]:
@@ -150,12 +167,8 @@ def _read(file: IO[bytes]) -> dict[str, str]:
                 if moved is None and re.match(r"[^/]+\.data/", name):
                     continue
                 place = moved[2] if moved else name
-            found[place] = told.get(name) or _hash(wheel.read(name))
+            found[place] = told.get(name) or as_recorded(hashlib.sha256(wheel.read(name)).digest())
     return found
-
-
-def _hash(content: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
 
 
 def difference(package: Package, told: Mapping[str, str], *, fresh: bool = False) -> Difference:
@@ -167,21 +180,14 @@ def difference(package: Package, told: Mapping[str, str], *, fresh: bool = False
         fresh: Whether to read every file, also those that look as they did when they were read last.
     """
     record = Path(package.record)
-    own = read_record(record)
     expected = {path: digest for path, digest in told.items() if path != _METADATA}
     extra = sorted(
-        path
-        for path in own
-        if path.endswith(".py")
-        and path not in expected
-        and not path.startswith(("..", "/"))
-        and (record.parent / path).is_file()
+        path for path in python_files(record) if path not in expected and (record.parent / path).is_file()
     )
-    same = hash_of(record / "METADATA") == told.get(_METADATA)
     if not any(digest != _EMPTY for digest in expected.values()):
         # Nothing to know it by but what it says of itself.
         missing = tuple(p for p in expected if _at(record.parent, p) is None)
-        return Difference(missing=missing, extra=tuple(extra), related=same)
+        return Difference(missing=missing, extra=tuple(extra), related=_says_the_same(record, told))
     places = {path: _at(record.parent, path) for path in expected}
     signature = _signature(places.values())
     mark = kept.folder("seen") / _short(package.record, *sorted(f"{p}{d}" for p, d in expected.items()))
@@ -197,8 +203,13 @@ def difference(package: Package, told: Mapping[str, str], *, fresh: bool = False
     solid = [path for path, digest in expected.items() if digest != _EMPTY]
     same_files = len(set(solid) - {*changed, *missing})
     # Of few files each may have been changed here: the same names, and the same words about itself.
-    same = same and not missing and not extra
+    same = not missing and not extra and _says_the_same(record, told)
     return Difference(changed, missing, tuple(extra), related=same or same_files * 2 >= len(solid))
+
+
+def _says_the_same(record: Path, told: Mapping[str, str]) -> bool:
+    """Whether what is installed says of itself what the wheel does."""
+    return hash_of(record / "METADATA") == told.get(_METADATA)
 
 
 def _at(location: Path, path: str) -> Path | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from prefect_coiled.environment.contents import read_record
+from prefect_coiled.environment.contents import python_files
 from prefect_coiled.environment.records import normalized
 from prefect_coiled.node.packages import hash_of
 
@@ -135,7 +135,7 @@ def _agreement(found: Found) -> tuple[float, float]:
     folder = found.folder
     if folder is None:
         return 0.0, 0.0
-    told = {path: digest for path, digest in read_record(folder).items() if path.endswith(".py")}
+    told = python_files(folder)
     same = sum(hash_of(folder.parent / path) == digest for path, digest in told.items())
     try:
         written = folder.stat().st_mtime

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from prefect_coiled.environment.records import Package
 
-__all__ = ["find", "folder", "keep", "key_of", "write"]
+__all__ = ["find", "folder", "keep", "key_of", "let_go", "write"]
 
 _DAYS = 60
 # To be raised when the same sources would give another wheel.
@@ -105,8 +105,20 @@ def keep(key: str, wheel: Path) -> None:
                 beside.rename(place / key)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-        for old in place.iterdir():
+    except OSError:
+        return
+    let_go()
+
+
+def let_go(kind: str = "built") -> None:
+    """Remove what nobody has wanted, or found out, for two months.
+
+    Args:
+        kind: See `folder`.
+    """
+    try:
+        for old in folder(kind).iterdir():
             if old.stat().st_mtime < time.time() - _DAYS * 86400:
-                shutil.rmtree(old, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
     except OSError:
         return

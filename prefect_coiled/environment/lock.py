@@ -33,7 +33,7 @@ from prefect_coiled.environment.records import (
     Wheel,
     normalized,
 )
-from prefect_coiled.environment.repack import can_be_packed, pack
+from prefect_coiled.environment.repack import Packable, can_be_packed, pack
 from prefect_coiled.environment.target import Target, check_fits
 from prefect_coiled.errors import OptionsError
 
@@ -108,9 +108,8 @@ def lock(
     indexes = indexes or Indexes.of()
     notes = [f"{name} is left out: {why}" for name, why in sorted(environment.left_out.items())]
     plain = [p for p in environment.packages if p.origin in INDEXED]
-    tags = target.tags
     # What can be had from the files that are here needs no index.
-    here = frozenset(p.name for p in plain if p.record and can_be_packed(p, tags))
+    here = Packable(plain, target.tags)
     entries = compile_all(plain, target, indexes, strict, notes, here, client=environment)
     proven = prove(entries, plain, here, target, indexes, strict=strict, fresh=fresh)
     others = [p for p in environment.packages if p.origin not in INDEXED]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ def compile_all(
     indexes: Indexes,
     strict: bool,
     notes: list[str],
-    here: Collection[str] = (),
+    here: Container[str] = (),
     *,
     client: Environment | None = None,
 ) -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ class _Asked:
     indexes: Indexes
     strict: bool
     notes: list[str]
-    here: Collection[str]
+    here: Container[str]
     bad: dict[str, str] = field(default_factory=dict)
     hints: dict[str, str] = field(default_factory=dict)
     chosen: dict[str, str] = field(default_factory=dict)

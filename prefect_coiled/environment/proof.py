@@ -7,23 +7,24 @@ it is said before anything is launched.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from prefect_coiled.environment import kept
 from prefect_coiled.environment.contents import (
     Difference,
     contents,
-    contents_of_file,
     difference,
+    imported_files,
 )
 from prefect_coiled.environment.entries import pick
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Change, Lock, Package, normalized
 from prefect_coiled.environment.target import Target
 from prefect_coiled.errors import OptionsError
-from prefect_coiled.node.packages import hash_of, imported_from
+from prefect_coiled.node.packages import hash_of
 
 __all__ = ["INDEXED", "Proven", "check_editables", "prove"]
 
@@ -55,7 +56,7 @@ class _Verdict(NamedTuple):
 def prove(
     entries: Iterable[Mapping[str, Any]],
     packages: Sequence[Package],
-    here: Collection[str],
+    here: Container[str],
     target: Target,
     indexes: Indexes,
     *,
@@ -100,6 +101,8 @@ def prove(
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="proof") as pool:
         verdicts = dict(zip(packages, pool.map(judge, packages), strict=True))
+    for kind in ("contents", "seen"):
+        kept.let_go(kind)
     strangers = [(p, v.difference) for p, v in verdicts.items() if v.kind == "stranger"]
     if strangers:
         raise _refusal(strangers, "is another package than the one that is installed here")
@@ -175,10 +178,11 @@ def check_editables(
         path = built.get(hashes.get(package.name, ""))
         if not package.editable or path is None:
             continue
-        told = {p: digest for p, digest in contents_of_file(path).items() if p.endswith(".py")}
-        places = {p: imported_from(p) for p in told}
-        changed = tuple(sorted(p for p, at in places.items() if at is not None and hash_of(at) != told[p]))
-        missing = tuple(sorted(p for p, at in places.items() if at is None))
+        files = imported_files(path)
+        changed = tuple(
+            sorted(p for p, (told, at) in files.items() if at is not None and hash_of(at) != told)
+        )
+        missing = tuple(sorted(p for p, (_, at) in files.items() if at is None))
         if found := Difference(changed, missing):
             what = f"its wheel differs from what is imported here in {found}"
             changes.append(_change(package, found, package.version, what))

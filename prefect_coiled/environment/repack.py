@@ -12,7 +12,7 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from email.parser import HeaderParser
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from prefect_coiled.environment.contents import read_record
 from prefect_coiled.environment.records import Package
 from prefect_coiled.node.packages import hash_of
 
-__all__ = ["can_be_packed", "pack"]
+__all__ = ["Packable", "can_be_packed", "pack"]
 
 _NATIVE = re.compile(r"\.(so|pyd|dylib|dll)(\.\d+)*\Z")
 _WHEEL = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -61,6 +61,26 @@ def can_be_packed(package: Package, tags: Sequence[Tag]) -> bool:
         return False  # what conda compiles needs conda's own libraries beside it
     wanted = _tags(record)
     return bool(set(wanted) & set(tags)) if wanted else not native
+
+
+class Packable(Container[str]):
+    """The names of the packages that `can_be_packed`; each is looked at when it is asked for, once.
+
+    Args:
+        packages: Which they may be.
+        tags: Of the wheels that the machines install.
+    """
+
+    def __init__(self, packages: Sequence[Package], tags: Sequence[Tag]) -> None:
+        self._packages, self._tags = {p.name: p for p in packages if p.record}, tags
+        self._known: dict[str, bool] = {}
+
+    def __contains__(self, name: object) -> bool:
+        if name not in self._packages:
+            return False
+        if name not in self._known:
+            self._known[str(name)] = can_be_packed(self._packages[str(name)], self._tags)
+        return self._known[str(name)]
 
 
 def pack(package: Package, folder: Path) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib import util
 from pathlib import Path
 
-__all__ = ["differing", "hash_of", "imported_from"]
+__all__ = ["as_recorded", "differing", "hash_of", "imported_from"]
 
 
 def hash_of(path: Path) -> str:
@@ -26,7 +26,12 @@ def hash_of(path: Path) -> str:
                 digest.update(chunk)
     except OSError:
         return ""
-    return base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
+    return as_recorded(digest.digest())
+
+
+def as_recorded(digest: bytes) -> str:
+    """A SHA-256 digest in the form that RECORD has it."""
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def imported_from(path: str) -> Path | None:

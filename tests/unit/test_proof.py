@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import os
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from prefect_coiled.environment import Package, Wheel
+from prefect_coiled.environment import Package, Wheel, kept
 from prefect_coiled.environment.contents import contents
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.proof import Proven, prove
@@ -282,6 +283,17 @@ def test_of_a_large_wheel_the_end_is_read_once(
     asked = len(Ranges.sent)
     assert contents(wheel, Indexes()) == told
     assert len(Ranges.sent) == asked, "what a wheel holds is kept"
+
+
+def test_what_was_found_out_goes_after_two_months(site: Path, tmp_path: Path) -> None:
+    record = installed(site, "one", "1", FILES)
+    entry = released(tmp_path / "index", FILES)
+    proven(entry, record)
+    for kind in ("contents", "seen"):
+        (found,) = kept.folder(kind).iterdir()
+        os.utime(found, (0, 0))
+    proven(None, record)
+    assert [list(kept.folder(kind).iterdir()) for kind in ("contents", "seen")] == [[], []]
 
 
 def test_an_index_that_does_not_give_a_wheel_is_told(server: str, tmp_path: Path) -> None:
