@@ -12,6 +12,7 @@ It measures; it judges nothing. The machine under it should be idle.
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import tempfile
 import threading
@@ -22,10 +23,11 @@ from unittest import mock
 
 from prefect_coiled import Cluster
 from prefect_coiled.aws import bucket
-from prefect_coiled.environment import lock as locking
 from prefect_coiled.sandbox import Sandbox, control
 from prefect_coiled.tasks import environment as delivering
 
+# Its name is that of a function in the package.
+locking: Any = importlib.import_module("prefect_coiled.environment.lock")
 WAYS = {"all through the client": math.inf, "machines fetch what anybody can": delivering.PATIENCE}
 
 
@@ -55,8 +57,8 @@ def one_start(patience: float, mbit: float, ignore: list[str]) -> tuple[float, i
         down.take(path.stat().st_size)
         return path
 
-    def slow_put(aws: Any, name: str, key: str, content: Any) -> None:
-        put_file(aws, name, key, content)
+    def slow_put(aws: Any, name: str, key: str, content: Any, *more: Any) -> None:
+        put_file(aws, name, key, content, *more)
         up.take(len(content) if isinstance(content, bytes) else content.stat().st_size)
 
     def patient(*args: Any, **more: Any) -> Any:

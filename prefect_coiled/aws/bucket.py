@@ -8,6 +8,7 @@ from pathlib import Path
 from prefect_coiled.aws.batches import OBJECTS, batches
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.ownership import check_ours, foreign, is_ours
+from prefect_coiled.aws.uploads import LARGE, UNFINISHED_DAYS, put_parts
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.aws_errors import aws_error
@@ -73,6 +74,7 @@ def ensure_bucket(aws: Aws, aws_account_id: str) -> str:
     # Lists of the packages of images live as long as their images.
     expiry = {"ID": "expire", "Status": "Enabled", "Filter": {"Prefix": "wheels/"}}
     expiry |= {"Expiration": {"Days": KEPT_DAYS}}
+    expiry |= {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": UNFINISHED_DAYS}}
     closed = dict.fromkeys(
         ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
     )
@@ -109,11 +111,23 @@ def list_files(aws: Aws, bucket: str, prefix: str = "", *, now: datetime | None 
     return frozenset(str(one["Key"]) for one in found if one["LastModified"] > oldest)
 
 
-def put_file(aws: Aws, bucket: str, key: str, content: bytes | Path) -> None:
-    """Put a file; its key holds a hash, so that another one of that key has the same content."""
+def put_file(aws: Aws, bucket: str, key: str, content: bytes | Path, notes: Path | None = None) -> None:
+    """Put a file; its key holds a hash, so that another one of that key has the same content.
+
+    Args:
+        aws: The door.
+        bucket: The bucket's name.
+        key: The file's key.
+        content: Its content, or the file that holds it.
+        notes: The folder where a large file's upload is written down, so that it can go on; without one it
+            goes in one call.
+    """
     what = f"writing s3://{bucket}/{key}"
     if isinstance(content, bytes):
         aws.call("s3:PutObject", what, Bucket=bucket, Key=key, Body=content)
+        return
+    if notes is not None and content.stat().st_size > LARGE:
+        put_parts(aws, bucket, key, content, notes)
         return
     with content.open("rb") as body:
         aws.call("s3:PutObject", what, Bucket=bucket, Key=key, Body=body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,14 +23,14 @@ def pick(entry: Mapping[str, Any], tags: Sequence[Tag]) -> Wheel | None:
     best: tuple[int, Wheel] | None = None
     for wheel in entry.get("wheels", ()):
         address = _address(wheel)
-        file = str(wheel.get("name") or file_of(address))
+        file = _file(str(wheel.get("name") or file_of(address)), entry)
         places = [rank[tag] for tag in parse_wheel_filename(file)[3] if tag in rank]
         if places and (best is None or min(places) < best[0]):
             made = Wheel(
-                name=entry["name"],
+                name=_name(entry),
                 version=entry.get("version") or str(parse_wheel_filename(file)[1]),
                 file=file,
-                sha256=wheel.get("hashes", {}).get("sha256", ""),
+                sha256=_sha256(wheel, entry),
                 size=int(wheel.get("size", 0)),
                 url=address,
             )
@@ -53,10 +54,9 @@ class Source(NamedTuple):
 
 def source_of(entry: Mapping[str, Any]) -> Source:
     """What is to be built for a package of a pylock.toml."""
-    name, version = str(entry["name"]), str(entry.get("version", "0"))
+    name, version = _name(entry), str(entry.get("version", "0"))
     if sdist := entry.get("sdist"):
-        sha256 = str(sdist.get("hashes", {}).get("sha256", ""))
-        return Source(Package(name=name, version=version), _address(sdist), sha256)
+        return Source(Package(name=name, version=version), _address(sdist), _sha256(sdist, entry))
     if vcs := entry.get("vcs"):
         place = str(vcs.get("url") or vcs.get("path"))
         sub = str(vcs.get("subdirectory", ""))
@@ -78,6 +78,33 @@ def source_of(entry: Mapping[str, Any]) -> Source:
         "the index has no wheel of it for the machines, and no sources",
         f"Leave it out: package_sync_ignore=[{name!r}].",
     )
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    # It becomes the name of a folder here. https://packaging.python.org/en/latest/specifications/name-normalization/
+    name = str(entry["name"])
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
+        raise _no_such(name, f"{name!r} is no name of a package")
+    return name
+
+
+def _file(name: str, entry: Mapping[str, Any]) -> str:
+    # It becomes the name of a file here and on the machines.
+    if not re.fullmatch(r"[\w.+!-]+\.whl", name):
+        raise _no_such(entry["name"], f"{name!r} is no name of a wheel")
+    return name
+
+
+def _sha256(file: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    # What is known of a wheel is kept under its hash.
+    found = str(file.get("hashes", {}).get("sha256", ""))
+    if found and not re.fullmatch(r"[0-9a-f]{64}", found):
+        raise _no_such(entry["name"], f"{found!r} is no SHA-256")
+    return found
+
+
+def _no_such(name: object, why: str) -> OptionsError:
+    return OptionsError(f"package {name}", f"what the index says of it is not in order: {why}.")
 
 
 def _address(entry: Mapping[str, Any]) -> str:

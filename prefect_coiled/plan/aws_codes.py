@@ -250,6 +250,7 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
         "InvalidBucketName": ("", _BUCKET_TAKEN),
         "InvalidInstanceType": ("", "Choose other vm_types; `prefect-coiled check` looks at the defaults."),
         "InvalidKeyId": ("", _KMS),
+        "InvalidPart": ("a part of the upload did not arrive, or is gone", "Run again."),
         "InvalidPermission.Malformed": ("", "Check the CIDRs and ports of the ingress rules."),
         "InvalidSubnet.Conflict": ("another subnet has these addresses",),
         "InvalidTagKey.Malformed": ("", "Choose another key for the tag."),
@@ -316,6 +317,7 @@ _RETRIED: dict[str, Retried] = {
     "307": "step",
     "BadDigest": "step",
     "IncompleteBody": "step",
+    "InvalidPart": "step",
     "XAmzContentSHA256Mismatch": "step",
     # Quotas that a launch meets: other types and markets have others.
     "InstanceLimitExceeded": "launch",

@@ -44,10 +44,17 @@ make_python() {
   # The distribution's packages are in S3 too, so that this needs no way out.
   if command -v "python@PYTHON_MINOR@" >/dev/null || dnf install -y -q "python@PYTHON_MINOR@"; then
     "$UV" venv --quiet --relocatable --python "$(command -v "python@PYTHON_MINOR@")" "$ENV"
+    DISTRIBUTED=yes
   else
     say "the distribution has no Python @PYTHON_MINOR@; downloading one"
-    "$UV" venv --quiet --relocatable --managed-python --python "@PYTHON@" "$ENV"
+    download_python
   fi
+}
+
+download_python() { "$UV" venv --quiet --relocatable --managed-python --python "@PYTHON@" "$ENV"; }
+
+install_new() {
+  "$UV" pip install --quiet --python "$ENV/bin/python" --no-config --no-index --no-deps --reinstall -r new
 }
 
 # What the lock wants and the machine has not yet: all of it on a bare machine, the difference on an image.
@@ -97,8 +104,14 @@ install_all() {
   sed 's,.*/\([^-]*\)-.*,\1,' wanted | sort -u >names
   sed 's,.*/\([^-]*\)-.*,\1,' old | sort -u | comm -23 - names >gone
   [ ! -s gone ] || "$UV" pip uninstall --quiet --python "$ENV/bin/python" -r gone
-  [ ! -s new ] ||
-    "$UV" pip install --quiet --python "$ENV/bin/python" --no-config --no-index --no-deps --reinstall -r new
+  if [ -s new ] && ! install_new; then
+    # A package may ask for a later patch of Python than the distribution has. An image's environment stays.
+    [ -n "${DISTRIBUTED:-}" ] || exit 1
+    step "trying with Python @PYTHON@ itself, which is downloaded"
+    rm -rf "$ENV"
+    download_python
+    install_new
+  fi
   mv wanted installed
   rm -rf wheels uv new old names gone urls
   cd - >/dev/null

@@ -354,6 +354,9 @@ def _install_bare_commands(folder: Path) -> Path:
         "dnf": dnf,
         "python3": f'#!/bin/sh\nexec "{python}" "$@"\n',
     }
+    # One of this machine's own, which may be of another patch, is not the distribution's.
+    if shutil.which(f"python{minor}", path=os.pathsep.join(_SYSTEM_PATH)):
+        scripts[f"python{minor}"] = scripts["python3"]
     for name, text in scripts.items():
         command = folder / name
         command.write_text(text)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prefect_coiled.aws import bucket
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.environment import Lock, Locked, Wheel, capture, lock
+from prefect_coiled.environment import Lock, Locked, Wheel, capture, kept, lock
 from prefect_coiled.environment.software import lock_software
 from prefect_coiled.environment.target import Target
 from prefect_coiled.errors import OptionsError
@@ -190,7 +190,7 @@ class _Moving:
         with tempfile.TemporaryDirectory(prefix="prefect-coiled-wheel-") as folder:
             path = self._locked.fetch(wheel, Path(folder))
             size = path.stat().st_size
-            bucket.put_file(self._aws, self._name, wheel.key, path)
+            bucket.put_file(self._aws, self._name, wheel.key, path, kept.folder("uploads"))
         with self._lock:
             self.moved.append((0 if wheel.sha256 in self._locked.built else size, size))
             now = self._clock()

@@ -52,8 +52,8 @@ def test_a_wheel_that_the_bucket_lacks_is_named(
 ) -> None:
     put_file = bucket.put_file
 
-    def lossy(aws: Any, name: str, key: str, content: Any) -> None:
-        put_file(aws, name, key, content)
+    def lossy(aws: Any, name: str, key: str, content: Any, *more: Any) -> None:
+        put_file(aws, name, key, content, *more)
         if key.endswith("pylock.toml"):
             s3 = sandbox.client("s3")
             for one in s3.list_objects_v2(Bucket=name)["Contents"]:

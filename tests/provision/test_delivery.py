@@ -8,14 +8,16 @@ import json
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from prefect_coiled.aws import bucket
+from prefect_coiled.aws import bucket, uploads
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.environment import Lock, Locked, Wheel
 from prefect_coiled.environment.build import wheel_of
 from prefect_coiled.environment.modules import write_wheel
+from prefect_coiled.errors import AwsError
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.provision import create_cluster, remove_cluster
@@ -91,8 +93,8 @@ class Line:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, speed: float) -> None:
         self.now, put_file = 0.0, bucket.put_file
 
-        def slow(aws: Aws, name: str, key: str, content: bytes | Path) -> None:
-            put_file(aws, name, key, content)
+        def slow(aws: Aws, name: str, key: str, content: bytes | Path, *more: Path) -> None:
+            put_file(aws, name, key, content, *more)
             self.now += (len(content) if isinstance(content, bytes) else content.stat().st_size) / speed
 
         monkeypatch.setattr(bucket, "put_file", slow)
@@ -135,17 +137,68 @@ def test_an_upload_that_broke_off_goes_on(
     with monkeypatch.context() as patch:
         put_file, put = bucket.put_file, []
 
-        def breaks(aws: Aws, name: str, key: str, content: bytes | Path) -> None:
+        def breaks(aws: Aws, name: str, key: str, content: bytes | Path, *more: Path) -> None:
             if len(put) == 2:
                 raise ConnectionError("the line is gone")
             put.append(key)
-            put_file(aws, name, key, content)
+            put_file(aws, name, key, content, *more)
 
         patch.setattr(bucket, "put_file", breaks)
         with pytest.raises(ConnectionError):
             send(aws, made, name)
     assert made.lock.key not in bucket.list_files(aws, name)
     assert send(aws, made, name).sent == len(made.lock.files) - 2
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of three parts, each as small as S3 allows."""
+    monkeypatch.setattr(uploads, "PART", 5 * 1024**2)
+    monkeypatch.setattr(bucket, "LARGE", 6 * 1024**2)
+    path = tmp_path / "large.whl"
+    path.write_bytes(b"".join(bytes([n]) * 5 * 1024**2 for n in range(3))[:-7])
+    return path
+
+
+def breaks_at(aws: Aws, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = aws.call
+
+    def breaking(action: str, what: str, **given: Any) -> dict[str, Any]:
+        if action == "s3:UploadPart" and given["PartNumber"] == part:
+            raise AwsError("sending", "the line is gone")
+        return call(action, what, **given)
+
+    monkeypatch.setattr(aws, "call", breaking)
+
+
+def test_a_large_file_goes_on_with_the_part_at_which_it_broke_off(
+    aws: Aws, sandbox: Sandbox, large: Path, tmp_path: Path
+) -> None:
+    name, notes = bucket.ensure_bucket(aws, NUMBER), tmp_path / "notes"
+    with pytest.MonkeyPatch.context() as patch:
+        breaks_at(aws, 3, patch)
+        with pytest.raises(AwsError, match="the line is gone"):
+            bucket.put_file(aws, name, "wheels/large", large, notes)
+    before = aws.calls.copy()
+    bucket.put_file(aws, name, "wheels/large", large, notes)
+    assert aws.calls - before == {"s3:UploadPart": 1, "s3:CompleteMultipartUpload": 1}
+    assert bucket.read_file(aws, name, "wheels/large") == large.read_bytes()
+    assert list(notes.iterdir()) == []
+
+
+def test_an_upload_that_the_bucket_let_go_of_begins_anew(
+    aws: Aws, sandbox: Sandbox, large: Path, tmp_path: Path
+) -> None:
+    name, notes = bucket.ensure_bucket(aws, NUMBER), tmp_path / "notes"
+    with pytest.MonkeyPatch.context() as patch:
+        breaks_at(aws, 2, patch)
+        with pytest.raises(AwsError, match="the line is gone"):
+            bucket.put_file(aws, name, "wheels/again", large, notes)
+    s3 = sandbox.client("s3")
+    (upload,) = s3.list_multipart_uploads(Bucket=name)["Uploads"]
+    s3.abort_multipart_upload(Bucket=name, Key="wheels/again", UploadId=upload["UploadId"])
+    bucket.put_file(aws, name, "wheels/again", large, notes)
+    assert bucket.read_file(aws, name, "wheels/again") == large.read_bytes()
 
 
 def test_progress_is_told_in_bytes_and_seconds(
@@ -180,6 +233,7 @@ def test_the_bucket_is_encrypted_private_takes_tls_alone_and_forgets(aws: Aws, s
     assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
     (rule,) = s3.get_bucket_lifecycle_configuration(Bucket=name)["Rules"]
     assert (rule["Filter"], rule["Expiration"]) == ({"Prefix": "wheels/"}, {"Days": 30})
+    assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 2}
 
 
 def test_a_bucket_that_was_left_half_made_is_closed(aws: Aws, sandbox: Sandbox) -> None:

@@ -76,3 +76,24 @@ def test_a_bucket_that_is_not_whose_the_caller_expects_is_refused(
         getattr(sandbox.client("s3"), call)(Bucket=ours, ExpectedBucketOwner=OTHER, **parameters)
     assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
     sandbox.client("s3").head_bucket(Bucket=ours, ExpectedBucketOwner=OWN)
+
+
+def test_an_upload_that_is_over_takes_no_more_parts(sandbox: Sandbox, ours: str) -> None:
+    s3 = sandbox.client("s3")
+    upload = {
+        "Bucket": ours,
+        "Key": "x",
+        "UploadId": s3.create_multipart_upload(Bucket=ours, Key="x")["UploadId"],
+    }
+    part = s3.upload_part(**upload, PartNumber=1, Body=b"x")
+    s3.abort_multipart_upload(**upload)
+    for call, more in (
+        (s3.upload_part, {"PartNumber": 1, "Body": b"x"}),
+        (
+            s3.complete_multipart_upload,
+            {"MultipartUpload": {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}},
+        ),
+    ):
+        with pytest.raises(ClientError) as refused:
+            call(**upload, **more)
+        assert refused.value.response["Error"]["Code"] == "NoSuchUpload"

@@ -3,7 +3,8 @@
 moto lets every AWS account into every bucket, and does not read whose a caller expects it to be
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucket-owner-condition.html). Of a bucket's policy it
 reads over the conditions, so that "nobody without TLS" is nobody at all: a statement that asks for something
-of the transport says nothing here, as the sandbox is plain HTTP on the loopback, and AWS is not.
+of the transport says nothing here, as the sandbox is plain HTTP on the loopback, and AWS is not. Of parts of
+an upload that is over it knows no answer but a KeyError.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from moto.s3.models import FakeBucket, s3_backends
+from moto.s3.exceptions import NoSuchUpload
+from moto.s3.models import FakeBucket, S3Backend, s3_backends
 from moto.s3.responses import S3Response
 
 __all__ = ["install"]
@@ -39,6 +41,22 @@ def install() -> None:
             self.policy = whole
 
     FakeBucket.get_permission = get_permission
+    for name in ("upload_part", "upload_part_copy", "complete_multipart_upload"):
+        setattr(S3Backend, name, _of_an_upload(getattr(S3Backend, name)))
+
+
+def _of_an_upload(moto_call: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, for uploads that are under way.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_UploadPart.html
+    """
+
+    def call(self: Any, bucket_name: str, multipart_id: str, *rest: Any, **more: Any) -> Any:
+        if multipart_id not in self.get_bucket(bucket_name).multiparts:
+            raise NoSuchUpload(upload_id=multipart_id)
+        return moto_call(self, bucket_name, multipart_id, *rest, **more)
+
+    return call
 
 
 def _guarded(moto_response: Callable[..., Any]) -> Callable[..., Any]:
