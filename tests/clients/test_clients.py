@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uv
 
 ROOT = Path(__file__).resolve().parents[2]
-UV = [sys.executable, "-m", "uv"]
+# Not `python -m uv`, which tells what it starts that this suite's environment is active.
+UV = [uv.find_uv_bin()]
 SCRIPT = """
 import json
 from prefect_coiled.environment import capture, lock
@@ -172,6 +174,8 @@ def test_poetry_and_pdm(run: Any, package: str, tmp_path: Path, tool: str, insta
     (tmp_path / "pyproject.toml").write_text(
         '[project]\nname = "of-a-user"\nversion = "0.1"\nrequires-python = ">=3.10,<3.15"\n'
         'dependencies = ["six>=1.16"]\n[tool.poetry]\npackage-mode = false\n'
+        # The simple interface, which mirrors have as well.
+        '[[tool.poetry.source]]\nname = "simple"\nurl = "https://pypi.org/simple/"\npriority = "primary"\n'
     )
     try:
         run(*UV, "tool", "run", "-q", tool, *install)
