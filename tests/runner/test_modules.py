@@ -290,6 +290,37 @@ def test_a_module_that_workers_lack_is_named_with_what_to_do(
     assert "The workers have no 'own_nowhere'. If it comes with a package" in imports()
 
 
+def test_a_package_that_came_after_the_cluster_is_named_with_its_version(
+    runner: CoiledTaskRunner, project: Path, write: Write
+) -> None:
+    write(
+        {
+            "site/own_late.py": "class Row: ...",
+            "site/own_late-1.2.dist-info/METADATA": "Metadata-Version: 2.1\nName: own-late\nVersion: 1.2\n",
+            "site/own_late-1.2.dist-info/RECORD": "own_late.py,,\nown_late-1.2.dist-info/METADATA,,\n",
+            "site/own_late-1.2.dist-info/top_level.txt": "own_late\n",
+        }
+    )
+    sys.path.insert(0, str(project / "site"))
+    late = importlib.import_module("own_late")
+
+    @task
+    def echo(x: Any) -> Any:
+        return x
+
+    @flow(task_runner=runner)
+    def sends() -> Any:
+        return echo.submit(late.Row()).result()
+
+    with pytest.raises(TaskLostError) as lost:
+        sends()
+    text = str(lost.value)
+    assert "No module named 'own_late'" in text
+    assert "It comes with own-late 1.2, which is installed here." in text
+    assert "installed here after the cluster had started" in text
+    assert "out of memory" not in text
+
+
 def test_a_cluster_inside_the_program_has_its_modules(project: Path, write: Write) -> None:
     sys.path.insert(0, str(project))
     write({"own_inside.py": "COUNT = 0\ndef bump():\n    global COUNT\n    COUNT += 1\n    return COUNT\n"})
