@@ -13,6 +13,7 @@ import base64
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -26,6 +27,7 @@ __all__ = [
     "LONGEST",
     "NEVER_ATTACHED",
     "POLICIES",
+    "WHAT_FOR",
     "PolicyName",
     "Question",
     "bucket_name",
@@ -116,10 +118,42 @@ def policy(
     phase: Phase, account: str, number: str = "*", region: str = "*", partition: str = "aws"
 ) -> dict[str, Any]:
     """The document of a phase; see `iam_policies`."""
-    statements = _statements(grants(phase), account, number, region, partition)
-    for n, statement in enumerate(statements):
-        statement["Sid"] = f"{phase.capitalize()}{n}"
-    return {"Version": "2012-10-17", "Statement": [{"Sid": s.pop("Sid"), **s} for s in statements]}
+    named = _named_statements(grants(phase), account, number, region, partition)
+    seen: Counter[str] = Counter()
+    statements = []
+    for sid, statement in named:
+        seen[sid] += 1
+        statements.append({"Sid": f"{sid}{seen[sid]}" if seen[sid] > 1 else sid, **statement})
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+# What a statement is for, by its name without a number; in the order of the documents.
+WHAT_FOR = {
+    "ReadAll": "Look at what there is. AWS knows no narrower resource for these.",
+    "MakeTagged": "Make things, if they carry the tags of this account from the first moment.",
+    "TagWhatIsMade": "Tag things while they are made, and only then: nothing foreign becomes one of ours.",
+    "ChangeOurs": "Use, change and delete what carries the tags of this account.",
+    "OwnBucket": "This account's bucket in each region, if it is in this AWS account.",
+    "ByName": "What has the account's own name: role, profile, log group, parameters, repository; and the "
+    "public parameters that name AWS's images, key pairs for SSH, and what the keys themselves may do.",
+    "AmazonsImages": "Start machines from images of Amazon.",
+    "RoleToMachines": "Give the machines' role to machines of EC2, and to nothing else.",
+    "RoleToProfile": "Put the machines' role into its instance profile, for EC2.",
+    "SpotRole": "Let AWS make the role that spot machines need, once in an AWS account.",
+    "AttachPolicies": "Attach policies to the machines' role, but for those that make an administrator.",
+}
+_SIDS: dict[Condition, str] = {
+    "": "ByName",
+    "made": "MakeTagged",
+    "tagged": "MakeTagged",
+    "ours": "ChangeOurs",
+    "owned": "OwnBucket",
+    "amazon": "AmazonsImages",
+    "ec2-only": "RoleToMachines",
+    "ec2-if-said": "RoleToProfile",
+    "spot": "SpotRole",
+    "policy": "AttachPolicies",
+}
 
 
 def grants(phase: Phase | None = None) -> list[Grant]:
@@ -242,16 +276,23 @@ def permitting_statements(
 def _statements(
     listed: list[Grant], account: str, number: str, region: str, partition: str
 ) -> list[dict[str, Any]]:
+    return [s for _, s in _named_statements(listed, account, number, region, partition)]
+
+
+def _named_statements(
+    listed: list[Grant], account: str, number: str, region: str, partition: str
+) -> list[tuple[str, dict[str, Any]]]:
+    """Statements, each with a name that says what it is for; in the order in which a reviewer reads."""
     places = _places(account, number, region, partition)
-    statements = [
-        _statement(
-            sorted(actions),
-            [r.format(**places) for r in resources],
-            _condition(condition, account, number, partition),
+    made = []
+    for condition, actions, resources in _merged(listed):
+        sid = "ReadAll" if (condition, resources) == ("", {"*"}) else _SIDS[condition]
+        where = [r.format(**places) for r in resources]
+        made.append(
+            (sid, _statement(sorted(actions), where, _condition(condition, account, number, partition)))
         )
-        for condition, actions, resources in _merged(listed)
-    ]
-    return [*statements, *_tagging(listed, account, places)]
+    made += [("TagWhatIsMade", s) for s in _tagging(listed, account, places)]
+    return sorted(made, key=lambda one: list(WHAT_FOR).index(one[0]))
 
 
 def size(document: dict[str, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE
 from prefect_coiled.plan.policies import (
     LONGEST,
     POLICIES,
+    WHAT_FOR,
     bucket_name,
     grants,
     iam_policies,
@@ -257,3 +259,21 @@ def test_a_user_with_a_path_may_ask_what_he_may() -> None:
     asked = [s for s in statements("ongoing") if "iam:SimulatePrincipalPolicy" in s["Action"]]
     resources = {r for s in asked for r in s["Resource"] if ":user/" in r}
     assert resources == {"arn:aws:iam::*:user/${aws:username}", "arn:aws:iam::*:user/*/${aws:username}"}
+
+
+@pytest.mark.parametrize("name", ["setup", "ongoing"])
+def test_every_statement_says_what_it_is_for_and_the_page_explains_it(name: str) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/permissions.md").read_text()
+    names = [s["Sid"] for s in statements(name)]
+    assert len(set(names)) == len(names)
+    for sid in names:
+        kind = sid.rstrip("0123456789")
+        assert f"| `{kind}` | {WHAT_FOR[kind]} |" in page
+    assert [n.rstrip("0123456789") for n in names] == sorted(
+        (n.rstrip("0123456789") for n in names), key=list(WHAT_FOR).index
+    )
+
+
+def test_the_page_explains_the_statements_of_the_machines_role() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/permissions.md").read_text()
+    assert all(f"`{s['Sid']}`" in page for s in statements("instance"))
