@@ -13,14 +13,15 @@ FREE_PLAN_TYPES = ("m7i-flex.large", "c7i-flex.large", "t3.small", "t3.micro", "
 
 
 class QuotaUse(Record):
-    """A quota of machines, and what is used of it.
+    """A quota, and what is used of it.
 
     Attributes:
         code: Such as "L-1216C47A".
         name: As the console calls it.
         console: Where it is shown, and more can be asked for.
-        limit: In vCPUs; None where AWS does not say, or may not be asked.
-        used: vCPUs of the machines that count against it now.
+        limit: None where AWS does not say, or may not be asked.
+        used: What counts against it now.
+        unit: What is counted: "vCPUs" of machines, or empty for things.
     """
 
     code: str
@@ -28,10 +29,11 @@ class QuotaUse(Record):
     console: str
     limit: float | None
     used: int
+    unit: str = "vCPUs"
 
     def __str__(self) -> str:
         limit = "an unknown number of" if self.limit is None else f"{self.limit:g}"
-        return f"{self.name} ({self.code}): {limit} vCPUs, {self.used} used; {self.console}"
+        return f"{self.name} ({self.code}): {limit} {self.unit}, {self.used} used; {self.console}"
 
 
 def find_limit(aws: Aws, quota: Quota) -> float | None:
@@ -75,12 +77,47 @@ def find_use(aws: Aws, quota: Quota) -> QuotaUse:
     Raises:
         AccessDeniedError: As `find_limit` does.
     """
+    return _use(aws, quota, quotas.used_vcpus(find_running(aws), quota), "vCPUs")
+
+
+# What counts against a quota of things: the call that lists them, and what of its answer.
+_COUNTED = {
+    "VpcLimitExceeded": ("ec2:DescribeVpcs", "Vpcs"),
+    "AddressLimitExceeded": ("ec2:DescribeAddresses", "Addresses"),
+    "InternetGatewayLimitExceeded": ("ec2:DescribeInternetGateways", "InternetGateways"),
+    "SecurityGroupLimitExceeded": ("ec2:DescribeSecurityGroups", "SecurityGroups"),
+}
+
+
+def find_uses(aws: Aws) -> list[QuotaUse]:
+    """The quotas that set-up and clusters meet first, with what is used of each in the whole AWS account.
+
+    Those of machines that nobody has, such as P and Trn, are given as well: such a type may be wanted.
+
+    Raises:
+        AccessDeniedError: As `find_limit` does.
+    """
+    running = find_running(aws)
+    found = []
+    for quota in quotas.of_machines():
+        used = quotas.used_vcpus(running, quota)
+        found.append(_use(aws, quota, used, "vCPUs"))
+    for code, (call, key) in _COUNTED.items():
+        # DescribeAddresses has no pages.
+        what = "counting what the AWS account has"
+        listed = aws.call(call, what)[key] if code == "AddressLimitExceeded" else aws.pages(call, what, key)
+        found.append(_use(aws, quotas.OF_CODES[code], sum(1 for _ in listed), ""))
+    return found
+
+
+def _use(aws: Aws, quota: Quota, used: int, unit: str) -> QuotaUse:
     return QuotaUse(
         code=quota.code,
         name=quota.name,
         console=quota.console(aws.region),
         limit=find_limit(aws, quota),
-        used=quotas.used_vcpus(find_running(aws), quota),
+        used=used,
+        unit=unit,
     )
 
 

@@ -28,6 +28,7 @@ from prefect_coiled.cli.environment import environment_app
 from prefect_coiled.cli.examples import add_examples
 from prefect_coiled.cli.images import list_images
 from prefect_coiled.cli.policies import check, show_policy
+from prefect_coiled.cli.quotas import show_quotas
 from prefect_coiled.cli.resources import account_destroy, list_resources, role_app
 from prefect_coiled.cli.sandbox import sandbox_app
 from prefect_coiled.cli.setup import account_edit, setup_app
@@ -51,6 +52,7 @@ account_app.command("edit")(account_edit)
 account_app.command("destroy")(account_destroy)
 app.command("policies")(show_policy)
 app.command("check")(check)
+app.command("quotas")(show_quotas)
 app.command("doctor")(run_doctor)
 app.command("set-up")(set_up)
 app.command("ls")(list_clusters)

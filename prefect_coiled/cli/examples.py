@@ -14,6 +14,7 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ),
     ("set-up",): ("set-up --account my-team --region eu-west-1",),
     ("check",): ("check --account my-team", "check --json"),
+    ("quotas",): ("quotas --account my-team", "quotas --region eu-west-1 --json"),
     ("doctor",): ("doctor --account my-team", "doctor --account my-team --spend 0.50 --report doctor.json"),
     ("ls",): ("ls", "ls --account my-team --region eu-west-1 --json"),
     ("cost",): ("cost", "cost my-cluster", "cost --account my-team --json"),

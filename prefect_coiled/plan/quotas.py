@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from prefect_coiled.plan import machines
 
-__all__ = ["OF_CODES", "Quota", "machine_quota", "room", "used_vcpus", "vcpus"]
+__all__ = ["OF_CODES", "Quota", "machine_quota", "of_machines", "room", "used_vcpus", "vcpus"]
 
 
 class Quota(NamedTuple):
@@ -116,6 +116,11 @@ def machine_quota(instance_type: str, *, spot: bool) -> Quota | None:
         family = "standard" if family[:1] in tuple("acdhimrtz") and not family.startswith("mac") else ""
     found = _FAMILIES.get(family)
     return None if found is None else found[int(spot)]
+
+
+def of_machines() -> list[Quota]:
+    """The quotas of machines, on demand and spot."""
+    return [quota for pair in _FAMILIES.values() for quota in pair if quota is not None]
 
 
 def vcpus(instance_type: str) -> int | None:

@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.quotas import FREE_PLAN_TYPES
+from prefect_coiled.aws.quotas import FREE_PLAN_TYPES, find_uses
 from prefect_coiled.provision.room import Room, find_room
 
 _call = botocore.client.BaseClient._make_api_call
@@ -55,6 +55,21 @@ def test_the_quota_less_what_runs_and_the_scheduler_is_the_room(aws: Aws, answer
     (line,) = found.lines()
     assert "5 workers, m6i.xlarge on demand" in line
     assert "(L-1216C47A): 32 vCPUs, 6 used; https://us-east-1.console.aws.amazon.com/" in line
+
+
+def test_the_quotas_are_listed_with_what_is_used_of_them(aws: Aws, answers: dict[str, Any]) -> None:
+    answers["GetServiceQuota"] = {"Quota": {"Value": 5.0}}
+    answers["DescribeInstances"] = machines("m5.xlarge", "g4dn.xlarge")
+    answers["DescribeAddresses"] = {"Addresses": [{}, {}, {}]}
+    found = {one.code: one for one in find_uses(aws)}
+    assert str(found["L-1216C47A"]).startswith(
+        "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances"
+    )
+    used = {code: (found[code].used, found[code].unit) for code in ("L-1216C47A", "L-DB2E81BA", "L-34B43A08")}
+    assert used == {"L-1216C47A": (4, "vCPUs"), "L-DB2E81BA": (4, "vCPUs"), "L-34B43A08": (0, "vCPUs")}
+    addresses = found["L-0263D0A3"]
+    assert (addresses.limit, addresses.used, addresses.unit) == (5.0, 3, "")
+    assert addresses.console.endswith("/services/ec2/quotas/L-0263D0A3")
 
 
 def test_spot_machines_have_a_quota_of_their_own(aws: Aws, answers: dict[str, Any]) -> None:
