@@ -16,7 +16,7 @@ CONSISTENCY = 30.0  # a list that lacks a resource for that long is not merely s
 VISIBLE = 60.0  # a resource just created can be described (eventual consistency)
 PROFILE_USABLE = 180.0  # EC2 accepts an instance profile just created ("may take two minutes")
 ROLE_USABLE = 60.0  # EC2 knows a service-linked role just made
-RATE_LIMIT = 60.0  # EC2 takes a launch that was throttled
+RATE_LIMIT = 120.0  # EC2 takes another launch, however small, or says whether it took the last one
 PUBLIC_ADDRESS = 120.0  # an instance has its public address
 TERMINATED = 300.0  # an instance is terminated
 NAT_AVAILABLE = 300.0
@@ -83,6 +83,8 @@ def retry_while(
         try:
             return (action(),)
         except while_error as error:
+            if error.retried == "never":
+                raise  # by the table of codes it does not pass
             last[:] = [error]
             return None
 

@@ -25,7 +25,15 @@ from prefect_coiled.errors import (
     ThrottledError,
 )
 
-__all__ = ["BY_CLASS", "CODES", "SPOT_ROLE_COMMAND", "SPOT_ROLE_MISSING", "Code", "Retried"]
+__all__ = [
+    "BY_CLASS",
+    "CODES",
+    "SLOW_DOWN",
+    "SPOT_ROLE_COMMAND",
+    "SPOT_ROLE_MISSING",
+    "Code",
+    "Retried",
+]
 
 # Who tries again: nobody; botocore, where the call may be repeated, and then the step; the step alone; or the
 # launch, in the next type, zone or market.
@@ -34,6 +42,22 @@ Retried = Literal["never", "call", "step", "launch"]
 # What EC2 answers to a first request for spot machines, where it may not make their role.
 SPOT_ROLE_MISSING = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
 SPOT_ROLE_COMMAND = "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
+
+# By these AWS says that calls come too often, and that it did nothing; an error of its own leaves that open.
+SLOW_DOWN = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "EC2ThrottledException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
 
 
 class Code(NamedTuple):

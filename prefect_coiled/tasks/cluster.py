@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
 from prefect_coiled.aws import (
@@ -115,23 +116,33 @@ def check_own_network(aws: Aws, spec: ClusterSpec) -> OwnNetwork | None:
 def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Role, list[str]]:
     """The two groups; returns which of them a machine of each role gets."""
     own = spec.network
-    inside = (own.firewall_id if own is not None else "") or security_groups.ensure_security_group(
-        aws,
-        planning.group_name(spec, "cluster"),
-        f"Dask cluster {spec.name}: its machines among themselves",
-        vpc_id,
-        planning.cluster_tags(spec, name=f"coiled-{spec.name}-cluster"),
-        planning.cluster_permissions(),
-    )
-    clients = (own.scheduler_firewall_id if own is not None else "") or security_groups.ensure_security_group(
-        aws,
-        planning.group_name(spec, "scheduler"),
-        f"Dask cluster {spec.name}: clients to the scheduler",
-        vpc_id,
-        planning.cluster_tags(spec, "scheduler"),
-        planning.scheduler_permissions(spec.ingress, ssh=spec.ssh),
-    )
-    return {"scheduler": [clients, inside], "worker": [inside]}
+
+    def inside() -> str:
+        return security_groups.ensure_security_group(
+            aws,
+            planning.group_name(spec, "cluster"),
+            f"Dask cluster {spec.name}: its machines among themselves",
+            vpc_id,
+            planning.cluster_tags(spec, name=f"coiled-{spec.name}-cluster"),
+            planning.cluster_permissions(),
+        )
+
+    def clients() -> str:
+        return security_groups.ensure_security_group(
+            aws,
+            planning.group_name(spec, "scheduler"),
+            f"Dask cluster {spec.name}: clients to the scheduler",
+            vpc_id,
+            planning.cluster_tags(spec, "scheduler"),
+            planning.scheduler_permissions(spec.ingress, ssh=spec.ssh),
+        )
+
+    given = ("", "") if own is None else (own.firewall_id, own.scheduler_firewall_id)
+    # EC2 knows a new group after a moment, which both wait for together.
+    with ThreadPoolExecutor(2, thread_name_prefix="groups") as pool:
+        made = [pool.submit(lambda g=g, f=f: g or f()) for g, f in zip(given, (inside, clients), strict=True)]
+        first, second = (future.result() for future in made)
+    return {"scheduler": [second, first], "worker": [first]}
 
 
 @step("image", "image {architecture}")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from prefect_coiled.aws import baked_images, caller, ecr, iam_role, instances, logs, quotas
+from prefect_coiled.aws import baked_images, caller, ecr, iam_role, instances, log_events, quotas
 from prefect_coiled.aws.credentials import Account, CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.foresight import foresee
@@ -158,7 +158,8 @@ def life(
         assert quota is not None
         quotas.find_use(user, quota)
         quotas.on_free_plan(user)
-        list(logs.read_log(user, record.scheduler.instance_id))
+        everybody = [m.instance_id for m in (record.scheduler, *record.workers)]
+        list(log_events.read_logs(user, [*everybody, *(f"i-{n:08x}" for n in range(20))]))
         push_index(own_sandbox, "coiled-team")
         ecr.check_image(user, own_image(spec), "x86_64")
         ecr.find_images(user)

@@ -874,6 +874,22 @@ OTHERS: list[Case] = [
         lambda h: {"logGroupName": "group", "logStreamName": "stream"},
     ),
     (
+        "logs-streams-once",
+        "logs",
+        "filter_log_events",
+        lambda h: {"logGroupName": "group", "logStreamNames": ["stream"], "logStreamNamePrefix": "s"},
+        "InvalidParameterException",
+        lambda h: {"logGroupName": "group", "logStreamNames": ["stream"]},
+    ),
+    (
+        "logs-streams-there",
+        "logs",
+        "filter_log_events",
+        lambda h: {"logGroupName": "group", "logStreamNames": ["stream", "nobody"]},
+        "ResourceNotFoundException",
+        lambda h: {"logGroupName": "group", "logStreamNames": ["stream"]},
+    ),
+    (
         "logs-once",
         "logs",
         "create_log_stream",
