@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
@@ -137,12 +138,14 @@ def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Rol
             planning.scheduler_permissions(spec.ingress, ssh=spec.ssh),
         )
 
-    given = ("", "") if own is None else (own.firewall_id, own.scheduler_firewall_id)
+    def group(given: str, make: Callable[[], str]) -> str:
+        return given or make()
+
     # EC2 knows a new group after a moment, which both wait for together.
     with ThreadPoolExecutor(2, thread_name_prefix="groups") as pool:
-        made = [pool.submit(lambda g=g, f=f: g or f()) for g, f in zip(given, (inside, clients), strict=True)]
-        first, second = (future.result() for future in made)
-    return {"scheduler": [second, first], "worker": [first]}
+        among = pool.submit(group, own.firewall_id if own is not None else "", inside)
+        entry = pool.submit(group, own.scheduler_firewall_id if own is not None else "", clients)
+    return {"scheduler": [entry.result(), among.result()], "worker": [among.result()]}
 
 
 @step("image", "image {architecture}")
