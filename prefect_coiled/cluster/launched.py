@@ -289,6 +289,7 @@ def launch(
         registry_token=token,
         cluster=spec.name,
         story=story,
+        role_arn=account.credentials.role_arn,
     )
     slot: Slot | None = None
     try:

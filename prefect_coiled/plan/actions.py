@@ -111,6 +111,7 @@ def _table() -> dict[str, Action]:
         "ec2:DescribeVpcEndpoints",
         "ec2:DescribeVolumes",
         "ec2:DescribeVpcs",
+        "ec2:GetEbsDefaultKmsKeyId",
         "logs:DescribeLogGroups",
         "servicequotas:GetServiceQuota",
     )
