@@ -84,7 +84,7 @@ BY_CLASS: dict[type[AwsError], Code] = {
     ),
     AccountStateError: Code(AccountStateError, "never"),
     AlreadyExistsError: Code(AlreadyExistsError, "step"),
-    AwsError: Code(AwsError, "never"),
+    AwsError: Code(AwsError, "never", next_step="Look it up in AWS's documents, or report it."),
     CredentialsError: Code(
         CredentialsError,
         "never",
@@ -101,7 +101,11 @@ BY_CLASS: dict[type[AwsError], Code] = {
         "launch",
         next_step="Try another zone or instance type, or allow more than one vm_type.",
     ),
-    NotFoundError: Code(NotFoundError, "step"),
+    NotFoundError: Code(
+        NotFoundError,
+        "step",
+        next_step="Run again: AWS may not know it yet, and set-up makes again what was deleted.",
+    ),
     QuotaError: Code(
         QuotaError,
         "never",
@@ -169,7 +173,7 @@ _BARE: dict[type[AwsError], str] = {
         UnfulfillableCapacity UnsupportedInstanceTypeOnHost
     """,
     NotFoundError: """
-        Gateway.NotAttached ImageNotFoundException InvalidAMIID.NotFound InvalidAllocationID.NotFound
+        Gateway.NotAttached ImageNotFoundException InvalidAllocationID.NotFound
         InvalidAssociationID.NotFound InvalidGatewayID.NotFound InvalidGroup.NotFound
         InvalidInstanceID.NotFound InvalidInternetGatewayID.NotFound InvalidLaunchTemplateId.NotFound
         InvalidLaunchTemplateId.VersionNotFound InvalidLaunchTemplateName.NotFoundException
@@ -184,7 +188,7 @@ _BARE: dict[type[AwsError], str] = {
     """,
     QuotaError: """
         InstanceLimitExceeded InternetGatewayLimitExceeded LaunchTemplateLimitExceeded LimitExceeded
-        LimitExceededException MaxSpotInstanceCountExceeded NatGatewayLimitExceeded
+        LimitExceededException MaxIOPSLimitExceeded MaxSpotInstanceCountExceeded NatGatewayLimitExceeded
         NetworkInterfaceLimitExceeded PrivateIpAddressLimitExceeded ResourceLimitExceeded
         RouteLimitExceeded RouteTableLimitExceeded SecurityGroupsPerInstanceLimitExceeded
         SecurityGroupsPerInterfaceLimitExceeded SnapshotLimitExceeded SubnetLimitExceeded
@@ -292,6 +296,10 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
         ),
         "PermanentRedirect": ("a bucket of that name is in another region", _BUCKET_TAKEN),
         "PolicyNotAttachable": ("only AWS's own services may attach that policy", "Choose another policy."),
+        "TagPolicyViolation": (
+            "a tag policy of the organisation does not take a tag, or asks for one",
+            "Give tags that it takes (`tags` of the account); owner, Name and coiled-... are always there.",
+        ),
         "TemporaryRedirect": ("S3 is still making the bucket known", "Run again in a minute."),
         "UnmodifiableEntity": ("only AWS's own services may change that role",),
         "VPCIdNotSpecified": ("the AWS account has no default VPC",),
@@ -305,7 +313,14 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
     },
     NotFoundError: {
         "404": ("S3 says no more than that",),
-        "InvalidAMIID.Unavailable": ("the image is gone, or is still being made",),
+        "InvalidAMIID.NotFound": (
+            "the image is gone",
+            "Run again: the newest is looked up. An image of your own: `prefect-coiled environment bake`.",
+        ),
+        "InvalidAMIID.Unavailable": (
+            "the image is gone, or is still being made",
+            "Run again: the newest is looked up. An image of your own: `prefect-coiled environment bake`.",
+        ),
         "InvalidKeyPair.NotFound": (
             "",
             "Give the name of a key pair of this region (EC2 console > Key Pairs) as key_name.",

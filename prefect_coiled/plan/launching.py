@@ -16,7 +16,7 @@ from prefect_coiled.errors import (
 )
 from prefect_coiled.plan.aws_codes import SLOW_DOWN, SPOT_ROLE_MISSING
 from prefect_coiled.plan.cluster import Attempt, shortage
-from prefect_coiled.plan.quotas import Quota, machine_quota, vcpus
+from prefect_coiled.plan.quotas import OF_CODES, Quota, machine_quota, vcpus
 
 __all__ = ["LARGEST_CALL", "Tally", "halves", "smaller_call"]
 
@@ -52,6 +52,8 @@ def halves(refused: int, got: list[int]) -> Iterator[int]:
         most = most - size if got[-1] == size else size - 1 if got[-1] == 0 else 0
 
 
+# What AWS says where the vCPUs of a family are used up.
+_OF_MACHINES = ("InstanceLimitExceeded", "MaxSpotInstanceCountExceeded", "VcpuLimitExceeded")
 # What AWS says of one type alone: that the free plan does not have it, and that the region does not.
 _FREE_PLAN, _NO_SUCH_TYPE = "InvalidParameterCombination", "InvalidInstanceType"
 
@@ -61,7 +63,8 @@ class Tally:
 
     A quota is shared by many types in all zones of a region: once AWS has said that it is used up, only
     smaller types can still fit. A type that the AWS account may not launch is the same in every zone; spot
-    machines without their role are so in every type. Where launches come too fast, they do so everywhere.
+    machines without their role are so in every type. Where launches come too fast, or disks are used up, they
+    are so everywhere.
     """
 
     def __init__(self) -> None:
@@ -73,14 +76,14 @@ class Tally:
         self._used_up: dict[Quota, int] = {}
         self._refused: set[str] = set()
         self._no_spot = False
-        self._too_fast = False
+        self._over = False
 
     def passes(self, attempt: Attempt) -> bool:
         """Whether an attempt cannot succeed any more, by what AWS has said before."""
         quota = machine_quota(attempt.instance_type, spot=attempt.spot)
         left = self._used_up.get(quota) if quota is not None else None
         too_large = left is not None and (vcpus(attempt.instance_type) or left) >= left
-        refused = attempt.instance_type in self._refused or (attempt.spot and self._no_spot) or self._too_fast
+        refused = attempt.instance_type in self._refused or (attempt.spot and self._no_spot) or self._over
         if not too_large and not refused:
             return False
         self._spared.append(str(attempt))
@@ -92,7 +95,10 @@ class Tally:
 
     def note(self, attempt: Attempt, error: AwsError) -> bool:
         """Note a refusal. Returns whether the next attempt may be made."""
-        if isinstance(error, QuotaError):
+        if isinstance(error, QuotaError) and error.code not in _OF_MACHINES:
+            self.quota = OF_CODES.get(error.code)
+            self._over = True  # of disks, interfaces and the like, which every type needs
+        elif isinstance(error, QuotaError):
             quota = machine_quota(attempt.instance_type, spot=attempt.spot)
             if quota is not None:
                 size = vcpus(attempt.instance_type) or 1
@@ -105,7 +111,7 @@ class Tally:
         ):
             self._refused.add(attempt.instance_type)
         elif isinstance(error, ThrottledError):
-            self._too_fast = True  # the rate is one for all types, zones and markets
+            self._over = True  # the rate is one for all types, zones and markets
         elif not isinstance(error, NoCapacityError):
             return False
         # AWS's words name type and zone: the first that are said with a code stand for the others.

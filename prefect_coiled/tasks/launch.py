@@ -100,8 +100,8 @@ def launch(
             _fill(session, call, count - len(made), made)
         except AwsError as error:
             if not tally.note(attempt, error):
-                # A second run of this step would not know of those.
-                error.retried = "never" if made else error.retried
+                # A second run of this step would not know of those; what is not there was waited for.
+                error.retried = "never" if made or isinstance(error, NotFoundError) else error.retried
                 raise
     what = f"launching {count} {role}{'s' if count != 1 else ''}"
     used = ""

@@ -144,6 +144,16 @@ def test_what_a_person_can_mend_is_said_before_a_lack_of_capacity() -> None:
     assert isinstance(tally.failure("launching", 0), QuotaError)
 
 
+def test_a_quota_of_disks_is_told_as_such_and_asked_for_once() -> None:
+    tally = Tally()
+    error = QuotaError("x", "used up", "Give smaller disks.", code="VolumeLimitExceeded")
+    assert tally.note(on_demand("m6i.xlarge"), error)
+    assert tally.passes(on_demand("t3.small", "us-east-1b", spot=True))
+    assert tally.quota is not None
+    assert tally.quota.code == "L-7A658B76"
+    assert "Give smaller disks." in str(tally.failure("launching", 0))
+
+
 def test_the_rate_of_launches_is_one_for_all_types_and_zones() -> None:
     tally = Tally()
     assert tally.note(on_demand("m6i.xlarge"), ThrottledError("x", "slow down", code="RequestLimitExceeded"))
