@@ -179,6 +179,10 @@ class AccessDeniedError(AwsError):
             say.
         resource: The ARN on which it is missing.
         statements: IAM statements that permit the call, by themselves.
+
+    Attributes:
+        denied_by: The kind of policy that denies it whatever else is attached, such as "service control
+            policy"; empty where a permission is missing.
     """
 
     def __init__(
@@ -198,6 +202,7 @@ class AccessDeniedError(AwsError):
         self.action = action
         self.resource = resource
         self.statements = tuple(statements)
+        self.denied_by = ""
 
 
 class CredentialsError(AwsError):

@@ -11,7 +11,7 @@ from dask.utils import parse_timedelta
 from distributed.utils import Log, Logs
 from rich.table import Table
 
-from prefect_coiled.aws import instances, logs
+from prefect_coiled.aws import instances, log_events
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.blocks import load_account
 from prefect_coiled.errors import OptionsError, PrefectCoiledError
@@ -32,6 +32,8 @@ __all__ = [
 # As many rows as one call gives; older ones are in the log group, for CloudWatch's own search.
 _LOOKED_AT = 10_000
 _TIMES = 'must be a time such as "10m" or "2026-01-31T09:00".'
+# The clock of the program that made a cluster may be off by so much.
+_BEFORE = timedelta(minutes=15)
 _STYLES = {logging.ERROR: "red", logging.WARNING: "yellow"}
 
 
@@ -89,7 +91,7 @@ def read_notifications(
 ) -> list[Notification]:
     """The rows as records, oldest first; see `get_notifications`."""
     choose([], limit=limit, event_type=event_type)  # what is wrong is said before AWS is asked
-    lines = logs.read_log(aws, STREAM, tail=_LOOKED_AT)
+    lines = log_events.read_log(aws, STREAM, tail=_LOOKED_AT)
     return choose(lines, limit=limit, level=level, event_type=event_type)
 
 
@@ -98,14 +100,24 @@ def machines_of(aws: Aws, name: str) -> dict[str, str]:
 
     EC2 forgets terminated machines after an hour; the account's notifications know them for 30 days.
     """
+    return _machines(aws, name)[0]
+
+
+def _machines(aws: Aws, name: str) -> tuple[dict[str, str], datetime | None]:
+    """The machines of a cluster, and since when there are any; None if that is not known."""
     found: dict[str, str] = {}
+    begun: datetime | None = None
     for row in read_notifications(aws, limit=_LOOKED_AT):
         if row.data.get("cluster") == name and row.event_type in ("create_scheduler", "create_worker"):
             role = row.event_type.removeprefix("create_")
             found.update(dict.fromkeys(row.data.get("InstanceIds", ()), role))
+            begun = min(begun or row.time, row.time)
     states = (*instances.LIVE, "shutting-down", "terminated")
-    found.update({m.instance_id: m.role for m in instances.find_instances(aws, name, states=states)})
-    return found
+    there = instances.find_instances(aws, name, states=states)
+    if any(m.instance_id not in found for m in there):
+        begun = None  # machines that nothing was told of
+    found.update({m.instance_id: m.role for m in there})
+    return found, begun
 
 
 def follow_logs(
@@ -125,14 +137,14 @@ def follow_logs(
         machines: Finds the machines that are wanted; by default all of the cluster.
         interval: Seconds between two looks.
     """
-    tokens: dict[str, str | None] = {}
+    follower = log_events.Follower(aws, since)
     while True:
         alive = bool(instances.find_instances(aws, name, states=(*instances.LIVE, "shutting-down")))
         heard = False
-        for instance_id, role in (machines or (lambda: machines_of(aws, name)))().items():
-            lines, tokens[instance_id] = logs.read_on(aws, instance_id, tokens.get(instance_id), since)
-            heard = heard or bool(lines)
-            yield from ((role, instance_id, line.rstrip("\n")) for line in lines)
+        roles = (machines or (lambda: machines_of(aws, name)))()
+        for instance_id, line in follower.more(list(roles)):
+            heard = True
+            yield roles[instance_id], instance_id, line
         if not alive and not heard:
             return
         if not heard and aws.stop.wait(interval):
@@ -184,7 +196,7 @@ def cluster_logs(
         PrefectCoiledError: If nothing is known of such a cluster.
     """
     door = _door(account, region)
-    machines = machines_of(door, name)
+    machines, begun = _machines(door, name)
     if not machines:
         raise PrefectCoiledError(
             f"logs of cluster {name!r}",
@@ -193,16 +205,13 @@ def cluster_logs(
         )
     wanted = {"scheduler": scheduler, "worker": workers}
     out = Logs()
-    for instance_id, role in sorted(machines.items(), key=lambda item: (item[1], item[0])):
-        if wanted[role]:
-            lines = [line for line in _lines(door, instance_id, since) if not errors_only or _is_error(line)]
-            out["Scheduler" if role == "scheduler" else instance_id] = Log("\n".join(lines))
+    chosen = [one for one, role in sorted(machines.items(), key=lambda item: item[::-1]) if wanted[role]]
+    since = since or (begun - _BEFORE if begun else None)
+    for instance_id, shipped in log_events.read_logs(door, chosen, since=since):
+        lines = shipped or instances.console_output(door, instance_id).splitlines()
+        kept = [line for line in lines if not errors_only or _is_error(line)]
+        out["Scheduler" if machines[instance_id] == "scheduler" else instance_id] = Log("\n".join(kept))
     return out
-
-
-def _lines(aws: Aws, instance_id: str, since: datetime | None) -> Iterator[str]:
-    found = [line.rstrip("\n") for line in logs.read_log(aws, instance_id, since=since)]
-    yield from found or instances.console_output(aws, instance_id).splitlines()
 
 
 def _is_error(line: str) -> bool:

@@ -18,6 +18,8 @@ TERMINATED_AT_ONCE = 500
 OBJECTS = 1000
 # https://docs.aws.amazon.com/systems-manager/latest/APIReference/API_DeleteParameters.html
 PARAMETERS = 10
+# https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_FilterLogEvents.html
+STREAMS = 100
 
 
 def batches(values: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -42,7 +42,7 @@ from prefect_coiled.errors import (
     StoppedError,
     ThrottledError,
 )
-from prefect_coiled.plan.actions import ACTIONS, changes
+from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE, changes
 from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, SPOT_ROLE_MISSING
 from prefect_coiled.plan.aws_errors import aws_error
 from prefect_coiled.plan.policies import permitting_statements
@@ -302,9 +302,34 @@ class Aws:
             operation=action,
         )
 
+    def _denied(self, error: AccessDeniedError, next_step: str) -> AccessDeniedError:
+        """The same, with another next step."""
+        told = AccessDeniedError(
+            error.diagnosis.what,
+            error.diagnosis.why,
+            next_step,
+            operation=error.operation,
+            code=error.code,
+            request_id=error.request_id,
+            action=error.action,
+            resource=error.resource,
+        )
+        told.retried, told.denied_by = error.retried, error.denied_by
+        return told
+
     def _explained(self, error: AccessDeniedError) -> AccessDeniedError:
         """The same, with the statements that permit the call, where our policies have them."""
         code = CODES.get(error.code, BY_CLASS[AccessDeniedError])
+        if error.denied_by:
+            return self._denied(
+                error,
+                f"Whatever is attached here, a {error.denied_by} stands in the way: ask whoever keeps it.",
+            )
+        own_actions = {g.action for g in ACTIONS[error.operation].grants} | PERMISSIONS_ALONE
+        if error.action and error.action not in own_actions:
+            # Such as the use of a KMS key, which our policies do not give.
+            on = f" on {error.resource}" if error.resource not in ("", "*") else ""
+            return self._denied(error, f"Permit {error.action}{on} to the credentials, and run again.")
         lacks_spot_role = error.code == SPOT_ROLE_MISSING
         lacking = "iam:CreateServiceLinkedRole" if lacks_spot_role else error.action
         action = lacking or next((g.action for g in ACTIONS[error.operation].grants), error.operation)

@@ -10,8 +10,10 @@ from typing import Any
 
 from prefect_coiled.aws.caller import Caller
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import AccessDeniedError, AwsError, NotFoundError
 from prefect_coiled.plan import policies
 from prefect_coiled.plan.actions import Phase
+from prefect_coiled.plan.policies import Question
 from prefect_coiled.records import Record
 
 
@@ -43,29 +45,81 @@ def foresee(aws: Aws, caller: Caller, role_arn: str = "") -> tuple[Denied, ...]:
     """
     if caller.arn.endswith(":root"):
         return ()
-    source = _source(caller.arn, role_arn)
+    partition = caller.arn.split(":")[1]
+    source = _source(aws, caller, role_arn)
     missing: list[Denied] = []
     for phase in ("ongoing", "setup"):
-        for question in policies.questions(phase, aws.account, caller.aws_account_id, aws.region):
-            entries = [
-                {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
-                for key, value in question.context.items()
-            ]
-            results = aws.pages(
+        for question in policies.questions(phase, aws.account, caller.aws_account_id, aws.region, partition):
+            refused = _refused(aws, source, question)
+            missing += [Denied(action=action, resource=resource, phase=phase) for action, resource in refused]
+    return tuple(missing)
+
+
+def may_use_key(aws: Aws, caller: Caller, key: str, role_arn: str = "") -> bool | None:
+    """Whether the caller's policies permit what EC2 asks for where a KMS key of one's own encrypts disks.
+
+    A key's own policy, which IAM cannot be asked about here, may permit it too.
+
+    Args:
+        aws: The door.
+        caller: Who launches machines.
+        key: The key's ARN.
+        role_arn: See `foresee`.
+
+    Returns:
+        None where IAM may not be asked.
+    """
+    if caller.arn.endswith(":root"):
+        return True
+    try:
+        source = _source(aws, caller, role_arn)
+        return not any(_refused(aws, source, one) for one in policies.key_questions(key, aws.region))
+    except AccessDeniedError:
+        return None
+
+
+def _refused(aws: Aws, source: str, question: Question) -> list[tuple[str, str]]:
+    """The actions of a question that are not allowed, each with its resource.
+
+    Raises:
+        AccessDeniedError: If the caller may not ask, or its role is not to be found by what is known of it.
+    """
+    entries = [
+        {
+            "ContextKeyName": key,
+            "ContextKeyValues": [value],
+            "ContextKeyType": "boolean" if value in ("true", "false") else "string",
+        }
+        for key, value in question.context.items()
+    ]
+    what = f"asking what {source} may do"
+    try:
+        results = list(
+            aws.pages(
                 "iam:SimulatePrincipalPolicy",
-                f"asking what {source} may do",
+                what,
                 "EvaluationResults",
                 PolicySourceArn=source,
                 ActionNames=list(question.actions),
                 ResourceArns=[_resource(question.resource, source)],
                 ContextEntries=entries,
             )
-            missing += [
-                Denied(action=r["EvalActionName"], resource=r["EvalResourceName"], phase=phase)
-                for r in results
-                if r["EvalDecision"] != "allowed"
-            ]
-    return tuple(missing)
+        )
+    except NotFoundError as error:
+        raise AccessDeniedError(
+            what,
+            f"IAM knows none of that ARN ({error.diagnosis.why.rstrip('. ')}): a session's ARN lacks the "
+            "path of its role, and iam:GetRole did not tell it.",
+            "Give the role's ARN, with its path, as role_arn of the account or to `prefect-coiled policies`.",
+            operation=error.operation,
+            code=error.code,
+            request_id=error.request_id,
+        ) from error
+    return [
+        (str(r["EvalActionName"]), str(r["EvalResourceName"]))
+        for r in results
+        if r["EvalDecision"] != "allowed"
+    ]
 
 
 def _resource(resource: str, source: str) -> str:
@@ -73,11 +127,21 @@ def _resource(resource: str, source: str) -> str:
     return source if "${aws:username}" in resource else resource
 
 
-def _source(arn: str, role_arn: str) -> str:
-    """The user, or the role behind a session: policies belong to these."""
-    match: Any = re.fullmatch(r"arn:([\w-]+):sts::(\d+):assumed-role/([^/]+)/.*", arn)
+def _source(aws: Aws, caller: Caller, role_arn: str) -> str:
+    """The user, or the role behind a session: policies belong to these.
+
+    A session's ARN has the role's name without its path
+    (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html); the roles of IAM Identity
+    Center all have one. Names are unique without it.
+    """
+    match: Any = re.fullmatch(r"arn:([\w-]+):sts::(\d+):assumed-role/([^/]+)/.*", caller.arn)
     if not match:
-        return arn
+        return caller.arn
     if role_arn.rpartition("/")[2] == match[3]:
         return role_arn
-    return f"arn:{match[1]}:iam::{match[2]}:role/{match[3]}"
+    try:
+        reply = aws.call("iam:GetRole", f"finding the role of {caller.arn}", RoleName=match[3])
+        return str(reply["Role"]["Arn"])
+    except AwsError:
+        # It may be one without a path.
+        return f"arn:{match[1]}:iam::{match[2]}:role/{match[3]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.waits import VISIBLE, retry_while
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
 
@@ -37,12 +38,24 @@ def ensure_launch_template(
             ClientToken=token,
             TagSpecifications=tags.specifications(labels, "launch-template"),
         )
-        return str(reply["LaunchTemplate"]["LaunchTemplateId"])
+        found = str(reply["LaunchTemplate"]["LaunchTemplateId"])
     except AlreadyExistsError:
-        reply = aws.call(
-            "ec2:DescribeLaunchTemplates", f"finding launch template ({name})", LaunchTemplateNames=[name]
-        )
+        reply = _described(aws, name, LaunchTemplateNames=[name])
         return str(reply["LaunchTemplates"][0]["LaunchTemplateId"])
+    # A launch with a template that EC2 does not know yet is refused, and counts against the rate of launches.
+    _described(aws, name, LaunchTemplateIds=[found])
+    return found
+
+
+def _described(aws: Aws, name: str, **wanted: Any) -> dict[str, Any]:
+    """Wait until EC2 knows a template, and give what it says of it."""
+    return retry_while(
+        aws,
+        f"waiting for launch template ({name}) to be visible",
+        lambda: aws.call("ec2:DescribeLaunchTemplates", f"finding launch template ({name})", **wanted),
+        NotFoundError,
+        timeout=VISIBLE,
+    )
 
 
 def delete_launch_template(aws: Aws, template_id: str) -> None:

@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.parameters import (
@@ -28,7 +28,7 @@ from prefect_coiled.aws.parameters import (
     read_with_age,
     renew,
 )
-from prefect_coiled.aws.waits import wait_for
+from prefect_coiled.aws.waits import persistently, wait_for
 from prefect_coiled.errors import AwsError, ProvisionError, StoppedError
 from prefect_coiled.plan import tags
 
@@ -102,7 +102,13 @@ class Held:
         self._thread.join()
         # Somebody who wrote over it by mistake has nothing to lose.
         if not self.lost:
-            delete_parameters(self._aws, [self._name])
+            # What cannot be given back is nobody's in a minute.
+            with suppress(AwsError):
+                persistently(
+                    self._aws,
+                    f"giving the lease back ({self._name})",
+                    lambda: delete_parameters(self._aws, [self._name]),
+                )
 
 
 @contextmanager
@@ -123,7 +129,7 @@ def lease(aws: Aws, name: str) -> Iterator[Held]:
 
     def take() -> tuple[str, float] | None:
         begun = _now()
-        holder = _take(aws, name, first)
+        holder = persistently(aws, f"taking the lease ({name})", lambda: _take(aws, name, first))
         return (holder, begun) if holder and _now() - begun < GOOD_FOR * _SURE else None
 
     holder, begun = wait_for(aws, f"waiting for the lease ({name})", take, timeout=PATIENCE, interval=2.0)

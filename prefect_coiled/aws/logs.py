@@ -1,4 +1,4 @@
-"""CloudWatch Logs: the account's log group (30 days), and reading the streams that machines write there.
+"""CloudWatch Logs: the account's log group (30 days), and writing there; `log_events` reads.
 
 Each machine makes its own stream, named as itself: CreateLogStream is limited to 50 an account and second
 (https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.html).
@@ -6,19 +6,16 @@ Each machine makes its own stream, named as itself: CreateLogStream is limited t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from prefect_coiled.aws import ownership
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AlreadyExistsError, NotFoundError, printable
+from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
 
 RETENTION_DAYS = 30
-# Lines that one call gives at most.
-_LARGEST_PAGE = 10_000
 
 
 def find_log_group(aws: Aws) -> dict[str, str] | None:
@@ -72,83 +69,6 @@ def is_ours(aws: Aws, arn: str) -> bool:
         resourceArn=arn.removesuffix(":*"),
     )
     return ownership.is_ours(aws, reply["tags"], arn)
-
-
-def read_log(
-    aws: Aws, stream: str, *, since: datetime | None = None, tail: int | None = None
-) -> Iterator[str]:
-    """Yield the lines of an instance's stream, oldest first.
-
-    Args:
-        aws: The door.
-        stream: The instance id.
-        since: Only what was logged from then on.
-        tail: Only the last so many lines.
-    """
-    wanted: dict[str, Any] = {}
-    if since is not None:
-        wanted["startTime"] = int(since.timestamp() * 1000)
-    if tail is None:
-        for lines in _log_pages(aws, stream, forward=True, **wanted):
-            yield from lines
-        return
-    found: list[str] = []
-    for lines in _log_pages(aws, stream, forward=False, limit=min(max(tail, 1), _LARGEST_PAGE), **wanted):
-        found = lines + found
-        if len(found) >= tail:
-            break
-    yield from found[len(found) - tail :] if len(found) > tail else found
-
-
-def _log_pages(aws: Aws, stream: str, *, forward: bool, **wanted: Any) -> Iterator[list[str]]:
-    """Pages of a stream, each oldest first; from its beginning on, or from its end backwards.
-
-    A page holds at most 1 MB, and may be empty with more behind it. The end is where the token comes back
-    that was sent: https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_GetLogEvents.html
-    """
-    token: str | None = None
-    key = "nextForwardToken" if forward else "nextBackwardToken"
-    while True:
-        more = {"nextToken": token} if token else {}
-        try:
-            reply = aws.call(
-                "logs:GetLogEvents",
-                f"reading log stream ({stream})",
-                logGroupName=aws.account,
-                logStreamName=stream,
-                startFromHead=forward,
-                **wanted,
-                **more,
-            )
-        except NotFoundError:
-            return
-        yield [printable(event["message"]) for event in reply["events"]]
-        if reply.get(key) in (None, token):
-            return
-        token = str(reply[key])
-
-
-def read_on(
-    aws: Aws, stream: str, token: str | None, since: datetime | None = None
-) -> tuple[list[str], str | None]:
-    """The lines after those that `token` stands for, and the token for the next time.
-
-    Args:
-        aws: The door.
-        stream: The stream.
-        token: What the last call gave; None to begin.
-        since: To begin with what was logged from then on.
-    """
-    wanted: dict[str, Any] = {"logGroupName": aws.account, "logStreamName": stream, "startFromHead": True}
-    if token is not None:
-        wanted["nextToken"] = token
-    if since is not None:
-        wanted["startTime"] = int(since.timestamp() * 1000)
-    try:
-        reply = aws.call("logs:GetLogEvents", f"reading log stream ({stream})", **wanted)
-    except NotFoundError:
-        return [], None
-    return [printable(event["message"]) for event in reply["events"]], str(reply["nextForwardToken"])
 
 
 def write_log(aws: Aws, stream: str, lines: list[tuple[datetime, str]]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import DEPENDENTS_GONE, VISIBLE, retry_while
-from prefect_coiled.errors import AlreadyExistsError, InUseError, NotFoundError
+from prefect_coiled.errors import AlreadyExistsError, InUseError, NotFoundError, ThrottledError
 from prefect_coiled.plan import tags
 
 
@@ -158,7 +158,7 @@ def delete_security_groups(
         The ids that are gone.
 
     Raises:
-        InUseError: If one is still in use after `timeout` seconds.
+        AwsError: If one is still in use, or AWS fails, after `timeout` seconds.
     """
     ids = {g["GroupId"] for g in groups}
     for group in groups:
@@ -189,7 +189,7 @@ def delete_security_groups(
                 lambda gid=group_id: aws.call(  # type: ignore[misc]
                     "ec2:DeleteSecurityGroup", f"deleting Security Group ({gid})", GroupId=gid
                 ),
-                InUseError,
+                (InUseError, ThrottledError),
                 timeout=timeout,
             )
         except NotFoundError:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AwsError, StoppedError, WaitTimeoutError
+from prefect_coiled.errors import AwsError, InUseError, StoppedError, ThrottledError, WaitTimeoutError
 
 T = TypeVar("T")
 
@@ -16,7 +16,8 @@ CONSISTENCY = 30.0  # a list that lacks a resource for that long is not merely s
 VISIBLE = 60.0  # a resource just created can be described (eventual consistency)
 PROFILE_USABLE = 180.0  # EC2 accepts an instance profile just created ("may take two minutes")
 ROLE_USABLE = 60.0  # EC2 knows a service-linked role just made
-RATE_LIMIT = 60.0  # EC2 takes a launch that was throttled
+AWS_FAILS = 30.0  # AWS answers again where it failed, or was asked too often
+RATE_LIMIT = 120.0  # EC2 takes another launch, however small, or says whether it took the last one
 PUBLIC_ADDRESS = 120.0  # an instance has its public address
 TERMINATED = 300.0  # an instance is terminated
 NAT_AVAILABLE = 300.0
@@ -62,6 +63,19 @@ def wait_for(
         pause = min(pause * 1.6, interval)
 
 
+def persistently(aws: Aws, what: str, action: Callable[[], T]) -> T:
+    """Do what can be done twice until AWS, which fails or is too busy, has taken it.
+
+    botocore has repeated each call by then. This is for what is not a step that Prefect tries again, and for
+    the way down, on which nobody does.
+
+    Raises:
+        AwsError: As `retry_while` does.
+        StoppedError: When a stop is asked for.
+    """
+    return retry_while(aws, what, action, (ThrottledError, InUseError), timeout=AWS_FAILS, interval=5.0)
+
+
 def retry_while(
     aws: Aws,
     what: str,
@@ -83,6 +97,8 @@ def retry_while(
         try:
             return (action(),)
         except while_error as error:
+            if error.retried == "never":
+                raise  # by the table of codes it does not pass
             last[:] = [error]
             return None
 

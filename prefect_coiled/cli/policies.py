@@ -78,7 +78,8 @@ def check(account: AccountOption = None, region: RegionOption = None, as_json: J
     cluster of the default types would not come up.
     """
     from prefect_coiled.aws.caller import find_caller
-    from prefect_coiled.aws.foresight import foresee
+    from prefect_coiled.aws.disk_key import find_disk_key
+    from prefect_coiled.aws.foresight import foresee, may_use_key
     from prefect_coiled.aws.vpc import find_vpcs
     from prefect_coiled.errors import AccessDeniedError
     from prefect_coiled.task_runner.api_url import check_api_url
@@ -102,7 +103,9 @@ def check(account: AccountOption = None, region: RegionOption = None, as_json: J
         # The sandbox has no quotas unless it is told.
         if room.workers is not None or room.free_plan or not loaded.is_sandbox:
             console.print(line)
+    key = find_disk_key(aws)
     answer |= {
+        "disk_key": key,
         "room": room.workers,
         "quota": room.quota.model_dump() if room.quota else None,
         "free_plan": list(room.free_plan),
@@ -122,6 +125,13 @@ def check(account: AccountOption = None, region: RegionOption = None, as_json: J
     if as_json:
         listed = [{"action": d.action, "resource": d.resource, "policy": d.phase} for d in denied]
         print_json({**answer, "denied": listed, "not_foreseen": None})
+    if key and not may_use_key(aws, caller, key, loaded.credentials.role_arn):
+        console.print(
+            f"Disks are encrypted with the KMS key {key}, and the credentials' own policies do not permit "
+            f"its use. Attach the policy: `prefect-coiled policies ongoing --account {loaded.slug} "
+            f"--kms-key {key}`."
+        )
+        raise typer.Exit(1)
     if denied:
         rows = table("DENIED", "ON", "POLICY THAT HAS IT")
         for one in denied:

@@ -398,8 +398,8 @@ class Cluster(DistributedCluster):
             chosen = set(self.workers) if workers is True else set(workers)
             by_address = {a: str(w["name"]) for a, w in self.scheduler_info["workers"].items()}
             wanted.update({name: by_address.get(name, name) for name in sorted(chosen)})
-        texts = await asyncio.gather(*(self.in_thread(launched.log, one) for one in wanted.values()))
-        out.update({name: Log(text) for name, text in zip(wanted, texts, strict=True)})
+        texts = await self.in_thread(launched.logs, wanted.values())
+        out.update({name: Log(texts[one]) for name, one in wanted.items()})
         return out
 
     @property

@@ -10,9 +10,9 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
-from prefect_coiled.aws import ecr, instances, logs, parameters, security_groups
+from prefect_coiled.aws import ecr, instances, log_events, parameters, security_groups
 from prefect_coiled.aws.caller import find_caller, own_cidr
 from prefect_coiled.aws.credentials import Account
 from prefect_coiled.aws.door import Aws
@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds from a name's being claimed until its scheduler is there, and to wait for machines that are going.
 _SOMEBODY_STARTS, _SHORTLY = 180.0, 30.0
+# The clock of the program that made a cluster may be off by so much.
+_BEFORE = timedelta(minutes=15)
 _ENDED = ("shutting-down", "terminated", "stopping", "stopped")
 
 
@@ -188,11 +190,17 @@ class Launched:
 
     def log(self, instance_id: str, tail: int | None = None) -> str:
         """A machine's log; its console if it never shipped one."""
-        text = "\n".join(logs.read_log(self.aws, instance_id, tail=tail))
-        if text:
-            return text
-        lines = instances.console_output(self.aws, instance_id).splitlines()
+        lines = list(log_events.read_log(self.aws, instance_id, tail=tail))
+        lines = lines or instances.console_output(self.aws, instance_id).splitlines()
         return "\n".join(lines[-tail:] if tail else lines)
+
+    def logs(self, ids: Iterable[str]) -> dict[str, str]:
+        """The logs of any number of machines, whole; its console for one that never shipped any."""
+        found = log_events.read_logs(self.aws, ids, since=self.record.created_at - _BEFORE)
+        return {
+            one: "\n".join(lines or instances.console_output(self.aws, one).splitlines())
+            for one, lines in found
+        }
 
     def cost(self, until: datetime | None = None) -> CostEstimate:
         """What the cluster costs by AWS's list prices from its launch on."""
@@ -281,6 +289,7 @@ def launch(
         registry_token=token,
         cluster=spec.name,
         story=story,
+        role_arn=account.credentials.role_arn,
     )
     slot: Slot | None = None
     try:

@@ -111,6 +111,7 @@ def _table() -> dict[str, Action]:
         "ec2:DescribeVpcEndpoints",
         "ec2:DescribeVolumes",
         "ec2:DescribeVpcs",
+        "ec2:GetEbsDefaultKmsKeyId",
         "logs:DescribeLogGroups",
         "servicequotas:GetServiceQuota",
     )
@@ -235,6 +236,7 @@ def _table() -> dict[str, Action]:
     add("ongoing", "once", "logs:CreateLogStream", Grant("logs:CreateLogStream", _STREAMS))
     add("ongoing", "safe", "logs:PutLogEvents", Grant("logs:PutLogEvents", _STREAMS))
     add("ongoing", "safe", "logs:GetLogEvents", Grant("logs:GetLogEvents", _STREAMS))
+    add("ongoing", "safe", "logs:FilterLogEvents", Grant("logs:FilterLogEvents", f"{_GROUP}:*"))
 
     # Keys and leases
     add(

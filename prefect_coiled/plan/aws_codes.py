@@ -25,7 +25,15 @@ from prefect_coiled.errors import (
     ThrottledError,
 )
 
-__all__ = ["BY_CLASS", "CODES", "SPOT_ROLE_COMMAND", "SPOT_ROLE_MISSING", "Code", "Retried"]
+__all__ = [
+    "BY_CLASS",
+    "CODES",
+    "SLOW_DOWN",
+    "SPOT_ROLE_COMMAND",
+    "SPOT_ROLE_MISSING",
+    "Code",
+    "Retried",
+]
 
 # Who tries again: nobody; botocore, where the call may be repeated, and then the step; the step alone; or the
 # launch, in the next type, zone or market.
@@ -34,6 +42,22 @@ Retried = Literal["never", "call", "step", "launch"]
 # What EC2 answers to a first request for spot machines, where it may not make their role.
 SPOT_ROLE_MISSING = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
 SPOT_ROLE_COMMAND = "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
+
+# By these AWS says that calls come too often, and that it did nothing; an error of its own leaves that open.
+SLOW_DOWN = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "EC2ThrottledException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
 
 
 class Code(NamedTuple):
@@ -60,7 +84,7 @@ BY_CLASS: dict[type[AwsError], Code] = {
     ),
     AccountStateError: Code(AccountStateError, "never"),
     AlreadyExistsError: Code(AlreadyExistsError, "step"),
-    AwsError: Code(AwsError, "never"),
+    AwsError: Code(AwsError, "never", next_step="Look it up in AWS's documents, or report it."),
     CredentialsError: Code(
         CredentialsError,
         "never",
@@ -77,7 +101,11 @@ BY_CLASS: dict[type[AwsError], Code] = {
         "launch",
         next_step="Try another zone or instance type, or allow more than one vm_type.",
     ),
-    NotFoundError: Code(NotFoundError, "step"),
+    NotFoundError: Code(
+        NotFoundError,
+        "step",
+        next_step="Run again: AWS may not know it yet, and set-up makes again what was deleted.",
+    ),
     QuotaError: Code(
         QuotaError,
         "never",
@@ -145,7 +173,7 @@ _BARE: dict[type[AwsError], str] = {
         UnfulfillableCapacity UnsupportedInstanceTypeOnHost
     """,
     NotFoundError: """
-        Gateway.NotAttached ImageNotFoundException InvalidAMIID.NotFound InvalidAllocationID.NotFound
+        Gateway.NotAttached ImageNotFoundException InvalidAllocationID.NotFound
         InvalidAssociationID.NotFound InvalidGatewayID.NotFound InvalidGroup.NotFound
         InvalidInstanceID.NotFound InvalidInternetGatewayID.NotFound InvalidLaunchTemplateId.NotFound
         InvalidLaunchTemplateId.VersionNotFound InvalidLaunchTemplateName.NotFoundException
@@ -160,7 +188,7 @@ _BARE: dict[type[AwsError], str] = {
     """,
     QuotaError: """
         InstanceLimitExceeded InternetGatewayLimitExceeded LaunchTemplateLimitExceeded LimitExceeded
-        LimitExceededException MaxSpotInstanceCountExceeded NatGatewayLimitExceeded
+        LimitExceededException MaxIOPSLimitExceeded MaxSpotInstanceCountExceeded NatGatewayLimitExceeded
         NetworkInterfaceLimitExceeded PrivateIpAddressLimitExceeded ResourceLimitExceeded
         RouteLimitExceeded RouteTableLimitExceeded SecurityGroupsPerInstanceLimitExceeded
         SecurityGroupsPerInterfaceLimitExceeded SnapshotLimitExceeded SubnetLimitExceeded
@@ -269,6 +297,10 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
         ),
         "PermanentRedirect": ("a bucket of that name is in another region", _BUCKET_TAKEN),
         "PolicyNotAttachable": ("only AWS's own services may attach that policy", "Choose another policy."),
+        "TagPolicyViolation": (
+            "a tag policy of the organisation does not take a tag, or asks for one",
+            "Give tags that it takes (`tags` of the account); owner, Name and coiled-... are always there.",
+        ),
         "TemporaryRedirect": ("S3 is still making the bucket known", "Run again in a minute."),
         "UnmodifiableEntity": ("only AWS's own services may change that role",),
         "VPCIdNotSpecified": ("the AWS account has no default VPC",),
@@ -282,7 +314,14 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
     },
     NotFoundError: {
         "404": ("S3 says no more than that",),
-        "InvalidAMIID.Unavailable": ("the image is gone, or is still being made",),
+        "InvalidAMIID.NotFound": (
+            "the image is gone",
+            "Run again: the newest is looked up. An image of your own: `prefect-coiled environment bake`.",
+        ),
+        "InvalidAMIID.Unavailable": (
+            "the image is gone, or is still being made",
+            "Run again: the newest is looked up. An image of your own: `prefect-coiled environment bake`.",
+        ),
         "InvalidKeyPair.NotFound": (
             "",
             "Give the name of a key pair of this region (EC2 console > Key Pairs) as key_name.",

@@ -23,7 +23,7 @@ from prefect_coiled.errors import (
 )
 from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, Code
 
-__all__ = ["STATE_REASONS", "aws_error", "code_of", "state_words"]
+__all__ = ["STATE_REASONS", "aws_error", "code_of", "denied_by", "state_words"]
 
 # How AWS spells kinds, for codes that are in no row; the first that fits.
 _SPELT: tuple[tuple[str, type[AwsError]], ...] = (
@@ -32,7 +32,7 @@ _SPELT: tuple[tuple[str, type[AwsError]], ...] = (
     (r".*(\.InUse|InUseException)", InUseError),
     (r".*Throttl.*", ThrottledError),
     (r".*Limit(Exceeded|ExceededException|Reached)", QuotaError),
-    (r"Insufficient.*Capacity.*", NoCapacityError),
+    (r"Insufficient.*Capacity.*|.*CapacityExceeded", NoCapacityError),
     (r"(Invalid|Malformed|Missing|Unknown|Unsupported).*|.*Malformed.*", InvalidRequestError),
 )
 
@@ -87,7 +87,22 @@ def aws_error(what: str, operation: str, response: Mapping[str, Any]) -> AwsErro
     made.retried = row.retried
     if isinstance(made, AccessDeniedError) and named is not None:
         made.action, made.resource = named[1], named[2]
+    if isinstance(made, AccessDeniedError):
+        made.denied_by = denied_by(message)
     return made
+
+
+def denied_by(message: str) -> str:
+    """The kind of policy that stands in the way whatever else is attached, such as "service control policy".
+
+    Empty where a policy of the caller's own would do. Only AWS's words tell the two apart:
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_access-denied.html
+    """
+    explicit = re.search(r"with an explicit deny in an? ([\w -]+?)(?=[.,:]|$)", message)
+    lacking = re.search(r"because no ([\w -]+?) allows", message)
+    if explicit:
+        return explicit[1]
+    return lacking[1] if lacking and not lacking[1].startswith("identity-based") else ""
 
 
 # How AWS names what is missing:

@@ -12,23 +12,30 @@ from prefect_coiled.errors import (
     AwsError,
     NoCapacityError,
     QuotaError,
+    ThrottledError,
 )
-from prefect_coiled.plan.aws_codes import SPOT_ROLE_MISSING
+from prefect_coiled.plan.aws_codes import SLOW_DOWN, SPOT_ROLE_MISSING
 from prefect_coiled.plan.cluster import Attempt, shortage
-from prefect_coiled.plan.quotas import Quota, machine_quota, vcpus
+from prefect_coiled.plan.quotas import OF_CODES, Quota, machine_quota, vcpus
 
-__all__ = ["LARGEST_CALL", "Tally", "batch_sizes", "halves"]
+__all__ = ["LARGEST_CALL", "Tally", "halves", "smaller_call"]
 
 # "For larger numbers of instances, request in smaller batches", such as of 100:
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RunInstances.html
 LARGEST_CALL = 100
 
 
-def batch_sizes(count: int, largest: int = LARGEST_CALL) -> Iterator[int]:
-    """How many machines each call asks for, `count` in all."""
-    while count > 0:
-        yield min(count, largest)
-        count -= largest
+_RATE = (
+    "AWS launches 1,000 machines of an AWS account and region at once, and two more a second: wait, or ask "
+    "for fewer."
+)
+# Fewer are not asked for because launches come too fast: each call counts against a rate of its own.
+_SMALLEST_CALL = 10
+
+
+def smaller_call(refused: int) -> int:
+    """How many machines to ask for when AWS takes no more than so many a second, and refused more."""
+    return min(refused, max(refused // 2, _SMALLEST_CALL))
 
 
 def halves(refused: int, got: list[int]) -> Iterator[int]:
@@ -45,6 +52,8 @@ def halves(refused: int, got: list[int]) -> Iterator[int]:
         most = most - size if got[-1] == size else size - 1 if got[-1] == 0 else 0
 
 
+# What AWS says where the vCPUs of a family are used up.
+_OF_MACHINES = ("InstanceLimitExceeded", "MaxSpotInstanceCountExceeded", "VcpuLimitExceeded")
 # What AWS says of one type alone: that the free plan does not have it, and that the region does not.
 _FREE_PLAN, _NO_SUCH_TYPE = "InvalidParameterCombination", "InvalidInstanceType"
 
@@ -54,7 +63,8 @@ class Tally:
 
     A quota is shared by many types in all zones of a region: once AWS has said that it is used up, only
     smaller types can still fit. A type that the AWS account may not launch is the same in every zone; spot
-    machines without their role are so in every type.
+    machines without their role are so in every type. Where launches come too fast, or disks are used up, they
+    are so everywhere.
     """
 
     def __init__(self) -> None:
@@ -66,13 +76,14 @@ class Tally:
         self._used_up: dict[Quota, int] = {}
         self._refused: set[str] = set()
         self._no_spot = False
+        self._over = False
 
     def passes(self, attempt: Attempt) -> bool:
         """Whether an attempt cannot succeed any more, by what AWS has said before."""
         quota = machine_quota(attempt.instance_type, spot=attempt.spot)
         left = self._used_up.get(quota) if quota is not None else None
         too_large = left is not None and (vcpus(attempt.instance_type) or left) >= left
-        refused = attempt.instance_type in self._refused or (attempt.spot and self._no_spot)
+        refused = attempt.instance_type in self._refused or (attempt.spot and self._no_spot) or self._over
         if not too_large and not refused:
             return False
         self._spared.append(str(attempt))
@@ -84,7 +95,10 @@ class Tally:
 
     def note(self, attempt: Attempt, error: AwsError) -> bool:
         """Note a refusal. Returns whether the next attempt may be made."""
-        if isinstance(error, QuotaError):
+        if isinstance(error, QuotaError) and error.code not in _OF_MACHINES:
+            self.quota = OF_CODES.get(error.code)
+            self._over = True  # of disks, interfaces and the like, which every type needs
+        elif isinstance(error, QuotaError):
             quota = machine_quota(attempt.instance_type, spot=attempt.spot)
             if quota is not None:
                 size = vcpus(attempt.instance_type) or 1
@@ -96,6 +110,8 @@ class Tally:
             isinstance(error, AccountStateError) and error.code == _FREE_PLAN
         ):
             self._refused.add(attempt.instance_type)
+        elif isinstance(error, ThrottledError):
+            self._over = True  # the rate is one for all types, zones and markets
         elif not isinstance(error, NoCapacityError):
             return False
         # AWS's words name type and zone: the first that are said with a code stand for the others.
@@ -120,6 +136,8 @@ class Tally:
         kind: type[AwsError] = NoCapacityError
         if last is not None and not isinstance(last, NoCapacityError):
             kind, next_step = type(last), last.diagnosis.next_step
+        if last is not None and last.code in SLOW_DOWN:
+            next_step = _RATE
         error = kind(
             what,
             f"{why}. {extra}".strip() if extra else f"{why}.",

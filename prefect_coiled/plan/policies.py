@@ -35,6 +35,8 @@ __all__ = [
     "grants",
     "iam_policies",
     "instance_policy",
+    "key_questions",
+    "key_statements",
     "owned_by",
     "permitting_statements",
     "policy",
@@ -402,6 +404,36 @@ def _key_statements(key: str, region: str) -> list[dict[str, Any]]:
     ]
 
 
+def key_questions(key: str, region: str) -> list[Question]:
+    """The statements about a KMS key of one's own, for a simulation.
+
+    Args:
+        key: Its ARN.
+        region: The region in which machines are launched.
+    """
+    return [
+        Question(
+            tuple(statement["Action"]),
+            key,
+            {name: str(value) for keys in statement["Condition"].values() for name, value in keys.items()},
+        )
+        for statement in _key_statements(key, region)
+    ]
+
+
+def key_statements(key: str, region: str) -> tuple[dict[str, Any], ...]:
+    """What has to be permitted beside our policies where a KMS key of one's own encrypts disks.
+
+    Args:
+        key: Its ARN.
+        region: The region in which machines are launched.
+
+    Raises:
+        OptionsError: If it is no key's ARN.
+    """
+    return tuple(_key_statements(key, region))
+
+
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
 
 
@@ -410,7 +442,8 @@ def _role_statements(role_arn: str) -> list[dict[str, Any]]:
         raise OptionsError(
             f"role {role_arn!r}", "must look like arn:aws:iam::123456789012:role/name, with its path."
         )
-    return [{"Sid": "OwnRole", **_statement(["iam:SimulatePrincipalPolicy"], [role_arn])}]
+    # A session's ARN has no path; the role itself tells its own.
+    return [{"Sid": "OwnRole", **_statement(["iam:GetRole", "iam:SimulatePrincipalPolicy"], [role_arn])}]
 
 
 def ec2_principal(partition: str = "aws") -> str:

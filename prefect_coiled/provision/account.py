@@ -15,7 +15,7 @@ from prefect import flow
 
 from prefect_coiled.aws import route_tables
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.leases import is_held, lease
+from prefect_coiled.aws.leases import lease
 from prefect_coiled.aws.parameters import set_up_lease
 from prefect_coiled.errors import AccessDeniedError
 from prefect_coiled.options import Egress, RegistryKind
@@ -68,7 +68,7 @@ def set_up_account(
         nat, ecr = network and egress == "nat", registry == "ecr"
         found = steps.find_account(aws, who, wanted, nat, network, ecr and every_zone)
         # Whoever holds the lease may be about to delete the NAT gateway that was just found.
-        if found is not None and not (nat and is_held(aws, set_up_lease(account))):
+        if found is not None and not (nat and steps.is_held(aws)):
             for name in ("network", "role", "log group"):
                 session.report(name, "there")
             return found

@@ -1,6 +1,6 @@
 """Create a cluster: everything that costs nothing first and side by side, then the machines together.
 
-    own network fit? ─▶ claim name ─▶ set up account ─┬▶ security groups ─┐
+    own network fit? disk key usable? ─▶ claim name ─▶ set up account ─┬▶ security groups ─┐
                                   ├▶ images ──────────┼▶ template ─▶ scheduler ─▶ template ─▶ all workers
                                   ├▶ wheels ──────────┤
                                   └▶ TLS keys ────────┘                 └▶ its address
@@ -60,6 +60,7 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
         try:
             steps.check_sizes(spec)
             own = steps.check_own_network(session.aws, spec)
+            steps.check_disk_key(session, spec)
             if session.locked is None and spec.installs:
                 session.locked = prepare(spec)
             steps.claim_name(session.aws, spec)

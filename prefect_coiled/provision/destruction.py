@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from prefect import flow
 
@@ -30,7 +31,7 @@ from prefect_coiled.aws import (
 )
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.leases import lease
-from prefect_coiled.errors import AccessDeniedError, AccountStateError, CredentialsError, ProvisionError
+from prefect_coiled.errors import AwsError, ProvisionError
 from prefect_coiled.options import REGIONS
 from prefect_coiled.plan.containers import repository_name
 from prefect_coiled.provision.removal import (
@@ -55,7 +56,8 @@ def destroy_account(account: str, region: str) -> Removal:
         region: The AWS region.
 
     Returns:
-        What was removed. `left` names the role and its instance profile, if another region needs them.
+        What was removed. `left` names the role, if another region needs it and its instance profile, or if
+        AWS did not say whether one does.
 
     Raises:
         ProvisionError: If a cluster of the account runs or is starting; nothing was removed.
@@ -87,13 +89,22 @@ def refuse_while_clusters_live(aws: Aws) -> None:
         )
 
 
-def other_regions(aws: Aws) -> tuple[str, ...]:
-    """The other regions in which the account is set up, be it with a network of the user's own.
+class Elsewhere(NamedTuple):
+    """What is known of an account in the other regions, which share its role.
 
-    A region that AWS does not open to us has nothing.
+    Attributes:
+        used: The regions in which it is set up, be it with a network of the user's own.
+        unknown: Why AWS did not say it of a region, by region.
     """
 
-    def set_up(region: str) -> bool:
+    used: tuple[str, ...]
+    unknown: dict[str, str]
+
+
+def other_regions(aws: Aws) -> Elsewhere:
+    """Where else the account is set up; a region that may not be looked into is unknown."""
+
+    def set_up(region: str) -> bool | str:
         door = aws.beside(region, aws.stop)
         try:
             if vpc.find_vpcs(door) or instances.find_instances(door):
@@ -101,12 +112,14 @@ def other_regions(aws: Aws) -> tuple[str, ...]:
             # Every set-up makes one, with a network or without.
             group = logs.find_log_group(door)
             return group is not None and logs.is_ours(door, group["arn"])
-        except (AccessDeniedError, AccountStateError, CredentialsError):
-            return False
+        except AwsError as error:
+            return error.code or type(error).__name__
 
     others = [r for r in REGIONS if r != aws.region]
     with ThreadPoolExecutor(len(others), thread_name_prefix="regions") as pool:
-        return tuple(r for r, found in zip(others, pool.map(set_up, others), strict=True) if found)
+        found = dict(zip(others, pool.map(set_up, others), strict=True))
+    used = tuple(region for region, answer in found.items() if answer is True)
+    return Elsewhere(used, {region: answer for region, answer in found.items() if isinstance(answer, str)})
 
 
 @step("remove dead clusters")
@@ -183,10 +196,17 @@ def _delete_repository(aws: Aws) -> Removal:
 
 
 @step("delete role")
-def _delete_role(aws: Aws, others: tuple[str, ...]) -> Removal:
-    if others:
-        role = f"role/{aws.account}"
-        return Removal(left={role: f"used in {', '.join(others)}"}, needed=(role,))
+def _delete_role(aws: Aws, elsewhere: Elsewhere) -> Removal:
+    role = f"role/{aws.account}"
+    if elsewhere.used:
+        return Removal(left={role: f"used in {', '.join(elsewhere.used)}"}, needed=(role,))
+    if elsewhere.unknown:
+        codes = ", ".join(sorted(set(elsewhere.unknown.values())))
+        why = (
+            f"AWS did not say ({codes}) whether the account is set up in {', '.join(elsewhere.unknown)} too. "
+            "It costs nothing; where it is not, delete the role in the IAM console."
+        )
+        return Removal(left={role: why})
     return _removal("role", iam_role.delete_role(aws))
 
 

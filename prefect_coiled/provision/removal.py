@@ -7,8 +7,9 @@ is still shutting down) is left with a reason, costs nothing, and goes with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -25,7 +26,7 @@ from prefect_coiled.aws import (
 )
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.leases import lease
-from prefect_coiled.aws.waits import TERMINATED
+from prefect_coiled.aws.waits import TERMINATED, persistently
 from prefect_coiled.errors import AccessDeniedError, AwsError, WaitTimeoutError
 from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.provision.sessions import session_for
@@ -41,10 +42,11 @@ def terminate(aws: Aws, name: str, uid: str, ids: tuple[str, ...] = ()) -> list[
     """Ask AWS to end all machines of a cluster: those found by tag and those known by id."""
     # Also those that are shutting down, so that the caller waits for them.
     states = (*instances.LIVE, "shutting-down")
-    found = [i.instance_id for i in instances.find_instances(aws, name, states=states, uid=uid)]
-    everything = list(dict.fromkeys((*ids, *found)))
+    what = f"terminating cluster ({name})"
+    machines = persistently(aws, what, lambda: instances.find_instances(aws, name, states=states, uid=uid))
+    everything = list(dict.fromkeys((*ids, *(m.instance_id for m in machines))))
     if everything:
-        instances.terminate_instances(aws, everything)
+        persistently(aws, what, lambda: instances.terminate_instances(aws, everything))
     return everything
 
 
@@ -58,30 +60,50 @@ def remove_rest(aws: Aws, name: str, uid: str, ids: list[str], patience: float) 
         ids: Its machines.
         patience: Seconds to wait for the machines to be gone; the groups can go only then.
     """
+    what = f"removing cluster ({name})"
     removed: dict[str, tuple[str, ...]] = {"instance": tuple(ids)}
-    templates = launch_templates.find_launch_templates(aws, name, uid)
-    for template in templates:
-        launch_templates.delete_launch_template(aws, str(template["LaunchTemplateId"]))
-    removed["launch template"] = tuple(str(t["LaunchTemplateId"]) for t in templates)
-    # Its keys go at once, whatever stays.
-    names = parameters.find_parameters(aws, parameters.cluster_path(aws.account, name, uid))
-    parameters.delete_parameters(aws, names)
-    groups = security_groups.find_security_groups(aws, name, uid)
-    try:
+    failed: list[str] = []
+
+    def part(kind: str, remove: Callable[[], Iterable[str]]) -> None:
+        """Remove a part; one that fails does not keep the others."""
+        try:
+            removed[kind] = (*removed.get(kind, ()), *persistently(aws, what, remove))
+        except (WaitTimeoutError, AwsError) as error:
+            failed.append(error.diagnosis.why)
+
+    groups: list[dict[str, Any]] = []
+
+    def groups_of() -> list[str]:
+        groups[:] = security_groups.find_security_groups(aws, name, uid)
         instances.wait_terminated(aws, ids, timeout=patience)
-        removed["security group"] = tuple(
-            security_groups.delete_security_groups(aws, groups, timeout=min(patience, 60.0))
-        )
-        # The intent last: as long as anything else is there, the name is taken.
-        names += _give_name_back(aws, name, uid)
-    except (WaitTimeoutError, AwsError) as error:
-        left = [str(g["GroupId"]) for g in groups] or [parameters.intent_of(aws.account, name)]
-        return Removal(removed=_said(removed, names), left=dict.fromkeys(left, error.diagnosis.why))
-    return Removal(removed=_said(removed, names))
+        return security_groups.delete_security_groups(aws, groups, timeout=min(patience, 60.0))
+
+    part("launch template", lambda: _delete_templates(aws, name, uid))
+    # Its keys go at once, whatever stays.
+    part("parameter", lambda: _delete_keys(aws, name, uid))
+    part("security group", groups_of)
+    # The intent last: as long as anything else is there, the name is taken.
+    if not failed:
+        part("parameter", lambda: _give_name_back(aws, name, uid))
+    done = {kind: found for kind, found in removed.items() if found}
+    if not failed:
+        return Removal(removed=done)
+    there = [] if "security group" in done else [str(g["GroupId"]) for g in groups]
+    left = there or [parameters.intent_of(aws.account, name)]
+    return Removal(removed=done, left=dict.fromkeys(left, failed[0]))
 
 
-def _said(removed: dict[str, tuple[str, ...]], names: list[str]) -> dict[str, tuple[str, ...]]:
-    return {kind: ids for kind, ids in {**removed, "parameter": tuple(names)}.items() if ids}
+def _delete_templates(aws: Aws, name: str, uid: str) -> tuple[str, ...]:
+    found = [str(t["LaunchTemplateId"]) for t in launch_templates.find_launch_templates(aws, name, uid)]
+    for template_id in found:
+        launch_templates.delete_launch_template(aws, template_id)
+    return tuple(found)
+
+
+def _delete_keys(aws: Aws, name: str, uid: str) -> list[str]:
+    found = parameters.find_parameters(aws, parameters.cluster_path(aws.account, name, uid))
+    parameters.delete_parameters(aws, found)
+    return found
 
 
 def _give_name_back(aws: Aws, name: str, uid: str) -> list[str]:

@@ -88,6 +88,8 @@ class Settings:
         vcpus: vCPUs allowed in a region by family ("standard", "g", "p", ...), on demand and spot each; a
             family that is not named has no limit.
         spot_role: Whether the role for spot machines counts as being there.
+        disk_key: ARN of a customer's KMS key that encrypts disks by default; empty for AWS's own. With
+            `iam`, machines of those who may not use it end at once.
         free_plan: Whether only the types of the free plan can be launched.
         validation: How long a region is being validated, from the first launch in it on.
         image: "ready" for images that hold this very environment, as the machines are processes of this one;
@@ -122,6 +124,7 @@ class Settings:
     vpc_limit: int | None = None
     vcpus: dict[str, int] = field(default_factory=dict)
     spot_role: bool = True
+    disk_key: str = ""
     free_plan: bool = False
     validation: float = 0.0
     image: Literal["ready", "bare"] = "ready"

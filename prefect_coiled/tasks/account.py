@@ -10,6 +10,7 @@ from prefect_coiled.aws import (
     ecr,
     iam_role,
     internet_gateway,
+    leases,
     logs,
     nat_gateways,
     route_tables,
@@ -21,6 +22,7 @@ from prefect_coiled.aws import (
 )
 from prefect_coiled.aws.caller import Caller
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.parameters import set_up_lease
 from prefect_coiled.plan.network import TIERS, SubnetPlan
 from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.records import AccountRecord, Network, Subnet
@@ -155,6 +157,12 @@ def network_record(
         s3_endpoint_id=endpoint_id,
         nat_gateways={zone: str(nat["NatGatewayId"]) for zone, nat in nats.items()},
     )
+
+
+@step("look at lease")
+def is_held(aws: Aws) -> bool:
+    """Whether somebody makes or removes what the account's clusters share."""
+    return leases.is_held(aws, set_up_lease(aws.account))
 
 
 @step("check credentials")

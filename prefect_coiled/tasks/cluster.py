@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
 from prefect_coiled.aws import (
+    caller,
     images,
     instances,
     launch_templates,
@@ -13,9 +17,12 @@ from prefect_coiled.aws import (
     parameters,
     security_groups,
 )
+from prefect_coiled.aws.disk_key import find_disk_key
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.foresight import may_use_key
 from prefect_coiled.aws.waits import PUBLIC_ADDRESS, wait_for
 from prefect_coiled.errors import (
+    AccessDeniedError,
     NameTakenError,
     OptionsError,
     ProvisionError,
@@ -24,6 +31,7 @@ from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.certificates import WEEK_S, ClusterCertificates
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.node_config import ClientSecrets, NodeSecrets
+from prefect_coiled.plan.policies import key_statements
 from prefect_coiled.plan.user_data import Place, token_parameter, user_data
 from prefect_coiled.records import InstanceRecord, MachineImage, OwnNetwork, Role
 from prefect_coiled.tasks.steps import Session, step
@@ -111,27 +119,69 @@ def check_own_network(aws: Aws, spec: ClusterSpec) -> OwnNetwork | None:
     )
 
 
+@step("disk key")
+def check_disk_key(session: Session, spec: ClusterSpec) -> None:
+    """See that machines can have encrypted disks, before anything is made.
+
+    Raises:
+        AccessDeniedError: If the AWS account encrypts disks with a KMS key of its own, and the policies of
+            the credentials do not permit its use. EC2 would start each machine and end it at once.
+    """
+    aws = session.aws
+    key = find_disk_key(aws)
+    if not key:
+        return
+    may = may_use_key(aws, caller.find_caller(aws), key, session.role_arn)
+    session.report("disk key", key if may else f"{key}; whether it may be used cannot be told beforehand")
+    if may is not False:
+        return
+    statements = key_statements(key, aws.region)
+    raise AccessDeniedError(
+        f"starting machines in {aws.region}",
+        f"the AWS account encrypts disks with a KMS key of its own ({key}), and the credentials' policies do "
+        "not permit its use",
+        f"Attach what `prefect-coiled policies ongoing --account {aws.account} --kms-key {key}` prints, or "
+        f"add these statements: {json.dumps(statements)}",
+        operation="ec2:RunInstances",
+        action="kms:CreateGrant",
+        resource=key,
+        statements=statements,
+    )
+
+
 @step("security groups", "security groups of {spec.name}")
 def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Role, list[str]]:
     """The two groups; returns which of them a machine of each role gets."""
     own = spec.network
-    inside = (own.firewall_id if own is not None else "") or security_groups.ensure_security_group(
-        aws,
-        planning.group_name(spec, "cluster"),
-        f"Dask cluster {spec.name}: its machines among themselves",
-        vpc_id,
-        planning.cluster_tags(spec, name=f"coiled-{spec.name}-cluster"),
-        planning.cluster_permissions(),
-    )
-    clients = (own.scheduler_firewall_id if own is not None else "") or security_groups.ensure_security_group(
-        aws,
-        planning.group_name(spec, "scheduler"),
-        f"Dask cluster {spec.name}: clients to the scheduler",
-        vpc_id,
-        planning.cluster_tags(spec, "scheduler"),
-        planning.scheduler_permissions(spec.ingress, ssh=spec.ssh),
-    )
-    return {"scheduler": [clients, inside], "worker": [inside]}
+
+    def inside() -> str:
+        return security_groups.ensure_security_group(
+            aws,
+            planning.group_name(spec, "cluster"),
+            f"Dask cluster {spec.name}: its machines among themselves",
+            vpc_id,
+            planning.cluster_tags(spec, name=f"coiled-{spec.name}-cluster"),
+            planning.cluster_permissions(),
+        )
+
+    def clients() -> str:
+        return security_groups.ensure_security_group(
+            aws,
+            planning.group_name(spec, "scheduler"),
+            f"Dask cluster {spec.name}: clients to the scheduler",
+            vpc_id,
+            planning.cluster_tags(spec, "scheduler"),
+            planning.scheduler_permissions(spec.ingress, ssh=spec.ssh),
+        )
+
+    def group(given: str, make: Callable[[], str]) -> str:
+        return given or make()
+
+    # EC2 knows a new group after a moment, which both wait for together.
+    with ThreadPoolExecutor(2, thread_name_prefix="groups") as pool:
+        among = pool.submit(group, own.firewall_id if own is not None else "", inside)
+        entry = pool.submit(group, own.scheduler_firewall_id if own is not None else "", clients)
+    return {"scheduler": [entry.result(), among.result()], "worker": [among.result()]}
 
 
 @step("image", "image {architecture}")

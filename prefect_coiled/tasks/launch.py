@@ -1,24 +1,35 @@
 """The step that launches machines: calls of at most 100, and further ones for what the first could not give.
 
 type, zone, market ─▶ calls of 100, one after the other ─(fewer than asked)─▶ the next type, zone, market
-                      │ throttled: the same call again, with the same token
+                      │ they come too fast for AWS: fewer a call, at the pace that AWS keeps
+                      │ AWS failed, or did not answer: the same call again, with the same token
                       │ a quota is used up: half as many, until as many are there as fit
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from prefect_coiled.aws import instances, quotas, spot_role
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.waits import RATE_LIMIT, ROLE_USABLE, retry_while
-from prefect_coiled.errors import AwsError, InvalidRequestError, QuotaError, StoppedError, ThrottledError
+from prefect_coiled.aws.pace import Pace
+from prefect_coiled.aws.waits import CONSISTENCY, RATE_LIMIT, ROLE_USABLE, retry_while
+from prefect_coiled.errors import (
+    AwsError,
+    InvalidRequestError,
+    NotFoundError,
+    QuotaError,
+    StoppedError,
+    ThrottledError,
+)
 from prefect_coiled.plan import cluster as planning
-from prefect_coiled.plan.aws_codes import SPOT_ROLE_MISSING
+from prefect_coiled.plan.aws_codes import SLOW_DOWN, SPOT_ROLE_MISSING
 from prefect_coiled.plan.cluster import Attempt, ClusterSpec
-from prefect_coiled.plan.launching import Tally, batch_sizes, halves
+from prefect_coiled.plan.launching import LARGEST_CALL, Tally, halves, smaller_call
 from prefect_coiled.plan.story import launch_name
 from prefect_coiled.records import InstanceRecord, Network, Role
 from prefect_coiled.tasks.notebook import Watch
@@ -27,9 +38,10 @@ from prefect_coiled.tasks.steps import Session, step
 # A client token replayed after its machines were terminated answers this code; the next generation follows.
 _TOKEN_IS_SPENT = "IdempotentInstanceTerminated"
 _GENERATIONS = 3
-# EC2 takes five launches at once, and two more each second; the scheduler's is the first.
+# EC2 takes five launches at once, and two more each second; the scheduler's is the first. Of machines it
+# takes 1,000 at once, and two more each second.
 # https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html
-_AT_ONCE, _PAUSE = 4, 0.5
+_AT_ONCE, _A_SECOND = 4, 2.0
 
 
 def _launch_name(parameters: dict[str, Any]) -> str:
@@ -70,6 +82,7 @@ def launch(
         NoCapacityError: If AWS had fewer than `least` in all types, zones and markets that are allowed.
         QuotaError: If a quota of the AWS account left room for fewer.
         AccountStateError: If the AWS account may not launch these types.
+        ThrottledError: If AWS took no more launches for two minutes.
     """
     made: list[InstanceRecord] = []
     tally = Tally()
@@ -84,9 +97,11 @@ def launch(
             continue
         call = _call_of(session, spec, role, attempt, place, template_id, group_ids, batch)
         try:
-            _fill(session.aws, call, count - len(made), made)
+            _fill(session, call, count - len(made), made)
         except AwsError as error:
             if not tally.note(attempt, error):
+                # A second run of this step would not know of those; what is not there was waited for.
+                error.retried = "never" if made or isinstance(error, NotFoundError) else error.retried
                 raise
     what = f"launching {count} {role}{'s' if count != 1 else ''}"
     used = ""
@@ -103,35 +118,67 @@ def launch(
 _Call = Callable[[int, str], list[InstanceRecord]]
 
 
-def _fill(aws: Aws, call: _Call, wanted: int, made: list[InstanceRecord]) -> None:
+def _fill(session: Session, call: _Call, wanted: int, made: list[InstanceRecord]) -> None:
     """Launch up to `wanted` machines of one type, zone and market; each is in `made` as soon as it is known.
 
     Raises:
         AwsError: AWS refuses more of these.
     """
-    for number, size in enumerate(batch_sizes(wanted)):
-        if number >= _AT_ONCE and aws.stop.wait(_PAUSE):
-            raise StoppedError("launching machines", "a stop was asked for")
+    stop, what = session.aws.stop, "launching machines"
+    pace = Pace(_A_SECOND)
+    size, number, refused_since = LARGEST_CALL, 0, 0.0
+    end = len(made) + wanted
+    while len(made) < end:
+        ask = min(size, end - len(made))
+        if number >= _AT_ONCE:
+            pace.wait(stop, what)
         try:
-            got = call(size, str(number))
+            got = call(ask, str(number))
         except QuotaError as error:
-            _fit(call, size, f"{number}/", made)
+            _fit(session, call, ask, f"{number}/", made)
             raise error
+        except _SlowDownError as slow:
+            refused_since = refused_since or time.monotonic()
+            if time.monotonic() - refused_since > RATE_LIMIT:
+                raise slow.error from slow
+            session.report("instances", f"{len(made)} of {end} launched; more as fast as AWS takes them")
+            _wait_for_rate(stop, what, ask, size := smaller_call(ask))
+            continue
+        refused_since = 0.0
         made += got
-        if len(got) < size:
+        number += 1
+        if len(got) < ask:
             return  # AWS has no more of these here
 
 
-def _fit(call: _Call, refused: int, number: str, made: list[InstanceRecord]) -> None:
+def _wait_for_rate(stop: threading.Event, what: str, asked: int, following: int) -> None:
+    """After a refusal: a moment before fewer are asked for; for as many again, until AWS has them again."""
+    pause = 1.0 / _A_SECOND if following < asked else max(1.0, asked / _A_SECOND)
+    if stop.wait(pause):
+        raise StoppedError(what, "a stop was asked for")
+
+
+def _fit(session: Session, call: _Call, refused: int, number: str, made: list[InstanceRecord]) -> None:
     """Launch as many of `refused` machines as a quota leaves room for."""
     counts: list[int] = []
     for n, size in enumerate(halves(refused, counts)):
-        try:
-            got = call(size, f"{number}{n}")
-        except QuotaError:
-            got = []
+        got: list[InstanceRecord] = []
+        with suppress(QuotaError):
+            got = _at_last(session, call, size, f"{number}{n}")
         made += got
         counts.append(len(got))
+
+
+def _at_last(session: Session, call: _Call, size: int, number: str) -> list[InstanceRecord]:
+    """Call as soon as AWS takes it."""
+    end = time.monotonic() + RATE_LIMIT
+    while True:
+        try:
+            return call(size, number)
+        except _SlowDownError as slow:
+            if time.monotonic() > end:
+                raise slow.error from slow
+            _wait_for_rate(session.aws.stop, "launching machines", size, size)
 
 
 def _call_of(
@@ -166,15 +213,7 @@ def _call_of(
         watch = Watch()
         for generation in range(_GENERATIONS):
             try:
-                # Sent again with the same token, it launches nothing twice.
-                got = retry_while(
-                    aws,
-                    "waiting for EC2 to take another launch",
-                    lambda g=generation: _with_spot_role(aws, lambda: once(size, number, g)),  # type: ignore[misc]
-                    ThrottledError,
-                    timeout=RATE_LIMIT,
-                    interval=5.0,
-                )
+                got = _surely(aws, lambda g=generation: once(size, number, g))  # type: ignore[misc]
             except InvalidRequestError as error:
                 if error.code != _TOKEN_IS_SPENT or generation == _GENERATIONS - 1:
                     raise
@@ -193,6 +232,44 @@ def _call_of(
         return got
 
     return call
+
+
+def _surely(aws: Aws, launch: Callable[[], list[InstanceRecord]]) -> list[InstanceRecord]:
+    """Send a launch until AWS says whether it made it. Sent again with its token, it launches nothing twice.
+
+    Raises:
+        _SlowDownError: It was not made, because launches come too fast.
+    """
+    unsure = False
+
+    def attempt() -> list[InstanceRecord]:
+        nonlocal unsure
+        try:
+            return _with_spot_role(aws, launch)
+        except ThrottledError as error:
+            if error.code in SLOW_DOWN and not unsure:
+                raise _SlowDownError(error) from error
+            unsure = unsure or error.code not in SLOW_DOWN
+            raise
+
+    def visible() -> list[InstanceRecord]:
+        what = "waiting for EC2 to know what machines are launched with"
+        return retry_while(aws, what, attempt, NotFoundError, timeout=CONSISTENCY)
+
+    what = "waiting for EC2 to take another launch"
+    return retry_while(aws, what, visible, ThrottledError, timeout=RATE_LIMIT, interval=5.0)
+
+
+class _SlowDownError(Exception):
+    """AWS takes no launch of so many machines at the moment; it made none.
+
+    Attributes:
+        error: What AWS said.
+    """
+
+    def __init__(self, error: ThrottledError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def _with_spot_role(aws: Aws, launch: Callable[[], list[InstanceRecord]]) -> list[InstanceRecord]:

@@ -20,6 +20,7 @@ from prefect.events import Event, Resource, emit_event
 from prefect_coiled.aws.door import Aws, Report
 from prefect_coiled.aws.logs import write_log
 from prefect_coiled.errors import AlreadyExistsError, NoCapacityError, NotFoundError, PrefectCoiledError
+from prefect_coiled.plan.aws_codes import SLOW_DOWN
 from prefect_coiled.plan.notifications import OF_CALLS, STREAM, Notification
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ class Notebook:
         kind = OF_CALLS.get(call.action)
         if kind is None or isinstance(call.error, (AlreadyExistsError, NotFoundError)):
             return  # both are answers that an idempotent step lives by
+        if call.error is not None and call.error.code in SLOW_DOWN:
+            return  # it is made again
         level = logging.INFO
         if call.error is not None:
             level = logging.WARNING if isinstance(call.error, NoCapacityError) else logging.ERROR

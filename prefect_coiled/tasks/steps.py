@@ -55,6 +55,7 @@ class Session:
         cluster: The cluster that it is about; a tag of the runs in Prefect.
         story: Tells Prefect how the cluster comes up.
         threads: Whether threads can be started; not while the interpreter ends.
+        role_arn: The role that is worked as, if the account says one.
 
     Attributes:
         launched: Ids of machines, noted as they are made: return values are lost when a sibling fails.
@@ -77,6 +78,7 @@ class Session:
         cluster: str = "",
         story: Story | None = None,
         threads: bool = True,
+        role_arn: str = "",
     ) -> None:
         self.aws = aws
         self.environ = environ or {}
@@ -84,6 +86,7 @@ class Session:
         self.report: Reporter = report or (lambda step, state: None)
         self.registry_token = registry_token
         self.cluster, self.story = cluster, story
+        self.role_arn = role_arn
         self.launched: list[str] = []
         self.client_secrets: ClientSecrets | None = None
         self.locked: Locked | None = None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import botocore.client
 import pytest
+from botocore.exceptions import ClientError
 from pydantic import SecretStr
 
 from prefect_coiled.aws.credentials import Account, CredentialSource
@@ -179,6 +181,30 @@ def test_the_role_stays_as_long_as_another_region_needs_it(
     assert raw()["IAM role"] == {"team"}
     with use_session(Session(elsewhere)):
         destroy_account("team", "eu-west-1")
+    assert raw()["IAM role"] == set()
+
+
+@pytest.mark.parametrize("code", ["UnauthorizedOperation", "OptInRequired", "InternalError"])
+def test_the_role_stays_where_aws_does_not_say_whether_a_region_needs_it(
+    session: Session, raw: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    set_up_account("team", "us-east-1")
+    call = botocore.client.BaseClient._make_api_call
+
+    def closed(self: Any, operation: str, parameters: dict[str, Any]) -> Any:
+        if operation == "DescribeVpcs" and self.meta.region_name == "eu-west-1":
+            raise ClientError({"Error": {"Code": code, "Message": "No."}}, operation)
+        return call(self, operation, parameters)
+
+    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", closed)
+    removal = destroy_account("team", "us-east-1")
+    assert set(removal.left) == {"role/team"}
+    assert "eu-west-1" in removal.left["role/team"]
+    assert code in removal.left["role/team"]
+    assert not removal.is_done
+    assert raw()["IAM role"] == {"team"}
+    monkeypatch.undo()
+    assert destroy_account("team", "us-east-1").is_done
     assert raw()["IAM role"] == set()
 
 

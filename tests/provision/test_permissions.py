@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from prefect_coiled.aws import baked_images, caller, ecr, iam_role, instances, logs, quotas
+from prefect_coiled.aws import baked_images, caller, ecr, iam_role, instances, log_events, quotas
 from prefect_coiled.aws.credentials import Account, CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.foresight import foresee
@@ -19,7 +19,7 @@ from prefect_coiled.cluster.request import Request
 from prefect_coiled.environment import Lock, Locked
 from prefect_coiled.environment.build import wheel_of
 from prefect_coiled.environment.modules import write_wheel
-from prefect_coiled.errors import AccessDeniedError
+from prefect_coiled.errors import AccessDeniedError, ProvisionError
 from prefect_coiled.options import RegistryOptions
 from prefect_coiled.plan.actions import ACTIONS
 from prefect_coiled.plan.cluster import ClusterSpec
@@ -158,7 +158,8 @@ def life(
         assert quota is not None
         quotas.find_use(user, quota)
         quotas.on_free_plan(user)
-        list(logs.read_log(user, record.scheduler.instance_id))
+        everybody = [m.instance_id for m in (record.scheduler, *record.workers)]
+        list(log_events.read_logs(user, [*everybody, *(f"i-{n:08x}" for n in range(20))]))
         push_index(own_sandbox, "coiled-team")
         ecr.check_image(user, own_image(spec), "x86_64")
         ecr.find_images(user)
@@ -283,6 +284,57 @@ def test_what_would_be_denied_is_foreseen(door: Callable[..., Aws], life: dict[s
     assert {d.action for d in found if d.phase == "setup"} >= setup - {"ec2:CreateTags"}
     everything = door("everything", SHIPPED["setup"], SHIPPED["ongoing"])
     assert foresee(everything, caller.find_caller(everything)) == ()
+
+
+KEY = f"arn:aws:kms:us-east-1:{NUMBER}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+
+
+@pytest.fixture
+def own_key(own_sandbox: Sandbox, life: dict[str, list[Decision]]) -> Iterator[None]:
+    """The AWS account encrypts disks with a key of its own; account "team" is set up."""
+    with use_session(Session(sandbox_door(own_sandbox))):
+        set_up_account("team", "us-east-1")
+    own_sandbox.set(disk_key=KEY)
+    yield
+    own_sandbox.set(disk_key="")
+
+
+def sandbox_door(sandbox: Sandbox) -> Aws:
+    keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
+    account = Account("team", credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
+    return open_door(account, "us-east-1")
+
+
+def test_a_key_that_may_not_be_used_is_said_before_anything_is_made(
+    door: Callable[..., Aws], own_sandbox: Sandbox, own_key: None
+) -> None:
+    aws = door("keyless", SHIPPED["ongoing"])
+    with use_session(Session(aws)), pytest.raises(AccessDeniedError) as caught:
+        create_cluster(plan(aws, name="keyless"))
+    text = str(caught.value)
+    assert KEY in text
+    assert f"prefect-coiled policies ongoing --account team --kms-key {KEY}" in text
+    assert aws.calls["ec2:RunInstances"] == aws.calls["ssm:PutParameter"] == 0
+
+
+def test_with_the_policies_that_are_told_the_key_machines_stay(
+    door: Callable[..., Aws], own_sandbox: Sandbox, own_key: None
+) -> None:
+    told = iam_policies("team", aws_account_id=NUMBER, kms_key=KEY, region="us-east-1")["ongoing"]
+    aws = door("keyed", told)
+    with use_session(Session(aws)):
+        record = create_cluster(plan(aws, name="keyed"))
+        assert len(instances.find_instances(aws, "keyed", states=["running"])) == 1 + len(record.workers)
+        delete_cluster("team", "us-east-1", "keyed")
+
+
+def test_where_it_cannot_be_foreseen_the_end_of_the_machine_says_it(
+    door: Callable[..., Aws], own_sandbox: Sandbox, own_key: None
+) -> None:
+    aws = door("unforeseen", without(SHIPPED["ongoing"], "iam:SimulatePrincipalPolicy"))
+    with use_session(Session(aws)), pytest.raises(ProvisionError, match=r"Client\.InternalError.*--kms-key"):
+        create_cluster(plan(aws, name="unforeseen"))
+    assert instances.find_instances(aws, "unforeseen") == []
 
 
 def test_a_policy_of_another_account_opens_nothing(

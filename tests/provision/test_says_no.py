@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,12 +13,15 @@ from botocore.exceptions import ClientError
 
 from prefect_coiled.aws import spot_role
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AccessDeniedError, AccountStateError, QuotaError
+from prefect_coiled.errors import AccessDeniedError, AccountStateError, QuotaError, ThrottledError
+from prefect_coiled.notifications import read_notifications
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND, SPOT_ROLE_MISSING
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.provision import add_workers, create_cluster, delete_cluster, set_up_account
 from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.sandbox.rules.rates import Bucket
+from prefect_coiled.tasks import launch as launching
 from prefect_coiled.tasks.steps import Session
 
 Spec = Callable[..., ClusterSpec]
@@ -229,6 +233,45 @@ def test_a_quota_is_told_by_code_and_use_and_asked_once_for_all_that_share_it(
         "https://us-east-1.console.aws.amazon.com/servicequotas/home/services/ec2/quotas/L-1216C47A" in text
     )
     assert aws.calls["ec2:RunInstances"] == 2
+    assert live(sandbox) == []
+
+
+def machine_rate(size: float, refill: float) -> Rule:
+    """https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html: a bucket of machines."""
+    bucket = Bucket(size, refill, time.monotonic())
+
+    def rule(action: str, parameters: dict[str, Any]) -> tuple[str, str] | None:
+        if action != "ec2:RunInstances" or bucket.take(float(parameters["MaxCount"]), time.monotonic()):
+            return None
+        return "RequestLimitExceeded", "Request limit exceeded."
+
+    return rule
+
+
+def test_machines_come_as_fast_as_aws_takes_them_and_no_faster(
+    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay
+) -> None:
+    lay(machine_rate(60, 15))
+    record = create_cluster(spec(n_workers=110, wait_for_workers=True))
+    assert len(record.workers) == 110
+    assert len(live(sandbox)) == 111
+    assert aws.calls["ec2:RunInstances"] <= 20
+    session.notes.close()
+    assert "RequestLimitExceeded" not in str(read_notifications(aws))
+
+
+def test_where_launches_are_refused_for_long_as_many_as_came_are_taken(
+    session: Session, spec: Spec, sandbox: Sandbox, lay: Lay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "RATE_LIMIT", 2.0)
+    lay(machine_rate(61, 0.0))
+    record = create_cluster(spec(n_workers=110, wait_for_workers=0.5))
+    assert len(record.workers) == len(live(sandbox)) - 1
+    assert 50 <= len(record.workers) <= 60
+    delete_cluster("team", "us-east-1", record.name)
+    lay(machine_rate(61, 0.0))
+    with pytest.raises(ThrottledError, match=r"RequestLimitExceeded.*two more a second"):
+        create_cluster(spec(n_workers=110, wait_for_workers=True))
     assert live(sandbox) == []
 
 

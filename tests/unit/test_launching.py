@@ -11,11 +11,12 @@ from prefect_coiled.errors import (
     InvalidRequestError,
     NoCapacityError,
     QuotaError,
+    ThrottledError,
 )
 from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND, SPOT_ROLE_MISSING
 from prefect_coiled.plan.aws_errors import aws_error, state_words
 from prefect_coiled.plan.cluster import Attempt
-from prefect_coiled.plan.launching import Tally, batch_sizes, halves
+from prefect_coiled.plan.launching import Tally, halves, smaller_call
 from prefect_coiled.plan.quotas import machine_quota, room, used_vcpus
 
 
@@ -23,12 +24,11 @@ def on_demand(kind: str, zone: str = "us-east-1a", spot: bool = False) -> Attemp
     return Attempt(instance_type=kind, zone=zone, spot=spot)
 
 
-@pytest.mark.parametrize("count", [0, 1, 20, 100, 101, 250, 1000])
-def test_a_call_asks_for_at_most_100(count: int) -> None:
-    sizes = list(batch_sizes(count))
-    assert sum(sizes) == count
-    assert all(0 < size <= 100 for size in sizes)
-    assert len(sizes) == -(-count // 100)
+@pytest.mark.parametrize(
+    ("refused", "following"), [(100, 50), (50, 25), (25, 12), (12, 10), (10, 10), (3, 3), (1, 1)]
+)
+def test_fewer_are_asked_for_when_launches_come_too_fast(refused: int, following: int) -> None:
+    assert smaller_call(refused) == following
 
 
 @pytest.mark.parametrize("refused", [1, 2, 3, 7, 20, 100])
@@ -142,6 +142,26 @@ def test_what_a_person_can_mend_is_said_before_a_lack_of_capacity() -> None:
     tally.note(on_demand("m6a.xlarge"), QuotaError("x", "used up", "Ask.", code="VcpuLimitExceeded"))
     tally.note(on_demand("m6i.large"), NoCapacityError("x", "none", code="InsufficientInstanceCapacity"))
     assert isinstance(tally.failure("launching", 0), QuotaError)
+
+
+def test_a_quota_of_disks_is_told_as_such_and_asked_for_once() -> None:
+    tally = Tally()
+    error = QuotaError("x", "used up", "Give smaller disks.", code="VolumeLimitExceeded")
+    assert tally.note(on_demand("m6i.xlarge"), error)
+    assert tally.passes(on_demand("t3.small", "us-east-1b", spot=True))
+    assert tally.quota is not None
+    assert tally.quota.code == "L-7A658B76"
+    assert "Give smaller disks." in str(tally.failure("launching", 0))
+
+
+def test_the_rate_of_launches_is_one_for_all_types_and_zones() -> None:
+    tally = Tally()
+    assert tally.note(on_demand("m6i.xlarge"), ThrottledError("x", "slow down", code="RequestLimitExceeded"))
+    assert tally.passes(on_demand("t3.small", "us-east-1b"))
+    failure = tally.failure("launching 20 workers", 7)
+    assert isinstance(failure, ThrottledError)
+    assert failure.retried == "never"
+    assert "7 came up" in str(failure)
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from typing import Any
 
 import pytest
 
-from prefect_coiled.aws import logs
+from prefect_coiled.aws import log_events
+from prefect_coiled.aws.pace import Pace
+from prefect_coiled.errors import NotFoundError
 
 
 class Pages:
     """A door whose log has pages; each token stands for one, and at the end the same token comes back."""
 
     account = "team"
+    stop = threading.Event()
 
     def __init__(self, *pages: list[str]) -> None:
         self.pages = pages
@@ -33,7 +38,7 @@ class Pages:
 
 
 def read(door: Pages, **wanted: Any) -> list[str]:
-    return list(logs.read_log(door, "i-1", **wanted))  # type: ignore[arg-type]
+    return list(log_events.read_log(door, "i-1", **wanted))  # type: ignore[arg-type]
 
 
 def test_a_log_goes_on_behind_an_empty_page() -> None:
@@ -53,3 +58,103 @@ def test_no_more_pages_are_asked_for_than_the_tail_needs() -> None:
     door = Pages(["a"], ["b"], ["c", "d"])
     assert read(door, tail=2) == ["c", "d"]
     assert door.asked == 1
+
+
+class Group:
+    """A door to a log group that answers as FilterLogEvents and GetLogEvents do.
+
+    A call names at most a hundred streams, all of which are there; a page holds three events; the last page
+    is behind an empty one.
+    """
+
+    account = "team"
+    stop = threading.Event()
+
+    def __init__(self, **streams: list[str]) -> None:
+        self.streams = {name: [event(at, t) for at, t in enumerate(texts)] for name, texts in streams.items()}
+        self.asked: Counter[str] = Counter()
+
+    def call(self, action: str, what: str, **wanted: Any) -> dict[str, Any]:
+        self.asked[action] += 1
+        given = wanted.get("logStreamNames") or [wanted["logStreamName"]]
+        assert len(given) <= 100
+        if not set(given) <= set(self.streams):
+            raise NotFoundError(what, operation=action, code="ResourceNotFoundException")
+        least = wanted.get("startTime", 0)
+        events = sorted(
+            ({**e, "logStreamName": n} for n in given for e in self.streams[n] if e["timestamp"] >= least),
+            key=lambda e: int(e["timestamp"]),
+        )
+        at = int(wanted.get("nextToken", 0))
+        if action == "logs:GetLogEvents":
+            return {"events": events[at:], "nextForwardToken": str(len(events))}
+        token = {"nextToken": str(at + 3)} if at < len(events) else {}
+        return {"events": events[at : at + 3], **token}
+
+
+def event(at: int, text: str, ingested: int = 5000) -> dict[str, Any]:
+    return {"timestamp": 1000 + at, "ingestionTime": ingested, "message": text}
+
+
+@pytest.fixture(autouse=True)
+def no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_FILTERS", "_READS"):
+        monkeypatch.setattr(log_events, name, Pace(1e9))
+
+
+def names(count: int) -> list[str]:
+    return [f"i{n}" for n in range(count)]
+
+
+def test_hundreds_of_logs_are_read_a_hundred_a_call() -> None:
+    door: Any = Group(**{name: [f"a {name}", f"b {name}"] for name in names(250)})
+    found = dict(log_events.read_logs(door, names(250)))
+    assert found == {name: [f"a {name}", f"b {name}"] for name in names(250)}
+    assert list(found) == names(250)
+    assert set(door.asked) == {"logs:FilterLogEvents"}
+
+
+def test_a_machine_that_has_written_nothing_yet_does_not_hide_the_others() -> None:
+    there = [name for n, name in enumerate(names(120)) if n % 40 != 7]
+    door: Any = Group(**{name: [name] for name in there})
+    found = dict(log_events.read_logs(door, names(120)))
+    assert found == {name: [name] if name in there else [] for name in names(120)}
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_each_line_is_followed_once_also_those_that_come_late_or_are_alike(count: int) -> None:
+    group = Group(**{name: ["begun"] for name in names(count)})
+    door: Any = group
+    follower = log_events.Follower(door)
+    assert Counter(follower.more(names(count))) == Counter((name, "begun") for name in names(count))
+    assert list(follower.more(names(count))) == []
+    group.streams["i1"] += [event(9, "new"), event(9, "twice"), event(9, "twice")]
+    assert sorted(follower.more(names(count))) == [("i1", "new"), ("i1", "twice"), ("i1", "twice")]
+    group.streams["i2"].append(event(5, "late", ingested=6000))
+    assert list(follower.more(names(count))) == [("i2", "late")]
+
+
+def test_a_cluster_that_grows_is_followed_on() -> None:
+    door: Any = Group(**{name: ["begun"] for name in names(60)})
+    follower = log_events.Follower(door)
+    list(follower.more(names(3)))
+    assert sorted(follower.more(names(60))) == sorted((name, "begun") for name in names(60)[3:])
+
+
+def test_calls_come_no_faster_than_their_pace() -> None:
+    now = [0.0]
+    waited: list[float] = []
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waited.append(timeout or 0.0)
+            now[0] += timeout or 0.0
+            return False
+
+    pace = Pace(4, clock=lambda: now[0])
+    for _ in range(5):
+        pace.wait(Stop(), "reading")
+    assert waited == [0.25] * 4
+    now[0] += 10
+    pace.wait(Stop(), "reading")
+    assert len(waited) == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
 from datetime import datetime, timezone
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from prefect_coiled.aws import instances, logs
+from prefect_coiled.aws import instances, log_events
 from prefect_coiled.errors import AwsError, ProvisionError, printable
 from prefect_coiled.plan.notifications import Notification, choose
 from prefect_coiled.plan.policies import instance_policy
@@ -43,6 +44,7 @@ class Door:
     """A door through which a machine's own words come."""
 
     account = "team"
+    stop = threading.Event()
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -50,7 +52,8 @@ class Door:
     def call(self, action: str, what: str, **wanted: Any) -> dict[str, Any]:
         if action == "ec2:GetConsoleOutput":
             return {"Output": self.text}
-        return {"events": [{"message": self.text}], "nextForwardToken": "t", "nextBackwardToken": None}
+        event = {"message": self.text, "timestamp": 1}
+        return {"events": [event], "nextForwardToken": "t", "nextBackwardToken": None}
 
 
 @every_attack
@@ -82,7 +85,10 @@ def test_an_error_says_no_control_characters(attack: str) -> None:
 @every_attack
 def test_the_log_and_the_console_of_a_machine_are_words(attack: str) -> None:
     door: Any = Door(attack)
-    read = [*logs.read_log(door, "i-1", tail=5), *logs.read_on(door, "i-1", None)[0]]
+    read = [
+        *log_events.read_log(door, "i-1", tail=5),
+        *(line for _, line in log_events.Follower(door).more(["i-1"])),
+    ]
     assert len(read) == 2
     assert all(map(is_harmless, [*read, instances.console_output(door, "i-1")]))
 

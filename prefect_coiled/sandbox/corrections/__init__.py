@@ -11,6 +11,7 @@
     images         images of instances: pending, names used once
     buckets        a bucket's own policy: its conditions count
     tagging        GetResources of the tagging API: kinds that moto leaves out
+    disk_key       the key that encrypts disks; what becomes of machines whose launcher may not use it
     quotas         Service Quotas: the limits of the settings
     registry       ECR: where the layers of an image are
     linked_roles   the names of the roles for spot machines
@@ -41,6 +42,7 @@ def install(settings: Settings, plane: DataPlane, history: History) -> None:
     from prefect_coiled.sandbox.corrections import (
         buckets,
         dependencies,
+        disk_key,
         elastic,
         endpoints,
         filters,
@@ -59,6 +61,7 @@ def install(settings: Settings, plane: DataPlane, history: History) -> None:
     launch.install(settings, history)
     linked_roles.install()
     buckets.install()
+    disk_key.install(settings)
     fleets.install()
     dependencies.install(settings)
     elastic.install(plane)

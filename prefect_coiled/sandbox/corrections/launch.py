@@ -21,6 +21,7 @@ from moto.ec2.responses import EC2Response
 from moto.iam.models import iam_backends
 
 from prefect_coiled.sandbox.corrections.checks import check_network, check_user_data
+from prefect_coiled.sandbox.corrections.disk_key import unreadable
 from prefect_coiled.sandbox.corrections.errors import ec2_error
 from prefect_coiled.sandbox.corrections.templates import merge_template
 from prefect_coiled.sandbox.rules.account import Account, History, Launch
@@ -88,6 +89,10 @@ class Launcher:
             reservation = self._moto_run(response).result
         finally:
             response.params = before
+        if unreadable(self._settings, str(response.access_key), backend.region_name, params):
+            for instance in reservation.instances:
+                instance.unreadable = True
+                instance.terminate()
         spot = params.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
         interface_tags = _tags_for(params, "network-interface")
         for instance in reservation.instances:

@@ -31,6 +31,8 @@ _REASONS = {
     "server": ("Server.InternalError", "Internal error on launch"),
     "user": ("Client.UserInitiatedShutdown", "User initiated shutdown"),
 }
+# What is said of a machine whose disk could not be encrypted or read.
+_UNREADABLE = ("Client.InternalError", "Client error on launch")
 _IMPAIRED = {"Details": [{"Name": "reachability", "Status": "failed"}], "Status": "impaired"}
 
 
@@ -111,7 +113,7 @@ class Instances:
         else:
             self._moto_stop(instance)
             _set_state(instance, "stopped")
-        code, message = _REASONS[by]
+        code, message = _UNREADABLE if getattr(instance, "unreadable", False) else _REASONS[by]
         instance.state_reason.code, instance.state_reason.message = code, f"{code}: {message}"
 
     def shutdown_behavior(self, instance_id: str) -> Ending:

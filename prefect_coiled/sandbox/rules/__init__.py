@@ -10,7 +10,7 @@
     judge        the place of all this in the chain
 
 `docs/sandbox.md` shows the table. A new rule is a function with `@rule` in one of the modules, and a case in
-`tests/sandbox/test_rules.py`; a test holds that each has one.
+`tests/sandbox/rules`; a test holds that each has one.
 """
 
 from __future__ import annotations

@@ -167,6 +167,34 @@ def group_once(asked: Asked) -> str | None:
 
 @rule(
     "logs",
+    "FilterLogEvents",
+    "InvalidParameterException",
+    "Streams are named by their names or by a prefix.",
+    _API.format("FilterLogEvents"),
+)
+def streams_once(asked: Asked) -> str | None:
+    if asked.all("logStreamNames") and asked.get("logStreamNamePrefix"):
+        return "logStreamNames and logStreamNamePrefix are mutually exclusive parameters."
+    return None
+
+
+@rule(
+    "logs",
+    "FilterLogEvents",
+    "ResourceNotFoundException",
+    "Each stream that is named is there.",
+    _API.format("FilterLogEvents"),
+    needs="account",
+)
+def streams_there(asked: Asked, account: Account) -> str | None:
+    group = account.logs.groups.get(asked.get("logGroupName"))
+    if group is None or set(asked.all("logStreamNames")) <= set(group.streams):
+        return None
+    return "The specified log stream does not exist."
+
+
+@rule(
+    "logs",
     "ListTagsForResource",
     "ResourceNotFoundException",
     "Only what is there has tags.",

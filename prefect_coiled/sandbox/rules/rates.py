@@ -71,16 +71,15 @@ RATES = (
     Rate("ec2", "Describe* List* Search* Get*", 100, 20),
     Rate("ec2", "*", 50, 5),
     Rate("logs", "CreateLogStream", 50, 50),
-    Rate("logs", "PutLogEvents", 5000, 5000),
-    Rate("logs", "GetLogEvents", 25, 25),
+    Rate("logs", "PutLogEvents", 800, 800),
+    Rate("logs", "GetLogEvents", 10, 10),
     Rate(
         "logs",
-        "FilterLogEvents DescribeLogGroups CreateLogGroup DeleteLogGroup PutRetentionPolicy "
-        "ListTagsForResource TagResource",
-        10,
-        10,
+        "FilterLogEvents DescribeLogGroups DescribeLogStreams CreateLogGroup DeleteLogGroup "
+        "PutRetentionPolicy ListTagsForResource TagResource",
+        5,
+        5,
     ),
-    Rate("logs", "DescribeLogStreams", 25, 25),
     Rate("ssm", "GetParameter GetParameters GetParametersByPath", 40, 40, shared=True),
     Rate("ssm", "PutParameter", 3, 3),
     Rate("ssm", "DeleteParameter DeleteParameters", 5, 5),
@@ -141,7 +140,8 @@ kept(
     "logs",
     "*",
     "ThrottlingException",
-    "CreateLogStream 50 a second, GetLogEvents 25, PutLogEvents 5000, DescribeLogStreams 25, the others 10.",
+    "The least of any region and any time: CreateLogStream 50 a second, PutLogEvents 800, GetLogEvents 10, "
+    "FilterLogEvents and the others 5.",
     _LOGS,
     "rates",
 )

@@ -1,0 +1,217 @@
+"""Reads what machines wrote to CloudWatch Logs: one stream to its end, or hundreds together.
+
+    read_log     one stream; GetLogEvents, from its beginning or backwards from its end
+    read_logs    any number, whole; FilterLogEvents, a hundred streams a call
+    Follower     any number, as they grow
+
+AWS takes few of these calls, and a higher quota cannot be asked for: 5 FilterLogEvents and 10 GetLogEvents a
+second, of all programs of an AWS account in a region together.
+https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.html
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from prefect_coiled.aws.batches import STREAMS, batches
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.pace import Pace
+from prefect_coiled.errors import NotFoundError, printable
+
+__all__ = ["Follower", "read_log", "read_logs"]
+
+# Lines that one call gives at most.
+_LARGEST_PAGE = 10_000
+# Calls a second: a little less than the least that AWS says of any region.
+_FILTERS, _READS = Pace(4), Pace(9)
+# Up to so many streams are read one by one: each stands for itself, and can be read from its end.
+_FEW = 10
+# Milliseconds in which a line that is older than the newest one may still arrive.
+_LATE = 120_000
+
+
+def read_log(
+    aws: Aws, stream: str, *, since: datetime | None = None, tail: int | None = None
+) -> Iterator[str]:
+    """Yield the lines of an instance's stream, oldest first.
+
+    Args:
+        aws: The door.
+        stream: The instance id.
+        since: Only what was logged from then on.
+        tail: Only the last so many lines.
+    """
+    wanted: dict[str, Any] = {}
+    if since is not None:
+        wanted["startTime"] = _milliseconds(since)
+    if tail is None:
+        for events, _ in _pages(aws, stream, forward=True, **wanted):
+            yield from map(_line, events)
+        return
+    found: list[str] = []
+    for events, _ in _pages(aws, stream, forward=False, limit=min(max(tail, 1), _LARGEST_PAGE), **wanted):
+        found = [_line(event) for event in events] + found
+        if len(found) >= tail:
+            break
+    yield from found[len(found) - tail :] if len(found) > tail else found
+
+
+def read_logs(
+    aws: Aws, streams: Iterable[str], *, since: datetime | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield the lines of each of many streams, oldest first; a stream that is not there has none.
+
+    Args:
+        aws: The door.
+        streams: The instance ids; they come back in this order.
+        since: Only what was logged from then on. It spares AWS a search of all that is older.
+    """
+    listed = list(dict.fromkeys(streams))
+    if len(listed) <= _FEW:
+        for stream in listed:
+            yield stream, list(read_log(aws, stream, since=since))
+        return
+    begin = 0 if since is None else _milliseconds(since)
+    for some in batches(listed, STREAMS):
+        found: dict[str, list[str]] = {stream: [] for stream in some}
+        for stream, event in _filtered(aws, some, begin):
+            found[stream].append(_line(event))
+        yield from found.items()
+
+
+class Follower:
+    """Reads streams as they grow: of each line one time, whatever their number.
+
+    Args:
+        aws: The door.
+        since: To begin with what was logged from then on.
+    """
+
+    def __init__(self, aws: Aws, since: datetime | None = None) -> None:
+        self._aws = aws
+        self._since = 0 if since is None else _milliseconds(since)
+        self._newest = self._since
+        self._tokens: dict[str, str] = {}
+        # What was read of the last moments: it is read again, with what came late.
+        self._known: Counter[tuple[Any, ...]] = Counter()
+
+    def more(self, streams: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Yield (stream, line) of what is new.
+
+        Args:
+            streams: The instance ids; they may be others each time.
+        """
+        events = self._each(streams) if len(streams) <= _FEW else self._together(streams)
+        for stream, event in events:
+            self._newest = max(self._newest, int(event["timestamp"]))
+            yield stream, _line(event)
+        old = self._newest - _LATE
+        self._known = Counter({key: n for key, n in self._known.items() if key[1] >= old})
+
+    def _each(self, streams: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for stream in streams:
+            wanted: dict[str, Any] = {"startTime": self._since} if self._since else {}
+            token = self._tokens.get(stream)
+            pages = _pages(self._aws, stream, forward=True, token=token, **wanted)
+            # What is behind this page comes with the next look.
+            events, following = next(pages, ([], ""))
+            for event in events:
+                self._known[_key(stream, event)] += 1
+                yield stream, event
+            if following:
+                self._tokens[stream] = following
+
+    def _together(self, streams: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        begin = max(self._since, self._newest - _LATE, 0)
+        for some in batches(streams, STREAMS):
+            read: Counter[tuple[Any, ...]] = Counter()
+            for stream, event in _filtered(self._aws, some, begin):
+                key = _key(stream, event)
+                read[key] += 1
+                if read[key] > self._known[key]:
+                    self._known[key] = read[key]
+                    yield stream, event
+
+
+def _key(stream: str, event: dict[str, Any]) -> tuple[Any, ...]:
+    return stream, int(event["timestamp"]), event.get("ingestionTime"), event["message"]
+
+
+def _filtered(aws: Aws, streams: Sequence[str], begin: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (stream, event) of up to a hundred streams, by their time.
+
+    One that is not there, such as that of a machine that still boots, refuses the whole call: fewer are asked
+    for together then, and at last each by itself.
+    """
+    token: str | None = None
+    while True:
+        what = f"reading {len(streams)} log streams"
+        _FILTERS.wait(aws.stop, what)
+        wanted: dict[str, Any] = {"logGroupName": aws.account, "logStreamNames": list(streams)}
+        wanted |= {"startTime": begin} if begin else {}
+        wanted |= {"nextToken": token} if token else {}
+        try:
+            reply = aws.call("logs:FilterLogEvents", what, **wanted)
+        except NotFoundError:
+            if token is None:
+                yield from _apart(aws, streams, begin)
+            return
+        yield from ((str(event["logStreamName"]), event) for event in reply["events"])
+        token = reply.get("nextToken")
+        if not token:
+            return
+
+
+def _apart(aws: Aws, streams: Sequence[str], begin: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    if len(streams) > _FEW:
+        for some in batches(streams, -(-len(streams) // 4)):
+            yield from _filtered(aws, some, begin)
+        return
+    for stream in streams:
+        wanted: dict[str, Any] = {"startTime": begin} if begin else {}
+        for events, _ in _pages(aws, stream, forward=True, **wanted):
+            yield from ((stream, event) for event in events)
+
+
+def _pages(
+    aws: Aws, stream: str, *, forward: bool, token: str | None = None, **wanted: Any
+) -> Iterator[tuple[list[dict[str, Any]], str]]:
+    """Pages of a stream, each oldest first, with the token of what follows; none if it is not there.
+
+    From its beginning on, or from its end backwards. A page holds at most 1 MB, and may be empty with more
+    behind it. The end is where the token comes back that was sent:
+    https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_GetLogEvents.html
+    """
+    what = f"reading log stream ({stream})"
+    key = "nextForwardToken" if forward else "nextBackwardToken"
+    while True:
+        _READS.wait(aws.stop, what)
+        more = {"nextToken": token} if token else {}
+        try:
+            reply = aws.call(
+                "logs:GetLogEvents",
+                what,
+                logGroupName=aws.account,
+                logStreamName=stream,
+                startFromHead=forward,
+                **wanted,
+                **more,
+            )
+        except NotFoundError:
+            return
+        following = str(reply.get(key) or "")
+        yield reply["events"], following
+        if following in ("", token):
+            return
+        token = following
+
+
+def _line(event: dict[str, Any]) -> str:
+    return printable(event["message"]).rstrip("\n")
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)

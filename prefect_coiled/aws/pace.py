@@ -1,0 +1,43 @@
+"""Keeps calls apart that AWS takes a few of in a second. Decides nothing but that."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from prefect_coiled.errors import StoppedError
+
+__all__ = ["Pace"]
+
+
+class Pace:
+    """Lets so many calls through in a second, one after the other, whatever their threads.
+
+    Args:
+        per_second: How many.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._apart = 1.0 / per_second
+        self._clock = clock
+        self._next = 0.0
+        self._lock = threading.Lock()
+
+    def wait(self, stop: threading.Event, what: str) -> None:
+        """Wait for this call's turn.
+
+        Args:
+            stop: Ends the wait.
+            what: What is being done.
+
+        Raises:
+            StoppedError: When a stop is asked for.
+        """
+        with self._lock:
+            turn = max(self._clock(), self._next)
+            self._next = turn + self._apart
+        pause = turn - self._clock()
+        if pause > 0 and stop.wait(pause):
+            raise StoppedError(what, "a stop was asked for")
