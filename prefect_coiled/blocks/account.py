@@ -14,7 +14,7 @@ from prefect_aws import AwsCredentials
 from pydantic import Field, model_validator
 
 from prefect_coiled.aws.credentials import CredentialSource
-from prefect_coiled.blocks.base import AWS_LOGO, DOCUMENTATION, StrictFields
+from prefect_coiled.blocks.base import AWS_LOGO, DOCUMENTATION, NO_INPUT, StrictFields
 from prefect_coiled.blocks.registry import Ec2DaskRegistry, registry_layer
 from prefect_coiled.errors import AccountError, OptionsError
 from prefect_coiled.options import DEFAULT_PORTS, BackendOptions, Egress, Region
@@ -46,6 +46,7 @@ class Ec2DaskAccount(StrictFields, Block):
         ```
     """
 
+    model_config = NO_INPUT
     _block_type_name = "EC2 Dask Account"
     _block_type_slug = "ec2-dask-account"
     _logo_url = AWS_LOGO  # type: ignore[assignment]

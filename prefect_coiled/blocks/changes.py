@@ -10,6 +10,7 @@ from prefect.blocks.core import Block
 from pydantic import BaseModel, SecretBytes, SecretStr
 
 from prefect_coiled.internals.prefect import is_saved_apart, name_of
+from prefect_coiled.options.base import SOUNDS_SECRET
 
 __all__ = ["Change", "differences", "leaves"]
 
@@ -38,7 +39,9 @@ def differences(before: Block, after: Block) -> tuple[Change, ...]:
 def changes_between(before: dict[str, Any], after: dict[str, Any]) -> tuple[Change, ...]:
     """The same for fields by path; see `leaves`."""
     names = [n for n in dict.fromkeys((*after, *before)) if before.get(n) != after.get(n)]
-    return tuple(Change(n or "the whole block", _shown(before.get(n)), _shown(after.get(n))) for n in names)
+    return tuple(
+        Change(n or "the whole block", _shown(n, before.get(n)), _shown(n, after.get(n))) for n in names
+    )
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -52,7 +55,9 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _shown(value: Any) -> Any:
+def _shown(path: str, value: Any) -> Any:
+    if any(SOUNDS_SECRET.search(part) for part in path.split(".")[-1:]):
+        return HIDDEN if value else ""
     if isinstance(value, (SecretStr, SecretBytes)):
         return HIDDEN if value.get_secret_value() else ""
     return value if value is None or isinstance(value, (str, int, float, list, dict)) else str(value)

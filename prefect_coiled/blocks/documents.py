@@ -25,15 +25,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from prefect.blocks.core import Block
 from prefect_aws import AwsCredentials
-from pydantic import ValidationError
 
 from prefect_coiled.blocks.account import Ec2DaskAccount
+from prefect_coiled.blocks.base import what_is_wrong
 from prefect_coiled.blocks.changes import Change, changes_between, leaves
 from prefect_coiled.blocks.loading import account_slug, patient, unreachable
 from prefect_coiled.blocks.registry import Ec2DaskRegistry
 from prefect_coiled.errors import OptionsError, PrefectCoiledError
 from prefect_coiled.internals.prefect import block_of, saved_as
-from prefect_coiled.options.base import near, one_line
+from prefect_coiled.options.base import SOUNDS_SECRET, near
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -46,7 +46,6 @@ TYPES: dict[str, type[Block]] = {
 }
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
 _ALONE = re.compile(r"\$\{[A-Za-z_]\w*(?::-)?\}")
-_SOUNDS_SECRET = re.compile(r"secret|token|password", re.I)
 _HOW = "Write ${NAME} there, and set NAME in the environment."
 
 
@@ -114,7 +113,10 @@ def read_document(path: Path, environ: Mapping[str, str] | None = None) -> Docum
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise OptionsError(str(path), f"it is not YAML: {' '.join(str(error).split())}.") from error
+        # Not the error's own text: it shows the line, which may hold a secret.
+        mark = getattr(error, "problem_mark", None)
+        at = f" in line {mark.line + 1}" if mark is not None else ""
+        raise OptionsError(str(path), f"it is not YAML{at}: {getattr(error, 'problem', None)}.") from None
     if not isinstance(content, dict) or not isinstance(content.get("fields"), dict):
         raise OptionsError(str(path), "it has no `fields`.", "See blocks/ for examples.")
     for key in content:
@@ -202,19 +204,20 @@ class _Blocks:
                 "Prefect has no such block.",
                 f"It is TYPE/NAME, with one of: {', '.join(TYPES)}.",
             )
-        return cls._from_block_document(found)
+        try:
+            return block_of(cls, found)
+        except Exception as error:
+            d = what_is_wrong(cls, error, found.data).diagnosis
+        raise OptionsError(f"{document.path}: block {named!r}: {d.what}", d.why, d.next_step)
 
 
 def _checked(document: Document, fields: Mapping[str, Any]) -> Block:
     cls = TYPES[document.type]
     try:
         return cls(**fields)
-    except ValidationError as error:
-        cause = one_line(cls, error)
-    except OptionsError as error:
-        cause = error
-    d = cause.diagnosis
-    raise OptionsError(f"{document.path}: {d.what}", d.why, d.next_step) from None
+    except Exception as error:
+        d = what_is_wrong(cls, error, fields).diagnosis
+    raise OptionsError(f"{document.path}: {d.what}", d.why, d.next_step)
 
 
 def _find(client: SyncPrefectClient, kind: str, name: str) -> Any:
@@ -232,7 +235,7 @@ def _apply(client: SyncPrefectClient, document: Document, block: Block, dry_run:
     if found is not None:
         try:
             before = dict(leaves(block_of(type(block), found)))
-        except (ValidationError, OptionsError):
+        except Exception:
             before = {"": "not valid"}  # saved by the form, which checks nothing
     changes = changes_between(before, dict(leaves(block)))
     if found is not None and not changes:
@@ -249,7 +252,7 @@ def _apply(client: SyncPrefectClient, document: Document, block: Block, dry_run:
 def _refuse_secrets(path: Path, kind: str, fields: Mapping[str, Any]) -> None:
     secret = set(TYPES[kind].model_json_schema().get("secret_fields", ()))
     for name, value in _texts(fields):
-        sensitive = name in secret or _SOUNDS_SECRET.search(name.rpartition(".")[2])
+        sensitive = name in secret or SOUNDS_SECRET.search(name.rpartition(".")[2])
         if sensitive and value and not _ALONE.fullmatch(str(value)):
             raise OptionsError(f"{path}: {name}", "a secret is written there in clear.", _HOW)
 

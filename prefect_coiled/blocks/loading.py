@@ -12,14 +12,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from prefect_coiled.aws.credentials import Account, CredentialSource
 from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer, credential_source
-from prefect_coiled.errors import AccountError, OptionsError, PrefectCoiledError
+from prefect_coiled.blocks.base import age_of, what_is_wrong
+from prefect_coiled.errors import AccountError, PrefectCoiledError
 from prefect_coiled.internals.prefect import block_of, name_of
 from prefect_coiled.options import cluster_defaults
-from prefect_coiled.options.base import one_line
+from prefect_coiled.options.base import near
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import BlockDocument
@@ -77,6 +78,10 @@ def account_from_block(block: Ec2DaskAccount, slug: str | None = None) -> Accoun
     slug = slug or name_of(block)
     if not slug:
         raise AccountError("account", "its block has no name yet.", 'Save it: account.save("my-team").')
+    if lacking := [name for name in Ec2DaskAccount.model_fields if getattr(block, name) is None]:
+        raise AccountError(
+            f"account {slug!r}", f"its block lacks {', '.join(lacking)}.", "Set it, and save it again."
+        )
     layer = account_layer(block)
     if block.sandbox:
         return _sandbox_account(slug, layer, block.tags)
@@ -225,12 +230,10 @@ def _validated(document: BlockDocument) -> Ec2DaskAccount:
     """The block of a document; Prefect's own error would hide what is wrong with it."""
     try:
         return block_of(Ec2DaskAccount, document)
-    except ValidationError as error:
-        cause = one_line(Ec2DaskAccount, error)
-    except OptionsError as error:
-        cause = error
-    d = cause.diagnosis
-    raise AccountError(f"account {document.name!r}: {d.what}", d.why, d.next_step) from None
+    except Exception as error:
+        d = what_is_wrong(Ec2DaskAccount, error, document.data).diagnosis
+    age = age_of(Ec2DaskAccount, document)
+    raise AccountError(f"account {document.name!r}: {d.what}", d.why, f"{d.next_step} {age}".strip())
 
 
 def _missing(slug: str, names: list[str]) -> AccountError:
@@ -238,7 +241,8 @@ def _missing(slug: str, names: list[str]) -> AccountError:
     return AccountError(
         f"account {slug!r}",
         f"no block of that name ({there}).",
-        f'Make it: Ec2DaskAccount(region="us-east-1").save("{slug}"), or in the Prefect UI under Blocks.',
+        near(slug, names)
+        or f'Make it: Ec2DaskAccount(region="us-east-1").save("{slug}"), or in the Prefect UI under Blocks.',
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr, model_validator
 
-from prefect_coiled.blocks.base import AWS_LOGO, DOCUMENTATION, StrictFields
+from prefect_coiled.blocks.base import AWS_LOGO, DOCUMENTATION, NO_INPUT, StrictFields
 from prefect_coiled.options import RegistryOptions
 
 
@@ -23,6 +23,7 @@ class Ec2DaskRegistry(StrictFields, Block):
         ```
     """
 
+    model_config = NO_INPUT
     _block_type_name = "EC2 Dask Registry"
     _block_type_slug = "ec2-dask-registry"
     _logo_url = AWS_LOGO  # type: ignore[assignment]

@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import contextvars
 import logging
+import re
 import threading
 import time
 import weakref
@@ -24,6 +25,7 @@ from distributed import Security
 from distributed.core import Status, rpc
 from distributed.deploy.cluster import Cluster as DistributedCluster
 from distributed.utils import Log, Logs
+from typing_extensions import Unpack
 
 from prefect_coiled import progress
 from prefect_coiled.blocks import load_account
@@ -31,20 +33,18 @@ from prefect_coiled.cluster.launched import Launched, launch
 from prefect_coiled.cluster.modules import gather_modules, send_modules
 from prefect_coiled.cluster.readiness import wait_until_ready
 from prefect_coiled.cluster.request import Request
+from prefect_coiled.cluster.sizes import WorkerSize, worker_size
 from prefect_coiled.cluster.watching import Watching
 from prefect_coiled.costs import CostEstimate
 from prefect_coiled.errors import OptionsError, PrefectCoiledError
 from prefect_coiled.internals.python import before_threads_end
 from prefect_coiled.options import IngressRule
 from prefect_coiled.options.ingress import ingress_rules
-from prefect_coiled.plan.cluster import check_counts
+from prefect_coiled.options.keywords import ClusterKeywords, arguments, signature
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
-from prefect_coiled.tasks.steps import Reporter
 from prefect_coiled.widget import CellBoard, in_notebook
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
-
 logger = logging.getLogger(__name__)
 
 # Seconds to wait for machines to be gone when a cluster is closed, and when the way down is a hurried one
@@ -62,57 +62,7 @@ class Cluster(DistributedCluster):
 
     Args:
         n_workers: Workers to launch; 4 by default.
-        name: Name of the cluster. If a cluster of that name lives in the account and region, this attaches
-            to it instead.
-        account: Slug of the account; by default `coiled.account` of the configuration, else "default".
-        tags: Tags for everything that is made.
-        wait_for_workers: How many workers must have joined: True for all, False for none, a number or a
-            fraction of `n_workers`; 0.3 by default.
-        timeout: Seconds from the launch of the machines until the scheduler and the waited-for workers must
-            be there. What comes before (locking and uploading packages, set-up) does not count.
-        worker_vm_types: Instance types for workers, in order of preference.
-        scheduler_vm_types: Instance types for the scheduler.
-        worker_cpu: vCPUs of a worker, or a range [low, high].
-        worker_memory: Memory of a worker such as "16 GiB" (plus or minus 10 %), or a range.
-        worker_gpu: 1 for workers with a GPU.
-        worker_gpu_type: Name of the GPU, such as "T4".
-        scheduler_cpu: vCPUs of the scheduler.
-        scheduler_memory: Memory of the scheduler.
-        worker_disk_size: GiB of a worker's disk; 30 by default, 100 with a GPU, whose image takes 75.
-        scheduler_disk_size: GiB of the scheduler's disk; 30 by default.
-        container: Image that the nodes run in, which must hold this library: a tag of the account's
-            repository in ECR, "user/image:tag" of Docker Hub, or a full reference.
-        worker_class: Dotted path of the worker class; by default Dask's own, or with a GPU that of
-            `dask_cuda`, where it is installed.
-        worker_options: Keyword arguments of Dask's nanny and worker.
-        scheduler_options: Keyword arguments of Dask's scheduler.
-        environ: Environment variables for the machines; kept as a secret.
-        nthreads: Threads of a worker; by default one for each vCPU.
-        memory_limit: Memory of a worker process in Dask's words; "auto" by default.
-        send_dask_config: Whether the machines get the client's Dask configuration.
-        use_scheduler_public_ip: Whether clients come by the scheduler's public address.
-        backend_options: Region, zone, spot, ingress and so on; see `BackendOptions`.
-        region: Shorthand for `backend_options={"region": ...}`; likewise `zone`, `spot`, `spot_policy`.
-        zone: See `region`.
-        spot: See `region`.
-        spot_policy: See `region`.
-        key_name: An EC2 key pair; without one, port 22 stays closed.
-        allow_ingress_from: Who may reach the scheduler: a CIDR, or "me" for this machine's address.
-        allow_ssh: Whether port 22 may be open without a key pair.
-        package_sync_ignore: Packages of this environment, or globs over them, that machines do not get.
-        package_sync_strict: Whether a package that the machines cannot have exactly is an error, rather than
-            left out (made for another system) or replaced (a local build by the released version).
-        software: Path of a requirements file or a pylock.toml, to install instead of this environment.
-        shutdown_on_close: Whether `close` removes the cluster: True for a new one, False for one attached to.
-        idle_timeout: The cluster ends after so long without tasks; None for never.
-        no_client_timeout: The cluster ends after so long without any client; only with shutdown_on_close.
-        cluster_timeout: The cluster ends after so long in any case.
-        asynchronous: For use inside an event loop: `async with Cluster(asynchronous=True)`.
-        loop: Tornado loop, as in Dask's own clusters.
-        quiet: Do not print progress.
-        show_widget: In a notebook, show progress in the cell instead of printing it.
-        report: Called with (step, state) as the cluster comes up, instead of printing.
-        stop: When set, the launch ends as soon as it can and cleans up.
+        **keywords: See the page of keywords.
 
     Raises:
         OptionsError: A keyword is wrong; nothing was made.
@@ -129,37 +79,20 @@ class Cluster(DistributedCluster):
         ```
     """
 
-    def __init__(
-        self,
-        n_workers: int | None = None,
-        *,
-        name: str | None = None,
-        account: str | None = None,
-        timeout: float = 1200.0,
-        asynchronous: bool = False,
-        loop: Any = None,
-        quiet: bool = False,
-        report: Reporter | None = None,
-        stop: threading.Event | None = None,
-        show_widget: bool = True,
-        container: str | None = None,
-        **keywords: Any,
-    ) -> None:
+    def __init__(self, n_workers: int | None = None, /, **keywords: Unpack[ClusterKeywords]) -> None:
         self.status = Status.closed  # until there is something to close: __del__ looks at it
-        try:
-            self._request = Request(
-                n_workers=n_workers, name=name, account=account, container=container, **keywords
-            )
-        except TypeError as error:
-            raise OptionsError("Cluster()", str(error).partition("__init__() ")[2] or str(error)) from error
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout <= 0:
-            raise OptionsError(f"timeout {timeout!r}", "it is a number of seconds, more than 0")
-        self.timeout = float(timeout)
+        if n_workers is not None:
+            if "n_workers" in keywords:
+                raise OptionsError("n_workers", "was given twice.")
+            keywords["n_workers"] = n_workers
+        self._request = Request(**keywords)
+        held = self._request.held
+        self.timeout = float(held["timeout"] or 0)
         self.security: Security | None = None
         self.launched: Launched | None = None
         self.removal: Removal | None = None
         self.shutdown_on_close = self._request.closes
-        self.stop_event = stop or threading.Event()
+        self.stop_event = held["stop"] or threading.Event()
         self._machines: dict[str, InstanceRecord] = {}
         self._lost: set[str] = set()
         self._launching: asyncio.Future[Launched] | None = None
@@ -170,15 +103,17 @@ class Cluster(DistributedCluster):
         self._watching = Watching(self._note)
         self._noting: asyncio.Future[None] | None = None
         self._hurried = False
-        self._reporter = report
+        self._reporter = held["report"]
         self._cell: CellBoard | None = None
-        if show_widget and report is None and not quiet and in_notebook():
-            self._cell = CellBoard(self._request.name or "of this notebook")
+        if held["show_widget"] and held["report"] is None and not held["quiet"] and in_notebook():
+            self._cell = CellBoard(held["name"] or "of this notebook")
             self._reporter = self._cell.tell
         # Flows started from here belong below the flow that asked for the cluster.
         self._context = contextvars.copy_context()
         self._modules = gather_modules(self.package_sync_ignore)
-        super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=self._request.name)
+        super().__init__(
+            asynchronous=held["asynchronous"], loop=held["loop"], quiet=held["quiet"], name=held["name"]
+        )
         _open.add(self)
         if not self.called_from_running_loop:
             self._loop_runner.start()
@@ -209,7 +144,7 @@ class Cluster(DistributedCluster):
             self.name = launched.record.name
             self.security = _security(launched)
             self._machines = {w.instance_id: w for w in launched.record.workers}
-            if launched.attached and self._request.shutdown_on_close is None:
+            if launched.attached and self._request.held["shutdown_on_close"] is None:
                 self.shutdown_on_close = False
             least = min(launched.spec.min_workers, len(self.workers))
             # Packing and uploading have bounds of their own, and may take what they take.
@@ -292,7 +227,7 @@ class Cluster(DistributedCluster):
     @property
     def package_sync_ignore(self) -> tuple[str, ...]:
         """Names of packages that its machines do not get, or globs over them."""
-        return tuple(self._request.package_sync_ignore or ())
+        return tuple(self._request.held["package_sync_ignore"] or ())
 
     @property
     def record(self) -> ClusterRecord | None:
@@ -330,14 +265,24 @@ class Cluster(DistributedCluster):
         if self.launched is not None:
             await self.in_thread(self.launched.note, event_type, text, ids, elapsed)
 
-    def scale(self, n: int) -> Any:
-        """Launch or retire workers so that there are `n`. Returns once AWS has taken the request.
+    def scale(self, n: int = 0, memory: str | float | None = None, cores: float | None = None) -> Any:
+        """Launch or retire workers so that there are so many. Returns once AWS has taken the request.
+
+        Args:
+            n: Workers.
+            memory: All workers together have at least this, in bytes or as a text such as "100 GiB".
+            cores: All workers together have at least so many threads.
 
         Raises:
-            OptionsError: If `n` is not a whole number of 0 or more.
+            OptionsError: If a number is none of 0 or more.
             AwsError: If not one more worker could be launched.
         """
-        return self.sync(self._scale, check_counts(n))
+        return self.sync(self._scale, self._worker_size().at_least(n, cores=cores, memory=memory))
+
+    def _worker_size(self) -> WorkerSize:
+        spec = self.started().spec
+        types = [*(m.instance_type for m in self._machines.values()), *spec.worker_types]
+        return worker_size(spec.worker_node, types, self.scheduler_info["workers"].values())
 
     async def _scale(self, n: int) -> None:
         if self._scaling is None:
@@ -520,6 +465,12 @@ class Cluster(DistributedCluster):
         """Run what blocks in a thread of its own, in the context in which the cluster was asked for."""
         context = self._context.run(contextvars.copy_context)
         return await asyncio.get_running_loop().run_in_executor(None, lambda: context.run(function, *args))
+
+
+# What `help` and notebooks show follows from the table of keywords.
+_OWN = re.compile(r" *n_workers: .*\n.*\n")
+Cluster.__doc__ = _OWN.sub(lambda _: arguments() + "\n", Cluster.__doc__ or "", count=1)
+Cluster.__init__.__signature__ = signature()  # type: ignore[attr-defined]
 
 
 def _security(launched: Launched) -> Security:

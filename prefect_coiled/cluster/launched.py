@@ -253,7 +253,7 @@ def launch(
         AccountError: If the account is not known or its credentials do not work; nothing was made.
         PrefectCoiledError: If the launch failed; nothing is left running.
     """
-    account = load_account(request.account)
+    account = load_account(request.held["account"])
     aws = open_door(account, request.merged(account).options.region, stop)
     caller = find_caller(aws)  # also shows that the credentials work
     place = account.place(caller.aws_account_id, aws.region)
@@ -262,8 +262,8 @@ def launch(
     unknown = sorted(t for t in wanted if not machines.known(t))
     if unknown:
         instances.check_instance_types(aws, unknown)
-    if request.name is not None and (found := _find_or_await(aws, request.name, report)):
-        report("cluster", f"attaching to {request.name}")
+    if request.held["name"] is not None and (found := _find_or_await(aws, request.held["name"], report)):
+        report("cluster", f"attaching to {request.held['name']}")
         found.story.links(found.record, account.is_sandbox)
         found.place = place
         return found
@@ -283,7 +283,7 @@ def launch(
 
     session = Session(
         aws,
-        request.environ,
+        request.held["environ"],
         request.dask_config(),
         told,
         registry_token=token,

@@ -20,6 +20,7 @@ __all__ = [
     "client_in_context",
     "drain",
     "is_saved_apart",
+    "loaded_from",
     "name_of",
     "raise_if_flow_run_suspension_requested",
     "running_services",
@@ -78,6 +79,12 @@ def block_of(kind: type[B], document: BlockDocument) -> B:
 def saved_as(block: Block, document: BlockDocument) -> None:
     """Let a block know which document it is, so that a block that holds it names that one."""
     block._block_document_id, block._block_document_name = document.id, document.name
+
+
+def loaded_from(block: Block, document: BlockDocument) -> None:
+    """The same, for a block that was made of what a document says; blocks in it know theirs as well."""
+    saved_as(block, document)
+    block._define_metadata_on_nested_blocks(document.block_document_references)
 
 
 def is_saved_apart(block: Block) -> bool:

@@ -5,6 +5,7 @@ they can be given in. Everything here is decided before the first call to AWS, a
 an `OptionsError` of one line. Imports nothing of AWS, Prefect or distributed.
 """
 
+from prefect_coiled.options.file import cluster_defaults
 from prefect_coiled.options.ingress import DEFAULT_PORTS, IngressRule
 from prefect_coiled.options.models import (
     REGIONS,
@@ -16,7 +17,7 @@ from prefect_coiled.options.models import (
     RegistryOptions,
     SpotPolicy,
 )
-from prefect_coiled.options.precedence import MergedOptions, Row, Source, cluster_defaults, merge
+from prefect_coiled.options.precedence import MergedOptions, Row, merge
 
 __all__ = [
     "DEFAULT_PORTS",
@@ -30,7 +31,6 @@ __all__ = [
     "RegistryKind",
     "RegistryOptions",
     "Row",
-    "Source",
     "SpotPolicy",
     "cluster_defaults",
     "merge",

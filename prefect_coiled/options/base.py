@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, ValidationError
 
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.options.kinds import shown
 
 
 def unset(value: object) -> bool:
@@ -16,10 +18,11 @@ def unset(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def near(value: object, allowed: Sequence[str]) -> str:
-    """A "Did you mean" sentence when one of the allowed values is close, else nothing."""
-    match = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.6)
-    return f"Did you mean {match[0]!r}?" if match else ""
+def near(value: object, allowed: Iterable[str], most: int = 1) -> str:
+    """A "Did you mean" sentence when some of the allowed values are close, else nothing."""
+    by_lower = {one.lower(): one for one in allowed}
+    found = difflib.get_close_matches(str(value).lower(), by_lower, n=most, cutoff=0.6)
+    return f"Did you mean {', '.join(repr(by_lower[one]) for one in found)}?" if found else ""
 
 
 class OptionsModel(BaseModel):
@@ -36,7 +39,10 @@ class OptionsModel(BaseModel):
 
 
 def one_line(model: type[BaseModel], error: ValidationError) -> OptionsError:
-    """The first thing that is wrong, as an `OptionsError` of one line; secrets are never in it."""
+    """The first thing that is wrong, as an `OptionsError` of one line.
+
+    No value is shown of a field that may hold a secret, whatever its shape, nor the whole of what was given.
+    """
     first = error.errors(include_url=False)[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, OptionsError):
@@ -51,13 +57,43 @@ def one_line(model: type[BaseModel], error: ValidationError) -> OptionsError:
         )
     if first["type"] == "missing":
         return OptionsError(f"option {name!r}", "is required but was not given.")
-    shown = "(a secret)" if isinstance(value, SecretStr) or "token" in name else repr(value)
-    if first["type"] == "literal_error":
-        allowed = list(get_args(model.model_fields[names[0]].annotation)) if len(names) == 1 else []
-        hint = near(value, [str(a) for a in allowed])
-        text = f"must be one of {', '.join(map(str, allowed))}." if allowed else f"{first['msg']}."
-        return OptionsError(f"{name} {shown}", text, hint)
-    return OptionsError(f"{name} {shown}", f"{first['msg'].removeprefix('Value error, ')}.")
+    field = model.model_fields.get(names[0]) if names else None
+    # A mapping or a list may hold what belongs elsewhere.
+    hidden = (
+        field is None
+        or not isinstance(value, _SHOWN)
+        or may_hold_secret(names[0], field.annotation)
+        # Beside a secret, what is in one field may belong into the next.
+        or any(_is_secret(f.annotation) for f in model.model_fields.values())
+    )
+    what = f"{name} ({type(value).__name__}, not shown)" if hidden else f"{name} {shown(value)}"
+    if first["type"] == "literal_error" and field is not None and len(names) == 1:
+        allowed = [str(a) for a in get_args(field.annotation)]
+        return OptionsError(
+            what, f"must be one of {', '.join(allowed)}.", "" if hidden else near(value, allowed)
+        )
+    # Words other than pydantic's own about types may repeat what was given.
+    told = not hidden or first["type"].endswith(("_type", "_parsing"))
+    why = f"{first['msg'].removeprefix('Value error, ')}." if told else "is not what this takes."
+    return OptionsError(what.strip(), why)
+
+
+_SHOWN = (str, int, float, type(None))
+SOUNDS_SECRET = re.compile(r"secret|token|password|credential|_key$", re.I)
+
+
+def _is_secret(annotation: Any) -> bool:
+    return annotation in (SecretStr, SecretBytes) or any(map(_is_secret, get_args(annotation)))
+
+
+def may_hold_secret(name: str, annotation: Any, _seen: tuple[Any, ...] = ()) -> bool:
+    """Whether a field may hold a secret: by its name, by its type, or by a field of a model in it."""
+    if SOUNDS_SECRET.search(name) or _is_secret(annotation):
+        return True
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation not in _seen:
+        fields = annotation.model_fields.items()
+        return any(may_hold_secret(n, field.annotation, (*_seen, annotation)) for n, field in fields)
+    return any(may_hold_secret("", part, _seen) for part in get_args(annotation))
 
 
 def renamed(data: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:

@@ -80,6 +80,12 @@ class IngressRule(OptionsModel):
         return _check_cidr(value)
 
 
+def says_who(value: object) -> bool:
+    """Whether each rule says its networks, and not only its ports."""
+    rules = value if isinstance(value, (list, tuple)) else [value]
+    return all("cidr" in renamed(rule, {}) for rule in rules if isinstance(rule, Mapping))
+
+
 def ingress_rules(value: object, sources: Sequence[str] = (ANYWHERE,)) -> tuple[IngressRule, ...]:
     """Rules from however they were written: one mapping or a list of them.
 

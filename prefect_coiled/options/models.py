@@ -14,6 +14,7 @@ from pydantic import SecretStr, model_validator
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options.base import OptionsModel, renamed, unset
 from prefect_coiled.options.ingress import IngressRule, ingress_rules
+from prefect_coiled.options.kinds import as_bool, plain, shown
 
 Region = Literal[
     "us-east-1",
@@ -35,9 +36,24 @@ Region = Literal[
 ]
 REGIONS: tuple[str, ...] = get_args(Region)
 SpotPolicy = Literal["on-demand", "spot", "spot_with_fallback"]
+SPOT_POLICIES: tuple[str, ...] = get_args(SpotPolicy)
 Egress = Literal["nat", "public-ip", "none"]
 RegistryKind = Literal["ecr", "docker_hub"]
 
+# The names that there are, and the option that each is about: saying one hides the others of lower places.
+OPTIONS = {
+    "region": "region",
+    "region_name": "region",
+    "zone": "zone",
+    "zone_name": "zone",
+    "spot": "spot",
+    "spot_policy": "spot",
+    "ingress": "ingress",
+    "firewall": "ingress",
+    "registry": "registry",
+    "egress": "egress",
+    "network": "network",
+}
 _ALIASES = {"region_name": "region", "zone_name": "zone"}
 _REGISTRY_ALIASES = {"type": "kind", "user": "username", "token": "access_token"}
 
@@ -83,15 +99,14 @@ class RegistryOptions(OptionsModel):
         if not self.username:
             raise OptionsError(hub, "needs a username.")
         if self.username != self.username.lower():
-            raise OptionsError(f"registry username {self.username!r}", "must be lower case.")
+            # Not shown: tokens are pasted into the wrong field.
+            raise OptionsError("registry username", "must be lower case.")
         if self.access_token is None or not self.access_token.get_secret_value().strip():
             raise OptionsError(
                 hub, "needs an access token.", "Make one under Account settings > Personal access tokens."
             )
         if not re.fullmatch(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9._/-]*)?", self.uri):
-            raise OptionsError(
-                f"registry uri {self.uri!r}", 'must be a host such as "docker.io", without "https://".'
-            )
+            raise OptionsError("registry uri", 'must be a host such as "docker.io", without "https://".')
         return self
 
     @property
@@ -196,7 +211,13 @@ class BackendOptions(OptionsModel):
         if "ingress" in out:
             out["ingress"] = ingress_rules(out["ingress"])
         if isinstance(out.get("registry"), str):
-            out["registry"] = {"kind": out["registry"].lower().replace("-", "_")}
+            kind = out["registry"].lower().replace("-", "_")
+            if kind not in get_args(RegistryKind):
+                # It may be a token: not shown, however near.
+                raise OptionsError(
+                    "registry (not shown)", f"must be one of {', '.join(get_args(RegistryKind))}."
+                )
+            out["registry"] = {"kind": kind}
         if isinstance(out.get("registry"), Mapping):
             out["registry"] = RegistryOptions(**out["registry"])
         if isinstance(out.get("network"), Mapping):
@@ -207,8 +228,11 @@ class BackendOptions(OptionsModel):
             )
         if "zone" in out and not isinstance(out["zone"], str):
             check_zone(out["zone"], str(out.get("region", "us-east-1")))
-        if "spot" in out and not isinstance(out["spot"], bool):
-            raise OptionsError(f"spot {out['spot']!r}", "must be true or false.")
+        if "spot" in out:
+            try:
+                out["spot"] = as_bool(plain(out["spot"]))
+            except (TypeError, ValueError):
+                raise OptionsError(f"spot {shown(out['spot'])}", "must be true or false.") from None
         if "spot" in out and "spot_policy" not in out:
             out["spot_policy"] = "spot" if out["spot"] else "on-demand"
         elif out.get("spot_policy") in ("spot", "spot_with_fallback"):

@@ -1,40 +1,24 @@
-"""Merges the four places an option can be given in, and remembers which one won.
+"""Merges the places a keyword or an option can be given in, and remembers which one won.
 
-From the highest: a keyword argument, `~/.config/dask/coiled.yaml` (through Dask's configuration,
-so `DASK_COILED__...` variables count too), the account block, the default. Each option is taken
-whole from the highest place that gives it. May not read block documents: the caller brings them.
+From the highest: a flow run's parameter, its environment, the code, `~/.config/dask/coiled.yaml` (through
+Dask's configuration, so `DASK_COILED__...` variables count too), the account block, the default. May not read
+block documents: the caller brings them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import yaml
+from typing import Any, NamedTuple
 
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options.base import unset
-from prefect_coiled.options.ingress import SSH_PORT, IngressRule, ingress_rules
-from prefect_coiled.options.models import BackendOptions, check_zone
+from prefect_coiled.options.file import FILE, backend_options, cluster_defaults
+from prefect_coiled.options.ingress import DEFAULT_PORTS, SSH_PORT, IngressRule, ingress_rules, says_who
+from prefect_coiled.options.keywords import KEYWORDS
+from prefect_coiled.options.models import OPTIONS, BackendOptions, check_zone
 
-Source = Literal["keyword", "coiled.yaml", "account block", "default"]
-
-# Names that stand for one option: giving one of them at a higher place hides the others below it.
-_GROUPS = {
-    "region": "region",
-    "region_name": "region",
-    "zone": "zone",
-    "zone_name": "zone",
-    "spot": "spot",
-    "spot_policy": "spot",
-    "firewall": "ingress",
-    "ingress": "ingress",
-    "registry": "registry",
-    "egress": "egress",
-    "network": "network",
-}
+KEYWORD = "keyword"
 _ORDER = ("region", "zone", "spot", "ingress", "registry", "egress", "network")
 
 
@@ -43,7 +27,7 @@ class Row(NamedTuple):
 
     name: str
     value: str
-    source: Source
+    source: str
     note: str = ""
 
 
@@ -58,7 +42,7 @@ class MergedOptions:
     """
 
     options: BackendOptions
-    sources: Mapping[str, Source]
+    sources: Mapping[str, str]
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self) -> tuple[Row, ...]:
@@ -75,6 +59,121 @@ class MergedOptions:
         return "\n".join(
             f"{r.name:<9} {r.value:<{wide}}  {r.source}{f' ({r.note})' if r.note else ''}" for r in rows
         )
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What holds of what several places say.
+
+    Attributes:
+        keywords: The keywords that hold, but for backend options.
+        options: The backend options that hold, by what they are about.
+        sources: The place of each of these options.
+        notes: Remarks by option, such as a zone that fell away with its region.
+    """
+
+    keywords: dict[str, Any]
+    options: dict[str, dict[str, Any]]
+    sources: dict[str, str]
+    notes: dict[str, str]
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """The backend options by name."""
+        return {key: value for given in self.options.values() for key, value in given.items()}
+
+
+class Place:
+    """What one place says: keywords as they are meant, and backend options by what they are about.
+
+    Args:
+        name: What to call the place.
+        given: Keywords of `Cluster` that were checked.
+
+    Raises:
+        OptionsError: Something is wrong, or contradicts itself. The text names the place.
+    """
+
+    def __init__(self, name: str, given: Mapping[str, Any]) -> None:
+        self.name, self.given = name, given
+        self.keywords = {k: v for k, v in given.items() if not _is_option(k)}
+        said = given.get("backend_options")
+        where = "" if name == KEYWORD else name
+        options = {} if unset(said) else dict(KEYWORDS["backend_options"].take(said, where))
+        for key in (k for k in given if KEYWORDS[k].option):
+            if not unset(options.get(key)) and options[key] != given[key]:
+                raise OptionsError(
+                    f"{key} {given[key]!r} and backend_options[{key!r}] {options[key]!r}",
+                    "contradict each other",
+                )
+            options[key] = given[key]
+        if "allow_ingress_from" in given:
+            if options.get("ingress") is not None or options.get("firewall") is not None:
+                raise OptionsError(
+                    "allow_ingress_from and backend_options['ingress']", "contradict each other", "Give one."
+                )
+            options["ingress"] = [_usual_ports(given["allow_ingress_from"])]
+        self.options = self._by_subject(options)
+
+    def _by_subject(self, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        try:
+            # A zone can only be judged against the region that holds in the end.
+            BackendOptions(**{k: v for k, v in given.items() if _name(k) not in ("zone", "zone_name")})
+        except OptionsError as error:
+            if self.name == KEYWORD:
+                raise
+            d = error.diagnosis
+            raise OptionsError(f"{d.what} ({self.name})", d.why, d.next_step) from None
+        found: dict[str, dict[str, Any]] = {}
+        for key, value in given.items():
+            if unset(value):
+                continue
+            name = _name(key)
+            group = found.setdefault(OPTIONS[name], {})
+            if name.startswith(("zone", "region")) and group:
+                raise OptionsError(
+                    f"option {OPTIONS[name]!r} ({self.name})", f"was given twice, also as {key!r}."
+                )
+            group[name] = value
+        return found
+
+
+def file_place(config: Mapping[str, Any] | None = None) -> Place:
+    """What `coiled.yaml` says."""
+    return Place(FILE, {**cluster_defaults(config), "backend_options": backend_options(config)})
+
+
+def stacked(places: Sequence[Place], region: str | None = None) -> Stack:
+    """What holds where several places speak, the highest of them first.
+
+    A keyword, and each backend option, is taken whole from the highest place that says it. What would
+    contradict it in a lower one falls away: machines by size beside machines by name, a zone of another
+    region. A network of another region does not: machines elsewhere would be a surprise.
+
+    Args:
+        places: The places.
+        region: The region below all of them, where it is known.
+
+    Raises:
+        OptionsError: A network belongs to another region.
+    """
+    stack = Stack({}, {}, {}, {})
+    who = None if region is None else [rule.cidr for rule in BackendOptions().ingress]
+    for place in reversed(places):
+        for hidden in (h for k in place.keywords for h in KEYWORDS[k].hides):
+            stack.keywords.pop(hidden, None)
+        stack.keywords.update(place.keywords)
+        for subject, given in place.options.items():
+            if subject == "ingress":
+                # Where a place says only ports, those get in who do by the places below it.
+                (value,) = given.values()
+                if who is not None or says_who(value):
+                    rules = ingress_rules(value, who or ())
+                    given, who = {"ingress": rules}, [rule.cidr for rule in rules]
+            stack.options[subject] = given
+            stack.sources[subject] = place.name
+    _follow_region(stack, places, region)
+    return stack
 
 
 def merge(
@@ -96,101 +195,64 @@ def merge(
     Raises:
         OptionsError: Something is wrong, at whichever place. The text names the place.
     """
-    levels: list[tuple[Source, dict[str, dict[str, Any]]]] = [
-        ("keyword", _grouped("keyword", keyword)),
-        ("coiled.yaml", _grouped("coiled.yaml", _section(config).get("backend_options"))),
-        ("account block", _grouped("account block", account)),
-    ]
-    chosen: dict[str, Any] = {}
-    sources: dict[str, Source] = dict.fromkeys(_ORDER, "default")
-    _keep_those_who_get_in(levels)
-    for source, groups in reversed(levels):
-        for name, given in groups.items():
-            chosen[name] = given
-            sources[name] = source
-    notes = _follow_region(chosen, sources, levels)
-    flat = {key: value for given in chosen.values() for key, value in given.items()}
+    return merged([_options(KEYWORD, keyword), file_place(config)], account)
+
+
+def merged(places: Sequence[Place], account: Mapping[str, Any] | BackendOptions | None) -> MergedOptions:
+    """The options that hold where the account block speaks below these places; see `merge`."""
+    stack = stacked([*places, _options("account block", account)], BackendOptions().region)
+    sources = {**dict.fromkeys(_ORDER, "default"), **stack.sources}
     try:
-        check_zone(_only(chosen.get("zone"), ""), _only(chosen.get("region"), "us-east-1"))
+        check_zone(_only(stack.options.get("zone"), ""), _only(stack.options.get("region"), "us-east-1"))
     except OptionsError as error:
         d = error.diagnosis
         same = sources["zone"] == sources["region"]
         next_step = d.next_step if same else f"{d.next_step} The region comes from: {sources['region']}."
         place = "" if same and sources["zone"] == "keyword" else f" ({sources['zone']})"
         raise OptionsError(f"{d.what}{place}", d.why, next_step.strip()) from None
-    return MergedOptions(BackendOptions(**flat), sources, notes)
+    return MergedOptions(BackendOptions(**stack.flat), sources, stack.notes)
 
 
-def _keep_those_who_get_in(levels: list[tuple[Source, dict[str, dict[str, Any]]]]) -> None:
-    """Where a place says only ports, those get in who do by the places below it."""
-    before = [rule.cidr for rule in BackendOptions().ingress]
-    for _, groups in reversed(levels):
-        if "ingress" in groups:
-            (given,) = groups["ingress"].values()
-            rules = ingress_rules(given, before)
-            groups["ingress"] = {"ingress": rules}
-            before = [rule.cidr for rule in rules]
+def _options(name: str, given: object) -> Place:
+    return Place(name, {"backend_options": given})
 
 
-def _follow_region(
-    chosen: dict[str, Any],
-    sources: dict[str, Source],
-    levels: list[tuple[Source, dict[str, dict[str, Any]]]],
-) -> dict[str, str]:
+def _follow_region(stack: Stack, places: Sequence[Place], bottom: str | None) -> None:
     """Drop a zone, and refuse a network, that belonged to a region which a higher place replaced."""
-    rank = {source: n for n, (source, _) in enumerate(levels)}
-    region = _only(chosen.get("region"), "us-east-1")
-    notes: dict[str, str] = {}
-    for name in ("zone", "network"):
-        if name not in chosen or rank[sources[name]] <= rank.get(sources["region"], len(levels)):
+    regions = [_only(place.options.get("region"), None) for place in places]
+    saying = [n for n, region in enumerate(regions) if region is not None]
+    for subject in ("zone", "network"):
+        at = next((n for n, place in enumerate(places) if subject in place.options), None)
+        if at is None or not saying or at <= saying[0]:
             continue
-        below = [g["region"] for s, g in levels if rank[s] >= rank[sources[name]] and "region" in g]
-        its_region = _only(below[0] if below else None, "us-east-1")
+        region, its_region = regions[saying[0]], next((regions[n] for n in saying if n >= at), bottom)
         if its_region == region:
             continue
-        if name == "network":
+        if subject == "network":
             raise OptionsError(
-                f"network ({sources[name]})",
-                f"belongs to {its_region}, but region {region!r} ({sources['region']}) was asked for.",
+                f"network ({places[at].name})",
+                f"belongs to {its_region or 'another region'}, but region {region!r} "
+                f"({places[saying[0]].name}) was asked for.",
                 "Give a network of that region too.",
             )
-        notes["zone"] = (
-            f"{_only(chosen.pop('zone'), '')} of the {sources['zone']} is not in {region} and falls away"
-        )
-        sources["zone"] = "default"
-    return notes
+        zone = _only(stack.options.pop("zone"), "")
+        stack.notes["zone"] = f"{zone} of the {stack.sources.pop('zone')} is not in {region} and falls away"
 
 
-def _only(given: Mapping[str, Any] | None, default: str) -> Any:
+def _usual_ports(cidr: str) -> IngressRule:
+    try:
+        return IngressRule(ports=DEFAULT_PORTS, cidr=cidr)
+    except OptionsError as error:
+        d = error.diagnosis
+        raise OptionsError(d.what.replace("cidr", "allow_ingress_from", 1), d.why, d.next_step) from None
+
+
+def _only(given: Mapping[str, Any] | None, default: Any) -> Any:
     return next(iter(given.values())) if given else default
 
 
-def _grouped(source: Source, given: Any) -> dict[str, dict[str, Any]]:
-    """What one place gives, by option; checked on its own, so that an error names the place."""
-    if given is None:
-        return {}
-    if isinstance(given, BackendOptions):
-        given = {name: getattr(given, name) for name in given.model_fields_set}
-    if not isinstance(given, Mapping):
-        raise OptionsError(f"backend options of {source}", "must be a mapping of names to values.")
-    try:
-        # A zone can only be judged against the region that holds in the end.
-        BackendOptions(**{str(k): v for k, v in given.items() if _name(k) not in ("zone", "zone_name")})
-    except OptionsError as error:
-        if source == "keyword":
-            raise
-        d = error.diagnosis
-        raise OptionsError(f"{d.what} ({source})", d.why, d.next_step) from None
-    groups: dict[str, dict[str, Any]] = {}
-    for key, value in given.items():
-        if unset(value):
-            continue
-        name = _name(key)
-        group = groups.setdefault(_GROUPS[name], {})
-        if name.startswith(("zone", "region")) and group:
-            raise OptionsError(f"option {_GROUPS[name]!r} ({source})", f"was given twice, also as {key!r}.")
-        group[name] = value
-    return groups
+def _is_option(name: str) -> bool:
+    return KEYWORDS[name].option or name in ("backend_options", "allow_ingress_from")
 
 
 def _name(key: object) -> str:
@@ -212,97 +274,3 @@ def _shown(options: BackendOptions, name: str) -> str:
 def _rule(rule: IngressRule) -> str:
     ports = (f"{p} (with a key)" if p == SSH_PORT else str(p) for p in rule.ports)
     return f"{','.join(ports)} from {rule.cidr}"
-
-
-# coiled.yaml's keys and the keywords of `Cluster` they stand for. "user", "token", "server" and
-# "protocol" belong to a hosted service and mean nothing here.
-_KEYWORDS = {
-    ("account",): "account",
-    ("name",): "name",
-    ("software",): "software",
-    ("package_sync_ignore",): "package_sync_ignore",
-    ("package_sync_strict",): "package_sync_strict",
-    ("tags",): "tags",
-    ("wait_for_workers",): "wait_for_workers",
-    ("shutdown_on_close",): "shutdown_on_close",
-    ("use_scheduler_public_ip",): "use_scheduler_public_ip",
-    ("scheduler_options",): "scheduler_options",
-    ("worker_options",): "worker_options",
-    ("worker", "cpu"): "worker_cpu",
-    ("worker", "memory"): "worker_memory",
-    ("worker", "gpu"): "worker_gpu",
-    ("worker", "gpu_types"): "worker_gpu_type",
-    ("worker", "class"): "worker_class",
-    ("worker", "vm_types"): "worker_vm_types",
-    ("scheduler", "cpu"): "scheduler_cpu",
-    ("scheduler", "memory"): "scheduler_memory",
-    ("scheduler", "vm_types"): "scheduler_vm_types",
-}
-
-
-def cluster_defaults(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The keywords of `Cluster` that `coiled.yaml` sets, with their values.
-
-    Args:
-        config: Dask's configuration; by default the one that is loaded.
-
-    Raises:
-        OptionsError: A part of the file has the wrong shape.
-    """
-    section = _section(config)
-    out: dict[str, Any] = {}
-    for path, keyword in _KEYWORDS.items():
-        value: Any = section
-        for part in path:
-            value = _mapping(value, path[0]).get(part)
-        if unset(value) or value == {} or value == []:
-            continue
-        if keyword == "worker_gpu_type" and isinstance(value, (list, tuple)):
-            if len(value) > 1:
-                raise OptionsError(f"worker.gpu-types {value!r} (coiled.yaml)", "may name one type only.")
-            value = value[0]
-        out[keyword] = value
-    return out
-
-
-def _section(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The `coiled` part of Dask's configuration, with "_" in every name of its own."""
-    if config is None:
-        import dask.config
-
-        _refuse_loose_keys(dask.config.paths)
-        config = dask.config.config
-    return _mapping(config.get("coiled"), "coiled")
-
-
-def _refuse_loose_keys(places: Iterable[str]) -> None:
-    """Refuse a `coiled.yaml` whose keys lack the ones above them: Dask reads it, and nobody asks for them."""
-    for place in places:
-        path = Path(place) if str(place).endswith((".yaml", ".yml")) else Path(place) / "coiled.yaml"
-        if path.name != "coiled.yaml":
-            continue
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
-            continue  # not there, or Dask has said what is wrong with it
-        for key in content if isinstance(content, Mapping) else ():
-            name = _name(key)
-            above = None
-            if name in _GROUPS:
-                above = "coiled: backend-options:"
-            elif name == "backend_options" or name in {path[0] for path in _KEYWORDS}:
-                above = "coiled:"
-            if above is not None:
-                raise OptionsError(
-                    f"{key} ({path})",
-                    "stands by itself, where nothing reads it.",
-                    f"Write it below `{above}`.",
-                )
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if unset(value):
-        return {}
-    if not isinstance(value, Mapping):
-        raise OptionsError(f"{where} (coiled.yaml)", f"must be a mapping, not {value!r}.")
-    return {_name(key): inner for key, inner in value.items()}

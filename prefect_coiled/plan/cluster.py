@@ -336,17 +336,6 @@ def min_workers(wait_for: bool | int | float | None, n_workers: int, default: fl
     )
 
 
-def check_counts(n_workers: object) -> int:
-    """Check the number of workers.
-
-    Raises:
-        OptionsError: If it is not a whole number of 0 or more.
-    """
-    if isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 0:
-        raise OptionsError(f"n_workers {n_workers!r}", "it is a whole number, 0 or more")
-    return n_workers
-
-
 def shortage(attempts: Sequence[str], errors: Mapping[str, str]) -> str:
     """One clause on what was tried and what AWS answered, the same answers together."""
     grouped: dict[str, list[str]] = {}

@@ -6,7 +6,6 @@ not in it can still be named: the caller then asks AWS whether it exists. Pure: 
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.resources
 import json
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.options.base import near
 
 Arch = Literal["x86_64", "arm64"]
 CpuWish: TypeAlias = "int | Sequence[int] | None"
@@ -316,6 +316,5 @@ def _plausible(name: object) -> None:
     new_size = family in families and not size.startswith("metal")
     if _FAMILY.fullmatch(family) and _SIZE.fullmatch(size) and not new_size:
         return
-    close = difflib.get_close_matches(text.lower(), table(), n=3, cutoff=0.5)
-    hint = f"Did you mean {', '.join(close)}?" if close else 'They look like "m6i.xlarge".'
+    hint = near(text, table(), 3) or 'They look like "m6i.xlarge".'
     raise OptionsError(f"vm_type {name!r}", "is not an EC2 machine type.", hint)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from contextvars import copy_context
 from functools import partial
@@ -39,8 +39,8 @@ from prefect_dask import DaskTaskRunner
 from typing_extensions import Self, Unpack
 
 from prefect_coiled.errors import OptionsError, TaskLostError
+from prefect_coiled.options.keywords import ClusterOptions, taken
 from prefect_coiled.task_runner import flow_end
-from prefect_coiled.task_runner.cluster_options import ClusterOptions, check_cluster_options
 from prefect_coiled.task_runner.connection import Connection, OwnAddressClient
 from prefect_coiled.task_runner.futures import CoiledFuture
 from prefect_coiled.task_runner.ledger import Ledger, as_one, unseen
@@ -89,7 +89,7 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
             `worker_memory`, `idle_timeout` and so on.
 
     Raises:
-        OptionsError: A keyword is not one of the cluster's.
+        OptionsError: A keyword is not one of the cluster's, or its value is none that it takes.
         ValueError: The arguments contradict each other.
 
     Example:
@@ -118,7 +118,7 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
         performance_report_path: str | None = None,
         **options: Unpack[ClusterOptions],
     ) -> None:
-        check_cluster_options(options)
+        _check(options)
         if options and (cluster or address or cluster_class):
             given = ", ".join(sorted(options))
             raise ValueError(f"Cannot specify {given} together with `cluster`, `address` or `cluster_class`")
@@ -137,7 +137,7 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
         self._given_cluster = cluster
         self._lost_cluster = False
         if not (cluster or address or cluster_class):
-            check_cluster_options(self.cluster_kwargs)
+            _check(self.cluster_kwargs)
 
     def _prepare_run(self) -> None:
         """Set what belongs to one run of this runner; never compared, duplicated or pickled."""
@@ -473,6 +473,10 @@ class CoiledTaskRunner(DaskTaskRunner, flow_end.Settles):
             except Exception as error:  # the cluster is about to be closed, which ends them for good
                 self.logger.debug("Could not cancel the remaining tasks: %s", error)
         return endings
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    taken(options, "CoiledTaskRunner", runner=True)
 
 
 def _on_worker() -> bool:

@@ -59,7 +59,7 @@ def spec(account: Account) -> Callable[..., ClusterSpec]:
 
     def make(**keywords: Any) -> ClusterSpec:
         keywords.setdefault("name", f"c{next(_numbers)}")
-        request = Request(**{"n_workers": 2, "defaults": {}, **keywords})
+        request = Request({}, **{"n_workers": 2, **keywords})
         return request.spec(
             account, "tester", own_cidr=lambda: "192.0.2.7/32", now=datetime.now(timezone.utc)
         )

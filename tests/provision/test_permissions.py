@@ -74,7 +74,7 @@ def door(own_sandbox: Sandbox) -> Callable[..., Aws]:
 
 
 def plan(aws: Aws, **keywords: Any) -> ClusterSpec:
-    request = Request(n_workers=2, defaults={}, **keywords)
+    request = Request({}, n_workers=2, **keywords)
     account = Account("team", endpoint_url=aws.endpoint_url)
     now = datetime.now(timezone.utc)
     return request.spec(account, "tester", own_cidr=lambda: "192.0.2.7/32", now=now)

@@ -192,7 +192,7 @@ def test_an_api_that_goes_down_in_the_middle_of_a_launch_leaves_no_machine(
 
     began = time.monotonic()
     with pytest.raises(Exception) as caught:  # noqa: PT011  Prefect's own, of whichever request failed
-        launch(Request(n_workers=2, name="cut-off", defaults={}), report, threading.Event())
+        launch(Request({}, n_workers=2, name="cut-off"), report, threading.Event())
     assert [len(ids) for ids in launched[:1]] == [machines], caught.value
     assert live(aws, "cut-off") == []
     assert time.monotonic() - began < 90

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 from typing import Any
 
 import pytest
 
 from prefect_coiled.aws.credentials import Account
 from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer
-from prefect_coiled.cluster import Cluster
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import merge
 from prefect_coiled.options.ingress import ingress_rules
 from prefect_coiled.plan.cluster import ClusterSpec
-from prefect_coiled.task_runner.cluster_options import ClusterOptions
-
-RUNNERS_OWN = {"self", "keywords", "asynchronous", "loop", "report", "stop", "defaults"}
 
 
 def plan(**keywords: Any) -> ClusterSpec:
     account = Account("team", sandbox=None)
-    return Request(**{"defaults": {}, **keywords}).spec(account, "me", own_cidr=lambda: "192.0.2.1/32")
+    return Request({}, **keywords).spec(account, "me", own_cidr=lambda: "192.0.2.1/32")
 
 
 def test_machines_without_any_way_out_are_refused_unless_the_network_is_ones_own() -> None:
@@ -73,7 +67,7 @@ def test_other_machines_get_the_plain_image(types: str) -> None:
 
 def test_machines_with_and_without_a_gpu_cannot_be_mixed() -> None:
     with pytest.raises(OptionsError, match=r"g4dn\.xlarge and m6i\.xlarge.*some have none"):
-        Request(defaults={}, worker_vm_types=["g4dn.xlarge", "m6i.xlarge"])
+        Request({}, worker_vm_types=["g4dn.xlarge", "m6i.xlarge"])
 
 
 def test_a_spec_survives_its_short_form() -> None:
@@ -82,19 +76,13 @@ def test_a_spec_survives_its_short_form() -> None:
     assert len(spec.encode()) < 4096
 
 
-def test_the_runners_keywords_are_those_of_the_cluster() -> None:
-    cluster = set(inspect.signature(Cluster.__init__).parameters)
-    request = {field.name for field in dataclasses.fields(Request)}
-    assert set(ClusterOptions.__annotations__) == (cluster | request) - RUNNERS_OWN
-
-
 def test_a_request_is_shown_without_what_may_be_a_secret() -> None:
     request = Request(
+        {"coiled": {"environ": {"OTHER": "hunter2"}}},
         n_workers=2,
         environ={"TOKEN": "hunter2"},
         worker_options={"env": {"PASSWORD": "hunter2"}},
         backend_options={"registry": {"kind": "docker_hub", "username": "me", "access_token": "hunter2"}},
-        defaults={"environ": {"OTHER": "hunter2"}},
     )
     assert "hunter2" not in repr(request)
     assert "environ={TOKEN}" in repr(request)
@@ -125,7 +113,7 @@ def test_other_ports_are_no_reason_to_let_others_in() -> None:
 @pytest.mark.parametrize("blank", ["", " ", "\t", "\n", "\u3000"])
 def test_a_blank_source_opens_nothing(blank: str) -> None:
     for make in (
-        lambda: Request(allow_ingress_from=blank, defaults={}),
+        lambda: Request({}, allow_ingress_from=blank),
         lambda: ingress_rules([{"ports": [8786], "cidr": blank}]),
         lambda: ingress_rules({"cidr": blank}),
         lambda: ingress_rules({"CIDR": blank}),

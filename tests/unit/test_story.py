@@ -16,7 +16,7 @@ from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
 
 def plan(**keywords):
     account = Account("team", credentials=CredentialSource("a", SecretStr("b")))
-    request = Request(**{"n_workers": 20, "defaults": {}, "name": "c", **keywords})
+    request = Request({}, **{"n_workers": 20, "name": "c", **keywords})
     return request.spec(account, "tester", own_cidr=lambda: "192.0.2.7/32")
 
 

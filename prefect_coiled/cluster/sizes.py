@@ -1,0 +1,97 @@
+"""Cores and memory as numbers of workers, as Dask's `SpecCluster` counts them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dask.utils import parse_bytes
+
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.options.keywords import KEYWORDS
+from prefect_coiled.options.kinds import plain, shown
+from prefect_coiled.plan import machines
+from prefect_coiled.plan.node_config import NodeConfig
+
+__all__ = ["WorkerSize", "worker_size"]
+
+
+@dataclass(frozen=True)
+class WorkerSize:
+    """What one worker has; None where nobody knows.
+
+    Attributes:
+        threads: Its threads.
+        memory: Its memory in bytes.
+    """
+
+    threads: int | None
+    memory: float | None
+
+    def at_least(self, n: Any = 0, *, cores: Any = None, memory: Any = None, what: str = "") -> int:
+        """The smallest number of workers that has all of this.
+
+        Raises:
+            OptionsError: A number is none, or nobody knows what a worker has.
+        """
+        wishes = [self._workers(f"{what}cores", cores), self._workers(f"{what}memory", memory)]
+        least: int = KEYWORDS["n_workers"].take(n)
+        return max([least, *(math.ceil(w) for w in wishes if w is not None)])
+
+    def at_most(self, n: Any = math.inf, *, cores: Any = None, memory: Any = None, what: str = "") -> float:
+        """The largest number of workers that has no more than this.
+
+        Raises:
+            OptionsError: A number is none, or nobody knows what a worker has.
+        """
+        wishes = [self._workers(f"{what}cores", cores), self._workers(f"{what}memory", memory)]
+        own = math.inf if n is None or n == math.inf else KEYWORDS["n_workers"].take(n)
+        return min([own, *(math.floor(w) for w in wishes if w is not None)])
+
+    def _workers(self, what: str, wish: Any) -> float | None:
+        wish = plain(wish)
+        if wish is None:
+            return None
+        is_memory = what.endswith("memory")
+        try:
+            if isinstance(wish, bool) or (isinstance(wish, str) and not is_memory):
+                raise TypeError
+            number = float(parse_bytes(wish) if is_memory else wish)
+            if not math.isfinite(number) or number < 0:
+                raise ValueError
+        except (TypeError, ValueError, AttributeError):
+            words = 'a number of bytes or a size such as "100 GiB"' if is_memory else "a number, 0 or more"
+            raise OptionsError(f"{what} {shown(wish)}", f"it is {words}.") from None
+        one = self.memory if is_memory else self.threads
+        if not one:
+            raise OptionsError(
+                what,
+                "nobody knows yet what a worker has.",
+                "Say a number of workers, or nthreads and memory_limit.",
+            )
+        return number / one
+
+
+def worker_size(node: NodeConfig, vm_types: Iterable[str], there: Iterable[Mapping[str, Any]]) -> WorkerSize:
+    """What a worker has: what it was told, else what those have that are there, else its machine's type.
+
+    Args:
+        node: What workers are told.
+        vm_types: The types of their machines, the likeliest first.
+        there: What the scheduler knows of workers.
+    """
+    machine = next((machines.table()[t] for t in vm_types if machines.known(t)), None)
+    seen = next(iter(there), None)
+    threads, memory = node.nthreads, None
+    try:
+        told = parse_bytes(node.memory_limit or "auto")
+        memory = float(told) if told > 1 else None
+    except ValueError:
+        pass  # "auto"
+    if seen is not None:
+        threads, memory = threads or seen.get("nthreads"), memory or seen.get("memory_limit")
+    if machine is not None:
+        threads, memory = threads or machine.vcpus, memory or machine.memory_gib * 2**30
+    return WorkerSize(threads, memory)

@@ -1,0 +1,51 @@
+"""Write docs/keywords.md from the table of keywords. A test holds the page to the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect_coiled.blocks import Ec2DaskAccount
+from prefect_coiled.options.keywords import KEYWORDS, PREFIX, ClusterOptions, Keyword
+
+PAGE = Path(__file__).parent.parent / "docs" / "keywords.md"
+_HEAD = f"""# All keywords
+
+Each keyword of `Cluster` and of `CoiledTaskRunner`, as `scripts/write_keywords_page.py` writes them from the
+one table in the code. Those at the end are for `Cluster` alone.
+
+- A variable `{PREFIX}` with the keyword in capitals gives it too. Its text is read as what
+  the keyword takes: text stays as it is (`CONTAINER=1.10`), lists and mappings are JSON, names may be parted
+  by commas.
+- True and false are read as Prefect reads its settings: `true`, `1`, `yes`, `on`, `t`, `y` and `false`, `0`,
+  `no`, `off`, `f`, `n`, in any case. Anything else is refused.
+- What a keyword does not take is an error of one line that names it, before anything is launched.
+- `None` means that nothing is said, but for times: there it means never.
+- Which place wins is told in [Options and precedence](options.md#four-places).
+
+| keyword | takes | default | in `coiled.yaml`, below `coiled` | |
+|---|---|---|---|---|
+"""
+
+
+def _default(one: Keyword) -> str:
+    return one.otherwise or ("" if one.default is None else f"`{one.default!r}`")
+
+
+def _row(one: Keyword) -> str:
+    place = ": ".join(part.replace("_", "-") for part in one.place)
+    about = one.about + (" Its value is never shown." if one.secret else "")
+    if one.block:
+        about += f" In the account block: {Ec2DaskAccount.model_fields[one.block].title}."
+    takes = "one of the [regions](options.md#regions)" if one.name == "region" else one.kind.words
+    return f"| `{one.name}` | {takes} | {_default(one)} | {f'`{place}`' if place else ''} | {about} |"
+
+
+def page() -> str:
+    """The whole page."""
+    runner = [one for name, one in KEYWORDS.items() if name in ClusterOptions.__annotations__]
+    own = [one for name, one in KEYWORDS.items() if name not in ClusterOptions.__annotations__]
+    return _HEAD + "\n".join(map(_row, [*runner, *own])) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,243 @@
+"""The one table of keywords: what each takes, from wherever it comes, and what is said of the rest."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prefect_coiled import Cluster, ClusterSettings, CoiledTaskRunner, Ec2DaskAccount
+from prefect_coiled.cluster.request import Request
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.options.keywords import (
+    KEYWORDS,
+    ClusterOptions,
+    Keyword,
+    defaults,
+    from_variables,
+    taken,
+)
+
+
+class Rude:
+    """An object that cannot even be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("two\nlines")
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+SECRET = "hunter2"
+ANY: list[Any] = [
+    None, True, False, 0, 1, -1, 5, 2**70, 0.5, 1.0, 2.5, -0.5, math.nan, math.inf, "", " ", "two", "no",
+    "off", "1", "1.10", "None", SECRET, "line\nbreak", "x" * 10_000, b"bytes", [], [1], [4, 8], ["a"], [None],
+    (), {}, {"a": "b"}, {"a": 1}, {1: 2}, {"a": SECRET}, {"a": Rude()}, {"x"}, object(), Rude(), print,
+    np.int64(1), np.float32(1.0), np.bool_(True), np.str_("a"), np.array([4, 8]), np.float64("nan"),
+    Path("x"), threading.Event(),
+]  # fmt: skip
+TEXTS = ["", "two", "no", "-3", "[1, {]", "[1]", "{}", "null", "NaN", SECRET, '{"a": {"b": 1}}']
+TABLE = list(KEYWORDS.values())
+
+
+def assert_told(error: OptionsError, one: Keyword, name: str) -> None:
+    """On one line that names the keyword, and shows no value that may be a secret."""
+    line = str(error)
+    assert "\n" not in line
+    assert name in line
+    assert len(line) < 800
+    assert not one.secret or SECRET not in line
+
+
+def by_name(one: Keyword) -> str:
+    return one.name
+
+
+@pytest.mark.parametrize("one", TABLE, ids=by_name)
+def test_a_keyword_takes_any_value_or_says_in_one_line_what_it_is(one: Keyword) -> None:
+    for value in ANY:
+        try:
+            Request({}, **{one.name: value})  # type: ignore[typeddict-item]
+        except OptionsError as error:
+            # A backend option is told by its own name.
+            assert_told(error, one, "option" if one.name == "backend_options" else one.name)
+
+
+@pytest.mark.parametrize("one", [k for k in TABLE if k.place], ids=by_name)
+def test_a_variable_is_read_or_refused_by_its_name(one: Keyword) -> None:
+    for text in TEXTS:
+        try:
+            held = from_variables({one.variable: text})
+        except OptionsError as error:
+            assert_told(error, one, one.variable)
+        else:
+            assert set(held) <= {one.name}
+            assert taken(held) == held, "what was read once is meant the same again"
+
+
+@pytest.mark.parametrize("one", [k for k in TABLE if k.place and not k.option], ids=by_name)
+def test_a_file_is_read_or_refused_by_its_place(one: Keyword) -> None:
+    for value in ANY:
+        inner: Any = value
+        for part in reversed(one.place):
+            inner = {part.replace("_", "-"): inner}
+        try:
+            Request({"coiled": inner})
+        except OptionsError as error:
+            assert_told(error, one, one.name)
+
+
+FLAGS = [k for k in TABLE if k.kind.words == "true or false"]
+
+
+@pytest.mark.parametrize("one", FLAGS, ids=by_name)
+def test_yes_and_no_are_read_as_prefects_settings_read_them_and_never_by_truthiness(one: Keyword) -> None:
+    yes, no = ("true", "1", "yes", "on", "t", "y"), ("false", "0", "no", "off", "f", "n")
+    for word, meant in [*((w, True) for w in yes), *((w, False) for w in no)]:
+        for text in (word, word.upper(), word.title(), f" {word} "):
+            assert one.take(text) is meant
+            if one.place:
+                assert from_variables({one.variable: text}) == {one.name: meant}
+    for other in ("maybe", "2", "nope", "[]", 2, 0.5, [], {}, object()):
+        with pytest.raises(OptionsError, match=f"{one.name} .*true or false"):
+            one.take(other)
+
+
+def test_a_text_that_says_no_opens_nothing_and_keeps_the_cluster() -> None:
+    request = Request({}, allow_ssh="False", shutdown_on_close="no")  # type: ignore[typeddict-item]
+    assert (request.held["allow_ssh"], request.closes) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("memory_limit", 4e9, "4000000000"),
+        ("memory_limit", 2**32, "4294967296"),
+        ("memory_limit", np.int64(2**32), "4294967296"),
+        ("memory_limit", "4GiB", "4294967296"),
+        ("memory_limit", 0, "0"),
+        ("memory_limit", "0", "0"),
+        ("memory_limit", 0.5, "0.5"),
+        ("memory_limit", "0.5", "0.5"),
+        ("memory_limit", "auto", "auto"),
+        ("nthreads", np.int64(2), 2),
+        ("n_workers", 2.0, 2),
+        ("n_workers", np.float32(2), 2),
+        ("worker_cpu", np.array([4, 8]), (4, 8)),
+        ("worker_vm_types", np.str_("m6i.large"), ("m6i.large",)),
+        ("tags", {"a": np.str_("b")}, {"a": "b"}),
+        ("idle_timeout", None, None),
+        ("idle_timeout", "never", None),
+        ("timeout", "20 minutes", 1200.0),
+        ("software", Path("x.txt"), "x.txt"),
+        ("wait_for_workers", "yes", True),
+        ("wait_for_workers", 1, 1),
+    ],
+)
+def test_a_value_is_taken_as_it_is_meant(name: str, value: Any, meant: Any) -> None:
+    found = taken({name: value})[name]
+    assert (found, type(found)) == (meant, type(meant))
+
+
+@pytest.mark.parametrize("value", ["nonsense", -1, math.nan, True, [], "4 parsecs"])
+def test_a_memory_limit_that_dask_does_not_know_is_refused(value: Any) -> None:
+    with pytest.raises(OptionsError, match="memory_limit"):
+        taken({"memory_limit": value})
+
+
+def test_memory_limits_mean_to_dask_what_they_mean_to_a_local_cluster() -> None:
+    import logging
+
+    from distributed.worker_memory import parse_memory_limit
+
+    for value in (4e9, 2**32, 0, "4 GiB", "auto", 0.25, "0.25", 1, 1.0, "1", "1.0"):
+        meant = taken({"memory_limit": value})["memory_limit"]
+        limits = [parse_memory_limit(v, 1, 2, logger=logging.getLogger()) for v in (value, meant)]
+        assert limits[0] == limits[1], value
+
+
+@pytest.mark.parametrize("make", [Cluster, CoiledTaskRunner, ClusterSettings])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [("n_worker", "Did you mean 'n_workers'"), ("idle_timeot", "Did you mean 'idle_timeout'")],
+)
+def test_a_slip_of_the_pen_is_told_with_the_nearest_keyword(make: Any, wrong: str, said: str) -> None:
+    with pytest.raises(OptionsError, match=said):
+        make(**{wrong: 1})
+
+
+@pytest.mark.parametrize("make", [Cluster, CoiledTaskRunner])
+@pytest.mark.parametrize("name", ["ingress", "firewall", "egress", "network", "registry"])
+def test_a_backend_option_that_is_no_keyword_says_where_it_belongs(make: Any, name: str) -> None:
+    with pytest.raises(OptionsError, match="Put it into backend_options"):
+        make(**{name: "x"})
+
+
+def test_a_task_runner_takes_every_keyword_that_is_not_of_this_process() -> None:
+    CoiledTaskRunner(**dict.fromkeys(ClusterOptions.__annotations__))  # type: ignore[typeddict-item]
+    for name in set(KEYWORDS) - set(ClusterOptions.__annotations__):
+        with pytest.raises(OptionsError, match="the task runner sets it itself"):
+            CoiledTaskRunner(**{name: True})
+    with pytest.raises(OptionsError, match="nthreads 'two'"):
+        CoiledTaskRunner(nthreads="two")  # type: ignore[typeddict-item]
+
+
+def test_help_and_signature_show_every_keyword_with_its_default() -> None:
+    shown = inspect.signature(Cluster).parameters
+    assert list(shown) == list(KEYWORDS)
+    assert all(shown[name].default == one.default for name, one in KEYWORDS.items())
+    assert all(f"        {name}: " in str(Cluster.__doc__) for name in KEYWORDS)
+    assert Request({}).held == dict(defaults())
+
+
+def test_settings_say_of_a_keyword_what_the_table_says() -> None:
+    fields = {n: f for n, f in ClusterSettings.model_fields.items() if n != "more"}
+    assert {n: f.description for n, f in fields.items()} == {n: KEYWORDS[n].about for n in fields}
+
+
+def test_what_a_keyword_has_in_the_account_block_is_a_field_of_it() -> None:
+    assert {one.block for one in TABLE if one.block} <= set(Ec2DaskAccount.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"acount": "x"}, "Did you mean 'account'"),
+        ({"worker": {"memry": "16 GiB"}}, "Did you mean 'memory'"),
+        ({"worker-cpu": 4}, "Write cpu below `coiled: worker:`"),
+        ({"worker": {"n_workers": 4}}, "Write n_workers below `coiled:`"),
+        ({"region": "eu-west-1"}, "Write region below `coiled: backend-options:`"),
+        ({"backend-options": {"regoin": "x"}}, "Did you mean 'region'"),
+        ({"allow-ssh": "maybe"}, r"coiled.yaml: allow_ssh \(allow_ssh\) 'maybe': it is true or false"),
+    ],
+)
+def test_what_a_file_has_in_the_wrong_place_is_told(section: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionsError, match=said):
+        Request({"coiled": section})
+
+
+def test_a_file_may_say_what_a_keyword_says_and_machines_by_name_hide_those_by_size() -> None:
+    config = {"coiled": {"n-workers": 7, "worker": {"cpu": 8, "disk-size": 50}, "idle-timeout": "1 hour"}}
+    held = Request(config, worker_vm_types=["c6i.large"]).held
+    assert (held["n_workers"], held["worker_disk_size"], held["idle_timeout"]) == (7, 50, 3600.0)
+    assert (held["worker_cpu"], held["worker_vm_types"]) == (None, ("c6i.large",))
+    assert Request(config, n_workers=2, idle_timeout=None).held["idle_timeout"] is None
+
+
+def test_what_a_hosted_service_keeps_in_the_file_means_nothing() -> None:
+    given = {
+        "user": "me",
+        "token": "t",
+        "server": "https://example.com",
+        "protocol": "tls",
+        "analytics": True,
+    }
+    assert Request({"coiled": given}).held == dict(defaults())
