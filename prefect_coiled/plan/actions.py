@@ -57,7 +57,8 @@ _SPOT_ROLE = "arn:{partition}:iam::{number}:role/aws-service-role/spot.amazonaws
 _OWN_USER = "arn:{partition}:iam::{number}:user/${{aws:username}}"
 _OWN_USER_BY_PATH = "arn:{partition}:iam::{number}:user/*/${{aws:username}}"
 _GROUP = "arn:{partition}:logs:{region}:{number}:log-group:{account}"
-_STREAMS = f"{_GROUP}:log-stream:*"
+# The group and its streams: https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/iam-access-control-overview-cwl.html
+_STREAMS = f"{_GROUP}:*"
 _PARAMETERS = "arn:{partition}:ssm:{region}:{number}:parameter/prefect-coiled/{account}"
 _PUBLIC_PARAMETERS = "arn:{partition}:ssm:{region}::parameter/aws/service/*"
 _BUCKET = "arn:{partition}:s3:::{bucket}"
