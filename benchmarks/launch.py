@@ -153,14 +153,18 @@ def _write_logs(sandbox: Any, group: str, streams: list[str]) -> None:
 
 def _tell(row: dict[str, Any]) -> None:
     throttled = sum(row["throttled"].values())
-    print(
-        f"{row['workers']:5} workers: {row['launched']} launched in {row['launched_s']} s "
-        f"(EC2's rate of machines alone: {row['rate_s']} s), scheduler's address after {row['up_s']} s, "
-        f"{row['calls_to_launch']} calls; {row['added']} added; {row['listed']} listed in {row['listed_s']} s; "
-        f"{row['lines']} lines read in {row['logs_s']} s; gone in {row['gone_s']} s, {row['left']} left; "
-        f"{throttled} throttled calls {row['throttled'] or ''}; peak {row['peak_mib']} MiB",
-        flush=True,
+    told = (
+        f"{row['launched']} launched in {row['launched_s']} s by {row['calls_to_launch']} calls",
+        f"EC2's rate of machines alone: {row['rate_s']} s",
+        f"scheduler's address after {row['up_s']} s",
+        f"{row['added']} added",
+        f"{row['listed']} listed in {row['listed_s']} s",
+        f"{row['lines']} lines of logs read in {row['logs_s']} s",
+        f"gone in {row['gone_s']} s, {row['left']} left",
+        f"{throttled} throttled calls {row['throttled'] or ''}",
+        f"peak {row['peak_mib']} MiB",
     )
+    print(f"{row['workers']:5} workers: {'; '.join(told)}", flush=True)
     print(f"      {row['calls']}", flush=True)
 
 

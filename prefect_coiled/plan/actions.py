@@ -57,7 +57,8 @@ _SPOT_ROLE = "arn:{partition}:iam::{number}:role/aws-service-role/spot.amazonaws
 _OWN_USER = "arn:{partition}:iam::{number}:user/${{aws:username}}"
 _OWN_USER_BY_PATH = "arn:{partition}:iam::{number}:user/*/${{aws:username}}"
 _GROUP = "arn:{partition}:logs:{region}:{number}:log-group:{account}"
-_STREAMS = f"{_GROUP}:log-stream:*"
+# A group, whose ARN ends so where IAM is asked about it, and the streams in it.
+_STREAMS = f"{_GROUP}:*"
 _PARAMETERS = "arn:{partition}:ssm:{region}:{number}:parameter/prefect-coiled/{account}"
 _PUBLIC_PARAMETERS = "arn:{partition}:ssm:{region}::parameter/aws/service/*"
 _BUCKET = "arn:{partition}:s3:::{bucket}"
@@ -228,15 +229,15 @@ def _table() -> dict[str, Action]:
         "setup",
         "once",
         "logs:CreateLogGroup",
-        Grant("logs:CreateLogGroup", f"{_GROUP}:*", "tagged"),
+        Grant("logs:CreateLogGroup", _STREAMS, "tagged"),
         Grant("logs:TagResource", _GROUP, "tagged"),
     )
-    add("setup", "safe", "logs:PutRetentionPolicy", Grant("logs:PutRetentionPolicy", f"{_GROUP}:*"))
-    add("setup", "safe", "logs:DeleteLogGroup", Grant("logs:DeleteLogGroup", f"{_GROUP}:*"))
+    add("setup", "safe", "logs:PutRetentionPolicy", Grant("logs:PutRetentionPolicy", _STREAMS))
+    add("setup", "safe", "logs:DeleteLogGroup", Grant("logs:DeleteLogGroup", _STREAMS))
     add("ongoing", "once", "logs:CreateLogStream", Grant("logs:CreateLogStream", _STREAMS))
     add("ongoing", "safe", "logs:PutLogEvents", Grant("logs:PutLogEvents", _STREAMS))
     add("ongoing", "safe", "logs:GetLogEvents", Grant("logs:GetLogEvents", _STREAMS))
-    add("ongoing", "safe", "logs:FilterLogEvents", Grant("logs:FilterLogEvents", f"{_GROUP}:*"))
+    add("ongoing", "safe", "logs:FilterLogEvents", Grant("logs:FilterLogEvents", _STREAMS))
 
     # Keys and leases
     add(
