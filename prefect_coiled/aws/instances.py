@@ -10,7 +10,14 @@ from prefect_coiled.aws import quotas
 from prefect_coiled.aws.batches import INSTANCE_TYPES, TERMINATED_AT_ONCE, batches, pages_of
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import CONSISTENCY, PROFILE_USABLE, TERMINATED, retry_while, wait_for
-from prefect_coiled.errors import AccountStateError, AwsError, NotFoundError, OptionsError, printable
+from prefect_coiled.errors import (
+    AccountStateError,
+    AwsError,
+    NotFoundError,
+    OptionsError,
+    ThrottledError,
+    printable,
+)
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.aws_errors import state_words
 from prefect_coiled.records import InstanceRecord
@@ -199,15 +206,10 @@ def wait_terminated(
 
     def gone() -> bool | None:
         if left:
-            reservations = pages_of(
-                aws,
-                "ec2:DescribeInstances",
-                "reading instance states",
-                "Reservations",
-                "instance-id",
-                sorted(left),
-            )
-            states = {i["InstanceId"]: i["State"]["Name"] for r in reservations for i in r["Instances"]}
+            try:
+                states = _states(aws, sorted(left))
+            except ThrottledError:
+                return None  # the next look may be answered
             for one in sorted(left):
                 if states.get(one) == "terminated":
                     left.discard(one)
@@ -219,6 +221,13 @@ def wait_terminated(
         return None if left else True
 
     wait_for(aws, "waiting for instances to terminate", gone, timeout=timeout, interval=3.0)
+
+
+def _states(aws: Aws, instance_ids: list[str]) -> dict[str, str]:
+    """The states of those that AWS shows."""
+    what = "reading instance states"
+    found = pages_of(aws, "ec2:DescribeInstances", what, "Reservations", "instance-id", instance_ids)
+    return {i["InstanceId"]: str(i["State"]["Name"]) for r in found for i in r["Instances"]}
 
 
 def console_output(aws: Aws, instance_id: str) -> str:

@@ -63,17 +63,23 @@ def wait_for(
         pause = min(pause * 1.6, interval)
 
 
-def persistently(aws: Aws, what: str, action: Callable[[], T]) -> T:
+def persistently(aws: Aws, what: str, action: Callable[[], T], timeout: float = AWS_FAILS) -> T:
     """Do what can be done twice until AWS, which fails or is too busy, has taken it.
 
     botocore has repeated each call by then. This is for what is not a step that Prefect tries again, and for
     the way down, on which nobody does.
 
+    Args:
+        aws: Whose stop event ends it.
+        what: What is being done.
+        action: Does it.
+        timeout: Seconds.
+
     Raises:
         AwsError: As `retry_while` does.
         StoppedError: When a stop is asked for.
     """
-    return retry_while(aws, what, action, (ThrottledError, InUseError), timeout=AWS_FAILS, interval=5.0)
+    return retry_while(aws, what, action, (ThrottledError, InUseError), timeout=timeout, interval=5.0)
 
 
 def retry_while(

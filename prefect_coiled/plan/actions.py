@@ -57,7 +57,7 @@ _SPOT_ROLE = "arn:{partition}:iam::{number}:role/aws-service-role/spot.amazonaws
 _OWN_USER = "arn:{partition}:iam::{number}:user/${{aws:username}}"
 _OWN_USER_BY_PATH = "arn:{partition}:iam::{number}:user/*/${{aws:username}}"
 _GROUP = "arn:{partition}:logs:{region}:{number}:log-group:{account}"
-# The group and its streams: https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/iam-access-control-overview-cwl.html
+# A group, whose ARN ends so where IAM is asked about it, and the streams in it.
 _STREAMS = f"{_GROUP}:*"
 _PARAMETERS = "arn:{partition}:ssm:{region}:{number}:parameter/prefect-coiled/{account}"
 _PUBLIC_PARAMETERS = "arn:{partition}:ssm:{region}::parameter/aws/service/*"
@@ -229,15 +229,15 @@ def _table() -> dict[str, Action]:
         "setup",
         "once",
         "logs:CreateLogGroup",
-        Grant("logs:CreateLogGroup", f"{_GROUP}:*", "tagged"),
+        Grant("logs:CreateLogGroup", _STREAMS, "tagged"),
         Grant("logs:TagResource", _GROUP, "tagged"),
     )
-    add("setup", "safe", "logs:PutRetentionPolicy", Grant("logs:PutRetentionPolicy", f"{_GROUP}:*"))
-    add("setup", "safe", "logs:DeleteLogGroup", Grant("logs:DeleteLogGroup", f"{_GROUP}:*"))
+    add("setup", "safe", "logs:PutRetentionPolicy", Grant("logs:PutRetentionPolicy", _STREAMS))
+    add("setup", "safe", "logs:DeleteLogGroup", Grant("logs:DeleteLogGroup", _STREAMS))
     add("ongoing", "once", "logs:CreateLogStream", Grant("logs:CreateLogStream", _STREAMS))
     add("ongoing", "safe", "logs:PutLogEvents", Grant("logs:PutLogEvents", _STREAMS))
     add("ongoing", "safe", "logs:GetLogEvents", Grant("logs:GetLogEvents", _STREAMS))
-    add("ongoing", "safe", "logs:FilterLogEvents", Grant("logs:FilterLogEvents", f"{_GROUP}:*"))
+    add("ongoing", "safe", "logs:FilterLogEvents", Grant("logs:FilterLogEvents", _STREAMS))
 
     # Keys and leases
     add(
@@ -300,8 +300,7 @@ def _table() -> dict[str, Action]:
     add("setup", "safe", "s3:DeleteBucket", Grant("s3:DeleteBucket", _BUCKET, "owned"))
     add("ongoing", "safe", "s3:GetBucketTagging", Grant("s3:GetBucketTagging", _BUCKET, "owned"))
     add("ongoing", "safe", "s3:GetObject", Grant("s3:GetObject", f"{_BUCKET}/*", "owned"))
-    for call in ("s3:PutObject", "s3:CreateMultipartUpload", "s3:UploadPart", "s3:CompleteMultipartUpload"):
-        add("ongoing", "safe", call, Grant("s3:PutObject", f"{_BUCKET}/*", "owned"))
+    add("ongoing", "safe", "s3:PutObject", Grant("s3:PutObject", f"{_BUCKET}/*", "owned"))
     return rows.table
 
 

@@ -90,7 +90,7 @@ BY_CLASS: dict[type[AwsError], Code] = {
         "never",
         next_step="Check the AWS credentials of the account block: keys, profile or role.",
     ),
-    InUseError: Code(InUseError, "step"),
+    InUseError: Code(InUseError, "step", next_step="Run again in a minute."),
     InvalidRequestError: Code(
         InvalidRequestError,
         "never",
@@ -251,7 +251,10 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
         "InvalidState": ("it is still coming or going",),
         "InvalidVpcState": ("it is still coming or going",),
         "OperationAborted": ("S3 is still at another change of this bucket",),
-        "OperationNotPermitted": ("it is kept from that, such as by termination protection",),
+        "OperationNotPermitted": (
+            "it is kept from that, such as by termination protection",
+            "Take the protection off (EC2 console > Actions > Instance settings), then run again.",
+        ),
         "PendingSnapshotLimitExceeded": ("as many snapshots are being made as may be at once",),
         "SnapshotCreationPerVolumeRateExceeded": ("one snapshot of a disk every 15 seconds",),
         "TooManyUpdates": ("another one writes the parameter at this moment",),

@@ -24,9 +24,10 @@ NAME = "Name"
 
 RESERVED = frozenset({OWNER, ACCOUNT, CLUSTER, CLUSTER_UID, ROLE, CREATOR, TIER, NAME})
 
-# EC2 allows 50 tags a resource, keys of 128 and values of 256 characters
-# (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions).
-_MOST, _KEY, _VALUE = 50, 128, 256
+# EC2 allows 50 tags a resource, keys of 127 characters by its reference (128 by its guide) and values of 256
+# (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Tag.html,
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions).
+_MOST, _KEY, _VALUE = 50, 127, 256
 # What no XML can hold (https://www.w3.org/TR/xml/#charsets), and EC2 answers in XML.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # Beside letters, numbers and spaces: the pattern of the tags of SSM, CloudWatch Logs and IAM.

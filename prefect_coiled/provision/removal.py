@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -26,7 +26,7 @@ from prefect_coiled.aws import (
 )
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.leases import lease
-from prefect_coiled.aws.waits import TERMINATED, persistently
+from prefect_coiled.aws.waits import AWS_FAILS, TERMINATED, persistently
 from prefect_coiled.errors import AccessDeniedError, AwsError, WaitTimeoutError
 from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.provision.sessions import session_for
@@ -36,6 +36,8 @@ from prefect_coiled.tasks.cluster import read_holder
 from prefect_coiled.tasks.images import KEPT_IMAGES, remove_images
 from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import step
+
+T = TypeVar("T")
 
 
 def terminate(aws: Aws, name: str, uid: str, ids: tuple[str, ...] = ()) -> list[str]:
@@ -64,27 +66,30 @@ def remove_rest(aws: Aws, name: str, uid: str, ids: list[str], patience: float) 
     removed: dict[str, tuple[str, ...]] = {"instance": tuple(ids)}
     failed: list[str] = []
 
+    def anew(action: Callable[[], T]) -> T:
+        return persistently(aws, what, action, min(patience, AWS_FAILS))
+
     def part(kind: str, remove: Callable[[], Iterable[str]]) -> None:
         """Remove a part; one that fails does not keep the others."""
         try:
-            removed[kind] = (*removed.get(kind, ()), *persistently(aws, what, remove))
+            removed[kind] = (*removed.get(kind, ()), *remove())
         except (WaitTimeoutError, AwsError) as error:
             failed.append(error.diagnosis.why)
 
     groups: list[dict[str, Any]] = []
 
     def groups_of() -> list[str]:
-        groups[:] = security_groups.find_security_groups(aws, name, uid)
+        groups[:] = anew(lambda: security_groups.find_security_groups(aws, name, uid))
         instances.wait_terminated(aws, ids, timeout=patience)
         return security_groups.delete_security_groups(aws, groups, timeout=min(patience, 60.0))
 
-    part("launch template", lambda: _delete_templates(aws, name, uid))
+    part("launch template", lambda: anew(lambda: _delete_templates(aws, name, uid)))
     # Its keys go at once, whatever stays.
-    part("parameter", lambda: _delete_keys(aws, name, uid))
+    part("parameter", lambda: anew(lambda: _delete_keys(aws, name, uid)))
     part("security group", groups_of)
     # The intent last: as long as anything else is there, the name is taken.
     if not failed:
-        part("parameter", lambda: _give_name_back(aws, name, uid))
+        part("parameter", lambda: anew(lambda: _give_name_back(aws, name, uid)))
     done = {kind: found for kind, found in removed.items() if found}
     if not failed:
         return Removal(removed=done)

@@ -13,7 +13,13 @@ from botocore.exceptions import ClientError
 
 from prefect_coiled.aws import spot_role
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AccessDeniedError, AccountStateError, QuotaError, ThrottledError
+from prefect_coiled.errors import (
+    AccessDeniedError,
+    AccountStateError,
+    AwsError,
+    QuotaError,
+    ThrottledError,
+)
 from prefect_coiled.notifications import read_notifications
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND, SPOT_ROLE_MISSING
@@ -284,3 +290,101 @@ def test_a_throttled_launch_is_sent_again_with_its_token(
     sandbox.faults([throttled, failed])
     assert len(create_cluster(spec(n_workers=120)).workers) == 120
     assert len(live(sandbox)) == 121
+
+
+def refusing(call: str, code: str, times: int = 10**6, message: str = "AWS says so.") -> Rule:
+    """A call that is answered with a code, so many times."""
+    left = [times]
+
+    def rule(action: str, parameters: dict[str, Any]) -> tuple[str, str] | None:
+        if action != call or not left[0]:
+            return None
+        left[0] -= 1
+        return code, message
+
+    return rule
+
+
+DENIED = "User: arn:aws:iam::123456789012:user/x is not authorized to perform: {} on resource: {} {}"
+BY_ORGANISATION = "with an explicit deny in a service control policy"
+KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd"
+NOT_BY_US = "because no identity-based policy allows the kms:GenerateDataKey action"
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "message", "words"),
+    [
+        (
+            "ec2:RunInstances",
+            "UnauthorizedOperation",
+            DENIED.format("ec2:RunInstances", "*", BY_ORGANISATION),
+            "a service control policy stands in the way",
+        ),
+        (
+            "ssm:PutParameter",
+            "AccessDeniedException",
+            DENIED.format("kms:GenerateDataKey", KEY, NOT_BY_US),
+            f"Permit kms:GenerateDataKey on {KEY}",
+        ),
+        ("ec2:RunInstances", "VolumeLimitExceeded", "Used up.", "L-7A658B76"),
+        ("ec2:CreateSecurityGroup", "TagPolicyViolation", "The tag policy.", "`tags` of the account"),
+        ("ec2:RunInstances", "InvalidAMIID.NotFound", "It does not exist.", "the newest is looked up"),
+        ("ec2:RunInstances", "RequestExpired", "Request has expired.", "clock"),
+        ("ec2:RunInstances", "Blocked", "This account is blocked.", "support"),
+    ],
+)
+def test_what_stands_in_the_way_is_told_as_what_it_is_and_nothing_is_left(
+    session: Session,
+    spec: Spec,
+    sandbox: Sandbox,
+    lay: Lay,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    code: str,
+    message: str,
+    words: str,
+) -> None:
+    monkeypatch.setattr(launching, "CONSISTENCY", 1.0)
+    wanted = spec(wait_for_workers=True)
+    lay(refusing(call, code, message=message))
+    with pytest.raises(AwsError) as caught:
+        create_cluster(wanted)
+    text = str(caught.value)
+    assert words in text
+    assert code in text
+    assert ("Attach the" in text) is False
+    assert live(sandbox) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        ("ec2:TerminateInstances", "InternalError"),
+        ("ec2:DescribeInstances", "RequestLimitExceeded"),
+        ("ec2:DescribeLaunchTemplates", "InternalError"),
+        ("ec2:DeleteSecurityGroup", "InternalError"),
+        ("ssm:DeleteParameters", "ThrottlingException"),
+        ("ssm:GetParameter", "InternalServerError"),
+    ],
+)
+def test_the_way_down_comes_through_where_aws_fails_for_a_moment(
+    session: Session, spec: Spec, sandbox: Sandbox, lay: Lay, call: str, code: str
+) -> None:
+    record = create_cluster(spec())
+    lay(refusing(call, code, times=2))
+    removal = delete_cluster("team", "us-east-1", record.name, record.uid)
+    assert removal.left == {}
+    assert live(sandbox) == []
+
+
+def test_one_part_that_may_not_be_removed_keeps_no_other(
+    session: Session, spec: Spec, sandbox: Sandbox, lay: Lay, aws: Aws
+) -> None:
+    record = create_cluster(spec())
+    lay(refusing("ec2:DeleteLaunchTemplate", "UnauthorizedOperation"))
+    removal = delete_cluster("team", "us-east-1", record.name, record.uid)
+    assert live(sandbox) == []
+    assert "security group" in removal.removed
+    assert not removal.is_done  # and the name stays taken until the rest is gone
+    lay(lambda action, parameters: None)
+    assert delete_cluster("team", "us-east-1", record.name, record.uid).is_done

@@ -14,7 +14,7 @@ from prefect_coiled.errors import (
     ThrottledError,
 )
 from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND, SPOT_ROLE_MISSING
-from prefect_coiled.plan.aws_errors import aws_error, state_words
+from prefect_coiled.plan.aws_errors import aws_error, denied_by, state_words
 from prefect_coiled.plan.cluster import Attempt
 from prefect_coiled.plan.launching import Tally, halves, smaller_call
 from prefect_coiled.plan.quotas import machine_quota, room, used_vcpus
@@ -169,6 +169,23 @@ def test_the_rate_of_launches_is_one_for_all_types_and_zones() -> None:
 )
 def test_other_refusals_end_the_launch(error: AwsError) -> None:
     assert not Tally().note(on_demand("m6i.xlarge"), error)
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("... on resource: * with an explicit deny in a service control policy", "service control policy"),
+        ("... with an explicit deny in an identity-based policy.", "identity-based policy"),
+        (
+            "... because no permissions boundary allows the ec2:CreateVpc action",
+            "permissions boundary",
+        ),
+        ("... because no identity-based policy allows the ec2:CreateVpc action", ""),
+        ("You are not authorized to perform this operation.", ""),
+    ],
+)
+def test_a_denial_that_no_permission_lifts_is_told_apart(message: str, kind: str) -> None:
+    assert denied_by(message) == kind
 
 
 def test_the_end_of_a_machine_is_told_with_what_it_means() -> None:

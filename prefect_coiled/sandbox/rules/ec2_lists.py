@@ -269,14 +269,18 @@ def tag_count(asked: Asked) -> str | None:
 
 
 @rule(
-    "ec2", "*", "InvalidParameterValue", "A tag's key has 1 to 128 characters, its value at most 256.", _TAGS
+    "ec2",
+    "*",
+    "InvalidParameterValue",
+    "A tag's key has 1 to 127 characters, its value at most 256.",
+    _API.format("Tag"),
 )
 def tag_length(asked: Asked) -> str | None:
     for tag in (tag for tags in _tag_lists(asked) for tag in tags):
         if not tag.get("Key"):
             return "Tag key cannot be null or empty"
-        if len(tag["Key"]) > 128:
-            return f"Tag key exceeds the maximum length of 128 characters: '{tag['Key']}'"
+        if len(tag["Key"]) > 127:
+            return f"Tag key exceeds the maximum length of 127 characters: '{tag['Key']}'"
         if len(tag.get("Value") or "") > 256:
             return f"Tag value exceeds the maximum length of 256 characters: '{tag['Value']}'"
     return None

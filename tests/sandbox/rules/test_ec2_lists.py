@@ -137,9 +137,9 @@ CASES: list[Case] = [
         "create_internet_gateway",
         lambda h: tagged(("k", "v" * 257)),
         INVALID,
-        lambda h: tagged(("k" * 128, "v" * 256)),
+        lambda h: tagged(("k" * 127, "v" * 256)),
     ),
-    ("ec2-tag-length", "ec2", "create_internet_gateway", lambda h: tagged(("k" * 129, "")), INVALID, None),
+    ("ec2-tag-length", "ec2", "create_internet_gateway", lambda h: tagged(("k" * 128, "")), INVALID, None),
     (
         "ec2-tag-reserved",
         "ec2",
