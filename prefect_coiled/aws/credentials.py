@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from prefect_coiled.aws.sandbox_info import SandboxInfo
 from prefect_coiled.errors import AccountError
+from prefect_coiled.options.base import near
 
 if TYPE_CHECKING:
     import boto3
@@ -133,9 +134,11 @@ class CredentialSource:
         try:
             return boto3.Session(profile_name=self.profile or None, region_name=region)
         except ProfileNotFound:
-            known = ", ".join(_profiles()) or "none"
+            known = _profiles()
             raise AccountError(
-                f"profile {self.profile!r}", f"is not on this machine (there is: {known})."
+                f"profile {self.profile!r}",
+                f"is not on this machine (there is: {', '.join(known) or 'none'}).",
+                near(self.profile, known),
             ) from None
         except PartialCredentialsError as error:
             raise AccountError(self.description, f"{error}.") from error

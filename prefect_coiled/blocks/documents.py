@@ -125,7 +125,8 @@ def read_document(path: Path, environ: Mapping[str, str] | None = None) -> Docum
             raise OptionsError(f"{path}: {key!r}", "there is no such key.", hint)
     kind = content.get("type", Ec2DaskAccount.get_block_type_slug())
     if kind not in TYPES:
-        raise OptionsError(f"{path}: type {kind!r}", "is not one of ours.", f"Known: {', '.join(TYPES)}.")
+        hint = near(kind, TYPES) or f"Known: {', '.join(TYPES)}."
+        raise OptionsError(f"{path}: type {kind!r}", "is not one of ours.", hint)
     _refuse_secrets(path, kind, content["fields"])
     name = content.get("name", path.stem)
     if TYPES[kind] is Ec2DaskAccount:

@@ -15,6 +15,7 @@ from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer
 from prefect_coiled.blocks.registry import Ec2DaskRegistry
 from prefect_coiled.errors import AccountError, OptionsError
 from prefect_coiled.options import BackendOptions
+from prefect_coiled.options.base import near
 from prefect_coiled.options.ingress import ANYWHERE, Firewall, IngressRule, changed_rules
 from prefect_coiled.options.models import check_zone
 
@@ -72,7 +73,8 @@ def edited(
         after["region"] = BackendOptions().region
     for name in clear:
         if name not in CLEARABLE:
-            raise OptionsError(f"clear {name!r}", "cannot be emptied.", f"Known: {', '.join(CLEARABLE)}.")
+            hint = near(name, CLEARABLE) or f"Known: {', '.join(CLEARABLE)}."
+            raise OptionsError(f"clear {name!r}", "cannot be emptied.", hint)
         for field in (f for f in CLEARABLE[name] if f not in given):
             after[field] = Ec2DaskAccount.model_fields[field].get_default(call_default_factory=True)
     _follow_region(before, after, given)

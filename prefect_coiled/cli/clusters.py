@@ -14,6 +14,7 @@ from prefect_coiled.cli.common import (
     JsonOption,
     RegionOption,
     door,
+    no_cluster,
     out,
     print_json,
     table,
@@ -21,11 +22,8 @@ from prefect_coiled.cli.common import (
     told,
     where,
 )
-from prefect_coiled.errors import PrefectCoiledError
 
 if TYPE_CHECKING:
-    from prefect_coiled.aws.credentials import Account
-    from prefect_coiled.aws.door import Aws
     from prefect_coiled.records import InstanceRecord
 
 
@@ -101,7 +99,7 @@ def stop_cluster(
     # Those that are asked about, and no other that gets the name meanwhile.
     uids = uids_of(aws, name)
     if not uids:
-        raise _no_cluster(name, loaded, aws)
+        raise no_cluster(aws, name)
     machines = find_instances(aws, name, states=(*LIVE, "shutting-down"))
     creators = ", ".join(sorted({m.creator for m in machines})) or "nobody known"
     if not yes:
@@ -128,10 +126,10 @@ def change_firewall(
     from prefect_coiled.cluster.launched import find_launched
     from prefect_coiled.options.ingress import Firewall, changed_rules
 
-    loaded, aws = door(account, region)
+    _, aws = door(account, region)
     found = find_launched(aws, name)
     if found is None:
-        raise _no_cluster(name, loaded, aws)
+        raise no_cluster(aws, name)
     if close or cidr or port:
         change = Firewall(port or None, cidr or None, close)
         found.set_ingress(changed_rules(found.spec.ingress, change))
@@ -169,7 +167,7 @@ def show_logs(
     from prefect_coiled.aws.log_events import read_log, read_logs
     from prefect_coiled.notifications import follow_logs, machines_of, parse_since
 
-    loaded, aws = door(account, region)
+    _, aws = door(account, region)
     begin = parse_since(since) if since else None
     console = out()
 
@@ -181,7 +179,7 @@ def show_logs(
 
     machines = wanted()
     if not machines:
-        raise _no_cluster(name, loaded, aws)
+        raise no_cluster(aws, name)
     if follow:
         for role, one, line in follow_logs(aws, name, since=begin, machines=wanted):
             console.print(f"{role} {one} | {line}")
@@ -224,10 +222,10 @@ def show_dashboard(
     """Print the address of a cluster's dashboard, with the token that opens it."""
     from prefect_coiled.cluster.launched import find_launched
 
-    loaded, aws = door(account, region)
+    _, aws = door(account, region)
     found = find_launched(aws, name)
     if found is None:
-        raise _no_cluster(name, loaded, aws)
+        raise no_cluster(aws, name)
     out().print(found.dashboard_link)
 
 
@@ -247,14 +245,6 @@ def sweep_account(
     with use_session(Session(aws)):
         removal = sweep(loaded.slug, aws.region, release_nat=not keep_nat)
     tell_removal(removal)
-
-
-def _no_cluster(name: str, account: Account, aws: Aws) -> PrefectCoiledError:
-    return PrefectCoiledError(
-        f"cluster {name!r}",
-        f"account {account.slug} has none of that name in {aws.region}.",
-        f"See `prefect-coiled ls --account {account.slug} --region {aws.region}`.",
-    )
 
 
 def _state(machines: Iterable[InstanceRecord]) -> str:

@@ -77,6 +77,19 @@ def door(slug: str | None, region: str | None) -> tuple[Account, Aws]:
     return account, open_door(account, merge({"region": region}, account.options).options.region)
 
 
+def no_cluster(aws: Aws, name: str) -> PrefectCoiledError:
+    """The error that says that there is no cluster of that name, with the nearest one that there is."""
+    from prefect_coiled.aws.instances import find_instances
+    from prefect_coiled.options.base import near
+
+    there = sorted({machine.cluster for machine in find_instances(aws)})
+    return PrefectCoiledError(
+        f"cluster {name!r}",
+        f"account {aws.account} has none of that name in {aws.region}.",
+        near(name, there) or f"See `prefect-coiled ls --account {aws.account} --region {aws.region}`.",
+    )
+
+
 def where(account: Account) -> str:
     """The end of a sentence that names an account."""
     return " (the sandbox on this machine)." if account.is_sandbox else "."

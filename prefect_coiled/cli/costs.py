@@ -12,13 +12,13 @@ from prefect_coiled.cli.common import (
     JsonOption,
     RegionOption,
     door,
+    no_cluster,
     out,
     print_json,
     table,
     told,
     where,
 )
-from prefect_coiled.errors import PrefectCoiledError
 
 if TYPE_CHECKING:
     from prefect_coiled.records import InstanceRecord
@@ -45,11 +45,7 @@ def show_cost(
     for machine in find_instances(aws, name):
         clusters.setdefault(machine.cluster, []).append(machine)
     if name is not None and not clusters:
-        raise PrefectCoiledError(
-            f"cluster {name!r}",
-            f"account {loaded.slug} has none of that name in {aws.region}.",
-            f"See `prefect-coiled ls --account {loaded.slug} --region {aws.region}`.",
-        )
+        raise no_cluster(aws, name)
     listed: list[dict[str, Any]] = []
     basis = ""
     for cluster, machines in clusters.items():

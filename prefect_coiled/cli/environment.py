@@ -14,6 +14,7 @@ from prefect_coiled.cli.common import (
     JsonOption,
     RegionOption,
     door,
+    no_cluster,
     out,
     print_json,
     table,
@@ -162,12 +163,11 @@ def _asking(name: str, account: str | None, region: str | None) -> Iterator[Any]
 
     from prefect_coiled.cluster import Cluster
     from prefect_coiled.cluster.launched import find_launched
-    from prefect_coiled.errors import OptionsError
     from prefect_coiled.node.packages import differing
 
-    loaded, aws = door(account, region)
+    _, aws = door(account, region)
     if find_launched(aws, name) is None:
-        raise OptionsError(f"cluster {name}", f"account {loaded.slug} has none of that name in {aws.region}")
+        raise no_cluster(aws, name)
     attached = Cluster(name=name, account=account, region=aws.region, report=lambda step, state: None)
     with attached as running, Client(running) as client:
         yield lambda expected: client.run(differing, expected)

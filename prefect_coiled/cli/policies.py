@@ -59,9 +59,12 @@ def show_policy(
     from prefect_coiled.blocks import load_account
     from prefect_coiled.blocks.loading import DEFAULT_ACCOUNT
     from prefect_coiled.options import cluster_defaults, merge
+    from prefect_coiled.options.keywords import KEYWORDS
     from prefect_coiled.plan.iam_setup import written
     from prefect_coiled.plan.policies import iam_policies
 
+    if region != "*":
+        KEYWORDS["region"].take(region)
     slug = account or str(cluster_defaults().get("account") or DEFAULT_ACCOUNT)
     network = merge(None, load_account(slug).options).options.network if own_network else None
     made = iam_policies(

@@ -281,10 +281,14 @@ def launch(
         story.step(step, state)
         report(step, state)
 
+    dask_config, left = request.dask_config()
+    if left:
+        names = ", ".join(f"{name} ({why})" for name, why in left.items())
+        report("dask config", f"not on the machines: {names}")
     session = Session(
         aws,
         request.held["environ"],
-        request.dask_config(),
+        dask_config,
         told,
         registry_token=token,
         cluster=spec.name,

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-import dask.config
 from typing_extensions import Unpack
 
 from prefect_coiled.aws.credentials import Account
 from prefect_coiled.aws.parameters import cluster_path
+from prefect_coiled.cluster.dask_config import config_to_send
 from prefect_coiled.environment.capture import check_ignored
 from prefect_coiled.environment.software import check_software
 from prefect_coiled.errors import OptionsError
@@ -26,15 +26,6 @@ from prefect_coiled.plan.tags import check_user_tags
 
 # GiB of the image with a GPU's driver and CUDA.
 _GPU_IMAGE = 75
-# Part of Dask's configuration that belongs to this machine or to the connection itself.
-_NOT_SENT = {
-    "coiled",
-    "scheduler-address",
-    "scheduler_address",
-    "temporary-directory",
-    "scheduler",
-    "num-workers",
-}
 
 
 class Request:
@@ -293,36 +284,9 @@ class Request:
             ),
         )
 
-    def dask_config(self) -> dict[str, Any]:
-        """The client's Dask configuration where it differs from Dask's own defaults."""
-        if not self.held["send_dask_config"]:
-            return {}
-        defaults: dict[str, Any] = dask.config.merge(*dask.config.defaults) if dask.config.defaults else {}
-        own = _difference(dask.config.config, defaults)
-        own = {k: v for k, v in own.items() if k not in _NOT_SENT}
-        comm = own.get("distributed", {}).get("comm")
-        if isinstance(comm, dict):
-            comm.pop("tls", None)
-        return own
-
-
-def _difference(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in config.items():
-        base = defaults.get(key)
-        if isinstance(value, Mapping):
-            inner = _difference(value, base if isinstance(base, Mapping) else {})
-            if inner:
-                out[key] = inner
-        elif (key not in defaults or value != base) and _is_plain(value):
-            out[key] = value
-    return out
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_is_plain(v) for v in value)
-    return value is None or isinstance(value, (str, int, float, bool))
+    def dask_config(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """What machines get of the client's Dask configuration, and what they do not, with the reason."""
+        return config_to_send() if self.held["send_dask_config"] else ({}, {})
 
 
 def _about(who: str, error: OptionsError) -> OptionsError:

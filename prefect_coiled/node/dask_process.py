@@ -27,6 +27,7 @@ logger = logging.getLogger("distributed.node")
 PULSE_S = 10.0
 # Dask's settings that nobody overrides: nothing speaks or listens without TLS.
 _TLS = "distributed.comm.tls"
+_TCP = "distributed.comm.timeouts.tcp"
 
 
 def main() -> None:
@@ -82,13 +83,14 @@ def settle(order: dict[str, Any]) -> None:
             "distributed.scheduler.dashboard.tls.cert": files["cert"],
             "distributed.scheduler.dashboard.tls.key": files["key"],
             "distributed.scheduler.dashboard.tls.ca-file": None,
-            # A peer whose plug was pulled says nothing: how long until that counts as lost.
-            "distributed.comm.timeouts.tcp": min(30.0, order["config"]["scheduler_lost_timeout"]),
             "temporary-directory": order["scratch"],
             # A worker serves no pages: neither its metrics nor its own dashboard.
             "distributed.worker.http.routes": [],
         }
     )
+    if dask.config.get(_TCP) == dask.config.get(_TCP, config=dask.config.merge(*dask.config.defaults)):
+        # A peer whose plug was pulled says nothing: how long until that counts as lost. Who said it knows.
+        dask.config.set({_TCP: min(30.0, order["config"]["scheduler_lost_timeout"])})
     # Importing Dask has set its logging up; the configuration that came now replaces that.
     for name in logging.Logger.manager.loggerDict:
         logging.getLogger(name).handlers.clear()

@@ -203,7 +203,9 @@ def _gpu_name(gpu_type: str) -> str:
         if name.lower() == plain:
             return name
     raise OptionsError(
-        f"gpu_type {gpu_type!r}", f"must be one of {', '.join(there)}, or name a type by vm_types."
+        f"gpu_type {gpu_type!r}",
+        f"must be one of {', '.join(there)}, or name a type by vm_types.",
+        near(plain, there),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from prefect_coiled.errors import OptionsError, printable
+from prefect_coiled.options.base import near
 from prefect_coiled.records import Record
 
 __all__ = ["EVENT_TYPES", "OF_CALLS", "STREAM", "Notification", "choose", "level_number"]
@@ -121,6 +122,9 @@ def _cleaned(value: Any) -> Any:
     return [_cleaned(one) for one in value] if isinstance(value, list) else value
 
 
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
 def level_number(level: int | str) -> int:
     """The number of a level of `logging`, given by number or name.
 
@@ -131,7 +135,7 @@ def level_number(level: int | str) -> int:
         return level
     number = logging.getLevelName(str(level).upper())
     if not isinstance(number, int):
-        raise OptionsError(f"level {level!r}", "must be one of DEBUG, INFO, WARNING, ERROR.")
+        raise OptionsError(f"level {level!r}", f"must be one of {', '.join(_LEVELS)}.", near(level, _LEVELS))
     return number
 
 
@@ -144,7 +148,8 @@ def choose(
         OptionsError: If there is no such type, or the limit is no number of rows.
     """
     if event_type is not None and event_type not in EVENT_TYPES:
-        raise OptionsError(f"event_type {event_type!r}", f"must be one of {', '.join(EVENT_TYPES)}.")
+        hint = near(event_type, EVENT_TYPES)
+        raise OptionsError(f"event_type {event_type!r}", f"must be one of {', '.join(EVENT_TYPES)}.", hint)
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise OptionsError(f"limit {limit!r}", "is a number of rows, 1 or more.")
     read = [Notification.decode(line) for line in lines]
