@@ -37,7 +37,7 @@ define with_versions
 endef
 
 .PHONY: demo test long-test clients-test again netns-test vm-test qemu-test ui-test screens check docs lock format clean \
-  upstream-test oldest-test newest-test
+  upstream-test emulators oldest-test newest-test
 
 clients-test: $(STAMP)  ## environments made by uv, pip, poetry, pdm and others, with each Python that is here
 	$(BIN)/python -m pytest tests/clients --timeout 600
@@ -82,6 +82,13 @@ docs: $(STAMP)  ## the docs site, at http://127.0.0.1:8000
 upstream-test: $(STAMP)  ## prefect-dask's own tests on CoiledTaskRunner; PREFECT_DASK_TESTS names their folder
 	$(BIN)/python -m pytest tests/upstream --timeout 0
 
+emulators: $(STAMP)  ## the life of an account on AWS emulators that others wrote; LocalEmu needs Python 3.13
+	for name in ministack localemu; do \
+	  [ -x .emulators/$$name/bin/$$name ] || { $(BIN)/uv venv --quiet --clear --python 3.13 .emulators/$$name \
+	    && $(BIN)/uv pip install --quiet --python .emulators/$$name/bin/python $$name; } || exit 1; \
+	done
+	$(BIN)/python -m pytest tests/emulators --timeout 900
+
 oldest-test: $(STAMP)  ## the library with the oldest dependencies that it says it works with
 	$(call with_versions,oldest,lowest-direct)
 
@@ -101,7 +108,7 @@ lock: $(STAMP)  ## resolve requirements.lock anew, for every supported Python
 	  --custom-compile-command "make lock" --quiet -o requirements-ui.lock
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest
+	rm -rf .venv .venv-oldest .venv-newest .emulators
 
 $(STAMP): requirements.lock pyproject.toml scripts/environment
 	scripts/environment "$(PYTHON)"
