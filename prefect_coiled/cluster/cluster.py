@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import contextvars
 import logging
+import os
 import re
 import threading
 import time
@@ -21,19 +22,23 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
+import dask.config
+from dask.utils import parse_timedelta
 from distributed import Security
 from distributed.core import Status, rpc
+from distributed.deploy.adaptive import Adaptive as DaskAdaptive
 from distributed.deploy.cluster import Cluster as DistributedCluster
 from distributed.utils import Log, Logs
 from typing_extensions import Unpack
 
 from prefect_coiled import progress
 from prefect_coiled.blocks import load_account
+from prefect_coiled.cluster.fleet import Fleet
 from prefect_coiled.cluster.launched import Launched, launch
 from prefect_coiled.cluster.modules import gather_modules, send_modules
 from prefect_coiled.cluster.readiness import wait_until_ready
 from prefect_coiled.cluster.request import Request
-from prefect_coiled.cluster.sizes import WorkerSize, worker_size
+from prefect_coiled.cluster.sizes import WorkerSize, check_adaptive, worker_size
 from prefect_coiled.cluster.watching import Watching
 from prefect_coiled.costs import CostEstimate
 from prefect_coiled.errors import OptionsError, PrefectCoiledError
@@ -41,6 +46,7 @@ from prefect_coiled.internals.python import before_threads_end
 from prefect_coiled.options import IngressRule
 from prefect_coiled.options.ingress import ingress_rules
 from prefect_coiled.options.keywords import ClusterKeywords, arguments, signature
+from prefect_coiled.plan.node_config import LEAVING_TOPIC
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
 from prefect_coiled.widget import CellBoard, in_notebook
 
@@ -93,13 +99,13 @@ class Cluster(DistributedCluster):
         self.removal: Removal | None = None
         self.shutdown_on_close = self._request.closes
         self.stop_event = held["stop"] or threading.Event()
-        self._machines: dict[str, InstanceRecord] = {}
-        self._lost: set[str] = set()
+        self._fleet = Fleet()
         self._launching: asyncio.Future[Launched] | None = None
         self._closing: asyncio.Future[None] | None = None
         self._leaving = False
         self._closed_at: datetime | None = None
         self._scaling: asyncio.Lock | None = None
+        self._looking: asyncio.Future[None] | None = None
         self._watching = Watching(self._note)
         self._noting: asyncio.Future[None] | None = None
         self._hurried = False
@@ -143,7 +149,7 @@ class Cluster(DistributedCluster):
             self.launched = launched = await asyncio.shield(self._launching)
             self.name = launched.record.name
             self.security = _security(launched)
-            self._machines = {w.instance_id: w for w in launched.record.workers}
+            self._fleet.launched(launched.record.workers)
             if launched.attached and self._request.held["shutdown_on_close"] is None:
                 self.shutdown_on_close = False
             least = min(launched.spec.min_workers, len(self.workers))
@@ -239,27 +245,40 @@ class Cluster(DistributedCluster):
     @property
     def workers(self) -> dict[str, InstanceRecord]:
         """The worker machines that are there or on their way, by name, which is the machine's id."""
-        return {name: m for name, m in self._machines.items() if name not in self._lost}
+        return {} if self.status == Status.closed else self._fleet.workers
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
-        # A worker that Dask has lost no longer counts, so that scaling replaces it; one that comes back does.
         if op == "spot_notice":
             self._watching.announced(map(str, msg))
             return
+        if op == "leaving":
+            self._watching.expect(map(str, msg))
+            return
         if op == "remove":
             name = str(self.scheduler_info["workers"].get(msg, {}).get("name"))
-            self._lost.add(name)
-            if not self._leaving:
-                self._watching.gone(name)
+            self._fleet.away(name, for_good=self._watching.expects(name))
+            patience = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
+            asyncio.get_running_loop().call_later(patience, self._give_up, name)
         elif op == "add":
             names = {str(w["name"]) for w in msg["workers"].values()}
-            self._lost -= names
             self._watching.joined(names)
+            if self._fleet.joined(names) and self.launched is not None:
+                self._looking = asyncio.ensure_future(self._look())
         super()._update_worker_status(op, msg)
         if self.launched is not None and not self._leaving:
             self.launched.story.joined(len(self.observed), len(self.workers))
             for listener in (*progress.listeners(), *([self._cell.tell] if self._cell else [])):
                 listener("workers", f"{len(self.observed)} ready (of {len(self.workers)})")
+
+    def _give_up(self, name: str) -> None:
+        # As Dask's own clusters: a worker that its nanny has started anew by now is no loss.
+        if not self._leaving and self._fleet.give_up(name):
+            self._watching.gone(name)
+
+    async def _look(self) -> None:
+        """Take what AWS has: another object, or another program, may have scaled the cluster."""
+        for name in self._fleet.seen(await self.in_thread(self.started().listed_workers)):
+            self._watching.gone(name)
 
     async def _note(self, event_type: str, text: str, ids: list[str], elapsed: float = 0.0) -> None:
         if self.launched is not None:
@@ -277,30 +296,79 @@ class Cluster(DistributedCluster):
             OptionsError: If a number is none of 0 or more.
             AwsError: If not one more worker could be launched.
         """
+        if self._leaving:
+            return self.sync(asyncio.sleep, 0) if self.asynchronous else None
         return self.sync(self._scale, self._worker_size().at_least(n, cores=cores, memory=memory))
+
+    def adapt(
+        self,
+        Adaptive: type[Any] = DaskAdaptive,  # noqa: N803  Dask's own word
+        minimum: int | None = None,
+        maximum: float | None = None,
+        minimum_cores: float | None = None,
+        maximum_cores: float | None = None,
+        minimum_memory: str | float | None = None,
+        maximum_memory: str | float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Launch and retire workers as the work asks for.
+
+        Args:
+            Adaptive: The class that decides.
+            minimum: Workers that are always there.
+            maximum: Never more workers than this.
+            minimum_cores: All workers together always have at least so many threads.
+            maximum_cores: All workers together never have more threads.
+            minimum_memory: The same for memory, in bytes or as a text such as "100 GiB".
+            maximum_memory: The same for memory.
+            **kwargs: Of `distributed.deploy.Adaptive`: `interval`, `wait_count`, `target_duration` and so on.
+
+        Raises:
+            OptionsError: A limit is none, or a keyword is misspelt: what has no limit costs money.
+        """
+        if Adaptive is DaskAdaptive:
+            check_adaptive(kwargs)
+        least, most = minimum, maximum
+        if not (minimum is minimum_cores is minimum_memory is None):
+            size = self._worker_size()
+            least = size.at_least(minimum or 0, cores=minimum_cores, memory=minimum_memory, what="minimum_")
+        if not (maximum is maximum_cores is maximum_memory is None):
+            size = self._worker_size()
+            most = size.at_most(maximum, cores=maximum_cores, memory=maximum_memory, what="maximum_")
+        if least is not None and most is not None and least > most:
+            raise OptionsError(f"minimum of {least} workers", f"is more than the maximum of {most:g}.")
+        return super().adapt(Adaptive=Adaptive, minimum=least, maximum=most, **kwargs)
 
     def _worker_size(self) -> WorkerSize:
         spec = self.started().spec
-        types = [*(m.instance_type for m in self._machines.values()), *spec.worker_types]
+        types = [*(m.instance_type for m in self.workers.values()), *spec.worker_types]
         return worker_size(spec.worker_node, types, self.scheduler_info["workers"].values())
 
     async def _scale(self, n: int) -> None:
         if self._scaling is None:
             self._scaling = asyncio.Lock()
         async with self._scaling:
+            if self._leaving:
+                return  # as Dask's own clusters: there is nothing to scale
+            await self._look()
             more = n - len(self.workers)
             if more > 0:
-                made = await self.in_thread(self.started().add, more, self.tell)
-                self._machines.update({w.instance_id: w for w in made})
+                self._fleet.launched(await self.in_thread(self.started().add, more, self.tell))
             elif more < 0:
                 # Those that have not joined yet first, then those that the scheduler can best do without.
                 waiting = [w for w in self.workers if w not in self.observed]
                 idle = await self.scheduler_comm.workers_to_close(target=n, attribute="name")
                 chosen = list(dict.fromkeys([*waiting, *idle, *self.workers]))[:-more]
                 joined = [name for name in chosen if name in self.observed]
-                self._watching.expect(chosen)
+                await self._announce(chosen)
                 await self.scheduler_comm.retire_workers(names=joined, remove=True, close_workers=True)
                 await self.scale_down(chosen)
+
+    async def _announce(self, names: Iterable[str]) -> None:
+        """Whoever watches the cluster is told that these are meant to go."""
+        listed = list(names)
+        self._watching.expect(listed)
+        await self.scheduler_comm.log_event(topic=LEAVING_TOPIC, msg=listed)
 
     def set_ingress(self, ingress: Any) -> Any:
         """Change who may reach the scheduler while the cluster runs.
@@ -323,13 +391,15 @@ class Cluster(DistributedCluster):
 
     async def scale_down(self, workers: Iterable[str]) -> None:
         """Terminate the machines of these workers; Dask has retired them before."""
-        ids = sorted({w for w in workers if w in self._machines})
-        self._watching.expect(ids)
-        for one in ids:
-            self._machines.pop(one)
-            self._lost.discard(one)
-        if ids:
-            await self.in_thread(self.started().terminate_workers, ids)
+        going = self._fleet.remove(workers)
+        if not going:
+            return
+        await self._announce(going)
+        try:
+            await self.in_thread(self.started().terminate_workers, going)
+        except BaseException:
+            self._fleet.launched(going.values())  # they still run, for all that is known
+            raise
 
     async def _get_logs(self, cluster: bool = True, scheduler: bool = True, workers: Any = True) -> Logs:
         out = Logs()
@@ -340,7 +410,7 @@ class Cluster(DistributedCluster):
         if scheduler:
             wanted["Scheduler"] = launched.record.scheduler.instance_id
         if workers:
-            chosen = set(self.workers) if workers is True else set(workers)
+            chosen = set(self._fleet.workers) if workers is True else set(workers)
             by_address = {a: str(w["name"]) for a, w in self.scheduler_info["workers"].items()}
             wanted.update({name: by_address.get(name, name) for name in sorted(chosen)})
         texts = await self.in_thread(launched.logs, wanted.values())
@@ -398,6 +468,7 @@ class Cluster(DistributedCluster):
                     # Machines that could not be ended count as what AWS shows.
                     await self.in_thread(self.launched.let_go)
             ended = Status.closed
+            self.scheduler_info["workers"].clear()
             _open.discard(self)
         finally:
             self.status = ended
@@ -414,7 +485,7 @@ class Cluster(DistributedCluster):
         if self.launched is not None:
             self.launched.story.leaving()
         # First the machines, because they cost money; what is recorded comes after.
-        ended = await self.in_thread(launched.terminate, list(self._machines)) if launched else []
+        ended = await self.in_thread(launched.terminate, list(self._fleet.all)) if launched else []
         self._closed_at = self._closed_at or datetime.now(timezone.utc)
         if self.scheduler_comm is not None:
             await super()._close()
@@ -436,8 +507,8 @@ class Cluster(DistributedCluster):
         """The way down when the interpreter ends: no thread and no flow can be started any more."""
         if self.launched is not None and self.shutdown_on_close and self.status != Status.closed:
             self.status = Status.closed
-            self._watching.expect(self._machines)  # Dask's own part still runs, and sees them go
-            self.launched.remove_plainly([*self._machines], HURRIED, threads=False)
+            self._watching.expect(self._fleet.all)  # Dask's own part still runs, and sees them go
+            self.launched.remove_plainly([*self._fleet.all], HURRIED, threads=False)
 
     # -- small things
 
@@ -490,5 +561,8 @@ def _remove_what_was_forgotten() -> None:
             cluster.remove_at_exit()
 
 
+if hasattr(os, "register_at_fork"):
+    # Only the process that made a cluster closes it, as with Dask's own.
+    os.register_at_fork(after_in_child=_open.clear)
 # Where clusters were made while the interpreter was ending already.
 atexit.register(_remove_what_was_forgotten)

@@ -188,6 +188,15 @@ class Launched:
         """The cluster's machines that are in one of the states."""
         return instances.find_instances(self.aws, self.record.name, uid=self.record.uid, states=states)
 
+    def listed_workers(self) -> list[InstanceRecord]:
+        """The worker machines, in any state, that AWS lists, whoever launched them."""
+        found = [m for m in self.machines((*instances.LIVE, *_ENDED)) if m.role == "worker"]
+        now = datetime.now(timezone.utc)
+        for machine in found:
+            known, gone = self._ran.get(machine.instance_id, (machine, None))
+            self._ran[machine.instance_id] = (known, gone or (now if machine.state in _ENDED else None))
+        return found
+
     def log(self, instance_id: str, tail: int | None = None) -> str:
         """A machine's log; its console if it never shipped one."""
         lines = list(log_events.read_log(self.aws, instance_id, tail=tail))

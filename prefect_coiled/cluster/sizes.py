@@ -10,12 +10,17 @@ from typing import Any
 from dask.utils import parse_bytes
 
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.options.base import near
 from prefect_coiled.options.keywords import KEYWORDS
 from prefect_coiled.options.kinds import plain, shown
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.node_config import NodeConfig
 
-__all__ = ["WorkerSize", "worker_size"]
+__all__ = ["WorkerSize", "check_adaptive", "worker_size"]
+
+# What Dask's `Adaptive` takes besides the limits, and hands on to `Scheduler.workers_to_close`.
+_ADAPTIVE = ("interval", "wait_count", "target_duration", "worker_key", "memory_ratio")
+_LIMITS = tuple(f"{end}{what}" for end in ("minimum", "maximum") for what in ("", "_cores", "_memory"))
 
 
 @dataclass(frozen=True)
@@ -95,3 +100,15 @@ def worker_size(node: NodeConfig, vm_types: Iterable[str], there: Iterable[Mappi
     if machine is not None:
         threads, memory = threads or machine.vcpus, memory or machine.memory_gib * 2**30
     return WorkerSize(threads, memory)
+
+
+def check_adaptive(given: Iterable[str]) -> None:
+    """Refuse a keyword of `adapt` that Dask would swallow.
+
+    Raises:
+        OptionsError: There is no such keyword.
+    """
+    for name in given:
+        if name not in _ADAPTIVE:
+            hint = near(name, (*_LIMITS, *_ADAPTIVE)) or f"Known: {', '.join((*_LIMITS, *_ADAPTIVE))}."
+            raise OptionsError("adapt", f"unexpected keyword {name!r}.", hint)

@@ -37,6 +37,10 @@ class Watching:
         """These are about to go, and that is meant."""
         self._leaving.update(names)
 
+    def expects(self, name: str) -> bool:
+        """Whether this one is meant to go."""
+        return name in self._leaving
+
     def joined(self, names: Iterable[str]) -> None:
         """These are there; if they go again, that is news."""
         self._leaving.difference_update(names)

@@ -16,10 +16,11 @@ from tornado.ioloop import PeriodicCallback
 
 from prefect_coiled.node.gate import Gate
 from prefect_coiled.node.timers import CLIENT_GRACE_S, Timers
-from prefect_coiled.plan.node_config import SPOT_TOPIC, NodeConfig
+from prefect_coiled.plan.node_config import LEAVING_TOPIC, SPOT_TOPIC, NodeConfig
 
 __all__ = ["NodeScheduler", "SchedulerRole"]
 
+_PASSED_ON = {SPOT_TOPIC: "spot_notice", LEAVING_TOPIC: "leaving"}
 _REASONS = {"idle-timeout-exceeded": "idle", "unknown": "closed"}
 
 
@@ -31,10 +32,10 @@ class _WorkerStatus(WorkerStatusPlugin):  # type: ignore[misc]
         super().__init__(scheduler, comm)
 
     def log_event(self, topic: str, msg: Any) -> None:
-        """Pass on what a worker says of its machine's end."""
-        if topic == SPOT_TOPIC:
+        """Pass on what a worker says of its machine's end, and another object of those that it retires."""
+        if topic in _PASSED_ON:
             with contextlib.suppress(CommClosedError):  # whoever listened is gone
-                self.bcomm.send(["spot_notice", msg])
+                self.bcomm.send([_PASSED_ON[topic], msg])
 
 
 # What Dask calls the client of a task (`get_client`, `worker_client`).

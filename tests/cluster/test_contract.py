@@ -162,6 +162,48 @@ def test_it_adapts_to_the_work(sandbox: Sandbox, until: Until) -> None:
         until(lambda: not cluster.plan, seconds=60)
 
 
+def test_workers_that_start_anew_and_those_of_another_object_are_counted_once(
+    sandbox: Sandbox, until: Until, live: Callable[[], list[dict[str, Any]]]
+) -> None:
+    before = len(live())
+    with (
+        Cluster(n_workers=1, name="one-truth", nthreads=2, wait_for_workers=True, quiet=True) as first,
+        Client(first) as client,
+        Cluster(name="one-truth", quiet=True) as second,
+    ):
+        first.scale(cores=4)
+        client.wait_for_workers(2, timeout=60)
+        until(lambda: len(second.workers) == len(second.observed) == 2)
+        client.restart(wait_for_workers=False)
+        first.scale(2)
+        second.adapt(minimum_cores=4, maximum_cores=5, interval="200ms")
+        client.wait_for_workers(2, timeout=60)
+        second.scale(2)
+        assert len(live()) == before + 3
+        assert len(second.get_logs(cluster=False, scheduler=False)) == 2
+        second._adaptive.stop()
+        second.scale(1)
+        until(lambda: len(live()) == before + 2)
+        until(lambda: len(first.workers) == 1)
+    assert first.scale(2) is None, "there is nothing to scale any more"
+    assert "workers=0" in repr(first)
+    assert len(live()) == before
+
+
+def test_a_process_that_forks_off_does_not_close_the_cluster(cluster: Cluster) -> None:
+    import os
+
+    child = os.fork()
+    if child == 0:
+        from prefect_coiled.cluster.cluster import _remove_what_was_forgotten
+
+        _remove_what_was_forgotten()  # as at the end of an interpreter
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    with Client(cluster) as client:
+        assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+
+
 def test_a_worker_whose_machine_died_is_replaced_when_scaling(
     sandbox: Sandbox, until: Until, live: Callable[[], list[dict[str, Any]]]
 ) -> None:
