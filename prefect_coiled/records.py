@@ -143,8 +143,8 @@ class ClusterRecord(Record):
         name: The cluster's name, unique in its account and region while it lives.
         uid: Distinguishes this cluster from earlier ones of the same name.
         workers: The workers that were launched; scaling changes the truth in AWS, not this record.
-        scheduler_port: TLS port of the Dask scheduler.
-        dashboard_port: HTTPS port of the dashboard.
+        scheduler_port: TLS port by which clients reach the Dask scheduler.
+        dashboard_port: HTTPS port of the dashboard; it may be the same one.
     """
 
     name: str

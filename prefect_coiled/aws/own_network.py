@@ -13,7 +13,9 @@ from prefect_coiled.records import OwnNetwork
 _EVERYWHERE = "0.0.0.0/0"
 
 
-def check_own_network(aws: Aws, ids: NetworkIds, *, public_scheduler: bool, egress: Egress) -> OwnNetwork:
+def check_own_network(
+    aws: Aws, ids: NetworkIds, *, public_scheduler: bool, egress: Egress, port: int = 8786
+) -> OwnNetwork:
     """See that a network is fit for a cluster. Reads only.
 
     Args:
@@ -21,6 +23,7 @@ def check_own_network(aws: Aws, ids: NetworkIds, *, public_scheduler: bool, egre
         ids: The network's parts.
         public_scheduler: Whether clients come by the scheduler's public address.
         egress: With "none", workers need no way out.
+        port: By which clients come.
 
     Returns:
         The zones of the two subnets.
@@ -48,7 +51,7 @@ def check_own_network(aws: Aws, ids: NetworkIds, *, public_scheduler: bool, egre
             subnets[name] = found[0]
     if len(subnets) == 2:
         problems += _routes(aws, ids, public_scheduler, egress)
-    problems += _groups(aws, ids)
+    problems += _groups(aws, ids, port)
     if problems:
         raise OptionsError("network", f"{'; '.join(dict.fromkeys(problems))}.", "Mend it, or give other ids.")
     return OwnNetwork(
@@ -97,7 +100,7 @@ def _way_out(tables: list[dict[str, Any]], subnet_id: str) -> str:
     return ""
 
 
-def _groups(aws: Aws, ids: NetworkIds) -> Iterator[str]:
+def _groups(aws: Aws, ids: NetworkIds, port: int) -> Iterator[str]:
     groups = {"scheduler_firewall_id": ids.scheduler_firewall_id, "firewall_id": ids.firewall_id}
     for name, group_id in groups.items():
         if not group_id:
@@ -105,8 +108,8 @@ def _groups(aws: Aws, ids: NetworkIds) -> Iterator[str]:
         found = _described(aws, "ec2:DescribeSecurityGroups", "SecurityGroups", GroupIds=[group_id])
         if not found or found[0]["VpcId"] != ids.network_id:
             yield f"{name} {group_id} is not in {ids.network_id}"
-        elif name == "scheduler_firewall_id" and not _lets_in(found[0], 8786, 8786):
-            yield f"{name} {group_id} lets nobody in at port 8786"
+        elif name == "scheduler_firewall_id" and not _lets_in(found[0], port, port):
+            yield f"{name} {group_id} lets nobody in at port {port}"
         elif name == "firewall_id" and not _lets_in(found[0], 1024, 65535, group_id):
             yield f"{name} {group_id} does not let its own members in at ports 1024-65535"
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import threading
 import time
@@ -22,7 +23,7 @@ from prefect_coiled.cluster.request import Request
 from prefect_coiled.costs import CostEstimate, MachineUse, estimate
 from prefect_coiled.errors import NameTakenError, PrefectCoiledError, ProvisionError
 from prefect_coiled.options import IngressRule
-from prefect_coiled.options.ingress import check_ssh, held_rules
+from prefect_coiled.options.ingress import by_one_port, check_ssh, held_rules
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.cluster import ClusterSpec, Held, group_name, rules_of, uid_of
 from prefect_coiled.plan.node_config import ClientSecrets
@@ -125,7 +126,8 @@ class Launched:
 
     def set_ingress(self, ingress: Iterable[IngressRule]) -> tuple[IngressRule, ...]:
         """Replace the rules of the scheduler's security group; returns those that hold."""
-        rules = [r.model_copy(update={"cidr": own_cidr(self.aws)}) if r.cidr == "me" else r for r in ingress]
+        known = by_one_port(tuple(ingress), self.spec.scheduler_node.one_port)
+        rules = [r.model_copy(update={"cidr": own_cidr(self.aws)}) if r.cidr == "me" else r for r in known]
         check_ssh(rules, ssh=self.spec.ssh)
         record = self.record
         with use_session(Session(self.aws, cluster=record.name)):
@@ -280,7 +282,11 @@ def launch(
     if image is not None:
         ecr.check_image(aws, image, machines.architecture(request.worker_types()))
     spec = request.spec(
-        account, caller.name, own_cidr=lambda: own_cidr(aws), ports=_ports(account), container=image
+        account,
+        caller.name,
+        own_cidr=lambda: own_cidr(aws),
+        ports=_ports(account, request.held["scheduler_port"]),
+        container=image,
     )
     check_sizes(spec)  # what does not fit is said before anything is made
     token = request.merged(account).options.registry.access_token
@@ -391,11 +397,19 @@ def _find_or_await(aws: Aws, name: str, report: Reporter) -> Launched | None:
     return found
 
 
-def _ports(account: Account) -> tuple[int, int]:
-    """Ports of scheduler and dashboard: Dask's own, unless the sandbox has one address for all machines."""
-    if account.sandbox is None or account.sandbox.addresses == "many":
-        return 8786, 8787
-    return account.sandbox.free_port(), account.sandbox.free_port()
+def _ports(account: Account, shared: int | None) -> tuple[int, int, int | None]:
+    """Ports of scheduler and dashboard, and one for both if the user named one.
+
+    They are Dask's own and the user's, unless the sandbox has one address for all machines. Its machines are
+    processes of the user's, whom most systems give no port below 1024.
+    """
+    if account.sandbox is None:
+        return 8786, 8787, shared
+    free = account.sandbox.free_port
+    many = account.sandbox.addresses == "many"
+    if shared and not (many and (shared >= 1024 or getattr(os, "geteuid", lambda: 1)() == 0)):
+        shared = free()
+    return (8786, 8787, shared) if many else (free(), free(), shared)
 
 
 def _client_keys(aws: Aws, spec: ClusterSpec, record: ClusterRecord) -> ClientSecrets:

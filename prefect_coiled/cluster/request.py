@@ -15,7 +15,7 @@ from prefect_coiled.cluster.dask_config import config_to_send
 from prefect_coiled.environment.capture import check_ignored
 from prefect_coiled.environment.software import check_software
 from prefect_coiled.errors import OptionsError
-from prefect_coiled.options.ingress import check_ssh
+from prefect_coiled.options.ingress import DEFAULT_PORTS, by_one_port, check_ssh
 from prefect_coiled.options.keywords import ClusterKeywords, defaults, taken
 from prefect_coiled.options.precedence import KEYWORD, MergedOptions, Place, file_place, merged, stacked
 from prefect_coiled.plan import machines
@@ -184,7 +184,7 @@ class Request:
         creator: str,
         *,
         own_cidr: Callable[[], str],
-        ports: tuple[int, int] = (8786, 8787),
+        ports: tuple[int, int, int | None] = (8786, 8787, None),
         now: datetime | None = None,
         uid: str | None = None,
         container: ContainerImage | None = None,
@@ -195,7 +195,7 @@ class Request:
             account: The account, as it was loaded.
             creator: Who asks for it.
             own_cidr: Finds the caller's address; called only if some rule says "me".
-            ports: Of the scheduler and of the dashboard.
+            ports: Of the scheduler and of the dashboard, and one for both, if there is to be one.
             now: The time; UTC now by default.
             uid: Random by default.
             container: The image that nodes run in; see `container_image`.
@@ -205,6 +205,12 @@ class Request:
         """
         found = self.merged(account)
         options = found.options
+        if self.held["scheduler_port"] in DEFAULT_PORTS:
+            raise OptionsError(
+                f"scheduler_port {self.held['scheduler_port']}",
+                "has its own use: 22 is SSH's, and 8786 and 8787 are open by themselves.",
+                "Give another one, such as 443.",
+            )
         if found.sources["ingress"] == KEYWORD:
             # In an account it waits for those clusters that have a key.
             check_ssh(options.ingress, ssh=bool(self.held["key_name"] or self.held["allow_ssh"]))
@@ -229,6 +235,7 @@ class Request:
             "log_group": account.slug,
             "scheduler_port": ports[0],
             "dashboard_port": ports[1],
+            "one_port": ports[2],
             "idle_timeout": self.held["idle_timeout"],
             "no_client_timeout": self.held["no_client_timeout"] if self.closes else None,
             "cluster_timeout": self.held["cluster_timeout"],
@@ -248,7 +255,7 @@ class Request:
             scheduler_disk=self.held["scheduler_disk_size"] or 30,
             worker_disk=self._worker_disk(),
             spot_policy=spot_policy,
-            ingress=rules,
+            ingress=by_one_port(rules, ports[2]),
             egress=options.egress,
             network=options.network,
             key_name=self.held["key_name"] or "",

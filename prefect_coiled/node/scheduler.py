@@ -15,6 +15,7 @@ from distributed.security import Security
 from tornado.ioloop import PeriodicCallback
 
 from prefect_coiled.node.gate import Gate
+from prefect_coiled.node.one_port import OnePort
 from prefect_coiled.node.timers import CLIENT_GRACE_S, Timers
 from prefect_coiled.plan.node_config import LEAVING_TOPIC, SPOT_TOPIC, NodeConfig
 
@@ -114,6 +115,11 @@ class SchedulerRole:
             order.get("client_grace_s", CLIENT_GRACE_S),
         )
         dask.config.set({"distributed.scheduler.idle-timeout": config.idle_timeout})
+        self._one_port = (
+            OnePort(order["address"], config.one_port, config.scheduler_port, config.dashboard_port)
+            if config.one_port
+            else None
+        )
         self._scheduler = NodeScheduler(
             dashboard_token=order["dashboard_token"],
             timers=timers,
@@ -136,6 +142,8 @@ class SchedulerRole:
     async def start(self) -> None:
         """Come up."""
         await self._scheduler
+        if self._one_port is not None:
+            await self._one_port.start()
 
     async def finished(self) -> None:
         """Wait for its end."""
@@ -143,6 +151,8 @@ class SchedulerRole:
 
     async def close(self, reason: str) -> None:
         """Close it."""
+        if self._one_port is not None:
+            await self._one_port.close()
         await self._scheduler.close(reason=reason)
 
     async def drain(self, limit_s: float) -> None:

@@ -183,6 +183,22 @@ def check_ssh(rules: Sequence[IngressRule], *, ssh: bool) -> None:
         )
 
 
+def by_one_port(rules: Sequence[IngressRule], port: int | None) -> tuple[IngressRule, ...]:
+    """The rules of a cluster whose clients and dashboard share a port: it stands in for their usual two.
+
+    Args:
+        rules: The rules.
+        port: The port; None where each has its own.
+    """
+    if port is None:
+        return tuple(rules)
+    usual = {p for p in DEFAULT_PORTS if p != SSH_PORT}
+    return tuple(
+        rule.model_copy(update={"ports": tuple(dict.fromkeys(port if p in usual else p for p in rule.ports))})
+        for rule in rules
+    )
+
+
 def held_rules(rules: Sequence[IngressRule], *, ssh: bool) -> tuple[IngressRule, ...]:
     """The rules that hold: port 22 only with a key."""
     held = [

@@ -167,6 +167,9 @@ class ClusterOptions(TypedDict, total=False):
         kinds.MEMORY_LIMIT, "Memory of a worker process, in Dask's words.", "auto")]
     send_dask_config: Annotated[bool | None, Keyword(
         FLAG, "Whether the machines get the client's Dask configuration.", True)]
+    scheduler_port: Annotated[int | None, Keyword(
+        whole(1, 65535), "One port for clients and the dashboard, such as 443, where a network lets nothing "
+        "else out.", otherwise="8786 for clients and 8787 for the dashboard")]
     use_scheduler_public_ip: Annotated[bool | None, Keyword(
         FLAG, "Whether clients come by the scheduler's public address.", True)]
     backend_options: Annotated[Mapping[str, Any] | BackendOptions | None, Keyword(

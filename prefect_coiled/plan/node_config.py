@@ -104,6 +104,7 @@ class NodeConfig(BaseModel):
         scheduler_host: The scheduler's private address; workers only.
         scheduler_port: Port of the scheduler's TLS listener.
         dashboard_port: Port of the dashboard's HTTPS listener, on the scheduler.
+        one_port: A port for both, by which clients and browsers come; None where each comes by its own.
         secrets_parameter: Name of the SSM SecureString that holds this role's `NodeSecrets`.
         log_group: The CloudWatch log group; the stream is the instance's id.
         nthreads: Threads of one worker; None means as many as the machine has, shared by its workers.
@@ -131,6 +132,7 @@ class NodeConfig(BaseModel):
     scheduler_host: str | None = None
     scheduler_port: int = Field(default=8786, ge=1, le=65535)
     dashboard_port: int = Field(default=8787, ge=1, le=65535)
+    one_port: int | None = Field(default=None, ge=1, le=65535)
     secrets_parameter: str
     log_group: str
     nthreads: int | None = Field(default=None, ge=1)

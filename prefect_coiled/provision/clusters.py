@@ -298,8 +298,8 @@ def _record(
         scheduler=scheduler,
         workers=tuple(workers),
         n_workers=spec.n_workers,
-        scheduler_port=spec.scheduler_node.scheduler_port,
-        dashboard_port=spec.scheduler_node.dashboard_port,
+        scheduler_port=spec.scheduler_node.one_port or spec.scheduler_node.scheduler_port,
+        dashboard_port=spec.scheduler_node.one_port or spec.scheduler_node.dashboard_port,
         use_public_ip=spec.use_public_ip,
         log_group=log_group,
     )

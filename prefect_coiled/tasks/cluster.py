@@ -115,7 +115,11 @@ def check_own_network(aws: Aws, spec: ClusterSpec) -> OwnNetwork | None:
     if spec.network is None:
         return None
     return own_network.check_own_network(
-        aws, spec.network, public_scheduler=spec.use_public_ip, egress=spec.egress
+        aws,
+        spec.network,
+        public_scheduler=spec.use_public_ip,
+        egress=spec.egress,
+        port=spec.scheduler_node.one_port or spec.scheduler_node.scheduler_port,
     )
 
 

@@ -1,0 +1,126 @@
+"""One port for clients and for the dashboard, where a network lets nothing out but, say, 443.
+
+The first bytes of a TLS connection say which of the two is meant: browsers and HTTP clients offer an HTTP
+protocol (ALPN, https://www.rfc-editor.org/rfc/rfc7301), Dask offers none. Nothing is decrypted here: what
+comes is passed on as it is, to listeners that want a certificate or a token as they always do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+
+__all__ = ["OnePort", "wants_http"]
+
+# Seconds, and bytes, in which a connection has to say what it wants: a TLS record holds 16 KiB.
+_HELLO_S, _HELLO = 10.0, 16 * 1024 + 5
+# Connections that may be saying it at the same time; more of them wait.
+_AT_ONCE = 64
+_CHUNK = 1 << 18
+_HANDSHAKE, _CLIENT_HELLO, _ALPN = 22, 1, 16
+
+
+class OnePort:
+    """Listens on one port, and passes each connection on to the scheduler or to the dashboard.
+
+    Args:
+        address: The machine's own address.
+        port: Where to listen.
+        scheduler: The port of Dask's scheduler.
+        dashboard: The port of its pages.
+    """
+
+    def __init__(self, address: str, port: int, scheduler: int, dashboard: int) -> None:
+        self._address, self._port = address, port
+        self._scheduler, self._dashboard = scheduler, dashboard
+        self._saying = asyncio.Semaphore(_AT_ONCE)
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen."""
+        self._server = await asyncio.start_server(self._came, self._address, self._port, limit=_CHUNK)
+
+    async def close(self) -> None:
+        """Stop, and end what is passed on."""
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._open):
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
+
+    async def _came(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+        try:
+            async with self._saying:
+                hello = await asyncio.wait_for(_hello(reader), _HELLO_S)
+            port = self._dashboard if wants_http(hello) else self._scheduler
+            there, onward = await asyncio.open_connection(self._address, port, limit=_CHUNK)
+            onward.write(hello)
+            with contextlib.closing(onward):
+                await asyncio.gather(_pass_on(reader, onward), _pass_on(there, writer))
+        except (OSError, EOFError, ValueError, asyncio.TimeoutError):
+            pass  # it went, or is none that is served here
+        except asyncio.CancelledError:
+            pass  # the scheduler closes
+        finally:
+            self._open.discard(task)
+            writer.close()
+
+
+async def _hello(reader: asyncio.StreamReader) -> bytes:
+    """The first TLS record.
+
+    Raises:
+        ValueError: It is no TLS.
+        EOFError: The other side went before.
+    """
+    head = await reader.readexactly(5)
+    kind, _, size = struct.unpack("!BHH", head)
+    if kind != _HANDSHAKE or not 0 < size <= _HELLO:
+        raise ValueError
+    return head + await reader.readexactly(size)
+
+
+async def _pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    try:
+        while data := await source.read(_CHUNK):
+            target.write(data)
+            await target.drain()
+        if target.can_write_eof():
+            target.write_eof()
+    except OSError:
+        target.close()
+
+
+def wants_http(hello: bytes) -> bool:
+    """Whether the first record of a TLS connection offers an HTTP protocol.
+
+    https://www.rfc-editor.org/rfc/rfc8446#section-4.1.2 has its form. A client whose list does not fit
+    into one record, or is no such list, is taken for Dask's.
+
+    Args:
+        hello: The record.
+    """
+    try:
+        body = hello[5:]
+        if body[0] != _CLIENT_HELLO:
+            return False
+        at = 4 + 2 + 32  # the message's head, version, random
+        at += 1 + body[at]  # session id
+        at += 2 + int.from_bytes(body[at : at + 2], "big")  # cipher suites
+        at += 1 + body[at]  # compression methods
+        end = at + 2 + int.from_bytes(body[at : at + 2], "big")
+        at += 2
+        while at + 4 <= min(end, len(body)):
+            kind, size = struct.unpack_from("!HH", body, at)
+            if kind == _ALPN:
+                offered = body[at + 6 : at + 4 + size]
+                return b"http/1.1" in offered or b"\x02h2" in offered
+            at += 4 + size
+    except (IndexError, struct.error):
+        pass
+    return False

@@ -1,0 +1,104 @@
+"""One port tells browsers from Dask by the first bytes of a connection, and waits for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from prefect_coiled.node import one_port
+from prefect_coiled.node.one_port import OnePort, wants_http
+
+
+def hello(*protocols: str) -> bytes:
+    """The first bytes of a client of this Python's."""
+    context = ssl.create_default_context()
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    sent = ssl.MemoryBIO()
+    client = context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="scheduler.example")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return sent.read()
+
+
+@pytest.mark.parametrize(
+    ("protocols", "http"),
+    [(("h2", "http/1.1"), True), (("http/1.1",), True), (("h2",), True), ((), False), (("other",), False)],
+)
+def test_who_offers_http_is_sent_to_the_dashboard(protocols: tuple[str, ...], http: bool) -> None:
+    assert wants_http(hello(*protocols)) is http
+
+
+@pytest.mark.parametrize("size", [0, 5, 6, 10, 43, 44, 60, 100])
+def test_a_record_that_is_cut_off_is_read_to_its_end(size: int) -> None:
+    assert wants_http(hello("h2")[:size]) is False
+
+
+async def echo(name: bytes) -> tuple[asyncio.Server, int]:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(name + await reader.read())
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    return server, server.sockets[0].getsockname()[1]
+
+
+async def served(check: Callable[[int], Awaitable[None]]) -> None:
+    scheduler, first = await echo(b"scheduler:")
+    dashboard, second = await echo(b"dashboard:")
+    free = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
+    port = free.sockets[0].getsockname()[1]
+    free.close()
+    await free.wait_closed()
+    listener = OnePort("127.0.0.1", port, first, second)
+    await listener.start()
+    try:
+        await check(port)
+    finally:
+        await listener.close()
+        scheduler.close()
+        dashboard.close()
+
+
+async def said(port: int, data: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    writer.write_eof()
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def test_what_was_read_is_passed_on_and_so_is_what_follows() -> None:
+    dask, browser, large = hello(), hello("h2"), b"x" * 3_000_000
+
+    async def check(port: int) -> None:
+        assert await said(port, dask + large) == b"scheduler:" + dask + large
+        assert await said(port, browser + b"rest") == b"dashboard:" + browser + b"rest"
+
+    await served(check)
+
+
+async def test_what_is_no_tls_is_let_go() -> None:
+    async def check(port: int) -> None:
+        for data in (b"", b"\x16", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff"):
+            assert await said(port, data) == b""
+
+    await served(check)
+
+
+async def test_those_who_say_nothing_are_let_go_and_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_port, "_AT_ONCE", 2)
+    monkeypatch.setattr(one_port, "_HELLO_S", 0.2)
+
+    async def check(port: int) -> None:
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
+        assert (await asyncio.wait_for(said(port, hello()), 10)).startswith(b"scheduler:")
+        assert [await reader.read() for reader, _ in silent] == [b""] * 6
+        for _, writer in silent:
+            writer.close()
+
+    await served(check)
