@@ -56,7 +56,7 @@ def calls() -> None:
         counted: dict[int, dict[str, int]] = {}
         for number in (1, 1, 5, 20, 100):  # the first makes the network
             sandbox.clear_calls()
-            request = launched.Request(n_workers=number, defaults={})
+            request = launched.Request({}, n_workers=number)
             made = launched.launch(request, lambda step, state: None, _never())
             seen: dict[str, int] = {}
             for _, action in sandbox.calls():

@@ -86,7 +86,7 @@ def sizes(numbers: list[int], profile: str) -> list[dict[str, Any]]:
         for n in numbers:
             door = open_door(account, "us-east-1", threading.Event())
             counts.clear()
-            request = Request(n_workers=n, name=f"size-{n}", defaults={})
+            request = Request({}, n_workers=n, name=f"size-{n}")
             spec = request.spec(account, "bench", own_cidr=lambda: "192.0.2.1/32")
             row: dict[str, Any] = {"workers": n}
             with use_session(Session(door)):

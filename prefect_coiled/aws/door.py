@@ -39,6 +39,7 @@ from prefect_coiled.errors import (
     AccessDeniedError,
     AwsError,
     CredentialsError,
+    QuotaError,
     StoppedError,
     ThrottledError,
 )
@@ -46,6 +47,7 @@ from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE, changes
 from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, SPOT_ROLE_MISSING
 from prefect_coiled.plan.aws_errors import aws_error
 from prefect_coiled.plan.policies import permitting_statements
+from prefect_coiled.plan.quotas import OF_CODES
 
 _ATTEMPTS = {"safe": 6, "once": 1, "launch": 1}
 
@@ -284,7 +286,13 @@ class Aws:
     def _translate(self, error: BotoCoreError | ClientError, action: str, what: str) -> AwsError:
         if isinstance(error, ClientError):
             made = aws_error(what, action, error.response)
-            return self._explained(made) if isinstance(made, AccessDeniedError) else made
+            if isinstance(made, AccessDeniedError):
+                return self._explained(made)
+            quota = OF_CODES.get(made.code) if isinstance(made, QuotaError) else None
+            if quota is not None:
+                where = f"{made.diagnosis.next_step} Quota: {quota}, {quota.console(self.region)}"
+                made = aws_error(what, action, error.response, next_step=where)
+            return made
         if isinstance(error, (BotocoreConnectionError, HTTPClientError)):
             return ThrottledError(
                 what,

@@ -122,9 +122,7 @@ def _use(aws: Aws, quota: Quota, used: int, unit: str) -> QuotaUse:
 
 
 def tell_use(aws: Aws, quota: Quota) -> str:
-    """A quota in words, and of one of machines what is used of it, whatever of that AWS says."""
-    if quota in quotas.OF_CODES.values():
-        return f"{quota}; {quota.console(aws.region)}"
+    """A quota of machines in words, whatever of it AWS says."""
     try:
         return str(find_use(aws, quota))
     except AwsError:

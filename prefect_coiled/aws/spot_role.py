@@ -8,7 +8,7 @@ https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/service-linked-roles-spot-in
 from __future__ import annotations
 
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AccessDeniedError, AlreadyExistsError, InvalidRequestError
+from prefect_coiled.errors import AccessDeniedError, AlreadyExistsError, InvalidRequestError, QuotaError
 
 SERVICE = "spot.amazonaws.com"
 # What IAM says of a role that is there: "has been taken in this account".
@@ -16,7 +16,7 @@ _TAKEN = "InvalidInput"
 
 
 def ensure_spot_role(aws: Aws) -> bool:
-    """See that the role is there. Returns whether it is; False where the credentials may not make it."""
+    """See that the role is there. Returns whether it is; False where it may not be made."""
     try:
         aws.call(
             "iam:CreateServiceLinkedRole",
@@ -25,8 +25,8 @@ def ensure_spot_role(aws: Aws) -> bool:
         )
     except AlreadyExistsError:
         return True
-    except AccessDeniedError:
-        return False
+    except (AccessDeniedError, QuotaError):
+        return False  # what is set up does without spot machines
     except InvalidRequestError as error:
         if error.code != _TAKEN:
             raise

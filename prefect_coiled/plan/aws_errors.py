@@ -56,13 +56,14 @@ def code_of(code: str, status: int = 0) -> Code:
     return BY_CLASS[AwsError]
 
 
-def aws_error(what: str, operation: str, response: Mapping[str, Any]) -> AwsError:
+def aws_error(what: str, operation: str, response: Mapping[str, Any], next_step: str = "") -> AwsError:
     """Turn the response of a failed AWS call into an error of this library.
 
     Args:
         what: What was being done, for a person.
         operation: The API action, such as "ec2:CreateVpc".
         response: The `response` of a botocore ClientError.
+        next_step: What to do next; by the table of codes where nothing is given.
 
     Returns:
         An error of the class that the code table names.
@@ -76,10 +77,11 @@ def aws_error(what: str, operation: str, response: Mapping[str, Any]) -> AwsErro
     named = _MISSING.search(message) if row.cls is AccessDeniedError else None
     why = f"{operation} answered {code}: {message}".rstrip(": ")
     why = f"{why.rstrip('. ')} ({row.gloss})" if row.gloss else why
+    next_step = next_step or row.next_step
     made = row.cls(
         what,
-        f"{why}." if row.next_step and not why.endswith((".", "!", "?")) else why,
-        row.next_step,
+        f"{why}." if next_step and not why.endswith((".", "!", "?")) else why,
+        next_step,
         operation=operation,
         code=code,
         request_id=str(metadata.get("RequestId", "")),

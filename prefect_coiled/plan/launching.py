@@ -16,7 +16,7 @@ from prefect_coiled.errors import (
 )
 from prefect_coiled.plan.aws_codes import SLOW_DOWN, SPOT_ROLE_MISSING
 from prefect_coiled.plan.cluster import Attempt, shortage
-from prefect_coiled.plan.quotas import OF_CODES, Quota, machine_quota, vcpus
+from prefect_coiled.plan.quotas import Quota, machine_quota, vcpus
 
 __all__ = ["LARGEST_CALL", "Tally", "halves", "smaller_call"]
 
@@ -96,8 +96,8 @@ class Tally:
     def note(self, attempt: Attempt, error: AwsError) -> bool:
         """Note a refusal. Returns whether the next attempt may be made."""
         if isinstance(error, QuotaError) and error.code not in _OF_MACHINES:
-            self.quota = OF_CODES.get(error.code)
-            self._over = True  # of disks, interfaces and the like, which every type needs
+            # Of disks, interfaces and the like, which every type needs; the error itself names it.
+            self.quota, self._over = None, True
         elif isinstance(error, QuotaError):
             quota = machine_quota(attempt.instance_type, spot=attempt.spot)
             if quota is not None:

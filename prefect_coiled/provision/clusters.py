@@ -99,6 +99,12 @@ def give_back(session: Session, spec: ClusterSpec) -> Removal | None:
         )
         return None
     session.launched.clear()
+    if removal.left:
+        logger.error(
+            "Cluster %s could not be removed whole; `prefect-coiled sweep` will: %s",
+            spec.name,
+            "; ".join(f"{name}: {why}" for name, why in removal.left.items()),
+        )
     return removal
 
 
