@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.ownership import check_ours
 from prefect_coiled.errors import (
+    AccessDeniedError,
     AlreadyExistsError,
     NotFoundError,
     OptionsError,
@@ -146,10 +147,7 @@ def check_policy_arn(arn: str) -> str:
     Raises:
         OptionsError: If it is none, or the policy would open the whole AWS account to the machines.
     """
-    if not _POLICY_ARN.fullmatch(arn):
-        raise OptionsError(
-            f"policy {arn!r}", "must look like arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess."
-        )
+    _check_form(arn)
     if arn.rsplit("/", 1)[-1] in policies.NEVER_ATTACHED:
         raise OptionsError(
             f"policy {arn!r}",
@@ -157,6 +155,13 @@ def check_policy_arn(arn: str) -> str:
             "Attach what the work needs, such as arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess.",
         )
     return arn
+
+
+def _check_form(arn: str) -> None:
+    if not _POLICY_ARN.fullmatch(arn):
+        raise OptionsError(
+            f"policy {arn!r}", "must look like arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess."
+        )
 
 
 def attach_policy(aws: Aws, arn: str) -> bool:
@@ -175,6 +180,19 @@ def attach_policy(aws: Aws, arn: str) -> bool:
         aws.call("iam:AttachRolePolicy", what, RoleName=aws.account, PolicyArn=arn)
     except NotFoundError as error:
         raise OptionsError(f"policy {arn!r}", "AWS has no policy of that ARN.") from error
+    except AccessDeniedError as error:
+        if policies.attachable(arn, aws.number):
+            raise
+        raise AccessDeniedError(
+            error.diagnosis.what,
+            error.diagnosis.why,
+            "The set-up policy lets AWS's policies for reading and for S3 be attached, and those of your own "
+            f"under the path /{policies.OWN_PATH}/. Somebody who may can attach this one, or put what is "
+            "needed into such a policy.",
+            operation=error.operation,
+            code=error.code,
+            request_id=error.request_id,
+        ) from error
     return True
 
 
@@ -184,7 +202,7 @@ def detach_policy(aws: Aws, arn: str) -> bool:
     Raises:
         ProvisionError: If the account has no role yet.
     """
-    check_policy_arn(arn)
+    _check_form(arn)
     _known(aws)
     if arn not in attached_policies(aws):
         return False

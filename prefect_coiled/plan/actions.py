@@ -197,8 +197,9 @@ def _table() -> dict[str, Action]:
         "iam:DeleteRole",
     ):
         add("setup", "safe", call, Grant(call, _ROLE))
-    for call in ("iam:AttachRolePolicy", "iam:DetachRolePolicy"):
-        add("setup", "safe", call, Grant(call, _ROLE, "policy"))
+    add("setup", "safe", "iam:AttachRolePolicy", Grant("iam:AttachRolePolicy", _ROLE, "policy"))
+    # Taking a policy away gives nobody anything; a role with one is not deleted.
+    add("setup", "safe", "iam:DetachRolePolicy", Grant("iam:DetachRolePolicy", _ROLE))
     add(
         "setup",
         "once",

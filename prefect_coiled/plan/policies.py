@@ -10,6 +10,7 @@ The first two are written from `plan.actions`: what is not in that table is neit
 from __future__ import annotations
 
 import base64
+import fnmatch
 import hashlib
 import json
 import re
@@ -26,10 +27,12 @@ from prefect_coiled.plan.containers import repository_name
 __all__ = [
     "LONGEST",
     "NEVER_ATTACHED",
+    "OWN_PATH",
     "POLICIES",
     "WHAT_FOR",
     "PolicyName",
     "Question",
+    "attachable",
     "bucket_name",
     "bucket_policy",
     "grants",
@@ -58,6 +61,14 @@ _HASHED, _SHOWN = 10, 11
 PARTITIONS = ("aws", "aws-cn", "aws-us-gov")
 # A policy with these opens the AWS account to whatever runs on a machine.
 NEVER_ATTACHED = ("AdministratorAccess", "IAMFullAccess", "PowerUserAccess")
+# What the set-up policy lets be attached to the machines' role: reads, S3, and what somebody who makes
+# policies in the AWS account put under this path for machines.
+OWN_PATH = "coiled"
+ATTACHABLE = (
+    "arn:*:iam::aws:policy/*ReadOnly*",
+    "arn:*:iam::aws:policy/AmazonS3*",
+    f"arn:*:iam::{{number}}:policy/{OWN_PATH}/*",
+)
 
 
 def iam_policies(
@@ -142,7 +153,8 @@ WHAT_FOR = {
     "RoleToMachines": "Give the machines' role to machines of EC2, and to nothing else.",
     "RoleToProfile": "Put the machines' role into its instance profile, for EC2.",
     "SpotRole": "Let AWS make the role that spot machines need, once in an AWS account.",
-    "AttachPolicies": "Attach policies to the machines' role, but for those that make an administrator.",
+    "AttachPolicies": "Attach policies to the machines' role: AWS's for reading and for S3, and those under "
+    "the path /coiled/.",
 }
 _SIDS: dict[Condition, str] = {
     "": "ByName",
@@ -325,7 +337,6 @@ def _condition(
     def tagged(prefix: str) -> dict[str, str]:
         return {f"{prefix}/{tags.OWNER}": tags.OWNER_VALUE, f"{prefix}/{tags.ACCOUNT}": account}
 
-    never = [f"arn:*:iam::aws:policy/{policy}" for policy in NEVER_ATTACHED]
     conditions: dict[Condition, dict[str, Any] | None] = {
         "": None,
         "made": {"StringEquals": tagged("aws:RequestTag")},
@@ -336,7 +347,7 @@ def _condition(
         # Putting a role into a profile passes it too, without saying to which service.
         "ec2-if-said": {"StringEqualsIfExists": {"iam:PassedToService": ec2_principal(partition)}},
         "spot": {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}},
-        "policy": {"ArnNotLike": {"iam:PolicyARN": never}},
+        "policy": {"ArnLike": {"iam:PolicyARN": [one.format(number=number) for one in ATTACHABLE]}},
         "owned": owned_by(number),
     }
     return conditions[name]
@@ -515,6 +526,16 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
             "Resource": [images],
         },
     )
+
+
+def attachable(arn: str, number: str) -> bool:
+    """Whether the set-up policy lets a managed policy be attached to the machines' role.
+
+    Args:
+        arn: The policy's ARN.
+        number: The AWS account's number.
+    """
+    return any(fnmatch.fnmatchcase(arn, one.format(number=number)) for one in ATTACHABLE)
 
 
 def bucket_name(account: str, aws_account_id: str, region: str) -> str:

@@ -482,12 +482,29 @@ def test_a_policy_is_attached_to_the_role_once(there: str) -> None:
     assert reads not in run("role", "list", *where).output
 
 
+def test_policies_of_ones_own_are_attached_by_their_path(there: str, aws: Sandbox) -> None:
+    anything = {"Effect": "Allow", "Action": "dynamodb:GetItem", "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [anything]})
+    made = aws.client("iam").create_policy(PolicyName="table", Path="/coiled/", PolicyDocument=document)
+    arn = made["Policy"]["Arn"]
+    assert "Attached to role guided" in run("role", "attach-policy", arn, "--account", there).output
+    assert "Detached" in run("role", "detach-policy", arn, "--account", there).output
+
+
+def test_what_an_administrator_attached_can_be_taken_away(there: str, aws: Sandbox) -> None:
+    arn = "arn:aws:iam::aws:policy/AdministratorAccess"
+    aws.client("iam").attach_role_policy(RoleName="guided", PolicyArn=arn)
+    assert "Detached" in run("role", "detach-policy", arn, "--account", there).output
+
+
 @pytest.mark.parametrize(
     ("arn", "text"),
     [
         ("AmazonS3ReadOnlyAccess", "must look like arn:aws:iam::aws:policy/"),
         ("arn:aws:iam::aws:policy/AdministratorAccess", "would open the whole AWS account"),
-        ("arn:aws:iam::aws:policy/NoSuchPolicy", "AWS has no policy of that ARN"),
+        ("arn:aws:iam::aws:policy/NoSuchReadOnlyAccess", "AWS has no policy of that ARN"),
+        ("arn:aws:iam::aws:policy/AmazonDynamoDBFullAccess", "those of your own under the path /coiled/"),
+        ("arn:aws:iam::123456789012:policy/mine", "those of your own under the path /coiled/"),
     ],
 )
 def test_a_policy_that_is_none_is_refused(there: str, arn: str, text: str) -> None:
