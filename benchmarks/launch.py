@@ -147,7 +147,7 @@ def _write_logs(sandbox: Any, group: str, streams: list[str]) -> None:
         logs.create_log_stream(logGroupName=group, logStreamName=stream)
         logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=lines)
 
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, streams))
 
 

@@ -9,8 +9,14 @@ import uuid
 from typing import Any
 
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.waits import NAT_AVAILABLE, NAT_DELETED, wait_for
-from prefect_coiled.errors import AccessDeniedError, InUseError, NotFoundError, ProvisionError
+from prefect_coiled.aws.waits import CONSISTENCY, NAT_AVAILABLE, NAT_DELETED, retry_while, wait_for
+from prefect_coiled.errors import (
+    AccessDeniedError,
+    CredentialsError,
+    InUseError,
+    NotFoundError,
+    ProvisionError,
+)
 from prefect_coiled.plan import tags
 
 _ZONE = "coiled-zone"
@@ -141,7 +147,13 @@ def release_addresses(aws: Aws) -> tuple[list[str], dict[str, str]]:
             kept[allocation_id] = f"{address.get('PublicIp', 'it')} is in use by {user}"
             continue
         try:
-            aws.call("ec2:ReleaseAddress", f"releasing address ({allocation_id})", AllocationId=allocation_id)
+            retry_while(
+                aws,
+                f"waiting for address ({allocation_id}) to be free",
+                lambda one=allocation_id: _release(aws, one),  # type: ignore[misc]
+                InUseError,
+                timeout=CONSISTENCY,
+            )
         except NotFoundError:
             continue
         except (AccessDeniedError, InUseError) as error:
@@ -149,3 +161,18 @@ def release_addresses(aws: Aws) -> tuple[list[str], dict[str, str]]:
             continue
         released.append(allocation_id)
     return released, kept
+
+
+def _release(aws: Aws, allocation_id: str) -> None:
+    """Release an address that nothing is shown to use.
+
+    EC2 holds that of a gateway for a moment after its end, and may say so as if it were somebody else's.
+    """
+    what = f"releasing address ({allocation_id})"
+    try:
+        aws.call("ec2:ReleaseAddress", what, AllocationId=allocation_id)
+    except CredentialsError as error:
+        if error.code != "AuthFailure":
+            raise
+        why = error.diagnosis.why
+        raise InUseError(what, why, operation=error.operation, code=error.code) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from prefect_coiled.aws import (
@@ -38,33 +39,53 @@ def find_account(
     with_network: bool = True,
     with_repository: bool = True,
 ) -> AccountRecord | None:
-    """What is already set up, or None if anything is missing. Reads only."""
-    network = None
-    if with_network:
-        found = vpc.find_vpcs(aws)
-        if len(found) != 1:
-            return None
-        vpc_id = str(found[0]["VpcId"])
-        if not vpc.has_names(aws, vpc_id):
-            return None
-        network = _find_network(aws, vpc_id, str(found[0]["CidrBlock"]), zone_names, nat)
-        if network is None:
-            return None
-    role = iam_role.find_role(aws)
-    profile = iam_role.find_instance_profile(aws)
-    group = logs.find_log_group(aws)
-    if role is None or profile is None or not profile.get("Roles") or group is None:
+    """What is already set up, or None if anything is missing. Reads only, side by side."""
+    with ThreadPoolExecutor(5, thread_name_prefix="find") as pool:
+        network = pool.submit(_look_at_network, aws, zone_names, nat) if with_network else None
+        roles = pool.submit(_look_at_role, aws)
+        group = pool.submit(logs.find_log_group, aws)
+        name = bucket_name(aws.account, who.aws_account_id, aws.region)
+        files = pool.submit(bucket.find_own_bucket, aws, name)
+        images = pool.submit(_look_at_repository, aws) if with_repository else None
+    if (network is not None and network.result() is None) or (images is not None and not images.result()):
+        return None
+    arns = roles.result()
+    if arns is None or group.result() is None or not files.result():
+        return None
+    return account_record(
+        aws,
+        who,
+        network.result() if network is not None else None,
+        *arns,
+        aws.account,
+        images.result() if images is not None else "",
+    )
+
+
+def _look_at_network(aws: Aws, zone_names: tuple[str, ...], nat: bool) -> Network | None:
+    found = vpc.find_vpcs(aws)
+    if len(found) != 1:
+        return None
+    vpc_id = str(found[0]["VpcId"])
+    if not vpc.has_names(aws, vpc_id):
+        return None
+    return _find_network(aws, vpc_id, str(found[0]["CidrBlock"]), zone_names, nat)
+
+
+def _look_at_role(aws: Aws) -> tuple[str, str] | None:
+    """The ARNs of role and instance profile."""
+    role, profile = iam_role.find_role(aws), iam_role.find_instance_profile(aws)
+    if role is None or profile is None or not profile.get("Roles"):
         return None
     # What an earlier version of this library wrote is written anew.
-    if not iam_role.has_policy(aws, str(role["Arn"])):
-        return None
-    if not bucket.find_own_bucket(aws, bucket_name(aws.account, who.aws_account_id, aws.region)):
-        return None
-    repository = ecr.find_repository(aws) if with_repository else None
-    if with_repository and (repository is None or not ecr.is_complete(aws)):
-        return None
-    uri = "" if repository is None else str(repository["repositoryUri"])
-    return account_record(aws, who, network, str(role["Arn"]), str(profile["Arn"]), aws.account, uri)
+    arns = str(role["Arn"]), str(profile["Arn"])
+    return arns if iam_role.has_policy(aws, arns[0]) else None
+
+
+def _look_at_repository(aws: Aws) -> str:
+    """The repository's URI; empty if it is not there, or not whole."""
+    repository = ecr.find_repository(aws)
+    return str(repository["repositoryUri"]) if repository is not None and ecr.is_complete(aws) else ""
 
 
 def account_record(

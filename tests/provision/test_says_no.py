@@ -24,7 +24,7 @@ from prefect_coiled.notifications import read_notifications
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND, SPOT_ROLE_MISSING
 from prefect_coiled.plan.cluster import ClusterSpec
-from prefect_coiled.provision import add_workers, create_cluster, delete_cluster, set_up_account
+from prefect_coiled.provision import add_workers, create_cluster, delete_cluster, set_up_account, sweep
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.sandbox.rules.rates import Bucket
 from prefect_coiled.tasks import launch as launching
@@ -375,6 +375,16 @@ def test_the_way_down_comes_through_where_aws_fails_for_a_moment(
     removal = delete_cluster("team", "us-east-1", record.name, record.uid)
     assert removal.left == {}
     assert live(sandbox) == []
+
+
+@pytest.mark.parametrize("code", ["InvalidIPAddress.InUse", "AuthFailure"])
+def test_an_address_that_ec2_holds_for_a_moment_is_waited_for(
+    session: Session, sandbox: Sandbox, lay: Lay, code: str
+) -> None:
+    lay(refusing("ec2:ReleaseAddress", code, times=2))
+    removal = sweep("team", "us-east-1")
+    assert removal.left == {}
+    assert sandbox.client("ec2").describe_addresses()["Addresses"] == []
 
 
 def test_one_part_that_may_not_be_removed_keeps_no_other(

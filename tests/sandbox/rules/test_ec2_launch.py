@@ -170,6 +170,7 @@ def test_a_token_and_an_end_are_final(here: Here) -> None:
     assert code_of(ec2.start_instances, InstanceIds=[name]) == "IncorrectInstanceState"
 
 
+@story("ec2-template-name-once")
 def test_a_rule_about_launches_is_kept_where_the_template_breaks_it(here: Here) -> None:
     ec2 = here.of("ec2")
     data = {
