@@ -302,7 +302,7 @@ def launch(
         report("dask config", f"not on the machines: {names}")
     session = Session(
         aws,
-        request.held["environ"],
+        request.environ,
         dask_config,
         told,
         registry_token=token,

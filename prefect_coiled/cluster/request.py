@@ -52,7 +52,9 @@ class Request:
         check_user_tags(self.held["tags"] or {})
         min_workers(self.held["wait_for_workers"], self.n_workers)
         check_dask_options(self.held["worker_options"], self.held["scheduler_options"])
-        for key in self.held["environ"] or {}:
+        if not isinstance((self.held["worker_options"] or {}).get("env") or {}, Mapping):
+            raise OptionsError("worker_options['env']", "it is a mapping of names to texts.")
+        for key in self.environ:
             if "=" in key or "\0" in key:
                 raise OptionsError(f"environ[{key!r}]", "there is no variable of such a name.")
         self._check_packages()
@@ -165,6 +167,12 @@ class Request:
     def closes(self) -> bool:
         """Whether closing a new cluster removes it."""
         return self.held["shutdown_on_close"] is not False
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Variables for the machines; those of `worker_options` win, as a nanny has it."""
+        of_workers = (self.held["worker_options"] or {}).get("env") or {}
+        return {**(self.held["environ"] or {}), **{str(k): str(v) for k, v in of_workers.items()}}
 
     def _worker_disk(self) -> int:
         size = self.held["worker_disk_size"]
@@ -285,7 +293,8 @@ class Request:
                 nthreads=self.held["nthreads"],
                 memory_limit=self.held["memory_limit"],
                 worker_class=self.held["worker_class"],
-                worker_options=dict(self.held["worker_options"] or {}),
+                # "env" is kept as a secret with the other variables: user data is open to whoever sees instances.
+                worker_options={k: v for k, v in (self.held["worker_options"] or {}).items() if k != "env"},
                 spot=spot_policy != "on-demand",
                 gpu=gpu,
             ),

@@ -32,6 +32,16 @@ def test_me_is_the_callers_address_and_nothing_else_is_asked_for_it() -> None:
     assert [rule.cidr for rule in spec.ingress] == ["192.0.2.1/32"]
 
 
+def test_variables_of_the_workers_options_are_kept_as_secrets_and_win() -> None:
+    keywords = {"worker_options": {"env": {"TOKEN": "canary", "A": 1}, "resources": {"GPU": 1}}}
+    assert "canary" not in plan(**keywords).model_dump_json()
+    assert plan(**keywords).worker_node.worker_options == {"resources": {"GPU": 1}}
+    asked = Request({}, **keywords, environ={"A": "other", "B": "2"})
+    assert asked.environ == {"TOKEN": "canary", "A": "1", "B": "2"}
+    with pytest.raises(OptionsError, match=r"worker_options\['env'\]"):
+        Request({}, worker_options={"env": ["TOKEN"]})
+
+
 def test_gpu_workers_are_not_spot_machines_unless_asked() -> None:
     assert plan(worker_gpu=1).spot_policy == "on-demand"
     assert plan(worker_gpu=1).worker_types[0] == "g4dn.xlarge"
