@@ -22,7 +22,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from prefect_coiled.environment.sites import SITE_NAMES, egg_links, names_ending, real, site_folders
+from prefect_coiled.environment.sites import (
+    SITE_NAMES,
+    egg_links,
+    names_ending,
+    real,
+    search_path,
+    site_folders,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,7 +47,7 @@ class Installed:
     """
 
     def __init__(self, path: Iterable[str] | None = None) -> None:
-        entries = [entry or os.getcwd() for entry in (sys.path if path is None else path)]
+        entries = search_path(path)
         self._python = {real(p) for p in _python_folders()}
         self._sites = set(site_folders())
         self._sites |= {real(p) for p in entries if os.path.basename(p) in SITE_NAMES}

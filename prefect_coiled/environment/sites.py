@@ -9,14 +9,14 @@ import os
 import site
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from prefect_coiled.environment.records import normalized
 
-__all__ = ["SITE_NAMES", "EggLink", "egg_links", "names_ending", "real", "site_folders"]
+__all__ = ["SITE_NAMES", "EggLink", "egg_links", "names_ending", "real", "search_path", "site_folders"]
 
 SITE_NAMES = ("site-packages", "dist-packages")
 
@@ -41,11 +41,27 @@ def real(path: str) -> Path:
     return Path(os.path.realpath(path))
 
 
+def search_path(entries: Iterable[object] | None = None) -> list[str]:
+    """The entries of the search path that Python looks into; the empty one stands for the working directory.
+
+    Args:
+        entries: By default those of `sys.path`.
+    """
+    found = []
+    for entry in sys.path if entries is None else entries:
+        if isinstance(entry, str):
+            try:
+                found.append(entry or os.getcwd())
+            except OSError:
+                continue  # the working directory is not there any more
+    return found
+
+
 def site_folders() -> tuple[Path, ...]:
     """Where packages are installed: of this environment, of the user, of the system."""
     named = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     named += [*site.getsitepackages(), site.getusersitepackages()]
-    named += [entry for entry in sys.path if os.path.basename(entry) in SITE_NAMES]
+    named += [entry for entry in search_path() if os.path.basename(entry) in SITE_NAMES]
     return tuple(dict.fromkeys(real(entry) for entry in named if entry))
 
 

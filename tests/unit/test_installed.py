@@ -13,6 +13,7 @@ import pytest
 
 import prefect_coiled.records
 from prefect_coiled.environment.installed import Installed
+from prefect_coiled.environment.module_places import find
 from prefect_coiled.environment.projects import start_folder
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.node.packages import imported_from
@@ -195,3 +196,6 @@ def test_a_working_directory_that_is_gone_is_told(tmp_path: Path, monkeypatch: p
     (tmp_path / "gone").rmdir()
     with pytest.raises(OptionsError, match="working directory"):
         start_folder({}, None)
+    monkeypatch.setattr(sys, "path", ["", tmp_path, *sys.path])
+    assert Installed().owns(Path(dask.__file__), "dask")
+    assert find().aliases == ()
