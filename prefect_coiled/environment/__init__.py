@@ -6,6 +6,7 @@
     target     what the machines run, and which wheels fit
     build      wheels of what no index has: directories, repositories, sources
     kept       those of them that need not be built a second time
+    sites      the folders of packages
     installed  which modules belong to packages, or to Python
     module_places, ignored, modules    the program's own modules: where they are, what stays, a wheel of them
     indexes    where pip and uv look for packages, and the credentials for it

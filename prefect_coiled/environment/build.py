@@ -5,7 +5,9 @@ Runs build tools on this machine, with this machine's access to repositories; ta
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import re
 import shutil
 import sys
@@ -17,15 +19,18 @@ from urllib.parse import unquote, urlsplit
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
+from prefect_coiled.environment.ignored import is_secret
 from prefect_coiled.environment.indexes import Indexes
+from prefect_coiled.environment.module_places import module_name
 from prefect_coiled.environment.records import Package, Wheel, normalized
 from prefect_coiled.environment.sources import as_installed, backend_of, clone, copied, leaves_traces
 from prefect_coiled.environment.uv import run_uv
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["build", "settled", "wheel_of"]
+__all__ = ["build", "settled", "take_secrets_out", "wheel_of"]
 
 _CHUNK = 1 << 20
+_LOOKED_AT = 65536
 
 
 def _reason(said: str) -> str:
@@ -131,6 +136,45 @@ def settled(wheel: Path, target: Path) -> Path:
             made.compress_type = zipfile.ZIP_DEFLATED
             new.writestr(made, old.read(entry))
     return target
+
+
+def take_secrets_out(wheel: Path) -> tuple[str, ...]:
+    """Remove from a wheel of a directory what may hold a secret: nobody has published that yet.
+
+    Args:
+        wheel: The file, which is written anew where there is something.
+
+    Returns:
+        What was removed.
+    """
+    with zipfile.ZipFile(wheel) as old:
+        found = tuple(name for name in old.namelist() if _is_secret(old, name))
+        if not found:
+            return ()
+        rough = wheel.with_name(f".{wheel.name}")
+        with zipfile.ZipFile(rough, "w", zipfile.ZIP_STORED) as new:
+            for entry in old.infolist():
+                content = old.read(entry)
+                if entry.filename.endswith(".dist-info/RECORD"):
+                    rows = csv.reader(io.StringIO(content.decode()))
+                    told = io.StringIO()
+                    csv.writer(told, lineterminator="\n").writerows(
+                        r for r in rows if r and r[0] not in found
+                    )
+                    content = told.getvalue().encode()
+                if entry.filename not in found:
+                    new.writestr(entry, content)
+    settled(rough, wheel)
+    rough.unlink()
+    return found
+
+
+def _is_secret(wheel: zipfile.ZipFile, name: str) -> bool:
+    file = name.rpartition("/")[2]
+    if not file or ".dist-info/" in name or module_name(file):
+        return False
+    with wheel.open(name) as content:
+        return is_secret(file, content.read(_LOOKED_AT))
 
 
 def wheel_of(path: Path, url: str = "") -> Wheel:

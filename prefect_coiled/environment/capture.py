@@ -13,13 +13,17 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from prefect_coiled.environment.distributions import Found, find
-from prefect_coiled.environment.records import DISTRIBUTION, Environment, Package
+from prefect_coiled.environment.records import DISTRIBUTION, Environment, Package, normal_version
 from prefect_coiled.errors import OptionsError
 
 __all__ = ["capture", "check_ignored", "without_secrets"]
 
 # What manages conda's environments rather than belongs to one.
-_OF_CONDA = re.compile(r"^(conda.*|(lib)?mamba.*|boa|menuinst|navigator-updater|anaconda-.*)\Z")
+_OF_CONDA = re.compile(
+    r"^(conda|conda-(anaconda-.*|build|content-trust|env|index|libmamba-solver|package-(handling|streaming)|"
+    r"rattler-solver|repo-cli|standalone|token|verify)|(lib|micro)?mamba(py)?|boa|menuinst|navigator-updater|"
+    r"anaconda-.*)\Z"
+)
 # Stand-ins that no index has: https://bugs.launchpad.net/ubuntu/+source/python-pip/+bug/1635463
 _NOTHING = frozenset({"pkg-resources", "distribute"})
 _EXTRA = re.compile(r";.*\bextra\s*==")
@@ -61,7 +65,7 @@ def capture(
         elif _NOT_FOR_LINUX.match(name):
             left_out[name] = "not for Linux"
         else:
-            packages[name] = package.model_copy(update={"requires": _requires(found.distribution)})
+            packages[name] = package.model_copy(update={"requires": _requires(found)})
     left_out |= {name: why for name, why in broken.items() if name not in packages}
     foreign = sorted(name for name, why in left_out.items() if why == "not for Linux")
     if strict and foreign:
@@ -71,7 +75,8 @@ def capture(
             f"Leave it out: package_sync_ignore={foreign}.",
         )
     return Environment(
-        python=platform.python_version(),
+        # A Python that was built of a state between two releases says so by a "+" at its end.
+        python=platform.python_version().rstrip("+"),
         platform=f"{sys.platform}-{platform.machine()}",
         packages=tuple(packages[name] for name in sorted(packages)),
         left_out=left_out,
@@ -96,18 +101,18 @@ def check_ignored(ignore: Sequence[str]) -> tuple[str, ...]:
 
 def _package(found: Found) -> Package:
     # https://packaging.python.org/en/latest/specifications/direct-url/
-    name, version, distribution = found.name, found.version, found.distribution
+    name, version = found.name, normal_version(found.version)
     record = str(found.folder.absolute()) if found.folder is not None else ""
     if found.sources is not None:
         url = found.sources.as_uri()
         return Package(name=name, version=version, origin="directory", url=url, editable=True, record=record)
     try:
-        direct = json.loads(distribution.read_text("direct_url.json") or "{}")
+        direct = json.loads(found.text("direct_url.json") or "{}")
     except ValueError:
         direct = {}
     plain = Package(name=name, version=version, record=record)
     # What conda builds says that it came from the directory of the machine that built it.
-    installer = (distribution.read_text("INSTALLER") or "").strip()
+    installer = found.text("INSTALLER").strip()
     if installer == "conda":
         return plain.model_copy(update={"origin": "conda"})
     if not isinstance(direct, dict) or not direct.get("url"):
@@ -132,9 +137,9 @@ def _package(found: Found) -> Package:
     return plain.model_copy(update=more)
 
 
-def _requires(distribution: metadata.Distribution) -> tuple[str, ...]:
+def _requires(found: Found) -> tuple[str, ...]:
     # What an extra requires was installed here or was not: it is a package of its own.
-    return tuple(r for r in distribution.requires or () if not _EXTRA.search(r))
+    return tuple(r for r in found.requires if not _EXTRA.search(r))
 
 
 def _is_systems(folder: Path) -> bool:

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import posixpath
 import re
 import sysconfig
 import zipfile
@@ -81,9 +82,12 @@ def read_record(folder: Path) -> dict[str, str]:
         folder: The `.dist-info`.
     """
     try:
-        return _record((folder / "RECORD").read_text(encoding="utf-8", errors="replace"))
+        listed = _record((folder / "RECORD").read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return {}
+    # A path may lead away and back, or begin at the root of the file system.
+    beside = f"{folder.parent.as_posix()}/"
+    return {posixpath.normpath(path.removeprefix(beside)): told for path, told in listed.items()}
 
 
 def python_files(record: Path) -> dict[str, str]:
@@ -104,7 +108,8 @@ def imported_files(wheel: Path) -> dict[str, tuple[str, Path | None]]:
 
 def _record(text: str) -> dict[str, str]:
     # https://packaging.python.org/en/latest/specifications/recording-installed-packages/#the-record-file
-    rows = csv.reader(io.StringIO(text))
+    # No name has a NUL in it, and a quotation mark that is not closed ends with its line.
+    rows = (row for line in text.replace("\0", "").splitlines() for row in csv.reader([line]))
     return {
         row[0].replace("\\", "/"): (row[1].removeprefix("sha256=") if len(row) > 1 else "")
         for row in rows

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import os
 import re
-import site
-import sys
-import sysconfig
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from email.message import Message
+from email.parser import Parser
 from importlib import metadata
 from pathlib import Path
 
 from prefect_coiled.environment.contents import python_files
 from prefect_coiled.environment.records import normalized
+from prefect_coiled.environment.sites import EggLink, egg_links, real, site_folders
 from prefect_coiled.node.packages import hash_of
 
-__all__ = ["Found", "find", "site_folders"]
+__all__ = ["Found", "find"]
 
 # https://packaging.python.org/en/latest/specifications/name-normalization/
 # pip skips what has no such name too: what it is about to remove gets one that begins with "~".
@@ -46,6 +46,21 @@ class Found:
     folder: Path | None
     sources: Path | None = None
 
+    @property
+    def requires(self) -> list[str]:
+        """What it requires."""
+        try:
+            return self.distribution.requires or []
+        except UnicodeDecodeError:
+            return _read_anyhow(self.folder).get_all("Requires-Dist") or []
+
+    def text(self, file: str) -> str:
+        """A file of the record, or ""."""
+        try:
+            return self.distribution.read_text(file) or ""
+        except (OSError, ValueError):
+            return ""
+
 
 def find(distributions: Iterable[metadata.Distribution] | None = None) -> tuple[list[Found], dict[str, str]]:
     """The records that count, in the order of the path, and why by name for those that cannot be read.
@@ -55,70 +70,69 @@ def find(distributions: Iterable[metadata.Distribution] | None = None) -> tuple[
     """
     groups: dict[str, list[Found]] = {}
     broken: dict[str, str] = {}
-    links = _development_links()
+    links: dict[str, EggLink] = {}
+    for place in site_folders():
+        for link in egg_links(place):
+            links.setdefault(link.name, link)
     for distribution in metadata.distributions() if distributions is None else distributions:
         path = getattr(distribution, "_path", None)
         folder = Path(path) if isinstance(path, os.PathLike) else None
         if folder is not None and not _NAME.match(folder.name.partition("-")[0].partition(".")[0]):
             continue
-        name, version = _told(distribution)
-        if not name or not version:
+        name, version = _told(distribution, folder)
+        if not _NAME.match(name) or not version:
             if folder is not None and folder.suffix == ".dist-info":
                 called = normalized(folder.stem.rpartition("-")[0] or folder.stem)
-                broken.setdefault(called, f"its record {folder.name} names no version: install it anew")
+                lacks = "version" if _NAME.match(name) or not name else "package"
+                broken.setdefault(called, f"its record {folder.name} names no {lacks}: install it anew")
+            continue
+        if folder is None and hasattr(distribution, "_path"):
+            # Nothing shows that it is what an index has under that name.
+            broken.setdefault(
+                normalized(name), "it lies in no folder: what the program imports of it travels"
+            )
             continue
         found = Found(normalized(name), version, distribution, folder)
         if folder is not None and _is_beside_sources(folder):
-            sources = links.get(found.name)
+            link_of = links.get(found.name)
             # Beside sources that are not installed: a record of nothing, as `python -m build` leaves it.
-            if sources is None or folder.parent.resolve() not in (sources, *sources.iterdir()):
+            if link_of is None or real(str(folder.parent)) not in (link_of.modules, link_of.root):
                 continue
-            found = Found(found.name, version, distribution, folder, sources)
+            found = replace(found, sources=link_of.root)
         groups.setdefault(found.name, []).append(found)
     for name in groups:
         broken.pop(name, None)
     return [_imported(group) for group in groups.values()], broken
 
 
-def site_folders() -> tuple[Path, ...]:
-    """Where packages are installed: of this environment, of the user, of the system."""
-    named = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-    named += [*site.getsitepackages(), site.getusersitepackages()]
-    named += [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
-    return tuple(dict.fromkeys(Path(entry).resolve() for entry in named if entry))
-
-
-def _told(distribution: metadata.Distribution) -> tuple[str, str]:
+def _told(distribution: metadata.Distribution, folder: Path | None) -> tuple[str, str]:
     """Name and version, each empty where the record has none."""
     try:
         read = distribution.metadata
         return (read["Name"] or "", distribution.version or "") if read else ("", "")
+    except UnicodeDecodeError:
+        anyhow = _read_anyhow(folder)
+        return anyhow["Name"] or "", anyhow["Version"] or ""
     except (OSError, KeyError, TypeError, ValueError):
         # A folder without METADATA: what Python does then differs from version to version.
         return "", ""
+
+
+def _read_anyhow(folder: Path | None) -> Message:
+    """Metadata that is no UTF-8, as of packages of old: Python fails to read it, and installers do not."""
+    for file in (folder / "METADATA", folder / "PKG-INFO", folder) if folder is not None else ():
+        try:
+            return Parser().parsestr(file.read_bytes().decode("utf-8", errors="replace"), headersonly=True)
+        except OSError:
+            continue
+    return Message()
 
 
 def _is_beside_sources(folder: Path) -> bool:
     """Whether a record is an `.egg-info` that a build left beside the sources."""
     if folder.suffix != ".egg-info" or (folder / "installed-files.txt").exists():
         return False
-    return folder.parent.resolve() not in site_folders()
-
-
-def _development_links() -> dict[str, Path]:
-    """The roots of the projects that `setup.py develop` installed, by name, as `.egg-link` files tell."""
-    found: dict[str, Path] = {}
-    for folder in site_folders():
-        for link in folder.glob("*.egg-link"):
-            try:
-                lines = link.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError):
-                continue
-            if lines and Path(lines[0].strip()).is_dir():
-                # The second line leads from where the modules are to where setup.py is.
-                root = Path(lines[0].strip(), lines[1].strip() if len(lines) > 1 else ".")
-                found.setdefault(normalized(link.stem), root.resolve())
-    return found
+    return real(str(folder.parent)) not in site_folders()
 
 
 def _imported(group: list[Found]) -> Found:

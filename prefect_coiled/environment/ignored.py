@@ -16,13 +16,29 @@ __all__ = ["IGNORE_FILE", "Ignored", "is_environment", "is_secret"]
 IGNORE_FILE = ".coiledignore"
 _GIT = ".gitignore"
 # Names under which keys and passwords are kept.
+_DATA = r"(json|ya?ml|toml|ini|cfg|csv|txt|xml)"
 _SECRET = re.compile(
-    r"^(\.env(\..*)?|.*\.env|\.netrc|_netrc|\.pypirc|\.pgpass|\.htpasswd|id_(rsa|dsa|ecdsa|ed25519)(\..*)?|"
-    r".*\.(key|p12|pfx|jks|keystore|kdbx|ppk|ovpn)|(client_)?secrets?\.(json|ya?ml|toml|ini)|"
-    r"credentials(\.(json|ya?ml|toml|ini|csv))?|service[-_]account.*\.json)$",
+    r"^(\.env(\..*)?|.*\.env|.*[._]netrc|\.pypirc|\.pgpass|\.htpasswd|id_(rsa|dsa|ecdsa|ed25519)(_sk)?(\..*)?|"
+    r".*\.(key|p12|pfx|jks|keystore|kdbx|ppk|ovpn|tfvars|tfstate)(\.backup)?|"
+    rf"(.*[._-])?(secrets?|passwords?|passwd|api[_-]?keys?|access[_-]?token)(\.\w+)?\.{_DATA}(\.\w+)?|token\.txt|"
+    rf"client[_-]?secret.*\.json|(.*[._-])?credentials(\.{_DATA})?|.*service[_-]?account.*\.json|"
+    r"firebase-adminsdk.*\.json|kubeconfig(\..*)?|kaggle\.json|rclone\.conf)\Z",
     re.IGNORECASE,
 )
-_KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY")
+# What such files hold, whatever they are called: keys, the fields of clouds' credentials, and tokens that
+# have a form of their own so that they are found, as in
+# https://docs.github.com/en/code-security/secret-scanning/introduction/supported-secret-scanning-patterns
+_HELD = re.compile(
+    rb"""-----BEGIN[ ][A-Z0-9 ]*PRIVATE[ ]KEY | PuTTY-User-Key-File-\d
+    | secret_access_key["']?\s*[=:]\s*["']?[\w/+=]
+    | "(private_key|refresh_token|access_token|client_secret)"\s*:\s*"[^"]
+    | "auth"\s*:\s*"[\w/+=-]{12,}" | client-key-data:\s*[\w/+=]{16}
+    | ^[ \t]*machine\s+\S+\s+login\s+\S+\s+password\s+\S
+    | \b(gh[opusr]_[A-Za-z0-9]{36} | github_pat_\w{40} | glpat-[\w-]{20} | xox[abeprs]-[\w-]{10}
+    | [rs]k_live_\w{16} | sk-ant-[\w-]{20} | pypi-AgE[\w-]{40} | npm_[A-Za-z0-9]{36} | dckr_pat_[\w-]{20}
+    | hf_[A-Za-z]{34} | AIza[\w-]{35})""",
+    re.VERBOSE | re.MULTILINE,
+)
 # Never a part of a package, wherever they lie.
 _FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
 _UP = 12
@@ -33,9 +49,11 @@ def is_secret(name: str, content: bytes = b"") -> bool:
 
     Args:
         name: Its name without folders.
-        content: What it holds, if that was read. A certificate alone is no secret.
+        content: What it holds, if that was read. A certificate alone is no secret; what is compiled may have
+            the words of such files in it.
     """
-    return bool(_SECRET.match(name) or _KEY.search(content[:65536]))
+    head = content[:65536]
+    return bool(_SECRET.match(name) or (b"\0" not in head and _HELD.search(head)))
 
 
 def is_environment(folder: Path) -> bool:

@@ -18,25 +18,25 @@ import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from prefect_coiled.environment.distributions import site_folders
+from prefect_coiled.environment.sites import (
+    SITE_NAMES,
+    egg_links,
+    names_ending,
+    real,
+    search_path,
+    site_folders,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["Installed", "real"]
-
-
-@lru_cache(maxsize=4096)
-def real(path: str) -> Path:
-    """The path without links, as far as it exists."""
-    return Path(os.path.realpath(path))
+__all__ = ["Installed"]
 
 
 class Installed:
@@ -47,13 +47,13 @@ class Installed:
     """
 
     def __init__(self, path: Iterable[str] | None = None) -> None:
-        entries = [entry or os.getcwd() for entry in (sys.path if path is None else path)]
+        entries = search_path(path)
         self._python = {real(p) for p in _python_folders()}
         self._sites = set(site_folders())
-        self._sites |= {real(p) for p in entries if os.path.basename(p) in ("site-packages", "dist-packages")}
+        self._sites |= {real(p) for p in entries if os.path.basename(p) in SITE_NAMES}
         # What `pip install --target` made; a checkout has an .egg-info at most.
         others = {real(p) for p in entries} - self._sites
-        self._targets = {p for p in others if any(_names(p, ".dist-info"))}
+        self._targets = {p for p in others if any(names_ending(p, ".dist-info"))}
         self._known: dict[tuple[str, str], bool] = {}
         self._records: dict[Path, frozenset[str] | None] = {}
         self._editable = [e for place in sorted(self._sites) for e in _editables(place)]
@@ -134,13 +134,6 @@ def _python_folders() -> Iterator[str]:
     yield os.path.dirname(sysconfig.__file__)
 
 
-def _names(folder: Path, *ends: str) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(folder) if name.endswith(ends))
-    except OSError:
-        return []
-
-
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
@@ -151,7 +144,7 @@ def _read(path: Path) -> str:
 def _recorded(folder: Path, partly: bool = False) -> frozenset[str] | None:
     """The first parts of what the records in a folder list; None where one has no record."""
     found: set[str] = set()
-    for name in _names(folder, ".dist-info", ".egg-info"):
+    for name in names_ending(folder, ".dist-info", ".egg-info"):
         if name.startswith("~"):
             continue  # what an interrupted pip left
         info = folder / name
@@ -188,7 +181,7 @@ class _Editable:
 
 def _editables(place: Path) -> Iterator[_Editable]:
     """The editable distributions whose records are in a folder of packages."""
-    for name in _names(place, ".dist-info"):
+    for name in names_ending(place, ".dist-info"):
         try:
             direct: Any = json.loads(_read(place / name / "direct_url.json") or "{}")
         except ValueError:
@@ -206,12 +199,9 @@ def _editables(place: Path) -> Iterator[_Editable]:
                 # A finder: setuptools' and scikit-build's map names to files, meson's has a set of them.
                 yield _Editable(source, _strings(_read(place / file)))
     # `setup.py develop`, which leaves no record.
-    for name in _names(place, ".egg-link"):
-        line = (_read(place / name).splitlines() or [""])[0].strip()
-        if line:
-            source = real(line)
-            tops = "\n".join(_read(source / n / "top_level.txt") for n in _names(source, ".egg-info"))
-            yield _of_folder(source, source, _declared(source, tops))
+    for link in egg_links(place):
+        tops = (_read(link.modules / n / "top_level.txt") for n in names_ending(link.modules, ".egg-info"))
+        yield _of_folder(link.modules, link.root, _declared(link.root, "\n".join(tops)))
 
 
 def _pth(place: Path, file: Path) -> Iterator[Path]:

@@ -194,6 +194,8 @@ def _locked(
                 archive = download(wanted, own, indexes)
             made = building.build(package, own, indexes, archive)
             kept.keep(key, made)
+        if package.origin == "directory" and (secret := building.take_secrets_out(made)):
+            notes.append(f"{package}: not sent, as it may hold a secret: {', '.join(secret)}")
         check_fits(made, tags, target.python, target.architecture)
         return made
 

@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from prefect_coiled.environment.installed import Installed
+from prefect_coiled.environment.sites import search_path
 from prefect_coiled.errors import OptionsError
 
 __all__ = ["Alias", "Places", "Tree", "find", "has_own", "module_name", "names_in"]
@@ -215,7 +216,7 @@ def _beside(
         if not installed.owns(script, module or script.stem) and not _is_command(script):
             found += [(module and _root(script, module)) or script.parent, _above(script)]
     elif hasattr(sys, "ps1") or "IPython" in sys.modules or sys.path[:1] == [""]:
-        found.append(Path.cwd())  # a notebook or a prompt
+        found += map(Path, search_path([""]))  # a notebook or a prompt
     kept = (Path(os.path.realpath(f)) for f in found)
     yield from dict.fromkeys(f for f in kept if f.is_dir() and not installed.is_place(f))
 
@@ -238,8 +239,8 @@ def _is_command(script: Path) -> bool:
 
 def _loose_path(installed: Installed) -> Iterator[Path]:
     """The folders on the search path that are neither Python's own nor of packages."""
-    for entry in sys.path:
-        folder = Path(os.path.realpath(entry or os.getcwd()))
+    for entry in search_path():
+        folder = Path(os.path.realpath(entry))
         if folder.is_dir() and not installed.is_place(folder):
             yield folder
 

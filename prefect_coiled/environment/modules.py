@@ -6,6 +6,7 @@ Where the modules are is found by `module_places`; what is a secret or ignored i
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import os
@@ -221,6 +222,9 @@ class _Gathering:
         if is_secret(path.name):
             self._left_out[path] = _SECRET
             return None
+        if not _is_text(path.name):
+            self._left_out[path] = "its name has no form in which it could travel"
+            return None
         if path.name.startswith(".") or path.suffix in (".pyc", ".pyo"):
             return self._size(path) if path in self._places.imported else None
         if self._says(path, ignored.by_us(path)):
@@ -287,6 +291,11 @@ def _first(path: str) -> str:
     return path.partition("/")[0].partition(".")[0]
 
 
+def _is_text(name: str) -> bool:
+    """Whether a file's name is text, in one line: others are in no wheel's list."""
+    return name.isprintable()
+
+
 def _listed(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))
@@ -327,9 +336,12 @@ def write_wheel(files: dict[str, bytes], folder: Path) -> Path | None:
         b"Root-Is-Purelib: true\nTag: py3-none-any\n",
     }
     everything = {**files, **described}
-    listed = "".join(f"{n},,\n" for n in [*sorted(everything), f"{info}/RECORD"])
+    told = io.StringIO()
+    csv.writer(told, lineterminator="\n").writerows(
+        (n, "", "") for n in [*sorted(everything), f"{info}/RECORD"]
+    )
     path = folder / f"{name}-{version}-py3-none-any.whl"
-    path.write_bytes(zipped({**everything, f"{info}/RECORD": listed.encode()}))
+    path.write_bytes(zipped({**everything, f"{info}/RECORD": told.getvalue().encode()}))
     return path
 
 

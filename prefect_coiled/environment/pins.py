@@ -9,12 +9,16 @@ from typing import Any
 from prefect_coiled.environment import needs
 from prefect_coiled.environment.ask import PackageNotFoundError, found_alone, name_of
 from prefect_coiled.environment.indexes import Indexes
-from prefect_coiled.environment.records import Environment, Package, normalized
+from prefect_coiled.environment.records import Environment, Package, is_version, normalized
 from prefect_coiled.environment.target import Target
 from prefect_coiled.environment.variants import home_of, label_of, public_of, where_to_say, with_backend
 from prefect_coiled.errors import OptionsError
 
 __all__ = ["compile_all"]
+
+_NO_VERSION = (
+    "its version is none of https://packaging.python.org/en/latest/specifications/version-specifiers/"
+)
 
 
 def compile_all(
@@ -69,7 +73,9 @@ class _Asked:
         self._choose_backend(pins)
         # What installs all of it is there in any case.
         tool = () if any(p.name == "uv" for p in self.packages) else ("uv",)
-        found = self._alone([*pins, *tool], self.bad)
+        # One of them would fail the question about all of them.
+        self.bad |= {pin: _NO_VERSION for pin, p in pins.items() if not is_version(p.version)}
+        found = self._alone([*(pin for pin in pins if pin not in self.bad), *tool], self.bad)
         found = self._exact(found, pins, like)
         for pin in [pin for pin in self.bad if pin in pins and pins[pin].name in self.here]:
             del self.bad[pin]
@@ -185,6 +191,8 @@ class _Asked:
             package = pins.get(pin)
             if package is not None and package.origin == "conda":
                 parts.append(f"{pin} is made by conda and no index has it")
+            elif self.bad[pin] == _NO_VERSION:
+                parts.append(f"{pin} has a version that no index and no wheel can have")
             elif label_of(pin):
                 parts.append(f"{pin} is a local build that no index has")
             else:

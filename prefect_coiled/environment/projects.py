@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import site
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect_coiled.environment.records import normalized, read_toml
+from prefect_coiled.environment.sites import real, site_folders
 from prefect_coiled.errors import OptionsError
 
 __all__ = [
@@ -61,9 +61,8 @@ def main_script() -> Path | None:
         return None
     path = Path(file).absolute()
     # Not all below `sys.prefix`: an environment may be made in the project's own folder.
-    named = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib", "scripts")]
-    named += [*site.getsitepackages(), site.getusersitepackages(), str(Path(sys.executable).parent)]
-    installed = {Path(folder).resolve() for folder in named}
+    named = [sysconfig.get_path("stdlib"), sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
+    installed = {*site_folders(), *map(real, named)}
     return None if installed & set(path.resolve().parents) or not path.is_file() else path
 
 
@@ -73,12 +72,20 @@ def start_folder(environ: Mapping[str, str], script: Path | None) -> Path:
     Args:
         environ: `UV_PROJECT` names another folder, as for uv.
         script: The main script.
+
+    Raises:
+        OptionsError: The working directory is not there any more.
     """
     if environ.get("UV_PROJECT"):
         return Path(environ["UV_PROJECT"]).absolute()
     if script is not None and any(_files_in(folder) for folder in _upward(script.parent)):
         return script.parent
-    return Path.cwd()
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise OptionsError(
+            "the working directory", f"it cannot be read: {error.strerror}", "Change to one that is there."
+        ) from error
 
 
 def find_project(start: Path) -> Project:

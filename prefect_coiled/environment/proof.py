@@ -104,6 +104,12 @@ def prove(
     for kind in ("contents", "seen"):
         kept.let_go(kind)
     strangers = [(p, v.difference) for p, v in verdicts.items() if v.kind == "stranger"]
+    if gone := [p for p, d in strangers if not (d.changed or d.extra)]:
+        raise OptionsError(
+            f"packages for the machines: of {', '.join(map(str, gone))} files are missing here",
+            "its record lists them, and they were removed since",
+            f"Install it anew. {_leave_out([p.name for p in gone])}",
+        )
     if strangers:
         raise _refusal(strangers, "is another package than the one that is installed here")
     others = [(p, v.difference) for p, v in verdicts.items() if v.kind == "other"]

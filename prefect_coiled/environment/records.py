@@ -12,6 +12,8 @@ import sys
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from packaging.version import InvalidVersion, Version
+
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.records import Record
 
@@ -28,6 +30,8 @@ __all__ = [
     "Origin",
     "Package",
     "Wheel",
+    "is_version",
+    "normal_version",
     "normalized",
     "read_toml",
 ]
@@ -44,6 +48,23 @@ _TOOL = "prefect-coiled"
 def normalized(name: str) -> str:
     """A distribution's name as indexes spell it."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def is_version(text: str) -> bool:
+    """Whether a version is one that indexes and wheels may have.
+
+    https://packaging.python.org/en/latest/specifications/version-specifiers/
+    """
+    try:
+        Version(text)
+    except InvalidVersion:
+        return False
+    return True
+
+
+def normal_version(text: str) -> str:
+    """A version as indexes and the names of wheels spell it; what is no version stays as it is."""
+    return str(Version(text)) if is_version(text) else text
 
 
 class Package(Record):

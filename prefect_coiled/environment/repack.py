@@ -10,6 +10,7 @@ import configparser
 import csv
 import hashlib
 import io
+import os
 import re
 import zipfile
 from collections.abc import Container, Iterator, Sequence
@@ -21,7 +22,7 @@ from packaging.tags import Tag, parse_tag
 from prefect_coiled.environment import kept
 from prefect_coiled.environment.build import settled
 from prefect_coiled.environment.contents import read_record
-from prefect_coiled.environment.records import Package
+from prefect_coiled.environment.records import Package, is_version
 from prefect_coiled.node.packages import hash_of
 
 __all__ = ["Packable", "can_be_packed", "pack"]
@@ -53,6 +54,8 @@ def can_be_packed(package: Package, tags: Sequence[Tag]) -> bool:
     record = Path(package.record)
     if package.editable or record.suffix != ".dist-info" or not (record / "METADATA").is_file():
         return False
+    if not is_version(package.version):
+        return False  # no installer takes a wheel of it
     listed = list(_listed(record))
     if not listed or not all(path.is_file() for path, _ in listed if path.suffix == ".py"):
         return False
@@ -91,12 +94,14 @@ def pack(package: Package, folder: Path) -> Path:
         folder: Where it is put.
     """
     record = Path(package.record)
-    files = [(path, name) for path, name in _listed(record) if path.is_file()]
+    # Of old, the folder's name is not in its normal form, and no installer would take a wheel of that name.
+    stem = f"{package.name.replace('-', '_')}-{package.version}"
+    files = [(path, _renamed(name, record.stem, stem)) for path, name in _listed(record) if path.is_file()]
     states = [(name, path.stat()) for path, name in files]
     key = _short(package.record, *(f"{name}\0{s.st_size}\0{s.st_mtime_ns}" for name, s in states))
     if (made := kept.find(key, folder)) is not None:
         return made
-    target = folder / f"{record.stem}-{_compressed(_tags(record))}.whl"
+    target = folder / f"{stem}-{_compressed(_tags(record))}.whl"
     rough = folder / f".{target.name}"
     told = io.StringIO()
     rows = csv.writer(told, lineterminator="\n")
@@ -111,10 +116,10 @@ def pack(package: Package, folder: Path) -> Path:
                 wheel.write(path, name)
                 rows.writerow((name, f"sha256={hash_of(path)}", path.stat().st_size))
         if not (record / "WHEEL").is_file():
-            rows.writerow((f"{record.name}/WHEEL", "", ""))
-            wheel.writestr(f"{record.name}/WHEEL", _WHEEL)
-        rows.writerow((f"{record.name}/RECORD", "", ""))
-        wheel.writestr(f"{record.name}/RECORD", told.getvalue())
+            rows.writerow((f"{stem}.dist-info/WHEEL", "", ""))
+            wheel.writestr(f"{stem}.dist-info/WHEEL", _WHEEL)
+        rows.writerow((f"{stem}.dist-info/RECORD", "", ""))
+        wheel.writestr(f"{stem}.dist-info/RECORD", told.getvalue())
     settled(rough, target)
     rough.unlink()
     kept.keep(key, target)
@@ -129,7 +134,9 @@ def _listed(record: Path) -> Iterator[tuple[Path, str]]:
     prefix = location.parents[min(above, len(location.parents) - 1)]
     data = f"{record.stem}.data"
     generated = _entry_points(record)
-    for name in sorted(read_record(record)):
+    # What says what it is belongs to it, whether it is listed or not.
+    listed = read_record(record)
+    for name in sorted({*listed, f"{record.name}/METADATA"} if listed else ()):
         path = Path(name)
         if name.endswith((".pyc", ".pyo")) or "__pycache__" in path.parts:
             continue
@@ -138,23 +145,22 @@ def _listed(record: Path) -> Iterator[tuple[Path, str]]:
         if not path.is_absolute() and path.parts[0] != "..":
             yield location / path, name
             continue
-        place = Path(_normal(location / path))
+        place = Path(os.path.normpath(location / path))
+        if prefix not in place.parents:
+            continue  # another's
         if place.parent.name in ("bin", "Scripts"):
             if place.name.removesuffix(".exe").removesuffix("-script.py") not in generated:
                 yield place, f"{data}/scripts/{place.name}"
-        elif prefix in place.parents:
+        else:
             yield place, f"{data}/data/{place.relative_to(prefix).as_posix()}"
 
 
-def _normal(path: Path) -> str:
-    # Without following links, which an environment's own folders may be.
-    parts: list[str] = []
-    for part in path.parts:
-        if part == ".." and parts:
-            parts.pop()
-        else:
-            parts.append(part)
-    return str(Path(*parts))
+def _renamed(name: str, old: str, new: str) -> str:
+    """A name in the wheel, with another name of the folders of its record and its data."""
+    for end in (".dist-info/", ".data/"):
+        if name.startswith(old + end):
+            return new + name.removeprefix(old)
+    return name
 
 
 def _entry_points(record: Path) -> set[str]:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import util
+from importlib import import_module, util
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +58,11 @@ def find_uv() -> list[str]:
         OptionsError: There is none.
     """
     if util.find_spec("uv"):
-        return [sys.executable, "-m", "uv"]
+        try:
+            # What `python -m uv` runs. The module may be there without the program: on PYTHONPATH, or copied.
+            return [str(import_module("uv").find_uv_bin())]
+        except (ImportError, AttributeError, OSError):
+            pass
     if found := shutil.which("uv"):
         return [found]
     raise OptionsError("uv", "it is not installed, and reads and builds the packages", "pip install uv")

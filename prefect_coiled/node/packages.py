@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import sys
 from collections.abc import Mapping
 from importlib import util
 from pathlib import Path
@@ -49,8 +50,22 @@ def imported_from(path: str) -> Path | None:
         return None
     if not rest:
         return Path(spec.origin) if spec.origin and Path(spec.origin).name == top else None
-    places = (Path(folder, rest) for folder in spec.submodule_search_locations or ())
-    return next((place for place in places if place.is_file()), None)
+    folders = list(spec.submodule_search_locations or ())
+    places = (Path(folder, rest) for folder in folders)
+    return next((place for place in places if place.is_file()), None) or _found_by_hook(path, folders)
+
+
+def _found_by_hook(path: str, folders: list[str]) -> Path | None:
+    """A module of a package whose folder is none, as that of meson-python's editable installs."""
+    name = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    for finder in sys.meta_path:
+        try:
+            spec = finder.find_spec(name, folders)
+        except (ImportError, ValueError, AttributeError, TypeError):
+            continue
+        if spec is not None and spec.origin and Path(spec.origin).as_posix().endswith(f"/{path}"):
+            return Path(spec.origin)
+    return None
 
 
 def differing(expected: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:

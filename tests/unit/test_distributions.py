@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -124,3 +125,37 @@ def test_packages_of_the_operating_system_are_told_apart(tmp_path: Path) -> None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(found_here, "site_folders", lambda: (folder.resolve(),))
         assert captured(folder)["python-apt"].origin == "system"
+
+
+def test_metadata_of_old_that_is_no_utf_8_is_read_as_installers_read_it(site: Path) -> None:
+    info = installed(site, "of-old", "1.0", {"of_old.py": ""})
+    text = "Metadata-Version: 2.1\nName: of-old\nVersion: 1.0\nAuthor: Andr\xe9\nRequires-Dist: six\n"
+    (info / "METADATA").write_bytes(text.encode("latin-1"))
+    found = captured(site)
+    assert (str(found["of-old"]), found["of-old"].requires) == ("of-old==1.0", ("six",))
+
+
+def test_a_version_is_spelt_as_indexes_spell_it_and_what_is_none_stays(site: Path) -> None:
+    for name, version in {"dated": "2024.07.04", "early": "1.0.0-rc.1", "of-old": "1.0-2004b"}.items():
+        installed(site, name, version, {f"{name}.py": ""}, record=f"{name}.dist-info")
+    found = captured(site)
+    assert [found[name].version for name in ("dated", "early", "of-old")] == [
+        "2024.7.4",
+        "1.0.0rc1",
+        "1.0-2004b",
+    ]
+
+
+def test_a_record_whose_name_is_none_is_named(site: Path) -> None:
+    installed(site, "my own", "1", {"m.py": ""}, record="my_own-1.dist-info")
+    assert "names no package" in captured(site)["left out"]["my-own"]
+
+
+def test_what_lies_in_an_archive_is_asked_of_no_index(tmp_path: Path) -> None:
+    egg = tmp_path / "requests-1.0-py3.egg"
+    with zipfile.ZipFile(egg, "w") as archive:
+        archive.writestr("EGG-INFO/PKG-INFO", "Metadata-Version: 1.0\nName: requests\nVersion: 1.0\n")
+        archive.writestr("requests/__init__.py", "ours = True\n")
+    found = captured(egg)
+    assert "requests" not in found
+    assert "what the program imports of it travels" in found["left out"]["requests"]

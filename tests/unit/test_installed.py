@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import dask
@@ -11,6 +13,10 @@ import pytest
 
 import prefect_coiled.records
 from prefect_coiled.environment.installed import Installed
+from prefect_coiled.environment.module_places import find
+from prefect_coiled.environment.projects import start_folder
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.node.packages import imported_from
 
 
 @pytest.fixture
@@ -153,3 +159,43 @@ def test_packages_below_an_overlay_that_a_line_of_code_puts_on_the_path_are_inst
     installed = Installed([str(overlay), str(base)])
     assert installed.owns(base / "one.py", "one")
     assert installed.owns(overlay / "two.py", "two")
+
+
+def test_a_module_that_a_finder_alone_knows_is_found_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of meson-python's editable installs: the package's folder is none."""
+    files = {
+        "hooked_own": "__init__.py",
+        "hooked_own.deep": "deep/__init__.py",
+        "hooked_own.deep.a": "deep/a.py",
+    }
+    root = tmp_path / "src/hooked_own"
+    for file in files.values():
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+            if name not in files:
+                return None
+            return spec_from_file_location(
+                name, root / files[name], submodule_search_locations=["/no/folder/hooked_own"]
+            )
+
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    for file in files.values():
+        assert imported_from(f"hooked_own/{file}") == root / file
+    assert imported_from("hooked_own/absent.py") is None
+
+
+def test_a_working_directory_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(OptionsError, match="working directory"):
+        start_folder({}, None)
+    monkeypatch.setattr(sys, "path", ["", tmp_path, *sys.path])
+    assert Installed().owns(Path(dask.__file__), "dask")
+    assert find().aliases == ()

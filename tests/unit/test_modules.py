@@ -16,6 +16,7 @@ import pytest
 
 from prefect_coiled.environment import modules
 from prefect_coiled.environment.build import wheel_of
+from prefect_coiled.environment.ignored import is_secret
 from prefect_coiled.environment.installed import Installed
 from prefect_coiled.errors import OptionsError
 
@@ -268,6 +269,58 @@ def test_secrets_stay_and_are_named_and_certificates_travel(
     found = modules.gather()
     assert sorted(found.files) == ["own_pkg/__init__.py", "own_pkg/ca.pem"]
     assert sorted(p.name for p in found.secrets) == [".env", "bundle.pem", "id_rsa", "prod.env", "server.key"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("gcp.json", '{"type": "service_account", "private_key": "x"}'),
+        ("adc.json", '{"type": "authorized_user", "refresh_token": "x"}'),
+        ("aws.txt", "[default]\naws_secret_access_key = x"),
+        ("docker.json", '{"auths": {"host": {"auth": "dXNlcjpwYXNzd29yZA=="}}}'),
+        ("logins", "machine host login me password x"),
+        ("notes.txt", f"ghp_{'a' * 36}"),
+        ("deploy", "-----BEGIN OPENSSH PRIVATE KEY-----"),
+        ("client_secret_1.apps.json", "{}"),
+        ("my-service-account-key.json", "{}"),
+        ("prod.tfvars", ""),
+        ("passwords.csv", ""),
+        ("secrets.yaml.bak", ""),
+    ],
+)
+def test_a_file_is_known_for_a_secret_by_its_name_or_by_what_it_holds(name: str, content: str) -> None:
+    assert is_secret(name, content.encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("secretary.txt", "of state"),
+        ("schema.json", '{"refresh_token": {"type": "string"}}'),
+        ("tokens.txt", "a b c"),
+        ("native.bin", "\0 -----BEGIN PRIVATE KEY-----"),
+        ("keyboard.json", "{}"),
+        ("settings.toml", "debug = true"),
+    ],
+)
+def test_what_only_sounds_like_one_is_none(name: str, content: str) -> None:
+    assert not is_secret(name, content.encode())
+
+
+def test_a_file_whose_name_is_no_line_of_text_stays(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"own_pkg/__init__.py": "", "own_pkg/a,b.txt": "", "own_pkg/two\nlines.txt": ""})
+    (Path(os.fsdecode(os.fsencode(project / "own_pkg") + b"/\xff.txt"))).touch()
+    program.syspath_prepend(str(project))
+    importlib.import_module("own_pkg")
+    found = modules.gather()
+    assert sorted(found.files) == ["own_pkg/__init__.py", "own_pkg/a,b.txt"]
+    wheel = modules.write_wheel(found.files, project)
+    assert wheel is not None
+    with zipfile.ZipFile(wheel) as file:
+        listed = file.read(next(n for n in file.namelist() if n.endswith("/RECORD"))).decode()
+    assert '"own_pkg/a,b.txt",,' in listed.splitlines()
 
 
 def test_what_gitignore_says_stays_unless_the_program_imported_it_and_ours_holds_for_all(

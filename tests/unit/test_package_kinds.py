@@ -29,6 +29,7 @@ from prefect_coiled.environment.lock import Locked
 from prefect_coiled.environment.software import lock_software
 from prefect_coiled.environment.target import GLIBC, Target, check_fits, target_tags
 from prefect_coiled.errors import OptionsError
+from tests.unit.as_installed import installed
 from tests.unit.package_index import PASSWORD, USER, Handler, serve, wheel
 
 TARGET = Target(f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]}")
@@ -284,6 +285,52 @@ def test_not_for_linux_is_named_with_what_to_do(locked) -> None:
 def test_several_that_cannot_be_had_are_named_together(locked) -> None:
     with pytest.raises(OptionsError, match=r"absent==1 .*; for-windows==1.0 .*\['absent', 'for-windows'\]"):
         locked(Package(name="for-windows", version="1.0"), Package(name="absent", version="1"))
+
+
+def test_a_version_that_no_index_can_have_is_named_and_left_out_where_it_is_the_systems(locked) -> None:
+    ours = Package(name="ours", version="1.0-2004b")
+    with pytest.raises(OptionsError, match=r"ours==1.0-2004b has a version that no index.*\['ours'\]"):
+        locked(ours, Package(name="pure", version="1.0"))
+    made = locked(ours.model_copy(update={"origin": "system"}), Package(name="pure", version="1.0"))
+    assert the(made, "pure")
+    assert any("ours==1.0-2004b is left out" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("editable", [True, False])
+def test_secrets_in_a_directory_are_in_no_wheel_of_it_and_are_named(locked, tmp_path, editable) -> None:
+    files = {"mine_here.py": "", "mine/__init__.py": "", "mine/.env": "canary", "mine/data.json": "{}"}
+    files["mine/key.json"] = '{"private_key": "-----BEGIN PRIVATE KEY-----canary"}'
+    source = sources(tmp_path / "mine-here", "mine_here")
+    record = ""
+    if editable:
+        backend = (source / "backend.py").read_text()
+        whole = '; [wheel.write(os.path.join("mine", n)) for n in os.listdir("mine")]'
+        (source / "backend.py").write_text(
+            backend.replace('wheel.write("mine_here.py")', f'wheel.write("mine_here.py"){whole}')
+        )
+        for path, content in files.items():
+            (source / path).parent.mkdir(exist_ok=True)
+            (source / path).write_text(content)
+    else:
+        site = tmp_path / "lib/python3/site-packages"
+        record = str(installed(site, "mine-here", "1.0", files))
+    package = Package(
+        name="mine-here",
+        version="1.0",
+        origin="directory",
+        url=source.as_uri(),
+        editable=editable,
+        record=record,
+    )
+    made = locked(package)
+    with zipfile.ZipFile(made.built[the(made, "mine-here").sha256]) as wheel:
+        assert {"mine_here.py", "mine/data.json"} <= set(wheel.namelist())
+        assert not any(b"canary" in wheel.read(name) for name in wheel.namelist())
+        record_name = next(name for name in wheel.namelist() if name.endswith("/RECORD"))
+        assert b"key.json" not in wheel.read(record_name)
+    (note,) = [note for note in made.notes if "secret" in note]
+    assert "mine/.env" in note
+    assert "mine/key.json" in note
 
 
 def test_conda_made_is_taken_from_the_index_where_it_is_there(locked) -> None:

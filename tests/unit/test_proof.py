@@ -119,6 +119,14 @@ def test_where_the_files_here_cannot_be_taken_a_stranger_is_refused_in_words(
         proven(entry, record, origin="conda")
 
 
+def test_a_package_whose_files_were_removed_is_to_be_installed_anew(site: Path, tmp_path: Path) -> None:
+    record = installed(site, "one", "1", FILES)
+    for path in FILES:
+        (site / path).unlink()
+    with pytest.raises(OptionsError, match=r"of one==1 files are missing here.*Install it anew"):
+        proven(released(tmp_path / "index", FILES), record)
+
+
 def test_what_conda_built_of_the_same_release_is_taken_from_the_index_and_told(
     site: Path, tmp_path: Path
 ) -> None:
@@ -217,6 +225,38 @@ def test_what_is_not_whole_is_not_packed(site: Path, lost: str) -> None:
     record = installed(site, "one", "1", FILES)
     (site / lost).unlink()
     assert not can_be_packed(Package(name="one", version="1", record=str(record)), TARGET.tags)
+
+
+@pytest.mark.parametrize("folder", ["my-own-1.0.0-rc.1", "My.Own-1", "my_own"])
+def test_a_record_of_old_is_packed_under_its_name_in_the_form_of_today(
+    site: Path, tmp_path: Path, folder: str
+) -> None:
+    record = installed(site, "my-own", "1.0.0-rc.1", {"one.py": ""}, record=f"{folder}.dist-info")
+    wheel = pack(Package(name="my-own", version="1.0.0rc1", record=str(record)), tmp_path)
+    assert wheel.name == "my_own-1.0.0rc1-py3-none-any.whl"
+    assert zipfile.ZipFile(wheel).namelist() == [
+        "one.py",
+        *(f"my_own-1.0.0rc1.dist-info/{file}" for file in ("METADATA", "RECORD", "WHEEL")),
+    ]
+
+
+def test_a_version_that_no_wheel_can_have_is_not_packed(site: Path) -> None:
+    record = installed(site, "one", "1.0-2004b", FILES)
+    assert not can_be_packed(Package(name="one", version="1.0-2004b", record=str(record)), TARGET.tags)
+
+
+def test_nothing_is_packed_that_a_record_names_outside_of_its_environment(site: Path, tmp_path: Path) -> None:
+    (tmp_path.parent / "foreign").mkdir(exist_ok=True)
+    foreign = tmp_path.parent / "foreign" / "bin"
+    foreign.mkdir(exist_ok=True)
+    (foreign / "tool").write_text("another's")
+    record = installed(site, "one", "1", {**FILES, "one/own.txt": ""})
+    text = (record / "RECORD").read_text().replace("one/own.txt", f"{site}/one/own.txt")
+    ways = f'{foreign}/tool,,\none/../../../../../foreign/bin/tool,,\n/etc/hostname,,\n"not closed,,\n\0,,\n'
+    (record / "RECORD").write_text(ways + text)
+    wheel = pack(Package(name="one", version="1", record=str(record)), tmp_path)
+    names = [n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n]
+    assert names == sorted([*FILES, "one/own.txt"])
 
 
 # -- looking into a wheel of an index

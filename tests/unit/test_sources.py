@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from prefect_coiled.environment import Package
 from prefect_coiled.environment.build import build
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.sources import clone, copied
+from prefect_coiled.environment.uv import find_uv
 from prefect_coiled.errors import OptionsError
 
 # An isolated build gets nothing from nowhere, so that what is here is what builds.
@@ -172,3 +174,21 @@ def test_a_version_that_comes_from_git_is_the_one_that_is_installed(tmp_path: Pa
     (tmp_path / "out").mkdir()
     package = directory(source).model_copy(update={"version": "2.5.dev7"})
     assert build(package, tmp_path / "out", ALONE).name == "mine-2.5.dev7-py3-none-any.whl"
+
+
+def test_where_the_module_of_uv_has_no_program_the_machines_own_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = find_uv()
+    assert Path(own[0]).name.startswith("uv")
+    # As on PYTHONPATH, or in a folder that was copied.
+    (tmp_path / "uv.py").write_text("def find_uv_bin():\n    raise FileNotFoundError('uv')\n")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/uv").symlink_to(own[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "uv", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert find_uv() == [str(tmp_path / "bin/uv")]
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(OptionsError, match="pip install uv"):
+        find_uv()
