@@ -293,7 +293,7 @@ class Request:
                 nthreads=self.held["nthreads"],
                 memory_limit=self.held["memory_limit"],
                 worker_class=self.held["worker_class"],
-                # "env" is kept as a secret with the other variables: user data is open to whoever sees instances.
+                # "env" goes with the other variables, as a secret: whoever sees instances sees user data.
                 worker_options={k: v for k, v in (self.held["worker_options"] or {}).items() if k != "env"},
                 spot=spot_policy != "on-demand",
                 gpu=gpu,
