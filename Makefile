@@ -46,7 +46,7 @@ demo: $(STAMP)  ## provision a cluster in the sandbox, run flows/quickstart.py o
 	PREFECT_LOGGING_LEVEL=$${PREFECT_LOGGING_LEVEL:-WARNING} $(BIN)/python flows/quickstart.py
 
 test: $(STAMP)  ## the suite, on two cores, but for what takes long and what needs more than Python
-	$(BIN)/python -m pytest tests -m "not long" $(addprefix --ignore ,$(APART) $(LONG)) --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests -m "not long" $(addprefix --ignore ,$(APART) $(LONG)) --numprocesses 2 --dist loadfile --durations 40
 
 long-test: $(STAMP)  ## the rest of it
 	$(BIN)/python -m pytest $(LONG) tests/docs/test_examples.py tests/distribution --numprocesses 2 --dist loadfile
