@@ -33,7 +33,7 @@ def _default(one: Keyword) -> str:
 
 def _row(one: Keyword) -> str:
     place = ": ".join(part.replace("_", "-") for part in one.place)
-    about = one.about + (" Its value is never shown." if one.secret else "")
+    about = one.about + (" Not shown in errors." if one.secret else "")
     if one.block:
         about += f" In the account block: {Ec2DaskAccount.model_fields[one.block].title}."
     takes = "one of the [regions](options.md#regions)" if one.name == "region" else one.kind.words

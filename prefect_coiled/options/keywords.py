@@ -38,7 +38,7 @@ class Keyword:
         otherwise: The default in words, where it depends on something.
         yaml: Its place below `coiled` in `coiled.yaml`; by default its name, and none for an object.
         block: The field of the account block that says the same.
-        secret: Whether its value may hold a secret, and is never shown.
+        secret: Whether its value may hold a secret: no error shows it.
         option: Whether it stands for the backend option of its name.
         hides: Keywords of a lower place that fall away where this one is said.
         name: Filled in from the table.
