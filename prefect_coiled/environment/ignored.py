@@ -5,13 +5,14 @@ Pure but for reading those files. It decides about one file at a time; who walks
 
 from __future__ import annotations
 
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
 
 import pathspec
 
-__all__ = ["IGNORE_FILE", "Ignored", "is_environment", "is_secret"]
+__all__ = ["IGNORE_FILE", "Ignored", "is_environment", "is_secret", "leads_to_secret"]
 
 IGNORE_FILE = ".coiledignore"
 _GIT = ".gitignore"
@@ -20,7 +21,7 @@ _DATA = r"(json|ya?ml|toml|ini|cfg|csv|txt|xml)"
 _SECRET = re.compile(
     r"^(\.env(\..*)?|.*\.env|.*[._]netrc|\.pypirc|\.pgpass|\.htpasswd|id_(rsa|dsa|ecdsa|ed25519)(_sk)?(\..*)?|"
     r".*\.(key|p12|pfx|jks|keystore|kdbx|ppk|ovpn|tfvars|tfstate)(\.backup)?|"
-    rf"(.*[._-])?(secrets?|passwords?|passwd|api[_-]?keys?|access[_-]?token)(\.\w+)?\.{_DATA}(\.\w+)?|token\.txt|"
+    rf"(.*[._-])?(secrets?|passwords?|passwd|api[_-]?keys?|access[_-]?token)((\.\w+)?\.{_DATA}(\.\w+)?)?|token\.txt|"
     rf"client[_-]?secret.*\.json|(.*[._-])?credentials(\.{_DATA})?|.*service[_-]?account.*\.json|"
     r"firebase-adminsdk.*\.json|kubeconfig(\..*)?|kaggle\.json|rclone\.conf)\Z",
     re.IGNORECASE,
@@ -39,6 +40,8 @@ _HELD = re.compile(
     | hf_[A-Za-z]{34} | AIza[\w-]{35})""",
     re.VERBOSE | re.MULTILINE,
 )
+# Where tools keep them; a link may lead there.
+_KEPT_IN = frozenset({".ssh", ".aws", ".azure", ".gnupg", ".kube", ".docker", "gcloud"})
 # Never a part of a package, wherever they lie.
 _FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
 _UP = 12
@@ -54,6 +57,12 @@ def is_secret(name: str, content: bytes = b"") -> bool:
     """
     head = content[:65536]
     return bool(_SECRET.match(name) or (b"\0" not in head and _HELD.search(head)))
+
+
+def leads_to_secret(path: Path) -> bool:
+    """Whether a file that has another name is one of those behind a link, or lies where tools keep them."""
+    true = Path(os.path.realpath(path))
+    return true != path and (bool(_SECRET.match(true.name)) or not _KEPT_IN.isdisjoint(true.parts))
 
 
 def is_environment(folder: Path) -> bool:

@@ -123,6 +123,17 @@ def lock(
     return made
 
 
+def _packed(package: Package, folder: Path) -> Path:
+    try:
+        return pack(package, folder)
+    except OSError as error:
+        raise OptionsError(
+            f"packing {package} as it is here",
+            str(error),
+            f"Mend it, or leave it out: package_sync_ignore=[{package.name!r}].",
+        ) from error
+
+
 def lock_entries(
     entries: Iterable[Mapping[str, Any]],
     others: Sequence[Package],
@@ -177,7 +188,7 @@ def _locked(
         own = folder / package.name
         own.mkdir(exist_ok=True)
         if package.record and not package.editable and can_be_packed(package, tags):
-            made: Path | None = pack(package, own)
+            made: Path | None = _packed(package, own)
         else:
             made = kept.find(key, own)
         if made is None:

@@ -25,7 +25,7 @@ from prefect_coiled.environment.installed import Installed
 from prefect_coiled.environment.sites import search_path
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["Alias", "Places", "Tree", "find", "has_own", "module_name", "names_in"]
+__all__ = ["Alias", "Places", "Tree", "find", "has_own", "module_name", "module_suffix", "names_in"]
 
 _SUFFIXES = tuple(sorted(all_suffixes(), key=len, reverse=True))  # ".cpython-311-x86_64-linux-gnu.so" first
 _STANDARD = frozenset(sys.stdlib_module_names) | frozenset(sys.builtin_module_names)
@@ -89,11 +89,14 @@ class Places:
 
 def module_name(file: str) -> str:
     """The name under which a file is imported; empty if it is no module."""
-    for suffix in _SUFFIXES:
-        if file.endswith(suffix):
-            name = file[: -len(suffix)]
-            return name if name.isidentifier() else ""
-    return ""
+    suffix = module_suffix(file)
+    name = file.removesuffix(suffix) if suffix else ""
+    return name if name.isidentifier() else ""
+
+
+def module_suffix(file: str) -> str:
+    """What a file's name has behind the name of a module, such as ".py"; empty if it has nothing of that kind."""
+    return next((suffix for suffix in _SUFFIXES if file.endswith(suffix)), "")
 
 
 def find(flow_module: str | None = None, flow_file: str | None = None) -> Places:

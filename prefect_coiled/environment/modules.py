@@ -18,8 +18,22 @@ from dataclasses import dataclass, field
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-from prefect_coiled.environment.ignored import IGNORE_FILE, Ignored, is_environment, is_secret
-from prefect_coiled.environment.module_places import Alias, Places, Tree, find, module_name, names_in
+from prefect_coiled.environment.ignored import (
+    IGNORE_FILE,
+    Ignored,
+    is_environment,
+    is_secret,
+    leads_to_secret,
+)
+from prefect_coiled.environment.module_places import (
+    Alias,
+    Places,
+    Tree,
+    find,
+    module_name,
+    module_suffix,
+    names_in,
+)
 from prefect_coiled.errors import OptionsError
 
 __all__ = ["NAME", "Modules", "fingerprint", "gather", "write_wheel"]
@@ -130,7 +144,10 @@ class _Gathering:
         for tree, path, _ in paths:
             # What is compiled was compiled for the machines.
             if not path.name.endswith(tuple(EXTENSION_SUFFIXES)):
-                content = path.read_bytes()
+                try:
+                    content = path.read_bytes()
+                except OSError:
+                    continue  # the machines have it in their wheel
                 if module_name(path.name) or not is_secret(path.name, content):
                     found[path.relative_to(tree.root).as_posix()] = content
         return found
@@ -143,7 +160,11 @@ class _Gathering:
 
     def _take(self, tree: Tree) -> None:
         if tree.root.is_file():
-            self._archived.update(_of_archive(tree))
+            for name, content in _of_archive(tree).items():
+                if not module_name(Path(name).name) and is_secret(Path(name).name, content):
+                    self._left_out[tree.root / name] = _SECRET
+                    continue
+                self._archived[name], self._sizes[name] = content, len(content)
             return
         for path, size in self._files(tree):
             self._add(path.relative_to(tree.root).as_posix(), path, size)
@@ -170,7 +191,8 @@ class _Gathering:
             for path, size in self._files(tree):
                 self._add(f"{name}/{path.relative_to(file.parent).as_posix()}", path, size)
             return
-        end = file.name[len(module_name(file.name)) :]
+        # A file that is loaded by its path may be named as no module can be, "my-flow.py" or "my-flow".
+        end = module_suffix(file.name) or ".py"
         self._add(f"{name}/__init__{end}" if alias.package else f"{name}{end}", file, file.stat().st_size)
         for neighbour in names_in(file.parent) if alias.package else ():
             for path, size in self._files(Tree(neighbour, file.parent)):
@@ -219,7 +241,7 @@ class _Gathering:
 
     def _stays(self, path: Path, ignored: Ignored) -> int | None:
         """The size of a file that travels; None if it stays here."""
-        if is_secret(path.name):
+        if is_secret(path.name) or leads_to_secret(path):
             self._left_out[path] = _SECRET
             return None
         if not _is_text(path.name):
@@ -311,8 +333,15 @@ def _is_shadowed(folder: Path) -> bool:
 def _of_archive(tree: Tree) -> dict[str, bytes]:
     """What a zip archive on the search path has of a name."""
     with zipfile.ZipFile(tree.root) as archive:
-        names = [n for n in archive.namelist() if _first(n) == tree.name and not n.endswith(("/", ".pyc"))]
-        return {n: archive.read(n) for n in names}
+        inside = (e for e in archive.infolist() if _first(e.filename) == tree.name)
+        wanted = [e for e in inside if not e.filename.endswith(("/", ".pyc")) and _is_text(e.filename)]
+        if (size := sum(e.file_size for e in wanted)) > _MOST_BYTES:
+            raise OptionsError(
+                f"{tree.name} in {tree.root}: {_amount(len(wanted), size)}",
+                f"more than {_mb(_MOST_BYTES)}",
+                f"Install it as a package, or leave out all modules: package_sync_ignore=[{NAME!r}].",
+            )
+        return {e.filename: archive.read(e) for e in wanted}
 
 
 def _mb(size: int) -> str:

@@ -105,7 +105,8 @@ def pack(package: Package, folder: Path) -> Path:
     rough = folder / f".{target.name}"
     told = io.StringIO()
     rows = csv.writer(told, lineterminator="\n")
-    with zipfile.ZipFile(rough, "w", zipfile.ZIP_STORED) as wheel:
+    # Files of packages that are built to be the same each time are often of 1970.
+    with zipfile.ZipFile(rough, "w", zipfile.ZIP_STORED, strict_timestamps=False) as wheel:
         for path, name in files:
             if ".data/scripts/" in name:
                 # https://packaging.python.org/en/latest/specifications/binary-distribution-format/

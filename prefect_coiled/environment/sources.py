@@ -23,6 +23,8 @@ _SECONDS = 600
 # https://packaging.python.org/en/latest/specifications/pyproject-toml/#build-system: what counts without one.
 _DEFAULT_BACKEND = "setuptools.build_meta"
 _LEFT_OUT = frozenset({"__pycache__", "node_modules"})
+# A larger file is data rather than code, which a build may write to.
+_COPIED_BYTES = 1_000_000
 
 
 def backend_of(source: Path) -> str:
@@ -45,6 +47,9 @@ def copied(source: Path, target: Path) -> Path:
     Args:
         source: The project's folder.
         target: Where the copy is made.
+
+    Raises:
+        OptionsError: A file cannot be read.
     """
 
     def left_out(folder: str, names: list[str]) -> set[str]:
@@ -56,11 +61,18 @@ def copied(source: Path, target: Path) -> Path:
         # Dangling links: an editor's locks.
         out |= {n for n in names if (here / n).is_symlink() and not (here / n).exists()}
         out |= {n for n in names if not (here / n).is_file() and not (here / n).is_dir()}
+        # Links that lead back to where they are.
+        above = {os.path.realpath(p) for p in (here, *here.parents) if source in (p, *p.parents)}
+        out |= {n for n in names if (here / n).is_symlink() and os.path.realpath(here / n) in above}
         if here == source:
             out |= {n for n in ("build", "dist") if not (here / n / "__init__.py").exists()}
         return out & set(names)
 
-    shutil.copytree(source, target, ignore=left_out)
+    try:
+        shutil.copytree(source, target, ignore=left_out, copy_function=_copy)
+    except shutil.Error as error:
+        said = "; ".join(f"{path}: {why}" for path, _, why in error.args[0][:3])
+        raise OptionsError(f"copying {source} to build it", said) from None
     git = source / ".git"
     if git.is_dir():
         # Tools that ask Git which files belong to the project find the repository, and change nothing in it.
@@ -68,6 +80,14 @@ def copied(source: Path, target: Path) -> Path:
     elif git.is_file():  # a worktree or a submodule
         shutil.copy(git, target / ".git")
     return target
+
+
+def _copy(source: str, target: str) -> str:
+    """Copy code; data is linked to, so that no start waits for gigabytes that lie beside a package."""
+    if os.path.getsize(source) > _COPIED_BYTES:
+        os.symlink(os.path.realpath(source), target)
+        return target
+    return str(shutil.copy2(source, target))
 
 
 def as_installed(package: Package) -> Mapping[str, str]:

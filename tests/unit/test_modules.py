@@ -202,6 +202,20 @@ def test_a_module_under_another_name_than_its_file_s_travels_under_the_name_that
             del sys.modules[name]
 
 
+def test_a_file_that_no_import_could_name_travels_under_the_name_that_it_was_loaded_by(
+    project: Path, write: Write
+) -> None:
+    """As a flow from "my-flow.py:report", or a plug-in."""
+    write({"flows/my-flow.py": "x = 1\n"})
+    spec = spec_from_file_location("own_loaded", project / "flows/my-flow.py")
+    assert spec is not None
+    sys.modules["own_loaded"] = module_from_spec(spec)
+    try:
+        assert [p for p in packed() if p.startswith("own_loaded")] == ["own_loaded.py"]
+    finally:
+        del sys.modules["own_loaded"]
+
+
 def test_a_module_with_the_name_of_a_standard_one_stays_and_is_refused_where_it_took_its_place(
     project: Path, write: Write, program: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +285,31 @@ def test_secrets_stay_and_are_named_and_certificates_travel(
     assert sorted(p.name for p in found.secrets) == [".env", "bundle.pem", "id_rsa", "prod.env", "server.key"]
 
 
+def test_a_secret_stays_behind_a_link_and_in_an_archive_too(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"own_pkg/__init__.py": "", ".env": "TOKEN=1", "home/.aws/config": "x", "home/plain/data.txt": "x"})
+    (project / "own_pkg/settings.txt").symlink_to(project / ".env")
+    (project / "own_pkg/cloud").symlink_to(project / "home/.aws")
+    (project / "own_pkg/plain").symlink_to(project / "home/plain")
+    with zipfile.ZipFile(project / "libs.zip", "w") as archive:
+        archive.writestr("zipped_own/__init__.py", "")
+        archive.writestr("zipped_own/.env", "TOKEN=1")
+        archive.writestr("zipped_own/data.txt", "x")
+    program.syspath_prepend(str(project))
+    program.syspath_prepend(str(project / "libs.zip"))
+    importlib.import_module("own_pkg")
+    importlib.import_module("zipped_own")
+    found = modules.gather()
+    assert sorted(found.files) == [
+        "own_pkg/__init__.py",
+        "own_pkg/plain/data.txt",
+        "zipped_own/__init__.py",
+        "zipped_own/data.txt",
+    ]
+    assert sorted(p.name for p in found.secrets) == [".env", "config", "settings.txt"]
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -285,6 +324,7 @@ def test_secrets_stay_and_are_named_and_certificates_travel(
         ("my-service-account-key.json", "{}"),
         ("prod.tfvars", ""),
         ("passwords.csv", ""),
+        ("db_password", ""),
         ("secrets.yaml.bak", ""),
     ],
 )
@@ -298,6 +338,7 @@ def test_a_file_is_known_for_a_secret_by_its_name_or_by_what_it_holds(name: str,
         ("secretary.txt", "of state"),
         ("schema.json", '{"refresh_token": {"type": "string"}}'),
         ("tokens.txt", "a b c"),
+        ("secrets.py", ""),
         ("native.bin", "\0 -----BEGIN PRIVATE KEY-----"),
         ("keyboard.json", "{}"),
         ("settings.toml", "debug = true"),

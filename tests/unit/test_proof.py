@@ -240,6 +240,12 @@ def test_a_record_of_old_is_packed_under_its_name_in_the_form_of_today(
     ]
 
 
+def test_files_of_1970_are_packed(site: Path, tmp_path: Path) -> None:
+    record = installed(site, "one", "1", FILES)
+    os.utime(site / "one/a.py", (0, 0))
+    assert pack(Package(name="one", version="1", record=str(record)), tmp_path).is_file()
+
+
 def test_a_version_that_no_wheel_can_have_is_not_packed(site: Path) -> None:
     record = installed(site, "one", "1.0-2004b", FILES)
     assert not can_be_packed(Package(name="one", version="1.0-2004b", record=str(record)), TARGET.tags)

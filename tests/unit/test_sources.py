@@ -94,6 +94,22 @@ def test_a_package_that_only_builds_with_the_environments_own_tools_is_built_wit
 
 
 @pytest.mark.usefixtures("tools")
+@pytest.mark.usefixtures("tools")
+def test_links_that_lead_back_end_and_data_is_linked_to_rather_than_copied(tmp_path: Path) -> None:
+    source = project(tmp_path / "mine", **{"one/x.py": "", "two/y.py": ""})
+    (source / "mine/up").symlink_to("..")
+    (source / "one/other").symlink_to("../two")
+    (source / "two/other").symlink_to("../one")
+    with (source / "data.bin").open("wb") as data:
+        data.truncate(2_000_000)
+    (tmp_path / "out").mkdir()
+    assert "mine/now.py" in zipfile.ZipFile(build(directory(source), tmp_path / "out", ALONE)).namelist()
+    copy = copied(source, tmp_path / "copy")
+    assert (copy / "data.bin").is_symlink()
+    assert not (copy / "mine/up").exists()
+    assert listing(copy / "one") == ["other", "other/y.py", "x.py"]
+
+
 def test_a_build_that_fails_gives_its_own_reason(tmp_path: Path) -> None:
     source = project(tmp_path / "mine", setup="import no_such_tool_at_all")
     with pytest.raises(OptionsError, match=r"building a wheel of mine==1.0: .*no_such_tool_at_all") as caught:
