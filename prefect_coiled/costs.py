@@ -10,16 +10,20 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_coiled.plan import machines
+from prefect_coiled.plan.prices import (
+    EBS_GP3_USD_PER_GB_MONTH,
+    HOURS_PER_MONTH,
+    NAT_GATEWAY_USD_PER_HOUR,
+    NOT_KNOWN,
+    PUBLIC_IPV4_USD_PER_HOUR,
+    hourly,
+    usd,
+)
 
-# https://aws.amazon.com/ebs/pricing, /vpc/pricing; us-east-1.
-EBS_GP3_USD_PER_GB_MONTH = 0.08
-NAT_GATEWAY_USD_PER_HOUR = 0.045
-PUBLIC_IPV4_USD_PER_HOUR = 0.005
-HOURS_PER_MONTH = 730.0
+__all__ = ["MINIMUM_SECONDS", "CostEstimate", "CostLine", "MachineUse", "basis", "estimate", "hourly"]
+
 MINIMUM_SECONDS = 60
 """EC2 bills machines by the second, but at least so many seconds each."""
-
-NOT_KNOWN = "price not known"
 
 
 class MachineUse(BaseModel):
@@ -82,22 +86,16 @@ class CostEstimate(BaseModel):
     @property
     def short(self) -> str:
         """The total in words, such as "$0.0101"."""
-        return _usd(self.total_usd)
+        return usd(self.total_usd)
 
     def __str__(self) -> str:
         rows = [
-            f"{line.what}: {_usd(line.usd)}{f' ({line.note})' if line.note else ''}" for line in self.lines
+            f"{line.what}: {usd(line.usd)}{f' ({line.note})' if line.note else ''}" for line in self.lines
         ]
-        total = _usd(self.total_usd)
+        total = usd(self.total_usd)
         if self.total_usd is None:
-            total += f"; without what is not known {_usd(self.known_usd)}"
+            total += f"; without what is not known {usd(self.known_usd)}"
         return "\n".join([*rows, f"Total: {total}", self.basis])
-
-
-def hourly(vm_type: str) -> float | None:
-    """The on-demand list price of a machine in US dollars an hour, or None when it is not known."""
-    machine = machines.table().get(vm_type)
-    return machine.usd_per_hour if machine else None
 
 
 def estimate(
@@ -142,11 +140,12 @@ def estimate(
         lines=tuple(lines),
         total_usd=known_usd if complete else None,
         known_usd=known_usd,
-        basis=_basis(region, spot),
+        basis=basis(region, spot),
     )
 
 
-def _basis(region: str | None, spot: bool) -> str:
+def basis(region: str | None, spot: bool = False) -> str:
+    """What kind of numbers list prices are, in a sentence."""
     where = machines.prices_region()
     text = f"List prices of {where} as of {machines.prices_as_of()}, without tax, data transfer and logs"
     if region and region != where:
@@ -154,12 +153,6 @@ def _basis(region: str | None, spot: bool) -> str:
     if spot:
         text += "; spot machines cost less than the on-demand price counted here"
     return f"{text}."
-
-
-def _usd(value: float | None) -> str:
-    if value is None:
-        return NOT_KNOWN
-    return f"${value:.2f}" if value >= 1 else f"${value:.4f}"
 
 
 def _hours(hours: float) -> str:

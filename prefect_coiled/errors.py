@@ -104,7 +104,12 @@ class PrefectCoiledError(Exception):
         what: What failed, in one clause.
         why: The first cause.
         next_step: What to do next, as one sentence.
+
+    Attributes:
+        left: Of a removal that failed: what is left, with the reasons.
     """
+
+    left: Mapping[str, str] = {}
 
     def __init__(self, what: str, why: str = "", next_step: str = "") -> None:
         self.diagnosis = Diagnosis(printable(what), printable(why), printable(next_step))

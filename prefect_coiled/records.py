@@ -199,6 +199,16 @@ class BakedImage(Record):
         """What a machine needs to know of it."""
         return MachineImage(image_id=self.image_id, root_device=self.root_device, disk=self.disk)
 
+    @property
+    def alike(self) -> tuple[str, str]:
+        """What images have in common of which one replaces the other."""
+        return self.python, self.architecture
+
+    @property
+    def note(self) -> str:
+        """What it is, in a few words."""
+        return f"Python {self.python}, {self.architecture}, {self.state}"
+
     @staticmethod
     def lock_key_of(environment: str) -> str:
         """Where the list of an image's packages is kept in the account's bucket."""

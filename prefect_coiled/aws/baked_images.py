@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
-from typing import Any
 
+from prefect_coiled.aws import bucket
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.images import root_disk
-from prefect_coiled.aws.waits import wait_for
-from prefect_coiled.errors import AlreadyExistsError, InUseError, NotFoundError, ProvisionError
+from prefect_coiled.aws.tagged import ec2_kind, find_tagged
+from prefect_coiled.aws.waits import wait_as
+from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.kinds import ALL, Item, Scope, There
 from prefect_coiled.records import BakedImage
 
 # AWS copies a disk for an image; a disk of 30 GiB takes some minutes.
 AVAILABLE = 3600.0
+# Images of one Python and architecture that a sweep keeps.
+KEPT_IMAGES = 3
 ENVIRONMENT, PYTHON = "coiled-environment", "coiled-python"
 
 
 def find_baked_images(aws: Aws) -> tuple[BakedImage, ...]:
     """The account's images, the newest first."""
-    found = aws.pages(
-        "ec2:DescribeImages",
-        f"finding images ({aws.account})",
-        "Images",
-        Owners=["self"],
-        Filters=tags.filters(tags.account_tags(aws.account)),
-    )
-    return tuple(sorted((_record(one) for one in found), key=lambda i: i.created_at, reverse=True))
+    return tuple(_record(one) for one in _find(aws, ALL))
+
+
+def _find(aws: Aws, scope: Scope) -> list[Item]:
+    found = find_tagged(aws, "ec2:DescribeImages", "Images", scope, owners="Owners")
+    return sorted(found, key=lambda image: str(image["CreationDate"]), reverse=True)
 
 
 def create_baked_image(aws: Aws, instance_id: str, name: str, environment: str, python: str) -> str:
@@ -60,68 +62,37 @@ def wait_baked_image(aws: Aws, image_id: str, *, timeout: float = AVAILABLE) -> 
         ProvisionError: AWS could not make it.
         WaitTimeoutError: It takes too long.
     """
-
-    def ready() -> BakedImage | None:
-        found = next((i for i in find_baked_images(aws) if i.image_id == image_id), None)
-        if found is not None and found.state in ("failed", "error", "invalid"):
-            raise ProvisionError(f"creating image ({image_id})", f"AWS says that it is {found.state}")
-        return found if found is not None and found.state == "available" else None
-
     what = f"waiting for image ({image_id}) to be available"
-    return wait_for(aws, what, ready, timeout=timeout, interval=5.0)
-
-
-def delete_baked_image(aws: Aws, image: BakedImage) -> None:
-    """Deregister an image and delete its snapshots; not found is success."""
-    _gone(
-        lambda: aws.call(
-            "ec2:DeregisterImage", f"deregistering image ({image.image_id})", ImageId=image.image_id
-        )
+    reply = wait_as(
+        aws, "image_available", "ec2:DescribeImages", what, timeout=timeout, interval=5.0, ImageIds=[image_id]
     )
-    for snapshot in image.snapshot_ids:
-        _delete_snapshot(aws, snapshot)
+    return _record(reply["Images"][0])
 
 
-def find_snapshots(aws: Aws) -> tuple[str, ...]:
-    """The account's snapshots: those of its images, and any that an interrupted deletion left."""
-    found = aws.pages(
-        "ec2:DescribeSnapshots",
-        f"finding snapshots ({aws.account})",
-        "Snapshots",
-        OwnerIds=["self"],
-        Filters=tags.filters(tags.account_tags(aws.account)),
-    )
-    return tuple(sorted(str(one["SnapshotId"]) for one in found))
+def _surplus(item: Item, there: There, idle: bool) -> str:
+    """The newest of each Python and architecture stay; all do while a cluster may start more of them."""
+    image = _record(item)
+    alike = [one.image_id for one in map(_record, there["image"]) if one.alike == image.alike]
+    newer = alike.index(image.image_id)  # they are the newest first
+    return f"{newer} newer ones for Python {image.python}" if idle and newer >= KEPT_IMAGES else ""
 
 
-def delete_loose_snapshots(aws: Aws) -> tuple[str, ...]:
-    """Delete snapshots that no image has any more."""
-    used = {s for image in find_baked_images(aws) for s in image.snapshot_ids}
-    loose = tuple(s for s in find_snapshots(aws) if s not in used)
-    for snapshot in loose:
-        _delete_snapshot(aws, snapshot)
-    return loose
+def _delete(aws: Aws, items: list[Item]) -> None:
+    """Deregister images, and delete the lists of what they hold; their snapshots are rows of their own."""
+    for item in items:
+        what = f"deregistering image ({item['ImageId']})"
+        with suppress(NotFoundError):
+            aws.call("ec2:DeregisterImage", what, ImageId=item["ImageId"])
+        with suppress(NotFoundError):  # the bucket may be gone
+            bucket.delete_files(aws, bucket.own_name(aws), [_record(item).lock_key])
 
 
-def _delete_snapshot(aws: Aws, snapshot_id: str) -> None:
-    def delete() -> Any:
-        what = f"deleting snapshot ({snapshot_id})"
-        return aws.call("ec2:DeleteSnapshot", what, SnapshotId=snapshot_id)
-
-    try:
-        _gone(delete)
-    except InUseError:  # an image that is being made from it
-        return
+def _of_no_image(item: Item, there: There, idle: bool) -> str:
+    used = {snapshot for image in map(_record, there["image"]) for snapshot in image.snapshot_ids}
+    return "no image has it" if idle and item["SnapshotId"] not in used else ""
 
 
-def _gone(delete: Callable[[], Any]) -> None:
-    try:
-        delete()
-    except NotFoundError:
-        return
-
-
-def _record(image: dict[str, Any]) -> BakedImage:
+def _record(image: Item) -> BakedImage:
     labels = tags.from_aws(image.get("Tags"))
     root, disk = root_disk(image)
     return BakedImage(
@@ -140,3 +111,26 @@ def _record(image: dict[str, Any]) -> BakedImage:
         root_device=root,
         disk=disk,
     )
+
+
+IMAGE = ec2_kind(
+    "image",
+    "ec2:DescribeImages",
+    "Images",
+    "ImageId",
+    find=_find,
+    note=lambda item: _record(item).note,
+    waits_for=("snapshot", "bucket"),
+    surplus=_surplus,
+    delete=_delete,
+)
+
+SNAPSHOT = ec2_kind(
+    "snapshot",
+    "ec2:DescribeSnapshots",
+    "Snapshots",
+    "SnapshotId",
+    "ec2:DeleteSnapshot",
+    owners="OwnerIds",
+    surplus=_of_no_image,
+)

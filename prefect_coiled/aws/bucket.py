@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from prefect_coiled.aws.batches import OBJECTS, batches
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.ownership import check_ours, foreign, is_ours
+from prefect_coiled.aws.ownership import check_ours, foreign
 from prefect_coiled.aws.uploads import LARGE, UNFINISHED_DAYS, put_parts
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.aws_errors import aws_error
+from prefect_coiled.plan.kinds import Item, Kind, Scope
 from prefect_coiled.plan.policies import bucket_name, bucket_policy
 
 # Days after which a file goes; what is still wanted is put there again by the next launch.
@@ -22,53 +24,58 @@ RENEWED_DAYS = 15
 _ANOTHERS = "BucketAlreadyExists"
 
 
-def find_bucket(aws: Aws, name: str) -> bool:
-    """Whether our AWS account has the bucket."""
-    try:
-        aws.call("s3:HeadBucket", f"finding bucket ({name})", Bucket=name)
-    except NotFoundError:
-        return False
-    return True
+def find_bucket(aws: Aws, name: str) -> Item | None:
+    """The bucket of that name in our AWS account, if there is one; in other accounts it is not found.
 
-
-def find_tags(aws: Aws, name: str) -> dict[str, str] | None:
-    """The tags of a bucket of our AWS account; None without any, or where it is not there."""
+    A run that was interrupted leaves one without tags. It is ours too: in our AWS account nobody gives such a
+    name, which ends in a hash, to something else.
+    """
     try:
         found = aws.call("s3:GetBucketTagging", f"reading the tags of bucket ({name})", Bucket=name)
     except NotFoundError:
-        return None
-    return tags.from_aws(found["TagSet"])
+        try:
+            aws.call("s3:HeadBucket", f"finding bucket ({name})", Bucket=name)
+        except NotFoundError:
+            return None
+        return {"Name": name, "Tags": tags.to_aws(tags.account_tags(aws.account)), "open": True}
+    return {"Name": name, "Tags": found["TagSet"]}
 
 
-def find_own_bucket(aws: Aws, name: str) -> bool:
-    """Whether the bucket is there and ours: in our AWS account, with our tags, which it gets last of all."""
-    labels = find_tags(aws, name)
-    return labels is not None and is_ours(aws, labels, aws.number)
+def own_name(aws: Aws) -> str:
+    """Name of the account's bucket in the door's region."""
+    return bucket_name(aws.account, aws.number, aws.region)
 
 
 def ensure_bucket(aws: Aws, aws_account_id: str) -> str:
     """Find or make the bucket, and close it. Returns its name, which has the account's number and the region.
 
-    A run that was interrupted leaves a bucket without tags: all that closes it is said again then. In our AWS
-    account nobody gives such a name, which ends in a hash, to something else.
-
     Raises:
         ProvisionError: If a bucket of that name is not ours; it stays as it is.
     """
     name = bucket_name(aws.account, aws_account_id, aws.region)
-    labels = find_tags(aws, name)
-    if labels is not None:
-        check_ours(aws, f"bucket ({name})", labels, aws.number)
-        return name
-    what = f"creating bucket ({name})"
-    if not find_bucket(aws, name):
-        # us-east-1 is the one region that must not be named.
-        where = {"CreateBucketConfiguration": {"LocationConstraint": aws.region}}
-        try:
-            aws.call("s3:CreateBucket", what, Bucket=name, **({} if aws.region == "us-east-1" else where))
-        except AlreadyExistsError as error:  # made by another set-up at this moment
-            if error.code == _ANOTHERS:
-                raise foreign(f"bucket ({name})") from error
+    found = find_bucket(aws, name)
+    if found is not None:
+        check_ours(aws, f"bucket ({name})", tags.from_aws(found["Tags"]), aws.number)
+    if found is None or found.get("open"):
+        _close(aws, found or _create(aws, name))
+    return name
+
+
+def _create(aws: Aws, name: str) -> Item:
+    # us-east-1 is the one region that must not be named.
+    where = {"CreateBucketConfiguration": {"LocationConstraint": aws.region}}
+    try:
+        what = f"creating bucket ({name})"
+        aws.call("s3:CreateBucket", what, Bucket=name, **({} if aws.region == "us-east-1" else where))
+    except AlreadyExistsError as error:  # made by another set-up at this moment
+        if error.code == _ANOTHERS:
+            raise foreign(f"bucket ({name})") from error
+    return {"Name": name, "Tags": tags.to_aws(tags.account_tags(aws.account)), "open": True}
+
+
+def _close(aws: Aws, item: Item) -> Item:
+    """Say all that closes it, and its tags last of all."""
+    name = str(item["Name"])
     labels = tags.named(tags.account_tags(aws.account), name)
     encryption = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}, "BucketKeyEnabled": True}
     # Lists of the packages of images live as long as their images.
@@ -85,8 +92,8 @@ def ensure_bucket(aws: Aws, aws_account_id: str) -> str:
         ("BucketLifecycleConfiguration", {"LifecycleConfiguration": {"Rules": [expiry]}}),
         ("BucketTagging", {"Tagging": {"TagSet": tags.to_aws(labels)}}),
     ):
-        aws.call(f"s3:Put{action}", what, Bucket=name, **settings)
-    return name
+        aws.call(f"s3:Put{action}", f"creating bucket ({name})", Bucket=name, **settings)
+    return {"Name": name, "Tags": tags.to_aws(labels)}
 
 
 def _files(aws: Aws, name: str) -> list[str]:
@@ -168,10 +175,10 @@ def delete_bucket(aws: Aws, name: str) -> bool:
         ProvisionError: If it does not carry our tags.
         AwsError: If S3 keeps a file.
     """
-    labels = find_tags(aws, name)
-    if labels is None and not find_bucket(aws, name):
+    found = find_bucket(aws, name)
+    if found is None:
         return False
-    check_ours(aws, f"bucket ({name})", labels or {}, aws.number)
+    check_ours(aws, f"bucket ({name})", tags.from_aws(found["Tags"]), aws.number)
     while keys := _files(aws, name):
         delete_files(aws, name, keys)
     try:
@@ -179,3 +186,22 @@ def delete_bucket(aws: Aws, name: str) -> bool:
     except NotFoundError:
         return False
     return True
+
+
+def _find(aws: Aws, scope: Scope) -> Iterator[Item]:
+    found = find_bucket(aws, own_name(aws))
+    if found is not None:
+        yield {**found, "Number": aws.number}
+
+
+BUCKET = Kind(
+    name="bucket",
+    find=_find,
+    id_of=lambda item: str(item["Name"]),
+    owner=lambda item: str(item["Number"]),
+    asked=lambda want: True,
+    lacks=lambda item, want, there: "it is not closed yet" if item.get("open") else "",
+    create=lambda aws, place, want, there: _create(aws, own_name(aws)),
+    update=lambda aws, item, want, there: _close(aws, item),
+    delete=lambda aws, items: delete_bucket(aws, str(items[0]["Name"])),
+)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.ownership import check_ours
-from prefect_coiled.errors import AlreadyExistsError, NotFoundError, OptionsError, ProvisionError
+from prefect_coiled.errors import NotFoundError, OptionsError, ProvisionError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.containers import PLATFORMS, ContainerImage, repository_name
+from prefect_coiled.plan.kinds import Item, Kind, Scope, There, Wanted
 from prefect_coiled.records import Record
 
 # Days after which an image that has lost its tag goes.
@@ -47,30 +47,40 @@ class ImageRecord(Record):
     pushed_at: datetime | None = None
 
 
-def find_repository(aws: Aws) -> dict[str, Any] | None:
+def find_repository(aws: Aws) -> Item | None:
     """The account's repository, if there is one.
 
     Raises:
         ProvisionError: If a repository of that name exists that does not carry our tags.
     """
-    name = repository_name(aws.account)
-    try:
-        found: dict[str, Any] = aws.call(
-            "ecr:DescribeRepositories", f"finding repository ({name})", repositoryNames=[name]
-        )["repositories"][0]
-        reply = aws.call(
-            "ecr:ListTagsForResource",
-            f"reading tags of repository ({name})",
-            resourceArn=found["repositoryArn"],
-        )
-    except NotFoundError:
-        return None
-    check_ours(aws, f"repository ({name})", tags.from_aws(reply["tags"]), found["repositoryArn"])
+    found = _describe(aws)
+    if found is not None:
+        what = f"repository ({found['repositoryName']})"
+        check_ours(aws, what, tags.from_aws(found["Tags"]), found["repositoryArn"])
     return found
 
 
-def is_complete(aws: Aws) -> bool:
-    """Whether the repository has its lifecycle policy: a set-up may have been stopped before that."""
+def _describe(aws: Aws) -> Item | None:
+    name = repository_name(aws.account)
+    what = f"finding repository ({name})"
+    try:
+        found: Item = aws.call("ecr:DescribeRepositories", what, repositoryNames=[name])["repositories"][0]
+        what = f"reading tags of repository ({name})"
+        reply = aws.call("ecr:ListTagsForResource", what, resourceArn=found["repositoryArn"])
+    except NotFoundError:
+        return None
+    return {**found, "Tags": reply["tags"]}
+
+
+def _find(aws: Aws, scope: Scope) -> Iterator[Item]:
+    found = _describe(aws)
+    if found is not None:
+        policy, images = _lifecycle(aws), sum(1 for _ in _images(aws, ""))
+        yield {**found, "Lifecycle": policy, "Images": images}
+
+
+def _lifecycle(aws: Aws) -> bool:
+    """Whether it has its lifecycle policy: a set-up may have been stopped before that."""
     name = repository_name(aws.account)
     try:
         aws.call("ecr:GetLifecyclePolicy", f"reading the policy of repository ({name})", repositoryName=name)
@@ -79,42 +89,37 @@ def is_complete(aws: Aws) -> bool:
     return True
 
 
-def ensure_repository(aws: Aws) -> str:
-    """Find or make the repository. Returns its URI."""
+def _create(aws: Aws, place: str, want: Wanted, there: There) -> Item:
     name = repository_name(aws.account)
-    found = find_repository(aws)
-    if found is None:
-        try:
-            found = aws.call(
-                "ecr:CreateRepository",
-                f"creating repository ({name})",
-                repositoryName=name,
-                imageTagMutability="IMMUTABLE",
-                imageScanningConfiguration={"scanOnPush": True},
-                encryptionConfiguration={"encryptionType": "AES256"},
-                tags=tags.to_aws(tags.named(tags.account_tags(aws.account), name)),
-            )["repository"]
-        except AlreadyExistsError:  # made by another set-up at this moment
-            found = find_repository(aws) or {}
-    if not is_complete(aws):
-        rule = {
-            "rulePriority": 1,
-            "description": f"untagged images go after {UNTAGGED_DAYS} days",
-            "selection": {
-                "tagStatus": "untagged",
-                "countType": "sinceImagePushed",
-                "countUnit": "days",
-                "countNumber": UNTAGGED_DAYS,
-            },
-            "action": {"type": "expire"},
-        }
-        aws.call(
-            "ecr:PutLifecyclePolicy",
-            f"setting the policy of repository ({name})",
-            repositoryName=name,
-            lifecyclePolicyText=json.dumps({"rules": [rule]}),
-        )
-    return str(found["repositoryUri"])
+    labels = tags.to_aws(tags.named(tags.account_tags(aws.account), name))
+    made: Item = aws.call(
+        "ecr:CreateRepository",
+        f"creating repository ({name})",
+        repositoryName=name,
+        imageTagMutability="IMMUTABLE",
+        imageScanningConfiguration={"scanOnPush": True},
+        encryptionConfiguration={"encryptionType": "AES256"},
+        tags=labels,
+    )["repository"]
+    return {**made, "Tags": labels}
+
+
+def _expire(aws: Aws, item: Item, want: Wanted, there: There) -> Item:
+    name = repository_name(aws.account)
+    rule = {
+        "rulePriority": 1,
+        "description": f"untagged images go after {UNTAGGED_DAYS} days",
+        "selection": {
+            "tagStatus": "untagged",
+            "countType": "sinceImagePushed",
+            "countUnit": "days",
+            "countNumber": UNTAGGED_DAYS,
+        },
+        "action": {"type": "expire"},
+    }
+    what, text = f"setting the policy of repository ({name})", json.dumps({"rules": [rule]})
+    aws.call("ecr:PutLifecyclePolicy", what, repositoryName=name, lifecyclePolicyText=text)
+    return {**item, "Lifecycle": True}
 
 
 def delete_repository(aws: Aws) -> bool:
@@ -131,6 +136,20 @@ def delete_repository(aws: Aws) -> bool:
     except NotFoundError:
         return False
     return True
+
+
+REPOSITORY = Kind(
+    name="repository",
+    find=_find,
+    id_of=lambda item: str(item["repositoryName"]),
+    owner=lambda item: str(item["repositoryArn"]),
+    note=lambda item: f"{item['Images']} images",
+    asked=lambda want: want.repository,
+    lacks=lambda item, want, there: "" if item.get("Lifecycle") else "it has no lifecycle policy",
+    create=_create,
+    update=_expire,
+    delete=lambda aws, items: delete_repository(aws),
+)
 
 
 def find_images(aws: Aws) -> tuple[ImageRecord, ...]:

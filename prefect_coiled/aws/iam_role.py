@@ -4,79 +4,77 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from contextlib import suppress
 from urllib.parse import unquote
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.ownership import check_ours
 from prefect_coiled.errors import (
     AccessDeniedError,
-    AlreadyExistsError,
     NotFoundError,
     OptionsError,
     ProvisionError,
     QuotaError,
 )
 from prefect_coiled.plan import policies, tags
+from prefect_coiled.plan.kinds import ALL, Item, Kind, Scope, There, Wanted
 
 _POLICY_ARN = re.compile(r"arn:aws[a-z-]*:iam::(aws|\d{12}):policy/[\w+=,.@/-]+")
 POLICY_NAME = "coiled-instance"
 
 
-def find_role(aws: Aws) -> dict[str, Any] | None:
-    """The role named as the account, if there is one.
+def find_role(aws: Aws) -> Item | None:
+    """The role named as the account, if there is one, with the text of its policy as "Policy".
 
     Raises:
         ProvisionError: If a role of that name exists that is not ours.
     """
+    found = _find_role(aws, ALL)
+    for role in found:
+        check_ours(aws, f"role ({aws.account})", tags.from_aws(role.get("Tags")), role["Arn"])
+    return found[0] if found else None
+
+
+def _find_role(aws: Aws, scope: Scope) -> list[Item]:
+    what = f"finding role ({aws.account})"
     try:
-        role: dict[str, Any] = aws.call("iam:GetRole", f"finding role ({aws.account})", RoleName=aws.account)[
-            "Role"
-        ]
+        role: Item = aws.call("iam:GetRole", what, RoleName=aws.account)["Role"]
     except NotFoundError:
-        return None
-    check_ours(aws, f"role ({aws.account})", tags.from_aws(role.get("Tags")), role["Arn"])
-    return role
+        return []
+    return [{**role, "Policy": _policy(aws)}]
 
 
-def ensure_role(aws: Aws) -> str:
-    """Find or make the role and see that its policy is the current one. Returns its ARN."""
-    role = find_role(aws)
-    if role is None:
-        try:
-            role = aws.call(
-                "iam:CreateRole",
-                f"creating role ({aws.account})",
-                RoleName=aws.account,
-                AssumeRolePolicyDocument=policies.trust_policy(
-                    aws.session.get_partition_for_region(aws.region)
-                ),
-                Description="Machines of Dask clusters made by prefect_coiled",
-                Tags=tags.to_aws(tags.named(tags.account_tags(aws.account), aws.account)),
-            )["Role"]
-        except AlreadyExistsError:  # made by another set-up at this moment
-            role = find_role(aws) or {}
-    arn = str(role["Arn"])
-    if not has_policy(aws, arn):
-        aws.call(
-            "iam:PutRolePolicy",
-            f"writing the policy of role ({aws.account})",
-            RoleName=aws.account,
-            PolicyName=POLICY_NAME,
-            PolicyDocument=_wanted(arn),
-        )
-    return arn
+def _create_role(aws: Aws, place: str, want: Wanted, there: There) -> Item:
+    made: Item = aws.call(
+        "iam:CreateRole",
+        f"creating role ({aws.account})",
+        RoleName=aws.account,
+        AssumeRolePolicyDocument=policies.trust_policy(aws.session.get_partition_for_region(aws.region)),
+        Description="Machines of Dask clusters made by prefect_coiled",
+        Tags=tags.to_aws(tags.named(tags.account_tags(aws.account), aws.account)),
+    )["Role"]
+    return made
 
 
-def has_policy(aws: Aws, arn: str) -> bool:
-    """Whether the role's policy is the one that machines of this version need.
+def _role_lacks(item: Item, want: Wanted, there: There) -> str:
+    """The policy is the one that machines of this version need, or the role lacks it."""
+    found = item.get("Policy")
+    if found is None:
+        return "it has no policy"
+    current = json.loads(found) == json.loads(_wanted(str(item["Arn"])))
+    return "" if current else "its policy is not that of this version"
 
-    Args:
-        aws: The door.
-        arn: The role's ARN.
-    """
-    found = _policy(aws)
-    return found is not None and json.loads(found) == json.loads(_wanted(arn))
+
+def _write_policy(aws: Aws, item: Item, want: Wanted, there: There) -> Item:
+    document = _wanted(str(item["Arn"]))
+    aws.call(
+        "iam:PutRolePolicy",
+        f"writing the policy of role ({aws.account})",
+        RoleName=aws.account,
+        PolicyName=POLICY_NAME,
+        PolicyDocument=document,
+    )
+    return {**item, "Policy": document}
 
 
 def _wanted(arn: str) -> str:
@@ -85,49 +83,33 @@ def _wanted(arn: str) -> str:
     return policies.instance_policy(parts[-1].removeprefix("role/"), parts[4], parts[1])
 
 
-def find_instance_profile(aws: Aws) -> dict[str, Any] | None:
-    """The instance profile named as the account, if there is one."""
+def _find_profile(aws: Aws, scope: Scope) -> list[Item]:
+    what = f"finding instance profile ({aws.account})"
     try:
-        reply = aws.call(
-            "iam:GetInstanceProfile",
-            f"finding instance profile ({aws.account})",
-            InstanceProfileName=aws.account,
-        )
+        return [aws.call("iam:GetInstanceProfile", what, InstanceProfileName=aws.account)["InstanceProfile"]]
     except NotFoundError:
-        return None
-    profile: dict[str, Any] = reply["InstanceProfile"]
-    labels = tags.from_aws(profile.get("Tags"))
-    check_ours(aws, f"instance profile ({aws.account})", labels, profile["Arn"])
-    return profile
+        return []
 
 
-def ensure_instance_profile(aws: Aws) -> str:
-    """Find or make the instance profile and put the role into it. Returns its ARN."""
-    profile = find_instance_profile(aws)
-    if profile is None:
-        try:
-            profile = aws.call(
-                "iam:CreateInstanceProfile",
-                f"creating instance profile ({aws.account})",
-                InstanceProfileName=aws.account,
-                Tags=tags.to_aws(tags.named(tags.account_tags(aws.account), aws.account)),
-            )["InstanceProfile"]
-        except AlreadyExistsError:
-            profile = find_instance_profile(aws) or {}
-    if not profile.get("Roles"):
-        try:
-            aws.call(
-                "iam:AddRoleToInstanceProfile",
-                f"putting role ({aws.account}) into its instance profile",
-                InstanceProfileName=aws.account,
-                RoleName=aws.account,
-            )
-        except QuotaError:
-            # A profile holds one role: a second set-up was faster (IAM says LimitExceeded).
-            profile = find_instance_profile(aws) or {}
-            if not profile.get("Roles"):
-                raise
-    return str(profile["Arn"])
+def _create_profile(aws: Aws, place: str, want: Wanted, there: There) -> Item:
+    made: Item = aws.call(
+        "iam:CreateInstanceProfile",
+        f"creating instance profile ({aws.account})",
+        InstanceProfileName=aws.account,
+        Tags=tags.to_aws(tags.named(tags.account_tags(aws.account), aws.account)),
+    )["InstanceProfile"]
+    return made
+
+
+def _add_role(aws: Aws, item: Item, want: Wanted, there: There) -> Item:
+    what = f"putting role ({aws.account}) into its instance profile"
+    try:
+        aws.call("iam:AddRoleToInstanceProfile", what, InstanceProfileName=aws.account, RoleName=aws.account)
+    except QuotaError:
+        # A profile holds one role: a second set-up was faster (IAM says LimitExceeded).
+        if not any(profile.get("Roles") for profile in _find_profile(aws, ALL)):
+            raise
+    return {**item, "Roles": [{"RoleName": aws.account}]}
 
 
 def attached_policies(aws: Aws) -> list[str]:
@@ -206,7 +188,9 @@ def detach_policy(aws: Aws, arn: str) -> bool:
     _known(aws)
     if arn not in attached_policies(aws):
         return False
-    _gone_is_fine(aws, "iam:DetachRolePolicy", RoleName=aws.account, PolicyArn=arn)
+    with suppress(NotFoundError):
+        what = f"detaching {arn} from role ({aws.account})"
+        aws.call("iam:DetachRolePolicy", what, RoleName=aws.account, PolicyArn=arn)
     return True
 
 
@@ -219,38 +203,25 @@ def _known(aws: Aws) -> None:
         )
 
 
-def delete_role(aws: Aws) -> list[str]:
-    """Delete the instance profile and the role with its policies. Returns what was there."""
-    removed = []
-    profile = find_instance_profile(aws)
-    if profile is not None:
-        for role in profile.get("Roles", ()):
-            _gone_is_fine(
-                aws,
-                "iam:RemoveRoleFromInstanceProfile",
-                InstanceProfileName=aws.account,
-                RoleName=role["RoleName"],
-            )
-        _gone_is_fine(aws, "iam:DeleteInstanceProfile", InstanceProfileName=aws.account)
-        removed.append(f"instance-profile/{aws.account}")
-    if find_role(aws) is not None:
-        what = f"listing policies of role ({aws.account})"
-        for name in aws.pages("iam:ListRolePolicies", what, "PolicyNames", RoleName=aws.account):
-            _gone_is_fine(aws, "iam:DeleteRolePolicy", RoleName=aws.account, PolicyName=name)
-        for policy in aws.pages(
-            "iam:ListAttachedRolePolicies", what, "AttachedPolicies", RoleName=aws.account
-        ):
-            _gone_is_fine(aws, "iam:DetachRolePolicy", RoleName=aws.account, PolicyArn=policy["PolicyArn"])
-        _gone_is_fine(aws, "iam:DeleteRole", RoleName=aws.account)
-        removed.append(f"role/{aws.account}")
-    return removed
+def _delete_profile(aws: Aws, items: list[Item]) -> None:
+    (item,) = items
+    what = f"deleting instance profile ({aws.account})"
+    for role in item.get("Roles", ()):
+        named = {"InstanceProfileName": aws.account, "RoleName": role["RoleName"]}
+        with suppress(NotFoundError):
+            aws.call("iam:RemoveRoleFromInstanceProfile", what, **named)
+    aws.call("iam:DeleteInstanceProfile", what, InstanceProfileName=aws.account)
 
 
-def _gone_is_fine(aws: Aws, action: str, **parameters: Any) -> None:
-    try:
-        aws.call(action, f"deleting role ({aws.account})", **parameters)
-    except NotFoundError:
-        return
+def _delete_role(aws: Aws, items: list[Item]) -> None:
+    what, role = f"deleting role ({aws.account})", {"RoleName": aws.account}
+    for name in aws.pages("iam:ListRolePolicies", what, "PolicyNames", **role):
+        with suppress(NotFoundError):
+            aws.call("iam:DeleteRolePolicy", what, PolicyName=name, **role)
+    for arn in attached_policies(aws):
+        with suppress(NotFoundError):
+            aws.call("iam:DetachRolePolicy", what, PolicyArn=arn, **role)
+    aws.call("iam:DeleteRole", what, **role)
 
 
 def _policy(aws: Aws) -> str | None:
@@ -267,3 +238,36 @@ def _policy(aws: Aws) -> str | None:
     if isinstance(document, dict):  # botocore decodes the URL-encoded JSON
         return json.dumps(document, indent=1)
     return unquote(document)
+
+
+ROLE = Kind(
+    name="IAM role",
+    find=_find_role,
+    id_of=lambda item: str(item["RoleName"]),
+    owner=lambda item: str(item["Arn"]),
+    note=lambda item: "all regions",
+    everywhere=True,
+    prefix="role/",
+    asked=lambda want: True,
+    lacks=_role_lacks,
+    create=_create_role,
+    update=_write_policy,
+    delete=_delete_role,
+)
+
+INSTANCE_PROFILE = Kind(
+    name="instance profile",
+    find=_find_profile,
+    id_of=lambda item: str(item["InstanceProfileName"]),
+    owner=lambda item: str(item["Arn"]),
+    note=lambda item: "all regions",
+    everywhere=True,
+    part_of="role",
+    prefix="instance-profile/",
+    waits_for=("role",),
+    asked=lambda want: True,
+    lacks=lambda item, want, there: "" if item.get("Roles") else "the role is not in it",
+    create=_create_profile,
+    update=_add_role,
+    delete=_delete_profile,
+)

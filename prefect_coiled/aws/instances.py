@@ -9,6 +9,7 @@ from typing import Any
 from prefect_coiled.aws import quotas
 from prefect_coiled.aws.batches import INSTANCE_TYPES, TERMINATED_AT_ONCE, batches, pages_of
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.tagged import ec2_kind
 from prefect_coiled.aws.waits import CONSISTENCY, PROFILE_USABLE, TERMINATED, retry_while, wait_for
 from prefect_coiled.errors import (
     AccountStateError,
@@ -20,6 +21,13 @@ from prefect_coiled.errors import (
 )
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.aws_errors import state_words
+from prefect_coiled.plan.kinds import Item, Kind, Scope
+from prefect_coiled.plan.prices import (
+    EBS_GP3_USD_PER_GB_MONTH,
+    HOURS_PER_MONTH,
+    PUBLIC_IPV4_USD_PER_HOUR,
+    hourly,
+)
 from prefect_coiled.records import InstanceRecord
 
 LIVE = ("pending", "running", "stopping", "stopped")
@@ -49,16 +57,20 @@ def find_instances(
     aws: Aws, cluster: str | None = None, *, states: Iterable[str] = LIVE, uid: str | None = None
 ) -> list[InstanceRecord]:
     """The instances of the clusters of a name, of one, or of all the account's clusters, oldest first."""
-    wanted = tags.cluster_filter(aws.account, cluster, uid)
+    found = [_record(item) for item in _described(aws, Scope(cluster, uid), states)]
+    return sorted(found, key=lambda i: (str(i.launched_at), i.instance_id))
+
+
+def _described(aws: Aws, scope: Scope, states: Iterable[str]) -> list[Item]:
+    wanted = tags.cluster_filter(aws.account, scope.cluster, scope.uid)
     reservations = aws.pages(
         "ec2:DescribeInstances",
-        f"finding instances ({cluster or aws.account})",
+        f"finding instances ({scope.cluster or aws.account})",
         "Reservations",
         Filters=tags.filters(wanted, instance_state_name=states),
         MaxResults=1000,
     )
-    found = [_record(i) for r in reservations for i in r["Instances"]]
-    return sorted(found, key=lambda i: (str(i.launched_at), i.instance_id))
+    return [item for reservation in reservations for item in reservation["Instances"]]
 
 
 def find_by_id(aws: Aws, instance_id: str) -> InstanceRecord | None:
@@ -247,14 +259,6 @@ def console_output(aws: Aws, instance_id: str) -> str:
     return printable(reply.get("Output") or "")
 
 
-def find_volumes(aws: Aws) -> list[dict[str, Any]]:
-    """The volumes of the account's machines; each goes with its machine."""
-    wanted = tags.filters(tags.account_tags(aws.account))
-    return list(
-        aws.pages("ec2:DescribeVolumes", f"finding volumes ({aws.account})", "Volumes", Filters=wanted)
-    )
-
-
 def check_instance_types(aws: Aws, names: Iterable[str]) -> None:
     """Ask AWS about instance types by name.
 
@@ -275,3 +279,53 @@ def check_instance_types(aws: Aws, names: Iterable[str]) -> None:
                 f"has {gpus} GPUs; a worker can have one.",
                 "Ask for more workers.",
             )
+
+
+def _usd(item: Item) -> float | None:
+    """The machine, at most, for a spot machine costs less; and its public address. Disks are priced apart."""
+    if item["State"]["Name"] not in ("pending", "running", "stopping"):
+        return 0.0
+    address = PUBLIC_IPV4_USD_PER_HOUR if item.get("PublicIpAddress") else 0.0
+    price = hourly(item["InstanceType"])
+    return None if price is None else price + address
+
+
+def _alive(item: Item) -> str:
+    role = tags.from_aws(item.get("Tags")).get(tags.ROLE)
+    return "live" if role == "scheduler" and item["State"]["Name"] in LIVE else ""
+
+
+def _note(item: Item) -> str:
+    machine = _record(item)
+    return f"{machine.role}, {machine.instance_type}, {machine.state}"
+
+
+INSTANCE = Kind(
+    name="instance",
+    # Also those that are shutting down: what belongs to them can go only after them.
+    find=lambda aws, scope: _described(aws, scope, (*LIVE, "shutting-down")),
+    id_of=lambda item: str(item["InstanceId"]),
+    note=_note,
+    usd=_usd,
+    since=lambda item: item.get("LaunchTime"),
+    of_clusters=True,
+    alive=_alive,
+    waits_for=("intent", "security group"),
+    delete=lambda aws, items: terminate_instances(aws, [str(item["InstanceId"]) for item in items]),
+    at_once=TERMINATED_AT_ONCE,
+    gone=lambda aws, items, patience: wait_terminated(
+        aws, [str(item["InstanceId"]) for item in items], timeout=min(patience, TERMINATED)
+    ),
+)
+
+# Of a machine; it goes with it.
+VOLUME = ec2_kind(
+    "volume",
+    "ec2:DescribeVolumes",
+    "Volumes",
+    "VolumeId",
+    note=lambda item: f"{item.get('Size', '?')} GiB, {item.get('State', '')}",
+    usd=lambda item: item["Size"] * EBS_GP3_USD_PER_GB_MONTH / HOURS_PER_MONTH if item.get("Size") else None,
+    of_clusters=True,
+    part_of="instance",
+)

@@ -5,20 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.tagged import ec2_kind, find_tagged
 from prefect_coiled.aws.waits import VISIBLE, retry_while
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.kinds import Item, Scope
+
+__all__ = ["LAUNCH_TEMPLATE", "ensure_launch_template", "find_launch_templates"]
 
 
-def find_launch_templates(
-    aws: Aws, cluster: str | None = None, uid: str | None = None
-) -> list[dict[str, Any]]:
-    """The launch templates of the clusters of a name, of one of them, or of all the account's clusters."""
-    wanted = tags.cluster_filter(aws.account, cluster, uid)
-    what = f"finding launch templates ({cluster or aws.account})"
-    return list(
-        aws.pages("ec2:DescribeLaunchTemplates", what, "LaunchTemplates", Filters=tags.filters(wanted))
-    )
+def find_launch_templates(aws: Aws, cluster: str) -> list[Item]:
+    """The launch templates of the clusters of a name."""
+    return find_tagged(aws, "ec2:DescribeLaunchTemplates", "LaunchTemplates", Scope(cluster))
 
 
 def ensure_launch_template(
@@ -58,13 +56,13 @@ def _described(aws: Aws, name: str, **wanted: Any) -> dict[str, Any]:
     )
 
 
-def delete_launch_template(aws: Aws, template_id: str) -> None:
-    """Delete the template; not found is success."""
-    try:
-        aws.call(
-            "ec2:DeleteLaunchTemplate",
-            f"deleting launch template ({template_id})",
-            LaunchTemplateId=template_id,
-        )
-    except NotFoundError:
-        return
+LAUNCH_TEMPLATE = ec2_kind(
+    "launch template",
+    "ec2:DescribeLaunchTemplates",
+    "LaunchTemplates",
+    "LaunchTemplateId",
+    "ec2:DeleteLaunchTemplate",
+    note=lambda item: str(item["LaunchTemplateName"]),
+    of_clusters=True,
+    waits_for=("intent",),
+)

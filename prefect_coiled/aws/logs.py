@@ -10,65 +10,38 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from prefect_coiled.aws import ownership
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.kinds import ALL, Item, Kind, Scope, There, Wanted
 
 RETENTION_DAYS = 30
 
 
-def find_log_group(aws: Aws) -> dict[str, str] | None:
-    """The log group named as the account, if there is one."""
-    groups = aws.pages(
-        "logs:DescribeLogGroups",
-        f"finding log group ({aws.account})",
-        "logGroups",
-        logGroupNamePrefix=aws.account,
-    )
-    for group in groups:
-        if group["logGroupName"] == aws.account:
-            return {"arn": group["arn"], "retention": str(group.get("retentionInDays", ""))}
-    return None
+def find_log_group(aws: Aws, scope: Scope = ALL) -> list[Item]:
+    """The log group named as the account, if there is one, with its tags as "Labels"."""
+    what = f"finding log group ({aws.account})"
+    groups = aws.pages("logs:DescribeLogGroups", what, "logGroups", logGroupNamePrefix=aws.account)
+    return [{**g, "Labels": _labels(aws, g["arn"])} for g in groups if g["logGroupName"] == aws.account]
 
 
-def ensure_log_group(aws: Aws) -> str:
-    """Find or make the log group and see that it keeps 30 days. Returns its name.
-
-    Raises:
-        ProvisionError: If a group of that name exists that does not carry our tags.
-    """
-    group = find_log_group(aws)
-    if group is None:
-        try:
-            aws.call(
-                "logs:CreateLogGroup",
-                f"creating log group ({aws.account})",
-                logGroupName=aws.account,
-                tags=tags.account_tags(aws.account),
-            )
-        except AlreadyExistsError:
-            group = find_log_group(aws)
-    if group is not None and not is_ours(aws, group["arn"]):
-        raise ownership.foreign(f"log group ({aws.account})")
-    if group is None or group["retention"] != str(RETENTION_DAYS):
-        aws.call(
-            "logs:PutRetentionPolicy",
-            f"setting retention of log group ({aws.account})",
-            logGroupName=aws.account,
-            retentionInDays=RETENTION_DAYS,
-        )
-    return aws.account
+def _labels(aws: Aws, arn: str) -> dict[str, str]:
+    what = f"reading tags of log group ({aws.account})"
+    reply = aws.call("logs:ListTagsForResource", what, resourceArn=arn.removesuffix(":*"))
+    return dict(reply["tags"])
 
 
-def is_ours(aws: Aws, arn: str) -> bool:
-    """Whether the log group of that ARN carries our tags."""
-    reply = aws.call(
-        "logs:ListTagsForResource",
-        f"reading tags of log group ({aws.account})",
-        resourceArn=arn.removesuffix(":*"),
-    )
-    return ownership.is_ours(aws, reply["tags"], arn)
+def _create(aws: Aws, place: str, want: Wanted, there: There) -> Item:
+    labels = tags.account_tags(aws.account)
+    what = f"creating log group ({aws.account})"
+    aws.call("logs:CreateLogGroup", what, logGroupName=aws.account, tags=labels)
+    return {"logGroupName": aws.account, "Labels": labels}
+
+
+def _keep_days(aws: Aws, item: Item, want: Wanted, there: There) -> Item:
+    what = f"setting retention of log group ({aws.account})"
+    aws.call("logs:PutRetentionPolicy", what, logGroupName=aws.account, retentionInDays=RETENTION_DAYS)
+    return {**item, "retentionInDays": RETENTION_DAYS}
 
 
 def write_log(aws: Aws, stream: str, lines: list[tuple[datetime, str]]) -> None:
@@ -93,13 +66,20 @@ def write_log(aws: Aws, stream: str, lines: list[tuple[datetime, str]]) -> None:
         aws.call("logs:PutLogEvents", what, **wanted)
 
 
-def delete_log_group(aws: Aws) -> bool:
-    """Delete the account's log group. Returns whether it was there and ours."""
-    group = find_log_group(aws)
-    if group is None or not is_ours(aws, group["arn"]):
-        return False
-    try:
-        aws.call("logs:DeleteLogGroup", f"deleting log group ({aws.account})", logGroupName=aws.account)
-    except NotFoundError:
-        return False
-    return True
+LOG_GROUP = Kind(
+    name="log group",
+    find=find_log_group,
+    id_of=lambda item: str(item["logGroupName"]),
+    labels=lambda item: item["Labels"],
+    owner=lambda item: str(item["arn"]),
+    note=lambda item: f"{item.get('retentionInDays', '')} days",
+    asked=lambda want: True,
+    lacks=lambda item, want, there: (
+        "" if item.get("retentionInDays") == RETENTION_DAYS else f"it does not keep {RETENTION_DAYS} days"
+    ),
+    create=_create,
+    update=_keep_days,
+    delete=lambda aws, items: aws.call(
+        "logs:DeleteLogGroup", f"deleting log group ({aws.account})", logGroupName=aws.account
+    ),
+)

@@ -1,178 +1,178 @@
-"""NAT gateways, one in each zone that needs one, each with an elastic address of its own.
+"""NAT gateways, one for the region, and elastic addresses, one for each of them.
 
 A NAT gateway costs money while it exists, used or not; `sweep` releases those that no cluster uses.
 """
 
 from __future__ import annotations
 
-import uuid
-from typing import Any
+from collections.abc import Iterator
 
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.waits import CONSISTENCY, NAT_AVAILABLE, NAT_DELETED, retry_while, wait_for
-from prefect_coiled.errors import (
-    AccessDeniedError,
-    CredentialsError,
-    InUseError,
-    NotFoundError,
-    ProvisionError,
-)
+from prefect_coiled.aws.tagged import create_tagged, ec2_kind, find_tagged, name_of, zone_of
+from prefect_coiled.aws.waits import NAT_AVAILABLE, NAT_DELETED, wait_as
+from prefect_coiled.errors import CredentialsError, InUseError
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.kinds import Item, Scope, There, Wanted
+from prefect_coiled.plan.prices import NAT_GATEWAY_USD_PER_HOUR, PUBLIC_IPV4_USD_PER_HOUR
 
-_ZONE = "coiled-zone"
+__all__ = ["ELASTIC_ADDRESS", "NAT_GATEWAY"]
+
 _LIVE = ["pending", "available"]
+_DESCRIBE = "ec2:DescribeNatGateways"
 
 
-def list_nat_gateways(aws: Aws, states: list[str] | None = None) -> list[dict[str, Any]]:
-    """All of the account's NAT gateways; a zone may have more than one, after a lost reply."""
-    wanted = tags.filters(tags.account_tags(aws.account), state=states or _LIVE)
-    items = aws.pages(
-        "ec2:DescribeNatGateways", f"finding NAT gateways ({aws.account})", "NatGateways", Filter=wanted
-    )
-    return sorted(items, key=lambda n: str(n["NatGatewayId"]))
+def _places(want: Wanted, there: There) -> list[str]:
+    """The zone of the one there is, wherever that may be; else of the one that is to be made."""
+    live = sorted(zone_of(gateway) for gateway in there["nat gateway"])
+    return [] if not want.nat else [want.zone if want.zone in live or not live else live[0]]
 
 
-def find_nat_gateways(aws: Aws, states: list[str] | None = None) -> dict[str, dict[str, Any]]:
-    """The account's NAT gateways by zone; of several in a zone, the one with the lowest id."""
-    found: dict[str, dict[str, Any]] = {}
-    for item in list_nat_gateways(aws, states):
-        found.setdefault(zone_of(item), item)
-    return found
+def _labels(aws: Aws, zone: str) -> dict[str, str]:
+    return tags.named(tags.account_tags(aws.account, zone=zone), name_of(aws, zone))
 
 
-def zone_of(gateway: dict[str, Any]) -> str:
-    """The zone of a NAT gateway of ours."""
-    return tags.from_aws(gateway.get("Tags")).get(_ZONE, "")
+# -- elastic addresses
 
 
-def find_addresses(aws: Aws) -> list[dict[str, Any]]:
-    """The account's elastic addresses, in use or not."""
-    wanted = tags.filters(tags.account_tags(aws.account))
-    reply = aws.call("ec2:DescribeAddresses", f"finding elastic addresses ({aws.account})", Filters=wanted)
-    found: list[dict[str, Any]] = reply["Addresses"]
-    return found
+def _find_addresses(aws: Aws, scope: Scope) -> Iterator[Item]:
+    """The account's addresses, each with the NAT gateway of ours that holds it, until that one is gone."""
+    there = find_tagged(aws, _DESCRIBE, "NatGateways", state=[*_LIVE, "deleting"])
+    held = {a.get("AllocationId"): g for g in there for a in g.get("NatGatewayAddresses", ())}
+    for item in find_tagged(aws, "ec2:DescribeAddresses", "Addresses", scope):
+        gateway = held.get(item["AllocationId"], {})
+        going = gateway.get("State") == "deleting"
+        yield {**item, "NatGatewayId": gateway.get("NatGatewayId", ""), "going": going}
 
 
-def ensure_nat_gateway(aws: Aws, zone: str, public_subnet_id: str) -> str:
-    """Find or make the zone's NAT gateway and wait until it is available. Returns its id.
-
-    Raises:
-        ProvisionError: If AWS reports that the gateway failed.
-        WaitTimeoutError: If it is not available within five minutes.
-    """
-    found = find_nat_gateways(aws).get(zone)
-    nat_id = str(found["NatGatewayId"]) if found else _create(aws, zone, public_subnet_id)
-    if found and found.get("State") == "available":
-        return nat_id
-
-    def available() -> bool | None:
-        reply = aws.call("ec2:DescribeNatGateways", f"reading NAT gateway ({nat_id})", NatGatewayIds=[nat_id])
-        gateway = reply["NatGateways"][0] if reply["NatGateways"] else {"State": "pending"}
-        if gateway["State"] == "failed":
-            raise ProvisionError(
-                f"creating NAT gateway in {zone}",
-                str(gateway.get("FailureMessage", "it failed")),
-                'Use egress="public-ip" if addresses are short in this AWS account.',
-            )
-        return True if gateway["State"] == "available" else None
-
-    what = f"waiting for NAT gateway ({nat_id}) to be available"
-    wait_for(aws, what, available, timeout=NAT_AVAILABLE, interval=3.0)
-    return nat_id
+def _address_places(want: Wanted, there: There) -> list[str]:
+    """One is made for a gateway that is to be made; a gateway that is there has one."""
+    there_are = {ELASTIC_ADDRESS.place(item) for item in there["elastic address"]}
+    return [zone for zone in _places(want, there) if zone in there_are or not there["nat gateway"]]
 
 
-def _create(aws: Aws, zone: str, public_subnet_id: str) -> str:
-    labels = tags.named(tags.account_tags(aws.account, zone=zone), f"coiled-{aws.account}-{zone}")
-    spare = [
-        a
-        for a in find_addresses(aws)
-        if not a.get("AssociationId") and tags.from_aws(a.get("Tags")).get(_ZONE) == zone
-    ]
-    if spare:
-        allocation_id = str(spare[0]["AllocationId"])
-    else:
-        allocation_id = aws.call(
-            "ec2:AllocateAddress",
-            f"allocating the address of the NAT gateway in {zone}",
-            Domain="vpc",
-            TagSpecifications=tags.specifications(labels, "elastic-ip"),
-        )["AllocationId"]
-    # The token covers botocore's own retries of this one call. A later attempt finds the gateway by its tags,
-    # and must not replay a token whose gateway may have been deleted since.
-    reply = aws.call(
-        "ec2:CreateNatGateway",
-        f"creating NAT gateway in {zone}",
-        SubnetId=public_subnet_id,
-        AllocationId=allocation_id,
-        ClientToken=uuid.uuid4().hex,
-        TagSpecifications=tags.specifications(labels, "natgateway"),
-    )
-    return str(reply["NatGateway"]["NatGatewayId"])
+def _is_free(item: Item) -> bool:
+    return not item.get("AssociationId") and not item.get("NatGatewayId")
 
 
-def delete_nat_gateways(aws: Aws, nat_ids: list[str]) -> None:
-    """Delete NAT gateways and wait until they are gone (they hold their addresses until then)."""
-    for nat_id in nat_ids:
-        try:
-            aws.call("ec2:DeleteNatGateway", f"deleting NAT gateway ({nat_id})", NatGatewayId=nat_id)
-        except NotFoundError:
-            continue
-
-    def gone() -> bool | None:
-        wanted = tags.filters(tags.account_tags(aws.account), state=[*_LIVE, "deleting"])
-        items = aws.pages("ec2:DescribeNatGateways", "reading NAT gateways", "NatGateways", Filter=wanted)
-        return None if {n["NatGatewayId"] for n in items} & set(nat_ids) else True
-
-    if nat_ids:
-        wait_for(aws, "waiting for NAT gateways to be deleted", gone, timeout=NAT_DELETED, interval=5.0)
+def _held_address(item: Item) -> str:
+    if item.get("NatGatewayId") or not item.get("AssociationId"):
+        return ""
+    user = item.get("InstanceId") or item.get("NetworkInterfaceId") or "something"
+    return f"{item.get('PublicIp', 'it')} is in use by {user}"
 
 
-def release_addresses(aws: Aws) -> tuple[list[str], dict[str, str]]:
-    """Release the account's elastic addresses that nothing uses.
-
-    Returns:
-        The allocation ids of those that are released; and of those that stay, with the reason. Those of the
-        account's NAT gateways are as they should be.
-    """
-    released: list[str] = []
-    kept: dict[str, str] = {}
-    there = list_nat_gateways(aws, [*_LIVE, "deleting"])
-    held = {a.get("AllocationId") for n in there for a in n.get("NatGatewayAddresses", ())}
-    for address in find_addresses(aws):
-        allocation_id = str(address["AllocationId"])
-        if allocation_id in held:
-            continue
-        if address.get("AssociationId"):
-            user = address.get("InstanceId") or address.get("NetworkInterfaceId") or "something"
-            kept[allocation_id] = f"{address.get('PublicIp', 'it')} is in use by {user}"
-            continue
-        try:
-            retry_while(
-                aws,
-                f"waiting for address ({allocation_id}) to be free",
-                lambda one=allocation_id: _release(aws, one),  # type: ignore[misc]
-                InUseError,
-                timeout=CONSISTENCY,
-            )
-        except NotFoundError:
-            continue
-        except (AccessDeniedError, InUseError) as error:
-            kept[allocation_id] = error.diagnosis.why
-            continue
-        released.append(allocation_id)
-    return released, kept
+def _surplus_address(item: Item, there: There, idle: bool) -> str:
+    live = {gateway["NatGatewayId"] for gateway in there["nat gateway"]}
+    return "" if item.get("NatGatewayId") in live else "no NAT gateway uses it"
 
 
-def _release(aws: Aws, allocation_id: str) -> None:
-    """Release an address that nothing is shown to use.
+def _allocate(aws: Aws, zone: str, want: Wanted, there: There) -> Item:
+    labels, what = _labels(aws, zone), f"allocating the address of the NAT gateway in {zone}"
+    made = create_tagged(aws, "ec2:AllocateAddress", what, "", "elastic-ip", labels, Domain="vpc")
+    return {**made, "Tags": tags.to_aws(labels)}
+
+
+def _release(aws: Aws, items: list[Item]) -> None:
+    """Release addresses that nothing is shown to use.
 
     EC2 holds that of a gateway for a moment after its end, and may say so as if it were somebody else's.
     """
-    what = f"releasing address ({allocation_id})"
-    try:
-        aws.call("ec2:ReleaseAddress", what, AllocationId=allocation_id)
-    except CredentialsError as error:
-        if error.code != "AuthFailure":
-            raise
-        why = error.diagnosis.why
-        raise InUseError(what, why, operation=error.operation, code=error.code) from error
+    for item in items:
+        what = f"releasing address ({item['AllocationId']})"
+        try:
+            aws.call("ec2:ReleaseAddress", what, AllocationId=item["AllocationId"])
+        except CredentialsError as error:
+            if error.code != "AuthFailure":
+                raise
+            why = error.diagnosis.why
+            raise InUseError(what, why, operation=error.operation, code=error.code) from error
+
+
+ELASTIC_ADDRESS = ec2_kind(
+    "elastic address",
+    "ec2:DescribeAddresses",
+    "Addresses",
+    "AllocationId",
+    delete=_release,
+    find=_find_addresses,
+    note=lambda item: str(item.get("PublicIp", "")),
+    # That of a NAT gateway is in the price of the gateway.
+    usd=lambda item: 0.0 if item.get("NatGatewayId") else PUBLIC_IPV4_USD_PER_HOUR,
+    asked=lambda want: want.network,
+    places=_address_places,
+    place=lambda item: "" if _held_address(item) or item.get("going") else zone_of(item),
+    sketch=lambda zone: {"NatGatewayId": zone},
+    create=_allocate,
+    surplus=_surplus_address,
+    held=_held_address,
+)
+
+
+# -- NAT gateways
+
+
+def _create(aws: Aws, zone: str, want: Wanted, there: There) -> Item:
+    (public, *_) = (
+        s
+        for s in there["subnet"]
+        if s["AvailabilityZone"] == zone and tags.from_aws(s.get("Tags")).get(tags.TIER) == "public"
+    )
+    (address, *_) = (a for a in there["elastic address"] if _is_free(a) and zone_of(a) == zone)
+    where = {"SubnetId": public["SubnetId"], "AllocationId": address["AllocationId"], "ClientToken": ""}
+    what, labels = f"creating NAT gateway in {zone}", _labels(aws, zone)
+    return create_tagged(aws, "ec2:CreateNatGateway", what, "NatGateway", "natgateway", labels, **where)
+
+
+def _wait_available(aws: Aws, item: Item, want: Wanted, there: There) -> Item:
+    what = f"waiting for NAT gateway ({item['NatGatewayId']}) to be available"
+    help_ = 'Use egress="public-ip" if addresses are short in this AWS account.'
+    ids = [item["NatGatewayId"]]
+    found = wait_as(
+        aws,
+        "nat_gateway_available",
+        _DESCRIBE,
+        what,
+        timeout=NAT_AVAILABLE,
+        next_step=help_,
+        NatGatewayIds=ids,
+    )
+    made: Item = found["NatGateways"][0]
+    return made
+
+
+def _surplus(item: Item, there: There, idle: bool) -> str:
+    if idle:
+        return "no cluster uses it"
+    used = {r.get("NatGatewayId") for t in there["route table"] for r in t.get("Routes", ())}
+    second = item["NatGatewayId"] not in used and any(g["NatGatewayId"] in used for g in there["nat gateway"])
+    return "a second one, to which no route leads" if second else ""
+
+
+def _gone(aws: Aws, items: list[Item], patience: float) -> None:
+    for item in items:
+        what = f"waiting for NAT gateway ({item['NatGatewayId']}) to be deleted"
+        timeout, ids = min(patience, NAT_DELETED), [item["NatGatewayId"]]
+        wait_as(aws, "nat_gateway_deleted", _DESCRIBE, what, timeout=timeout, NatGatewayIds=ids)
+
+
+NAT_GATEWAY = ec2_kind(
+    "NAT gateway",
+    _DESCRIBE,
+    "NatGateways",
+    "NatGatewayId",
+    "ec2:DeleteNatGateway",
+    find=lambda aws, scope: sorted(
+        find_tagged(aws, _DESCRIBE, "NatGateways", scope, state=_LIVE), key=lambda n: str(n["NatGatewayId"])
+    ),
+    note=lambda item: f"{zone_of(item)}, {item.get('State', '')}",
+    usd=lambda item: NAT_GATEWAY_USD_PER_HOUR + PUBLIC_IPV4_USD_PER_HOUR,
+    waits_for=("vpc", "subnet", "internet gateway", "elastic address"),
+    asked=lambda want: want.network,
+    places=_places,
+    place=zone_of,
+    lacks=lambda item, want, there: "" if item.get("State") == "available" else "it is not available yet",
+    create=_create,
+    update=_wait_available,
+    surplus=_surplus,
+    gone=_gone,
+)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 
 from prefect_coiled.aws.batches import PARAMETERS, batches
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError, OptionsError
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.cluster import uid_of
+from prefect_coiled.plan.kinds import Item, Kind, Scope
 
 # https://docs.aws.amazon.com/systems-manager/latest/userguide/parameter-store-advanced-parameters.html
 STANDARD_LIMIT, _ADVANCED = 4096, 8192
@@ -171,3 +175,63 @@ def renew(aws: Aws, name: str, value: str) -> int:
         "ssm:PutParameter", f"renewing ({name})", Name=name, Value=value, Type="String", Overwrite=True
     )
     return int(reply["Version"])
+
+
+def _find(aws: Aws, scope: Scope, *, intents: bool) -> Iterator[Item]:
+    """The parameters below the account's path, each with its cluster; intents, or all but them and the lease.
+
+    An intent's cluster is that of which it is the plan: it says so itself, and how old it is.
+    """
+    root = account_path(aws.account)
+    path = root if scope.cluster is None else cluster_path(aws.account, scope.cluster)
+    for name in find_parameters(aws, path):
+        cluster, _, rest = name.removeprefix(root).partition("/")
+        if name == set_up_lease(aws.account) or (rest == INTENT) != intents:
+            continue
+        item: Item = {"Name": name, "Cluster": cluster if rest else "", "Uid": rest.partition("/")[0]}
+        if intents:
+            found = read_with_age(aws, name)
+            if found is None:
+                continue
+            item |= {"Uid": uid_of(found[0]), "Age": found[1]}
+        if scope.uid in (None, item["Uid"]):
+            yield item
+
+
+def _labels(item: Item) -> dict[str, str]:
+    return {tags.CLUSTER: item["Cluster"], tags.CLUSTER_UID: item["Uid"]}
+
+
+def _delete(aws: Aws, items: list[Item]) -> None:
+    delete_parameters(aws, [str(item["Name"]) for item in items])
+
+
+def _delete_intents(aws: Aws, items: list[Item]) -> None:
+    for item in items:
+        # Looked at just before: the name may be another cluster's.
+        if (found := read_parameter(aws, item["Name"])) is not None and uid_of(found) == item["Uid"]:
+            delete_parameters(aws, [item["Name"]])
+
+
+PARAMETER = Kind(
+    name="parameter",
+    find=partial(_find, intents=False),
+    id_of=lambda item: str(item["Name"]),
+    labels=_labels,
+    of_clusters=True,
+    waits_for=("intent",),
+    delete=_delete,
+    at_once=PARAMETERS,
+)
+
+# The parameter by which a cluster has its name. It is first, and goes last: as long as anything else of the
+# cluster is there, the name is taken.
+INTENT_OF_CLUSTER = Kind(
+    name="parameter",
+    find=partial(_find, intents=True),
+    id_of=lambda item: str(item["Name"]),
+    labels=_labels,
+    of_clusters=True,
+    alive=lambda item: "starting" if item["Age"] < STARTING else "",
+    delete=_delete_intents,
+)

@@ -2,71 +2,71 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable
-from typing import Any
-
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.waits import VISIBLE, retry_while
-from prefect_coiled.errors import AlreadyExistsError, NotFoundError
+from prefect_coiled.aws.route_tables import wanted_tables
+from prefect_coiled.aws.tagged import create_tagged, ec2_kind, find_tagged, name_of
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.kinds import Item, Scope, There, Wanted
+
+__all__ = ["S3_ENDPOINT"]
 
 _GONE = {"deleting", "deleted"}
 
 
-def find_s3_endpoints(aws: Aws, vpc_id: str) -> list[dict[str, Any]]:
-    """The VPC's S3 gateway endpoints that are ours."""
-    wanted = tags.filters(tags.account_tags(aws.account), vpc_id=vpc_id)
-    what = f"finding S3 endpoint of VPC ({vpc_id})"
-    items = aws.pages("ec2:DescribeVpcEndpoints", what, "VpcEndpoints", Filters=wanted)
+def _find(aws: Aws, scope: Scope) -> list[Item]:
+    items = find_tagged(aws, "ec2:DescribeVpcEndpoints", "VpcEndpoints", scope)
     return [e for e in items if str(e.get("State", "")).lower() not in _GONE]
 
 
-def ensure_s3_endpoint(aws: Aws, vpc_id: str, route_table_ids: Iterable[str]) -> str:
-    """Find or make the endpoint, and see that every route table leads to it. Returns its id."""
-    tables = sorted(route_table_ids)
-    found = find_s3_endpoints(aws, vpc_id)
-    if found:
-        endpoint_id = str(found[0]["VpcEndpointId"])
-        missing = sorted(set(tables) - set(found[0].get("RouteTableIds", ())))
-        if missing:
-            aws.call(
-                "ec2:ModifyVpcEndpoint",
-                f"adding route tables to S3 endpoint ({endpoint_id})",
-                VpcEndpointId=endpoint_id,
-                AddRouteTableIds=missing,
-            )
-        return endpoint_id
-    labels = tags.named(tags.account_tags(aws.account), f"coiled-{aws.account}-s3")
-    token = uuid.uuid4().hex  # for the repeats of this one call; see `route_tables`
+def _missing(item: Item, tables: list[Item]) -> list[str]:
+    return sorted({str(table["RouteTableId"]) for table in tables} - set(item.get("RouteTableIds", ())))
 
-    def create() -> str:
-        try:
-            reply = aws.call(
-                "ec2:CreateVpcEndpoint",
-                f"creating S3 endpoint in VPC ({vpc_id})",
-                VpcId=vpc_id,
-                VpcEndpointType="Gateway",
-                ServiceName=f"com.amazonaws.{aws.region}.s3",
-                RouteTableIds=tables,
-                ClientToken=token,
-                TagSpecifications=tags.specifications(labels, "vpc-endpoint"),
-            )
-        except AlreadyExistsError:
-            # Made meanwhile by another set-up; its tags came with its creation.
-            return str(find_s3_endpoints(aws, vpc_id)[0]["VpcEndpointId"])
-        return str(reply["VpcEndpoint"]["VpcEndpointId"])
 
-    return retry_while(
-        aws, f"waiting for VPC ({vpc_id}) to be visible", create, NotFoundError, timeout=VISIBLE
+def _lacks(item: Item, want: Wanted, there: There) -> str:
+    return "route tables do not lead to it" if _missing(item, wanted_tables(want, there)) else ""
+
+
+def _create(aws: Aws, place: str, want: Wanted, there: There) -> Item:
+    vpc_id = there["vpc"][0]["VpcId"]
+    return create_tagged(
+        aws,
+        "ec2:CreateVpcEndpoint",
+        f"creating S3 endpoint in VPC ({vpc_id})",
+        "VpcEndpoint",
+        "vpc-endpoint",
+        tags.named(tags.account_tags(aws.account), name_of(aws, "s3")),
+        VpcId=vpc_id,
+        VpcEndpointType="Gateway",
+        ServiceName=f"com.amazonaws.{aws.region}.s3",
+        RouteTableIds=_missing({}, there["route table"]),
+        ClientToken="",
     )
 
 
-def delete_s3_endpoint(aws: Aws, endpoint_id: str) -> None:
-    """Delete the endpoint; not found is success."""
-    try:
-        aws.call(
-            "ec2:DeleteVpcEndpoints", f"deleting S3 endpoint ({endpoint_id})", VpcEndpointIds=[endpoint_id]
-        )
-    except NotFoundError:
-        return
+def _add_tables(aws: Aws, item: Item, want: Wanted, there: There) -> Item:
+    missing = _missing(item, there["route table"])
+    what = f"adding route tables to S3 endpoint ({item['VpcEndpointId']})"
+    aws.call("ec2:ModifyVpcEndpoint", what, VpcEndpointId=item["VpcEndpointId"], AddRouteTableIds=missing)
+    return {**item, "RouteTableIds": [*item.get("RouteTableIds", ()), *missing]}
+
+
+def _delete(aws: Aws, items: list[Item]) -> None:
+    for item in items:
+        what = f"deleting S3 endpoint ({item['VpcEndpointId']})"
+        aws.call("ec2:DeleteVpcEndpoints", what, VpcEndpointIds=[item["VpcEndpointId"]])
+
+
+S3_ENDPOINT = ec2_kind(
+    "VPC endpoint",
+    "ec2:DescribeVpcEndpoints",
+    "VpcEndpoints",
+    "VpcEndpointId",
+    find=_find,
+    note=lambda item: str(item.get("ServiceName", "")),
+    waits_for=("vpc", "route table"),
+    asked=lambda want: want.network,
+    lacks=_lacks,
+    create=_create,
+    update=_add_tables,
+    delete=_delete,
+)

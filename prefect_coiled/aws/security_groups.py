@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.waits import DEPENDENTS_GONE, VISIBLE, retry_while
-from prefect_coiled.errors import AlreadyExistsError, InUseError, NotFoundError, ThrottledError
+from prefect_coiled.aws.tagged import ec2_kind, find_tagged
+from prefect_coiled.aws.waits import VISIBLE, retry_while
+from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.kinds import Item, Scope
 
 
-def find_security_groups(
-    aws: Aws, cluster: str | None = None, uid: str | None = None
-) -> list[dict[str, Any]]:
-    """The security groups of the clusters of a name, of one of them, or of all the account's clusters."""
-    wanted = tags.cluster_filter(aws.account, cluster, uid)
-    what = f"finding security groups ({cluster or aws.account})"
-    return list(aws.pages("ec2:DescribeSecurityGroups", what, "SecurityGroups", Filters=tags.filters(wanted)))
+def find_security_groups(aws: Aws, cluster: str, uid: str) -> list[Item]:
+    """The security groups of a cluster."""
+    return find_tagged(aws, "ec2:DescribeSecurityGroups", "SecurityGroups", Scope(cluster, uid))
 
 
 def read_permissions(aws: Aws, *, group_id: str = "", name: str = "") -> list[dict[str, Any]]:
@@ -149,49 +148,36 @@ def _with_self(permission: dict[str, Any], group_id: str) -> dict[str, Any]:
     return {**permission, **({"UserIdGroupPairs": pairs} if pairs else {})}
 
 
-def delete_security_groups(
-    aws: Aws, groups: list[dict[str, Any]], *, timeout: float = DEPENDENTS_GONE
-) -> list[str]:
-    """Delete the groups once no interface uses them; rules that name another group of the list go first.
-
-    Returns:
-        The ids that are gone.
-
-    Raises:
-        AwsError: If one is still in use, or AWS fails, after `timeout` seconds.
-    """
-    ids = {g["GroupId"] for g in groups}
-    for group in groups:
+def _delete(aws: Aws, items: list[Item]) -> None:
+    """Delete the groups of a cluster; rules that name another one of them go first."""
+    ids = {item["GroupId"] for item in items}
+    for item in items:
+        others = ids - {item["GroupId"]}
         foreign = [
             {**p, "UserIdGroupPairs": pairs, "IpRanges": [], "Ipv6Ranges": [], "PrefixListIds": []}
-            for p in group.get("IpPermissions", ())
-            if (
-                pairs := [
-                    q for q in p.get("UserIdGroupPairs", ()) if q["GroupId"] in ids - {group["GroupId"]}
-                ]
-            )
+            for p in item.get("IpPermissions", ())
+            if (pairs := [q for q in p.get("UserIdGroupPairs", ()) if q["GroupId"] in others])
         ]
         if foreign:
-            try:
+            what = f"closing Security Group ({item['GroupId']})"
+            with suppress(NotFoundError):
                 aws.call(
-                    "ec2:RevokeSecurityGroupIngress",
-                    f"closing Security Group ({group['GroupId']})",
-                    GroupId=group["GroupId"],
-                    IpPermissions=foreign,
+                    "ec2:RevokeSecurityGroupIngress", what, GroupId=item["GroupId"], IpPermissions=foreign
                 )
-            except NotFoundError:
-                continue
+            item["IpPermissions"] = []  # where it is tried again, they are gone
     for group_id in sorted(ids):
-        try:
-            retry_while(
-                aws,
-                f"waiting for interfaces of Security Group ({group_id}) to go",
-                lambda gid=group_id: aws.call(  # type: ignore[misc]
-                    "ec2:DeleteSecurityGroup", f"deleting Security Group ({gid})", GroupId=gid
-                ),
-                (InUseError, ThrottledError),
-                timeout=timeout,
-            )
-        except NotFoundError:
-            continue
-    return sorted(ids)
+        with suppress(NotFoundError):
+            aws.call("ec2:DeleteSecurityGroup", f"deleting Security Group ({group_id})", GroupId=group_id)
+
+
+SECURITY_GROUP = ec2_kind(
+    "security group",
+    "ec2:DescribeSecurityGroups",
+    "SecurityGroups",
+    "GroupId",
+    note=lambda item: str(item["GroupName"]),
+    of_clusters=True,
+    waits_for=("intent", "vpc"),
+    delete=_delete,
+    at_once=100,
+)

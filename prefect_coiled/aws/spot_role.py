@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AccessDeniedError, AlreadyExistsError, InvalidRequestError, QuotaError
+from prefect_coiled.plan.kinds import Item, Kind, There, Wanted
 
 SERVICE = "spot.amazonaws.com"
 # What IAM says of a role that is there: "has been taken in this account".
@@ -31,3 +32,20 @@ def ensure_spot_role(aws: Aws) -> bool:
         if error.code != _TAKEN:
             raise
     return True
+
+
+def _create(aws: Aws, place: str, want: Wanted, there: There) -> Item:
+    return {"made": ensure_spot_role(aws)}
+
+
+# AWS's own, which is neither listed nor removed: made with the account's role, where that is permitted.
+SPOT_ROLE = Kind(
+    name="role of spot machines",
+    find=lambda aws, scope: (),
+    id_of=lambda item: SERVICE,
+    listed=False,
+    asked=lambda want: True,
+    places=lambda want, there: () if there["role"] else (SERVICE,),
+    place=lambda item: SERVICE,
+    create=_create,
+)

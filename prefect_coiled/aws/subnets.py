@@ -3,62 +3,63 @@
 from __future__ import annotations
 
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.waits import DEPENDENTS_GONE, VISIBLE, retry_while
-from prefect_coiled.errors import InUseError, NotFoundError
+from prefect_coiled.aws.tagged import create_tagged, ec2_kind, name_of
 from prefect_coiled.plan import tags
-from prefect_coiled.plan.network import SubnetPlan
+from prefect_coiled.plan.kinds import Item, There, Wanted
+from prefect_coiled.plan.network import TIERS, missing_subnets
 from prefect_coiled.records import Subnet
 
-
-def find_subnets(aws: Aws, vpc_id: str) -> tuple[Subnet, ...]:
-    """All subnets of the VPC that are ours, sorted by zone and tier."""
-    wanted = tags.filters(tags.account_tags(aws.account), vpc_id=vpc_id)
-    items = aws.pages("ec2:DescribeSubnets", f"finding subnets of VPC ({vpc_id})", "Subnets", Filters=wanted)
-    found = []
-    for item in items:
-        tier = tags.from_aws(item.get("Tags")).get(tags.TIER)
-        found.append(
-            Subnet(
-                subnet_id=item["SubnetId"],
-                zone=item["AvailabilityZone"],
-                tier="public" if tier == "public" else "private",
-                cidr=item["CidrBlock"],
-            )
-        )
-    return tuple(sorted(found, key=lambda s: (s.zone, s.tier)))
+__all__ = ["SUBNET", "record"]
 
 
-def create_subnet(aws: Aws, vpc_id: str, plan: SubnetPlan) -> Subnet:
-    """Make one planned subnet. EC2 refuses a second one on the same block, so a repeat cannot double it."""
-    labels = tags.named(
-        tags.account_tags(aws.account, tier=plan.tier), f"coiled-{aws.account}-{plan.tier}-{plan.zone}"
+def record(item: Item) -> Subnet:
+    """A subnet as it is kept."""
+    public = tags.from_aws(item.get("Tags")).get(tags.TIER) == "public"
+    return Subnet(
+        subnet_id=item["SubnetId"],
+        zone=item["AvailabilityZone"],
+        tier="public" if public else "private",
+        cidr=item["CidrBlock"],
     )
-    subnet = retry_while(
-        aws,
-        f"waiting for VPC ({vpc_id}) to be visible",
-        lambda: aws.call(
-            "ec2:CreateSubnet",
-            f"creating {plan.tier} subnet in {plan.zone}",
-            VpcId=vpc_id,
-            AvailabilityZone=plan.zone,
-            CidrBlock=plan.cidr,
-            TagSpecifications=tags.specifications(labels, "subnet"),
-        ),
-        NotFoundError,
-        timeout=VISIBLE,
-    )["Subnet"]
-    return Subnet(subnet_id=subnet["SubnetId"], zone=plan.zone, tier=plan.tier, cidr=plan.cidr)
 
 
-def delete_subnet(aws: Aws, subnet_id: str) -> None:
-    """Delete a subnet once its interfaces are gone; not found is success."""
-    try:
-        retry_while(
-            aws,
-            f"waiting for interfaces of subnet ({subnet_id}) to go",
-            lambda: aws.call("ec2:DeleteSubnet", f"deleting subnet ({subnet_id})", SubnetId=subnet_id),
-            InUseError,
-            timeout=DEPENDENTS_GONE,
-        )
-    except NotFoundError:
-        return
+def _places(want: Wanted, there: There) -> list[str]:
+    return [f"{tier} {zone}" for zone in sorted(want.zones) for tier in TIERS]
+
+
+def _place(item: Item) -> str:
+    return f"{tags.from_aws(item.get('Tags')).get(tags.TIER, 'private')} {item['AvailabilityZone']}"
+
+
+def _sketch(place: str) -> Item:
+    tier, _, zone = place.partition(" ")
+    return {"SubnetId": place, "AvailabilityZone": zone, "Tags": tags.to_aws({tags.TIER: tier})}
+
+
+def _create(aws: Aws, place: str, want: Wanted, there: There) -> Item:
+    """Make one. EC2 refuses a second one on the same block, so a repeat cannot double it."""
+    tier, _, zone = place.partition(" ")
+    (vpc,) = there["vpc"]
+    # Those of all zones are planned each time, so that each gets its own block, whichever is made first.
+    plans = missing_subnets(want.every, [record(item) for item in there["subnet"]], str(vpc["CidrBlock"]))
+    (cidr,) = (plan.cidr for plan in plans if (plan.tier, plan.zone) == (tier, zone))
+    labels = tags.named(tags.account_tags(aws.account, tier=tier), name_of(aws, tier, zone))
+    where = {"VpcId": vpc["VpcId"], "AvailabilityZone": zone, "CidrBlock": cidr}
+    what = f"creating {tier} subnet in {zone}"
+    return create_tagged(aws, "ec2:CreateSubnet", what, "Subnet", "subnet", labels, **where)
+
+
+SUBNET = ec2_kind(
+    "subnet",
+    "ec2:DescribeSubnets",
+    "Subnets",
+    "SubnetId",
+    "ec2:DeleteSubnet",
+    note=lambda item: f"{_place(item)}, {item['CidrBlock']}",
+    waits_for=("vpc",),
+    asked=lambda want: want.network,
+    places=_places,
+    place=_place,
+    sketch=_sketch,
+    create=_create,
+)

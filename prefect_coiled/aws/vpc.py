@@ -1,87 +1,91 @@
-"""The account's VPC."""
+"""The account's VPC, with DNS names for its machines: the S3 endpoint and metadata need them."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.waits import DEPENDENTS_GONE, VISIBLE, retry_while
-from prefect_coiled.errors import InUseError, NotFoundError, ProvisionError
+from prefect_coiled.aws.tagged import create_tagged, ec2_kind, find_tagged, name_of
+from prefect_coiled.aws.waits import VISIBLE, retry_while
+from prefect_coiled.errors import NotFoundError, ProvisionError
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.kinds import Item, Scope, There, Wanted
+from prefect_coiled.plan.network import VPC_CIDR
+
+__all__ = ["VPC", "find_vpcs"]
+
+_NAMES = "EnableDnsHostnames"
 
 
-def find_vpcs(aws: Aws) -> list[dict[str, Any]]:
+def find_vpcs(aws: Aws) -> list[Item]:
     """The account's VPCs in the region, by tag; more than one only after a lost reply."""
-    wanted = tags.filters(tags.account_tags(aws.account))
-    found = list(aws.pages("ec2:DescribeVpcs", f"finding VPC ({aws.account})", "Vpcs", Filters=wanted))
-    return sorted(found, key=lambda vpc: str(vpc["VpcId"]))
+    return sorted(find_tagged(aws, "ec2:DescribeVpcs", "Vpcs"), key=lambda item: str(item["VpcId"]))
 
 
-def ensure_vpc(aws: Aws, cidr: str) -> dict[str, Any]:
-    """Find the account's VPC or make it, with DNS names on (the S3 endpoint and IMDS names need them).
+def _find(aws: Aws, scope: Scope) -> Iterator[Item]:
+    for item in find_vpcs(aws):
+        what = f"reading attributes of VPC ({item['VpcId']})"
+        # Names are the last thing that making one sees to.
+        reply = aws.call(
+            "ec2:DescribeVpcAttribute", what, VpcId=item["VpcId"], Attribute="enableDnsHostnames"
+        )
+        yield {**item, _NAMES: bool(reply[_NAMES]["Value"])}
 
-    Raises:
-        ProvisionError: If there are several; which of them is in use cannot be told.
-    """
-    found = find_vpcs(aws)
+
+def _places(want: Wanted, there: There) -> tuple[str, ...]:
+    found = [str(item["VpcId"]) for item in there["vpc"]]
     if len(found) > 1:
         raise ProvisionError(
-            f"finding VPC ({aws.account})",
-            f"there are {len(found)}: {', '.join(v['VpcId'] for v in found)}",
+            "finding VPC",
+            f"there are {len(found)}: {', '.join(found)}; which of them is in use cannot be told",
             "Run `prefect-coiled sweep`, which deletes the empty ones.",
         )
-    if found:
-        if not has_names(aws, str(found[0]["VpcId"])):
-            _give_names(aws, str(found[0]["VpcId"]))
-        return found[0]
-    labels = tags.named(tags.account_tags(aws.account), f"coiled-{aws.account}")
-    vpc = aws.call(
-        "ec2:CreateVpc",
-        f"creating VPC ({aws.account})",
-        CidrBlock=cidr,
-        TagSpecifications=tags.specifications(labels, "vpc"),
-    )["Vpc"]
-    _give_names(aws, str(vpc["VpcId"]))
-    made: dict[str, Any] = vpc
-    return made
+    return ("",)
 
 
-def has_names(aws: Aws, vpc_id: str) -> bool:
-    """Whether machines of the VPC have DNS names, which is the last thing that making one sees to."""
-    reply = aws.call(
-        "ec2:DescribeVpcAttribute",
-        f"reading attributes of VPC ({vpc_id})",
-        VpcId=vpc_id,
-        Attribute="enableDnsHostnames",
-    )
-    return bool(reply["EnableDnsHostnames"]["Value"])
+def _create(aws: Aws, place: str, want: Wanted, there: There) -> Item:
+    labels = tags.named(tags.account_tags(aws.account), name_of(aws))
+    what = f"creating VPC ({aws.account})"
+    return create_tagged(aws, "ec2:CreateVpc", what, "Vpc", "vpc", labels, CidrBlock=VPC_CIDR)
 
 
-def _give_names(aws: Aws, vpc_id: str) -> None:
-    for attribute in ("EnableDnsSupport", "EnableDnsHostnames"):
+def _give_names(aws: Aws, item: Item, want: Wanted, there: There) -> Item:
+    for attribute in ("EnableDnsSupport", _NAMES):
         retry_while(
             aws,
-            f"waiting for VPC ({vpc_id}) to be visible",
+            f"waiting for VPC ({item['VpcId']}) to be visible",
             lambda name=attribute: aws.call(  # type: ignore[misc]
                 "ec2:ModifyVpcAttribute",
-                f"setting {name} of VPC ({vpc_id})",
-                VpcId=vpc_id,
+                f"setting {name} of VPC ({item['VpcId']})",
+                VpcId=item["VpcId"],
                 **{name: {"Value": True}},
             ),
             NotFoundError,
             timeout=VISIBLE,
         )
+    return {**item, _NAMES: True}
 
 
-def delete_vpc(aws: Aws, vpc_id: str) -> None:
-    """Delete the VPC once its dependents are gone; not found is success."""
-    try:
-        retry_while(
-            aws,
-            f"waiting for dependents of VPC ({vpc_id}) to go",
-            lambda: aws.call("ec2:DeleteVpc", f"deleting VPC ({vpc_id})", VpcId=vpc_id),
-            InUseError,
-            timeout=DEPENDENTS_GONE,
-        )
-    except NotFoundError:
-        return
+def _surplus(item: Item, there: There, idle: bool) -> str:
+    """Of several VPCs, which a lost reply can leave, those that nothing was put into."""
+    used = {s["VpcId"] for s in there["subnet"]}
+    used |= {a["VpcId"] for g in there["internet gateway"] for a in g.get("Attachments", ())}
+    # Of several empty ones the last that is looked at stays.
+    return "a second one, and empty" if len(there["vpc"]) > 1 and item["VpcId"] not in used else ""
+
+
+VPC = ec2_kind(
+    "VPC",
+    "ec2:DescribeVpcs",
+    "Vpcs",
+    "VpcId",
+    "ec2:DeleteVpc",
+    find=_find,
+    note=lambda item: str(item["CidrBlock"]),
+    asked=lambda want: want.network,
+    places=_places,
+    lacks=lambda item, want, there: "" if item.get(_NAMES) else "its machines have no DNS names",
+    create=_create,
+    update=_give_names,
+    surplus=_surplus,
+)

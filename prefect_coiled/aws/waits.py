@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AwsError, InUseError, StoppedError, ThrottledError, WaitTimeoutError
+from prefect_coiled.errors import (
+    AwsError,
+    InUseError,
+    ProvisionError,
+    StoppedError,
+    ThrottledError,
+    WaitTimeoutError,
+)
+from prefect_coiled.internals.botocore import waiter
 
 T = TypeVar("T")
 
@@ -112,3 +120,65 @@ def retry_while(
         return wait_for(aws, what, attempt, timeout=timeout, interval=interval)[0]
     except WaitTimeoutError as late:
         raise (last[0] if last else late) from late
+
+
+def wait_as(
+    aws: Aws,
+    name: str,
+    action: str,
+    what: str,
+    *,
+    timeout: float,
+    interval: float = 3.0,
+    next_step: str = "",
+    **parameters: Any,
+) -> dict[str, Any]:
+    """Wait until one of botocore's waiters is content; what it looks for is its own, when it looks is ours.
+
+    Its own way to wait hears no stop, and passes the door by.
+
+    Args:
+        aws: The door.
+        name: Such as "nat_gateway_available".
+        action: The call that the waiter looks at, such as "ec2:DescribeNatGateways".
+        what: Name of the wait.
+        timeout: Bound in seconds.
+        interval: Longest pause between two calls, in seconds.
+        next_step: What to do where the resource fails.
+        parameters: Those of the call.
+
+    Returns:
+        The last reply.
+
+    Raises:
+        ProvisionError: If the resource failed, by the waiter's own account.
+        WaitTimeoutError: When the bound is reached.
+        StoppedError: When a stop is asked for.
+    """
+    acceptors = waiter(action.partition(":")[0], name).acceptors
+
+    def probe() -> dict[str, Any] | None:
+        try:
+            reply = aws.call(action, what, **parameters)
+        except ThrottledError:
+            return None  # the next look may be answered
+        except AwsError as error:
+            # The form in which botocore's acceptors see an error.
+            if not any(a.matcher_func(seen := {"Error": {"Code": error.code}}) for a in acceptors):
+                raise
+            reply = seen
+        state = next((a.state for a in acceptors if a.matcher_func(reply)), "retry")
+        if state == "failure":
+            raise ProvisionError(what, _failure(reply), next_step)
+        return reply if state == "success" else None
+
+    return wait_for(aws, what, probe, timeout=timeout, interval=interval)
+
+
+def _failure(reply: dict[str, Any]) -> str:
+    """What AWS says of a resource that failed."""
+    for item in (one for value in reply.values() if isinstance(value, list) for one in value):
+        said = item.get("FailureMessage") or (item.get("StateReason") or {}).get("Message")
+        if said or item.get("State"):
+            return str(said or f"AWS says that it is {item['State']}")
+    return "it failed"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from prefect_coiled.cli.common import (
     AccountOption,
     JsonOption,
+    PlanOption,
     RegionOption,
     door,
     out,
     print_json,
+    show_plan,
     table,
     told,
     where,
@@ -105,23 +107,30 @@ def set_up(
     account: AccountOption = None,
     region: RegionOption = None,
     zone: Annotated[str | None, typer.Option(help="Zone of the NAT gateway, if one is made.")] = None,
+    plan: PlanOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Make what an account's clusters share in a region. What is there stays as it is."""
+    """Make what an account's clusters share in a region, and repair what lacks something."""
     from prefect_coiled.options import merge
-    from prefect_coiled.provision import set_up_account
+    from prefect_coiled.provision import plan_set_up, set_up_account
     from prefect_coiled.tasks.steps import Session, use_session
 
     loaded, aws = door(account, region)
     options = merge({"region": aws.region, "zone": zone}, loaded.options).options
+    given: dict[str, Any] = {
+        "zone": options.default_zone,
+        "egress": options.egress,
+        "network": options.network is None,
+        "registry": options.registry.kind,
+    }
+    if plan:
+        show_plan(plan_set_up(aws, **given), as_json)
+        return
     with use_session(Session(aws)):
-        record = set_up_account(
-            loaded.slug,
-            aws.region,
-            options.default_zone,
-            options.egress,
-            network=options.network is None,
-            registry=options.registry.kind,
-        )
+        record = set_up_account(loaded.slug, aws.region, **given)
+    if as_json:
+        print_json(record.model_dump(mode="json"))
+        return
     network = record.network
     console = out()
     console.print(

@@ -12,11 +12,13 @@ import typer
 from prefect_coiled.cli.common import (
     AccountOption,
     JsonOption,
+    PlanOption,
     RegionOption,
     door,
     no_cluster,
     out,
     print_json,
+    show_plan,
     table,
     tell_removal,
     told,
@@ -236,15 +238,20 @@ def sweep_account(
     keep_nat: Annotated[
         bool, typer.Option("--keep-nat", help="Leave NAT gateways that no cluster uses.")
     ] = False,
+    plan: PlanOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove what dead clusters left, and NAT gateways that no cluster uses."""
-    from prefect_coiled.provision import sweep
+    from prefect_coiled.provision import plan_sweep, sweep
     from prefect_coiled.tasks.steps import Session, use_session
 
     loaded, aws = door(account, region)
+    if plan:
+        show_plan(plan_sweep(aws, release_nat=not keep_nat), as_json)
+        return
     with use_session(Session(aws)):
         removal = sweep(loaded.slug, aws.region, release_nat=not keep_nat)
-    tell_removal(removal)
+    tell_removal(removal, as_json)
 
 
 def _state(machines: Iterable[InstanceRecord]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from prefect_coiled.aws.credentials import Account
     from prefect_coiled.aws.door import Aws
+    from prefect_coiled.plan.changes import Plan
     from prefect_coiled.records import Removal
 
 P = ParamSpec("P")
@@ -23,6 +24,9 @@ R = TypeVar("R")
 
 AccountOption = Annotated[str | None, typer.Option(help="Slug of the account; the default one if not given.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PlanOption = Annotated[
+    bool, typer.Option("--plan", help="Print what would be changed, and change nothing; also with --json.")
+]
 RegionOption = Annotated[str | None, typer.Option(help="AWS region; the account's if not given.")]
 
 
@@ -61,7 +65,9 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
             from prefect_coiled.terminal import Terminal
 
             text = " ".join(str(error).split())
-            Terminal(stderr=True, soft_wrap=True).print(f"Error: {text}")
+            console = Terminal(stderr=True, soft_wrap=True)
+            _tell_left(console, error.left)
+            console.print(f"Error: {text}")
             raise typer.Exit(1) from None
 
     return wrapped
@@ -95,18 +101,42 @@ def where(account: Account) -> str:
     return " (the sandbox on this machine)." if account.is_sandbox else "."
 
 
-def tell_removal(removal: Removal) -> None:
+def tell_removal(removal: Removal, as_json: bool = False) -> None:
     """Say what was removed and what is left; exit with 1 if that should be gone too."""
-    from prefect_coiled.costs import PUBLIC_IPV4_USD_PER_HOUR
-
-    console = out()
-    console.print(f"Removed: {removal.counts}")
-    for name, reason in removal.left.items():
-        price = f", ${PUBLIC_IPV4_USD_PER_HOUR} an hour" if name.startswith("eipalloc-") else ""
-        word = "Kept" if name in removal.needed else "Left"
-        console.print(f"{word}: {name}, {' '.join(reason.split())}{price}")
+    if as_json:
+        print_json(removal.model_dump(mode="json"))
+    else:
+        out().print(f"Removed: {removal.counts}")
+        _tell_left(out(), removal.left, removal.needed)
     if not removal.is_done:
         raise typer.Exit(1)
+
+
+def _tell_left(console: Console, left: Mapping[str, str], needed: tuple[str, ...] = ()) -> None:
+    """Say what is left, why, and what it costs an hour."""
+    for name, reason in left.items():
+        word = "Kept" if name in needed else "Left"
+        console.print(f"{word}: {name}, {' '.join(reason.split())}")
+
+
+def show_plan(plan: Plan, as_json: bool) -> None:
+    """Print what would be changed, what that costs and saves, and what stays and costs."""
+    if as_json:
+        print_json({**plan.model_dump(mode="json"), "costs": plan.costs, "saves": plan.saves})
+        return
+    from prefect_coiled.plan.prices import usd
+
+    shown = [c for c in plan.changes if c.action != "keep" or c.left or c.needed or c.usd_per_hour != 0]
+    console = out()
+    if shown:
+        rows = table("ACTION", "KIND", "ID", "COST/H", "WHY")
+        for change in shown:
+            price = "" if change.usd_per_hour == 0 else usd(change.usd_per_hour)
+            rows.add_row(change.action, change.kind, change.resource_id, price, change.why)
+        console.print(rows)
+    if others := len(plan.changes) - len(shown):
+        console.print(f"{others} more stay as they are, and cost nothing by the hour.")
+    console.print(plan.summary())
 
 
 def table(*columns: str) -> Table:

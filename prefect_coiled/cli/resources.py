@@ -9,10 +9,12 @@ import typer
 from prefect_coiled.cli.common import (
     AccountOption,
     JsonOption,
+    PlanOption,
     RegionOption,
     door,
     out,
     print_json,
+    show_plan,
     table,
     tell_removal,
     told,
@@ -28,21 +30,23 @@ def list_resources(
     region: RegionOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List everything that an account has in a region, found by tag."""
+    """List everything that an account has in a region, found by tag, and what it costs an hour."""
+    from prefect_coiled.plan.prices import usd
     from prefect_coiled.provision import take_inventory
 
     loaded, aws = door(account, region)
     found = take_inventory(aws)
     if as_json:
-        print_json([r.model_dump() for r in found])
+        print_json([r.model_dump(mode="json") for r in found])
         return
     console = out()
     if not found:
         console.print(f"Account {loaded.slug} has nothing in {aws.region}{where(loaded)}")
         return
-    rows = table("CLUSTER", "KIND", "ID", "")
+    rows = table("CLUSTER", "KIND", "ID", "COST/H", "")
     for one in found:
-        rows.add_row(one.cluster or "(shared)", one.kind, one.resource_id, one.note)
+        price = "" if one.usd_per_hour == 0 else usd(one.usd_per_hour)
+        rows.add_row(one.cluster or "(shared)", one.kind, one.resource_id, price, one.note)
     console.print(rows)
 
 
@@ -51,26 +55,33 @@ def account_destroy(
     slug: Annotated[str, typer.Argument(help="Slug of the account.")],
     region: RegionOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    plan: PlanOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove all that an account has in a region: network, role, logs, bucket, images. Its block stays.
 
-    Refuses while clusters run. The role goes with the account's last region.
+    Refuses while clusters run. The role goes with the account's last region. What is asked about is what is
+    removed.
     """
     from prefect_coiled.errors import OptionsError
-    from prefect_coiled.provision import destroy_account, take_inventory
+    from prefect_coiled.provision import destroy_account, plan_destruction
     from prefect_coiled.tasks.steps import Session, use_session
 
+    if as_json and not (plan or yes):
+        raise OptionsError("--json", "goes with --plan or --yes: nobody can be asked beside it.")
     loaded, aws = door(slug, region)
-    console = out()
-    if not yes:
-        there = take_inventory(aws)
-        lost = f"{len(there)} resources of {loaded.slug} in {aws.region}, its logs and images too."
-        console.print(f"This removes {lost}")
+    planned = plan_destruction(aws) if plan or not yes else None
+    if planned is not None:
+        show_plan(planned, as_json)
+    if plan:
+        return
+    if planned is not None:
+        out().print(f"This removes {len(planned.todo)} resources, with the logs and images of {loaded.slug}.")
         if typer.prompt("Type the account's name to go on") != loaded.slug:
             raise OptionsError("the name", "was not the account's; nothing was removed.")
     with use_session(Session(aws)):
-        removal = destroy_account(loaded.slug, aws.region)
-    tell_removal(removal)
+        removal = destroy_account(loaded.slug, aws.region, planned)
+    tell_removal(removal, as_json)
 
 
 @role_app.command("list")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import boto3
 import botocore.session
+from botocore import xform_name
 from botocore.credentials import Credentials
 
-__all__ = ["botocore_session", "session_with"]
+__all__ = ["botocore_session", "session_with", "waiter"]
 
 
 def botocore_session(session: boto3.Session) -> Any:
@@ -21,3 +23,11 @@ def session_with(credentials: Credentials, region: str) -> boto3.Session:
     made = botocore.session.get_session()
     made._credentials = credentials  # type: ignore[attr-defined]
     return boto3.Session(botocore_session=made, region_name=region)
+
+
+@cache
+def waiter(service: str, name: str) -> Any:
+    """What a waiter of botocore looks for, such as "nat_gateway_available" of "ec2": its `acceptors`."""
+    model = botocore.session.get_session().get_waiter_model(service)
+    (full,) = (one for one in model.waiter_names if xform_name(one) == name)
+    return model.get_waiter(full)

@@ -301,7 +301,8 @@ def _table() -> dict[str, Action]:
     add("setup", "safe", "s3:DeleteBucket", Grant("s3:DeleteBucket", _BUCKET, "owned"))
     add("ongoing", "safe", "s3:GetBucketTagging", Grant("s3:GetBucketTagging", _BUCKET, "owned"))
     add("ongoing", "safe", "s3:GetObject", Grant("s3:GetObject", f"{_BUCKET}/*", "owned"))
-    add("ongoing", "safe", "s3:PutObject", Grant("s3:PutObject", f"{_BUCKET}/*", "owned"))
+    for call in ("s3:PutObject", "s3:CreateMultipartUpload", "s3:UploadPart", "s3:CompleteMultipartUpload"):
+        add("ongoing", "safe", call, Grant("s3:PutObject", f"{_BUCKET}/*", "owned"))
     return rows.table
 
 

@@ -6,6 +6,7 @@ from prefect_coiled.provision.clusters import add_workers, create_cluster
 from prefect_coiled.provision.destruction import destroy_account
 from prefect_coiled.provision.firewall import change_ingress
 from prefect_coiled.provision.inventory import take_inventory
+from prefect_coiled.provision.planning import plan_destruction, plan_set_up, plan_sweep
 from prefect_coiled.provision.removal import delete_cluster, remove_cluster, sweep
 
 __all__ = [
@@ -15,6 +16,9 @@ __all__ = [
     "create_cluster",
     "delete_cluster",
     "destroy_account",
+    "plan_destruction",
+    "plan_set_up",
+    "plan_sweep",
     "remove_cluster",
     "set_up_account",
     "sweep",

@@ -10,13 +10,12 @@ from prefect_coiled.errors import ProvisionError
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.user_data import BAKED, Place, bake_data
-from prefect_coiled.records import BakedImage, InstanceRecord, MachineImage, Removal, Role
+from prefect_coiled.records import BakedImage, InstanceRecord, MachineImage, Role
 from prefect_coiled.tasks.environment import read_lock
 from prefect_coiled.tasks.steps import Session, step
 
-# Seconds that the installation may take, and images of one Python and architecture that a sweep keeps.
+# Seconds that the installation may take.
 BAKING = 1800.0
-KEPT_IMAGES = 3
 # Images looked into for the nearest one.
 _LOOKED_INTO = 8
 
@@ -105,21 +104,3 @@ def create_image(aws: Aws, builder: InstanceRecord, name: str, lock: Lock, bucke
     bucket.put_file(aws, bucket_name, key, lock.text().encode())
     image_id = baked_images.create_baked_image(aws, builder.instance_id, name, lock.environment_hash, minor)
     return baked_images.wait_baked_image(aws, image_id)
-
-
-def remove_images(aws: Aws, bucket_name: str, kept: int = 0) -> Removal:
-    """Deregister all images but the newest `kept` of each Python and architecture, and their snapshots."""
-    seen: dict[tuple[str, str], int] = {}
-    doomed = []
-    for image in baked_images.find_baked_images(aws):
-        place = (image.python, image.architecture)
-        seen[place] = seen.get(place, 0) + 1
-        if seen[place] > kept:
-            doomed.append(image)
-    for image in doomed:
-        baked_images.delete_baked_image(aws, image)
-    if doomed and bucket.find_own_bucket(aws, bucket_name):
-        bucket.delete_files(aws, bucket_name, [i.lock_key for i in doomed])
-    snapshots = (*(s for i in doomed for s in i.snapshot_ids), *baked_images.delete_loose_snapshots(aws))
-    removed = {"image": tuple(i.image_id for i in doomed), "snapshot": snapshots}
-    return Removal(removed={k: v for k, v in removed.items() if v})

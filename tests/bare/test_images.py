@@ -116,7 +116,7 @@ def test_old_images_go_with_a_sweep_and_all_of_them_with_the_account(
     assert len(by_kind(take_inventory(aws))["image"]) == 1
     sweep("default", "us-east-1")
     assert len(by_kind(take_inventory(aws))["image"]) == 1, "the newest are kept"
-    monkeypatch.setattr("prefect_coiled.provision.removal.KEPT_IMAGES", 0)
+    monkeypatch.setattr("prefect_coiled.aws.baked_images.KEPT_IMAGES", 0)
     removal: Any = sweep("default", "us-east-1")
     assert len(removal.removed["image"]) == len(removal.removed["snapshot"]) == 1
     destroy_account("default", "us-east-1")

@@ -114,13 +114,42 @@ def test_a_cluster_that_is_not_there_is_an_error(sandbox: SandboxInfo, arguments
 
 
 def test_set_up_makes_what_sweep_releases(sandbox: SandboxInfo) -> None:
+    planned = run("set-up", "--region", "us-west-2", "--plan")
+    assert re.search(r"^create +NAT gateway +us-west-2\w +\$0.0500 +there is none *$", planned.stdout, re.M)
+    assert planned.stdout.endswith("made; costs $0.0500 an hour\n")
     made = run("set-up", "--region", "us-west-2")
     assert made.exit_code == 0, made.output
+    again = run("set-up", "--region", "us-west-2", "--plan")
+    assert again.stdout.endswith("set-up of default in us-west-2: nothing changes\n")
     assert "Account default is set up in us-west-2" in made.stdout
     assert "nat-" in made.stdout
     assert run("sweep", "--region", "us-west-2", "--keep-nat").stdout == "Removed: nothing\n"
+    planned = run("sweep", "--region", "us-west-2", "--plan")
+    assert re.search(r"^delete +NAT gateway +nat-\w+ +\$0.0500 +no cluster uses it *$", planned.stdout, re.M)
+    assert planned.stdout.endswith("2 removed; saves $0.0500 an hour\n")
+    plan = json.loads(run("sweep", "--region", "us-west-2", "--plan", "--json").stdout)
+    going = {c["resource_id"] for c in plan["changes"] if c["action"] == "delete"}
     assert run("sweep", "--region", "us-west-2").stdout.startswith("Removed: 1 NAT gateway")
-    assert run("sweep", "--region", "us-west-2").stdout == "Removed: nothing\n"
+    done = json.loads(run("sweep", "--region", "us-west-2", "--json").stdout)
+    assert done == {"removed": {}, "left": {}, "needed": []}
+    assert not [one for one in going if one in run("resources", "--region", "us-west-2").stdout]
+
+
+def test_the_end_of_an_account_is_planned_shown_and_then_asked_about(sandbox: SandboxInfo) -> None:
+    assert run("set-up", "--region", "sa-east-1").exit_code == 0
+    destroy = ("account", "destroy", "default", "--region", "sa-east-1")
+    plan = json.loads(run(*destroy, "--plan", "--json").stdout)
+    # The role goes if no other region needs it.
+    going = {c["resource_id"].rpartition("/")[2] for c in plan["changes"] if c["action"] == "delete"}
+    refused = run(*destroy, answer="no\n")
+    assert refused.exit_code == 1
+    assert all(one in refused.output for one in going)
+    assert f"This removes {sum(c['action'] == 'delete' for c in plan['changes'])} resources" in refused.output
+    assert all(one in run("resources", "--region", "sa-east-1").stdout for one in going)
+    alone = run(*destroy, "--json")
+    assert "goes with --plan or --yes" in alone.stderr
+    done = run(*destroy, "--yes", "--json")
+    assert {one for ids in json.loads(done.stdout)["removed"].values() for one in ids} == going
 
 
 def test_a_cluster_that_is_gone_still_has_its_logs_and_notifications(sandbox: SandboxInfo) -> None:

@@ -14,8 +14,9 @@ import pytest
 from prefect_aws import AwsCredentials
 
 from prefect_coiled import Cluster, Ec2DaskAccount
-from prefect_coiled.aws.baked_images import create_baked_image, delete_baked_image, find_baked_images
+from prefect_coiled.aws.baked_images import create_baked_image
 from prefect_coiled.aws.instances import find_instances
+from prefect_coiled.aws.kinds import KINDS, drop, find
 from prefect_coiled.blocks import load_account
 from prefect_coiled.cli import app
 from prefect_coiled.provision.sessions import open_door
@@ -87,8 +88,9 @@ def baked(cluster: Cluster) -> Iterator[str]:
     (machine,) = (m for m in find_instances(aws, cluster.name) if m.role == "scheduler")
     made = create_baked_image(aws, machine.instance_id, "coiled-default-abc", "abc", "3.11")
     yield made
-    for image in find_baked_images(aws):
-        delete_baked_image(aws, image)
+    for row in (KINDS["image"], KINDS["snapshot"]):
+        for item in find(aws, row):
+            drop(aws, row, [item], 60.0)
 
 
 def shown(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

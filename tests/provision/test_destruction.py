@@ -126,7 +126,7 @@ def test_nothing_is_left(
         "VPC",
         "subnet",
         "NAT gateway",
-        "role",
+        "IAM role",
         "log group",
         "bucket",
         "repository",

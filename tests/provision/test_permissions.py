@@ -15,6 +15,7 @@ from prefect_coiled.aws import baked_images, caller, ecr, iam_role, instances, l
 from prefect_coiled.aws.credentials import Account, CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.foresight import foresee
+from prefect_coiled.aws.kinds import KINDS, drop, find
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.environment import Lock, Locked
 from prefect_coiled.environment.build import wheel_of
@@ -41,7 +42,7 @@ from prefect_coiled.records import ClusterRecord
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.sandbox.iam.decide import Request as Asked
 from prefect_coiled.sandbox.iam.decide import decide
-from prefect_coiled.tasks.images import create_image, remove_images
+from prefect_coiled.tasks.images import create_image
 from prefect_coiled.tasks.steps import Session, use_session
 
 # A whole life, of two set-ups and several clusters, is what all of these tests look at.
@@ -176,8 +177,10 @@ def life(
             )
             assert templates
         delete_cluster("team", "us-east-1", "baked")
-        assert "old images" not in sweep("team", "us-east-1").left
-        remove_images(installer, bucket_name("team", NUMBER, "us-east-1"))
+        assert sweep("team", "us-east-1").left == {}
+        for row in (KINDS["image"], KINDS["snapshot"]):
+            for item in find(installer, row):
+                drop(installer, row, [item], 60.0)
         # The NAT gateway is gone with the sweep: the next cluster makes another, without the set-up policy.
         create_cluster(plan(user, name="again"))
         delete_cluster("team", "us-east-1", "again")

@@ -28,7 +28,6 @@ from prefect_coiled.provision import (
     set_up_account,
     sweep,
 )
-from prefect_coiled.provision import removal as removing
 from prefect_coiled.provision.clusters import find_cluster
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session
@@ -162,7 +161,7 @@ def test_all_nat_gateways_of_a_zone_are_listed_and_go(session: Session, aws: Aws
     ec2.create_nat_gateway(
         SubnetId=nat["SubnetId"], AllocationId=address, TagSpecifications=tagged("natgateway")
     )
-    removing.release_nat_gateways(aws)
+    assert len(sweep("team", "us-east-1").removed["NAT gateway"]) == 2
     assert {n["State"] for n in ec2.describe_nat_gateways()["NatGateways"]} <= {"deleting", "deleted"}
     # An address that something else uses costs, and is said.
     interface = ec2.create_network_interface(SubnetId=nat["SubnetId"])["NetworkInterface"]

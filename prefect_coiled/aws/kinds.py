@@ -1,0 +1,155 @@
+"""The table of all kinds of resources that this library makes, and what is done with any of them.
+
+A kind is told once, in the row of its own module. A new one is a row more, here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from prefect_coiled.aws import (
+    baked_images,
+    bucket,
+    ecr,
+    iam_role,
+    instances,
+    internet_gateway,
+    launch_templates,
+    logs,
+    nat_gateways,
+    parameters,
+    route_tables,
+    s3_endpoint,
+    security_groups,
+    spot_role,
+    subnets,
+    vpc,
+)
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.ownership import foreign, is_ours
+from prefect_coiled.aws.waits import DEPENDENTS_GONE, persistently
+from prefect_coiled.errors import AlreadyExistsError, NotFoundError
+from prefect_coiled.plan.changes import Change, choose
+from prefect_coiled.plan.kinds import ALL, Item, Kind, Scope, There, Wanted
+
+__all__ = ["KINDS", "bring", "drop", "find", "find_all", "of_changes", "of_clusters"]
+
+KINDS: dict[str, Kind] = {
+    "default route": route_tables.DEFAULT_ROUTE,
+    "vpc": vpc.VPC,
+    "subnet": subnets.SUBNET,
+    "internet gateway": internet_gateway.INTERNET_GATEWAY,
+    "elastic address": nat_gateways.ELASTIC_ADDRESS,
+    "nat gateway": nat_gateways.NAT_GATEWAY,
+    "route table": route_tables.ROUTE_TABLE,
+    "s3 endpoint": s3_endpoint.S3_ENDPOINT,
+    "role": iam_role.ROLE,
+    "instance profile": iam_role.INSTANCE_PROFILE,
+    "spot role": spot_role.SPOT_ROLE,
+    "log group": logs.LOG_GROUP,
+    "bucket": bucket.BUCKET,
+    "repository": ecr.REPOSITORY,
+    "image": baked_images.IMAGE,
+    "snapshot": baked_images.SNAPSHOT,
+    "instance": instances.INSTANCE,
+    "volume": instances.VOLUME,
+    "launch template": launch_templates.LAUNCH_TEMPLATE,
+    "security group": security_groups.SECURITY_GROUP,
+    "parameter": parameters.PARAMETER,
+    "intent": parameters.INTENT_OF_CLUSTER,
+}
+
+# What there is is shared by the steps of a set-up, which run side by side.
+_LOCK = threading.Lock()
+
+
+def find(aws: Aws, kind: Kind, scope: Scope = ALL, *, ours: bool = False) -> list[Item]:
+    """What there is of a kind, and is ours.
+
+    Args:
+        aws: The door.
+        kind: The row.
+        scope: Which clusters; all that the account has by default.
+        ours: Whether all has to be ours that is found by its name.
+
+    Raises:
+        ProvisionError: If something is not that has to be.
+    """
+    found = []
+    for item in kind.find(aws, scope):
+        if not scope.holds(kind.cluster_of(item)):
+            continue
+        if kind.owner is None or is_ours(aws, kind.labels(item), kind.owner(item)):
+            found.append(item)
+        elif ours:
+            raise foreign(f"{kind.name} ({kind.id_of(item)})")
+    return found
+
+
+def find_all(aws: Aws, keys: Iterable[str] | None = None, scope: Scope = ALL, *, ours: bool = False) -> There:
+    """What there is of several kinds, or of all, looked for side by side; see `find`."""
+    wanted = list(KINDS if keys is None else keys)
+    with ThreadPoolExecutor(8, thread_name_prefix="find") as pool:
+        found = pool.map(lambda key: find(aws, KINDS[key], scope, ours=ours), wanted)
+        return dict(zip(wanted, found, strict=True))
+
+
+def bring(aws: Aws, change: Change, want: Wanted, there: There) -> None:
+    """Make or repair what a change says. It is looked at before: an earlier attempt may have done it.
+
+    Args:
+        aws: The door.
+        change: To "create" or to "update".
+        want: What the set-up has to see to.
+        there: What there is; what is made is put there.
+    """
+    kind, place = KINDS[change.row], change.place
+    item = choose(kind, place, find(aws, kind, ours=True), want, there)
+    if item is None:
+        assert kind.create is not None
+        try:
+            item = kind.create(aws, place, want, there)
+        except AlreadyExistsError:  # made by another set-up at this moment
+            item = choose(kind, place, find(aws, kind, ours=True), want, there)
+            if item is None:
+                raise
+    if kind.lacks(item, want, there):
+        assert kind.update is not None
+        item = kind.update(aws, item, want, there)
+    with _LOCK:
+        others = [one for one in there[change.row] if kind.id_of(one) != kind.id_of(item)]
+        there[change.row] = [*others, item]
+
+
+def drop(aws: Aws, kind: Kind, items: list[Item], patience: float) -> None:
+    """Delete items of a kind; those that are not there are fine. Waits until nothing uses them any more.
+
+    Args:
+        aws: The door.
+        kind: The row.
+        items: At most as many as go at once.
+        patience: Seconds to wait for what uses them.
+
+    Raises:
+        AwsError: If one is still in use then, or AWS fails.
+    """
+    assert kind.delete is not None
+    delete, named = kind.delete, ", ".join(kind.id_of(item) for item in items)
+    what = f"waiting for what uses {kind.name} ({named}) to go"
+    try:
+        persistently(aws, what, lambda: delete(aws, items), min(patience, DEPENDENTS_GONE))
+    except NotFoundError:
+        return
+
+
+def of_changes(kind: Kind, items: Iterable[Item], changes: Iterable[Change]) -> list[Item]:
+    """The items of a kind that changes are about."""
+    ids = {change.resource_id for change in changes}
+    return [item for item in items if f"{kind.prefix}{kind.id_of(item)}" in ids]
+
+
+def of_clusters() -> tuple[str, ...]:
+    """The keys of the rows of what belongs to clusters."""
+    return tuple(key for key, kind in KINDS.items() if kind.of_clusters)
