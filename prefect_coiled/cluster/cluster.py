@@ -41,7 +41,7 @@ from prefect_coiled.cluster.request import Request
 from prefect_coiled.cluster.sizes import WorkerSize, check_adaptive, worker_size
 from prefect_coiled.cluster.watching import Watching
 from prefect_coiled.costs import CostEstimate
-from prefect_coiled.errors import OptionsError, PrefectCoiledError
+from prefect_coiled.errors import OptionsError, PrefectCoiledError, StoppedError
 from prefect_coiled.internals.python import before_threads_end
 from prefect_coiled.options import IngressRule
 from prefect_coiled.options.ingress import ingress_rules
@@ -496,7 +496,9 @@ class Cluster(DistributedCluster):
             self.tell("cost", f"{self.cost().short} at list prices, in {launched.place}")
             self.tell("removed", str(self.removal))
         if self.launched is not None:
-            await self.in_thread(self._end_story, self.launched)
+            # What is told depends on the flow run; the end does not.
+            with contextlib.suppress(StoppedError):
+                await self.in_thread(self._end_story, self.launched)
 
     def _end_story(self, launched: Launched) -> None:
         if not launched.attached:
@@ -533,9 +535,24 @@ class Cluster(DistributedCluster):
             listener(step, state)
 
     async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        """Run what blocks in a thread of its own, in the context in which the cluster was asked for."""
+        """Run what blocks in a thread of its own, in the context in which the cluster was asked for.
+
+        Raises:
+            StoppedError: The flow run of that context takes no further step: that it was suspended is no
+                Exception, and what is none never comes out of an event loop.
+        """
         context = self._context.run(contextvars.copy_context)
-        return await asyncio.get_running_loop().run_in_executor(None, lambda: context.run(function, *args))
+
+        def call() -> T:
+            try:
+                return context.run(function, *args)
+            except Exception:
+                raise
+            except BaseException as error:
+                why = f"the flow run takes no further step ({type(error).__name__})"
+                raise StoppedError(f"cluster {self.name!r}", why) from error
+
+        return await asyncio.get_running_loop().run_in_executor(None, call)
 
 
 # What `help` and notebooks show follows from the table of keywords.

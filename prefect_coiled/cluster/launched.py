@@ -171,9 +171,13 @@ class Launched:
                 return delete_cluster(record.account, record.region, record.name, record.uid, ids, patience)
         except PrefectCoiledError:
             raise
-        except Exception:
-            # The Prefect API may be down, or going down with this process: the cluster goes all the same.
-            logger.warning("Cluster %s is removed without a record in Prefect", record.name, exc_info=True)
+        except BaseException as error:
+            # The Prefect API may be down, or going down with this process; or the flow run that the cluster
+            # was for is suspended, which is no Exception. The cluster goes all the same.
+            known = isinstance(error, Exception)
+            why = "" if known else f": the flow run takes no further step ({type(error).__name__})"
+            text = "Cluster %s is removed without a record in Prefect%s"
+            logger.log(logging.WARNING if known else logging.INFO, text, record.name, why, exc_info=known)
             return self.remove_plainly(ids, patience)
 
     def remove_plainly(self, ids: Iterable[str], patience: float, *, threads: bool = True) -> Removal:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psutil
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
@@ -167,6 +168,19 @@ def test_a_cancelled_run_takes_its_cluster_along(
     assert len(live()) == 2
     client.set_flow_run_state(run.id, Cancelling())
     until(lambda: state_of(client, run) == "Cancelled", 90)
+    until(lambda: live() == [], 60)
+
+
+def test_a_suspended_run_gives_its_cluster_back_and_goes_on_with_a_new_one(
+    deploy: Callable[..., UUID], client: SyncPrefectClient, worker: Worker, live: Live, until: Until
+) -> None:
+    deployment = deploy("to be suspended", entrypoint="squares.py:suspended")
+    run = client.create_flow_run_from_deployment(deployment)
+    until(lambda: state_of(client, run) == "Suspended", 180)
+    until(lambda: live() == [], 90)
+    until(lambda: not psutil.Process(worker.process.pid).children(), 30)  # that of the flow run has ended
+    client.resume_flow_run(run.id)
+    until(lambda: state_of(client, run) == "Completed", 240)
     until(lambda: live() == [], 60)
 
 
