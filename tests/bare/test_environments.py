@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,16 @@ from tests.unit.package_index import PASSWORD, USER, serve, wheel
 
 ROOT = Path(__file__).resolve().parents[2]
 GIT = ["git", "-c", "user.name=me", "-c", "user.email=me@example.org", "-c", "commit.gpgsign=false"]
+# Stands for a host of repositories: lets in the user git, and nobody else.
+SSH = """#!/bin/bash
+while [ $# -gt 0 ]; do
+  case "$1" in -o|-p) shift 2 ;; -*) shift ;; *) host=$1; shift; break ;; esac
+done
+case "$host" in
+  git@*) eval exec "$*" ;;
+  *) echo "$host: Permission denied (publickey)." >&2; exit 255 ;;
+esac
+"""
 ASKED = """
 import importlib, importlib.metadata, importlib.util, json, sys, tempfile
 from pathlib import Path
@@ -25,14 +37,18 @@ from pathlib import Path
 def there():
     found = {}
     names = ["six", "mine", "unreleased", "committed", "setuptools", "mambapy", "odd_build", "pip"]
-    for name in [*names, "secretive", "local_build"]:
+    for name in [*names, "secretive", "local_build", "linked", "by_ssh"]:
         try:
             found[name] = importlib.metadata.version(name.replace("_", "-"))
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
-    import committed, helper_in_the_root, local_build, mine, odd_build, secretive, six, unreleased
+    import by_ssh, committed, helper_in_the_root, linked, local_build, mine, odd_build, secretive, six
+    import speedups, unreleased
     found["says"] = [mine.says, unreleased.says, committed.says, odd_build.says, six.changed_here]
     found["says"] += [secretive.version, local_build.version, helper_in_the_root.says]
+    found["says"] += [linked.says, by_ssh.says, speedups.websocket_mask(b"abcd", b"abcd").hex()]
+    import mine.__main__ as main
+    found["beside"] = sorted(p.name for p in Path(main.__file__).parent.iterdir() if p.name[0] == ".")
     found["deleted"] = importlib.util.find_spec("mine.deleted") is not None
     return found
 
@@ -63,7 +79,15 @@ def project(folder: Path, name: str, says: str, *, setup: str = "", version: str
 
 
 @pytest.fixture(scope="module")
-def answer(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> dict[str, Any]:
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def answer(
+    patch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, prefect_server: None
+) -> dict[str, Any]:
     """What the script says of the packages here, and of those on a worker."""
     folder = tmp_path_factory.mktemp("user")
     uv = [sys.executable, "-m", "uv"]
@@ -98,6 +122,32 @@ def answer(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> di
         subprocess.run([*GIT, *command], cwd=committed, check=True)
     install("--no-build-isolation", f"git+file://{committed}")
     committed.rename(folder / "moved")
+    # Installed by `setup.py develop`, as years ago: a link and a line of easy-install.pth.
+    linked = project(folder / "linked", "linked", "by a link")
+    (linked / "linked.egg-info").mkdir()
+    (linked / "linked.egg-info/PKG-INFO").write_text("Metadata-Version: 1.0\nName: linked\nVersion: 1.0\n")
+    (site / "linked.egg-link").write_text(f"{linked}\n.")
+    (site / "easy-install.pth").write_text(f"{linked}\n")
+    # By ssh, as the user git: the host here lets nobody else in.
+    ssh = folder / "ssh"
+    ssh.write_text(SSH)
+    ssh.chmod(0o755)
+    patch.setenv("GIT_SSH_COMMAND", str(ssh))
+    patch.setenv("GIT_SSH_VARIANT", "ssh")
+    by_ssh = project(folder / "by_ssh", "by_ssh", "of a host")
+    for command in (["init", "-q", "."], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*GIT, *command], cwd=by_ssh, check=True)
+    install("--no-build-isolation", f"git+ssh://git@example.test{by_ssh}")
+    # Records of nothing: what an upgrade left, and one that says nothing.
+    (site / "nothing-1.0.dist-info").mkdir()
+    (site / "empty-1.0.dist-info").mkdir()
+    (site / "empty-1.0.dist-info/METADATA").write_text("")
+    # An editor's lock, keys and a compiled module beside the sources.
+    (mine / "mine/__main__.py").write_text("")
+    (mine / "mine/.#__init__.py").symlink_to("me@nowhere.1234:5678")
+    (mine / "mine/.env").write_text("TOKEN=secret")
+    (compiled,) = site.glob("tornado/speedups.abi3.so")
+    shutil.copy(compiled, mine / compiled.name)
     # Builds with the environment's own tools alone.
     odd = project(folder / "odd", "odd_build", "built here", setup="import six")
     install("--no-build-isolation", "-e", str(odd))
@@ -136,7 +186,7 @@ def default_account() -> None:
 
 
 def test_workers_have_what_is_imported_here(answer: dict[str, Any]) -> None:
-    assert answer["there"] == answer["here"]
+    assert {**answer["there"], "beside": None} == {**answer["here"], "beside": None}
     assert answer["there"]["six"] == "1.17.0"
     assert answer["there"]["says"] == [
         "editable",
@@ -147,8 +197,17 @@ def test_workers_have_what_is_imported_here(answer: dict[str, Any]) -> None:
         "1.0",
         "1.0+cpu",
         "beside an editable",
+        "by a link",
+        "of a host",
+        "00000000",
     ]
     assert None not in answer["there"].values()
+
+
+def test_secrets_and_an_editors_lock_stay_here(answer: dict[str, Any]) -> None:
+    # The worker's own copy; that of the client has both.
+    assert answer["there"]["beside"] == []
+    assert answer["here"]["beside"] == [".#__init__.py", ".env"]
 
 
 def test_a_deleted_module_is_not_there_and_no_trace_is_left(answer: dict[str, Any]) -> None:
@@ -160,6 +219,7 @@ def test_a_deleted_module_is_not_there_and_no_trace_is_left(answer: dict[str, An
         "mine",
         "pyproject.toml",
         "setup.py",
+        "speedups.abi3.so",
     ]
 
 
