@@ -70,7 +70,12 @@ def raw(sandbox: Sandbox) -> Callable[[], dict[str, set[str]]]:
             "instance": {i["InstanceId"] for r in reservations for i in r["Instances"]},
             "volume": {v["VolumeId"] for v in ec2.describe_volumes()["Volumes"]},
             "log group": {g["logGroupName"] for g in log_groups},
-            "IAM role": {r["RoleName"] for r in iam.list_roles()["Roles"]},
+            # AWS's own, such as that of spot machines, belong to the whole AWS account.
+            "IAM role": {
+                r["RoleName"]
+                for r in iam.list_roles()["Roles"]
+                if not r["Path"].startswith("/aws-service-role/")
+            },
             "instance profile": {
                 p["InstanceProfileName"] for p in iam.list_instance_profiles()["InstanceProfiles"]
             },
