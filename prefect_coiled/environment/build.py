@@ -23,7 +23,7 @@ from prefect_coiled.environment.ignored import is_secret
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.module_places import module_name
 from prefect_coiled.environment.records import Package, Wheel, normalized
-from prefect_coiled.environment.sources import as_installed, backend_of, clone, copied, leaves_traces
+from prefect_coiled.environment.sources import as_installed, backend_of, clone, copied, needs_copy
 from prefect_coiled.environment.uv import run_uv
 from prefect_coiled.errors import OptionsError
 
@@ -75,7 +75,7 @@ def build(package: Package, folder: Path, indexes: Indexes, source: Path | None 
             return source if source.parent == folder else Path(shutil.copy(source, folder))
         if package.subdirectory and source.is_dir():
             source = source / package.subdirectory
-        if source.is_dir() and package.origin == "directory" and leaves_traces(source):
+        if source.is_dir() and package.origin == "directory" and needs_copy(source):
             source = copied(source, Path(scratch) / "copy")
         try:
             made = _built(package, source, Path(scratch), what, indexes)

@@ -95,7 +95,7 @@ def module_name(file: str) -> str:
 
 
 def module_suffix(file: str) -> str:
-    """What a file's name has behind a module's, such as ".py"; empty if it has nothing of that kind."""
+    """What a file's name has behind the name of a module, such as ".py"; else nothing."""
     return next((suffix for suffix in _SUFFIXES if file.endswith(suffix)), "")
 
 

@@ -231,7 +231,7 @@ class _Gathering:
                 yield path, size
 
     def _enters(self, folder: Path, ignored: Ignored) -> bool:
-        if folder.name.startswith(".") or is_environment(folder):
+        if folder.name.startswith(".") or is_environment(folder) or _leads_back(folder):
             return False
         if folder.name in ("build", "dist") and not (folder / "__init__.py").exists():
             return False
@@ -311,6 +311,14 @@ def _is_in(name: str, folder: str) -> bool:
 
 def _first(path: str) -> str:
     return path.partition("/")[0].partition(".")[0]
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether it is a link to a folder that it lies in: there is more in that than belongs to a package."""
+    if not folder.is_symlink():
+        return False
+    lies_in = Path(os.path.realpath(folder.parent))
+    return Path(os.path.realpath(folder)) in (lies_in, *lies_in.parents)
 
 
 def _is_text(name: str) -> bool:

@@ -17,7 +17,7 @@ from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Package, read_toml
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["as_installed", "backend_of", "clone", "copied", "leaves_traces"]
+__all__ = ["as_installed", "backend_of", "clone", "copied", "needs_copy"]
 
 _SECONDS = 600
 # https://packaging.python.org/en/latest/specifications/pyproject-toml/#build-system: what counts without one.
@@ -36,9 +36,28 @@ def backend_of(source: Path) -> str:
     return str(told.get("build-backend") or _DEFAULT_BACKEND)
 
 
-def leaves_traces(source: Path) -> bool:
-    """Whether a build writes beside the sources, and reads what earlier ones wrote."""
-    return backend_of(source).startswith("setuptools")
+def needs_copy(source: Path) -> bool:
+    """Whether a directory is not to be built where it is.
+
+    A build with setuptools writes beside the sources, and reads what earlier ones wrote; any fails at what is
+    no file, or does not end.
+    """
+    if backend_of(source).startswith("setuptools"):
+        return True
+    for where, names, files in os.walk(source):
+        folder = Path(where)
+        names[:] = [n for n in names if not n.startswith(".") and n not in _LEFT_OUT]
+        if any(_is_trap(folder / name, source) for name in (*names, *files)):
+            return True
+    return False
+
+
+def _is_trap(path: Path, source: Path) -> bool:
+    """Whether it is no file and no folder, as an editor's lock, or a link that leads back."""
+    if not path.is_file() and not path.is_dir():
+        return True
+    above = (p for p in path.parents if source in (p, *p.parents))
+    return path.is_symlink() and os.path.realpath(path) in {os.path.realpath(p) for p in above}
 
 
 def copied(source: Path, target: Path) -> Path:
@@ -58,12 +77,7 @@ def copied(source: Path, target: Path) -> Path:
         # Hidden folders are of tools; a hidden file may be a setting of the build.
         out |= {n for n in names if n.startswith(".") and (here / n).is_dir()}
         out |= {n for n in names if (here / n / "pyvenv.cfg").exists()}
-        # Dangling links: an editor's locks.
-        out |= {n for n in names if (here / n).is_symlink() and not (here / n).exists()}
-        out |= {n for n in names if not (here / n).is_file() and not (here / n).is_dir()}
-        # Links that lead back to where they are.
-        above = {os.path.realpath(p) for p in (here, *here.parents) if source in (p, *p.parents)}
-        out |= {n for n in names if (here / n).is_symlink() and os.path.realpath(here / n) in above}
+        out |= {n for n in names if _is_trap(here / n, source)}
         if here == source:
             out |= {n for n in ("build", "dist") if not (here / n / "__init__.py").exists()}
         return out & set(names)

@@ -310,6 +310,16 @@ def test_a_secret_stays_behind_a_link_and_in_an_archive_too(
     assert sorted(p.name for p in found.secrets) == [".env", "config", "settings.txt"]
 
 
+def test_a_link_that_leads_back_brings_nothing_of_what_it_leads_to(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"own_pkg/__init__.py": "", "data/large.bin": "x", "other.py": ""})
+    (project / "own_pkg/up").symlink_to("..")
+    program.syspath_prepend(str(project))
+    importlib.import_module("own_pkg")
+    assert sorted(modules.gather().files) == ["own_pkg/__init__.py"]
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,36 @@ def test_a_package_that_only_builds_with_the_environments_own_tools_is_built_wit
 
 
 @pytest.mark.usefixtures("tools")
+@pytest.mark.parametrize("trap", ["editor", "pipe", "loop"])
+def test_what_is_no_file_is_passed_by_whatever_builds_a_project(tmp_path: Path, trap: str) -> None:
+    source = tmp_path / "mine"
+    (source / "mine").mkdir(parents=True)
+    (source / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    # Like most, it reads all that lies there.
+    (source / "backend.py").write_text(
+        "import os, zipfile\n"
+        "def build_wheel(directory, config_settings=None, metadata_directory=None):\n"
+        "    with zipfile.ZipFile(os.path.join(directory, 'mine-1.0-py3-none-any.whl'), 'w') as wheel:\n"
+        "        for where, _, files in os.walk('mine', followlinks=True):\n"
+        "            for name in files:\n"
+        "                wheel.write(os.path.join(where, name))\n"
+        "        wheel.writestr('mine-1.0.dist-info/METADATA', 'Name: mine\\nVersion: 1.0\\n')\n"
+        "        wheel.writestr('mine-1.0.dist-info/WHEEL', 'Wheel-Version: 1.0\\n')\n"
+        "        wheel.writestr('mine-1.0.dist-info/RECORD', '')\n"
+        "    return 'mine-1.0-py3-none-any.whl'\n"
+    )
+    (source / "mine/now.py").touch()
+    if trap == "pipe":
+        os.mkfifo(source / "mine/pipe")
+    else:
+        (source / "mine/link").symlink_to("me@host.1234" if trap == "editor" else "..")
+    (tmp_path / "out").mkdir()
+    names = zipfile.ZipFile(build(directory(source), tmp_path / "out", ALONE)).namelist()
+    assert [n for n in names if ".dist-info/" not in n] == ["mine/now.py"]
+
+
 @pytest.mark.usefixtures("tools")
 def test_links_that_lead_back_end_and_data_is_linked_to_rather_than_copied(tmp_path: Path) -> None:
     source = project(tmp_path / "mine", **{"one/x.py": "", "two/y.py": ""})
