@@ -6,17 +6,18 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
 from prefect_coiled.aws.caller import Caller, find_caller
-from prefect_coiled.aws.credentials import Account
-from prefect_coiled.aws.door import Observer
+from prefect_coiled.aws.credentials import Account, CredentialSource
+from prefect_coiled.aws.door import Aws, Observer
 from prefect_coiled.blocks import Ec2DaskAccount, account_from_block
 from prefect_coiled.blocks.changes import Change, differences
 from prefect_coiled.blocks.editing import edited
-from prefect_coiled.blocks.loading import account_slug, delete_account, save_block, saved_block
+from prefect_coiled.blocks.loading import account_slug, delete_account, load_account, save_block, saved_block
 from prefect_coiled.errors import AccountError, OptionsError
 from prefect_coiled.options import BackendOptions, merge
 from prefect_coiled.provision import set_up_account
@@ -26,6 +27,7 @@ from prefect_coiled.tasks.steps import Session, use_session
 
 __all__ = [
     "SavedAccount",
+    "administrator",
     "make_account",
     "reset_account",
     "save_account",
@@ -262,6 +264,30 @@ def verify(block: Ec2DaskAccount, slug: str) -> Caller:
         CredentialsError: If AWS does not accept them.
     """
     return _caller(account_from_block(block, slug))
+
+
+def administrator(slug: str, profile: str | None = None) -> tuple[Account, Aws]:
+    """The door by which somebody who manages IAM calls AWS for an account.
+
+    Args:
+        slug: The account's slug.
+        profile: A profile of `~/.aws`, also where the account has not been saved yet; else the account's own
+            credentials.
+
+    Raises:
+        AccountError: There is neither, or the credentials cannot be used.
+    """
+    saved = saved_block(slug) if profile else None
+    if profile:
+        account = account_from_block(saved, slug) if saved is not None else Account(slug)
+        if account.is_sandbox:
+            raise AccountError(
+                f"account {slug!r}", "is the sandbox, which knows no profiles.", "Leave --profile out."
+            )
+        account = replace(account, credentials=CredentialSource(profile=profile))
+    else:
+        account = load_account(slug)
+    return account, open_door(account, merge(None, account.options).options.region)
 
 
 def _changes(block: Ec2DaskAccount, slug: str) -> tuple[Change, ...]:

@@ -43,7 +43,7 @@ from prefect_coiled.errors import (
     StoppedError,
     ThrottledError,
 )
-from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE, changes
+from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE, changes, mode_of
 from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, SPOT_ROLE_MISSING
 from prefect_coiled.plan.aws_errors import aws_error
 from prefect_coiled.plan.policies import permitting_statements
@@ -252,7 +252,7 @@ class Aws:
         if self.fence is not None and changes(action):
             self.fence()
         service, operation = action.split(":")
-        client = self._client(service, ACTIONS[action].mode)
+        client = self._client(service, mode_of(action))
         self.calls[action] += 1
         if self.observer:
             self.observer(action, what)
@@ -333,6 +333,8 @@ class Aws:
                 error,
                 f"Whatever is attached here, a {error.denied_by} stands in the way: ask whoever keeps it.",
             )
+        if error.operation not in ACTIONS:  # of an administrator, and so in no policy of ours
+            return error
         own_actions = {g.action for g in ACTIONS[error.operation].grants} | PERMISSIONS_ALONE
         if error.action and error.action not in own_actions:
             # Such as the use of a KMS key, which our policies do not give.

@@ -11,6 +11,7 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("setup", "iam"): (
         "setup iam --account my-team --user dask --aws-account-id 123456789012",
         "setup iam --account my-team --role arn:aws:iam::123456789012:role/dask",
+        "setup iam --account my-team --user dask --key --profile admin --apply",
     ),
     ("set-up",): ("set-up --account my-team --region eu-west-1",),
     ("check",): ("check --account my-team", "check --json"),

@@ -13,6 +13,7 @@ import typer
 
 from prefect_coiled.cli.common import out, table, told
 from prefect_coiled.cli.flags import AccountFlags, takes_account_flags
+from prefect_coiled.cli.iam import setup_iam
 from prefect_coiled.errors import AccountError, OptionsError, PrefectCoiledError
 
 if TYPE_CHECKING:
@@ -54,46 +55,7 @@ def setup_aws(
     _make(block, slug)
 
 
-@setup_app.command("iam")
-@told
-def setup_iam(
-    account: Annotated[str, typer.Option(help="Slug of the account.")] = "default",
-    user: Annotated[str | None, typer.Option(help="An IAM user to make, with a key.")] = None,
-    group: Annotated[str | None, typer.Option(help="A group that is there.")] = None,
-    role: Annotated[str | None, typer.Option(help="A role that is there.")] = None,
-    number: Annotated[
-        str | None, typer.Option("--aws-account-id", help="The AWS account; that of the role's ARN.")
-    ] = None,
-) -> None:
-    """Print the commands that make the policies and attach them, for somebody who may; nothing is called.
-
-    Give one of --user, --group and --role; a role by its ARN. The output is for a shell with AWS's own tool.
-    """
-    from prefect_coiled.blocks.loading import account_slug
-    from prefect_coiled.plan.iam_setup import Principal, commands
-    from prefect_coiled.plan.policies import iam_policies
-
-    named: list[tuple[Principal, str]] = []
-    for principal, value in (("user", user), ("group", group), ("role", role)):
-        if value is not None:
-            named.append((principal, value))  # type: ignore[arg-type]
-    if len(named) != 1:
-        raise OptionsError("setup iam", "needs one of --user, --group and --role.")
-    slug = account_slug(account)
-    (principal, name) = named[0]
-    if principal == "role" and ":" in name:
-        number = number or name.split(":")[4]
-    if not number:
-        raise OptionsError(
-            "setup iam", "needs --aws-account-id.", "`aws sts get-caller-identity` says which it is."
-        )
-    partition = name.split(":")[1] if ":" in name else "aws"
-    arn = name if principal == "role" else ""
-    made = iam_policies(slug, aws_account_id=number, partition=partition, role_arn=arn)
-    documents = {phase: made[phase] for phase in ("setup", "ongoing")}
-    short = name.rpartition("/")[2]
-    for line in commands(documents, slug, principal, short, aws_account_id=number, partition=partition):
-        typer.echo(line)
+setup_app.command("iam")(setup_iam)
 
 
 @told

@@ -109,6 +109,7 @@ class Cluster(DistributedCluster):
         self._watching = Watching(self._note)
         self._noting: asyncio.Future[None] | None = None
         self._hurried = False
+        self._told: set[str] = set()
         self._reporter = held["report"]
         self._cell: CellBoard | None = None
         if held["show_widget"] and held["report"] is None and not held["quiet"] and in_notebook():
@@ -253,6 +254,12 @@ class Cluster(DistributedCluster):
             return
         if op == "leaving":
             self._watching.expect(map(str, msg))
+            return
+        if op == "denied":
+            (text, hint) = map(str, msg)
+            if hint not in self._told:  # once, however many tasks and workers it struck
+                self._told.add(hint)
+                logger.warning("A task was denied access to S3 (%s). %s", text, hint)
             return
         if op == "remove":
             name = str(self.scheduler_info["workers"].get(msg, {}).get("name"))

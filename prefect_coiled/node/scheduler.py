@@ -14,14 +14,15 @@ from distributed.scheduler import WorkerStatusPlugin
 from distributed.security import Security
 from tornado.ioloop import PeriodicCallback
 
+from prefect_coiled.node.denied import PLUGIN, denials_plugin
 from prefect_coiled.node.gate import Gate
 from prefect_coiled.node.one_port import OnePort
 from prefect_coiled.node.timers import CLIENT_GRACE_S, Timers
-from prefect_coiled.plan.node_config import LEAVING_TOPIC, SPOT_TOPIC, NodeConfig
+from prefect_coiled.plan.node_config import DENIED_TOPIC, LEAVING_TOPIC, SPOT_TOPIC, NodeConfig
 
 __all__ = ["NodeScheduler", "SchedulerRole"]
 
-_PASSED_ON = {SPOT_TOPIC: "spot_notice", LEAVING_TOPIC: "leaving"}
+_PASSED_ON = {SPOT_TOPIC: "spot_notice", LEAVING_TOPIC: "leaving", DENIED_TOPIC: "denied"}
 _REASONS = {"idle-timeout-exceeded": "idle", "unknown": "closed"}
 
 
@@ -33,7 +34,7 @@ class _WorkerStatus(WorkerStatusPlugin):  # type: ignore[misc]
         super().__init__(scheduler, comm)
 
     def log_event(self, topic: str, msg: Any) -> None:
-        """Pass on what a worker says of its machine's end, and another object of those that it retires."""
+        """Pass on what workers say to watchers, and another object of those that it retires."""
         if topic in _PASSED_ON:
             with contextlib.suppress(CommClosedError):  # whoever listened is gone
                 self.bcomm.send([_PASSED_ON[topic], msg])
@@ -52,6 +53,7 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         self._cluster_comms: list[Any] = []
         self.closed_because = ""
         super().__init__(**kwargs)
+        self.worker_plugins[PLUGIN] = denials_plugin()  # for each worker that joins
         # The loop checks no less often than once in ten seconds, and oftener for short timeouts.
         shortest = min(filter(None, (timers.no_client_timeout, timers.cluster_timeout)), default=10.0)
         self.periodic_callbacks["node-timers"] = PeriodicCallback(

@@ -1,7 +1,7 @@
 """Every AWS action that this library uses: how often it may be sent, and which permission it takes.
 
-One table for both: `aws.door` sends no action that is not in it, and `plan.policies` writes the IAM policies
-from it. Each permission is as narrow as AWS allows (Service Authorization Reference,
+One table for both: `aws.door` sends no action that is not in it or in `ADMINISTRATION`, and `plan.policies`
+writes the IAM policies from it. Each permission is as narrow as AWS allows (Service Authorization Reference,
 https://docs.aws.amazon.com/service-authorization/latest/reference/): what is made must carry our tags, what
 is changed or deleted must carry them already, and where a service knows no such tags, the name is fixed.
 """
@@ -11,7 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-__all__ = ["ACTIONS", "PERMISSIONS_ALONE", "Action", "Condition", "Grant", "Mode", "Phase", "changes"]
+__all__ = [
+    "ACTIONS",
+    "ADMINISTRATION",
+    "PERMISSIONS_ALONE",
+    "Action",
+    "Condition",
+    "Grant",
+    "Mode",
+    "Phase",
+    "changes",
+    "mode_of",
+]
 
 # "safe" calls may be repeated by botocore; the others are sent once, launches apart from the rest.
 Mode = Literal["safe", "once", "launch"]
@@ -307,6 +318,37 @@ def _table() -> dict[str, Action]:
 
 
 ACTIONS: dict[str, Action] = _table()
+
+# What `prefect-coiled setup iam --apply` alone sends, by the keys of somebody who manages IAM. No policy of
+# ours permits any of it: keys that could make users and policies could do everything. (What it does with roles
+# is above, where it is permitted on the machines' role.)
+ADMINISTRATION: dict[str, Mode] = {
+    "iam:GetUser": "safe",
+    "iam:GetGroup": "safe",
+    "iam:CreateUser": "once",
+    "iam:GetPolicy": "safe",
+    "iam:GetPolicyVersion": "safe",
+    "iam:ListPolicyVersions": "safe",
+    "iam:CreatePolicy": "once",
+    "iam:CreatePolicyVersion": "once",
+    "iam:DeletePolicyVersion": "safe",
+    "iam:ListAttachedUserPolicies": "safe",
+    "iam:ListAttachedGroupPolicies": "safe",
+    "iam:AttachUserPolicy": "safe",
+    "iam:AttachGroupPolicy": "safe",
+    "iam:ListAccessKeys": "safe",
+    "iam:CreateAccessKey": "once",
+}
+
+
+def mode_of(call: str) -> Mode:
+    """How often a call may be sent.
+
+    Raises:
+        KeyError: For a call that is in no table, which must not be sent at all.
+    """
+    return ADMINISTRATION[call] if call in ADMINISTRATION else ACTIONS[call].mode
+
 
 # How the calls begin that change nothing.
 _READS = ("BatchGet", "Describe", "Get", "Head", "List", "Simulate")

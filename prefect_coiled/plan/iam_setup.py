@@ -1,6 +1,6 @@
-"""How the policies come to whoever calls AWS: as commands for a shell, for CloudFormation, for Terraform.
+"""How the policies come to whoever calls AWS: as steps, as commands, for CloudFormation, for Terraform.
 
-Pure: from documents to text. Nothing here calls AWS, whose administrator need not be who uses this library.
+Pure: from documents to text. `aws.iam_setup` takes the steps, for an administrator who uses this library.
 """
 
 from __future__ import annotations
@@ -9,11 +9,22 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.plan import tags
 
-__all__ = ["FORMATS", "PRINCIPALS", "Format", "Principal", "commands", "policy_name", "written"]
+__all__ = [
+    "FORMATS",
+    "PRINCIPALS",
+    "Format",
+    "Principal",
+    "Step",
+    "command",
+    "policy_name",
+    "steps",
+    "written",
+]
 
 Principal = Literal["user", "group", "role"]
 PRINCIPALS: tuple[Principal, ...] = get_args(Principal)
@@ -29,7 +40,31 @@ def policy_name(phase: str, account: str) -> str:
     return f"coiled-{phase}-{account}"
 
 
-def commands(
+class Step(NamedTuple):
+    """A call to IAM.
+
+    Attributes:
+        call: Such as "CreateUser".
+        parameters: Those of the API.
+    """
+
+    call: str
+    parameters: Mapping[str, Any]
+
+    @property
+    def what(self) -> str:
+        """What it makes, in words."""
+        given = self.parameters
+        if self.call == "CreatePolicy":
+            return f"policy {given['PolicyName']}"
+        kind = next(p for p in PRINCIPALS if f"{p.capitalize()}Name" in given)
+        whom = f"{kind} {given[f'{kind.capitalize()}Name']}"
+        if "PolicyArn" in given:
+            return f"policy {given['PolicyArn'].rpartition('/')[2]} attached to {whom}"
+        return f"access key of {whom}" if self.call == "CreateAccessKey" else whom
+
+
+def steps(
     documents: Mapping[str, Mapping[str, Any]],
     account: str,
     principal: Principal,
@@ -37,9 +72,12 @@ def commands(
     *,
     aws_account_id: str,
     partition: str = "aws",
-    make: bool = True,
-) -> list[str]:
-    """Commands of AWS's own tool that make the policies and attach them; each a line for a shell.
+    key: bool = True,
+) -> list[Step]:
+    """The calls that make the policies and attach them, in order.
+
+    A user is made too. Groups and roles are there already: who is in them, or may assume them, is not this
+    library's to say.
 
     Args:
         documents: The policies by phase.
@@ -48,8 +86,7 @@ def commands(
         name: Its name.
         aws_account_id: 12 digits; they are in the ARNs of the policies.
         partition: "aws", or that of China or GovCloud.
-        make: Whether a user is to be made, with a key. Groups and roles are there already: who is in them, or
-            may assume them, is not this library's to say.
+        key: Whether a user gets an access key.
 
     Raises:
         OptionsError: If the name is none that IAM takes, or the AWS account's number is not one.
@@ -61,19 +98,33 @@ def commands(
         )
     if not re.fullmatch(r"\d{12}", aws_account_id):
         raise OptionsError(f"aws_account_id {aws_account_id!r}", "must have 12 digits.")
-    whom = (f"--{principal}-name", name)
-    lines: list[tuple[str, ...]] = []
-    if principal == "user" and make:
-        lines.append(("create-user", *whom))
+    kind = principal.capitalize()
+    whom = {f"{kind}Name": name}
+    found = [Step("CreateUser", whom)] if principal == "user" else []
+    labels = tags.to_aws(tags.account_tags(account))
     for phase, document in documents.items():
         called = policy_name(phase, account)
         text = json.dumps(document, separators=(",", ":"))
-        lines.append(("create-policy", "--policy-name", called, "--policy-document", text))
+        found.append(Step("CreatePolicy", {"PolicyName": called, "PolicyDocument": text, "Tags": labels}))
         arn = f"arn:{partition}:iam::{aws_account_id}:policy/{called}"
-        lines.append((f"attach-{principal}-policy", *whom, "--policy-arn", arn))
-    if principal == "user" and make:
-        lines.append(("create-access-key", *whom))
-    return [shlex.join(("aws", "iam", *line)) for line in lines]
+        found.append(Step(f"Attach{kind}Policy", {**whom, "PolicyArn": arn}))
+    return [*found, Step("CreateAccessKey", whom)] if principal == "user" and key else found
+
+
+def command(step: Step) -> str:
+    """A step as a command of AWS's own tool, as a line for a shell."""
+    words = ["aws", "iam", _dashed(step.call)]
+    for name, value in step.parameters.items():
+        words.append(f"--{_dashed(name)}")
+        if isinstance(value, str):
+            words.append(value)
+        else:
+            words += [",".join(f"{k}={v}" for k, v in pair.items()) for pair in value]
+    return shlex.join(words)
+
+
+def _dashed(name: str) -> str:
+    return re.sub(r"(?<=.)(?=[A-Z])", "-", name).lower()
 
 
 def written(document: Mapping[str, Any], phase: str, account: str, form: Format) -> dict[str, Any]:

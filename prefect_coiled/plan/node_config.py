@@ -18,12 +18,22 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from prefect_coiled.errors import NodeError, OptionsError
 
-__all__ = ["LEAVING_TOPIC", "SPOT_TOPIC", "ClientSecrets", "NodeConfig", "NodeSecrets", "check_dask_options"]
+__all__ = [
+    "DENIED_TOPIC",
+    "LEAVING_TOPIC",
+    "SPOT_TOPIC",
+    "ClientSecrets",
+    "NodeConfig",
+    "NodeSecrets",
+    "check_dask_options",
+]
 
 # The topic among Dask's events under which a machine says that AWS takes it back.
 SPOT_TOPIC = "prefect-coiled-spot"
 # The topic under which a `Cluster` object says which workers it is about to retire.
 LEAVING_TOPIC = "prefect-coiled-leaving"
+# The topic under which a worker says that a task was denied access to S3, and what to do.
+DENIED_TOPIC = "prefect-coiled-denied"
 
 # https://docs.aws.amazon.com/systems-manager/latest/userguide/parameter-store-advanced-parameters.html
 ADVANCED_PARAMETER_LIMIT = 8192

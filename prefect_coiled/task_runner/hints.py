@@ -5,21 +5,14 @@ Runs on workers: nothing here imports what a bare worker lacks.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from prefect.client.schemas.objects import State
 
+from prefect_coiled.node.denied import ACCOUNT_VARIABLE, causes, denied_hint
 from prefect_coiled.node.modules import left_out
 
 __all__ = ["ACCOUNT_VARIABLE", "add_hint", "advise", "hint_for", "missing_module"]
-
-# Set by the agent of each machine.
-ACCOUNT_VARIABLE = "PREFECT_COILED_ACCOUNT"
-# What S3 answers (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html), and what s3fs makes
-# of it, which has only the text.
-_CODES = {"AccessDenied", "AllAccessDisabled", "403", "Forbidden"}
-_TEXTS = ("access denied", "forbidden", "accessdenied")
 
 
 def hint_for(error: BaseException | None, account: str | None = None) -> str:
@@ -29,20 +22,9 @@ def hint_for(error: BaseException | None, account: str | None = None) -> str:
         error: The task's exception.
         account: The account's slug; that of this machine by default.
     """
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if _is_denied(error):
-            slug = account or os.environ.get(ACCOUNT_VARIABLE, "")
-            named = f" --account {slug}" if slug else ""
-            role = f"the role {slug!r} of your machines" if slug else "the role of your machines"
-            return (
-                f"{role[0].upper()}{role[1:]} may not do this. Let it, for example: `prefect-coiled role "
-                f"attach-policy arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess{named}`."
-            )
-        if known := getattr(error, _HINT, "") or missing_module(error):
+    for one in causes(error):
+        if known := denied_hint(one, account) or getattr(one, _HINT, "") or missing_module(one):
             return str(known)
-        error = error.__cause__ or error.__context__
     return ""
 
 
@@ -78,30 +60,6 @@ def missing_module(error: BaseException) -> str:
         "and start it anew (a cluster that this library did not make needs it installed there). If it is a "
         "module of your own, import it in the flow's program, or put it beside the flow."
     )
-
-
-def _is_denied(error: BaseException) -> bool:
-    response: Any = getattr(error, "response", None)
-    if isinstance(response, dict):  # botocore's ClientError
-        service = str(getattr(error, "operation_name", ""))
-        known = response.get("Error", {}).get("Code") in _CODES
-        return known and service in _OPERATIONS
-    text = str(error).lower()
-    # A file of this machine has an errno and a name that are its own.
-    return isinstance(error, PermissionError) and error.filename is None and any(t in text for t in _TEXTS)
-
-
-_OPERATIONS = {
-    "CreateMultipartUpload",
-    "GetObject",
-    "HeadBucket",
-    "HeadObject",
-    "ListBuckets",
-    "ListObjects",
-    "ListObjectsV2",
-    "PutObject",
-    "UploadPart",
-}
 
 
 def advise(state: Any) -> str:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from prefect_coiled import Ec2DaskAccount, load_account, set_backend_options
 from prefect_coiled.accounts import reset_account
 from prefect_coiled.errors import AccountError, CredentialsError, OptionsError
 from prefect_coiled.options import merge
+from prefect_coiled.plan.actions import ADMINISTRATION
 from prefect_coiled.plan.policies import iam_policies
 from prefect_coiled.provision import take_inventory
 from prefect_coiled.provision.sessions import open_door
@@ -435,6 +437,8 @@ def test_the_commands_that_make_and_attach_the_policies_are_printed(
         (("--user", "a b", "--aws-account-id", "123456789012"), "must be of letters"),
         (("--user", "a", "--aws-account-id", "1234"), "12 digits"),
         (("--role", "dask", "--aws-account-id", "123456789012"), "must look like arn:aws:iam::"),
+        (("--user", "a", "--yes"), "with --apply alone"),
+        (("--group", "a", "--key", "--apply"), "none of a group"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -442,6 +446,156 @@ def test_commands_for_nobody_are_refused(flags: tuple[str, ...], text: str) -> N
     result = run("setup", "iam", *flags)
     assert result.exit_code == 1
     assert text in result.output
+
+
+@pytest.fixture
+def administrator(
+    aws: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Result]]:
+    """Runs `setup iam --apply` for an account that nobody saved, by the profile of an administrator."""
+    everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    name = f"admin-{tmp_path.name.replace('_', '-')}"[:64]
+    key, secret = aws.add_user(name, {"Version": "2012-10-17", "Statement": [everything]})
+    poor, poorer = aws.add_user(f"poor-{name}"[:64], iam_policies("applied")["ongoing"])
+    profiles = {"admin": (key, secret), "poor": (poor, poorer)}
+    (tmp_path / "config").write_text(
+        "".join(
+            f"[profile {which}]\nendpoint_url={aws.endpoint}\n"
+            f"aws_access_key_id={k}\naws_secret_access_key={s}\n"
+            for which, (k, s) in profiles.items()
+        )
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    iam = aws.client("iam")
+
+    def go(*flags: str, profile: str = "admin", answer: str | None = None) -> Result:
+        command = ("setup", "iam", "--account", "applied", "--apply", "--profile", profile, *flags)
+        return run(*command, answer=answer)
+
+    yield go
+    for policy in iam.list_policies(Scope="Local")["Policies"]:
+        if policy["PolicyName"] not in ("coiled-setup-applied", "coiled-ongoing-applied"):
+            continue
+        found = iam.list_entities_for_policy(PolicyArn=policy["Arn"])
+        for kind in ("User", "Group", "Role"):
+            for one in found[f"Policy{kind}s"]:
+                detach = getattr(iam, f"detach_{kind.lower()}_policy")
+                detach(**{f"{kind}Name": one[f"{kind}Name"]}, PolicyArn=policy["Arn"])
+        for version in iam.list_policy_versions(PolicyArn=policy["Arn"])["Versions"]:
+            if not version["IsDefaultVersion"]:
+                iam.delete_policy_version(PolicyArn=policy["Arn"], VersionId=version["VersionId"])
+        iam.delete_policy(PolicyArn=policy["Arn"])
+
+
+APPLIED = {f"arn:aws:iam::123456789012:policy/coiled-{phase}-applied" for phase in ("setup", "ongoing")}
+
+
+def test_a_user_is_made_with_policies_and_a_key_that_works(
+    aws: Sandbox, administrator: Callable[..., Result]
+) -> None:
+    iam = aws.client("iam")
+    refused = administrator("--user", "dask-applied", answer="n\n")
+    assert refused.exit_code == 1
+    assert "policy coiled-setup-applied: to make" in refused.output
+    assert "dask-applied" not in {u["UserName"] for u in iam.list_users()["Users"]}
+    made = administrator("--user", "dask-applied", "--key", answer="y\n")
+    assert made.exit_code == 0, made.output
+    assert "AWS account 123456789012 in us-east-1" in made.output
+    attached = iam.list_attached_user_policies(UserName="dask-applied")["AttachedPolicies"]
+    assert {p["PolicyArn"] for p in attached} == APPLIED
+    # The key that was printed is one by which the account can be saved and checked.
+    words = dict(line.split(": ", 1) for line in made.output.splitlines() if line.count(": ") == 1)
+    keys = (words["Access key id"], words["Secret access key"])
+    set_backend_options(
+        "applied", aws_access_key_id=keys[0], aws_secret_access_key=keys[1], endpoint_url=aws.endpoint
+    )
+    try:
+        assert "would be denied" not in run("check", "--account", "applied").output
+    finally:
+        reset_account("applied")
+    again = administrator("--user", "dask-applied", "--key")
+    assert "Nothing is missing." in again.output
+    assert "access key of user dask-applied: is there" in again.output
+    assert keys[1] not in again.output
+    assert len(iam.list_access_keys(UserName="dask-applied")["AccessKeyMetadata"]) == 1
+
+
+def test_no_key_is_made_where_none_was_asked_for(aws: Sandbox, administrator: Callable[..., Result]) -> None:
+    result = administrator("--user", "keyless", "--yes")
+    assert result.exit_code == 0, result.output
+    assert "ecret access key" not in result.output
+    assert aws.client("iam").list_access_keys(UserName="keyless")["AccessKeyMetadata"] == []
+
+
+def test_a_group_and_a_role_get_the_policies_once(aws: Sandbox, administrator: Callable[..., Result]) -> None:
+    iam = aws.client("iam")
+    missing = administrator("--group", "analysts", "--yes")
+    assert missing.exit_code == 1
+    assert "group 'analysts': is not there" in missing.output
+    iam.create_group(GroupName="analysts")
+    assert administrator("--group", "analysts", "--yes").exit_code == 0
+    attached = iam.list_attached_group_policies(GroupName="analysts")["AttachedPolicies"]
+    assert {p["PolicyArn"] for p in attached} == APPLIED
+    trust = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    role = iam.create_role(RoleName="applied-role", AssumeRolePolicyDocument=document)["Role"]
+    # The policy names the role, so that it can verify itself: the one that is there is renewed.
+    result = administrator("--role", role["Arn"], "--yes")
+    assert result.exit_code == 0, result.output
+    assert "policy coiled-setup-applied: is there" in result.output
+    assert "policy coiled-ongoing-applied: renewed" in result.output
+    attached = iam.list_attached_role_policies(RoleName="applied-role")["AttachedPolicies"]
+    assert {p["PolicyArn"] for p in attached} == APPLIED
+    assert "Nothing is missing." in administrator("--role", role["Arn"]).output
+
+
+def test_a_policy_of_that_name_that_is_not_ours_stays(
+    aws: Sandbox, administrator: Callable[..., Result]
+) -> None:
+    iam = aws.client("iam")
+    allow = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
+    iam.create_policy(PolicyName="coiled-setup-applied", PolicyDocument=document)
+    result = administrator("--user", "stranger", "--yes")
+    assert result.exit_code == 1
+    assert "does not carry our tags" in result.output
+    assert "stranger" not in {u["UserName"] for u in iam.list_users()["Users"]}
+
+
+def test_a_sixth_version_of_a_policy_takes_the_place_of_the_oldest(
+    aws: Sandbox, administrator: Callable[..., Result]
+) -> None:
+    iam = aws.client("iam")
+    assert administrator("--user", "versions", "--yes").exit_code == 0
+    arn = "arn:aws:iam::123456789012:policy/coiled-setup-applied"
+    allow = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
+    for _ in range(4):
+        iam.create_policy_version(PolicyArn=arn, PolicyDocument=document, SetAsDefault=True)
+    result = administrator("--user", "versions", "--yes")
+    assert "policy coiled-setup-applied: renewed" in result.output
+    default = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
+    held = iam.get_policy_version(PolicyArn=arn, VersionId=default)["PolicyVersion"]["Document"]
+    assert held == iam_policies("applied", aws_account_id="123456789012")["setup"]
+
+
+def test_who_may_not_manage_iam_is_told_who_may(aws: Sandbox, administrator: Callable[..., Result]) -> None:
+    result = administrator("--user", "nobody", "--yes", profile="poor")
+    assert result.exit_code == 1
+    assert "somebody who manages IAM (--profile)" in result.output
+    assert result.output.count("Error: ") == 1
+    other = administrator("--user", "nobody", "--yes", "--aws-account-id", "210987654321")
+    assert "AWS account 210987654321: is not that of the credentials" in other.output
+
+
+def test_the_calls_of_an_administrator_are_in_no_policy() -> None:
+    permitted = {
+        action
+        for document in iam_policies("team").values()
+        for statement in document["Statement"]
+        for action in statement["Action"]
+    }
+    assert not permitted & set(ADMINISTRATION)
 
 
 @pytest.mark.parametrize("name", ["setup", "ongoing"])

@@ -16,6 +16,7 @@ from typing import Any
 
 import dask
 import pytest
+from botocore.exceptions import ClientError
 from distributed import Client, Security
 from distributed.core import connect
 
@@ -72,6 +73,50 @@ def test_logs_of_every_machine_come_from_cloudwatch(cluster: Cluster, until: Unt
     until(lambda: "Register worker" in cluster.get_logs(workers=False)["Scheduler"])
     assert "instances: 3 launched" in logs["Cluster"]
     assert set(cluster.get_logs(cluster=False, scheduler=False)) == set(cluster.workers)
+
+
+def test_a_denied_access_to_s3_is_told_once_with_what_to_do(
+    cluster: Cluster, sandbox: Sandbox, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    s3 = sandbox.client("s3")
+    s3.create_bucket(Bucket="somebody-elses")
+    s3.put_object(Bucket="somebody-elses", Key="one.csv", Body=b"1,2,3")
+
+    def by_boto3(_: int) -> int:
+        import boto3
+
+        return len(boto3.client("s3").get_object(Bucket="somebody-elses", Key="one.csv")["Body"].read())
+
+    @dask.delayed
+    def by_fsspec() -> int:
+        import fsspec
+
+        with fsspec.open("s3://somebody-elses/one.csv") as file:
+            return len(file.read())
+
+    def hints() -> list[str]:
+        return [r.getMessage() for r in caplog.records if "attach-policy" in r.getMessage()]
+
+    sandbox.set(iam="on")  # only what the shipped policy of the machines' role allows
+    try:
+        with Client(cluster) as client:
+            wrong = client.submit(lambda: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                wrong.result()
+            assert hints() == []
+            futures = client.map(by_boto3, range(6))
+            with pytest.raises(ClientError, match="AccessDenied"):
+                client.gather(futures)
+            until(hints)
+            with pytest.raises(PermissionError):
+                by_fsspec().compute()
+            # Later events of the same workers come after all that was said before.
+            assert client.submit(lambda: 1).result() == 1
+    finally:
+        sandbox.set(iam="off")
+    (hint,) = hints()
+    assert hint.startswith("A task was denied access to S3 (ClientError: An error occurred (AccessDenied)")
+    assert "role attach-policy arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess --account default" in hint
 
 
 def test_secrets_are_in_no_log_and_no_representation(cluster: Cluster) -> None:

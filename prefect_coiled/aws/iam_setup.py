@@ -1,0 +1,187 @@
+"""Takes the steps of `plan.iam_setup`: makes a user, policies and a key, and attaches, as an administrator.
+
+What is there stays. A policy of ours that says something else gets a new version; one that is not ours is an
+error, and nothing was changed. What it calls is in no printed policy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
+from urllib.parse import unquote
+
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.ownership import check_ours
+from prefect_coiled.aws.waits import VISIBLE, retry_while
+from prefect_coiled.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    NotFoundError,
+    OptionsError,
+)
+from prefect_coiled.plan import tags
+from prefect_coiled.plan.iam_setup import Step
+
+__all__ = ["NewKey", "Task", "carry_out", "look"]
+
+T = TypeVar("T")
+
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
+_MOST_VERSIONS = 5
+_ADMINISTRATOR = (
+    "Use the credentials of somebody who manages IAM (--profile), or give them the commands that are printed "
+    "without --apply."
+)
+
+
+class Task(NamedTuple):
+    """A step, and what is there of it; a policy that says something else "differs"."""
+
+    step: Step
+    state: Literal["missing", "there", "differs"]
+
+
+class NewKey(NamedTuple):
+    """An access key, whose secret AWS tells this once."""
+
+    access_key_id: str
+    secret_access_key: str
+
+
+def look(aws: Aws, steps: Sequence[Step], number: str, partition: str) -> list[Task]:
+    """What is there of the steps; changes nothing.
+
+    Args:
+        aws: The door of an administrator.
+        steps: The steps.
+        number: The 12 digits of the AWS account that the steps are for.
+        partition: Its partition.
+
+    Raises:
+        OptionsError: The credentials are of another AWS account, or there is no such group or role.
+        ProvisionError: There is a policy of that name that is not ours.
+        AccessDeniedError: The credentials may not look.
+    """
+    if aws.number != number:
+        raise OptionsError(
+            f"AWS account {number}", f"is not that of the credentials, which are of {aws.number}."
+        )
+    return _explained(lambda: [Task(step, _state(aws, step, number, partition)) for step in steps])
+
+
+def carry_out(aws: Aws, task: Task, number: str, partition: str) -> NewKey | None:
+    """Make what is missing, and renew what differs. Returns the key, if it was one.
+
+    Args:
+        aws: The door of an administrator.
+        task: As `look` gave it.
+        number: See `look`.
+        partition: See `look`.
+
+    Raises:
+        AccessDeniedError: The credentials may not do it.
+        AwsError: As the call does.
+    """
+    if task.state == "there":
+        return None
+    if task.state == "differs":
+        arn = _arn(task.step, number, partition)
+        _explained(lambda: _renew(aws, task.step, arn))
+        return None
+    what = f"making {task.step.what}"
+
+    def call() -> dict[str, Any]:
+        return aws.call(f"iam:{task.step.call}", what, **task.step.parameters)
+
+    def make() -> dict[str, Any]:
+        try:
+            # IAM may not know a user or a policy yet that it has just made.
+            # https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot.html
+            return retry_while(aws, what, call, NotFoundError, timeout=VISIBLE)
+        except AlreadyExistsError:  # made by somebody else at this moment
+            return {}
+
+    key = _explained(make).get("AccessKey")
+    return NewKey(str(key["AccessKeyId"]), str(key["SecretAccessKey"])) if key else None
+
+
+def _state(aws: Aws, step: Step, number: str, partition: str) -> Literal["missing", "there", "differs"]:
+    given = step.parameters
+    if step.call == "CreatePolicy":
+        return _state_of_policy(aws, step, _arn(step, number, partition))
+    if step.call == "CreateAccessKey":
+        items = _pages(aws, "iam:ListAccessKeys", "AccessKeyMetadata", **given)
+        return "there" if items else "missing"
+    if step.call == "CreateUser":
+        return "there" if _found(aws, "iam:GetUser", **given) else "missing"
+    kind = step.call.removeprefix("Attach").removesuffix("Policy")
+    whom = {f"{kind}Name": given[f"{kind}Name"]}
+    if kind != "User" and not _found(aws, f"iam:Get{kind}", **whom):
+        raise OptionsError(f"{kind.lower()} {given[f'{kind}Name']!r}", "is not there in this AWS account.")
+    items = _pages(aws, f"iam:ListAttached{kind}Policies", "AttachedPolicies", **whom)
+    return "there" if given["PolicyArn"] in [p["PolicyArn"] for p in items] else "missing"
+
+
+def _state_of_policy(aws: Aws, step: Step, arn: str) -> Literal["missing", "there", "differs"]:
+    found = _found(aws, "iam:GetPolicy", PolicyArn=arn)
+    if not found:
+        return "missing"
+    version = found["Policy"]["DefaultVersionId"]
+    read = aws.call("iam:GetPolicyVersion", f"reading {step.what}", PolicyArn=arn, VersionId=version)
+    document = read["PolicyVersion"]["Document"]
+    if isinstance(document, str):  # botocore decodes the URL-encoded JSON in most places
+        document = json.loads(unquote(document))
+    if document == json.loads(step.parameters["PolicyDocument"]):
+        return "there"
+    check_ours(aws, step.what, tags.from_aws(found["Policy"].get("Tags")), arn)
+    return "differs"
+
+
+def _renew(aws: Aws, step: Step, arn: str) -> None:
+    """Give a policy a new version that holds; the oldest one goes where there are as many as AWS takes."""
+    what = f"renewing {step.what}"
+    versions = _pages(aws, "iam:ListPolicyVersions", "Versions", PolicyArn=arn)
+    if len(versions) >= _MOST_VERSIONS:
+        old = min((v for v in versions if not v["IsDefaultVersion"]), key=lambda v: v["CreateDate"])
+        aws.call("iam:DeletePolicyVersion", what, PolicyArn=arn, VersionId=old["VersionId"])
+    document = step.parameters["PolicyDocument"]
+    aws.call("iam:CreatePolicyVersion", what, PolicyArn=arn, PolicyDocument=document, SetAsDefault=True)
+
+
+def _arn(step: Step, number: str, partition: str) -> str:
+    return f"arn:{partition}:iam::{number}:policy/{step.parameters['PolicyName']}"
+
+
+def _found(aws: Aws, action: str, **parameters: Any) -> dict[str, Any]:
+    try:
+        return aws.call(action, "looking at what IAM has", **parameters)
+    except NotFoundError:
+        return {}
+
+
+def _pages(aws: Aws, action: str, key: str, **parameters: Any) -> list[dict[str, Any]]:
+    try:
+        return list(aws.pages(action, "looking at what IAM has", key, **parameters))
+    except NotFoundError:  # the user that is about to be made
+        return []
+
+
+def _explained(action: Callable[[], T]) -> T:
+    """Do it; where it is denied, the next step is an administrator's, not a policy of ours."""
+    try:
+        return action()
+    except AccessDeniedError as error:
+        if error.denied_by:  # nothing that is attached would help
+            raise
+        d = error.diagnosis
+        raise AccessDeniedError(
+            d.what,
+            d.why,
+            _ADMINISTRATOR,
+            operation=error.operation,
+            code=error.code,
+            request_id=error.request_id,
+            action=error.action,
+            resource=error.resource,
+        ) from error

@@ -1,0 +1,127 @@
+"""`prefect-coiled setup iam`: the policies to whom they are for, as commands that are printed, or done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prefect_coiled.cli.common import out, told
+from prefect_coiled.errors import OptionsError
+
+if TYPE_CHECKING:
+    from prefect_coiled.aws.door import Aws
+    from prefect_coiled.aws.iam_setup import NewKey
+    from prefect_coiled.plan.iam_setup import Principal, Step
+
+
+@told
+def setup_iam(
+    account: Annotated[str, typer.Option(help="Slug of the account.")] = "default",
+    user: Annotated[str | None, typer.Option(help="An IAM user to make.")] = None,
+    group: Annotated[str | None, typer.Option(help="A group that is there.")] = None,
+    role: Annotated[str | None, typer.Option(help="ARN of a role that is there.")] = None,
+    number: Annotated[
+        str | None,
+        typer.Option("--aws-account-id", help="The AWS account; else that of the role or credentials."),
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Do it instead of printing it.")] = False,
+    profile: Annotated[
+        str | None, typer.Option(help="With --apply: the profile of somebody who manages IAM.")
+    ] = None,
+    key: Annotated[
+        bool, typer.Option("--key", help="With --apply: make a user's access key, and print it this once.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --apply: do not ask.")] = False,
+) -> None:
+    """Print the commands that make the policies and attach them, for somebody who may; or do it.
+
+    Give one of --user, --group and --role. What is printed is for a shell with AWS's own tool; nothing is
+    called. With --apply it is done by the credentials of the account or of a profile: what is there stays, and
+    it asks first. None of the printed policies permits that.
+    """
+    from prefect_coiled.blocks.loading import account_slug
+    from prefect_coiled.plan.iam_setup import command, steps
+    from prefect_coiled.plan.policies import iam_policies
+
+    named: list[tuple[Principal, str]] = []
+    for principal, value in (("user", user), ("group", group), ("role", role)):
+        if value is not None:
+            named.append((principal, value))  # type: ignore[arg-type]
+    if len(named) != 1:
+        raise OptionsError("setup iam", "needs one of --user, --group and --role.")
+    if not apply and (profile or key or yes):
+        raise OptionsError("setup iam", "takes --profile, --key and --yes with --apply alone.")
+    ((principal, name),) = named
+    if key and principal != "user":
+        raise OptionsError("setup iam --key", f"makes the key of a user, and none of a {principal}.")
+    slug = account_slug(account)
+    arn = name if principal == "role" else ""
+    if arn and number is None and arn.count(":") >= 5:
+        number = arn.split(":")[4]
+    partition = arn.split(":")[1] if ":" in arn else "aws"
+    aws: Aws | None = None
+    if apply:
+        (aws, number, partition) = _administrator(slug, profile, number, partition)
+    if not number:
+        raise OptionsError(
+            "setup iam", "needs --aws-account-id.", "`aws sts get-caller-identity` says which it is."
+        )
+    made = iam_policies(slug, aws_account_id=number, partition=partition, role_arn=arn)
+    wanted = steps(
+        {phase: made[phase] for phase in ("setup", "ongoing")},
+        slug,
+        principal,
+        name.rpartition("/")[2],
+        aws_account_id=number,
+        partition=partition,
+        key=key or not apply,
+    )
+    if aws is not None:
+        _apply(aws, wanted, number, partition, yes)
+        return
+    for step in wanted:
+        typer.echo(command(step))
+
+
+def _administrator(
+    slug: str, profile: str | None, number: str | None, partition: str
+) -> tuple[Aws, str, str]:
+    """The door of whoever manages IAM, said in a line; the AWS account's number, and its partition."""
+    from prefect_coiled.accounts import administrator
+    from prefect_coiled.aws.caller import find_caller
+
+    (account, aws) = administrator(slug, profile)
+    caller = find_caller(aws)
+    where = account.place(caller.aws_account_id, aws.region)
+    out().print(f"As {caller.arn}, {account.credentials.description}: {where}.")
+    own = caller.arn.split(":")[1]
+    return aws, number or caller.aws_account_id, own if partition == "aws" else partition
+
+
+def _apply(aws: Aws, wanted: list[Step], number: str, partition: str, yes: bool) -> None:
+    """Show what is there and what is not, ask, and do it."""
+    from prefect_coiled.aws.iam_setup import carry_out, look
+
+    console = out()
+    tasks = look(aws, wanted, number, partition)
+    words = {"missing": "to make", "there": "is there", "differs": "to renew: it says something else"}
+    for task in tasks:
+        console.print(f"   {task.step.what}: {words[task.state]}")
+    if all(task.state == "there" for task in tasks):
+        console.print("Nothing is missing.")
+        return
+    if not yes:
+        typer.confirm("Do it?", default=True, abort=True)
+    made: NewKey | None = None
+    for task in tasks:
+        made = carry_out(aws, task, number, partition) or made
+        if task.state != "there":
+            console.print(f"   {task.step.what}: {'made' if task.state == 'missing' else 'renewed'}")
+    if made is not None:
+        # Past the console, which would break a line.
+        typer.echo(f"Access key id: {made.access_key_id}")
+        typer.echo(f"Secret access key: {made.secret_access_key}")
+        console.print(
+            "AWS tells the secret this once: put it into the account with `prefect-coiled setup aws`."
+        )
