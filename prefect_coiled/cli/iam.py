@@ -37,8 +37,8 @@ def setup_iam(
     """Print the commands that make the policies and attach them, for somebody who may; or do it.
 
     Give one of --user, --group and --role. What is printed is for a shell with AWS's own tool; nothing is
-    called. With --apply it is done by the credentials of the account or of a profile: what is there stays, and
-    it asks first. None of the printed policies permits that.
+    called. With --apply it is done by the credentials of the account or of a profile: what is there stays,
+    and it asks first. None of the printed policies permits that.
     """
     from prefect_coiled.blocks.loading import account_slug
     from prefect_coiled.plan.iam_setup import command, steps

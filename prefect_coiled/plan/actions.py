@@ -320,8 +320,8 @@ def _table() -> dict[str, Action]:
 ACTIONS: dict[str, Action] = _table()
 
 # What `prefect-coiled setup iam --apply` alone sends, by the keys of somebody who manages IAM. No policy of
-# ours permits any of it: keys that could make users and policies could do everything. (What it does with roles
-# is above, where it is permitted on the machines' role.)
+# ours permits any of it: keys that could make users and policies could do everything. (What it does with
+# roles is above, where it is permitted on the machines' role.)
 ADMINISTRATION: dict[str, Mode] = {
     "iam:GetUser": "safe",
     "iam:GetGroup": "safe",
