@@ -45,7 +45,8 @@ SPOT_ROLE = Kind(
     id_of=lambda item: SERVICE,
     listed=False,
     asked=lambda want: True,
-    places=lambda want, there: () if there["role"] else (SERVICE,),
+    # What is planned to be made has no ARN yet.
+    places=lambda want, there: () if any("Arn" in role for role in there["role"]) else (SERVICE,),
     place=lambda item: SERVICE,
     create=_create,
 )

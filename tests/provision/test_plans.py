@@ -130,6 +130,7 @@ def test_a_set_up_makes_what_was_planned_and_then_nothing(life: dict[str, Act]) 
     assert one.done == one.before.todo
     kinds = [change.kind for change in one.before.todo]
     assert (kinds.count("VPC"), kinds.count("subnet"), kinds.count("NAT gateway")) == (1, 12, 1)
+    assert kinds.count("role of spot machines") == 1
     assert {change.action for change in one.before.todo} == {"create"}
     assert one.before.costs == pytest.approx(0.05)  # the NAT gateway with its address
     assert one.after.todo == ()
