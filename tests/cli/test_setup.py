@@ -174,6 +174,7 @@ def test_the_guided_command_asks_reviews_and_makes_one_resource_after_the_other(
     places = [text.index(part) for part in steps]
     assert places == sorted(places)
     assert all(part in text for part in made)
+    assert re.search(r"^account +guided", text, re.M)
     assert keys["aws_secret_access_key"] not in text
     assert inventory(aws) >= {"VPC", "subnet", "NAT gateway", "IAM role", "log group"}
     again = guided(aws, keys, "\n".join(answers) + "\n")
