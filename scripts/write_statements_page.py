@@ -13,7 +13,7 @@ PAGE = ROOT / "docs" / "statements.md"
 _HEAD = """# Statement by statement
 
 What the hosted service's page on AWS promised in 2022, in words of our own, what becomes of it here, and the
-test that shows it. It is not every sentence of that page.
+test that shows it. Each sentence of that page that promises something is in a row, or in several.
 """
 
 

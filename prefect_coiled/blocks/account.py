@@ -239,12 +239,21 @@ def credential_source(block: Ec2DaskAccount) -> CredentialSource:
         )
     if role and aws.assume_role_arn and role != aws.assume_role_arn:
         raise AccountError("role_arn", "names another role than the AWS credentials do.", "Give one of them.")
+    external = str(args.pop("ExternalId", ""))
+    if external and block.external_id.strip() not in ("", external):
+        raise AccountError("external_id", "is another one than in the AWS credentials.", "Give one of them.")
+    if args and not (role or aws.assume_role_arn):
+        raise AccountError(
+            "aws_credentials.assume_role_kwargs",
+            f"say {', '.join(sorted(args))} of a role, and there is none.",
+            "Name the role in role_arn, or take them out.",
+        )
     return CredentialSource(
         access_key_id=aws.aws_access_key_id or "",
         secret_access_key=aws.aws_secret_access_key if aws.aws_access_key_id else None,
         profile=aws.profile_name or "",
         role_arn=role or aws.assume_role_arn or "",
-        external_id=block.external_id.strip() or str(args.pop("ExternalId", "")),
+        external_id=block.external_id.strip() or external,
         session_name=str(args.pop("RoleSessionName", "") or "prefect-coiled"),
-        role_args={key: value for key, value in args.items() if key != "ExternalId"},
+        role_args=args,
     )

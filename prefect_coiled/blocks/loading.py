@@ -7,6 +7,7 @@ configured Prefect API.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -25,9 +26,13 @@ from prefect_coiled.options.base import near
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import BlockDocument
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_ACCOUNT = "default"
 EPHEMERAL_STARTUP_S = 300
 # An account's slug names an IAM role (at most 64 characters) and a block document.
+# What was said of regions, by account.
+_said: set[tuple[str, str]] = set()
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 
 
@@ -85,6 +90,7 @@ def account_from_block(block: Ec2DaskAccount, slug: str | None = None) -> Accoun
     layer = account_layer(block)
     if block.sandbox:
         return _sandbox_account(slug, layer, block.tags)
+    _say_region(block, slug)
     return Account(
         slug=account_slug(slug),
         options=layer,
@@ -92,6 +98,19 @@ def account_from_block(block: Ec2DaskAccount, slug: str | None = None) -> Accoun
         endpoint_url=block.aws_credentials.aws_client_parameters.endpoint_url or None,
         tags=dict(block.tags),
     )
+
+
+def _say_region(block: Ec2DaskAccount, slug: str) -> None:
+    """Say once that the credentials' own region is not used; one block of them may serve several accounts."""
+    other = block.aws_credentials.region_name or ""
+    if other not in ("", block.region) and (slug, other) not in _said:
+        _said.add((slug, other))
+        logger.warning(
+            "Account %s: its region is %s; region_name %s of its AWS credentials is not used.",
+            slug,
+            block.region,
+            other,
+        )
 
 
 def find_accounts() -> list[BlockDocument]:

@@ -114,9 +114,47 @@ class SandboxInfo:
             "AWS_REGION": region,
         }
 
+    @contextlib.contextmanager
+    def activated(self, region: str = REGION) -> Iterator[None]:
+        """Lead the AWS clients that this process makes within the block here; afterwards all is as it was.
+
+        For what finds AWS by itself, such as `dask.dataframe.read_csv("s3://...")`. Variables of AWS that
+        were set are put aside, so that nothing within the block reaches AWS by accident. It holds for all
+        threads.
+
+        Args:
+            region: The default region.
+        """
+        before = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        session = _forget_clients()
+        _replace_variables(self.environment(region))
+        try:
+            yield
+        finally:
+            _replace_variables(before)
+            _forget_clients(session)
+
     def free_port(self) -> int:
         """A TCP port that nothing listens on now; needed when `addresses` is "one"."""
         return int(ask(self.endpoint, "GET", "free-port", secret=self.secret_access_key))
+
+
+def _replace_variables(wanted: Mapping[str, str]) -> None:
+    """Make these the only variables of AWS."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ.update(wanted)
+
+
+def _forget_clients(session: Any = None) -> Any:
+    """Make boto3 and s3fs look at the variables again, where they are in use; gives boto3's old session."""
+    if "s3fs" in sys.modules:
+        sys.modules["s3fs"].S3FileSystem.clear_instance_cache()
+    boto3 = sys.modules.get("boto3")
+    if boto3 is None:
+        return None
+    before, boto3.DEFAULT_SESSION = boto3.DEFAULT_SESSION, session  # type: ignore[attr-defined]
+    return before
 
 
 def ask(

@@ -149,6 +149,9 @@ def test_the_demo_counts_primes_on_a_cluster_and_leaves_nothing(sandbox: Sandbox
     shown = run("demo", "--workers", "1")
     assert shown.exit_code == 0, shown.output
     assert "78,498 primes below 1,000,000, counted by 1 workers in 16 tasks." in shown.stdout
+    # This is no terminal: what is kept in a file opens no dashboard.
+    assert "dashboard" in shown.stdout
+    assert "token=" not in shown.output
     # The sandbox ran before, so it still does.
     assert json.loads(run("sandbox", "status", "--json").stdout)["instances"] == 0
     with get_client(sync_client=True) as client:

@@ -174,6 +174,7 @@ def test_the_guided_command_asks_reviews_and_makes_one_resource_after_the_other(
     places = [text.index(part) for part in steps]
     assert places == sorted(places)
     assert all(part in text for part in made)
+    assert re.search(r"^account +guided", text, re.M)
     assert keys["aws_secret_access_key"] not in text
     assert inventory(aws) >= {"VPC", "subnet", "NAT gateway", "IAM role", "log group"}
     again = guided(aws, keys, "\n".join(answers) + "\n")
@@ -468,9 +469,9 @@ def administrator(
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     iam = aws.client("iam")
 
-    def go(*flags: str, profile: str = "admin", answer: str | None = None) -> Result:
-        command = ("setup", "iam", "--account", "applied", "--apply", "--profile", profile, *flags)
-        return run(*command, answer=answer)
+    def go(*flags: str, profile: str | None = "admin", answer: str | None = None) -> Result:
+        named = ("--profile", profile) if profile else ()
+        return run("setup", "iam", "--account", "applied", "--apply", *named, *flags, answer=answer)
 
     yield go
     for policy in iam.list_policies(Scope="Local")["Policies"]:
@@ -525,6 +526,25 @@ def test_no_key_is_made_where_none_was_asked_for(aws: Sandbox, administrator: Ca
     assert result.exit_code == 0, result.output
     assert "ecret access key" not in result.output
     assert aws.client("iam").list_access_keys(UserName="keyless")["AccessKeyMetadata"] == []
+
+
+def test_without_a_profile_it_is_done_by_the_credentials_of_the_account(
+    aws: Sandbox, administrator: Callable[..., Result]
+) -> None:
+    missing = administrator("--user", "by-account", "--yes", profile=None)
+    assert missing.exit_code == 1
+    assert "account 'applied': no block of that name" in missing.output
+    keys = {"aws_access_key_id": "sandbox", "aws_secret_access_key": aws.info.secret_access_key}
+    set_backend_options("applied", **keys, endpoint_url=aws.endpoint)
+    try:
+        result = administrator("--user", "by-account", "--yes", profile=None)
+    finally:
+        reset_account("applied")
+    assert result.exit_code == 0, result.output
+    assert "access key sandbox: AWS account 123456789012" in result.output
+    assert aws.info.secret_access_key not in result.output
+    attached = aws.client("iam").list_attached_user_policies(UserName="by-account")["AttachedPolicies"]
+    assert {p["PolicyArn"] for p in attached} == APPLIED
 
 
 def test_a_group_and_a_role_get_the_policies_once(aws: Sandbox, administrator: Callable[..., Result]) -> None:

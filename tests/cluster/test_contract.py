@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import dask
 import pytest
@@ -127,11 +128,13 @@ def test_secrets_are_in_no_log_and_no_representation(cluster: Cluster) -> None:
         assert secret not in text
 
 
-def test_the_dashboard_opens_by_https_with_its_token_only(cluster: Cluster) -> None:
+def test_the_dashboard_opens_by_https_with_its_token_only(cluster: Cluster, sandbox: Sandbox) -> None:
     trust = ssl.create_default_context(cadata=str(cluster.security.tls_ca_file))
     trust.check_hostname = False
     link = cluster.dashboard_link
     assert link.startswith("https://")
+    if sandbox.addresses == "many":  # else machines share one, and take free ports
+        assert (urlsplit(link).port, urlsplit(cluster.scheduler_address).port) == (8787, 8786)
     browser = urllib.request.build_opener(
         urllib.request.HTTPSHandler(context=trust), urllib.request.HTTPCookieProcessor()
     )

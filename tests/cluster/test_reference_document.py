@@ -38,13 +38,13 @@ import prefect_coiled as coiled
 
 
 @pytest.fixture
-def run(told: str, environ: dict[str, str], sandbox: Sandbox, tmp_path: Path) -> Run:
+def run(told: str, environ: dict[str, str], tmp_path: Path) -> Run:
     """Run an example as a script of its own; gives what it printed."""
 
     def go(example: str, **more: str) -> str:
         file = tmp_path / "example.py"
         file.write_text(PROLOGUE + textwrap.dedent(example), encoding="utf-8")
-        env = {**environ, **sandbox.environment(), "TOLD_SANDBOX": told, "PREFECT_LOGGING_LEVEL": "WARNING"}
+        env = {**environ, "TOLD_SANDBOX": told, "PREFECT_LOGGING_LEVEL": "WARNING"}
         env = {name: value for name, value in (env | more).items() if value}
         done = subprocess.run(
             [sys.executable, str(file)], env=env, capture_output=True, text=True, timeout=150, check=False
@@ -157,7 +157,7 @@ def test_a_zone_is_given(run: Run) -> None:
     assert "zone: us-east-1b" in out
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def taxi(sandbox: Sandbox) -> pd.DataFrame:
     """Two months of data of the taxi data's shape, in a public bucket of the sandbox's S3."""
     index = pd.RangeIndex(ROWS)
@@ -180,9 +180,11 @@ def taxi(sandbox: Sandbox) -> pd.DataFrame:
     return frame
 
 
-def test_the_taxi_computation(run: Run, taxi: pd.DataFrame) -> None:
-    out = run(
-        """
+# Without AWS's public bucket, it is the sandbox's that is read: by variables around it, or by a block within.
+@pytest.mark.parametrize("exported", [True, False], ids=["variables", "block"])
+def test_the_taxi_computation(run: Run, taxi: pd.DataFrame, sandbox: Sandbox, exported: bool) -> None:
+    activated = "contextlib.nullcontext()" if exported else "ensure_started().activated()"
+    computation = """
         cluster = coiled.Cluster(n_workers=1)
 
         from dask.distributed import Client
@@ -207,6 +209,16 @@ def test_the_taxi_computation(run: Run, taxi: pd.DataFrame) -> None:
         means = df.groupby("passenger_count").tip_amount.mean().compute()
         print("means:", {int(k): round(float(v), 9) for k, v in means.items()})
         """
-    )
+    within = f"""
+import contextlib
+from prefect_coiled.sandbox import ensure_started
+
+before = {{name: value for name, value in os.environ.items() if name.startswith("AWS_")}}
+with {activated}:
+{textwrap.indent(textwrap.dedent(computation), "    ")}
+assert before == {{name: value for name, value in os.environ.items() if name.startswith("AWS_")}}
+"""
+    mine = {"AWS_ACCESS_KEY_ID": "AKIAMINE", "AWS_SECRET_ACCESS_KEY": "mine", "AWS_REGION": "eu-west-1"}
+    out = run(within, **(sandbox.environment() if exported else mine))
     wanted = taxi.groupby("passenger_count").tip_amount.mean()
     assert f"means: { ({int(k): round(float(v), 9) for k, v in wanted.items()}) }" in out

@@ -112,7 +112,10 @@ def test_a_second_cluster_shares_the_network_of_the_first(
     session: Session, spec: Spec, sandbox: Sandbox
 ) -> None:
     first, second = create_cluster(spec()), create_cluster(spec())
+    assert first.scheduler.instance_id != second.scheduler.instance_id
+    assert not {w.instance_id for w in first.workers} & {w.instance_id for w in second.workers}
     assert first.scheduler.subnet_id == second.scheduler.subnet_id
+    assert {w.subnet_id for w in first.workers} == {w.subnet_id for w in second.workers}
     vpcs = sandbox.client("ec2").describe_vpcs(Filters=[{"Name": "tag:owner", "Values": ["coiled"]}])["Vpcs"]
     assert len(vpcs) == 1
 
@@ -132,6 +135,12 @@ def test_machines_are_closed_and_private_by_default(session: Session, spec: Spec
     workers = [i for i in live(sandbox) if i["InstanceId"] != record.scheduler.instance_id]
     assert not any(i.get("PublicIpAddress") for i in workers)
     assert record.scheduler.public_ip
+    subnets = ec2.describe_subnets(Filters=[{"Name": "tag:owner", "Values": ["coiled"]}])["Subnets"]
+    tiers = {s["SubnetId"]: {t["Key"]: t["Value"] for t in s["Tags"]} for s in subnets}
+    assert tiers[record.scheduler.subnet_id]["coiled-tier"] == "public"
+    assert {tiers[i["SubnetId"]]["coiled-tier"] for i in workers} == {"private"}
+    profiles = {i["IamInstanceProfile"]["Arn"] for i in live(sandbox)}
+    assert profiles == {f"arn:aws:iam::123456789012:instance-profile/{record.account}"}
 
 
 def test_ingress_is_what_the_options_say_and_port_22_only_with_a_key(

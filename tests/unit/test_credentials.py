@@ -5,14 +5,20 @@ import botocore.credentials
 import pytest
 from moto import mock_aws
 from moto.core import set_initial_no_auth_action_count
+from prefect_aws import AwsCredentials
+from prefect_aws.assume_role_parameters import AssumeRoleParameters
+from prefect_aws.client_parameters import AwsClientParameters
 from pydantic import SecretStr
 
+from prefect_coiled import Ec2DaskAccount
 from prefect_coiled.aws.caller import Caller, find_caller
 from prefect_coiled.aws.credentials import Account, CredentialSource
+from prefect_coiled.blocks import account_from_block
 from prefect_coiled.errors import AccountError, AwsError, CredentialsError
 from prefect_coiled.provision.sessions import open_door
 
 ROLE = "arn:aws:iam::123456789012:role/dask"
+KEYS = {"aws_access_key_id": "AKIA1", "aws_secret_access_key": "hunter2"}
 
 
 @pytest.fixture(autouse=True)
@@ -179,3 +185,118 @@ def test_an_account_for_a_record_has_no_secrets():
     kept = account.without_secrets()
     assert kept.options == {"region": "us-east-1"}
     assert kept.credentials.secret_access_key is None
+
+
+# -- each field of prefect-aws's blocks is used, or an error or a line says that it is not
+
+
+def of(**fields):
+    credentials = AwsCredentials(**fields)
+    return account_from_block(Ec2DaskAccount(region="us-east-1", aws_credentials=credentials), "fields")
+
+
+USED = {
+    "aws_access_key_id": (KEYS, lambda a: a.credentials.access_key_id == "AKIA1"),
+    "aws_secret_access_key": (
+        KEYS,
+        lambda a: a.credentials.secret_access_key.get_secret_value() == "hunter2",
+    ),
+    "profile_name": ({"profile_name": "team"}, lambda a: a.credentials.profile == "team"),
+    "assume_role_arn": ({"assume_role_arn": ROLE}, lambda a: a.credentials.role_arn == ROLE),
+    "aws_client_parameters.endpoint_url": (
+        {"aws_client_parameters": {"endpoint_url": "http://aws.test"}},
+        lambda a: a.endpoint_url == "http://aws.test",
+    ),
+    "assume_role_kwargs.RoleSessionName": (
+        {"assume_role_arn": ROLE, "assume_role_kwargs": {"RoleSessionName": "mine"}},
+        lambda a: a.credentials.session_name == "mine",
+    ),
+    "assume_role_kwargs.ExternalId": (
+        {"assume_role_arn": ROLE, "assume_role_kwargs": {"ExternalId": "xy"}},
+        lambda a: a.credentials.external_id == "xy",
+    ),
+}
+PASSED_ON = {
+    "DurationSeconds": 900,
+    "Policy": "{}",
+    "PolicyArns": [{"arn": "arn:aws:iam::aws:policy/ReadOnlyAccess"}],
+    "Tags": [{"Key": "a", "Value": "b"}],
+    "TransitiveTagKeys": ["a"],
+    "SourceIdentity": "me",
+    "ProvidedContexts": [{"ProviderArn": "arn", "ContextAssertion": "x"}],
+}
+REFUSED = {
+    "aws_session_token": ({**KEYS, "aws_session_token": "t"}, "static session token"),
+    "aws_client_parameters.api_version": (
+        {"aws_client_parameters": {"api_version": "2016"}},
+        "not used here",
+    ),
+    "aws_client_parameters.use_ssl": ({"aws_client_parameters": {"use_ssl": False}}, "not used here"),
+    "aws_client_parameters.verify": ({"aws_client_parameters": {"verify": False}}, "not used here"),
+    "aws_client_parameters.verify_cert_path": (
+        {"aws_client_parameters": {"verify_cert_path": __file__}},
+        "not used here",
+    ),
+    "aws_client_parameters.config": (
+        {"aws_client_parameters": {"config": {"connect_timeout": 1}}},
+        "not used here",
+    ),
+    "assume_role_kwargs.SerialNumber": (
+        {"assume_role_arn": ROLE, "assume_role_kwargs": {"SerialNumber": "arn:mfa"}},
+        "MFA code",
+    ),
+    "assume_role_kwargs.TokenCode": (
+        {"assume_role_arn": ROLE, "assume_role_kwargs": {"TokenCode": "123456"}},
+        "MFA code",
+    ),
+}
+
+
+def test_no_field_of_the_credentials_is_forgotten():
+    fields = {f"aws_client_parameters.{name}" for name in AwsClientParameters.model_fields}
+    fields |= {f"assume_role_kwargs.{name}" for name in AssumeRoleParameters.model_fields}
+    own = set(AwsCredentials.model_fields) - {"aws_client_parameters", "assume_role_kwargs"}
+    known = {*USED, *REFUSED, "region_name", *(f"assume_role_kwargs.{name}" for name in PASSED_ON)}
+    assert known == fields | own
+
+
+@pytest.mark.parametrize("name", USED)
+def test_a_field_of_the_credentials_is_used(name):
+    fields, holds = USED[name]
+    assert holds(of(**fields))
+
+
+@pytest.mark.parametrize("name", PASSED_ON)
+def test_a_parameter_of_the_role_is_passed_on_and_without_a_role_refused(name):
+    given = {name: PASSED_ON[name]}
+    made = of(assume_role_arn=ROLE, assume_role_kwargs=given)
+    assert made.credentials.role_args == given
+    with pytest.raises(AccountError, match=f"say {name} of a role, and there is none"):
+        of(assume_role_kwargs=given)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_field_of_the_credentials_that_cannot_be_used_is_refused(name):
+    fields, text = REFUSED[name]
+    with pytest.raises(AccountError, match=text):
+        of(**fields)
+
+
+def test_the_region_of_the_credentials_is_said_not_to_be_used_once(caplog):
+    for _ in range(2):
+        assert of(region_name="eu-west-1").options["region"] == "us-east-1"
+    assert of(region_name="us-east-1").options["region"] == "us-east-1"
+    (line,) = [r.getMessage() for r in caplog.records if "region_name" in r.getMessage()]
+    assert line.endswith("its region is us-east-1; region_name eu-west-1 of its AWS credentials is not used.")
+
+
+def test_two_external_ids_are_refused():
+    credentials = AwsCredentials(assume_role_arn=ROLE, assume_role_kwargs={"ExternalId": "xy"})
+    with pytest.raises(AccountError, match="is another one than in the AWS credentials"):
+        Ec2DaskAccount(region="us-east-1", aws_credentials=credentials, external_id="yz")
+
+
+@pytest.mark.parametrize("token", [None, "t"])
+def test_a_temporary_key_is_refused_with_and_without_its_token(token):
+    with pytest.raises(AccountError, match=r"temporary key|static session token"):
+        of(aws_access_key_id="ASIA1", aws_secret_access_key="s", aws_session_token=token)
