@@ -2,7 +2,8 @@
 
     PrefectCoiledError
     ├── OptionsError              bad input; raised before anything is spent
-    │   └── AccountError          no such account, or its credentials cannot be used
+    │   ├── AccountError          no such account, or its credentials cannot be used
+    │   └── ArgumentError         a task's argument cannot be sent to a worker
     ├── AwsError                  an AWS call failed; carries operation, code and request id
     │   ├── AccessDeniedError     a permission is missing
     │   ├── CredentialsError      AWS does not accept the credentials
@@ -38,6 +39,7 @@ __all__ = [
     "AccountError",
     "AccountStateError",
     "AlreadyExistsError",
+    "ArgumentError",
     "AwsError",
     "ClusterStartError",
     "CredentialsError",
@@ -135,6 +137,10 @@ class OptionsError(PrefectCoiledError, ValueError):
 
 class AccountError(OptionsError):
     """The account is not known, or its credentials cannot be used."""
+
+
+class ArgumentError(OptionsError, TypeError):
+    """An argument of a task cannot be sent to a worker."""
 
 
 class AwsError(PrefectCoiledError):

@@ -13,10 +13,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.metadata import packages_distributions, version
 from typing import Any, TypeVar
 from uuid import UUID
+from weakref import ref
 
 import distributed
 from distributed.scheduler import KilledWorker
@@ -28,11 +31,20 @@ from prefect_dask.task_runners import PrefectDaskFuture
 from prefect_coiled.errors import TaskLostError
 from prefect_coiled.internals.prefect import raise_if_flow_run_suspension_requested
 from prefect_coiled.task_runner.hints import hint_for
-from prefect_coiled.task_runner.lost_tasks import Ending, crashed, report, unfinished
+from prefect_coiled.task_runner.lost_tasks import Ending as Ended
+from prefect_coiled.task_runner.lost_tasks import crashed, report, unfinished
+from prefect_coiled.task_runner.news import Ending
+from prefect_coiled.task_runner.remote_result import RemoteRecord, with_result_of
 
 __all__ = ["CoiledFuture"]
 
 R = TypeVar("R")
+# One for all futures: what it guards is done in microseconds, and a lock each is memory for many of them.
+_lock = threading.RLock()
+_callers = ThreadPoolExecutor(1, thread_name_prefix="prefect-coiled-callbacks")
+# Seconds between two looks at what Dask says of a task: an end without news is a rare one.
+_LOOK = 0.1
+_PERSIST = "With `persist_result=True` a result outlives its worker."
 _NEXT = "Look at the workers' logs: out of memory and reclaimed spot machines are the usual causes."
 
 
@@ -43,6 +55,8 @@ class CoiledFuture(PrefectDaskFuture[R]):
         task: The task that runs.
         task_run_id: The id of its run.
         last_words: Gives what the machine of a lost worker last said; of the scheduler's for None.
+        ended: Called once the task has ended well, that is with a state of its own.
+        flow_run_id: The flow run that it belongs to.
     """
 
     def __init__(
@@ -50,17 +64,26 @@ class CoiledFuture(PrefectDaskFuture[R]):
         task: Task[Any, R],
         task_run_id: UUID,
         last_words: Callable[[str | None], str] = lambda name: "",
+        ended: Callable[[CoiledFuture[Any]], None] = lambda future: None,
+        flow_run_id: UUID | None = None,
     ) -> None:
         self.task = task
         self._last_words = last_words
+        self._ended = ended
+        self._flow_run_id = flow_run_id
+        #: The task's part in a transaction of the flow's, if there is one.
+        self.part: Any = None
         self.loss: TaskLostError | None = None
         #: Whether the flow was handed the loss, by `result`. What it makes of it is its own choice.
         self.told = False
         #: Whether anybody waited for the task's end, by `wait`, `result` or `state`.
         self.waited = False
+        #: How the task ended, as its worker told it; None before, and where that did not come through.
+        self.ending: Ending | None = None
         self._reported = False
-        self._bound = threading.Event()
-        self._lock = threading.RLock()
+        self._bound = False
+        # Made by who waits: most futures of many are never waited for while their task runs.
+        self._news: threading.Event | None = None
         self._callbacks: list[Callable[[PrefectFuture[R]], None]] = []
         #: Why the task was never sent, where that is so.
         self.failure: BaseException | None = None
@@ -72,9 +95,10 @@ class CoiledFuture(PrefectDaskFuture[R]):
     def bind(self, future: distributed.Future) -> None:
         """Give this future the Dask future that it stands for."""
         self._wrapped_future = future
-        with self._lock:
-            self._bound.set()
+        with _lock:
+            self._bound = True
             callbacks, self._callbacks = self._callbacks, []
+            self._wake()
         for callback in callbacks:
             self.add_done_callback(callback)
 
@@ -86,44 +110,67 @@ class CoiledFuture(PrefectDaskFuture[R]):
         """
         self.failure = error
         self._lose(TaskLostError("the task was not sent to the cluster", str(error)), False)
-        with self._lock:
-            self._bound.set()
+        with _lock:
+            self._bound = True
             callbacks, self._callbacks = self._callbacks, []
+            self._wake()
         for callback in callbacks:
             callback(self)
+
+    def note(self, ending: Ending) -> None:
+        """Take the news that the task has ended; called by the Dask client's own thread."""
+        with _lock:
+            self.ending = ending
+            callbacks, self._callbacks = self._callbacks, []
+            self._wake()
+        self._ended(self)
+        for callback in callbacks:
+            # Another thread: a callback may ask Dask for the result.
+            _callers.submit(callback, self)
+
+    def _wake(self) -> None:
+        if self._news is not None:
+            self._news.set()
 
     @property
     def wrapped_future(self) -> distributed.Future:
         """The Dask future; waits for the cluster where that is still starting."""
-        self._bound.wait()
+        while not self._bound:
+            self._wait_for_news(_LOOK)
         if self.failure is not None:
             raise self.failure
         return self._wrapped_future
 
     def add_done_callback(self, fn: Callable[[PrefectFuture[R]], None]) -> None:
         """Call a function with this future when the task has ended, well or not."""
-        with self._lock:
-            if not self._bound.is_set():
+        with _lock:
+            ended = self.ending is not None or self._final_state is not None
+            if not ended and not self._bound:
                 self._callbacks.append(fn)
                 return
-        super().add_done_callback(fn)
+        if ended:
+            fn(self)
+        else:
+            super().add_done_callback(fn)
 
     # Waiting
 
     @property
     def done(self) -> bool:
         """Whether the task has ended, well or not."""
-        if self._final_state is not None:
+        if self._final_state is not None or self.ending is not None:
             return True
-        return self._bound.is_set() and self._wrapped_future is not None and self._wrapped_future.done()
+        return self._bound and self._wrapped_future is not None and self._wrapped_future.done()
 
     @property
     def ended_well(self) -> bool:
-        """Whether Dask has the task's result."""
-        return self._bound.is_set() and getattr(self._wrapped_future, "status", "") == "finished"
+        """Whether the task has ended with a state of its own."""
+        return self.ending is not None or getattr(self._wrapped_future, "status", "") == "finished"
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the task has ended, or for `timeout` seconds; how it ended is told by `result`.
+
+        The result stays where it is.
 
         Raises:
             BaseException: Prefect's own, if the flow run is to be suspended.
@@ -143,7 +190,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
 
         Raises:
             TimeoutError: The task did not end in time.
-            TaskLostError: Dask gave up on the task.
+            TaskLostError: Dask gave up on the task, or its result was lost with its worker.
         """
         if self._final_state is None:
             self._wait(timeout)
@@ -156,69 +203,108 @@ class CoiledFuture(PrefectDaskFuture[R]):
             if raise_on_failure:
                 raise error
             return error  # type: ignore[return-value]
+        record = self._final_state.data
+        if isinstance(record, RemoteRecord):
+            # As `State.result` does it, which changes threads for that.
+            found: R = record.result
+            return found
         value: R = self._final_state.result(raise_on_failure=raise_on_failure, _sync=True)  # type: ignore[call-overload]
         return value
 
     @property
     def state(self) -> State[R]:
-        """The task run's state: the final one where it has ended, else what the API says."""
+        """The task run's state: the final one where it has ended, else what the API says.
+
+        A Completed state fetches its result when it is asked for it.
+        """
         if self._final_state is None and self.done:
             self.wait()
         return self._final_state or super().state
 
-    def settle(self) -> Ending | None:
+    def settle(self) -> Ended | None:
         """Wait until the task has ended; if it was lost, return how to report that, unreported."""
         if self._final_state is None:
             self._wait(None, tell=False)
         if self.loss is None or self._reported or self._final_state is None:
             return None
         self._reported = True
-        return Ending(self.task, self.task_run_id, self._final_state)
+        return Ended(self.task, self.task_run_id, self._final_state)
 
-    def abandon(self) -> Ending | None:
+    def abandon(self) -> Ended | None:
         """Give the task up; return how to report that, or nothing if it had ended before."""
-        with self._lock:
-            if self._final_state is not None:
-                return None
-            dask = self._wrapped_future if self._bound.is_set() else None
-            if dask is not None and dask.status == "finished":
-                return None
-            if dask is not None and dask.status in ("error", "lost"):
-                self._lose(self._explain(dask.exception()), False)
-            else:
-                self._final_state = unfinished()
-                self._bound.set()
-            assert self._final_state is not None
-            return Ending(self.task, self.task_run_id, self._final_state)
+        if self._final_state is not None or self.ending is not None:
+            return None
+        dask = self._wrapped_future if self._bound else None
+        if dask is not None and dask.status == "finished":
+            return None
+        if dask is not None and dask.status in ("error", "lost"):
+            self._lose(self.explain(dask.exception()), False)
+        else:
+            with _lock:
+                self._final_state = self._final_state or unfinished()
+                self._bound = True
+                self._wake()
+        assert self._final_state is not None
+        return Ended(self.task, self.task_run_id, self._final_state)
+
+    def _wait_for_news(self, seconds: float) -> None:
+        """Wait until something is new of this future, at most so long."""
+        with _lock:
+            if self._news is None:
+                self._news = threading.Event()
+            news = self._news
+            if self.ending is not None or self._final_state is not None:
+                return
+            news.clear()
+        news.wait(seconds)
 
     def _wait(self, timeout: float | None, tell: bool = True) -> None:
-        late = f"Task run {self.task_run_id} did not complete within {timeout} seconds"
-        started = time.monotonic()
-        if not self._bound.wait(timeout):
-            raise TimeoutError(late)
-        left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._has_ended():
+            with _slot_given_back():
+                while not self._has_ended():
+                    left = _LOOK if deadline is None else min(_LOOK, deadline - time.monotonic())
+                    if left <= 0:
+                        late = f"Task run {self.task_run_id} did not complete within {timeout} seconds"
+                        raise TimeoutError(late)
+                    self._wait_for_news(left)
+        if self.part is not None and self.ending is not None:
+            self.part.wait()
         if self._final_state is not None:
             return
+        if self.ending is not None and self.ending.completed:
+            fetch = partial(
+                _fetch, ref(self), self._wrapped_future, self.ending, self.task.name, self.task_run_id
+            )
+            self._final_state = with_result_of(
+                self.task_run_id, self._flow_run_id, self.ending, self._wrapped_future, fetch
+            )
+            return
+        # An error of the task's travels with its state, and so does what the news did not say.
+        self._fetch(tell)
+
+    def _has_ended(self) -> bool:
+        """Whether it has, as this process knows it: nothing is asked."""
+        if self._final_state is not None or self.ending is not None:
+            return True
+        return self._bound and (self._wrapped_future.status != "pending" or _is_cut_off(self._wrapped_future))
+
+    def _fetch(self, tell: bool) -> None:
         try:
-            with _slot_given_back():
-                value = self._wrapped_future.result(timeout=left)
+            # Every task is sent with return_type="state".
+            self._final_state = self._wrapped_future.result()
         except BaseException as error:
             # Whatever is raised: it is the task's only if Dask has the task as ended. Anything
-            # else is a timeout, or an interrupt of this very thread.
+            # else is an interrupt of this very thread.
             status = self._wrapped_future.status
-            if status in ("error", "cancelled", "lost") or _is_cut_off(self._wrapped_future):
-                self._lose(self._explain(error), tell)
-            elif isinstance(error, (TimeoutError, distributed.TimeoutError)):
-                raise TimeoutError(late) from error
-            else:
+            if status not in ("error", "cancelled", "lost") and not _is_cut_off(self._wrapped_future):
                 raise
-            return
-        # Every task is sent with return_type="state".
-        self._final_state = value
+            self._lose(self.explain(error), tell)
 
     # Loss
 
-    def _explain(self, error: BaseException) -> TaskLostError:
+    def explain(self, error: BaseException) -> TaskLostError:
+        """Why Dask gave the task up, for a person."""
         what = f"Dask gave up on task {self.task.name!r} (run {self.task_run_id})"
         if isinstance(error, KilledWorker):
             if str(error.task) != str(self._wrapped_future.key):
@@ -236,14 +322,35 @@ class CoiledFuture(PrefectDaskFuture[R]):
         return TaskLostError(what, f"{why}. {said}" if said else why, _NEXT)
 
     def _lose(self, loss: TaskLostError, tell: bool) -> None:
-        with self._lock:
+        with _lock:
             if self.loss is not None:
                 return
             self.loss = loss
             self._final_state = crashed(loss)
             self._reported = tell
         if tell:
-            report([Ending(self.task, self.task_run_id, self._final_state)])
+            report([Ended(self.task, self.task_run_id, self._final_state)])
+
+
+def _fetch(
+    asked: ref[CoiledFuture[Any]], future: distributed.Future, ending: Ending, task: str, run: UUID
+) -> State[Any]:
+    """The state of a task that has completed, with its result, from the worker that has it."""
+    try:
+        state: State[Any] = future.result()
+    except Exception as error:
+        if future.status not in ("error", "cancelled", "lost") and not _is_cut_off(future):
+            raise
+        if ending.persisted is not None:
+            return ending.with_metadata()
+        owner = asked()
+        loss = owner.explain(error) if owner is not None else None
+        what = f"The result of task {task!r} (run {run}), which has completed, is lost"
+        raise TaskLostError(what, str(loss or error), _PERSIST) from error
+    if isinstance(state.data, TaskLostError):
+        what = f"The result of task {task!r} (run {run}), which has completed, is lost"
+        raise TaskLostError(what, state.data.diagnosis.why, state.data.diagnosis.next_step)
+    return state
 
 
 def _here(error: BaseException) -> str:

@@ -7,18 +7,20 @@ that nobody holds. One that ended well is let go at once, so that Dask may free 
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import distributed
-from prefect.futures import PrefectFuture
+from prefect.client.schemas.objects import State
 from prefect.utilities.collections import visit_collection
 
 from prefect_coiled.errors import TaskLostError
 from prefect_coiled.task_runner.futures import CoiledFuture
 from prefect_coiled.task_runner.lost_tasks import Ending, report
+from prefect_coiled.task_runner.remote_result import RemoteRecord
 
-__all__ = ["Ledger", "as_one", "unseen"]
+__all__ = ["Ledger", "as_one", "fetch_returned", "unseen"]
 
 
 class Ledger:
@@ -32,18 +34,12 @@ class Ledger:
         return len(self._open)
 
     def add(self, future: CoiledFuture[Any]) -> None:
-        """Hold a future until its task has ended; adding it again does no harm."""
+        """Hold a future until its task has ended."""
         with self._lock:
-            known = future.task_run_id in self._open
             self._open[future.task_run_id] = future
-        if not known:
-            future.add_done_callback(self._note_end)
 
-    def _note_end(self, future: PrefectFuture[Any]) -> None:
-        if isinstance(future, CoiledFuture) and future.ended_well:
-            self._remove(future)
-
-    def _remove(self, future: CoiledFuture[Any]) -> None:
+    def remove(self, future: CoiledFuture[Any]) -> None:
+        """Let go of a future whose task has ended well."""
         with self._lock:
             self._open.pop(future.task_run_id, None)
 
@@ -65,7 +61,7 @@ class Ledger:
                     endings.append(ending)
                 if future.loss is not None:
                     lost.append(future)
-                self._remove(future)
+                self.remove(future)
         report(endings, report_timeout)
         return lost
 
@@ -99,6 +95,23 @@ def unseen(lost: list[CoiledFuture[Any]], returned: Any, in_flow: bool) -> list[
 
     visit_collection(returned, visit_fn=visit, return_data=False)
     return [future for future in silent if id(future) not in shown]
+
+
+def fetch_returned(returned: Any) -> None:
+    """Have the results of futures and states that a flow returns here, before the cluster is gone.
+
+    Args:
+        returned: What the flow returned.
+    """
+
+    def visit(expression: Any) -> Any:
+        state = expression.state if isinstance(expression, CoiledFuture) else expression
+        if isinstance(state, State) and isinstance(state.data, RemoteRecord):
+            with suppress(TaskLostError):  # it is raised when the result is asked for
+                state.data.fetch_now()
+        return expression
+
+    visit_collection(returned, visit_fn=visit, return_data=False)
 
 
 def as_one(lost: list[CoiledFuture[Any]]) -> BaseException:

@@ -89,7 +89,9 @@ def _report_one(ending: Ending) -> None:
     with get_client(sync_client=True) as client:
         try:
             known = client.read_task_run(ending.task_run_id).state
-            if known is not None and (known.is_crashed() or known.is_failed() or known.is_cancelled()):
+            if known is not None and (known.type == state.type or known.is_crashed() or known.is_failed()):
+                return
+            if known is not None and known.is_cancelled():
                 return
             client.set_task_run_state(ending.task_run_id, state, force=True)
         except ObjectNotFound:

@@ -17,7 +17,7 @@ from prefect.context import get_run_context, serialize_context
 from prefect_dask import get_async_dask_client, get_dask_client
 from prefect_dask.task_runners import PrefectDaskFuture
 
-from prefect_coiled.task_runner import CoiledTaskRunner, shipping
+from prefect_coiled.task_runner import CoiledTaskRunner, parcel
 
 from .conftest import eventually, states_of, task_runs
 
@@ -247,11 +247,10 @@ def test_dask_annotations_hold_for_tasks(runner: CoiledTaskRunner, dask_cluster:
 
 
 def test_the_shipped_context_has_the_parts_that_prefect_serialises(runner: CoiledTaskRunner) -> None:
-    import uuid
 
     import cloudpickle
 
-    parcel = shipping.FlowRunParcel()
-    own = shipping.task_context(add, uuid.uuid4(), {})
-    assert set(cloudpickle.loads(parcel.data())) | set(own) == set(serialize_context())
-    assert parcel.data() is parcel.data()
+    shared = parcel.FlowRunParcel()
+    own = parcel.PARTS
+    assert set(cloudpickle.loads(shared.data())) | set(own) == set(serialize_context())
+    assert shared.data() is shared.data()

@@ -18,6 +18,8 @@ from prefect.logging.handlers import APILogWorker
 import prefect_coiled
 from prefect_coiled.blocks import Ec2DaskAccount
 from prefect_coiled.internals import botocore, prefect
+from prefect_coiled.internals import distributed as distributed_internals
+from prefect_coiled.internals import prefect as prefect_internals
 
 ROOT = Path(prefect_coiled.__file__).parent
 
@@ -74,6 +76,71 @@ atexit.register(print, "atexit")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["threads work", "once more: False", "atexit"]
     assert done.stderr == ""
+
+
+def test_the_states_of_task_runs_can_be_sent_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where this fails: `internals.prefect.route_task_run_events` says what to look for."""
+    import prefect.utilities.engine as engine
+    from prefect import task, task_engine
+    from prefect.states import Pending
+    from prefect.task_engine import _create_task_run_locally
+
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(engine, "emit_event", engine.emit_event)  # put back afterwards
+    prefect_internals.route_task_run_events(lambda emit: lambda **event: seen.append(event))
+    run = _create_task_run_locally(task(lambda: None, name="plain"))
+    # The engine's own name for it is the one that was routed.
+    emit: Any = task_engine.emit_task_run_state_change_event
+    emit(task_run=run, initial_state=None, validated_state=Pending())
+    assert set(seen[0]) == {"id", "occurred", "event", "payload", "resource", "related", "follows"}
+    assert seen[0]["resource"]["prefect.resource.id"] == f"prefect.task-run.{run.id}"
+    assert {"validated_state", "task_run", "intended"} <= set(seen[0]["payload"])
+
+
+def test_the_values_of_a_transaction_can_be_read_and_added_to() -> None:
+    from prefect.transactions import Transaction
+
+    transaction = Transaction()
+    transaction.set("a", 1)
+    prefect_internals.stored_values(transaction)["b"] = 2
+    assert (transaction.get("a"), transaction.get("b")) == (1, 2)
+
+
+def test_a_thread_stands_in_for_one_of_dasks() -> None:
+    """Where this fails: `distributed.threadpoolexecutor` tells its threads in another way."""
+    import threading
+
+    from distributed import threadpoolexecutor
+
+    pool = threadpoolexecutor.ThreadPoolExecutor(1)
+
+    def waits() -> list[bool]:
+        stand_in, found = distributed_internals.StandIn(), []
+
+        def stands() -> None:
+            stand_in.enter()
+            # It may leave the pool, which makes another thread for what waits.
+            threadpoolexecutor.secede()
+            found.append(pool.submit(lambda: True).result(10))
+            threadpoolexecutor.rejoin()
+            found.append(threading.current_thread() in pool._threads)
+
+        thread = threading.Thread(target=stands)
+        thread.start()
+        thread.join(20)
+        stand_in.leave()
+        found.append(threading.current_thread() in pool._threads)
+        return found
+
+    assert pool.submit(waits).result(30) == [True, True, True]
+    pool.shutdown(wait=False)
+
+
+def test_a_task_of_dasks_is_known_by_the_function_that_it_calls() -> None:
+    made = distributed_internals.computation("key", max, 1, 2)
+    assert distributed_internals.calls(made, max)
+    assert not distributed_internals.calls(made, min)
+    assert made() == 2
 
 
 def test_private_modules_are_imported_in_one_place() -> None:

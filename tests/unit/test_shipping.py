@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
 
-from prefect_coiled.task_runner.shipping import _with_api_url
+from prefect_coiled.task_runner.parcel import _with_api_url
 
 
 def test_prefects_temporary_server_is_named_where_no_setting_of_the_api_was_made(

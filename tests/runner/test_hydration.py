@@ -1,4 +1,4 @@
-"""A worker's thread keeps its client of the Prefect API: what a task costs there is counted, not timed."""
+"""What a worker's thread makes once for all tasks of a flow run, and what is sent: counted, not timed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from distributed.security import Security
 from prefect import flow, task
 
 from prefect_coiled.task_runner import CoiledTaskRunner
-from prefect_coiled.task_runner.api_client import made
+from prefect_coiled.task_runner.hydration import made
 
 
-def test_a_thread_makes_one_client_for_all_tasks_of_a_flow_run(
+def _made(client: Client) -> dict[str, int]:
+    counts = client.run(made).values()
+    return {kind: sum(count[kind] for count in counts) for kind in ("contexts", "clients", "loops")}
+
+
+def test_a_thread_makes_one_context_and_one_client_for_all_tasks_of_a_flow_run(
     runner: CoiledTaskRunner, dask_cluster: LocalCluster, security: Security
 ) -> None:
     @task
@@ -23,10 +28,11 @@ def test_a_thread_makes_one_client_for_all_tasks_of_a_flow_run(
         return found
 
     with Client(dask_cluster.scheduler_address, security=security) as client:
-        before = sum(client.run(made).values())
+        before = _made(client)
         assert doubles() == [2 * x for x in range(40)]
-        threads = sum(client.nthreads().values())
-        assert 1 <= sum(client.run(made).values()) - before <= threads
+        threads, after = sum(client.nthreads().values()), _made(client)
+    assert 1 <= after["contexts"] - before["contexts"] <= threads
+    assert 1 <= after["clients"] - before["clients"] <= threads
 
 
 def test_each_flow_run_talks_to_the_api_of_its_own_settings(

@@ -1,0 +1,61 @@
+"""Of Dask. Seen in dask and distributed 2026.1.0 and 2026.8.0."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from dask._task_spec import Task
+from distributed import threadpoolexecutor
+from distributed.utils import thread_state
+
+__all__ = ["StandIn", "calls", "computation"]
+
+
+def computation(key: Any, function: Callable[..., Any], *args: Any) -> Any:
+    """What the scheduler keeps of a task, as `TaskState.run_spec`: the call that computes it."""
+    return Task(key, function, *args)
+
+
+def calls(run_spec: Any, function: Callable[..., Any]) -> bool:
+    """Whether a task's computation is the call of a function."""
+    return getattr(run_spec, "func", None) is function
+
+
+class StandIn:
+    """Lets another thread have the place of a worker's thread in its pool, while that waits for it.
+
+    So `secede`, `rejoin` and `get_worker` do in that thread what they do in a worker's own. A pool is told
+    by its `_threads`, which is guarded by `threads_lock`, and a thread by two thread-local objects.
+    """
+
+    def __init__(self) -> None:
+        self._mine = threading.current_thread()
+        self._executor = getattr(threadpoolexecutor.thread_state, "executor", None)
+        self._state = dict(thread_state.__dict__)
+        self._other: threading.Thread | None = None
+
+    def enter(self) -> None:
+        """Take the place; called by the thread that takes it."""
+        thread_state.__dict__.update(self._state)
+        self._other = threading.current_thread()
+        if self._executor is None:
+            return
+        threadpoolexecutor.thread_state.executor = self._executor
+        threadpoolexecutor.thread_state.proceed = True
+        with threadpoolexecutor.threads_lock:
+            self._executor._threads.discard(self._mine)
+            self._executor._threads.add(self._other)
+
+    def leave(self) -> None:
+        """Take the place back; called by the thread that waited."""
+        if self._executor is None or self._other is None:
+            return
+        with threadpoolexecutor.threads_lock:
+            if self._other in self._executor._threads:
+                self._executor._threads.discard(self._other)
+                self._executor._threads.add(self._mine)
+            else:
+                # It has left the pool, which has made another thread: this one ends after its task.
+                threadpoolexecutor.thread_state.proceed = False

@@ -1,0 +1,153 @@
+"""A task runner's cluster and its Dask client: made at first use, in the flow's context."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import ExitStack
+from typing import Any
+from uuid import uuid4
+
+import distributed
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from prefect.utilities.asyncutils import run_coro_as_sync
+
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.task_runner.configuration import ConfiguredRunner
+from prefect_coiled.task_runner.connection import Connection, OwnAddressClient
+from prefect_coiled.task_runner.machines import Machines
+from prefect_coiled.task_runner.modules import Supply
+from prefect_coiled.task_runner.once import Once
+from prefect_coiled.task_runner.opening import open_target
+from prefect_coiled.task_runner.parcel import FlowRunParcel
+from prefect_coiled.task_runner.reach import check_reach
+from prefect_coiled.task_runner.submission import Submission
+
+__all__ = ["ConnectedRunner", "on_worker"]
+
+
+class ConnectedRunner(ConfiguredRunner):
+    """A task runner that has a cluster; see `CoiledTaskRunner`."""
+
+    _started: bool
+
+    def _prepare_run(self) -> None:
+        """Set what belongs to one run of this runner."""
+        super()._prepare_run()
+        self._connection = Connection(self._open_cluster, self._opened)
+        self._in_flow = False
+        self._parcel = FlowRunParcel()
+        self._machines: Machines | None = None
+        self._supply: Supply | None = None
+        self._submission: Submission | None = None
+
+    # prefect_dask.get_dask_client reads these two, in this order, inside a flow.
+
+    @property
+    def client_kwargs(self) -> dict[str, Any]:
+        """Keywords for a Dask client; with the cluster's TLS material while a flow runs here."""
+        if self._started and not on_worker() and FlowRunContext.get() is not None:
+            self._connected()
+        kwargs = dict(self._client_kwargs)
+        if self._security is not None:
+            kwargs.setdefault("security", self._security)
+        return kwargs
+
+    @client_kwargs.setter
+    def client_kwargs(self, value: dict[str, Any]) -> None:
+        self._client_kwargs = value
+
+    @property
+    def _client(self) -> Any:
+        return self._connected() if self._started else None
+
+    @_client.setter
+    def _client(self, value: Any) -> None:
+        """Upstream's constructor clears it; there is nothing to clear here."""
+
+    # The cluster
+
+    def _opened(self) -> None:
+        """Called once there is a cluster, or is none to come, in the thread that made it."""
+
+    @property
+    def client(self) -> Any:
+        """The Dask client, connected to the cluster, which is made at first use.
+
+        In an async flow this blocks the event loop while machines boot; `await runner.ready()` first.
+        """
+        return self._connected()
+
+    async def ready(self) -> Any:
+        """Make the cluster without blocking the event loop; return the Dask client."""
+        return await asyncio.to_thread(self._connected)
+
+    def _connected(self) -> Any:
+        if on_worker():
+            return distributed.get_client()
+        self._connect()
+        return self._connection.client()
+
+    def _connect(self) -> None:
+        if self._connection.start():
+            self._in_flow = FlowRunContext.get() is not None
+
+    def _open_cluster(self, stack: ExitStack, stop: threading.Event) -> OwnAddressClient:
+        if self._lost_cluster:
+            raise OptionsError(
+                "CoiledTaskRunner", "its `cluster` cannot go to another process", "Use `name` or `address`."
+            )
+        # A flow run's own logger, whose lines the UI shows; there is none outside of a flow.
+        context = FlowRunContext.get()
+        log: Any = get_run_logger() if context else self.logger
+        opened = open_target(
+            self._given_cluster or self.address,
+            self.resolved_cluster_class or self.cluster_class,
+            self.cluster_kwargs,
+            context.parameters if context else None,
+            stack=stack,
+            stop=stop,
+            log=log,
+        )
+        self._cluster = opened.made or self._given_cluster
+        if self.adapt_kwargs and self._cluster is not None:
+            adapting = self._cluster.adapt(**self.adapt_kwargs)
+            if asyncio.iscoroutine(adapting):
+                run_coro_as_sync(adapting)
+        self._security = self._client_kwargs.get("security", getattr(self._cluster, "security", None))
+        client: OwnAddressClient = stack.enter_context(OwnAddressClient(opened.target, **self._client_kwargs))
+        supply = Supply(client, getattr(self._cluster, "package_sync_ignore", ()))
+        supply.send()
+        self._supply = supply
+        client.register_plugin(Once())
+        self._submission = Submission(client, uuid4().hex[:12], self._parcel)
+        stack.callback(self._submission.close)
+        if self.performance_report_path:
+            # The report finds its client by distributed.get_client().
+            stack.enter_context(distributed.Client.as_current(client))
+            stack.enter_context(distributed.performance_report(self.performance_report_path))
+        if opened.ours:
+            check_reach(client, self._parcel.data())
+            self._machines = Machines(opened.made, log)
+            log.info("What the machines say: %s", self._machines.where())
+        if client.dashboard_link:
+            # Without its query: the token that opens the dashboard belongs in no log.
+            link = str(client.dashboard_link).partition("?")[0]
+            log.info("The Dask dashboard is available at %s", link)
+        return client
+
+    def _last_words(self, name: str | None) -> str:
+        """What the machine of a lost worker said, unless this flow run is in a hurry."""
+        if self._machines is None or self._connection.stop.is_set():
+            return ""
+        return self._machines.last_words(name)
+
+
+def on_worker() -> bool:
+    """Whether this thread runs a task of Dask's."""
+    try:
+        distributed.get_worker()
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,333 @@
+"""Sends the states of task runs to the Prefect API in batches, beside the tasks, and sees that they arrive.
+
+The API takes a task run's states as events. Prefect sends them one by one over a socket that confirms
+nothing, and a server whose queue is full drops them. Here they are kept until the API shows each run's end:
+
+    a task ─▶ add ─▶ batch ─▶ POST /events ─▶ in flight ─▶ "how many of these have ended?" ─▶ forgotten
+
+How many runs may be in flight follows from how fast the API records them. What is not recorded in time goes
+again: the API takes an event twice as once, and an older state never replaces a newer one.
+
+A process has one `Outbox` for each flow run and its settings. Knows nothing of Dask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    TaskRunFilter,
+    TaskRunFilterId,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES
+from prefect.events.clients import get_events_client
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.logging import get_logger
+from prefect.settings import PREFECT_API_URL, PREFECT_CLOUD_API_URL, get_current_settings
+
+__all__ = ["Event", "Outbox"]
+
+logger = get_logger("prefect_coiled.task_runner.events")
+
+# Events in a request: about 300 KB.
+_BATCH = 100
+# Seconds that a batch is gathered for.
+_GATHER = 0.1
+# Runs in flight: at first, at least and at most. A server's queue holds 10,000 events by default.
+_WINDOW, _LEAST, _MOST = 300, 50, 5_000
+# Seconds between two questions, and after which what is not recorded goes again.
+_ASK, _AGAIN = 1.0, 45.0
+# A question is quick where it has this age in seconds at most: the API can take more.
+_QUICK = 10.0
+_IDS = 200
+# How often a batch goes before its runs are given up: those of a flow run that somebody deleted, say.
+_TIMES = 5
+# Seconds without anything to do after which the thread ends; the next event starts another.
+_IDLE = 30.0
+# Seconds of the pause after an API that does not answer: the first, and the longest.
+_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """A state that a task run has got.
+
+    Attributes:
+        run: The task run.
+        body: The event as JSON, without the resources that it is related to.
+        final: Whether the state is the last one.
+        related: How many related resources the event has already.
+    """
+
+    run: UUID
+    body: bytes
+    final: bool
+    related: int = 0
+
+
+@dataclass(eq=False)
+class _Flight:
+    events: list[Event]
+    sent: float = 0.0
+    asked: float = 0.0
+    times: int = 0
+
+    @property
+    def runs(self) -> list[UUID]:
+        return list({event.run: None for event in self.events if event.final})
+
+
+class Outbox:
+    """Sends events from a thread of its own, in the context that it was made with.
+
+    Args:
+        context: Holds the settings of the API to send to. It is entered by the thread alone.
+        related: Gives the resources that every event is related to; called once, in the context.
+    """
+
+    def __init__(self, context: Context, related: Callable[[], list[dict[str, str]]] = list) -> None:
+        self._context, self._related = context, related
+        self._resources: list[bytes] | None = None
+        self._waiting: deque[Event] = deque()
+        self._flights: deque[_Flight] = deque()
+        self._window = _WINDOW
+        self._changed = threading.Condition()
+        self._busy = False
+        self._hurry = False
+        self._gathered_since = 0.0
+        self._thread: threading.Thread | None = None
+        #: Requests made, by kind: for tests, and for who wonders what a flow run costs its API.
+        self.requests = {"events": 0, "questions": 0}
+
+    def __len__(self) -> int:
+        """How many events are not known to be recorded."""
+        with self._changed:
+            return len(self._waiting) + sum(len(flight.events) for flight in self._flights)
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Have events sent, in their order; returns at once."""
+        with self._changed:
+            self._waiting.extend(events)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="prefect-coiled-events", daemon=True)
+                self._thread.start()
+            # Whoever gathers a batch is not woken for each event.
+            if len(self._waiting) == 1 or len(self._waiting) == _BATCH:
+                self._changed.notify_all()
+
+    def settle(self, timeout: float) -> bool:
+        """Wait until all is recorded, at most `timeout` seconds; say whether it is."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
+            try:
+                while self._waiting or self._flights:
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        return False
+                    self._changed.wait(min(left, 1.0))
+            finally:
+                self._hurry = False
+        return True
+
+    def hand_over(self, timeout: float = 10.0) -> list[Event]:
+        """Give away all that is not known to be recorded, to who will see to it.
+
+        Args:
+            timeout: Seconds to wait for a request that is under way.
+        """
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while self._busy and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(min(left, 1.0))
+            events = [event for flight in self._flights for event in flight.events] + list(self._waiting)
+            self._flights.clear()
+            self._waiting.clear()
+            self._changed.notify_all()
+        return events
+
+    # The thread
+
+    def _run(self) -> None:
+        self._context.copy().run(self._work)
+
+    def _work(self) -> None:
+        pause = _PAUSE
+        client: SyncPrefectClient | None = None
+        while flight := self._next():
+            try:
+                if client is None:
+                    client = get_client(sync_client=True)
+                    client.__enter__()
+                if flight.sent:
+                    self._ask(client, flight)
+                else:
+                    self._send(client, flight)
+                pause = _PAUSE
+            except Exception as error:  # whatever it is, what was to be sent is kept, and goes later
+                logger.debug("The Prefect API took no events: %s", error)
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            finally:
+                with self._changed:
+                    self._busy = False
+                    self._changed.notify_all()
+        if client is not None:
+            client.__exit__(None, None, None)
+
+    def _next(self) -> _Flight | None:
+        """Wait for a flight to send or to ask about; None after a time without any."""
+        idle_until = time.monotonic() + _IDLE
+        with self._changed:
+            while True:
+                flight, seconds = self._choose()
+                if flight is not None:
+                    self._busy = True
+                    return flight
+                if not self._flights and not self._waiting and time.monotonic() > idle_until:
+                    self._thread = None
+                    return None
+                self._changed.wait(seconds)
+
+    def _choose(self) -> tuple[_Flight | None, float]:
+        """What to do now; or nothing, and for how many seconds."""
+        unsent = next((flight for flight in self._flights if not flight.sent), None)
+        if unsent is not None:
+            return unsent, 0.0
+        now = time.monotonic()
+        if self._waiting and sum(len(flight.runs) for flight in self._flights) < self._window:
+            self._gathered_since = self._gathered_since or now
+            left = self._gathered_since + _GATHER - now
+            if left > 0 and len(self._waiting) < _BATCH and not self._hurry:
+                return None, left
+            self._gathered_since = 0.0
+            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+            # In flight before it is sent: nobody who looks meanwhile misses it.
+            self._flights.append(_Flight(batch))
+            return self._flights[-1], 0.0
+        if not self._flights:
+            return None, _IDLE
+        oldest = self._flights[0]
+        left = max(oldest.sent, oldest.asked) + (_ASK / 4 if self._hurry else _ASK) - now
+        return (oldest, 0.0) if left <= 0 else (None, left)
+
+    def _send(self, client: SyncPrefectClient, flight: _Flight) -> None:
+        if self._resources is None:
+            self._resources = [orjson.dumps(resource) for resource in self._related()]
+        bodies = [_with_related(event, self._resources) for event in flight.events]
+        self.requests["events"] += 1
+        if _is_cloud():
+            asyncio.run(_stream(bodies))
+        else:
+            try:
+                _post(client, bodies)
+            except PrefectHTTPStatusError as error:
+                if not 400 <= error.response.status_code < 500 or error.response.status_code in (401, 403):
+                    raise
+                _one_by_one(client, bodies)
+        flight.sent, flight.times = time.monotonic(), flight.times + 1
+
+    def _ask(self, client: SyncPrefectClient, flight: _Flight) -> None:
+        """Forget what the API shows as ended, from the oldest flight on; send again what is too late."""
+        runs = flight.runs
+        self.requests["questions"] += 1
+        age = time.monotonic() - flight.sent
+        missing = len(runs) - _ended(client, runs)
+        flight.asked = time.monotonic()
+        with self._changed:
+            if not missing:
+                self._forget(flight)
+                if age < _QUICK:
+                    self._window = min(2 * self._window, _MOST)
+            elif age > _AGAIN and flight.times == _TIMES:
+                self._forget(flight)
+                logger.error("The Prefect API does not record the end of %d task runs", missing)
+            elif age > _AGAIN:
+                logger.debug("%d task runs are not recorded after %.0f s: sent again", missing, age)
+                self._window = max(self._window // 2, _LEAST)
+                flight.sent = 0.0
+
+    def _forget(self, flight: _Flight) -> None:
+        if flight in self._flights:
+            self._flights.remove(flight)
+
+
+def _ended(client: SyncPrefectClient, runs: list[UUID]) -> int:
+    """How many task runs have ended, as the API knows it."""
+    count = 0
+    for first in range(0, len(runs), _IDS):
+        filter_ = TaskRunFilter(
+            id=TaskRunFilterId(any_=runs[first : first + _IDS]),
+            state=TaskRunFilterState(type=TaskRunFilterStateType(any_=list(TERMINAL_STATES))),
+        )
+        answer = client.request(
+            "POST",
+            "/task_runs/count",
+            json={"task_runs": filter_.model_dump(mode="json", exclude_unset=True)},
+        )
+        count += int(answer.json())
+    return count
+
+
+def _post(client: SyncPrefectClient, bodies: list[bytes]) -> None:
+    """https://docs.prefect.io/v3/api-ref/rest-api/server/events: recorded as a batch."""
+    content = b"[" + b",".join(bodies) + b"]"
+    client.request("POST", "/events", content=content, headers={"Content-Type": "application/json"})
+
+
+def _one_by_one(client: SyncPrefectClient, bodies: list[bytes]) -> None:
+    """The API refused a batch: one that it cannot take must not keep the others."""
+    for body in bodies:
+        try:
+            _post(client, [body])
+        except PrefectHTTPStatusError as error:
+            if not 400 <= error.response.status_code < 500:
+                raise
+            logger.error("The Prefect API refused an event of a task run: %s", error)
+
+
+def _is_cloud() -> bool:
+    return str(PREFECT_API_URL.value() or "").startswith(str(PREFECT_CLOUD_API_URL.value()))
+
+
+class _Ready:
+    """An event as Prefect's client wants one, which is JSON already."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body, self.id = body, ""
+
+    def model_dump_json(self) -> str:
+        return self._body.decode()
+
+
+async def _stream(bodies: list[bytes]) -> None:
+    """Prefect Cloud takes events by its socket."""
+    async with get_events_client(checkpoint_every=1) as client:
+        for body in bodies:
+            ready: Any = _Ready(body)
+            await client.emit(ready)
+
+
+_RELATED = b',"related":['
+
+
+def _with_related(event: Event, resources: list[bytes]) -> bytes:
+    """Add resources to the list with which an event's JSON ends, as many as the API takes."""
+    room = get_current_settings().server.events.maximum_related_resources - event.related
+    more = b",".join(resources[: max(room, 0)])
+    own = event.body[:-2]
+    comma = b"," if more and not own.endswith(_RELATED) else b""
+    return own + comma + more + b"]}"

@@ -1,0 +1,121 @@
+"""What a task needs to know of the place that submitted it: settings, flow run, tags, assets.
+
+Most of that is the same for every task of a flow run: it is serialised once, and a worker reads it once. The
+rest is empty for most tasks, and is sent where it is not.
+
+This module imports nothing that a bare worker lacks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from prefect.client.schemas.objects import RunInput
+from prefect.context import (
+    AssetContext,
+    FlowRunContext,
+    SettingsContext,
+    TagsContext,
+    TaskRunContext,
+    _deployment_id,
+    _deployment_parameters,
+)
+from prefect.flows import Flow
+from prefect.settings import get_current_settings
+from prefect.tasks import MaterializingTask, Task
+from prefect.utilities.engine import collect_task_run_inputs_sync
+
+from prefect_coiled.task_runner.flow_identity import identity_of
+from prefect_coiled.task_runner.shipping import dumps
+from prefect_coiled.task_runner.transactions import for_worker
+
+__all__ = ["PARTS", "FlowRunParcel", "task_context"]
+
+#: What of the context differs from task to task.
+PARTS = ("task_run_context", "tags_context", "asset_context", "deployment_id", "deployment_parameters")
+
+
+class FlowRunParcel:
+    """The part of the context that all tasks of a flow run share, as bytes, made at first use."""
+
+    def __init__(self) -> None:
+        self._made_for: tuple[Any, Any] | None = None
+        self._data = b""
+
+    def data(self) -> bytes:
+        """The bytes for the present flow run and settings."""
+        now = (FlowRunContext.get(), SettingsContext.get())
+        # Identity, not equality: comparing settings costs more than dumping them.
+        if self._made_for is None or any(a is not b for a, b in zip(now, self._made_for, strict=True)):
+            flow_run, settings = now
+            self._data = dumps(
+                {
+                    "flow_run_context": _of_flow_run(flow_run) if flow_run else {},
+                    "settings_context": _with_api_url(settings.serialize()) if settings else {},
+                }
+            )
+            self._made_for = now
+        return self._data
+
+
+def _of_flow_run(context: FlowRunContext) -> dict[str, Any]:
+    serialized = context.serialize()
+    if isinstance(flow := serialized.get("flow"), Flow):
+        serialized["flow"] = identity_of(flow)
+    return serialized
+
+
+def _with_api_url(settings: dict[str, Any]) -> dict[str, Any]:
+    """Name the server that this process talks to, where that is one that Prefect started for it.
+
+    Without the address each worker process would start a server of its own.
+    """
+    if not get_current_settings().api.url and get_current_settings().server.ephemeral.enabled:
+        from prefect.server.api.server import SubprocessASGIServer
+
+        server = SubprocessASGIServer()
+        server.start()  # does nothing when it runs already
+        # Settings that nobody set are not in a dump, so "api" may be missing.
+        settings["settings"].setdefault("api", {})["url"] = server.api_url
+    return settings
+
+
+def task_context(
+    task: Task[Any, Any], task_run_id: UUID, inputs: dict[str, set[RunInput]], wait_for: Any = None
+) -> dict[str, Any]:
+    """The part of the context that differs from task to task, without what is empty.
+
+    Together with the shared part this is what `prefect.context.serialize_context` gives.
+
+    Args:
+        task: The task.
+        task_run_id: The id of its run.
+        inputs: The task runs that its parameters come from.
+        wait_for: What it waits for, whose assets are upstream of its own.
+    """
+    parent, tags, deployment = TaskRunContext.get(), TagsContext.get(), _deployment_id.get()
+    context = {
+        "task_run_context": parent.serialize() if parent else None,
+        "tags_context": tags.serialize() if tags.current_tags else None,
+        "asset_context": _assets(task, task_run_id, inputs, wait_for),
+        "deployment_id": str(deployment) if deployment else None,
+        "deployment_parameters": _deployment_parameters.get() or None,
+        "transaction": for_worker(),
+    }
+    return {name: value for name, value in context.items() if value}
+
+
+def _assets(
+    task: Task[Any, Any], task_run_id: UUID, inputs: dict[str, set[RunInput]], wait_for: Any
+) -> dict[str, Any] | None:
+    """The assets of a task and of what it depends on; None where there are none, as in most flows."""
+    flow_run = FlowRunContext.get()
+    tracked = flow_run is not None and flow_run.task_run_assets
+    if not (tracked or task.asset_deps or isinstance(task, MaterializingTask)):
+        return None
+    if wait_for:
+        inputs = {**inputs, "wait_for": set(collect_task_run_inputs_sync(wait_for))}
+    return AssetContext.from_task_and_inputs(
+        task=task, task_run_id=task_run_id, task_inputs=inputs, copy_to_child_ctx=True
+    ).serialize()

@@ -1,0 +1,104 @@
+"""The states of task runs that the API has not got yet when a flow's tasks have ended.
+
+    the workers' outboxes ─▶ here ─▶ the API      while the cluster goes, and the flow run ends
+    runs of workers that are gone ─▶ "which of these have you not as ended?" ─▶ the API
+
+So no machine waits for the API. The process that runs the flow does, at its end.
+"""
+
+from __future__ import annotations
+
+import time
+from contextvars import copy_context
+from typing import Any
+from weakref import WeakSet
+
+from prefect.context import FlowRunContext
+from prefect.logging import get_logger, get_run_logger
+
+from prefect_coiled.internals.python import before_threads_end
+from prefect_coiled.task_runner.events import Event, Outbox
+from prefect_coiled.task_runner.lost_tasks import Ending, report
+from prefect_coiled.task_runner.outboxes import present, related_of_flow_run
+from prefect_coiled.task_runner.submission import Submission
+from prefect_coiled.task_runner.worker import flush_worker
+
+__all__ = ["Recording"]
+
+logger = get_logger("prefect_coiled.task_runner.recording")
+
+# Seconds without any progress after which the end of this process waits no more.
+_STUCK = 60.0
+
+
+class Recording:
+    """Sees the states of a flow run's tasks through to the API."""
+
+    def __init__(self) -> None:
+        self._outbox: Outbox | None = None
+
+    def take_over(self, client: Any, submission: Submission, seconds: float) -> None:
+        """Take what the workers of a flow run still hold, and what those that are gone have not told.
+
+        Args:
+            client: The Dask client.
+            submission: What sent the flow run's tasks.
+            seconds: How long the workers may take.
+        """
+        context = FlowRunContext.get()
+        flow_run = context.flow_run if context is not None else None
+        try:
+            answers = client.sync(
+                client._run,
+                flush_worker,
+                str(flow_run.id) if flow_run else "",
+                seconds / 4,
+                on_error="return",
+                callback_timeout=seconds,
+            )
+        except Exception as error:  # what it is about is asked of the API below
+            logger.warning("Some workers did not send their last logs: %s", error)
+            answers = {}
+        held = {worker: events for worker, events in answers.items() if isinstance(events, list)}
+        self._send([event for events in held.values() for event in events])
+        gone = [ended for worker, ended in submission.news.ended.items() if worker not in held]
+        submission.news.ended.clear()
+        if gone:
+            report(Ending(task, run, ending.state()) for runs in gone for run, (task, ending) in runs.items())
+
+    def _send(self, events: list[Event]) -> None:
+        if not events:
+            return
+        if (outbox := present()) is not None:
+            # A flow that runs in a task: the worker goes on.
+            outbox.add(events)
+            return
+        if self._outbox is None:
+            self._outbox = Outbox(copy_context(), related_of_flow_run)
+            _see_through(self._outbox)
+        runs = len({event.run for event in events})
+        log = get_run_logger() if FlowRunContext.get() else logger
+        log.info("All tasks have ended. The Prefect API has yet to record the states of %d of them.", runs)
+        self._outbox.add(events)
+
+
+# Those of flow runs whose states are not all recorded; an outbox that has something is held by its thread.
+_outboxes: WeakSet[Outbox] = WeakSet()
+
+
+def _see_through(outbox: Outbox) -> None:
+    if not _outboxes:
+        before_threads_end(_wait)
+    _outboxes.add(outbox)
+
+
+def _wait() -> None:
+    """Before the process ends: wait as long as the API takes something."""
+    for outbox in list(_outboxes):
+        left, since = len(outbox), time.monotonic()
+        while not outbox.settle(1.0):
+            if len(outbox) < left:
+                left, since = len(outbox), time.monotonic()
+            elif time.monotonic() - since > _STUCK:
+                logger.error("%d states of task runs did not reach the Prefect API", left)
+                break

@@ -1,0 +1,102 @@
+"""The Completed state of a task run whose result is with its worker until somebody asks for it."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from prefect.client.schemas.objects import State
+from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]
+
+from prefect_coiled.task_runner.news import Ending
+
+__all__ = ["RemoteRecord", "with_result_of"]
+
+_OF_THE_RECORD = frozenset(
+    {"result", "metadata", "expiration", "serializer", "is_persisted", "serialize", "serialize_result"}
+)
+
+
+class RemoteRecord(ResultRecord[Any]):
+    """The record of a result, which is fetched when something of it is asked for."""
+
+    @classmethod
+    def of(cls, future: Any, ending: Ending, fetch: Callable[[], State[Any]]) -> RemoteRecord:
+        """The record of what a task returned.
+
+        Args:
+            future: The Dask future, which keeps the result where it is.
+            ending: How the task ended.
+            fetch: Gets the state with its record.
+        """
+        made: Any = cls.model_construct(metadata=None, result=None)  # type: ignore[arg-type]
+        made.__dict__.clear()
+        made.__dict__.update(remote_future=future, ending=ending, fetch=fetch)
+        record: RemoteRecord = made
+        return record
+
+    def __getattribute__(self, name: str) -> Any:
+        if name not in _OF_THE_RECORD:
+            return super().__getattribute__(name)
+        known = self.__dict__
+        if name == "result" and "record" not in known and known["ending"].result is not None:
+            return pickle.loads(known["ending"].result)
+        return getattr(self.fetch_now(), name)
+
+    def fetch_now(self) -> Any:
+        """The record itself, which is here from now on."""
+        known = self.__dict__
+        if "record" not in known:
+            known["record"] = _record(known["fetch"]())
+        return known["record"]
+
+    def __reduce__(self) -> Any:
+        """Elsewhere it is what it stands for."""
+        return _same, (self.fetch_now(),)
+
+    def __copy__(self) -> RemoteRecord:
+        return self
+
+    def __deepcopy__(self, memo: Any = None) -> RemoteRecord:
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.__dict__['remote_future']})"
+
+
+def _record(state: State[Any]) -> ResultRecord[Any]:
+    """The record of a state's result, read from where it is kept if need be."""
+    if isinstance(state.data, ResultRecordMetadata):
+        result = state.result(_sync=True)  # type: ignore[call-overload]
+        return ResultRecord(metadata=state.data, result=result)
+    record: ResultRecord[Any] = state.data
+    return record
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def with_result_of(
+    run: UUID, flow_run: UUID | None, ending: Ending, future: Any, fetch: Callable[[], State[Any]]
+) -> State[Any]:
+    """The state of a task run that has completed, without its result being moved.
+
+    Args:
+        run: The task run.
+        flow_run: Its flow run, if it has one.
+        ending: How it ended.
+        future: The Dask future, which keeps the result where it is.
+        fetch: Gets the state with its result.
+    """
+    state = ending.state()
+    state.state_details.task_run_id, state.state_details.flow_run_id = run, flow_run
+    state.data = RemoteRecord.of(future, ending, fetch)
+    return state

@@ -1,0 +1,134 @@
+"""Holds a synchronous task to its `timeout_seconds`, also where it does not come back from one call.
+
+Prefect interrupts a task in a thread when the call that it is in returns; a download that hangs never does.
+Here such a task runs in a thread of its own, for which the worker's thread waits: as long as the timeout of
+each attempt and a grace. Then the run is reported as TimedOut, the flow goes on, and what that thread still
+does is not heard any more. Python cannot end a thread: it goes on in the worker's process, without a slot.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextvars import ContextVar, copy_context
+from typing import Any
+
+from prefect.client.schemas.objects import State
+from prefect.logging import get_logger
+from prefect.states import Failed
+
+from prefect_coiled.internals.distributed import StandIn
+
+__all__ = ["Limit", "present_limit", "run_within"]
+
+#: Seconds that Prefect's own interruption has, which is the better one: the task may clean up.
+GRACE = 1.0
+_present: ContextVar[Limit | None] = ContextVar("prefect_coiled_limit", default=None)
+
+
+def present_limit() -> Limit | None:
+    """The limit of the task that runs in this context."""
+    return _present.get()
+
+
+class Limit:
+    """The time limit of a task run, by the states that it reports.
+
+    Args:
+        seconds: How long one attempt may take.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._lock = threading.Lock()
+        self._until: float | None = None
+        self._given_up = False
+        #: The parts of the last event that told of a state.
+        self.last: dict[str, Any] = {}
+
+    def note(self, event: dict[str, Any]) -> bool:
+        """Hear of a state; says whether it may be told to others."""
+        with self._lock:
+            if self._given_up:
+                return False
+            self.last = event
+            running = event["resource"].get("prefect.state-type") == "RUNNING"
+            self._until = time.monotonic() + self.seconds + GRACE if running else None
+            return True
+
+    def left(self) -> float | None:
+        """Seconds that the present attempt has; None where nothing runs."""
+        with self._lock:
+            return None if self._until is None else self._until - time.monotonic()
+
+    def give_up(self) -> bool:
+        """Hear no more of the task; False if it has ended at the last moment."""
+        with self._lock:
+            if self._until is None or self._until > time.monotonic():
+                return False
+            self._given_up = True
+            return True
+
+
+def run_within(
+    seconds: float,
+    function: Callable[[], State[Any]],
+    report: Callable[[Limit, State[Any]], None],
+    about: dict[str, str],
+) -> State[Any]:
+    """Call what runs a task, in a thread of its own.
+
+    Args:
+        seconds: How long one attempt may take.
+        function: Runs the task; gives its final state.
+        report: Tells the API of the state of a task that was given up.
+        about: What the log lines are about.
+    """
+    limit, found, stand_in = Limit(seconds), _Found(), StandIn()
+
+    def work() -> None:
+        stand_in.enter()
+        _present.set(limit)
+        try:
+            found.state = function()
+        except BaseException as error:  # it is raised in the worker's thread
+            found.error = error
+        found.over.set()
+
+    thread = threading.Thread(
+        target=copy_context().run, args=(work,), name="prefect-coiled-task", daemon=True
+    )
+    thread.start()
+    try:
+        while not found.over.wait(min(1.0, max(0.01, left)) if (left := limit.left()) is not None else 0.2):
+            if (left := limit.left()) is not None and left <= 0 and limit.give_up():
+                state: State[Any] = _timed_out(seconds)
+                report(limit, state)
+                get_logger("prefect.task_runs").error(
+                    "The task exceeded its timeout of %s second(s) in a call that does not return. It is "
+                    "given up: its thread %s goes on in the worker's process; what it does is not heard.",
+                    seconds,
+                    thread.name,
+                    extra=about,
+                )
+                return state
+    finally:
+        stand_in.leave()
+    if found.error is not None:
+        raise found.error
+    assert found.state is not None
+    return found.state
+
+
+class _Found:
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.state: State[Any] | None = None
+        self.error: BaseException | None = None
+
+
+def _timed_out(seconds: float) -> State[Any]:
+    message = f"Task run exceeded timeout of {seconds} second(s)"
+    error = TimeoutError(f"{message}, in a call that does not return")
+    return Failed(data=error, message=message, name="TimedOut")

@@ -1,0 +1,137 @@
+"""Tasks inside of a flow's transaction: what they did is committed with it, or rolled back.
+
+In a thread, a task's own transaction finds the flow's and leaves it what to do. On a worker it finds one that
+stands for the flow's, and what it leaves there travels with the news of the task's end:
+
+    worker: a transaction that nobody commits ─▶ what the task's came to ─▶ client: a child of the flow's
+
+So hooks run where the flow runs, as they do with threads: what they undo must be in reach from there.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped]
+from prefect.client.schemas.objects import State, StateType
+from prefect.results import get_result_store
+from prefect.transactions import CommitMode, Transaction, TransactionState, get_transaction
+
+from prefect_coiled.internals.prefect import stored_values
+from prefect_coiled.task_runner.lost_tasks import Ending, report
+from prefect_coiled.task_runner.remote_result import RemoteRecord
+
+__all__ = ["Part", "for_worker", "part_of", "stand_for"]
+
+
+def for_worker() -> dict[str, Any] | None:
+    """What a worker needs to know of the transaction that is open here; None if there is none."""
+    parent = get_transaction()
+    if parent is None:
+        return None
+    values: dict[str, Any] = {}
+    while parent is not None:
+        values = {**stored_values(parent), **values}
+        parent = parent.get_parent()
+    return {"values": values}
+
+
+def stand_for(told: dict[str, Any]) -> Transaction:
+    """On a worker: a transaction to be in the place of the flow's. It is entered and never left."""
+    parent = Transaction(commit_mode=CommitMode.LAZY)
+    stored_values(parent).update(told["values"])
+    return parent
+
+
+def part_of(parent: Transaction) -> bytes:
+    """On a worker: what a task's transaction came to, for the client."""
+    child = parent.children[-1] if parent.children else None
+    if child is None:
+        return pickle.dumps(None)
+    persisted = child.key if child.write_on_commit and child.is_staged() else None
+    values = cloudpickle.dumps(stored_values(child))
+    return pickle.dumps((child.state.value, persisted, values))
+
+
+class Part(Transaction):
+    """On the client: a task's transaction, a child of the flow's.
+
+    It is given its future after it was made.
+    """
+
+    @classmethod
+    def begin_one(cls, future: Any) -> Part | None:
+        """A child of the transaction that is open here; None if there is none.
+
+        Args:
+            future: The `CoiledFuture` of the task.
+        """
+        parent = get_transaction()
+        if parent is None:
+            return None
+        part = cls(commit_mode=parent.commit_mode, state=TransactionState.ACTIVE)
+        part.__dict__.update(future=future, parent=parent, lock=threading.RLock(), handled=threading.Event())
+        future.part = part
+        parent.add_child(part)
+        future.add_done_callback(part._ended)
+        return part
+
+    def get_parent(self) -> Any:
+        """The flow's transaction."""
+        return self.__dict__["parent"]
+
+    def _ended(self, future: Any) -> None:
+        """A task that failed rolls back all, at once, as in a thread."""
+        try:
+            if self._take() == TransactionState.ROLLED_BACK:
+                self.get_parent().rollback()
+        finally:
+            self.__dict__["handled"].set()
+
+    def wait(self) -> None:
+        """Wait until the end of the task was seen to."""
+        self.__dict__["handled"].wait()
+
+    def _take(self) -> TransactionState:
+        """Take what the task's transaction came to."""
+        future = self.__dict__["future"]
+        if self.state != TransactionState.ACTIVE or not future.done:
+            return self.state
+        ending = future.ending
+        told = pickle.loads(ending.transaction) if ending is not None and ending.transaction else None
+        if told is None:
+            return self.state
+        state, self.key, values = told
+        stored_values(self).update(cloudpickle.loads(values))
+        self.state = TransactionState(state)
+        if self.state == TransactionState.STAGED:
+            self.on_rollback_hooks = [self._tell_rollback, *future.task.on_rollback_hooks]
+            self.on_commit_hooks = list(future.task.on_commit_hooks)
+        return self.state
+
+    def _tell_rollback(self, transaction: Any) -> None:
+        future = self.__dict__["future"]
+        state: State[Any] = State(
+            type=StateType.COMPLETED, name="RolledBack", message="Task rolled back as part of transaction"
+        )
+        report([Ending(future.task, future.task_run_id, state)])
+
+    def commit(self) -> bool:
+        """Commit what the task did; waits for its end."""
+        future = self.__dict__["future"]
+        future.wait()
+        if self._take() != TransactionState.STAGED:
+            return False
+        if self.key:
+            data = future.state.data
+            self._staged_value = data.fetch_now() if isinstance(data, RemoteRecord) else data
+            store: Any = get_result_store()
+            self.store, self.write_on_commit = store.update_for_task(future.task, _sync=True), True
+        return super().commit()
+
+    def rollback(self) -> bool:
+        """Undo what the task did, if it has ended."""
+        with self.__dict__["lock"]:
+            return self._take() == TransactionState.STAGED and super().rollback()

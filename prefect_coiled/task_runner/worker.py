@@ -1,0 +1,176 @@
+"""Runs a task on a worker: reads the call, runs Prefect's engine, tells how it ended.
+
+    call ─▶ the flow run's context of this thread ─▶ Prefect's task engine ─▶ events to the outbox
+                                                                         └─▶ news to who submitted it
+
+This module imports nothing that a bare worker lacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import TimeoutError as LateError
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import distributed
+from prefect.client.schemas.objects import RunInput, State
+from prefect.context import hydrated_context
+from prefect.events.worker import EventsWorker
+from prefect.logging import get_logger
+from prefect.logging.handlers import APILogWorker
+from prefect.task_engine import run_task_async, run_task_sync
+from prefect.tasks import Task
+
+from prefect_coiled.internals.prefect import drain, enter_for_good, running_services, wait_until_sent
+from prefect_coiled.task_runner import store
+from prefect_coiled.task_runner.events import Event
+from prefect_coiled.task_runner.hints import add_hint, advise
+from prefect_coiled.task_runner.hydration import Hydrated, hydrated
+from prefect_coiled.task_runner.large import Large
+from prefect_coiled.task_runner.news import tell
+from prefect_coiled.task_runner.outboxes import find, report_timeout
+from prefect_coiled.task_runner.shipping import unpack
+from prefect_coiled.task_runner.time_limit import run_within
+from prefect_coiled.task_runner.transactions import part_of, stand_for
+
+__all__ = ["Call", "flush_worker", "run_task"]
+
+
+@dataclass
+class Call:
+    """What a worker needs to run a task, beside what many tasks have in common.
+
+    Attributes:
+        space: Where the flow run's things are kept (see `store`).
+        shared: The name there of the flow run's context.
+        task: The name there of the task.
+        topic: Who is to know how it ended.
+        run: The task run.
+        own: What there is of the context that only this task has.
+        parameters: The task's parameters.
+        wait_for: What it waits for.
+        inputs: The task runs that the parameters come from, by parameter.
+        again: Whether it may be run again if its result is lost.
+    """
+
+    space: str
+    shared: str
+    task: str
+    topic: str
+    run: UUID
+    own: dict[str, Any]
+    parameters: dict[str, Any]
+    wait_for: Any = None
+    inputs: dict[str, set[RunInput]] = field(default_factory=dict)
+    again: bool = False
+
+    def parts(self) -> tuple[Any, ...]:
+        """What is sent: a third of what a dataclass takes."""
+        names = self.space, self.shared, self.task, self.topic
+        return (*names, self.run.bytes, self.own, self.parameters, self.wait_for, self.inputs, self.again)
+
+    @classmethod
+    def of(cls, parts: tuple[Any, ...]) -> Call:
+        """The call of what was sent."""
+        values: list[Any] = list(parts)
+        values[4] = UUID(bytes=values[4])
+        return cls(*values)
+
+
+def run_task(call: bytes | Large, results: list[Any]) -> State[Any]:
+    """Run one task, and return its final state.
+
+    Args:
+        call: A `Call`, packed.
+        results: What the futures in it came to.
+    """
+    try:
+        results = [found.value() if isinstance(found, Large) else found for found in results]
+        told = Call.of(unpack(call.value() if isinstance(call, Large) else call, results))
+        task: Task[Any, Any] = store.load(told.space, told.task)
+        here = hydrated(told.shared, partial(store.load, told.space, told.shared))
+    except Exception as error:  # the task's code or an argument is not to be had here
+        add_hint(error)
+        raise
+    outer = told.own.pop("transaction", None)
+    transaction = stand_for(outer) if outer is not None else None
+    state: State[Any] = here.run(_run, here, told, task, transaction)
+    part = part_of(transaction) if transaction is not None else None
+    tell(distributed.get_worker(), told.topic, told.run, state, told.again, part)
+    return state
+
+
+def _run(here: Hydrated, call: Call, task: Task[Any, Any], transaction: Any) -> State[Any]:
+    """In the flow run's context."""
+    if transaction is not None:
+        enter_for_good(transaction)
+    about = _about(here, call, task)
+    worker = distributed.get_worker()
+    logger = get_logger("prefect.task_runs")
+    logger.info("Runs on worker %s at %s", worker.name, worker.address, extra=about)
+    arguments: dict[str, Any] = {
+        "task": task,
+        "task_run_id": call.run,
+        "parameters": call.parameters,
+        "wait_for": call.wait_for,
+        "dependencies": call.inputs,
+        "return_type": "state",
+    }
+    with hydrated_context(call.own) if call.own else nullcontext():
+        if task.isasync:
+            state: Any = here.run_async(partial(run_task_async, **arguments))
+        elif task.timeout_seconds is not None:
+            run: Any = partial(run_task_sync, **arguments)
+            state = run_within(task.timeout_seconds, run, report_timeout, about)
+        else:
+            state = run_task_sync(**arguments)
+        if hint := advise(state):
+            logger.error(hint, extra=about)
+    result: State[Any] = state
+    return result
+
+
+def _about(here: Hydrated, call: Call, task: Task[Any, Any]) -> dict[str, str]:
+    """What tells the API which run a log line belongs to."""
+    extra = {"task_run_id": str(call.run), "task_name": task.name, "task_run_name": task.name}
+    return {**extra, "flow_run_id": here.flow_run_id} if here.flow_run_id else extra
+
+
+async def flush_worker(flow_run_id: str, seconds: float) -> list[Event]:
+    """Send the logs and the events of users that this process still holds for the Prefect API.
+
+    Args:
+        flow_run_id: The flow run that asks; empty without one.
+        seconds: How long each of the steps may take.
+
+    Returns:
+        The states of the flow run's task runs that the API is not known to have: who asked sees to them.
+    """
+    await asyncio.to_thread(_send_events, seconds)
+    with suppress(LateError):
+        await asyncio.to_thread(_send_logs, seconds)
+    return await asyncio.to_thread(_hand_over, flow_run_id, seconds)
+
+
+def _hand_over(flow_run_id: str, seconds: float) -> list[Event]:
+    return [event for outbox in find(flow_run_id) for event in outbox.hand_over(seconds)]
+
+
+def _send_events(timeout: float) -> None:
+    """Wait until the events that go Prefect's way have been sent, at most `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    for service in running_services(EventsWorker):
+        if not wait_until_sent(service, deadline):
+            return
+
+
+def _send_logs(timeout: float) -> None:
+    # Logs go in batches, and only the end of the service sends an incomplete one; the next log
+    # starts a new service.
+    for service in running_services(APILogWorker):
+        drain(service, timeout)

@@ -1,0 +1,219 @@
+"""What Prefect promises of tasks, in the shapes and situations that people report: as with threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client, LocalCluster
+from distributed.security import Security
+from prefect import allow_failure, flow, task
+from prefect.assets import Asset, materialize
+from prefect.transactions import transaction
+
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.task_runner import CoiledTaskRunner
+
+from .conftest import eventually, states_of
+
+
+@task
+def slow() -> float:
+    time.sleep(0.7)
+    return time.time()
+
+
+@task
+def fails() -> None:
+    raise ValueError("as planned")
+
+
+@task
+def now(x: Any = None) -> float:
+    return time.time()
+
+
+SHAPES: dict[str, Callable[[Any], Any]] = {
+    "one": lambda f: f,
+    "list": lambda f: [f],
+    "dictionary": lambda f: {"a": f},
+    "nested": lambda f: [[f], {"b": (f,)}],
+    "set": lambda f: {f},
+    "generator": lambda f: (each for each in [f]),
+}
+
+
+def test_a_task_waits_for_every_shape_of_wait_for(runner: CoiledTaskRunner) -> None:
+    @flow(task_runner=runner)
+    def waits() -> None:
+        for name, shape in SHAPES.items():
+            first = slow.submit()
+            after = now.submit(wait_for=shape(first))
+            assert after.result() > first.result(), name
+        first = slow.submit()
+        assert min(now.map([1, 2], wait_for=first).result()) > first.result()
+
+    waits()
+
+
+def test_a_task_that_waits_for_a_failed_one_runs_where_that_is_allowed(runner: CoiledTaskRunner) -> None:
+    @flow(task_runner=runner)
+    def waits() -> list[str]:
+        first = fails.submit()
+        allowed = now.submit(wait_for=allow_failure(first))
+        among_others = now.submit(wait_for=[allow_failure(first)])
+        refused = now.submit(wait_for=first)
+        for future in (allowed, among_others, refused):
+            future.wait()
+        return [allowed.state.name, among_others.state.name, refused.state.name]
+
+    assert waits() == ["Completed", "Completed", "NotReady"]
+
+
+def test_assets_that_a_task_waits_for_are_upstream_of_its_own(runner: CoiledTaskRunner) -> None:
+    raw, refined = Asset(key="s3://bucket/raw"), Asset(key="s3://bucket/refined")
+
+    @materialize(raw)
+    def extract() -> int:
+        return 1
+
+    @materialize(refined)
+    def refine() -> list[str]:
+        from prefect.context import AssetContext
+
+        context = AssetContext.get()
+        assert context is not None
+        return sorted(asset.key for asset in context.upstream_assets)
+
+    @flow(task_runner=runner)
+    def pipeline() -> list[str]:
+        found: list[str] = refine.submit(wait_for=[extract.submit()]).result()
+        return found
+
+    assert pipeline() == [raw.key]
+
+
+def test_a_synchronous_task_ends_soon_after_its_timeout_though_it_does_not_come_back(
+    runner: CoiledTaskRunner,
+) -> None:
+    @task(timeout_seconds=1)
+    def hangs() -> None:
+        time.sleep(25)
+
+    @task(timeout_seconds=20)
+    def in_time(n: int) -> int:
+        # It has the worker's place: it may give it back to a task that it waits for.
+        return now.submit().result() > 0 and n
+
+    told: dict[str, Any] = {}
+
+    @flow(task_runner=runner)
+    def waits() -> Any:
+        from prefect.runtime import flow_run
+
+        told["id"] = flow_run.id
+        others = in_time.map(range(6))
+        begun = time.monotonic()
+        future = hangs.submit()
+        future.wait()
+        told["seconds"] = time.monotonic() - begun
+        return others.result(), future.state.name
+
+    numbers, name = waits()
+    assert numbers == list(range(6))
+    assert name == "TimedOut"
+    assert told["seconds"] < 20
+    eventually(lambda: states_of(told["id"])["hangs"] == ["TimedOut"])
+
+
+@pytest.mark.parametrize("ending", ["raises", "fails"])
+def test_a_transaction_whose_task_fails_rolls_back_what_its_others_did(
+    runner: CoiledTaskRunner, tmp_path: Path, ending: str
+) -> None:
+    @task
+    def write(folder: Path) -> None:
+        from prefect.transactions import get_transaction
+
+        (folder / "written").touch()
+        mine = get_transaction()
+        assert mine is not None
+        assert mine.get("greeting") == "hello"
+        mine.set("path", folder / "written")
+
+    undone: list[str] = []
+
+    @write.on_rollback
+    def undo(txn: Any) -> None:
+        undone.append(txn.get("path").name)
+        txn.get("path").unlink()
+
+    @flow(task_runner=runner)
+    def writes() -> None:
+        with transaction() as outer:
+            outer.set("greeting", "hello")
+            write.submit(tmp_path).result()
+            assert (tmp_path / "written").exists()
+            if ending == "raises":
+                raise ValueError("as planned")
+            fails.submit().wait()
+            assert not (tmp_path / "written").exists()
+
+    writes(return_state=True)
+    assert undone == ["written"]
+
+
+def test_a_transaction_that_ends_well_is_committed_with_its_results(
+    runner: CoiledTaskRunner, tmp_path: Path
+) -> None:
+    committed: list[str] = []
+    runs = tmp_path / "runs"
+
+    @task(persist_result=True, result_storage_key=f"kept-{tmp_path.name}")
+    def work() -> int:
+        with open(runs, "a") as file:
+            file.write("x")
+        return 5
+
+    @work.on_commit
+    def note(txn: Any) -> None:
+        committed.append("committed")
+
+    @flow(task_runner=runner)
+    def works() -> int:
+        with transaction():
+            found: int = work.submit().result()
+            before.append(list(committed))
+        return found
+
+    before: list[list[str]] = []
+    assert works() == 5
+    assert (before, committed) == ([[]], ["committed"])
+    # What is committed is read from there, by the next flow run.
+    assert works() == 5
+    assert runs.read_text() == "x"
+
+
+def test_tags_say_to_dask_where_a_task_runs_and_how_soon(
+    runner: CoiledTaskRunner, dask_cluster: LocalCluster, security: Security
+) -> None:
+    with Client(dask_cluster.scheduler_address, security=security) as client:
+        chosen = next(iter(client.scheduler_info(n_workers=-1)["workers"]))
+
+    @task
+    def where() -> tuple[str, Any]:
+        from distributed import get_worker
+
+        worker = get_worker()
+        return worker.address, worker.state.tasks[worker.get_current_task()].priority[0]
+
+    @flow(task_runner=runner)
+    def only() -> set[Any]:
+        tagged = where.with_options(tags=[f"dask:workers={chosen}", "dask:priority=7"])
+        with pytest.raises(OptionsError, match=r"tag 'dask:prority=7' of task 'where': is not known"):
+            where.with_options(tags=["dask:prority=7"]).submit()
+        return {future.result() for future in [tagged.submit() for _ in range(3)]}
+
+    assert only() == {(chosen, -7)}

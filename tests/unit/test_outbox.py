@@ -1,0 +1,155 @@
+"""The states of task runs go to the API in batches, and are kept until the API shows them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextvars import copy_context
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from prefect.exceptions import PrefectHTTPStatusError
+
+from prefect_coiled.task_runner import events
+from prefect_coiled.task_runner.events import Event, Outbox
+
+
+class Api:
+    """An API that records, loses and refuses events as it is told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[dict[str, Any]]] = []
+        self.recorded: set[str] = set()
+        self.down = self.loses = False
+        self.refuses: str | None = None
+
+    def __enter__(self) -> Api:
+        return self
+
+    def __exit__(self, *error: Any) -> None: ...
+
+    def request(self, method: str, path: str, **sent: Any) -> Any:
+        if self.down:
+            raise httpx.ConnectError("down")
+        if path == "/events":
+            batch = json.loads(sent["content"])
+            if self.refuses in {event["id"] for event in batch}:
+                response = httpx.Response(422, request=httpx.Request(method, "http://api/events"))
+                raise PrefectHTTPStatusError("refused", request=response.request, response=response)
+            self.batches.append(batch)
+            if not self.loses:
+                self.recorded |= {event["run"] for event in batch if event["final"]}
+            return None
+        asked = sent["json"]["task_runs"]["id"]["any_"]
+        return httpx.Response(200, json=len(self.recorded & set(asked)))
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Api:
+    made = Api()
+    monkeypatch.setattr(events, "get_client", lambda sync_client: made)
+    for name, value in {"_ASK": 0.05, "_AGAIN": 0.2, "_GATHER": 0.01, "_PAUSE": 0.02, "_IDLE": 0.2}.items():
+        monkeypatch.setattr(events, name, value)
+    return made
+
+
+def event(run: UUID, final: bool = True, related: str = "[]") -> Event:
+    body = f'{{"id":"{uuid4()}","run":"{run}","final":{str(final).lower()},"related":{related}}}'
+    return Event(run, body.encode(), final, related.count("{"))
+
+
+def outbox(related: list[dict[str, str]] | None = None) -> Outbox:
+    return Outbox(copy_context(), lambda: related or [])
+
+
+def test_states_go_in_batches_with_what_they_are_related_to(api: Api) -> None:
+    box = outbox([{"prefect.resource.id": "prefect.flow-run.1"}])
+    runs = [uuid4() for _ in range(120)]
+    box.add([each for run in runs for each in (event(run, False), event(run, True, '[{"a":"b"}]'))])
+    assert box.settle(20)
+    assert len(box) == 0
+    assert sum(len(batch) for batch in api.batches) == 240
+    assert len(api.batches) == 3
+    first, second = api.batches[0][:2]
+    assert first["related"] == [{"prefect.resource.id": "prefect.flow-run.1"}]
+    assert second["related"] == [{"a": "b"}, {"prefect.resource.id": "prefect.flow-run.1"}]
+
+
+def test_an_api_that_is_down_gets_them_later(api: Api) -> None:
+    api.down = True
+    box = outbox()
+    box.add([event(uuid4())])
+    assert not box.settle(0.3)
+    api.down = False
+    assert box.settle(20)
+    assert len(api.recorded) == 1
+
+
+def test_what_the_api_lost_goes_again(api: Api) -> None:
+    api.loses = True
+    box, run = outbox(), uuid4()
+    box.add([event(run)])
+    assert not box.settle(0.1)
+    api.loses = False
+    assert box.settle(20)
+    assert api.recorded == {str(run)}
+    assert len(api.batches) >= 2
+
+
+def test_runs_that_the_api_never_shows_are_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_TIMES", 2)
+    api.loses = True
+    box = outbox()
+    box.add([event(uuid4())])
+    assert box.settle(20)
+    assert len(api.batches) == 2
+
+
+def test_one_event_that_is_refused_does_not_keep_the_others(api: Api) -> None:
+    box, runs = outbox(), [uuid4() for _ in range(3)]
+    some = [event(run) for run in runs]
+    api.refuses = json.loads(some[1].body)["id"]
+    box.add(some)
+    assert not box.settle(0.3)
+    assert api.recorded == {str(runs[0]), str(runs[2])}
+
+
+def test_more_are_in_flight_only_as_the_api_records_them(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_WINDOW", 150)
+    api.loses = True
+    box = outbox()
+    box.add([event(uuid4()) for _ in range(1_000)])
+    assert not box.settle(0.15)
+    assert len({each["run"] for batch in api.batches for each in batch}) == 200
+    api.loses = False
+    assert box.settle(30)
+    assert len(api.recorded) == 1_000
+
+
+def test_what_is_handed_over_is_all_that_is_not_recorded_and_goes_from_there(api: Api) -> None:
+    api.down = True
+    first, second = outbox(), outbox()
+    runs = [uuid4() for _ in range(5)]
+    first.add([event(run) for run in runs])
+    handed = first.hand_over()
+    assert [each.run for each in handed] == runs
+    assert len(first) == 0
+    api.down = False
+    second.add(handed)
+    assert second.settle(20)
+    assert api.recorded == {str(run) for run in runs}
+
+
+def test_an_outbox_that_has_nothing_to_do_has_no_thread(api: Api) -> None:
+    box = outbox()
+    for _ in range(2):
+        box.add([event(uuid4())])
+        assert box.settle(20)
+        thread = box._thread
+        assert thread is None or thread is not threading.current_thread()
+        if thread is not None:
+            thread.join(20)
+        assert box._thread is None
+    assert len(api.recorded) == 2
