@@ -22,6 +22,9 @@ from prefect_coiled.aws.sandbox_info import SandboxInfo
 from prefect_coiled.errors import AccountError
 from prefect_coiled.options.base import near
 
+# The access key id of a sandbox's administrator.
+_ADMINISTRATOR = "sandbox"
+
 if TYPE_CHECKING:
     import boto3
     from botocore.credentials import Credentials
@@ -262,8 +265,12 @@ class Account:
     def session(self, region: str) -> boto3.Session:
         """A session for this account; see `CredentialSource.session`.
 
-        Clients made from it need `endpoint_url=account.endpoint_url`.
+        Clients made from it need `endpoint_url=account.endpoint_url`. The administrator of a sandbox signs
+        with the secret that its whereabouts hold.
         """
+        known = self.sandbox
+        if known is not None and known.secret_access_key and self.credentials.access_key_id == _ADMINISTRATOR:
+            return _session_of_keys(_ADMINISTRATOR, SecretStr(known.secret_access_key), region)
         return self.credentials.session(region, endpoint_url=self.endpoint_url)
 
     def attach_policy(self, arn: str) -> bool:

@@ -15,8 +15,10 @@ from prefect_coiled.cluster.dask_config import config_to_send
 from prefect_coiled.environment.capture import check_ignored
 from prefect_coiled.environment.software import check_software
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.options.file import FILE
 from prefect_coiled.options.ingress import DEFAULT_PORTS, by_one_port, check_ssh
-from prefect_coiled.options.keywords import ClusterKeywords, defaults, taken
+from prefect_coiled.options.keywords import ClusterKeywords, taken
+from prefect_coiled.options.keywords import defaults as default_values
 from prefect_coiled.options.precedence import KEYWORD, MergedOptions, Place, file_place, merged, stacked
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.cluster import ClusterSpec, check_name, min_workers
@@ -34,6 +36,7 @@ class Request:
     Args:
         keywords: Keywords of `Cluster`; see there.
         config: Dask's configuration; by default the one that is loaded.
+        defaults: Keywords that hold where none is given, in place of those of the configuration.
 
     Attributes:
         held: The keywords that hold, each as it is meant; backend options apart, see `merged`.
@@ -42,10 +45,17 @@ class Request:
         OptionsError: A keyword is wrong, or contradicts another one.
     """
 
-    def __init__(self, config: Mapping[str, Any] | None = None, **keywords: Unpack[ClusterKeywords]) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any] | None = None,
+        *,
+        defaults: Mapping[str, Any] | None = None,
+        **keywords: Unpack[ClusterKeywords],
+    ) -> None:
         self._given = taken(keywords)
-        self._places = (Place(KEYWORD, self._given), file_place(config))
-        held: Any = {**defaults(), **stacked(self._places).keywords}
+        lower = file_place(config) if defaults is None else Place(FILE, taken(defaults))
+        self._places = (Place(KEYWORD, self._given), lower)
+        held: Any = {**default_values(), **stacked(self._places).keywords}
         self.held: ClusterKeywords = held
         if self.held["name"] is not None:
             check_name(self.held["name"])
