@@ -522,7 +522,18 @@ def test_a_user_is_made_with_policies_and_a_key_that_works(
 
 
 def test_no_key_is_made_where_none_was_asked_for(aws: Sandbox, administrator: Callable[..., Result]) -> None:
+    # IAM may not know at once what it has just made.
+    rule = {
+        "effect": "error",
+        "action": "AttachUserPolicy",
+        "code": "NoSuchEntity",
+        "status": 404,
+        "times": 1,
+    }
+    aws.faults([rule])
     result = administrator("--user", "keyless", "--yes")
+    assert [s["action"] for s in aws.struck()] == ["AttachUserPolicy"]
+    aws.faults([])
     assert result.exit_code == 0, result.output
     assert "ecret access key" not in result.output
     assert aws.client("iam").list_access_keys(UserName="keyless")["AccessKeyMetadata"] == []
