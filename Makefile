@@ -12,10 +12,10 @@ export UV_NATIVE_TLS ?= 1
 
 # Suites with a target of their own; and files that take minutes for what others show in part.
 APART := tests/netns tests/ui tests/vm tests/qemu tests/clients tests/emulators
-LONG := tests/deployments tests/bare tests/cluster/test_containers.py tests/cluster/test_doctor.py \
-  tests/cluster/test_fresh_account.py tests/cluster/test_gpu.py tests/cluster/test_one_address.py \
-  tests/provision/test_destruction.py tests/provision/test_registry.py tests/provision/test_story.py \
-  tests/runner/test_processes.py tests/cli/test_environment_diff.py
+LONG := tests/deployments tests/bare tests/cli/test_environment_diff.py \
+  $(addprefix tests/cluster/test_,api_keys.py containers.py doctor.py ends.py fresh_account.py gpu.py logs_in_prefect.py \
+    notebook.py one_address.py reference_document.py shared_name.py shipped_flows.py watching.py) \
+  $(addprefix tests/provision/test_,destruction.py plans.py registry.py story.py) tests/runner/test_processes.py
 
 # What touches the dependencies: the parts, the command line, a flow on a cluster of the sandbox, tasks.
 VERSIONS_TESTS := \

@@ -46,7 +46,7 @@ def destroy_account(account: str, region: str, plan: Plan | None = None) -> Remo
             refuse_while_clusters_live(aws, there)  # one may have started while the lease was waited for
             now = destruction_of(aws, there)
             wanted = plan.within(now) if plan is not None else now
-            total = sweep_clusters(aws, wanted)
+            total = sweep_clusters(session, wanted)
             removal, errors = remove_shared(aws, wanted, there)
             total += removal + said(now)
             planned = {change.same for change in wanted.todo}

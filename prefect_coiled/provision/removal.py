@@ -29,7 +29,7 @@ from prefect_coiled.records import Removal
 from prefect_coiled.tasks import changes as steps
 from prefect_coiled.tasks.changes import Doomed, Run, as_steps, plainly
 from prefect_coiled.tasks.notebook import Watch
-from prefect_coiled.tasks.steps import step
+from prefect_coiled.tasks.steps import Session, step
 
 
 def remove(
@@ -222,7 +222,7 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
     with session_for(account, region) as session:
         aws = session.aws
         plan = sweep_of(aws, steps.look(aws), release_nat)
-        total = sweep_clusters(aws, plan)
+        total = sweep_clusters(session, plan)
         if any(not change.cluster for change in plan.todo):
             # A launch that begins meanwhile waits for the lease, and then makes what it needs again.
             with lease(aws, parameters.set_up_lease(account)):
@@ -243,11 +243,13 @@ def said(plan: Plan) -> Removal:
     )
 
 
-def sweep_clusters(aws: Aws, plan: Plan) -> Removal:
+def sweep_clusters(session: Session, plan: Plan) -> Removal:
     """Remove the clusters of a plan, each if it is still as dead as it was when all were looked at."""
     total = Removal()
     for name, uid in sorted({Cluster(c.cluster, c.uid) for c in plan.todo if c.cluster}):
-        total += _sweep_cluster(aws, name, uid)
+        swept = _sweep_cluster(session.aws, name, uid)
+        session.notes.note("sweep_cluster", f"removed {swept}", cluster=name, uid=uid)
+        total += swept
     return total
 
 

@@ -251,8 +251,8 @@ def test_each_answer_is_checked_when_it_is_given(aws: Sandbox, keys: dict[str, s
         "profile 'nowhere'",
         "access key ASIATEMPORARY",
         "checking the credentials of account (guided)",
-        "registry.kind 'docker'",
-        "registry username 'Me'",
+        "registry.kind (str, not shown)",
+        "registry username",
     ], result.output
     assert "Did you mean 'eu-west-1'?" in told[0]
     assert "Did you mean 'keys'?" in told[1]

@@ -381,6 +381,10 @@ def test_the_way_down_comes_through_where_aws_fails_for_a_moment(
 def test_an_address_that_ec2_holds_for_a_moment_is_waited_for(
     session: Session, sandbox: Sandbox, lay: Lay, code: str
 ) -> None:
+    # No cluster of another test uses the gateway.
+    sandbox.reset()
+    sandbox.set(boot="none")
+    set_up_account("team", "us-east-1")
     lay(refusing("ec2:ReleaseAddress", code, times=2))
     removal = sweep("team", "us-east-1")
     assert removal.left == {}
