@@ -106,6 +106,7 @@ class Cluster(DistributedCluster):
         self._closed_at: datetime | None = None
         self._scaling: asyncio.Lock | None = None
         self._looking: asyncio.Future[None] | None = None
+        self._counted_on: tuple[int, frozenset[str]] = (0, frozenset())
         self._watching = Watching(self._note)
         self._noting: asyncio.Future[None] | None = None
         self._hurried = False
@@ -281,6 +282,9 @@ class Cluster(DistributedCluster):
         # As Dask's own clusters: a worker that its nanny has started anew by now is no loss.
         if not self._leaving and self._fleet.give_up(name):
             self._watching.gone(name)
+            size, awaited = self._counted_on
+            if name in awaited:  # a size was asked for, and this one was counted as coming back
+                self._looking = asyncio.ensure_future(self._scale(size))
 
     async def _look(self) -> None:
         """Take what AWS has: another object, or another program, may have scaled the cluster."""
@@ -358,6 +362,7 @@ class Cluster(DistributedCluster):
             if self._leaving:
                 return  # as Dask's own clusters: there is nothing to scale
             await self._look()
+            self._counted_on = n, self._fleet.awaited
             more = n - len(self.workers)
             if more > 0:
                 self._fleet.launched(await self.in_thread(self.started().add, more, self.tell))

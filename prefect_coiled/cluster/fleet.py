@@ -41,6 +41,11 @@ class Fleet:
         return {name: m for name, m in self._machines.items() if name not in self._lost}
 
     @property
+    def awaited(self) -> frozenset[str]:
+        """Those that count, and that the scheduler has lost: they may come back."""
+        return frozenset(self._away & self.workers.keys())
+
+    @property
     def all(self) -> dict[str, InstanceRecord]:
         """The lost ones too, whose machines may still run."""
         return dict(self._machines)

@@ -63,6 +63,17 @@ def test_a_worker_that_does_not_come_back_is_lost_once_and_counts_again_when_it_
     assert set(fleet.workers) == {"a", "b"}
 
 
+def test_those_that_may_come_back_are_counted_on_until_they_are_given_up(fleet: Fleet) -> None:
+    assert fleet.awaited == frozenset()
+    fleet.away("a")
+    assert fleet.awaited == {"a"}
+    fleet.joined(["a"])
+    assert fleet.awaited == frozenset()
+    fleet.away("a")
+    assert fleet.give_up("a")
+    assert fleet.awaited == frozenset()
+
+
 def test_what_was_announced_does_not_wait(fleet: Fleet) -> None:
     fleet.away("a", for_good=True)
     assert set(fleet.workers) == {"b"}
