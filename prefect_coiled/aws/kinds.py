@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 from prefect_coiled.aws import (
     baked_images,
@@ -92,8 +93,12 @@ def find_all(aws: Aws, keys: Iterable[str] | None = None, scope: Scope = ALL, *,
     """What there is of several kinds, or of all, looked for side by side; see `find`."""
     wanted = list(KINDS if keys is None else keys)
     with ThreadPoolExecutor(8, thread_name_prefix="find") as pool:
-        found = pool.map(lambda key: find(aws, KINDS[key], scope, ours=ours), wanted)
-        return dict(zip(wanted, found, strict=True))
+        # Whoever listens to calls does so in this context.
+        looks = [
+            pool.submit(copy_context().run, lambda k=key: find(aws, KINDS[k], scope, ours=ours))
+            for key in wanted
+        ]
+        return {key: look.result() for key, look in zip(wanted, looks, strict=True)}
 
 
 def bring(aws: Aws, change: Change, want: Wanted, there: There) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import NamedTuple
 
 from prefect_coiled.aws import instances, vpc, zones
@@ -184,7 +185,8 @@ def other_regions(aws: Aws) -> Elsewhere:
 
     others = [r for r in REGIONS if r != aws.region]
     with ThreadPoolExecutor(len(others), thread_name_prefix="regions") as pool:
-        found = dict(zip(others, pool.map(set_up, others), strict=True))
+        asked = {region: pool.submit(copy_context().run, set_up, region) for region in others}
+        found = {region: answer.result() for region, answer in asked.items()}
     used = tuple(region for region, answer in found.items() if answer is True)
     return Elsewhere(used, {region: answer for region, answer in found.items() if isinstance(answer, str)})
 

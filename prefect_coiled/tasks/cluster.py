@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import datetime, timezone
 
 from prefect_coiled.aws import (
@@ -183,8 +184,11 @@ def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Rol
 
     # EC2 knows a new group after a moment, which both wait for together.
     with ThreadPoolExecutor(2, thread_name_prefix="groups") as pool:
-        among = pool.submit(group, own.firewall_id if own is not None else "", inside)
-        entry = pool.submit(group, own.scheduler_firewall_id if own is not None else "", clients)
+        # What is told of a call goes to the flow run of this context.
+        among = pool.submit(copy_context().run, group, own.firewall_id if own is not None else "", inside)
+        entry = pool.submit(
+            copy_context().run, group, own.scheduler_firewall_id if own is not None else "", clients
+        )
     return {"scheduler": [entry.result(), among.result()], "worker": [among.result()]}
 
 
