@@ -215,6 +215,39 @@ class AccessDeniedError(AwsError):
         self.statements = tuple(statements)
         self.denied_by = ""
 
+    def retold(
+        self,
+        next_step: str,
+        *,
+        what: str = "",
+        why: str = "",
+        action: str = "",
+        statements: Sequence[Mapping[str, Any]] = (),
+    ) -> AccessDeniedError:
+        """The same denial in other words, for whoever knows more of what it means.
+
+        Args:
+            next_step: What to do next.
+            what: What was being done; as it was if not given, likewise the rest.
+            why: Why it did not work.
+            action: The permission that is missing.
+            statements: IAM statements that permit the call; none if not given.
+        """
+        d = self.diagnosis
+        told = AccessDeniedError(
+            what or d.what,
+            why or d.why,
+            next_step,
+            operation=self.operation,
+            code=self.code,
+            request_id=self.request_id,
+            action=action or self.action,
+            resource=self.resource,
+            statements=statements,
+        )
+        told.retried, told.denied_by = self.retried, self.denied_by
+        return told
+
 
 class CredentialsError(AwsError):
     """AWS does not accept the credentials: wrong, expired or absent."""

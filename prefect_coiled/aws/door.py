@@ -310,28 +310,12 @@ class Aws:
             operation=action,
         )
 
-    def _denied(self, error: AccessDeniedError, next_step: str) -> AccessDeniedError:
-        """The same, with another next step."""
-        told = AccessDeniedError(
-            error.diagnosis.what,
-            error.diagnosis.why,
-            next_step,
-            operation=error.operation,
-            code=error.code,
-            request_id=error.request_id,
-            action=error.action,
-            resource=error.resource,
-        )
-        told.retried, told.denied_by = error.retried, error.denied_by
-        return told
-
     def _explained(self, error: AccessDeniedError) -> AccessDeniedError:
         """The same, with the statements that permit the call, where our policies have them."""
         code = CODES.get(error.code, BY_CLASS[AccessDeniedError])
         if error.denied_by:
-            return self._denied(
-                error,
-                f"Whatever is attached here, a {error.denied_by} stands in the way: ask whoever keeps it.",
+            return error.retold(
+                f"Whatever is attached here, a {error.denied_by} stands in the way: ask whoever keeps it."
             )
         if error.operation not in ACTIONS:  # of an administrator, and so in no policy of ours
             return error
@@ -339,7 +323,7 @@ class Aws:
         if error.action and error.action not in own_actions:
             # Such as the use of a KMS key, which our policies do not give.
             on = f" on {error.resource}" if error.resource not in ("", "*") else ""
-            return self._denied(error, f"Permit {error.action}{on} to the credentials, and run again.")
+            return error.retold(f"Permit {error.action}{on} to the credentials, and run again.")
         lacks_spot_role = error.code == SPOT_ROLE_MISSING
         lacking = "iam:CreateServiceLinkedRole" if lacks_spot_role else error.action
         action = lacking or next((g.action for g in ACTIONS[error.operation].grants), error.operation)
@@ -351,16 +335,8 @@ class Aws:
         shown = json.dumps(statements[0] if len(statements) == 1 else statements)
         own = f"{code.next_step} " if code.next_step != BY_CLASS[AccessDeniedError].next_step else ""
         how = f"`prefect-coiled policies {policy} --account {self.account}`"
-        explained = AccessDeniedError(
-            error.diagnosis.what,
-            error.diagnosis.why,
+        return error.retold(
             f"{own}Attach the {policy} policy ({how}), or add {which}: {shown}",
-            operation=error.operation,
-            code=error.code,
-            request_id=error.request_id,
             action=action,
-            resource=error.resource,
             statements=statements,
         )
-        explained.retried = error.retried
-        return explained

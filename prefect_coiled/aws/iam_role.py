@@ -165,15 +165,10 @@ def attach_policy(aws: Aws, arn: str) -> bool:
     except AccessDeniedError as error:
         if policies.attachable(arn, aws.number):
             raise
-        raise AccessDeniedError(
-            error.diagnosis.what,
-            error.diagnosis.why,
+        raise error.retold(
             "The set-up policy lets AWS's policies for reading and for S3 be attached, and those of your own "
             f"under the path /{policies.OWN_PATH}/. Somebody who may can attach this one, or put what is "
-            "needed into such a policy.",
-            operation=error.operation,
-            code=error.code,
-            request_id=error.request_id,
+            "needed into such a policy."
         ) from error
     return True
 

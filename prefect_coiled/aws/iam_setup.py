@@ -174,14 +174,4 @@ def _explained(action: Callable[[], T]) -> T:
     except AccessDeniedError as error:
         if error.denied_by:  # nothing that is attached would help
             raise
-        d = error.diagnosis
-        raise AccessDeniedError(
-            d.what,
-            d.why,
-            _ADMINISTRATOR,
-            operation=error.operation,
-            code=error.code,
-            request_id=error.request_id,
-            action=error.action,
-            resource=error.resource,
-        ) from error
+        raise error.retold(_ADMINISTRATOR) from error

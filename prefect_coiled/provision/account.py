@@ -112,14 +112,9 @@ def _no_subnet(error: AccessDeniedError, plan: Plan, there: There) -> AccessDeni
     d = error.diagnosis
     zones = sorted({item["AvailabilityZone"] for item in there["subnet"]} - planned)
     choice = f" Or choose a zone that has one: {', '.join(zones)}." if zones else ""
-    return AccessDeniedError(
-        f"starting in zone {lacking}",
-        f"it has no subnet, and none could be made: {d.why}",
+    return error.retold(
         f"{d.next_step}{choice}",
-        operation=error.operation,
-        code=error.code,
-        request_id=error.request_id,
-        action=error.action,
-        resource=error.resource,
+        what=f"starting in zone {lacking}",
+        why=f"it has no subnet, and none could be made: {d.why}",
         statements=error.statements,
     )
