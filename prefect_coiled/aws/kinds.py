@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 
 from prefect_coiled.aws import (
     baked_images,
@@ -32,6 +31,7 @@ from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.ownership import foreign, is_ours
 from prefect_coiled.aws.waits import DEPENDENTS_GONE, persistently
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError
+from prefect_coiled.internals.python import each_in_context
 from prefect_coiled.plan.changes import Change, choose
 from prefect_coiled.plan.kinds import ALL, Item, Kind, Scope, There, Wanted
 
@@ -93,12 +93,8 @@ def find_all(aws: Aws, keys: Iterable[str] | None = None, scope: Scope = ALL, *,
     """What there is of several kinds, or of all, looked for side by side; see `find`."""
     wanted = list(KINDS if keys is None else keys)
     with ThreadPoolExecutor(8, thread_name_prefix="find") as pool:
-        # Whoever listens to calls does so in this context.
-        looks = [
-            pool.submit(copy_context().run, lambda k=key: find(aws, KINDS[k], scope, ours=ours))
-            for key in wanted
-        ]
-        return {key: look.result() for key, look in zip(wanted, looks, strict=True)}
+        found = each_in_context(pool, lambda key: find(aws, KINDS[key], scope, ours=ours), wanted)
+        return dict(zip(wanted, found, strict=True))
 
 
 def bring(aws: Aws, change: Change, want: Wanted, there: There) -> None:

@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from contextvars import copy_context
+from typing import Any, TypeVar
 
-__all__ = ["before_threads_end"]
+__all__ = ["before_threads_end", "each_in_context"]
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+def each_in_context(pool: Executor, function: Callable[[A], R], arguments: Iterable[A]) -> list[R]:
+    """Call a function with each argument in a pool, in the context of whoever calls; `Executor.map` has none.
+
+    Who listens to calls of AWS tells Prefect of them, and finds flow run and API by the context.
+
+    Returns:
+        The answers, in the arguments' order.
+
+    Raises:
+        Exception: That of the first argument that failed.
+    """
+    jobs = [pool.submit(copy_context().run, function, one) for one in arguments]
+    try:
+        return [job.result() for job in jobs]
+    finally:
+        for job in jobs:
+            job.cancel()  # those that have not begun, as `Executor.map` does where one fails
 
 
 def before_threads_end(function: Callable[[], Any]) -> bool:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from datetime import datetime, timezone
 
 from prefect_coiled.aws import (
@@ -28,6 +26,7 @@ from prefect_coiled.errors import (
     OptionsError,
     ProvisionError,
 )
+from prefect_coiled.internals.python import each_in_context
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.certificates import WEEK_S, ClusterCertificates
 from prefect_coiled.plan.cluster import ClusterSpec
@@ -179,17 +178,12 @@ def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Rol
             planning.scheduler_permissions(spec.ingress, ssh=spec.ssh),
         )
 
-    def group(given: str, make: Callable[[], str]) -> str:
-        return given or make()
-
+    given = (own.firewall_id, own.scheduler_firewall_id) if own is not None else ("", "")
     # EC2 knows a new group after a moment, which both wait for together.
     with ThreadPoolExecutor(2, thread_name_prefix="groups") as pool:
-        # What is told of a call goes to the flow run of this context.
-        among = pool.submit(copy_context().run, group, own.firewall_id if own is not None else "", inside)
-        entry = pool.submit(
-            copy_context().run, group, own.scheduler_firewall_id if own is not None else "", clients
-        )
-    return {"scheduler": [entry.result(), among.result()], "worker": [among.result()]}
+        pairs = zip(given, (inside, clients), strict=True)
+        among, entry = each_in_context(pool, lambda pair: pair[0] or pair[1](), pairs)
+    return {"scheduler": [entry, among], "worker": [among]}
 
 
 @step("image", "image {architecture}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,6 +22,7 @@ from prefect_coiled.blocks import Ec2DaskAccount
 from prefect_coiled.internals import botocore, prefect
 from prefect_coiled.internals import distributed as distributed_internals
 from prefect_coiled.internals import prefect as prefect_internals
+from prefect_coiled.internals.python import each_in_context
 
 ROOT = Path(prefect_coiled.__file__).parent
 
@@ -159,3 +162,19 @@ def test_private_modules_are_imported_in_one_place() -> None:
             ]
             found += [f"{path.name}: {n}" for n in private]
     assert found == []
+
+
+def test_threads_of_a_pool_find_what_the_caller_has_in_its_context() -> None:
+    who = ContextVar("who", default="nobody")
+
+    def told(n: int) -> str:
+        if n > 2:
+            raise ValueError(n)
+        return f"{n} by {who.get()}"
+
+    who.set("me")
+    with ThreadPoolExecutor(2) as pool:
+        assert each_in_context(pool, told, [2, 1]) == ["2 by me", "1 by me"]
+        with pytest.raises(ValueError, match="3"):
+            each_in_context(pool, told, [1, 3, 4])
+        assert list(pool.map(told, [1])) == ["1 by nobody"], "what the pool's own way lacks"
