@@ -5,8 +5,9 @@ nothing, and a server whose queue is full drops them. Here they are kept until t
 
     a task ─▶ add ─▶ batch ─▶ POST /events ─▶ in flight ─▶ "how many of these have ended?" ─▶ forgotten
 
-How many runs may be in flight follows from how fast the API records them. What is not recorded in time goes
-again: the API takes an event twice as once, and an older state never replaces a newer one.
+How many runs may be in flight follows from how fast the API records them. What seems lost goes again: the API
+takes an event twice as once, and an older state never replaces a newer one. Each costs the API its time
+though, so nothing goes twice that may only be waiting there: a server works through its events in their order.
 
 A process has one `Outbox` for each flow run and its settings. Knows nothing of Dask.
 """
@@ -37,7 +38,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_logger
 from prefect.settings import PREFECT_API_URL, PREFECT_CLOUD_API_URL, get_current_settings
 
-__all__ = ["Event", "Outbox"]
+__all__ = ["Batch", "Event", "Outbox"]
 
 logger = get_logger("prefect_coiled.task_runner.events")
 
@@ -47,10 +48,12 @@ _BATCH = 100
 _GATHER = 0.1
 # Runs in flight: at first, at least and at most. A server's queue holds 10,000 events by default.
 _WINDOW, _LEAST, _MOST = 300, 50, 5_000
-# Seconds between two questions, and after which what is not recorded goes again.
+# Seconds between two questions, and without anything recorded after which the oldest goes again.
 _ASK, _AGAIN = 1.0, 45.0
-# A question is quick where it has this age in seconds at most: the API can take more.
-_QUICK = 10.0
+# What was sent so many seconds before something that is recorded, and is not recorded itself, was lost.
+_OVERTAKEN = 10.0
+# Seconds from sending to recorded up to which the API can take more, and above which it gets less at once.
+_QUICK, _SLOW = 10.0, 30.0
 _IDS = 200
 # How often a batch goes before its runs are given up: those of a flow run that somebody deleted, say.
 _TIMES = 5
@@ -77,12 +80,26 @@ class Event:
     related: int = 0
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Events that are not known to be recorded, on their way from one outbox to another.
+
+    Attributes:
+        events: The events, in their order.
+        age: Seconds since they were sent to the API; None if they were not.
+    """
+
+    events: list[Event]
+    age: float | None = None
+
+
 @dataclass(eq=False)
 class _Flight:
     events: list[Event]
     sent: float = 0.0
     asked: float = 0.0
     times: int = 0
+    missing: int | None = None
 
     @property
     def runs(self) -> list[UUID]:
@@ -103,6 +120,8 @@ class Outbox:
         self._waiting: deque[Event] = deque()
         self._flights: deque[_Flight] = deque()
         self._window = _WINDOW
+        # When something was recorded last, and when what was recorded had been sent.
+        self._progress = self._newest = 0.0
         self._changed = threading.Condition()
         self._busy = False
         self._hurry = False
@@ -120,12 +139,29 @@ class Outbox:
         """Have events sent, in their order; returns at once."""
         with self._changed:
             self._waiting.extend(events)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="prefect-coiled-events", daemon=True)
-                self._thread.start()
+            self._wake()
             # Whoever gathers a batch is not woken for each event.
             if len(self._waiting) == 1 or len(self._waiting) == _BATCH:
                 self._changed.notify_all()
+
+    def take(self, batches: Iterable[Batch]) -> None:
+        """See to what another outbox handed over: send what it did not, and watch over what it did."""
+        now = time.monotonic()
+        with self._changed:
+            for batch in batches:
+                if batch.age is None:
+                    self._waiting.extend(batch.events)
+                else:
+                    self._flights.append(_Flight(batch.events, now - batch.age, times=1))
+            self._flights = deque(sorted(self._flights, key=lambda flight: flight.sent or now))
+            if self._waiting or self._flights:
+                self._wake()
+            self._changed.notify_all()
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="prefect-coiled-events", daemon=True)
+            self._thread.start()
 
     def settle(self, timeout: float) -> bool:
         """Wait until all is recorded, at most `timeout` seconds; say whether it is."""
@@ -143,21 +179,27 @@ class Outbox:
                 self._hurry = False
         return True
 
-    def hand_over(self, timeout: float = 10.0) -> list[Event]:
+    def hand_over(self, timeout: float = 10.0) -> list[Batch]:
         """Give away all that is not known to be recorded, to who will see to it.
 
         Args:
             timeout: Seconds to wait for a request that is under way.
+
+        Returns:
+            Batches for `take`.
         """
         deadline = time.monotonic() + timeout
         with self._changed:
             while self._busy and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(min(left, 1.0))
-            events = [event for flight in self._flights for event in flight.events] + list(self._waiting)
+            now = time.monotonic()
+            batches = [Batch(f.events, now - f.sent if f.sent else None) for f in self._flights]
+            if self._waiting:
+                batches.append(Batch(list(self._waiting)))
             self._flights.clear()
             self._waiting.clear()
             self._changed.notify_all()
-        return events
+        return batches
 
     # The thread
 
@@ -246,19 +288,32 @@ class Outbox:
         self.requests["questions"] += 1
         age = time.monotonic() - flight.sent
         missing = len(runs) - _ended(client, runs)
-        flight.asked = time.monotonic()
+        now = flight.asked = time.monotonic()
         with self._changed:
+            if missing < (len(runs) if flight.missing is None else flight.missing):
+                self._progress = now
+            flight.missing = missing
             if not missing:
                 self._forget(flight)
+                self._newest = max(self._newest, flight.sent)
                 if age < _QUICK:
                     self._window = min(2 * self._window, _MOST)
-            elif age > _AGAIN and flight.times == _TIMES:
+                elif age > _SLOW:
+                    self._window = max(self._window // 2, _LEAST)
+            elif not self._is_lost(flight, now):
+                return
+            elif flight.times == _TIMES:
                 self._forget(flight)
                 logger.error("The Prefect API does not record the end of %d task runs", missing)
-            elif age > _AGAIN:
+            else:
                 logger.debug("%d task runs are not recorded after %.0f s: sent again", missing, age)
                 self._window = max(self._window // 2, _LEAST)
                 flight.sent = 0.0
+
+    def _is_lost(self, flight: _Flight, now: float) -> bool:
+        """Whether the API will not record it any more, as far as can be told."""
+        overtaken = self._newest - flight.sent > _OVERTAKEN
+        return overtaken or now - max(flight.sent, self._progress) > _AGAIN
 
     def _forget(self, flight: _Flight) -> None:
         if flight in self._flights:

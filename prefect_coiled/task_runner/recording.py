@@ -17,7 +17,7 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_logger, get_run_logger
 
 from prefect_coiled.internals.python import before_threads_end
-from prefect_coiled.task_runner.events import Event, Outbox
+from prefect_coiled.task_runner.events import Batch, Outbox
 from prefect_coiled.task_runner.lost_tasks import Ending, report
 from prefect_coiled.task_runner.outboxes import present, related_of_flow_run
 from prefect_coiled.task_runner.submission import Submission
@@ -59,27 +59,27 @@ class Recording:
         except Exception as error:  # what it is about is asked of the API below
             logger.warning("Some workers did not send their last logs: %s", error)
             answers = {}
-        held = {worker: events for worker, events in answers.items() if isinstance(events, list)}
-        self._send([event for events in held.values() for event in events])
+        held = {worker: batches for worker, batches in answers.items() if isinstance(batches, list)}
+        self._take([batch for batches in held.values() for batch in batches])
         gone = [ended for worker, ended in submission.news.ended.items() if worker not in held]
         submission.news.ended.clear()
         if gone:
             report(Ending(task, run, ending.state()) for runs in gone for run, (task, ending) in runs.items())
 
-    def _send(self, events: list[Event]) -> None:
-        if not events:
+    def _take(self, batches: list[Batch]) -> None:
+        if not batches:
             return
         if (outbox := present()) is not None:
             # A flow that runs in a task: the worker goes on.
-            outbox.add(events)
+            outbox.take(batches)
             return
         if self._outbox is None:
             self._outbox = Outbox(copy_context(), related_of_flow_run)
             _see_through(self._outbox)
-        runs = len({event.run for event in events})
+        runs = len({event.run for batch in batches for event in batch.events})
         log = get_run_logger() if FlowRunContext.get() else logger
         log.info("All tasks have ended. The Prefect API has yet to record the states of %d of them.", runs)
-        self._outbox.add(events)
+        self._outbox.take(batches)
 
 
 # Those of flow runs whose states are not all recorded; an outbox that has something is held by its thread.

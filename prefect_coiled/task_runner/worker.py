@@ -28,7 +28,7 @@ from prefect.tasks import Task
 
 from prefect_coiled.internals.prefect import drain, enter_for_good, running_services, wait_until_sent
 from prefect_coiled.task_runner import store
-from prefect_coiled.task_runner.events import Event
+from prefect_coiled.task_runner.events import Batch
 from prefect_coiled.task_runner.hints import add_hint, advise
 from prefect_coiled.task_runner.hydration import Hydrated, hydrated
 from prefect_coiled.task_runner.large import Large
@@ -141,7 +141,7 @@ def _about(here: Hydrated, call: Call, task: Task[Any, Any]) -> dict[str, str]:
     return {**extra, "flow_run_id": here.flow_run_id} if here.flow_run_id else extra
 
 
-async def flush_worker(flow_run_id: str, seconds: float) -> list[Event]:
+async def flush_worker(flow_run_id: str, seconds: float) -> list[Batch]:
     """Send the logs and the events of users that this process still holds for the Prefect API.
 
     Args:
@@ -157,8 +157,8 @@ async def flush_worker(flow_run_id: str, seconds: float) -> list[Event]:
     return await asyncio.to_thread(_hand_over, flow_run_id, seconds)
 
 
-def _hand_over(flow_run_id: str, seconds: float) -> list[Event]:
-    return [event for outbox in find(flow_run_id) for event in outbox.hand_over(seconds)]
+def _hand_over(flow_run_id: str, seconds: float) -> list[Batch]:
+    return [batch for outbox in find(flow_run_id) for batch in outbox.hand_over(seconds)]
 
 
 def _send_events(timeout: float) -> None:

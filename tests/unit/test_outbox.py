@@ -13,7 +13,7 @@ import pytest
 from prefect.exceptions import PrefectHTTPStatusError
 
 from prefect_coiled.task_runner import events
-from prefect_coiled.task_runner.events import Event, Outbox
+from prefect_coiled.task_runner.events import Batch, Event, Outbox
 
 
 class Api:
@@ -134,11 +134,59 @@ def test_what_is_handed_over_is_all_that_is_not_recorded_and_goes_from_there(api
     runs = [uuid4() for _ in range(5)]
     first.add([event(run) for run in runs])
     handed = first.hand_over()
-    assert [each.run for each in handed] == runs
+    assert [each.run for batch in handed for each in batch.events] == runs
     assert len(first) == 0
     api.down = False
-    second.add(handed)
+    second.take(handed)
     assert second.settle(20)
+    assert api.recorded == {str(run) for run in runs}
+
+
+def test_what_was_sent_before_it_was_handed_over_does_not_go_twice(api: Api) -> None:
+    api.loses = True
+    first, second, run = outbox(), outbox(), uuid4()
+    first.add([event(run)])
+    assert not first.settle(0.1)
+    handed = first.hand_over()
+    assert all(batch.age is not None for batch in handed)
+    second.take(handed)
+    # The API was only slow.
+    api.recorded.add(str(run))
+    assert second.settle(20)
+    assert len(api.batches) == 1
+
+
+def test_what_was_handed_over_and_is_lost_goes_again(api: Api) -> None:
+    second, run = outbox(), uuid4()
+    second.take([Batch([event(run)], age=60.0)])
+    assert second.settle(20)
+    assert api.recorded == {str(run)}
+
+
+def test_nothing_goes_again_while_the_api_records_what_came_before(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_AGAIN", 1.0)
+    monkeypatch.setattr(events, "_ASK", 0.01)
+    api.loses = True
+    box, runs = outbox(), [uuid4() for _ in range(250)]
+    box.add([event(run) for run in runs])
+    assert not box.settle(0.1)
+    # Slowly, and all in all for longer than after which something goes again.
+    for first in range(0, 250, 50):
+        assert not box.settle(0.5)
+        api.recorded |= {str(run) for run in runs[first : first + 50]}
+    assert box.settle(20)
+    assert len(api.batches) == 3
+
+
+def test_when_one_that_was_lost_is_recorded_those_sent_before_it_go_again_at_once(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_AGAIN", 2.0)
+    box, runs = outbox(), [uuid4() for _ in range(20)]
+    box.take([Batch([event(run)], age=60.0) for run in runs])
+    assert box.settle(20)
     assert api.recorded == {str(run) for run in runs}
 
 
