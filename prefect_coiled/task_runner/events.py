@@ -5,40 +5,32 @@ nothing, and a server whose queue is full drops them. Here they are kept until t
 
     a task ─▶ add ─▶ batch ─▶ POST /events ─▶ in flight ─▶ "how many of these have ended?" ─▶ forgotten
 
-How many runs may be in flight follows from how fast the API records them. What seems lost goes again: the API
-takes an event twice as once, and an older state never replaces a newer one. Each costs the API its time
-though, so nothing goes twice that may only be waiting there: a server works through its events in their order.
+Where more wait than go at once, what runs is told first, then the ends, and last what those runs were before:
+the API knows sooner which have ended, and all of it in the end.
+
+How many states may be in flight follows from how fast the API records them. What seems lost goes again: the
+API takes an event twice as once, and an older state never replaces a newer one. Each costs it time though, so
+nothing goes twice that may only be waiting there: a server works through its events in their order.
 
 A process has one `Outbox` for each flow run and its settings. Knows nothing of Dask.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import Context
-from dataclasses import dataclass
-from typing import Any
-from uuid import UUID
 
 import orjson
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    TaskRunFilter,
-    TaskRunFilterId,
-    TaskRunFilterState,
-    TaskRunFilterStateType,
-)
-from prefect.client.schemas.objects import TERMINAL_STATES
-from prefect.events.clients import get_events_client
-from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_logger
-from prefect.settings import PREFECT_API_URL, PREFECT_CLOUD_API_URL, get_current_settings
 
-__all__ = ["Batch", "Event", "Outbox"]
+from prefect_coiled.task_runner.event_batches import Batch, Event, Flight, Waiting
+from prefect_coiled.task_runner.event_requests import missing, send
+
+__all__ = ["Outbox"]
 
 logger = get_logger("prefect_coiled.task_runner.events")
 
@@ -46,64 +38,20 @@ logger = get_logger("prefect_coiled.task_runner.events")
 _BATCH = 100
 # Seconds that a batch is gathered for.
 _GATHER = 0.1
-# Runs in flight: at first, at least and at most. A server's queue holds 10,000 events by default.
-_WINDOW, _LEAST, _MOST = 300, 50, 5_000
+# Events in flight: at first, at least and at most. A server's queue holds 10,000 by default.
+_WINDOW, _LEAST, _MOST = 200, 100, 5_000
 # Seconds between two questions, and without anything recorded after which the oldest goes again.
 _ASK, _AGAIN = 1.0, 45.0
 # What was sent so many seconds before something that is recorded, and is not recorded itself, was lost.
 _OVERTAKEN = 10.0
 # Seconds from sending to recorded up to which the API can take more, and above which it gets less at once.
-_QUICK, _SLOW = 10.0, 30.0
-_IDS = 200
+_QUICK, _SLOW = 3.0, 8.0
 # How often a batch goes before its runs are given up: those of a flow run that somebody deleted, say.
 _TIMES = 5
 # Seconds without anything to do after which the thread ends; the next event starts another.
 _IDLE = 30.0
 # Seconds of the pause after an API that does not answer: the first, and the longest.
 _PAUSE, _LONGEST_PAUSE = 0.5, 10.0
-
-
-@dataclass(frozen=True)
-class Event:
-    """A state that a task run has got.
-
-    Attributes:
-        run: The task run.
-        body: The event as JSON, without the resources that it is related to.
-        final: Whether the state is the last one.
-        related: How many related resources the event has already.
-    """
-
-    run: UUID
-    body: bytes
-    final: bool
-    related: int = 0
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Events that are not known to be recorded, on their way from one outbox to another.
-
-    Attributes:
-        events: The events, in their order.
-        age: Seconds since they were sent to the API; None if they were not.
-    """
-
-    events: list[Event]
-    age: float | None = None
-
-
-@dataclass(eq=False)
-class _Flight:
-    events: list[Event]
-    sent: float = 0.0
-    asked: float = 0.0
-    times: int = 0
-    missing: int | None = None
-
-    @property
-    def runs(self) -> list[UUID]:
-        return list({event.run: None for event in self.events if event.final})
 
 
 class Outbox:
@@ -117,9 +65,11 @@ class Outbox:
     def __init__(self, context: Context, related: Callable[[], list[dict[str, str]]] = list) -> None:
         self._context, self._related = context, related
         self._resources: list[bytes] | None = None
-        self._waiting: deque[Event] = deque()
-        self._flights: deque[_Flight] = deque()
+        self._waiting = Waiting()
+        self._flights: deque[Flight] = deque()
         self._window = _WINDOW
+        # Whether something had to wait since it was changed last.
+        self._full = False
         # When something was recorded last, and when what was recorded had been sent.
         self._progress = self._newest = 0.0
         self._changed = threading.Condition()
@@ -138,10 +88,12 @@ class Outbox:
     def add(self, events: Iterable[Event]) -> None:
         """Have events sent, in their order; returns at once."""
         with self._changed:
-            self._waiting.extend(events)
+            before = len(self._waiting)
+            for event in events:
+                self._waiting.put(event)
             self._wake()
             # Whoever gathers a batch is not woken for each event.
-            if len(self._waiting) == 1 or len(self._waiting) == _BATCH:
+            if not before or before < _BATCH <= len(self._waiting):
                 self._changed.notify_all()
 
     def take(self, batches: Iterable[Batch]) -> None:
@@ -150,9 +102,10 @@ class Outbox:
         with self._changed:
             for batch in batches:
                 if batch.age is None:
-                    self._waiting.extend(batch.events)
+                    for event in batch.events:
+                        self._waiting.put(event)
                 else:
-                    self._flights.append(_Flight(batch.events, now - batch.age, times=1))
+                    self._flights.append(Flight(batch.events, max(now - batch.age, 1e-3), times=1))
             self._flights = deque(sorted(self._flights, key=lambda flight: flight.sent or now))
             if self._waiting or self._flights:
                 self._wake()
@@ -195,9 +148,8 @@ class Outbox:
             now = time.monotonic()
             batches = [Batch(f.events, now - f.sent if f.sent else None) for f in self._flights]
             if self._waiting:
-                batches.append(Batch(list(self._waiting)))
+                batches.append(Batch(self._waiting.take(len(self._waiting))))
             self._flights.clear()
-            self._waiting.clear()
             self._changed.notify_all()
         return batches
 
@@ -230,7 +182,7 @@ class Outbox:
         if client is not None:
             client.__exit__(None, None, None)
 
-    def _next(self) -> _Flight | None:
+    def _next(self) -> Flight | None:
         """Wait for a flight to send or to ask about; None after a time without any."""
         idle_until = time.monotonic() + _IDLE
         with self._changed:
@@ -244,21 +196,22 @@ class Outbox:
                     return None
                 self._changed.wait(seconds)
 
-    def _choose(self) -> tuple[_Flight | None, float]:
+    def _choose(self) -> tuple[Flight | None, float]:
         """What to do now; or nothing, and for how many seconds."""
         unsent = next((flight for flight in self._flights if not flight.sent), None)
         if unsent is not None:
             return unsent, 0.0
         now = time.monotonic()
-        if self._waiting and sum(len(flight.runs) for flight in self._flights) < self._window:
+        room = sum(len(flight.events) for flight in self._flights) < self._window
+        self._full |= not room and bool(self._waiting)
+        if self._waiting and room:
             self._gathered_since = self._gathered_since or now
             left = self._gathered_since + _GATHER - now
             if left > 0 and len(self._waiting) < _BATCH and not self._hurry:
                 return None, left
             self._gathered_since = 0.0
-            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
             # In flight before it is sent: nobody who looks meanwhile misses it.
-            self._flights.append(_Flight(batch))
+            self._flights.append(Flight(self._waiting.take(_BATCH)))
             return self._flights[-1], 0.0
         if not self._flights:
             return None, _IDLE
@@ -266,123 +219,45 @@ class Outbox:
         left = max(oldest.sent, oldest.asked) + (_ASK / 4 if self._hurry else _ASK) - now
         return (oldest, 0.0) if left <= 0 else (None, left)
 
-    def _send(self, client: SyncPrefectClient, flight: _Flight) -> None:
+    def _send(self, client: SyncPrefectClient, flight: Flight) -> None:
         if self._resources is None:
             self._resources = [orjson.dumps(resource) for resource in self._related()]
-        bodies = [_with_related(event, self._resources) for event in flight.events]
         self.requests["events"] += 1
-        if _is_cloud():
-            asyncio.run(_stream(bodies))
-        else:
-            try:
-                _post(client, bodies)
-            except PrefectHTTPStatusError as error:
-                if not 400 <= error.response.status_code < 500 or error.response.status_code in (401, 403):
-                    raise
-                _one_by_one(client, bodies)
+        send(client, flight.events, self._resources)
         flight.sent, flight.times = time.monotonic(), flight.times + 1
 
-    def _ask(self, client: SyncPrefectClient, flight: _Flight) -> None:
-        """Forget what the API shows as ended, from the oldest flight on; send again what is too late."""
-        runs = flight.runs
+    def _ask(self, client: SyncPrefectClient, flight: Flight) -> None:
+        """Forget what the API shows, from the oldest flight on; send again what is lost."""
         self.requests["questions"] += 1
         age = time.monotonic() - flight.sent
-        missing = len(runs) - _ended(client, runs)
+        left = missing(client, flight)
         now = flight.asked = time.monotonic()
         with self._changed:
-            if missing < (len(runs) if flight.missing is None else flight.missing):
+            if left < (flight.total if flight.missing is None else flight.missing):
                 self._progress = now
-            flight.missing = missing
-            if not missing:
+            flight.missing = left
+            if not left:
                 self._forget(flight)
                 self._newest = max(self._newest, flight.sent)
-                if age < _QUICK:
-                    self._window = min(2 * self._window, _MOST)
+                if age < _QUICK and self._full:
+                    self._window, self._full = min(2 * self._window, _MOST), False
                 elif age > _SLOW:
                     self._window = max(self._window // 2, _LEAST)
             elif not self._is_lost(flight, now):
                 return
             elif flight.times == _TIMES:
                 self._forget(flight)
-                logger.error("The Prefect API does not record the end of %d task runs", missing)
+                logger.error("The Prefect API does not record %d states of task runs", left)
             else:
-                logger.debug("%d task runs are not recorded after %.0f s: sent again", missing, age)
+                logger.debug("%d states are not recorded after %.0f s: sent again", left, age)
                 self._window = max(self._window // 2, _LEAST)
                 flight.sent = 0.0
 
-    def _is_lost(self, flight: _Flight, now: float) -> bool:
+    def _is_lost(self, flight: Flight, now: float) -> bool:
         """Whether the API will not record it any more, as far as can be told."""
         overtaken = self._newest - flight.sent > _OVERTAKEN
         return overtaken or now - max(flight.sent, self._progress) > _AGAIN
 
-    def _forget(self, flight: _Flight) -> None:
+    def _forget(self, flight: Flight) -> None:
         if flight in self._flights:
             self._flights.remove(flight)
-
-
-def _ended(client: SyncPrefectClient, runs: list[UUID]) -> int:
-    """How many task runs have ended, as the API knows it."""
-    count = 0
-    for first in range(0, len(runs), _IDS):
-        filter_ = TaskRunFilter(
-            id=TaskRunFilterId(any_=runs[first : first + _IDS]),
-            state=TaskRunFilterState(type=TaskRunFilterStateType(any_=list(TERMINAL_STATES))),
-        )
-        answer = client.request(
-            "POST",
-            "/task_runs/count",
-            json={"task_runs": filter_.model_dump(mode="json", exclude_unset=True)},
-        )
-        count += int(answer.json())
-    return count
-
-
-def _post(client: SyncPrefectClient, bodies: list[bytes]) -> None:
-    """https://docs.prefect.io/v3/api-ref/rest-api/server/events: recorded as a batch."""
-    content = b"[" + b",".join(bodies) + b"]"
-    client.request("POST", "/events", content=content, headers={"Content-Type": "application/json"})
-
-
-def _one_by_one(client: SyncPrefectClient, bodies: list[bytes]) -> None:
-    """The API refused a batch: one that it cannot take must not keep the others."""
-    for body in bodies:
-        try:
-            _post(client, [body])
-        except PrefectHTTPStatusError as error:
-            if not 400 <= error.response.status_code < 500:
-                raise
-            logger.error("The Prefect API refused an event of a task run: %s", error)
-
-
-def _is_cloud() -> bool:
-    return str(PREFECT_API_URL.value() or "").startswith(str(PREFECT_CLOUD_API_URL.value()))
-
-
-class _Ready:
-    """An event as Prefect's client wants one, which is JSON already."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body, self.id = body, ""
-
-    def model_dump_json(self) -> str:
-        return self._body.decode()
-
-
-async def _stream(bodies: list[bytes]) -> None:
-    """Prefect Cloud takes events by its socket."""
-    async with get_events_client(checkpoint_every=1) as client:
-        for body in bodies:
-            ready: Any = _Ready(body)
-            await client.emit(ready)
-
-
-_RELATED = b',"related":['
-
-
-def _with_related(event: Event, resources: list[bytes]) -> bytes:
-    """Add resources to the list with which an event's JSON ends, as many as the API takes."""
-    room = get_current_settings().server.events.maximum_related_resources - event.related
-    more = b",".join(resources[: max(room, 0)])
-    own = event.body[:-2]
-    comma = b"," if more and not own.endswith(_RELATED) else b""
-    return own + comma + more + b"]}"

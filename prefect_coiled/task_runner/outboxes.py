@@ -25,7 +25,8 @@ from prefect.events.related import related_resources_from_run_context
 from prefect.events.utilities import TIGHT_TIMING
 
 from prefect_coiled.internals.prefect import route_task_run_events
-from prefect_coiled.task_runner.events import Event, Outbox
+from prefect_coiled.task_runner.event_batches import Event
+from prefect_coiled.task_runner.events import Outbox
 from prefect_coiled.task_runner.time_limit import Limit, present_limit
 
 __all__ = ["find", "install", "present", "related_of_flow_run", "report_timeout", "use_outbox"]
@@ -128,7 +129,7 @@ def _put(
     body["related"] = related
     run = UUID(resource["prefect.resource.id"].rpartition(".")[2])
     final = resource.get("prefect.state-type") in _FINAL
-    outbox.add([Event(run, orjson.dumps(body), final, len(related))])
+    outbox.add([Event(run, body["id"], orjson.dumps(body), final, len(related))])
     return Sent(body["id"], occurred)
 
 

@@ -17,7 +17,8 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_logger, get_run_logger
 
 from prefect_coiled.internals.python import before_threads_end
-from prefect_coiled.task_runner.events import Batch, Outbox
+from prefect_coiled.task_runner.event_batches import Batch
+from prefect_coiled.task_runner.events import Outbox
 from prefect_coiled.task_runner.lost_tasks import Ending, report
 from prefect_coiled.task_runner.outboxes import present, related_of_flow_run
 from prefect_coiled.task_runner.submission import Submission

@@ -13,7 +13,8 @@ import pytest
 from prefect.exceptions import PrefectHTTPStatusError
 
 from prefect_coiled.task_runner import events
-from prefect_coiled.task_runner.events import Batch, Event, Outbox
+from prefect_coiled.task_runner.event_batches import Batch, Event
+from prefect_coiled.task_runner.events import Outbox
 
 
 class Api:
@@ -22,6 +23,7 @@ class Api:
     def __init__(self) -> None:
         self.batches: list[list[dict[str, Any]]] = []
         self.recorded: set[str] = set()
+        self.states: list[str] = []
         self.down = self.loses = False
         self.refuses: str | None = None
 
@@ -41,7 +43,10 @@ class Api:
             self.batches.append(batch)
             if not self.loses:
                 self.recorded |= {event["run"] for event in batch if event["final"]}
+                self.states += [event["id"] for event in batch]
             return None
+        if method == "GET":
+            return httpx.Response(200, json=[{"id": state} for state in self.states])
         asked = sent["json"]["task_runs"]["id"]["any_"]
         return httpx.Response(200, json=len(self.recorded & set(asked)))
 
@@ -56,8 +61,9 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Api:
 
 
 def event(run: UUID, final: bool = True, related: str = "[]") -> Event:
-    body = f'{{"id":"{uuid4()}","run":"{run}","final":{str(final).lower()},"related":{related}}}'
-    return Event(run, body.encode(), final, related.count("{"))
+    state = uuid4()
+    body = f'{{"id":"{state}","run":"{run}","final":{str(final).lower()},"related":{related}}}'
+    return Event(run, state, body.encode(), final, related.count("{"))
 
 
 def outbox(related: list[dict[str, str]] | None = None) -> Outbox:
@@ -72,9 +78,52 @@ def test_states_go_in_batches_with_what_they_are_related_to(api: Api) -> None:
     assert len(box) == 0
     assert sum(len(batch) for batch in api.batches) == 240
     assert len(api.batches) == 3
-    first, second = api.batches[0][:2]
+    own = [each for batch in api.batches for each in batch if each["run"] == str(runs[0])]
+    first, second = sorted(own, key=lambda each: bool(each["final"]))
     assert first["related"] == [{"prefect.resource.id": "prefect.flow-run.1"}]
     assert second["related"] == [{"a": "b"}, {"prefect.resource.id": "prefect.flow-run.1"}]
+
+
+def test_the_ends_of_many_runs_go_before_what_they_were_earlier(api: Api) -> None:
+    api.down = True
+    box = outbox()
+    runs, running = [uuid4() for _ in range(300)], uuid4()
+    box.add([each for run in runs for each in (event(run, False), event(run, False), event(run))])
+    box.add([event(running, False)])
+    api.down = False
+    assert box.settle(20)
+    order = [each for batch in api.batches for each in batch]
+    assert len(order) == 901
+    # The first hundred may have been on their way before the others came.
+    assert str(running) in {each["run"] for each in order[:200]}
+    ends = [number for number, each in enumerate(order) if each["final"]]
+    assert len(ends) == 300
+    assert max(ends) < 400
+    # None is told before what it was earlier, where these are told after all ends.
+    past = [each["run"] for each in order[max(ends) + 1 :]]
+    assert past == [run for run in map(str, runs) for _ in range(past.count(run))]
+
+
+def test_the_api_gets_more_at_a_time_only_where_something_had_to_wait(api: Api) -> None:
+    box = outbox()
+    for _ in range(5):
+        box.add([event(uuid4())])
+        assert box.settle(20)
+    assert box._window == events._WINDOW
+    box.add([event(uuid4()) for _ in range(1_000)])
+    assert box.settle(20)
+    assert box._window > events._WINDOW
+
+
+def test_states_of_runs_that_go_on_are_kept_until_the_api_shows_them(api: Api) -> None:
+    api.loses = True
+    box = outbox()
+    box.add([event(uuid4(), False)])
+    assert not box.settle(0.1)
+    assert len(box) == 1
+    api.loses = False
+    assert box.settle(20)
+    assert len(api.states) == 1
 
 
 def test_an_api_that_is_down_gets_them_later(api: Api) -> None:

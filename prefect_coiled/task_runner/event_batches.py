@@ -1,0 +1,107 @@
+"""States of task runs on their way to the API: what waits, what has been sent, and in which order it goes."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import count
+from uuid import UUID
+
+__all__ = ["Batch", "Event", "Flight", "Waiting"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A state that a task run has got.
+
+    Attributes:
+        run: The task run.
+        state: The state's id, which is the event's too.
+        body: The event as JSON, without the resources that it is related to.
+        final: Whether the state is the last one.
+        related: How many related resources the event has already.
+    """
+
+    run: UUID
+    state: UUID
+    body: bytes
+    final: bool
+    related: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Events that are not known to be recorded, on their way from one outbox to another.
+
+    Attributes:
+        events: The events, in their order.
+        age: Seconds since they were sent to the API; None if they were not.
+    """
+
+    events: list[Event]
+    age: float | None = None
+
+
+@dataclass(eq=False)
+class Flight:
+    """Events that go, or have gone, in one request.
+
+    Attributes:
+        events: The events.
+        sent: When they were sent, by the monotonic clock; 0 before.
+        asked: When the API was asked about them last.
+        times: How often they were sent.
+        missing: How many the API did not show when it was asked last.
+    """
+
+    events: list[Event]
+    sent: float = 0.0
+    asked: float = 0.0
+    times: int = 0
+    missing: int | None = None
+
+    @property
+    def ended(self) -> list[UUID]:
+        """The runs whose ends are among them."""
+        return list({event.run: None for event in self.events if event.final})
+
+    @property
+    def total(self) -> int:
+        """How many states the API is asked about: the ends, or else the last one."""
+        return len(self.ended) or 1
+
+
+class Waiting:
+    """Events that have not been sent, in the order in which they are to go."""
+
+    def __init__(self) -> None:
+        # By run, those of runs that have not ended; the ends; and what went before those.
+        self._present: dict[UUID, list[tuple[int, Event]]] = {}
+        self._ends: deque[tuple[int, Event]] = deque()
+        self._past: deque[tuple[int, Event]] = deque()
+        self._numbers = count()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def put(self, event: Event) -> None:
+        """Have one wait."""
+        entry = next(self._numbers), event
+        self._size += 1
+        if event.final:
+            self._past.extend(self._present.pop(event.run, ()))
+            self._ends.append(entry)
+        else:
+            self._present.setdefault(event.run, []).append(entry)
+
+    def take(self, most: int) -> list[Event]:
+        """Up to so many events, in the order in which they were put."""
+        taken: list[tuple[int, Event]] = []
+        while self._present and len(taken) < most:
+            taken.extend(self._present.pop(next(iter(self._present))))
+        for queue in (self._ends, self._past):
+            while queue and len(taken) < most:
+                taken.append(queue.popleft())
+        self._size -= len(taken)
+        return [event for _, event in sorted(taken, key=lambda entry: entry[0])]

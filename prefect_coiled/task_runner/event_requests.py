@@ -1,0 +1,121 @@
+"""The requests to the Prefect API by which states of task runs get there, and are seen to be there."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    TaskRunFilter,
+    TaskRunFilterId,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES
+from prefect.events.clients import get_events_client
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.logging import get_logger
+from prefect.settings import PREFECT_API_URL, PREFECT_CLOUD_API_URL, get_current_settings
+
+from prefect_coiled.task_runner.event_batches import Event, Flight
+
+__all__ = ["missing", "send"]
+
+logger = get_logger("prefect_coiled.task_runner.events")
+
+# Task runs in a question.
+_IDS = 200
+
+
+def send(client: SyncPrefectClient, events: list[Event], resources: list[bytes]) -> None:
+    """Send events, each related to some resources.
+
+    Args:
+        client: Of the API.
+        events: The events, in their order.
+        resources: The resources, as JSON.
+    """
+    bodies = [_with_related(event, resources) for event in events]
+    if _is_cloud():
+        asyncio.run(_stream(bodies))
+        return
+    try:
+        _post(client, bodies)
+    except PrefectHTTPStatusError as error:
+        if not 400 <= error.response.status_code < 500 or error.response.status_code in (401, 403):
+            raise
+        _one_by_one(client, bodies)
+
+
+def missing(client: SyncPrefectClient, flight: Flight) -> int:
+    """How many states the API does not show, as far as one asks: the ends, or else the last one."""
+    ended = flight.ended
+    if not ended:
+        last = flight.events[-1]
+        answer = client.request("GET", "/task_run_states/", params={"task_run_id": str(last.run)})
+        return 0 if str(last.state) in {state["id"] for state in answer.json()} else 1
+    found = 0
+    for first in range(0, len(ended), _IDS):
+        filter_ = TaskRunFilter(
+            id=TaskRunFilterId(any_=ended[first : first + _IDS]),
+            state=TaskRunFilterState(type=TaskRunFilterStateType(any_=list(TERMINAL_STATES))),
+        )
+        answer = client.request(
+            "POST",
+            "/task_runs/count",
+            json={"task_runs": filter_.model_dump(mode="json", exclude_unset=True)},
+        )
+        found += int(answer.json())
+    return len(ended) - found
+
+
+def _post(client: SyncPrefectClient, bodies: list[bytes]) -> None:
+    """https://docs.prefect.io/v3/api-ref/rest-api/server/events: recorded as a batch."""
+    content = b"[" + b",".join(bodies) + b"]"
+    client.request("POST", "/events", content=content, headers={"Content-Type": "application/json"})
+
+
+def _one_by_one(client: SyncPrefectClient, bodies: list[bytes]) -> None:
+    """The API refused a batch: one that it cannot take must not keep the others."""
+    for body in bodies:
+        try:
+            _post(client, [body])
+        except PrefectHTTPStatusError as error:
+            if not 400 <= error.response.status_code < 500:
+                raise
+            logger.error("The Prefect API refused an event of a task run: %s", error)
+
+
+def _is_cloud() -> bool:
+    return str(PREFECT_API_URL.value() or "").startswith(str(PREFECT_CLOUD_API_URL.value()))
+
+
+class _Ready:
+    """An event as Prefect's client wants one, which is JSON already."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body, self.id = body, ""
+
+    def model_dump_json(self) -> str:
+        return self._body.decode()
+
+
+async def _stream(bodies: list[bytes]) -> None:
+    """Prefect Cloud takes events by its socket."""
+    async with get_events_client(checkpoint_every=1) as client:
+        for body in bodies:
+            ready: Any = _Ready(body)
+            await client.emit(ready)
+
+
+_RELATED = b',"related":['
+
+
+def _with_related(event: Event, resources: list[bytes]) -> bytes:
+    """Add resources to the list with which an event's JSON ends, as many as the API takes."""
+    room = get_current_settings().server.events.maximum_related_resources - event.related
+    more = b",".join(resources[: max(room, 0)])
+    own = event.body[:-2]
+    comma = b"," if more and not own.endswith(_RELATED) else b""
+    return own + comma + more + b"]}"
