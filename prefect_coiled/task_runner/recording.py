@@ -24,7 +24,7 @@ from prefect_coiled.task_runner.outboxes import present, related_of_flow_run
 from prefect_coiled.task_runner.submission import Submission
 from prefect_coiled.task_runner.worker import flush_worker
 
-__all__ = ["Recording"]
+__all__ = ["Recording", "wait_until_recorded"]
 
 logger = get_logger("prefect_coiled.task_runner.recording")
 
@@ -89,12 +89,12 @@ _outboxes: WeakSet[Outbox] = WeakSet()
 
 def _see_through(outbox: Outbox) -> None:
     if not _outboxes:
-        before_threads_end(_wait)
+        before_threads_end(wait_until_recorded)
     _outboxes.add(outbox)
 
 
-def _wait() -> None:
-    """Before the process ends: wait as long as the API takes something."""
+def wait_until_recorded() -> None:
+    """Wait until the API has all states of task runs, for as long as it takes any."""
     for outbox in list(_outboxes):
         left, since = len(outbox), time.monotonic()
         while not outbox.settle(1.0):
