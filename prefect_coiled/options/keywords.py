@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import kinds
 from prefect_coiled.options.base import near, unset
+from prefect_coiled.options.elsewhere import instead
 from prefect_coiled.options.kinds import FLAG, NAMES, SECONDS_OR_NEVER, SIZES, TEXT, WHOLE_RANGE, Kind, whole
 from prefect_coiled.options.models import OPTIONS, REGIONS, SPOT_POLICIES, BackendOptions
 
@@ -257,7 +258,7 @@ def keyword(name: str, where: str = "Cluster", *, runner: bool = False) -> Keywo
 def _hint(name: str) -> str:
     if name in OPTIONS:
         return f"Put it into backend_options: {{{name!r}: ...}}."
-    return near(name, list(KEYWORDS)) or "See prefect_coiled.Cluster."
+    return instead(name) or near(name, list(KEYWORDS)) or "See prefect_coiled.Cluster."
 
 
 def taken(

@@ -79,6 +79,14 @@ def test_the_page_of_keywords_is_that_of_their_table() -> None:
     )
 
 
+def test_the_page_of_other_tools_keywords_is_that_of_their_table() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "write_elsewhere_page.py"))
+    page: str = script["page"]()
+    assert page == (ROOT / "docs" / "keywords-elsewhere.md").read_text(encoding="utf-8"), (
+        "run scripts/write_elsewhere_page.py and look at what has changed"
+    )
+
+
 def test_every_exported_name_is_in_the_reference() -> None:
     text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     for name in prefect_coiled.__all__:

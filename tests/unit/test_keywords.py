@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from prefect_coiled import Cluster, ClusterSettings, CoiledTaskRunner, Ec2DaskAccount
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.options import elsewhere
 from prefect_coiled.options.keywords import (
     KEYWORDS,
     ClusterOptions,
@@ -172,6 +174,25 @@ def test_memory_limits_mean_to_dask_what_they_mean_to_a_local_cluster() -> None:
 def test_a_slip_of_the_pen_is_told_with_the_nearest_keyword(make: Any, wrong: str, said: str) -> None:
     with pytest.raises(OptionsError, match=said):
         make(**{wrong: 1})
+
+
+_ELSEWHERE = {name: text for table in elsewhere.TABLES.values() for name, text in table.items()}
+
+
+@pytest.mark.parametrize("name", sorted(_ELSEWHERE))
+def test_a_keyword_of_another_tool_is_refused_with_what_to_write_instead(name: str) -> None:
+    assert name not in KEYWORDS
+    with pytest.raises(OptionsError, match="It is a keyword of") as error:
+        Request(**{name: 1})
+    assert "\n" not in str(error.value)
+    for advised in re.findall(r"`(\w+)[=`]", _ELSEWHERE[name]):
+        assert advised in KEYWORDS, advised
+
+
+def test_a_word_that_means_the_same_elsewhere_is_a_keyword_here() -> None:
+    assert set(elsewhere.SAME) == set(elsewhere.TABLES)
+    for tool, names in elsewhere.SAME.items():
+        assert not set(names) - set(KEYWORDS), tool
 
 
 @pytest.mark.parametrize("make", [Cluster, CoiledTaskRunner])
