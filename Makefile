@@ -11,7 +11,7 @@ export UV_SYSTEM_CERTS ?= 1
 export UV_NATIVE_TLS ?= 1
 
 # Suites with a target of their own; and files that take minutes for what others show in part.
-APART := tests/netns tests/ui tests/vm tests/qemu tests/clients tests/emulators
+APART := tests/netns tests/ui tests/vm tests/qemu tests/clients tests/emulators tests/upstream
 LONG := tests/deployments tests/bare tests/cli/test_environment_diff.py \
   $(addprefix tests/cluster/test_,api_keys.py containers.py doctor.py ends.py fresh_account.py gpu.py logs_in_prefect.py \
     notebook.py one_address.py reference_document.py shared_name.py shipped_flows.py watching.py) \
@@ -79,7 +79,7 @@ check: $(STAMP)  ## lint, format, types, import layers, docs
 docs: $(STAMP)  ## the docs site, at http://127.0.0.1:8000
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-upstream-test: $(STAMP)  ## prefect-dask's own tests on CoiledTaskRunner; PREFECT_DASK_TESTS names their folder
+upstream-test: $(STAMP)  ## prefect-dask's own tests on CoiledTaskRunner, from its source distribution
 	$(BIN)/python -m pytest tests/upstream --timeout 0
 
 emulators: $(STAMP)  ## the life of an account on AWS emulators that others wrote; LocalEmu needs Python 3.13

@@ -105,6 +105,7 @@ class Cluster(DistributedCluster):
         self._leaving = False
         self._closed_at: datetime | None = None
         self._scaling: asyncio.Lock | None = None
+        self._begun: set[asyncio.Future[None]] = set()
         self._looking: asyncio.Future[None] | None = None
         self._counted_on: tuple[int, frozenset[str]] = (0, frozenset())
         self._watching = Watching(self._note)
@@ -298,6 +299,9 @@ class Cluster(DistributedCluster):
     def scale(self, n: int = 0, memory: str | float | None = None, cores: float | None = None) -> Any:
         """Launch or retire workers so that there are so many. Returns once AWS has taken the request.
 
+        Within an event loop it begins at once, as with Dask's own clusters: to await what is returned, or the
+        cluster, is to wait for AWS.
+
         Args:
             n: Workers.
             memory: All workers together have at least this, in bytes or as a text such as "100 GiB".
@@ -309,7 +313,13 @@ class Cluster(DistributedCluster):
         """
         if self._leaving:
             return self.sync(asyncio.sleep, 0) if self.asynchronous else None
-        return self.sync(self._scale, self._worker_size().at_least(n, cores=cores, memory=memory))
+        size = self._worker_size().at_least(n, cores=cores, memory=memory)
+        if not self.asynchronous:
+            return self.sync(self._scale, size)
+        begun = asyncio.ensure_future(self._scale(size))
+        self._begun.add(begun)
+        begun.add_done_callback(self._begun.discard)
+        return begun
 
     def adapt(
         self,
@@ -530,6 +540,7 @@ class Cluster(DistributedCluster):
         async def started() -> Cluster:
             if self.status == Status.created:
                 await self._start()
+            await asyncio.gather(*self._begun)
             return self
 
         return started().__await__()

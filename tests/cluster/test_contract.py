@@ -307,6 +307,9 @@ async def test_it_works_asynchronously(sandbox: Sandbox) -> None:
                 await asyncio.sleep(0.1)
 
         await asyncio.wait_for(registered(), 30)  # logs are shipped in batches
+        cluster.scale(0)  # begins without being awaited, as with Dask's own clusters
+        await cluster
+        assert not cluster.workers
     assert cluster.removal is not None
     assert len(cluster.removal.removed["instance"]) == 2
 
