@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from prefect_coiled.aws.caller import Caller, find_caller
 from prefect_coiled.aws.credentials import Account, CredentialSource
-from prefect_coiled.aws.door import Aws, Observer
+from prefect_coiled.aws.door import Aws
 from prefect_coiled.blocks import Ec2DaskAccount, account_from_block
 from prefect_coiled.blocks.changes import Change, differences
 from prefect_coiled.blocks.editing import edited
@@ -223,18 +223,16 @@ def save_account(block: Ec2DaskAccount, slug: str) -> SavedAccount:
     )
 
 
-def set_up(block: Ec2DaskAccount, slug: str, observer: Observer | None = None) -> AccountRecord:
+def set_up(block: Ec2DaskAccount, slug: str) -> AccountRecord:
     """Make what the account's clusters share. Stopped anywhere, it goes on when it is run again.
 
     Args:
         block: The account's block.
         slug: The account's slug.
-        observer: Called with (action, what) before each call to AWS.
     """
     loaded = account_from_block(block, slug)
     options = merge(None, loaded.options).options
     door = open_door(loaded, options.region)
-    door.observer = observer
     with use_session(Session(door)):
         return set_up_account(
             slug,

@@ -15,8 +15,8 @@ from prefect_coiled.aws import instances, log_events
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.blocks import load_account
 from prefect_coiled.errors import OptionsError, PrefectCoiledError
+from prefect_coiled.events.rows import STREAM, Notification, choose, level_number
 from prefect_coiled.options import merge
-from prefect_coiled.plan.notifications import STREAM, Notification, choose, level_number
 from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.terminal import Terminal
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from prefect_coiled.aws.credentials import Account
     from prefect_coiled.aws.door import Aws
+    from prefect_coiled.events import Event
     from prefect_coiled.plan.changes import Plan
     from prefect_coiled.records import Removal
 
@@ -45,6 +47,21 @@ def quiet() -> Console:
     from rich.console import Console
 
     return Console(quiet=True)
+
+
+@contextmanager
+def showing(
+    console: Console, kind: str, line: Callable[[Event], str] = lambda event: f"{event.step:<12} {event.text}"
+) -> Iterator[None]:
+    """Print what is told inside the block: of each event of a kind its line, if it has one."""
+    from prefect_coiled.events import hearing
+
+    def show(event: Event) -> None:
+        if event.kind == kind and (text := line(event)):
+            console.print(text)
+
+    with hearing(show):
+        yield
 
 
 def print_json(value: Any) -> None:

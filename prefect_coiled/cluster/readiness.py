@@ -73,14 +73,14 @@ async def wait_until_ready(
                     cluster.connect(launched.address), min(_CONNECT, max(end - clock(), 0.1))
                 )
                 connected = True
-                cluster.tell("scheduler", "ready")
+                cluster.step("scheduler", "ready")
             except (OSError, asyncio.TimeoutError) as error:
                 last = str(error) or "no answer"
         if connected:
             ready = len(cluster.observed)
             if ready != told:
                 told = ready
-                cluster.tell("workers", f"{ready} ready (of {len(cluster.workers)})")
+                cluster.step("workers", f"{ready} ready (of {len(cluster.workers)})")
             if ready >= least:
                 return
         if clock() >= next_look:

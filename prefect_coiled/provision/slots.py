@@ -25,6 +25,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import FlowRunContext, get_settings_context
 from prefect.exceptions import ObjectNotFound
 
+from prefect_coiled import events
 from prefect_coiled.errors import StoppedError
 from prefect_coiled.internals.prefect import slot_holder
 
@@ -120,7 +121,6 @@ def take_slot(
     account: str,
     running: Callable[[], int],
     *,
-    report: Callable[[str, str], None],
     stop: threading.Event,
     clock: Callable[[], float] = time.monotonic,
 ) -> Slot | None:
@@ -129,7 +129,6 @@ def take_slot(
     Args:
         account: The account's slug.
         running: Counts the account's clusters that AWS shows.
-        report: Called with (step, state) while it waits.
         stop: Ends the wait.
         clock: Seconds, monotonic.
 
@@ -144,7 +143,7 @@ def take_slot(
     def tell(text: str) -> None:
         if text not in told:
             told.add(text)
-            report("slot", text)
+            events.step("slot", text)
 
     holder = _holder()
     with get_client(sync_client=True) as client:

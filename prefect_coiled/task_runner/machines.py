@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from prefect_coiled.plan.links import log_group_url, log_stream_url
+from prefect_coiled.events.links import log_group_url, log_stream_url
 
 __all__ = ["Machines"]
 

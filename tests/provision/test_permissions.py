@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any
@@ -309,7 +310,7 @@ def sandbox_door(sandbox: Sandbox) -> Aws:
 
 
 def test_a_key_that_may_not_be_used_is_said_before_anything_is_made(
-    door: Callable[..., Aws], own_sandbox: Sandbox, own_key: None
+    door: Callable[..., Aws], own_sandbox: Sandbox, own_key: None, calls: Counter[str]
 ) -> None:
     aws = door("keyless", SHIPPED["ongoing"])
     with use_session(Session(aws)), pytest.raises(AccessDeniedError) as caught:
@@ -317,7 +318,7 @@ def test_a_key_that_may_not_be_used_is_said_before_anything_is_made(
     text = str(caught.value)
     assert KEY in text
     assert f"prefect-coiled policies ongoing --account team --kms-key {KEY}" in text
-    assert aws.calls["ec2:RunInstances"] == aws.calls["ssm:PutParameter"] == 0
+    assert calls["ec2:RunInstances"] == calls["ssm:PutParameter"] == 0
 
 
 def test_with_the_policies_that_are_told_the_key_machines_stay(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
@@ -61,10 +62,10 @@ def door(own_sandbox: Sandbox) -> Aws:
     return open_door(Account("team", credentials=keys, endpoint_url=endpoint, sandbox=info), "us-east-1")
 
 
-def act(aws: Aws, plan: Callable[[Aws], Plan], do: Callable[[Session], Any]) -> Act:
-    aws.calls.clear()
+def act(aws: Aws, plan: Callable[[Aws], Plan], do: Callable[[Session], Any], calls: Counter[str]) -> Act:
+    calls.clear()
     before = plan(aws)
-    called = frozenset(aws.calls)
+    called = frozenset(calls)
     with use_session(Session(aws)) as session:
         done = do(session)
     return Act(before, done, plan(aws), called)
