@@ -22,8 +22,8 @@ from typing import Any
 
 from prefect import flow, task
 
+from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.caller import find_caller
-from prefect_coiled.aws.credentials import Account
 from prefect_coiled.aws.foresight import foresee
 from prefect_coiled.cluster import Cluster
 from prefect_coiled.costs import MachineUse, estimate
@@ -33,7 +33,6 @@ from prefect_coiled.options import merge
 from prefect_coiled.plan.aws_codes import CODES
 from prefect_coiled.provision import remove_cluster, set_up_account, sweep
 from prefect_coiled.provision.room import find_room
-from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.records import Record
 from prefect_coiled.task_runner import CoiledTaskRunner
 from prefect_coiled.tasks.steps import Session, use_session
@@ -162,7 +161,7 @@ def _live(account: Account, seconds: float) -> tuple[list[StepRecord], tuple[str
     steps: list[StepRecord] = []
     options = merge(None, account.options).options
     name = f"doctor-{secrets.token_hex(3)}"
-    aws = open_door(account, options.region)
+    aws = account.door()
     made: list[Cluster] = []
 
     @contextmanager

@@ -36,9 +36,9 @@ from prefect_coiled.errors import (
     AccessDeniedError,
     AwsError,
     CredentialsError,
+    NoAnswerError,
     QuotaError,
     StoppedError,
-    ThrottledError,
 )
 from prefect_coiled.events import Event, Watch, tell
 from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE, changes, mode_of
@@ -247,7 +247,7 @@ class Aws:
                 made = aws_error(what, action, error.response, next_step=where)
             return made
         if isinstance(error, (BotocoreConnectionError, HTTPClientError)):
-            return ThrottledError(
+            return NoAnswerError(
                 what,
                 f"{action} got no answer: {error}",
                 "Check the network, then run again.",

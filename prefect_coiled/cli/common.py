@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from prefect_coiled.aws.credentials import Account
+    from prefect_coiled.aws.account import Account
     from prefect_coiled.aws.door import Aws
     from prefect_coiled.events import Event
     from prefect_coiled.plan.changes import Plan
@@ -93,11 +93,9 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
 def door(slug: str | None, region: str | None) -> tuple[Account, Aws]:
     """The account that is meant, and its door in the region that holds."""
     from prefect_coiled.blocks import load_account
-    from prefect_coiled.options import merge
-    from prefect_coiled.provision.sessions import open_door
 
     account = load_account(slug)
-    return account, open_door(account, merge({"region": region}, account.options).options.region)
+    return account, account.door(region)
 
 
 def no_cluster(aws: Aws, name: str) -> PrefectCoiledError:

@@ -16,8 +16,8 @@ from typing import Any
 
 from prefect_coiled import events
 from prefect_coiled.aws import ecr, instances, log_events, parameters, security_groups
+from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.caller import find_caller, own_cidr
-from prefect_coiled.aws.credentials import Account
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import wait_for
 from prefect_coiled.blocks import load_account
@@ -39,7 +39,6 @@ from prefect_coiled.provision import (
 )
 from prefect_coiled.provision.clusters import find_cluster, give_back
 from prefect_coiled.provision.removal import terminate, told
-from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.provision.slots import Slot, take_slot
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
 from prefect_coiled.subscribers.notifications import Notifications
@@ -261,7 +260,7 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
         PrefectCoiledError: If the launch failed; nothing is left running.
     """
     account = load_account(request.held["account"])
-    aws = open_door(account, request.merged(account).options.region, stop)
+    aws = account.door(request.merged(account).options.region, stop)
     caller = find_caller(aws)  # also shows that the credentials work
     place = account.place(caller.aws_account_id, aws.region)
     stream = events.here()

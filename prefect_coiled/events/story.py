@@ -156,8 +156,8 @@ def resource_rows(
         market = "spot" if machine.spot else "on demand"
         note = f"{machine.instance_type} {market}, {machine.public_ip or machine.private_ip}"
         rows.append(row(machine.role, machine.instance_id, note, machine.zone))
-    door, wide = groups["scheduler"]
-    names = {door: group_name(spec, "scheduler"), wide: group_name(spec, "cluster")}
+    of_scheduler, shared = groups["scheduler"]
+    names = {of_scheduler: group_name(spec, "scheduler"), shared: group_name(spec, "cluster")}
     rows += [row("security group", id_, "yours" if own else name) for id_, name in names.items()]
     rows += [row("launch template", id_, template_name(spec, role)) for role, id_ in templates.items()]
     for id_ in dict.fromkeys(image_ids.values()):
@@ -168,10 +168,10 @@ def resource_rows(
     if own is not None:
         rows.append(row("network", own.network_id, "yours"))
     elif account.network is not None:
-        shared = "shared by the account's clusters"
-        rows.append(row("network", account.network.vpc_id, f"{account.network.cidr}, {shared}"))
+        note = "shared by the account's clusters"
+        rows.append(row("network", account.network.vpc_id, f"{account.network.cidr}, {note}"))
         for zone, nat in account.network.nat_gateways.items():
-            rows.append(row("NAT gateway", nat, f"{shared}; costs money until it is swept", zone))
+            rows.append(row("NAT gateway", nat, f"{note}; costs money until it is swept", zone))
     rows.append(row("IAM role", account.role_arn.rpartition("/")[2], "of the machines, shared"))
     rows.append(row("log group", account.log_group, "kept for 30 days, shared"))
     return rows

@@ -26,9 +26,9 @@ from prefect_coiled.events import Watch
 from prefect_coiled.events.story import resource_rows
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.policies import bucket_name
-from prefect_coiled.provision.account import set_up_account
 from prefect_coiled.provision.removal import remove_cluster
 from prefect_coiled.provision.sessions import session_for
+from prefect_coiled.provision.set_up import set_up_account
 from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Removal, Role
 from prefect_coiled.subscribers.story import storied
 from prefect_coiled.tasks import cluster as steps

@@ -37,7 +37,6 @@ class Delivery(Record):
     Attributes:
         place: Where the list of packages is, for the machines.
         wheels: Wheels in the list.
-        downloaded: Bytes fetched from package indexes.
         uploaded: Bytes put into the bucket.
         sent: Wheels put into the bucket.
         left: Wheels that the machines fetch from their index.
@@ -46,7 +45,6 @@ class Delivery(Record):
 
     place: Place
     wheels: int
-    downloaded: int = 0
     uploaded: int = 0
     sent: int = 0
     left: int = 0
@@ -140,8 +138,7 @@ def send(
     return Delivery(
         place=Place(name, made.key, made.python),
         wheels=len(made.wheels),
-        downloaded=sum(down for down, _ in moving.moved),
-        uploaded=sum(up for _, up in moving.moved),
+        uploaded=sum(moving.moved),
         sent=len(moving.moved),
         left=len(left),
         left_bytes=sum(wheel.size for wheel in left),
@@ -157,7 +154,7 @@ class _Moving:
         self._started = self._told = clock()
         self._total = 0
         self._lock = threading.Lock()
-        self.moved: list[tuple[int, int]] = []
+        self.moved: list[int] = []
 
     def all(self, wheels: Sequence[Wheel]) -> None:
         """Move them, some at a time; those that were moved stay where they are if one fails."""
@@ -171,7 +168,7 @@ class _Moving:
 
         def move(wheel: Wheel) -> Wheel | None:
             with self._lock:
-                so_far, taken = sum(up for _, up in self.moved), self._clock() - self._started
+                so_far, taken = sum(self.moved), self._clock() - self._started
             speed = so_far / taken if so_far and taken > 0 else math.inf
             if self._clock() - begun + wheel.size / speed > patience:
                 return wheel
@@ -190,12 +187,12 @@ class _Moving:
             size = path.stat().st_size
             bucket.put_file(self._aws, self._name, wheel.key, path, kept.folder("uploads"))
         with self._lock:
-            self.moved.append((0 if wheel.sha256 in self._locked.built else size, size))
+            self.moved.append(size)
             now = self._clock()
             if now - self._told < _TELL_EVERY:
                 return
             self._told = now
-            done = sum(up for _, up in self.moved)
+            done = sum(self.moved)
         of = f" of {self._total / 1e6:.1f}" if self._total > done else ""
         events.step("environment", f"{done / 1e6:.1f}{of} MB uploaded in {now - self._started:.0f} s")
 

@@ -25,7 +25,7 @@ from prefect_coiled.errors import (
     NotFoundError,
     QuotaError,
     StoppedError,
-    ThrottledError,
+    UnavailableError,
 )
 from prefect_coiled.events import Watch
 from prefect_coiled.events.story import launch_name
@@ -83,7 +83,7 @@ def launch(
         NoCapacityError: If AWS had fewer than `least` in all types, zones and markets that are allowed.
         QuotaError: If a quota of the AWS account left room for fewer.
         AccountStateError: If the AWS account may not launch these types.
-        ThrottledError: If AWS took no more launches for two minutes.
+        UnavailableError: If AWS took no more launches for two minutes.
     """
     made: list[InstanceRecord] = []
     tally = Tally()
@@ -247,7 +247,7 @@ def _surely(aws: Aws, launch: Callable[[], list[InstanceRecord]]) -> list[Instan
         nonlocal unsure
         try:
             return _with_spot_role(aws, launch)
-        except ThrottledError as error:
+        except UnavailableError as error:
             if error.code in SLOW_DOWN and not unsure:
                 raise _SlowDownError(error) from error
             unsure = unsure or error.code not in SLOW_DOWN
@@ -258,7 +258,7 @@ def _surely(aws: Aws, launch: Callable[[], list[InstanceRecord]]) -> list[Instan
         return retry_while(aws, what, attempt, NotFoundError, timeout=CONSISTENCY)
 
     what = "waiting for EC2 to take another launch"
-    return retry_while(aws, what, visible, ThrottledError, timeout=RATE_LIMIT, interval=5.0)
+    return retry_while(aws, what, visible, UnavailableError, timeout=RATE_LIMIT, interval=5.0)
 
 
 class _SlowDownError(Exception):
@@ -268,7 +268,7 @@ class _SlowDownError(Exception):
         error: What AWS said.
     """
 
-    def __init__(self, error: ThrottledError) -> None:
+    def __init__(self, error: UnavailableError) -> None:
         super().__init__(str(error))
         self.error = error
 

@@ -25,7 +25,6 @@ from prefect_coiled.environment import Locked
 from prefect_coiled.errors import StoppedError, is_retryable
 from prefect_coiled.events import hearing, here
 from prefect_coiled.events.story import tags_of
-from prefect_coiled.plan.changes import Change
 from prefect_coiled.plan.node_config import ClientSecrets
 from prefect_coiled.subscribers.notifications import Notifications
 
@@ -59,7 +58,6 @@ class Session:
         patience: Seconds for putting into the bucket what the machines could fetch from an index themselves;
             without an end where they could not.
         launched_at: When the first machine was launched, by `time.monotonic`; None before.
-        carried_out: What set-ups of this session made and repaired.
     """
 
     def __init__(
@@ -83,7 +81,6 @@ class Session:
         self.locked: Locked | None = None
         self.patience = math.inf
         self.launched_at: float | None = None
-        self.carried_out: tuple[Change, ...] = ()
         self.lock = threading.Lock()
 
     def __reduce__(self) -> Any:

@@ -18,7 +18,6 @@ from prefect_coiled import Cluster
 from prefect_coiled.blocks import load_account
 from prefect_coiled.notifications import read_notifications
 from prefect_coiled.progress import live_board
-from prefect_coiled.provision.sessions import open_door
 
 # What a person reads of it, with "N" for numbers and ids. Steps that are begun side by side are sorted.
 STEPS = [
@@ -79,7 +78,7 @@ def once(lines: list[str]) -> list[str]:
 def life() -> dict[str, Any]:
     """What each of those saw who were told."""
     seen: dict[str, Any] = {"report": []}
-    door = open_door(load_account(None), "us-east-1")
+    door = load_account(None).door("us-east-1")
     Cluster(n_workers=0, quiet=True).close()  # the account is set up after it
     before = len(read_notifications(door, limit=10_000))
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from prefect_coiled.aws.credentials import Account, CredentialSource
+from prefect_coiled.aws.account import Account
+from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.events import EVERYWHERE, Event
 from prefect_coiled.plan.cluster import ClusterSpec
-from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
 
@@ -46,7 +46,7 @@ def account(sandbox: Sandbox) -> Account:
 
 @pytest.fixture
 def aws(account: Account) -> Aws:
-    return open_door(account, "us-east-1")
+    return account.door("us-east-1")
 
 
 @pytest.fixture

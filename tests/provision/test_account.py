@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from prefect_coiled.aws.credentials import Account
+from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AccessDeniedError, ProvisionError
 from prefect_coiled.plan import tags
 from prefect_coiled.provision import set_up_account
-from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.records import AccountRecord
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
@@ -200,7 +199,7 @@ def test_a_subnet_that_was_deleted_is_made_again(session: Session, sandbox: Sand
 
 def test_two_set_ups_at_once_end_in_one_network(account: Account, sandbox: Sandbox) -> None:
     def one(_: int) -> AccountRecord:
-        with use_session(Session(open_door(account, "us-east-1"))):
+        with use_session(Session(account.door("us-east-1"))):
             return set_up()
 
     with ThreadPoolExecutor(2) as pool:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from prefect_coiled.aws import instances
-from prefect_coiled.aws.credentials import Account
+from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import (
     AccessDeniedError,
@@ -33,7 +33,6 @@ from prefect_coiled.provision import (
     sweep,
 )
 from prefect_coiled.provision.clusters import find_cluster
-from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.records import ClusterRecord, Removal
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
@@ -69,7 +68,7 @@ def clean(account: Account, sandbox: Sandbox) -> Iterator[None]:
     """Tests share the account's network, which takes seconds to make, and each removes its clusters."""
     yield
     sandbox.faults([])
-    aws = open_door(account, "us-east-1")
+    aws = account.door("us-east-1")
     for name in {i.cluster for i in instances.find_instances(aws)} | set(_names(sandbox)):
         remove_cluster(aws, name)
     assert leftovers(sandbox) == NOTHING
@@ -305,7 +304,7 @@ def test_a_stop_during_the_launch_ends_it_and_leaves_nothing(
     account: Account, spec: Spec, sandbox: Sandbox
 ) -> None:
     stop = threading.Event()
-    door = open_door(account, "us-east-1", stop)
+    door = account.door("us-east-1", stop)
 
     def press(event: Event) -> None:
         if (event.kind, event.action) == ("call", "ec2:RunInstances"):
@@ -412,7 +411,7 @@ def test_a_sweep_beside_a_launch_leaves_it_its_nat_gateway(
     def observe(event: Event) -> None:
         # The network is there, no machine yet.
         if (event.kind, event.action) == ("call", "ec2:CreateLaunchTemplate") and not swept:
-            with use_session(Session(open_door(account, "us-east-1"))):
+            with use_session(Session(account.door("us-east-1"))):
                 swept.append(sweep("team", "us-east-1"))
 
     with hearing(observe):
@@ -436,7 +435,7 @@ def test_a_launch_during_a_sweep_waits_and_makes_the_nat_gateway_again(
             deleting.set()
 
     def sweeping() -> Removal:
-        door = open_door(account, "us-east-1")
+        door = account.door("us-east-1")
         with hearing(begins), use_session(Session(door)):
             return sweep("team", "us-east-1")
 

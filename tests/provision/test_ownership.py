@@ -11,7 +11,8 @@ import pytest
 from pydantic import SecretStr
 
 from prefect_coiled.aws import bucket, instances, leases, parameters, security_groups
-from prefect_coiled.aws.credentials import Account, CredentialSource
+from prefect_coiled.aws.account import Account
+from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.ownership import is_ours
 from prefect_coiled.errors import AccessDeniedError, NameTakenError, PrefectCoiledError, ProvisionError
@@ -28,7 +29,6 @@ from prefect_coiled.provision import (
     set_up_account,
     sweep,
 )
-from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
 
@@ -45,7 +45,7 @@ def nothing_there(sandbox: Sandbox) -> Iterator[None]:
 def door_of(sandbox: Sandbox, slug: str = "team", region: str = "us-east-1") -> Aws:
     keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
     account = Account(slug, credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
-    return open_door(account, region)
+    return account.door(region)
 
 
 def test_the_role_stays_where_a_region_with_a_network_of_ones_own_needs_it(
@@ -114,7 +114,7 @@ def test_a_sweep_leaves_the_new_cluster_of_an_old_name(
     def meanwhile(event: Event) -> None:
         if event.kind == "call" and event.action == "ec2:DeleteSecurityGroup" and not made:
             made.append(None)
-            with use_session(Session(open_door(account, "us-east-1"))):
+            with use_session(Session(account.door("us-east-1"))):
                 made.append(create_cluster(spec(name="nightly")))
 
     with hearing(meanwhile):

@@ -13,7 +13,8 @@ import pytest
 from pydantic import SecretStr
 
 from prefect_coiled.aws import baked_images, caller, ecr, iam_role, instances, log_events, quotas
-from prefect_coiled.aws.credentials import Account, CredentialSource
+from prefect_coiled.aws.account import Account
+from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.foresight import foresee
 from prefect_coiled.aws.kinds import KINDS, drop, find
@@ -38,7 +39,6 @@ from prefect_coiled.provision import (
     sweep,
     take_inventory,
 )
-from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.records import ClusterRecord
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.sandbox.iam.decide import Request as Asked
@@ -70,7 +70,7 @@ def door(own_sandbox: Sandbox) -> Callable[..., Aws]:
         key, secret = own_sandbox.add_user(name, *policies)
         keys = CredentialSource(key, SecretStr(secret))
         endpoint, info = own_sandbox.endpoint, own_sandbox.info
-        return open_door(Account("team", credentials=keys, endpoint_url=endpoint, sandbox=info), "us-east-1")
+        return Account("team", credentials=keys, endpoint_url=endpoint, sandbox=info).door("us-east-1")
 
     return open_as
 
@@ -306,7 +306,7 @@ def own_key(own_sandbox: Sandbox, life: dict[str, list[Decision]]) -> Iterator[N
 def sandbox_door(sandbox: Sandbox) -> Aws:
     keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
     account = Account("team", credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
-    return open_door(account, "us-east-1")
+    return account.door("us-east-1")
 
 
 def test_a_key_that_may_not_be_used_is_said_before_anything_is_made(

@@ -19,7 +19,7 @@ from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from prefect_coiled.aws.credentials import Account
+from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.instances import LIVE, find_instances
 from prefect_coiled.cluster.launched import launch

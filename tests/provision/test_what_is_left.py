@@ -14,7 +14,8 @@ import typer
 from pydantic import SecretStr
 
 from prefect_coiled.aws import bucket, parameters
-from prefect_coiled.aws.credentials import Account, CredentialSource
+from prefect_coiled.aws.account import Account
+from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.cli import accounts as account_commands
 from prefect_coiled.cli import resources as resource_commands

@@ -22,9 +22,9 @@ from prefect_coiled.plan.kinds import There
 from prefect_coiled.provision.planning import asked_of, set_up_of, wanted, widened
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord
-from prefect_coiled.tasks import account as steps
+from prefect_coiled.tasks import set_up as steps
 from prefect_coiled.tasks.changes import Making, bring, look
-from prefect_coiled.tasks.steps import Session, settle
+from prefect_coiled.tasks.steps import settle
 
 
 @flow(name="set up account", flow_run_name="set up {account} in {region}", persist_result=False)
@@ -76,13 +76,13 @@ def set_up_account(
         with lease(aws, set_up_lease(account)):
             want = widened(want, there, registry)
             there = look(aws, asked_of(want), ours=True)
-            carry_out(session, set_up_of(aws, there, want), Making(aws, want, there))
+            carry_out(set_up_of(aws, there, want), Making(aws, want, there))
         for name in ("network", "role", "log group"):
             events.step(name, "ready")
         return steps.account_record(aws, who, want, there)
 
 
-def carry_out(session: Session, plan: Plan, making: Making) -> None:
+def carry_out(plan: Plan, making: Making) -> None:
     """Make and repair what a plan says, each after what it waits for.
 
     Raises:
@@ -99,7 +99,6 @@ def carry_out(session: Session, plan: Plan, making: Making) -> None:
         settle(future for listed in futures.values() for future in listed)
     except AccessDeniedError as error:
         raise _no_subnet(error, plan, before) from error
-    session.carried_out += plan.todo
     if any(not role["made"] for role in making.there["spot role"]):
         events.step("spot role", f"not made, for want of permission; spot needs it: {SPOT_ROLE_COMMAND}")
 
