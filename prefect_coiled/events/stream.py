@@ -111,6 +111,11 @@ class Stream:
 
     @property
     def subscribers(self) -> tuple[Subscriber, ...]:
+        """Who subscribed to this very stream."""
+        return tuple(subscriber for subscriber, _ in self._subscribers)
+
+    @property
+    def everybody(self) -> tuple[Subscriber, ...]:
         """Everybody who hears what is told here."""
         return tuple(subscriber for subscriber, _ in self._all())
 

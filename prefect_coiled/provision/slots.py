@@ -9,6 +9,9 @@ A Prefect server counts the slots in its database, but keeps the leases in its m
 otherwise. One that was started again has the count without the leases: who lives takes a lease anew; what
 the dead held then nobody can tell from what the living hold, so that the user is told how to free it. The
 same holds for the temporary servers of programs without an API: those let no lease run out.
+
+`prefect.concurrency` would renew by itself, but is no way here: its wait ends by nobody's stop and cannot
+count what AWS shows before each try, and it takes no new lease where a restarted server has lost the old one.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Notifications:
         # Its own door: a stop does not end it.
         self._door = aws.beside()
         self._rows: list[Notification] = []
-        self._lock = threading.Lock()
+        self._lock, self._sending = threading.Lock(), threading.Lock()
         self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -136,20 +136,21 @@ class Notifications:
 
     def _send(self) -> bool:
         """Send the rows; says whether they are kept now."""
-        with self._lock:
-            rows = list(self._rows)
-        if not rows:
+        with self._sending:  # the thread may be at it while the interpreter ends
+            with self._lock:
+                rows = list(self._rows)
+            if not rows:
+                return True
+            try:
+                write_log(self._door, STREAM, [(r.time, r.encode()) for r in rows])
+            except NotFoundError:
+                return False  # the log group is not there yet: it is made meanwhile
+            except PrefectCoiledError as error:
+                logger.debug("Notifications were not written: %s", error)
+                return False
+            with self._lock:
+                del self._rows[: len(rows)]
             return True
-        try:
-            write_log(self._door, STREAM, [(r.time, r.encode()) for r in rows])
-        except NotFoundError:
-            return False  # the log group is not there yet: it is made meanwhile
-        except PrefectCoiledError as error:
-            logger.debug("Notifications were not written: %s", error)
-            return False
-        with self._lock:
-            del self._rows[: len(rows)]
-        return True
 
 
 def _ids(reply: Mapping[str, Any]) -> dict[str, Any]:

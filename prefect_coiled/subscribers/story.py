@@ -154,7 +154,7 @@ class Story:
 @contextmanager
 def storied(spec: ClusterSpec, sandbox: bool) -> Iterator[None]:
     """Have a story of this cluster told inside the block, unless there is one already."""
-    if any(isinstance(one, Story) and one.spec.uid == spec.uid for one in here().subscribers):
+    if any(isinstance(one, Story) and one.spec.uid == spec.uid for one in here().everybody):
         yield
         return
     story = Story(spec, sandbox=sandbox)

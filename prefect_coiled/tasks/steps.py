@@ -100,7 +100,7 @@ def use_session(session: Session, *, threads: bool = True) -> Iterator[Session]:
         session: The session.
         threads: Whether threads can be started; not while the interpreter ends.
     """
-    heard = [one for one in here().subscribers if isinstance(one, Notifications) and one.are_of(session.aws)]
+    heard = [one for one in here().everybody if isinstance(one, Notifications) and one.are_of(session.aws)]
     notifications = heard[0] if heard else Notifications(session.aws)
     notifications.threads = notifications.threads and threads
     token = _current.set(session)

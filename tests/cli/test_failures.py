@@ -22,7 +22,7 @@ CASES = {
     "set-up": ("CreateVpc", "creating VPC"),
     "sweep": ("DescribeVpcs", "finding"),
     "stop anything --yes": ("DescribeInstances", "finding"),
-    "account destroy --yes": ("DescribeSubnets", "finding"),
+    "account destroy default --yes": ("DescribeSubnets", "finding"),
     "resources": ("DescribeNatGateways", "finding"),
 }
 

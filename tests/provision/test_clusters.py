@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ import pytest
 from prefect_coiled.aws import instances
 from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.cluster.launched import launch
+from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import (
     AccessDeniedError,
     NoCapacityError,
@@ -298,6 +301,22 @@ def test_a_lost_reply_to_run_instances_launches_nothing_twice(
     record = create_cluster(spec(n_workers=3))
     assert len(live(sandbox)) == 4
     assert len(record.workers) == 3
+
+
+def test_the_machines_clock_begins_with_their_launch_and_not_before(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_coiled.cluster.launched.load_account", lambda slug: account)
+    asked: list[float] = []
+
+    def note(event: Event) -> None:
+        if (event.kind, event.action) == ("call", "ec2:RunInstances"):
+            asked.append(time.monotonic())
+
+    with hearing(note):
+        launched = launch(Request({}, n_workers=0, name="clock"), threading.Event())
+    launched.remove_plainly([launched.record.scheduler.instance_id], 5.0)
+    assert asked[0] < launched.since
 
 
 def test_a_stop_during_the_launch_ends_it_and_leaves_nothing(
