@@ -37,7 +37,7 @@ define with_versions
 endef
 
 .PHONY: demo test long-test clients-test again netns-test vm-test qemu-test ui-test screens check docs lock format clean \
-  upstream-test emulators oldest-test newest-test
+  upstream-test moto-test emulators oldest-test newest-test
 
 clients-test: $(STAMP)  ## environments made by uv, pip, poetry, pdm and others, with each Python that is here
 	$(BIN)/python -m pytest tests/clients --timeout 600
@@ -79,8 +79,12 @@ check: $(STAMP)  ## lint, format, types, import layers, docs
 docs: $(STAMP)  ## the docs site, at http://127.0.0.1:8000
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-upstream-test: $(STAMP)  ## prefect-dask's own tests on CoiledTaskRunner, from its source distribution
-	$(BIN)/python -m pytest tests/upstream --timeout 0
+upstream-test: $(STAMP)  ## prefect-dask's own tests on CoiledTaskRunner; distributed's on Cluster (CONTRIBUTING.md)
+	$(BIN)/python -m pytest tests/upstream/test_upstream.py tests/upstream/test_deploy.py --timeout 0
+
+moto-test: $(STAMP)  ## moto's own tests with the sandbox's corrections; MOTO_TESTS names a folder with its `tests`
+	$(BIN)/uv pip install --quiet --no-deps --target .emulators/moto freezegun
+	PYTHONPATH=$(CURDIR)/.emulators/moto $(BIN)/python -m pytest tests/upstream/test_moto.py --timeout 0
 
 emulators: $(STAMP)  ## the life of an account on AWS emulators that others wrote; LocalEmu needs Python 3.13
 	for name in ministack localemu; do \

@@ -65,10 +65,10 @@ def sizes(numbers: list[int], profile: str) -> list[dict[str, Any]]:
     from pydantic import SecretStr
 
     from prefect_coiled.aws import instances, log_events
-    from prefect_coiled.aws.credentials import Account, CredentialSource
+    from prefect_coiled.aws.account import Account
+    from prefect_coiled.aws.credentials import CredentialSource
     from prefect_coiled.cluster.request import Request
     from prefect_coiled.provision import add_workers, create_cluster, delete_cluster, set_up_account
-    from prefect_coiled.provision.sessions import open_door
     from prefect_coiled.sandbox import Sandbox
     from prefect_coiled.tasks.steps import Session, use_session
 
@@ -80,11 +80,11 @@ def sizes(numbers: list[int], profile: str) -> list[dict[str, Any]]:
     with Sandbox(settings) as sandbox:
         keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
         account = Account("bench", credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
-        with use_session(Session(open_door(account, "us-east-1"))):
+        with use_session(Session(account.door("us-east-1"))):
             set_up_account("bench", "us-east-1")
         bucket = _Machines()
         for n in numbers:
-            door = open_door(account, "us-east-1", threading.Event())
+            door = account.door("us-east-1", threading.Event())
             counts.clear()
             request = Request({}, n_workers=n, name=f"size-{n}")
             spec = request.spec(account, "bench", own_cidr=lambda: "192.0.2.1/32")

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
+from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.caller import Caller, find_caller
-from prefect_coiled.aws.credentials import Account, CredentialSource
-from prefect_coiled.aws.door import Aws, Observer
+from prefect_coiled.aws.credentials import CredentialSource
+from prefect_coiled.aws.door import Aws
 from prefect_coiled.blocks import Ec2DaskAccount, account_from_block
 from prefect_coiled.blocks.changes import Change, differences
 from prefect_coiled.blocks.editing import edited
@@ -21,7 +22,6 @@ from prefect_coiled.blocks.loading import account_slug, delete_account, load_acc
 from prefect_coiled.errors import AccountError, OptionsError
 from prefect_coiled.options import BackendOptions, merge
 from prefect_coiled.provision import set_up_account
-from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.records import AccountRecord, Record
 from prefect_coiled.tasks.steps import Session, use_session
 
@@ -223,18 +223,16 @@ def save_account(block: Ec2DaskAccount, slug: str) -> SavedAccount:
     )
 
 
-def set_up(block: Ec2DaskAccount, slug: str, observer: Observer | None = None) -> AccountRecord:
+def set_up(block: Ec2DaskAccount, slug: str) -> AccountRecord:
     """Make what the account's clusters share. Stopped anywhere, it goes on when it is run again.
 
     Args:
         block: The account's block.
         slug: The account's slug.
-        observer: Called with (action, what) before each call to AWS.
     """
     loaded = account_from_block(block, slug)
     options = merge(None, loaded.options).options
-    door = open_door(loaded, options.region)
-    door.observer = observer
+    door = loaded.door()
     with use_session(Session(door)):
         return set_up_account(
             slug,
@@ -287,7 +285,7 @@ def administrator(slug: str, profile: str | None = None) -> tuple[Account, Aws]:
         account = replace(account, credentials=CredentialSource(profile=profile))
     else:
         account = load_account(slug)
-    return account, open_door(account, merge(None, account.options).options.region)
+    return account, account.door()
 
 
 def _changes(block: Ec2DaskAccount, slug: str) -> tuple[Change, ...]:
@@ -300,7 +298,7 @@ def _changes(block: Ec2DaskAccount, slug: str) -> tuple[Change, ...]:
 
 
 def _caller(account: Account) -> Caller:
-    return find_caller(open_door(account, merge(None, account.options).options.region))
+    return find_caller(account.door())
 
 
 def _apart(function: Callable[[], T]) -> T:

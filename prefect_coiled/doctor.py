@@ -15,25 +15,24 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any
 
 from prefect import flow, task
 
+from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.caller import find_caller
-from prefect_coiled.aws.credentials import Account
-from prefect_coiled.aws.door import Report, watch_calls
 from prefect_coiled.aws.foresight import foresee
 from prefect_coiled.cluster import Cluster
 from prefect_coiled.costs import MachineUse, estimate
 from prefect_coiled.errors import AwsError, OptionsError
+from prefect_coiled.events import EVERYWHERE, Event, tell
 from prefect_coiled.options import merge
 from prefect_coiled.plan.aws_codes import CODES
 from prefect_coiled.provision import remove_cluster, set_up_account, sweep
 from prefect_coiled.provision.room import find_room
-from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.records import Record
 from prefect_coiled.task_runner import CoiledTaskRunner
 from prefect_coiled.tasks.steps import Session, use_session
@@ -110,15 +109,12 @@ def hourly_price() -> float:
     return estimate(uses).known_usd
 
 
-def examine(
-    account: Account, *, spend: float = 0.5, tell: Callable[[str, str], None] | None = None
-) -> Examination:
+def examine(account: Account, *, spend: float = 0.5) -> Examination:
     """Live through a cluster's shortest life in an account.
 
     Args:
         account: The account, as it was loaded.
         spend: US dollars that it may cost at most; the cluster's machines end by themselves before.
-        tell: Called with (step, state).
 
     Raises:
         OptionsError: If even the shortest life costs more than `spend`.
@@ -132,8 +128,11 @@ def examine(
             "Allow more.",
         )
     seen = _Seen()
-    with watch_calls(seen.note):
-        steps, left = _live(account, seconds, tell or (lambda step, state: None))
+    EVERYWHERE.subscribe(seen)
+    try:
+        steps, left = _live(account, seconds)
+    finally:
+        EVERYWHERE.unsubscribe(seen)
     from prefect_coiled import __version__
 
     region = merge(None, account.options).options.region
@@ -154,32 +153,34 @@ def examine(
     )
 
 
-def _live(
-    account: Account, seconds: float, tell: Callable[[str, str], None]
-) -> tuple[list[StepRecord], tuple[str, ...]]:
+def _tell(step: str, state: str) -> None:
+    tell(Event("examination", state, step=step))
+
+
+def _live(account: Account, seconds: float) -> tuple[list[StepRecord], tuple[str, ...]]:
     steps: list[StepRecord] = []
     options = merge(None, account.options).options
     name = f"doctor-{secrets.token_hex(3)}"
-    aws = open_door(account, options.region)
+    aws = account.door()
     made: list[Cluster] = []
 
     @contextmanager
     def step(title: str) -> Iterator[list[str]]:
-        tell(title, "begun")
+        _tell(title, "begun")
         begun, notes, error = time.monotonic(), list[str](), ""
         try:
             yield notes
         except Exception as failure:  # whatever fails is what the report is for
             code = f" {failure.code}" if isinstance(failure, AwsError) else ""
             error = f"{type(failure).__name__}{code}"
-            tell(title, str(failure))
+            _tell(title, str(failure))
             raise _GaveUpError from failure
         finally:
             took = round(time.monotonic() - begun, 1)
             steps.append(
                 StepRecord(name=title, seconds=took, ok=not error, note="; ".join(notes), error=error)
             )
-            tell(title, f"{'; '.join(notes) or 'done'} ({took} s)" if not error else f"failed: {error}")
+            _tell(title, f"{'; '.join(notes) or 'done'} ({took} s)" if not error else f"failed: {error}")
 
     left: tuple[str, ...] = ()
     try:
@@ -202,7 +203,7 @@ def _live(
         with step("close"):
             made[0].close()
     except _GaveUpError:
-        tell("close", "removing what was made")
+        _tell("close", "removing what was made")
     finally:
         for cluster in made:
             cluster.close()
@@ -212,7 +213,7 @@ def _live(
                 removal += sweep(account.slug, options.region, release_nat=False)
                 notes.append("nothing is left" if not removal.left else f"{len(removal.left)} left")
         except _GaveUpError:
-            tell("sweep", "run `prefect-coiled sweep`")
+            _tell("sweep", "run `prefect-coiled sweep`")
         left = tuple(sorted(Counter(_redacted(key) for key in removal.left)))
     return steps, left
 
@@ -257,13 +258,15 @@ class _Seen:
         self.pairs: set[tuple[str, str]] = set()
         self.fields: dict[str, set[str]] = {}
 
-    def note(self, report: Report) -> None:
-        self.calls[report.action] += 1
-        if report.error is not None:
-            self.codes[f"{report.action} {report.error.code}"] += 1
-            self.pairs.add((report.action, report.error.code))
+    def __call__(self, event: Event) -> None:
+        if event.kind != "reply":
             return
-        self.fields.setdefault(report.action, set()).update(fields_of(report.reply))
+        self.calls[event.action] += 1
+        if isinstance(event.error, AwsError):
+            self.codes[f"{event.action} {event.error.code}"] += 1
+            self.pairs.add((event.action, event.error.code))
+            return
+        self.fields.setdefault(event.action, set()).update(fields_of(event.reply))
 
 
 def fields_of(value: Any, path: str = "", depth: int = _DEPTH) -> Iterator[str]:

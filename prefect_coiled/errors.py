@@ -10,7 +10,9 @@
     │   ├── NotFoundError         the resource is not there (or not yet)
     │   ├── AlreadyExistsError    the name is taken
     │   ├── InUseError            something else still depends on the resource
-    │   ├── ThrottledError        too many requests, or AWS itself failed
+    │   ├── UnavailableError      not at the moment
+    │   │   ├── ThrottledError    too many requests, or AWS itself failed
+    │   │   └── NoAnswerError     the connection was lost, or none came about
     │   ├── NoCapacityError       AWS has no machine of this type in this zone now
     │   ├── QuotaError            a limit of the AWS account is reached
     │   ├── AccountStateError     the AWS account may not do that: it is new, blocked, on the free plan
@@ -47,6 +49,7 @@ __all__ = [
     "InUseError",
     "InvalidRequestError",
     "NameTakenError",
+    "NoAnswerError",
     "NoCapacityError",
     "NodeError",
     "NotFoundError",
@@ -58,6 +61,7 @@ __all__ = [
     "StoppedError",
     "TaskLostError",
     "ThrottledError",
+    "UnavailableError",
     "WaitTimeoutError",
     "is_retryable",
     "printable",
@@ -265,8 +269,16 @@ class InUseError(AwsError):
     """Another resource still depends on this one."""
 
 
-class ThrottledError(AwsError):
+class UnavailableError(AwsError):
+    """AWS did not do it at the moment; the same call may succeed a little later."""
+
+
+class ThrottledError(UnavailableError):
     """AWS asked to slow down, or failed on its own side."""
+
+
+class NoAnswerError(UnavailableError):
+    """No answer came, so that it is not known whether AWS did it."""
 
 
 class NoCapacityError(AwsError):
@@ -319,7 +331,7 @@ class SandboxError(PrefectCoiledError):
 
 # A step may be tried again after these. No capacity is not among them: the launch itself goes on
 # to the next type, the next zone and on demand, and then gives up with what it tried.
-_RETRYABLE = (ThrottledError, InUseError, NotFoundError, AlreadyExistsError)
+_RETRYABLE = (UnavailableError, InUseError, NotFoundError, AlreadyExistsError)
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -15,9 +15,7 @@ from prefect_coiled.aws import instances, log_events
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.blocks import load_account
 from prefect_coiled.errors import OptionsError, PrefectCoiledError
-from prefect_coiled.options import merge
-from prefect_coiled.plan.notifications import STREAM, Notification, choose, level_number
-from prefect_coiled.provision.sessions import open_door
+from prefect_coiled.events.rows import STREAM, Notification, choose, level_number
 from prefect_coiled.terminal import Terminal
 
 __all__ = [
@@ -219,5 +217,4 @@ def _is_error(line: str) -> bool:
 
 
 def _door(account: str | None, region: str | None) -> Aws:
-    loaded = load_account(account)
-    return open_door(loaded, merge({"region": region}, loaded.options).options.region)
+    return load_account(account).door(region)

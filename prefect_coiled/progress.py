@@ -1,7 +1,7 @@
 """Shows how clusters come up, live in a terminal: network, role, image, instances, log streams, workers.
 
-A cluster tells its progress to the board that is open in this process, if there is one; without a board it
-prints plain lines, as Dask's own clusters do.
+What clusters tell goes to the board that is open in this process, if there is one; without a board they print
+plain lines, as Dask's own clusters do.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
+
+from prefect_coiled.events import EVERYWHERE, Event
 
 # The steps in the order in which they begin; others are shown below them.
 ORDER = (
@@ -31,12 +34,7 @@ ORDER = (
 )
 _UNDERWAY = ("looking", "creating", "launching", "connecting", "attaching")
 
-_listeners: list[Callable[[str, str], None]] = []
-
-
-def listeners() -> tuple[Callable[[str, str], None], ...]:
-    """Who wants to hear of progress in this process."""
-    return tuple(_listeners)
+_SHOWN = ("step", "workers", "dashboard")
 
 
 class Board:
@@ -53,10 +51,13 @@ class Board:
         self._lock = threading.Lock()
         self._spinner = Spinner("dots")
 
-    def tell(self, step: str, state: str) -> None:
-        """Note the state of a step."""
+    def __call__(self, event: Event) -> bool:
+        """Take the state of a step; says whether it is one."""
+        if event.kind not in _SHOWN:
+            return False
         with self._lock:
-            self._steps[step] = (state, self._clock() - self._begun)
+            self._steps[event.step] = (event.text, self._clock() - self._begun)
+        return True
 
     def rows(self) -> list[tuple[str, str, float]]:
         """The steps that were begun, in order: name, state, seconds since the board was opened."""
@@ -92,18 +93,19 @@ def live_board(console: Console | None = None) -> Iterator[Board]:
     board = Board()
     live = Live(board, console=console, refresh_per_second=8)
 
-    def tell(step: str, state: str) -> None:
-        if step == "dashboard" and not live.console.is_terminal:
-            state = state.partition("?")[0]  # a file is kept and shown around; the token opens the dashboard
-        board.tell(step, state)
+    def show(event: Event) -> None:
+        if event.kind == "dashboard" and not live.console.is_terminal:
+            # A file is kept and shown around; the token opens the dashboard.
+            event = replace(event, text=event.text.partition("?")[0])
+        board(event)
 
     try:
         with live:
-            _listeners.append(tell)
+            EVERYWHERE.subscribe(show, shows=True)
             try:
                 yield board
             finally:
-                _listeners.remove(tell)
+                EVERYWHERE.unsubscribe(show)
     finally:
         # A file or a pipe gets the board once, at the end, and Rich ends no line there.
         if board.rows() and not (live.console.is_terminal or live.console.is_jupyter):

@@ -11,6 +11,7 @@ import os
 import re
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -29,9 +30,9 @@ def main() -> None:
 
     from prefect_coiled import progress
 
-    tell = progress.Board.tell
-    progress.Board.tell = (  # type: ignore[method-assign]
-        lambda board, step, state: tell(board, step, re.sub(r"token=.*", "token=…", state))
+    take = progress.Board.__call__
+    progress.Board.__call__ = (  # type: ignore[method-assign]
+        lambda board, event: take(board, replace(event, text=re.sub(r"token=.*", "token=…", event.text)))
     )
 
     # Not a terminal: of the live board, which is drawn over and over, only the last state is recorded.

@@ -10,26 +10,23 @@ from __future__ import annotations
 
 import functools
 import re
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from prefect_coiled.aws.sandbox_info import SandboxInfo
 from prefect_coiled.errors import AccountError
 from prefect_coiled.options.base import near
 
 # The access key id of a sandbox's administrator.
-_ADMINISTRATOR = "sandbox"
+ADMINISTRATOR = "sandbox"
 
 if TYPE_CHECKING:
     import boto3
     from botocore.credentials import Credentials
 
-    from prefect_coiled.aws.door import Aws
 
 DEFAULT_SESSION_NAME = "prefect-coiled"
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
@@ -133,7 +130,7 @@ class CredentialSource:
                     "its secret key is missing: it was not given, or was left behind in a pickle.",
                     "Give both keys, or load the account again by its slug.",
                 )
-            return _session_of_keys(self.access_key_id, self.secret_access_key, region)
+            return session_of_keys(self.access_key_id, self.secret_access_key, region)
         try:
             return boto3.Session(profile_name=self.profile or None, region_name=region)
         except ProfileNotFound:
@@ -200,8 +197,8 @@ def check_access_key_id(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _session_of_keys(key_id: str, secret: SecretStr, region: str) -> boto3.Session:
-    # Keys that were given stay what they are; a profile or the environment may be another one tomorrow.
+def session_of_keys(key_id: str, secret: SecretStr, region: str) -> boto3.Session:
+    """A session with keys of a user, kept: they stay what they are, unlike a profile or the environment."""
     import boto3
 
     return boto3.Session(
@@ -213,98 +210,3 @@ def _profiles() -> list[str]:
     import botocore.session
 
     return list(botocore.session.Session().available_profiles)
-
-
-@dataclass(frozen=True)
-class Account:
-    """An account as the rest of the library needs it.
-
-    Attributes:
-        slug: Its name: of the block document, the IAM role, the log group and the tags.
-        options: The account's layer of the backend options.
-        credentials: Who calls AWS.
-        endpoint_url: Where AWS's API is, if not at AWS.
-        sandbox: The sandbox that it runs in, or None: said by its block, and never guessed from an endpoint.
-        tags: Tags for everything the account makes.
-        instead_of: Names of the accounts that were saved, where it is the sandbox because none has its name.
-    """
-
-    slug: str
-    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    credentials: CredentialSource = CredentialSource()
-    endpoint_url: str | None = None
-    sandbox: SandboxInfo | None = field(default=None, hash=False)
-    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
-    instead_of: tuple[str, ...] = ()
-
-    def place(self, aws_account_id: str, region: str) -> str:
-        """Where its machines run, in words.
-
-        Args:
-            aws_account_id: The 12 digits that the credentials are of.
-            region: The region that is meant.
-        """
-        if not self.is_sandbox:
-            at = f" at {self.endpoint_url}" if self.endpoint_url else ""
-            return f"AWS account {aws_account_id} in {region}{at}"
-        text = "the sandbox on this machine"
-        if self.instead_of:
-            text += f" (no account of that name is saved; there is: {', '.join(self.instead_of)})"
-        return text
-
-    @property
-    def shares_loopback(self) -> bool:
-        """Whether this account's machines reach what listens on the loopback of this one."""
-        return self.sandbox is not None and self.sandbox.shares_loopback
-
-    @property
-    def is_sandbox(self) -> bool:
-        """Whether this account is the sandbox on this machine."""
-        return self.sandbox is not None
-
-    def session(self, region: str) -> boto3.Session:
-        """A session for this account; see `CredentialSource.session`.
-
-        Clients made from it need `endpoint_url=account.endpoint_url`. The administrator of a sandbox signs
-        with the secret that its whereabouts hold.
-        """
-        known = self.sandbox
-        if known is not None and known.secret_access_key and self.credentials.access_key_id == _ADMINISTRATOR:
-            return _session_of_keys(_ADMINISTRATOR, SecretStr(known.secret_access_key), region)
-        return self.credentials.session(region, endpoint_url=self.endpoint_url)
-
-    def attach_policy(self, arn: str) -> bool:
-        """Let the account's machines do what a managed policy allows, for example read your buckets.
-
-        Args:
-            arn: Such as "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess".
-
-        Returns:
-            Whether it was not attached yet.
-
-        Raises:
-            OptionsError: If there is no such policy, or it opens the whole AWS account.
-            ProvisionError: If the account is not set up yet.
-        """
-        from prefect_coiled.aws.iam_role import attach_policy
-
-        # IAM is the same in all regions.
-        return attach_policy(self.door(str(self.options.get("region") or "us-east-1")), arn)
-
-    def door(self, region: str, stop: threading.Event | None = None) -> Aws:
-        """The door of this account in a region; no call is made yet."""
-        from prefect_coiled.aws.door import Aws
-
-        return Aws(
-            self.session(region),
-            region,
-            self.slug,
-            endpoint_url=self.endpoint_url,
-            sandbox=self.sandbox,
-            stop=stop,
-        )
-
-    def without_secrets(self) -> Account:
-        """The same account without the registry's token and the secret key, for a record."""
-        options = {k: v for k, v in self.options.items() if k != "registry"}
-        return replace(self, options=options, credentials=replace(self.credentials, secret_access_key=None))

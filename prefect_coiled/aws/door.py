@@ -14,11 +14,8 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import boto3
@@ -39,10 +36,11 @@ from prefect_coiled.errors import (
     AccessDeniedError,
     AwsError,
     CredentialsError,
+    NoAnswerError,
     QuotaError,
     StoppedError,
-    ThrottledError,
 )
+from prefect_coiled.events import Event, Watch, tell
 from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE, changes, mode_of
 from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, SPOT_ROLE_MISSING
 from prefect_coiled.plan.aws_errors import aws_error
@@ -63,46 +61,8 @@ _NUMBERS: WeakKeyDictionary[boto3.Session, dict[str, str]] = WeakKeyDictionary()
 _CLIENT_NAMES = {"servicequotas": "service-quotas"}
 # The region of IAM's and STS's one endpoint does not matter; everything else is regional but for these.
 _ONE_REGION = {"freetier": "us-east-1"}
-Observer = Callable[[str, str], None]
 # Nobody can own a bucket that is being made.
 _WITHOUT_OWNER = {"s3:CreateBucket"}
-
-
-class Report(NamedTuple):
-    """A call that was made.
-
-    Attributes:
-        action: Such as "ec2:CreateVpc".
-        what: What was being done.
-        seconds: How long it took.
-        reply: The response; empty if it failed.
-        error: Why it failed.
-    """
-
-    action: str
-    what: str
-    seconds: float
-    reply: dict[str, Any]
-    error: AwsError | None = None
-
-
-# Who looks at the calls of all doors of this process.
-_watchers: list[Callable[[Report], None]] = []
-
-
-@contextmanager
-def watch_calls(watcher: Callable[[Report], None]) -> Iterator[None]:
-    """Call `watcher` with a `Report` after each call of any door of this process."""
-    _watchers.append(watcher)
-    try:
-        yield
-    finally:
-        _watchers.remove(watcher)
-
-
-def _tell(report: Report) -> None:
-    for watcher in tuple(_watchers):
-        watcher(report)
 
 
 class Aws:
@@ -115,12 +75,9 @@ class Aws:
         endpoint_url: Endpoint of every service; None for AWS itself.
         sandbox: The sandbox that the door leads to; None for AWS, and for an endpoint of the user's own.
         stop: When set, calls and waits end with `StoppedError`.
-        observer: Called with (action, what) before each call, for progress and tests.
 
     Attributes:
-        listener: Called with a `Report` after each call.
         fence: Called before each call that changes something; raises where it must not be made any more.
-        calls: How often each action was called.
     """
 
     def __init__(
@@ -132,7 +89,6 @@ class Aws:
         endpoint_url: str | None = None,
         sandbox: SandboxInfo | None = None,
         stop: threading.Event | None = None,
-        observer: Observer | None = None,
     ) -> None:
         self.session = session
         self.region = region
@@ -140,19 +96,14 @@ class Aws:
         self.endpoint_url = endpoint_url
         self.sandbox = sandbox
         self.stop = stop or threading.Event()
-        self.observer = observer
-        self.listener: Callable[[Report], None] | None = None
         self.fence: Callable[[], None] | None = None
-        self.calls: Counter[str] = Counter()
 
     def without_stop(self) -> Aws:
         """The same door, deaf to the stop event: for the way down."""
-        door = self.beside()
-        door.observer, door.calls, door.listener = self.observer, self.calls, self.listener
-        return door
+        return self.beside()
 
     def beside(self, region: str | None = None, stop: threading.Event | None = None) -> Aws:
-        """Another door of the account, with no observer, listener, fence or count of calls.
+        """Another door of the account, with no fence.
 
         Args:
             region: Its region; the same one by default.
@@ -186,6 +137,16 @@ class Aws:
             known[where] = str(self.call("sts:GetCallerIdentity", what)["Account"])
         return known[where]
 
+    def tell(self, kind: str, text: str = "", **fields: Any) -> None:
+        """Tell something of this account in this region, to whoever hears what is told in this context.
+
+        Args:
+            kind: As of an `Event`.
+            text: What was done, for a person.
+            fields: The event's other fields.
+        """
+        tell(Event(kind, text, account=self.account, region=self.region, **fields))
+
     def call(self, action: str, what: str, **parameters: Any) -> dict[str, Any]:
         """Make one AWS call.
 
@@ -203,20 +164,14 @@ class Aws:
         """
         parameters = self._owned(action, parameters)
         client, method = self._prepare(action, what)
-        begun = time.monotonic()
+        watch = Watch()
         try:
             reply: dict[str, Any] = getattr(client, method)(**parameters)
         except (BotoCoreError, ClientError) as error:
             failure = self._translate(error, action, what)
-            report = Report(action, what, time.monotonic() - begun, {}, failure)
-            _tell(report)
-            if self.listener:
-                self.listener(report)
+            self.tell("reply", what, action=action, seconds=watch.seconds, error=failure)
             raise failure from error
-        report = Report(action, what, time.monotonic() - begun, reply)
-        _tell(report)
-        if self.listener:
-            self.listener(report)
+        self.tell("reply", what, action=action, seconds=watch.seconds, reply=reply)
         return reply
 
     def pages(self, action: str, what: str, key: str, **parameters: Any) -> Iterator[dict[str, Any]]:
@@ -230,11 +185,11 @@ class Aws:
         client, method = self._prepare(action, what)
         try:
             for page in client.get_paginator(method).paginate(**parameters):
-                _tell(Report(action, what, 0.0, page))
+                self.tell("reply", what, action=action, reply=page)
                 yield from page.get(key, ())
         except (BotoCoreError, ClientError) as error:
             failure = self._translate(error, action, what)
-            _tell(Report(action, what, 0.0, {}, failure))
+            self.tell("reply", what, action=action, error=failure)
             raise failure from error
 
     def _owned(self, action: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -253,9 +208,7 @@ class Aws:
             self.fence()
         service, operation = action.split(":")
         client = self._client(service, mode_of(action))
-        self.calls[action] += 1
-        if self.observer:
-            self.observer(action, what)
+        self.tell("call", what, action=action)
         return client, xform_name(operation)
 
     def _client(self, service: str, mode: str) -> Any:
@@ -294,7 +247,7 @@ class Aws:
                 made = aws_error(what, action, error.response, next_step=where)
             return made
         if isinstance(error, (BotocoreConnectionError, HTTPClientError)):
-            return ThrottledError(
+            return NoAnswerError(
                 what,
                 f"{action} got no answer: {error}",
                 "Check the network, then run again.",

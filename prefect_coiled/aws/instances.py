@@ -16,7 +16,7 @@ from prefect_coiled.errors import (
     AwsError,
     NotFoundError,
     OptionsError,
-    ThrottledError,
+    UnavailableError,
     printable,
 )
 from prefect_coiled.plan import tags
@@ -220,7 +220,7 @@ def wait_terminated(
         if left:
             try:
                 states = _states(aws, sorted(left))
-            except ThrottledError:
+            except UnavailableError:
                 return None  # the next look may be answered
             for one in sorted(left):
                 if states.get(one) == "terminated":

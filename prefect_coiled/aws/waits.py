@@ -12,7 +12,7 @@ from prefect_coiled.errors import (
     InUseError,
     ProvisionError,
     StoppedError,
-    ThrottledError,
+    UnavailableError,
     WaitTimeoutError,
 )
 from prefect_coiled.internals.botocore import waiter
@@ -87,7 +87,7 @@ def persistently(aws: Aws, what: str, action: Callable[[], T], timeout: float = 
         AwsError: As `retry_while` does.
         StoppedError: When a stop is asked for.
     """
-    return retry_while(aws, what, action, (ThrottledError, InUseError), timeout=timeout, interval=5.0)
+    return retry_while(aws, what, action, (UnavailableError, InUseError), timeout=timeout, interval=5.0)
 
 
 def retry_while(
@@ -160,7 +160,7 @@ def wait_as(
     def probe() -> dict[str, Any] | None:
         try:
             reply = aws.call(action, what, **parameters)
-        except ThrottledError:
+        except UnavailableError:
             return None  # the next look may be answered
         except AwsError as error:
             # The form in which botocore's acceptors see an error.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 from prefect_coiled.cli import app
@@ -14,7 +15,12 @@ def run() -> None:
     # Prefect's remarks on its temporary server are not what was asked for, nor what that server tells of its
     # use: the first time it fails now and then, with a page of traceback, while the database is being made.
     # Here and not in the application, whose callers in other processes keep their environment as it is.
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    if "PREFECT_LOGGING_LEVEL" not in os.environ:
+        os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
+        # What fails is told once, with its cause and the next step. Prefect would tell the same before, with
+        # a traceback for each task and flow around it: that goes to the run's log alone.
+        for name in ("prefect.flow_runs", "prefect.task_runs"):
+            logging.getLogger(name).propagate = False
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     app()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from prefect_coiled.aws.credentials import Account
+    from prefect_coiled.aws.account import Account
     from prefect_coiled.aws.door import Aws
+    from prefect_coiled.events import Event
     from prefect_coiled.plan.changes import Plan
     from prefect_coiled.records import Removal
 
@@ -47,6 +49,21 @@ def quiet() -> Console:
     return Console(quiet=True)
 
 
+@contextmanager
+def showing(
+    console: Console, kind: str, line: Callable[[Event], str] = lambda event: f"{event.step:<12} {event.text}"
+) -> Iterator[None]:
+    """Print what is told inside the block: of each event of a kind its line, if it has one."""
+    from prefect_coiled.events import hearing
+
+    def show(event: Event) -> None:
+        if event.kind == kind and (text := line(event)):
+            console.print(text)
+
+    with hearing(show):
+        yield
+
+
 def print_json(value: Any) -> None:
     """JSON for programs, on standard output."""
     import json
@@ -76,11 +93,9 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
 def door(slug: str | None, region: str | None) -> tuple[Account, Aws]:
     """The account that is meant, and its door in the region that holds."""
     from prefect_coiled.blocks import load_account
-    from prefect_coiled.options import merge
-    from prefect_coiled.provision.sessions import open_door
 
     account = load_account(slug)
-    return account, open_door(account, merge({"region": region}, account.options).options.region)
+    return account, account.door(region)
 
 
 def no_cluster(aws: Aws, name: str) -> PrefectCoiledError:

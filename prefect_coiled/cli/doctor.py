@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefect_coiled.cli.common import AccountOption, out, told, where
+from prefect_coiled.cli.common import AccountOption, out, showing, told, where
 
 
 @told
@@ -34,7 +34,8 @@ def run_doctor(
     )
     if not yes and not loaded.is_sandbox:
         typer.confirm("Go on?", abort=True)
-    found = examine(loaded, spend=spend, tell=lambda step, state: console.print(f"{step:8} {state}"))
+    with showing(console, "examination"):
+        found = examine(loaded, spend=spend)
     if report is not None:
         report.write_text(found.model_dump_json(indent=2), encoding="utf-8")
         console.print(f"Report: {report}")

@@ -17,6 +17,7 @@ from prefect_coiled.cli.common import (
     no_cluster,
     out,
     print_json,
+    showing,
     table,
     told,
     where,
@@ -62,10 +63,7 @@ def bake(
     spec = request.spec(loaded, find_caller(aws).name, own_cidr=lambda: "127.0.0.1/32")
     console = out()
 
-    def report(step: str, state: str) -> None:
-        console.print(f"{step:<12} {state}")
-
-    with use_session(Session(aws, report=report)):
+    with showing(console, "step"), use_session(Session(aws)):
         image = bake_image(spec)
     console.print(f"Baked {image.image_id} ({image.name}){where(loaded)}")
 
@@ -93,12 +91,12 @@ def upload(
     request = Request(n_workers=1, region=aws.region, package_sync_ignore=ignore or None, software=software)
     spec = request.spec(loaded, caller.name, own_cidr=lambda: "127.0.0.1/32")
     console = out()
-    locked = prepare(spec, lambda note: console.print(note))
-    try:
-        name = ensure_bucket(aws, caller.aws_account_id)
-        delivery = send(aws, locked, name, report=lambda step, state: console.print(state))
-    finally:
-        locked.discard()
+    with showing(console, "step"):
+        locked = prepare(spec)
+        try:
+            delivery = send(aws, locked, ensure_bucket(aws, caller.aws_account_id))
+        finally:
+            locked.discard()
     console.print(f"{delivery}{where(loaded)}")
 
 

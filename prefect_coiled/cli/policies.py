@@ -20,7 +20,7 @@ from prefect_coiled.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from prefect_coiled.aws.credentials import Account
+    from prefect_coiled.aws.account import Account
     from prefect_coiled.aws.door import Aws
     from prefect_coiled.provision.room import Room
 

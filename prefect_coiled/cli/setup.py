@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from prefect_coiled.cli.common import out, table, told
+from prefect_coiled.cli.common import out, showing, table, told
 from prefect_coiled.cli.flags import AccountFlags, takes_account_flags
 from prefect_coiled.cli.iam import setup_iam
 from prefect_coiled.errors import AccountError, OptionsError, PrefectCoiledError
 
 if TYPE_CHECKING:
     from prefect_coiled.blocks import Ec2DaskAccount
+    from prefect_coiled.events import Event
 
 T = TypeVar("T")
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; what is not given stays as it is.")]
@@ -226,13 +227,13 @@ def _make(block: Ec2DaskAccount, account: str) -> None:
     console = out()
     reads = ("Describe", "Get", "Head", "List")
 
-    def observe(action: str, what: str) -> None:
+    def line(event: Event) -> str:
         # Leases and their like are our own affair.
-        if not action.split(":")[1].startswith(reads) and not action.startswith("ssm:"):
-            console.print(f"   {what}")
+        service, _, call = event.action.partition(":")
+        return "" if service == "ssm" or call.startswith(reads) else f"   {event.text}"
 
-    with console.status("Making what is missing"):
-        record = set_up(block, account, observe)
+    with console.status("Making what is missing"), showing(console, "call", line):
+        record = set_up(block, account)
     network = record.network
     console.print(
         f"Account {record.account} is set up in {record.region}"

@@ -20,6 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any, TypeVar
 
 import dask.config
@@ -31,7 +32,7 @@ from distributed.deploy.cluster import Cluster as DistributedCluster
 from distributed.utils import Log, Logs
 from typing_extensions import Unpack
 
-from prefect_coiled import progress
+from prefect_coiled import events
 from prefect_coiled.blocks import load_account
 from prefect_coiled.cluster.fleet import Fleet
 from prefect_coiled.cluster.launched import Launched, launch
@@ -48,7 +49,9 @@ from prefect_coiled.options.ingress import ingress_rules
 from prefect_coiled.options.keywords import ClusterKeywords, arguments, signature
 from prefect_coiled.plan.node_config import LEAVING_TOPIC
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
-from prefect_coiled.widget import CellBoard, in_notebook
+from prefect_coiled.subscribers.notebook import CellBoard, in_notebook
+from prefect_coiled.subscribers.notifications import Notifications
+from prefect_coiled.subscribers.story import Story
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -108,17 +111,18 @@ class Cluster(DistributedCluster):
         self._begun: set[asyncio.Future[None]] = set()
         self._looking: asyncio.Future[None] | None = None
         self._counted_on: tuple[int, frozenset[str]] = (0, frozenset())
-        self._watching = Watching(self._note)
-        self._noting: asyncio.Future[None] | None = None
+        self._watching = Watching(self._tell)
         self._hurried = False
         self._told: set[str] = set()
-        self._reporter = held["report"]
-        self._cell: CellBoard | None = None
-        if held["show_widget"] and held["report"] is None and not held["quiet"] and in_notebook():
-            self._cell = CellBoard(held["name"] or "of this notebook")
-            self._reporter = self._cell.tell
-        # Flows started from here belong below the flow that asked for the cluster.
+        self._events = events.Stream(events.here())
+        self._events.subscribe(self._log_line)
+        if (report := held["report"]) is not None:
+            self._events.subscribe(lambda e: report(e.step, e.text) if e.kind == "step" else None, shows=True)
+        elif held["show_widget"] and not held["quiet"] and in_notebook():
+            self._events.subscribe(CellBoard(held["name"] or "of this notebook"), shows=True)
+        # Flows started from here belong below the flow that asked for the cluster, and are heard here.
         self._context = contextvars.copy_context()
+        self._context.run(self._events.enter)
         self._modules = gather_modules(self.package_sync_ignore)
         super().__init__(
             asynchronous=held["asynchronous"], loop=held["loop"], quiet=held["quiet"], name=held["name"]
@@ -147,7 +151,7 @@ class Cluster(DistributedCluster):
         try:
             began = time.monotonic()
             self._launching = asyncio.ensure_future(
-                self.in_thread(launch, self._request, self.tell, self.stop_event, self._modules.files)
+                self.in_thread(launch, self._request, self.stop_event, self._modules.files)
             )
             self.launched = launched = await asyncio.shield(self._launching)
             self.name = launched.record.name
@@ -158,21 +162,17 @@ class Cluster(DistributedCluster):
             least = min(launched.spec.min_workers, len(self.workers))
             # Packing and uploading have bounds of their own, and may take what they take.
             await wait_until_ready(self, launched, least=least, timeout=self.timeout, began=launched.since)
-            launched.story.joined(len(self.observed), len(self.workers))
-            launched.story.ready()
+            self._tell_workers()
             # Asked for again with each cluster: it goes before what Prefect has at work. Prefect's temporary
             # server ends after all of that.
             before_threads_end(_remove_what_was_forgotten)
             if not launched.attached:
                 ready, seconds = sorted(map(str, self.observed)), time.monotonic() - began - launched.waited
                 text = f"{len(ready)} of {len(self.workers)} workers are ready"
-                self._noting = asyncio.ensure_future(self._note("cluster_ready", text, ready, seconds))
-            # To terminals alone: the link opens the dashboard, so it is kept out of every log.
-            for listener in progress.listeners():
-                listener("dashboard", launched.dashboard_link)
+                self._tell("cluster_ready", text, ids=tuple(ready), seconds=seconds)
+            self._tell("dashboard", launched.dashboard_link, step="dashboard")
         except BaseException as error:
-            if self.launched is not None:
-                self.launched.story.failed(error)
+            self._tell("failed", error=error)
             # Whoever asked is told after everything is gone.
             self._hurried = True
             self.stop_event.set()
@@ -275,9 +275,7 @@ class Cluster(DistributedCluster):
                 self._looking = asyncio.ensure_future(self._look())
         super()._update_worker_status(op, msg)
         if self.launched is not None and not self._leaving:
-            self.launched.story.joined(len(self.observed), len(self.workers))
-            for listener in (*progress.listeners(), *([self._cell.tell] if self._cell else [])):
-                listener("workers", f"{len(self.observed)} ready (of {len(self.workers)})")
+            self._tell_workers()
 
     def _give_up(self, name: str) -> None:
         # As Dask's own clusters: a worker that its nanny has started anew by now is no loss.
@@ -291,10 +289,6 @@ class Cluster(DistributedCluster):
         """Take what AWS has: another object, or another program, may have scaled the cluster."""
         for name in self._fleet.seen(await self.in_thread(self.started().listed_workers)):
             self._watching.gone(name)
-
-    async def _note(self, event_type: str, text: str, ids: list[str], elapsed: float = 0.0) -> None:
-        if self.launched is not None:
-            await self.in_thread(self.launched.note, event_type, text, ids, elapsed)
 
     def scale(self, n: int = 0, memory: str | float | None = None, cores: float | None = None) -> Any:
         """Launch or retire workers so that there are so many. Returns once AWS has taken the request.
@@ -375,7 +369,7 @@ class Cluster(DistributedCluster):
             self._counted_on = n, self._fleet.awaited
             more = n - len(self.workers)
             if more > 0:
-                self._fleet.launched(await self.in_thread(self.started().add, more, self.tell))
+                self._fleet.launched(await self.in_thread(self.started().add, more))
             elif more < 0:
                 # Those that have not joined yet first, then those that the scheduler can best do without.
                 waiting = [w for w in self.workers if w not in self.observed]
@@ -504,8 +498,7 @@ class Cluster(DistributedCluster):
             with contextlib.suppress(Exception):  # told by whoever waits for the start
                 self.launched = await self._launching
         launched = self.launched if self.shutdown_on_close else None
-        if self.launched is not None:
-            self.launched.story.leaving()
+        self._tell("leaving")
         # First the machines, because they cost money; what is recorded comes after.
         ended = await self.in_thread(launched.terminate, list(self._fleet.all)) if launched else []
         self._closed_at = self._closed_at or datetime.now(timezone.utc)
@@ -515,8 +508,8 @@ class Cluster(DistributedCluster):
             patience = HURRIED if self._hurried or self.stop_event.is_set() else PATIENCE
             removal = await self.in_thread(launched.remove, ended, patience)
             self.removal = removal if self.removal is None else self.removal.then(removal)
-            self.tell("cost", f"{self.cost().short} at list prices, in {launched.place}")
-            self.tell("removed", str(self.removal))
+            self.step("cost", f"{self.cost().short} at list prices, in {launched.place}")
+            self.step("removed", str(self.removal))
         if self.launched is not None:
             # What is told depends on the flow run; the end does not.
             with contextlib.suppress(StoppedError):
@@ -524,15 +517,20 @@ class Cluster(DistributedCluster):
 
     def _end_story(self, launched: Launched) -> None:
         if not launched.attached:
-            launched.story.ended(launched.record, str(self.cost()), self.removal)
-        launched.story.close(self._hurried)
+            launched.tell("ended", record=launched.record, cost=str(self.cost()), removal=self.removal)
+        for one in self._events.subscribers:
+            if isinstance(one, Story):
+                one.close(self._hurried)
+            elif isinstance(one, Notifications):
+                one.close()
 
     def remove_at_exit(self) -> None:
         """The way down when the interpreter ends: no thread and no flow can be started any more."""
         if self.launched is not None and self.shutdown_on_close and self.status != Status.closed:
             self.status = Status.closed
             self._watching.expect(self._fleet.all)  # Dask's own part still runs, and sees them go
-            self.launched.remove_plainly([*self._fleet.all], HURRIED, threads=False)
+            run = self._context.copy().run
+            run(self.launched.remove_plainly, [*self._fleet.all], HURRIED, threads=False)
 
     # -- small things
 
@@ -545,17 +543,27 @@ class Cluster(DistributedCluster):
 
         return started().__await__()
 
-    def tell(self, step: str, state: str) -> None:
-        """Report progress to whoever listens, and keep it among the cluster's own log lines."""
-        told = [*progress.listeners(), *([self._reporter] if self._reporter else [])]
-        if told:
-            self._cluster_manager_logs.append((datetime.now(), f"{step}: {state}"))
-        else:
-            self._log(f"{step}: {state}")
+    def step(self, name: str, state: str) -> None:
+        """Tell how far a step is."""
+        self._context.copy().run(events.step, name, state)
+
+    def _tell(self, kind: str, text: str = "", **fields: Any) -> None:
+        """Tell something of this cluster, in the context in which it was asked for."""
         if self.launched is not None:
-            self.launched.story.step(step, state)
-        for listener in told:
-            listener(step, state)
+            self._context.copy().run(partial(self.launched.tell, kind, text, **fields))
+
+    def _tell_workers(self) -> None:
+        ready, of = len(self.observed), len(self.workers)
+        self._tell("workers", f"{ready} ready (of {of})", step="workers", ready=ready, of=of)
+
+    def _log_line(self, event: events.Event) -> None:
+        """Keep progress among the cluster's own log lines; print it where nobody else shows it."""
+        if event.kind != "step":
+            return
+        if self._events.is_shown:
+            self._cluster_manager_logs.append((datetime.now(), f"{event.step}: {event.text}"))
+        else:
+            self._log(f"{event.step}: {event.text}")
 
     async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
         """Run what blocks in a thread of its own, in the context in which the cluster was asked for.

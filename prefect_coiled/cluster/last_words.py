@@ -6,17 +6,20 @@ import re
 import threading
 from collections.abc import Callable
 
-__all__ = ["why_it_ended"]
+__all__ = ["last_words", "why_it_ended"]
 
 # What the agent, Dask's nanny and the kernel say of an end.
 _END = re.compile(
     r"exited with status|killed by signal|exceeded \d+% memory|Restarting worker|spot notice|reason=|"
     r"Out of memory|Segmentation fault|Fatal Python error|No space left"
 )
+# The line with which Python ends a traceback.
 _ERROR = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Killed)\b.*")
+# A line of the boot script itself, of which the last one says why the machine goes down.
+_STEP = re.compile(r"^[\d-]+T[\d:]+Z prefect-coiled: ")
 # Seconds for the last lines to arrive (machines send them every second), and between two looks.
 _PATIENCE, _PAUSE = 4.0, 0.5
-_MOST = 4
+_MOST, _WORDS = 4, 8
 
 
 def why_it_ended(
@@ -37,3 +40,20 @@ def why_it_ended(
         if stop.wait(_PAUSE):
             break
     return " | ".join(dict.fromkeys(lines[-_MOST:]))
+
+
+def last_words(log: str) -> list[str]:
+    """What tells most of a machine's log: the errors in it, first cause first, and its last lines.
+
+    Args:
+        log: The end of the log, as text.
+    """
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if _ERROR.match(line)]
+    if errors:
+        return list(dict.fromkeys([*errors[:3], lines[-1]]))
+    # What the tools of the boot script said since its last step; each step is a line of the script's own.
+    steps = [n for n, line in enumerate(lines) if _STEP.match(line)]
+    start = steps[-2] if len(steps) > 1 else 0
+    said = lines[start:]
+    return said if len(said) <= _WORDS else [*said[: _WORDS // 2], "...", *said[-_WORDS // 2 :]]

@@ -12,16 +12,19 @@ import threading
 import time
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
+from prefect_coiled import events
 from prefect_coiled.aws import ecr, instances, log_events, parameters, security_groups
+from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.caller import find_caller, own_cidr
-from prefect_coiled.aws.credentials import Account
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import wait_for
 from prefect_coiled.blocks import load_account
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.costs import CostEstimate, MachineUse, estimate
 from prefect_coiled.errors import NameTakenError, PrefectCoiledError, ProvisionError
+from prefect_coiled.events import Watch
 from prefect_coiled.options import IngressRule
 from prefect_coiled.options.ingress import by_one_port, check_ssh, held_rules
 from prefect_coiled.plan import machines
@@ -35,15 +38,14 @@ from prefect_coiled.provision import (
     remove_cluster,
 )
 from prefect_coiled.provision.clusters import find_cluster, give_back
-from prefect_coiled.provision.removal import terminate
-from prefect_coiled.provision.sessions import open_door
+from prefect_coiled.provision.removal import terminate, told
 from prefect_coiled.provision.slots import Slot, take_slot
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
+from prefect_coiled.subscribers.notifications import Notifications
+from prefect_coiled.subscribers.story import Story
 from prefect_coiled.tasks.cluster import check_sizes, client_parameter
 from prefect_coiled.tasks.environment import PATIENCE, prepare
-from prefect_coiled.tasks.notebook import Watch
-from prefect_coiled.tasks.steps import Reporter, Session, use_session
-from prefect_coiled.tasks.story import Story
+from prefect_coiled.tasks.steps import Session, use_session
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,6 @@ class Launched:
         record: What was launched.
         keys: What a client needs to connect.
         attached: Whether it was there before.
-        story: Tells Prefect of it.
         slot: Its slot of the account's concurrency limit, if there is such a limit.
         since: When its machines were launched, or were found, by `time.monotonic`.
         place: Where its machines run, in words.
@@ -80,7 +81,6 @@ class Launched:
         keys: ClientSecrets,
         *,
         attached: bool,
-        story: Story | None = None,
         since: float | None = None,
     ) -> None:
         self.since = time.monotonic() if since is None else since
@@ -93,7 +93,6 @@ class Launched:
         self._ran: dict[str, tuple[InstanceRecord, datetime | None]] = {
             w.instance_id: (w, None) for w in record.workers
         }
-        self.story = story or Story(spec)
 
     @property
     def address(self) -> str:
@@ -116,10 +115,14 @@ class Launched:
         if self.slot is not None:
             self.slot.release()
 
-    def add(self, count: int, report: Reporter) -> list[InstanceRecord]:
+    def tell(self, kind: str, text: str = "", **fields: Any) -> None:
+        """Tell something of this cluster, to whoever hears what is told in this context."""
+        self.aws.tell(kind, text, cluster=self.record.name, uid=self.record.uid, **fields)
+
+    def add(self, count: int) -> list[InstanceRecord]:
         """Launch more workers."""
-        report("workers", f"launching {count} more")
-        with use_session(Session(self.aws, report=report, cluster=self.record.name)):
+        events.step("workers", f"launching {count} more")
+        with use_session(Session(self.aws, cluster=self.record.name)):
             made = add_workers(self.spec, self.record, count, secrets.token_hex(4))
         self._ran.update({w.instance_id: (w, None) for w in made})
         return made
@@ -144,19 +147,10 @@ class Launched:
     def terminate_workers(self, ids: Iterable[str]) -> None:
         """Terminate some of the workers."""
         listed = sorted(ids)
-        with use_session(Session(self.aws)) as session:
-            instances.terminate_instances(self.aws, listed)
-            text = f"removed {len(listed)} workers from {self.record.name}"
-            session.notes.note("scale", text, cluster=self.record.name, InstanceIds=listed)
+        instances.terminate_instances(self.aws, listed)
+        self.tell("scale", f"removed {len(listed)} workers from {self.record.name}", ids=tuple(listed))
         now = datetime.now(timezone.utc)
         self._ran.update({one: (self._ran[one][0], now) for one in listed if one in self._ran})
-
-    def note(self, event_type: str, text: str, ids: Iterable[str] = (), elapsed: float = 0.0) -> None:
-        """Note something about this cluster among the account's notifications."""
-        with use_session(Session(self.aws)) as session:
-            session.notes.note(
-                event_type, text, elapsed=elapsed, cluster=self.record.name, InstanceIds=list(ids)
-            )
 
     def terminate(self, workers: Iterable[str]) -> list[str]:
         """Terminate every machine of the cluster; returns their ids."""
@@ -183,11 +177,9 @@ class Launched:
     def remove_plainly(self, ids: Iterable[str], patience: float, *, threads: bool = True) -> Removal:
         """Remove the cluster with nothing but AWS calls, and tell of it as the flow does."""
         record, watch = self.record, Watch()
-        with use_session(Session(self.aws, cluster=record.name, threads=threads)) as session:
+        with use_session(Session(self.aws, cluster=record.name), threads=threads):
             removal = remove_cluster(self.aws, record.name, record.uid, ids=tuple(ids), patience=patience)
-            session.notes.note(
-                "delete_cluster", f"removed {removal}", elapsed=watch.seconds, cluster=record.name
-            )
+            told(self.aws, record.name, removal, watch)
         return removal
 
     def machines(self, states: Iterable[str]) -> list[InstanceRecord]:
@@ -252,14 +244,13 @@ class Launched:
         return estimate(uses, nat_gateway_hours=nat, region=record.region)
 
 
-def launch(
-    request: Request, report: Reporter, stop: threading.Event, modules: dict[str, bytes] | None = None
-) -> Launched:
+def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | None = None) -> Launched:
     """Attach to the cluster of the requested name if it lives; launch a new one if not.
+
+    What is told of the cluster from now on, in this context's stream, is kept and shown in Prefect.
 
     Args:
         request: What was asked for.
-        report: Called with (step, state).
         stop: When set, the launch ends.
         modules: The program's own modules, for machines that install their own environment.
 
@@ -269,19 +260,19 @@ def launch(
         PrefectCoiledError: If the launch failed; nothing is left running.
     """
     account = load_account(request.held["account"])
-    aws = open_door(account, request.merged(account).options.region, stop)
+    aws = account.door(request.merged(account).options.region, stop)
     caller = find_caller(aws)  # also shows that the credentials work
     place = account.place(caller.aws_account_id, aws.region)
-    report(f"account {account.slug}", place)
+    stream = events.here()
+    stream.subscribe(Notifications(aws))
+    events.step(f"account {account.slug}", place)
     wanted = {*request.worker_types(), *request.scheduler_types()}
     unknown = sorted(t for t in wanted if not machines.known(t))
     if unknown:
         instances.check_instance_types(aws, unknown)
-    if request.held["name"] is not None and (found := _find_or_await(aws, request.held["name"], report)):
-        report("cluster", f"attaching to {request.held['name']}")
-        found.story.links(found.record, account.is_sandbox)
-        found.place = place
-        return found
+    if request.held["name"] is not None and (found := _find_or_await(aws, request.held["name"])):
+        events.step("cluster", f"attaching to {request.held['name']}")
+        return _attached(found, place)
     image = request.container_image(account, caller.aws_account_id)
     if image is not None:
         ecr.check_image(aws, image, machines.architecture(request.worker_types()))
@@ -294,36 +285,29 @@ def launch(
     )
     check_sizes(spec)  # what does not fit is said before anything is made
     token = request.merged(account).options.registry.access_token
-    story = Story(spec)
-
-    def told(step: str, state: str) -> None:
-        story.step(step, state)
-        report(step, state)
-
+    story = Story(spec, sandbox=account.is_sandbox)
+    stream.subscribe(story)
     dask_config, left = request.dask_config()
     if left:
         names = ", ".join(f"{name} ({why})" for name, why in left.items())
-        report("dask config", f"not on the machines: {names}")
+        events.step("dask config", f"not on the machines: {names}")
     session = Session(
         aws,
         request.environ,
         dask_config,
-        told,
         registry_token=token,
         cluster=spec.name,
-        story=story,
         role_arn=account.credentials.role_arn,
     )
     slot: Slot | None = None
     try:
         if spec.installs:
-            report("environment", "locking")
-            session.locked = prepare(spec, lambda note: report("environment", note))
+            session.locked = prepare(spec)
             session.locked.add_modules(modules or {})
             if spec.egress != "none" and spec.network is None and not account.is_sandbox:
                 # In a network of one's own nobody knows of a way out; a sandbox's bucket is on this machine.
                 session.patience = PATIENCE
-        slot = take_slot(account.slug, lambda: _running(aws), report=report, stop=stop)
+        slot = take_slot(account.slug, lambda: _running(aws), stop=stop)
         with use_session(session):
             record = create_cluster(spec)
     except BaseException as error:
@@ -332,23 +316,27 @@ def launch(
         if slot is not None:
             slot.release()
         # Somebody else was a moment faster with the name.
-        if isinstance(error, NameTakenError) and (found := _find_or_await(aws, spec.name, report)):
+        if isinstance(error, NameTakenError) and (found := _find_or_await(aws, spec.name)):
+            stream.unsubscribe(story)
             story.close(hurried=True)
-            found.place = place
-            return found
-        story.failed(error)
+            return _attached(found, place)
+        aws.tell("failed", cluster=spec.name, uid=spec.uid, error=error)
         story.close(hurried=True)
         raise
     finally:
         if session.locked is not None:
             session.locked.discard()
     assert session.client_secrets is not None
-    story.links(record, account.is_sandbox)
-    launched = Launched(
-        aws, spec, record, session.client_secrets, attached=False, story=story, since=session.launched_at
-    )
+    launched = Launched(aws, spec, record, session.client_secrets, attached=False, since=session.launched_at)
     launched.slot, launched.place = slot, place
     return launched
+
+
+def _attached(found: Launched, place: str) -> Launched:
+    found.place = place
+    events.here().subscribe(Story(found.spec, sandbox=found.aws.in_sandbox))
+    found.tell("attached", record=found.record)
+    return found
 
 
 def _running(aws: Aws) -> int:
@@ -365,7 +353,7 @@ def find_launched(aws: Aws, name: str) -> Launched | None:
     return Launched(aws, *found, _client_keys(aws, *found), attached=True) if found else None
 
 
-def _find_or_await(aws: Aws, name: str, report: Reporter) -> Launched | None:
+def _find_or_await(aws: Aws, name: str) -> Launched | None:
     """The cluster of that name; one that another program has just asked for is waited for.
 
     So flow runs that start at the same minute share one cluster instead of refusing each other. What is left
@@ -388,11 +376,11 @@ def _find_or_await(aws: Aws, name: str, report: Reporter) -> Launched | None:
         uid = uid_of(claimed[0])
         ended = instances.find_instances(aws, name, uid=uid, states=_ENDED)
         if claimed[1] > parameters.STARTING or any(m.role == "scheduler" for m in ended):
-            report("cluster", f"removing what an earlier {name} left")
+            events.step("cluster", f"removing what an earlier {name} left")
             removal = remove_cluster(aws, name, uid, patience=_SHORTLY)
             # As long as something is left the name is taken.
             return (None,) if removal.is_done or time.monotonic() > end else None
-        report("cluster", f"waiting for {name}, which is coming up")
+        events.step("cluster", f"waiting for {name}, which is coming up")
         # Nobody is at it any more if it takes longer; claiming the name says so.
         return (None,) if time.monotonic() > end else None
 

@@ -6,13 +6,13 @@ Fails as soon as the target cannot be reached any more, with the machines' own l
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from prefect_coiled.aws import instances
+from prefect_coiled.cluster.last_words import last_words
 from prefect_coiled.cluster.launched import Launched
 from prefect_coiled.errors import ClusterStartError, StoppedError
 
@@ -25,11 +25,6 @@ _LOOK, _TRY = 5.0, 0.1
 _CONNECT = 15.0
 _KNOCK = 3.0
 _LAST_LINES, _ASKED = 80, 5
-# The line with which Python ends a traceback.
-_ERROR = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Killed)\b.*")
-# A line of the boot script itself, of which the last one says why the machine goes down.
-_STEP = re.compile(r"^[\d-]+T[\d:]+Z prefect-coiled: ")
-_WORDS = 8
 _DEAD = ("shutting-down", "terminated", "stopping", "stopped")
 
 
@@ -73,14 +68,14 @@ async def wait_until_ready(
                     cluster.connect(launched.address), min(_CONNECT, max(end - clock(), 0.1))
                 )
                 connected = True
-                cluster.tell("scheduler", "ready")
+                cluster.step("scheduler", "ready")
             except (OSError, asyncio.TimeoutError) as error:
                 last = str(error) or "no answer"
         if connected:
             ready = len(cluster.observed)
             if ready != told:
                 told = ready
-                cluster.tell("workers", f"{ready} ready (of {len(cluster.workers)})")
+                cluster.step("workers", f"{ready} ready (of {len(cluster.workers)})")
             if ready >= least:
                 return
         if clock() >= next_look:
@@ -139,20 +134,3 @@ async def _failure(cluster: Cluster, launched: Launched, why: str, ids: Iterable
         f"{why}. {words}".rstrip(". "),
         "Nothing is left running. The machines' logs stay in CloudWatch for 30 days.",
     )
-
-
-def last_words(log: str) -> list[str]:
-    """What tells most of a machine's log: the errors in it, first cause first, and its last lines.
-
-    Args:
-        log: The end of the log, as text.
-    """
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    errors = [line for line in lines if _ERROR.match(line)]
-    if errors:
-        return list(dict.fromkeys([*errors[:3], lines[-1]]))
-    # What the tools of the boot script said since its last step; each step is a line of the script's own.
-    steps = [n for n, line in enumerate(lines) if _STEP.match(line)]
-    start = steps[-2] if len(steps) > 1 else 0
-    said = lines[start:]
-    return said if len(said) <= _WORDS else [*said[: _WORDS // 2], "...", *said[-_WORDS // 2 :]]

@@ -7,13 +7,9 @@ Each becomes a notification of the account and a Prefect event, many at once one
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 __all__ = ["Watching"]
-
-logger = logging.getLogger(__name__)
 
 # Seconds in which further ones are told of together.
 _TOGETHER = 1.0
@@ -23,11 +19,11 @@ class Watching:
     """Collects the names of workers, and tells of them a moment later.
 
     Args:
-        note: Notes (event type, message, instance ids) in a thread.
+        tell: Tells an event: kind, text, `ids` of the workers.
     """
 
-    def __init__(self, note: Callable[[str, str, list[str]], Awaitable[Any]]) -> None:
-        self._note = note
+    def __init__(self, tell: Callable[..., None]) -> None:
+        self._tell = tell
         self._leaving: set[str] = set()
         self._lost: dict[str, None] = {}
         self._announced: dict[str, None] = {}
@@ -65,9 +61,9 @@ class Watching:
 
     def _soon(self) -> None:
         if self._task is None or self._task.done():
-            self._task = asyncio.ensure_future(self._tell())
+            self._task = asyncio.ensure_future(self._tell_soon())
 
-    async def _tell(self) -> None:
+    async def _tell_soon(self) -> None:
         while self._lost or self._announced:
             await asyncio.sleep(_TOGETHER)
             # Adapting lets a worker go first and says so afterwards.
@@ -80,7 +76,4 @@ class Watching:
                 if not names:
                     continue
                 text = f"{what} {len(names)} worker{'s' if len(names) != 1 else ''}"
-                try:
-                    await self._note(event_type, text, names)
-                except Exception as error:  # nothing depends on its being told
-                    logger.debug("Could not note that %s: %s", text, error)
+                self._tell(event_type, text, ids=tuple(names))

@@ -104,13 +104,6 @@ class Installed:
             self._records[folder] = _recorded(folder)
         return self._records[folder]
 
-    def all_tops(self) -> frozenset[str]:
-        """The names that packages bring to import, as far as they say."""
-        found: set[str] = set()
-        for folder in (*self._sites, *self._targets):
-            found |= _recorded(folder, partly=True) or set()
-        return frozenset(found)
-
     def _folder_of(self, folder: Path) -> Path | None:
         # A project may lie below the prefix of Python, such as in /usr/src or in /opt/conda/work.
         known = folder in self._sites or folder in self._targets or folder in self._python
@@ -141,7 +134,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _recorded(folder: Path, partly: bool = False) -> frozenset[str] | None:
+def _recorded(folder: Path) -> frozenset[str] | None:
     """The first parts of what the records in a folder list; None where one has no record."""
     found: set[str] = set()
     for name in names_ending(folder, ".dist-info", ".egg-info"):
@@ -153,7 +146,7 @@ def _recorded(folder: Path, partly: bool = False) -> frozenset[str] | None:
             found |= {_import_name(re.split(r"[/,]", line, maxsplit=1)[0]) for line in lines}
         elif tops := _read(info / "top_level.txt") or _read(info / "installed-files.txt"):
             found |= {_import_name(line.strip().split("/")[0]) for line in tops.splitlines()}
-        elif not partly:
+        else:
             return None
     return frozenset(found)
 

@@ -12,7 +12,7 @@ from prefect_coiled.errors import (
     AwsError,
     NoCapacityError,
     QuotaError,
-    ThrottledError,
+    UnavailableError,
 )
 from prefect_coiled.plan.aws_codes import SLOW_DOWN, SPOT_ROLE_MISSING
 from prefect_coiled.plan.cluster import Attempt, shortage
@@ -110,7 +110,7 @@ class Tally:
             isinstance(error, AccountStateError) and error.code == _FREE_PLAN
         ):
             self._refused.add(attempt.instance_type)
-        elif isinstance(error, ThrottledError):
+        elif isinstance(error, UnavailableError):
             self._over = True  # the rate is one for all types, zones and markets
         elif not isinstance(error, NoCapacityError):
             return False

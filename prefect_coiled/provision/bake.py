@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from prefect import flow
 
+from prefect_coiled import events
 from prefect_coiled.aws import baked_images
+from prefect_coiled.events import Watch
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.user_data import DISTRIBUTED_PYTHONS
 from prefect_coiled.provision.clusters import account_of, vpc_and_zones
@@ -22,7 +24,6 @@ from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks import images as image_steps
 from prefect_coiled.tasks.environment import deliver, prepare
 from prefect_coiled.tasks.launch import launch
-from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import Session
 
 __all__ = ["bake_image", "builder_name"]
@@ -50,13 +51,12 @@ def bake_image(spec: ClusterSpec) -> BakedImage:
     """
     with session_for(spec.account, spec.region) as session:
         if session.locked is None:
-            session.report("environment", "locking")
-            session.locked = prepare(spec, lambda note: session.report("environment", note))
+            session.locked = prepare(spec)
         lock = session.locked.lock
         for image in baked_images.find_baked_images(session.aws):
             same = (image.environment, image.architecture) == (lock.environment_hash, spec.architecture)
             if same and image.state == "available":
-                session.report("image", f"{image.image_id} holds these packages already")
+                events.step("image", f"{image.image_id} holds these packages already")
                 return image
         # Amazon Linux has the usual Pythons in S3; only for another one is there a way out needed.
         alone = ".".join(lock.python.split(".")[:2]) in DISTRIBUTED_PYTHONS
@@ -86,13 +86,13 @@ def _bake(session: Session, spec: ClusterSpec, account: AccountRecord) -> BakedI
     lock = session.locked.lock
     watch = Watch()
     delivery = deliver(session, account.aws_account_id)
-    session.report("environment", str(delivery))
+    events.step("environment", str(delivery))
     own = steps.check_own_network(aws, spec)
     vpc_id, zones = vpc_and_zones(spec, account, own)
     groups = steps.ensure_security_groups(aws, spec, vpc_id)
     bare = steps.find_image(aws, spec.architecture)
     template = image_steps.ensure_builder_template(aws, spec, bare, account.account, delivery.place)
-    session.report("builder", "launching")
+    events.step("builder", "launching")
     (builder,) = launch(
         session,
         spec,
@@ -105,11 +105,11 @@ def _bake(session: Session, spec: ClusterSpec, account: AccountRecord) -> BakedI
         group_ids=groups["worker"],
         first_zone=own.worker_zone if own else None,
     )
-    session.report("builder", f"{builder.instance_id} installs {delivery.wheels} packages")
+    events.step("builder", f"{builder.instance_id} installs {delivery.wheels} packages")
     image_steps.wait_for_builder(aws, builder)
-    session.report("image", "being made")
+    events.step("image", "being made")
     name = f"coiled-{spec.account}-{lock.environment_hash}"
     image = image_steps.create_image(aws, builder, name, lock, delivery.place.bucket)
-    session.report("image", f"{image.image_id} after {watch.seconds:.0f} s")
-    session.notes.note("create_image", f"baked {image.name}", elapsed=watch.seconds, ImageId=image.image_id)
+    events.step("image", f"{image.image_id} after {watch.seconds:.0f} s")
+    aws.tell("create_image", f"baked {image.name}", seconds=watch.seconds, reply={"ImageId": image.image_id})
     return image

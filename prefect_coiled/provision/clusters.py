@@ -14,26 +14,28 @@ and leaves it the NAT gateway.
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from prefect import flow
 
+from prefect_coiled import events
 from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import PrefectCoiledError, ProvisionError
+from prefect_coiled.events import Watch
+from prefect_coiled.events.story import resource_rows
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.policies import bucket_name
-from prefect_coiled.plan.story import resource_rows
-from prefect_coiled.provision.account import set_up_account
 from prefect_coiled.provision.removal import remove_cluster
 from prefect_coiled.provision.sessions import session_for
+from prefect_coiled.provision.set_up import set_up_account
 from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Removal, Role
+from prefect_coiled.subscribers.story import storied
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks.environment import deliver, prepare
 from prefect_coiled.tasks.images import choose_image
 from prefect_coiled.tasks.launch import launch
-from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import Session, settle, tagged
-from prefect_coiled.tasks.story import Story
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +55,9 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
     Raises:
         PrefectCoiledError: With the first cause; nothing is left running.
     """
-    with session_for(spec.account, spec.region, spec.name) as session:
-        story = session.story or Story(spec)
-        story.opened()
+    with session_for(spec.account, spec.region, spec.name) as session, storied(spec, session.aws.in_sandbox):
+        tell = partial(session.aws.tell, cluster=spec.name, uid=spec.uid)
+        tell("provisioning")
         removal: Removal | None = None
         try:
             steps.check_sizes(spec)
@@ -68,20 +70,17 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
             try:
                 account = account_of(session, spec)
                 _check_zone(spec, account)
-                record = _launch(session, story, spec, account, own)
+                record, resources = _launch(session, spec, account, own)
             except BaseException:
                 # Also on Ctrl-C and cancellation: the machines are asked to end before anything else.
                 removal = give_back(session, spec)
                 raise
             text = f"launched {spec.name} with {len(record.workers)} workers"
-            session.notes.note("create_cluster", text, elapsed=watch.seconds, cluster=spec.name, uid=spec.uid)
+            tell("create_cluster", text, seconds=watch.seconds, record=record, resources=resources)
             return record
         except BaseException as error:
-            story.failed(error, removal)
+            tell("failed", error=error, removal=removal)
             raise
-        finally:
-            if session.story is None:
-                story.close()
 
 
 def give_back(session: Session, spec: ClusterSpec) -> Removal | None:
@@ -147,8 +146,9 @@ def vpc_and_zones(
 
 
 def _launch(
-    session: Session, story: Story, spec: ClusterSpec, account: AccountRecord, own: OwnNetwork | None
-) -> ClusterRecord:
+    session: Session, spec: ClusterSpec, account: AccountRecord, own: OwnNetwork | None
+) -> tuple[ClusterRecord, tuple[dict[str, str], ...]]:
+    """Launch the machines; gives the cluster, and what it consists of."""
     aws = session.aws
     network = account.network
     vpc_id, zones = vpc_and_zones(spec, account, own)
@@ -159,19 +159,19 @@ def _launch(
     image_futures = [choose_image.submit(session, spec, role, files) for role in roles]
     keys_future = steps.make_keys.submit(session, spec)
     wheels_future = deliver.submit(session, account.aws_account_id) if spec.installs else None
-    session.report("image", "looking")
+    events.step("image", "looking")
     settle([groups_future, *image_futures, keys_future, *([wheels_future] if wheels_future else [])])
     groups = groups_future.result()
     found = [future.result() for future in image_futures]
     (image, _), (worker_image, _) = found[0], found[-1]
-    session.report("image", "; ".join(f"{i.image_id}, {note}" if note else i.image_id for i, note in found))
+    events.step("image", "; ".join(f"{i.image_id}, {note}" if note else i.image_id for i, note in found))
     place = None
     if wheels_future is not None:
         delivery = wheels_future.result()
         place = delivery.place
-        session.report("environment", str(delivery))
+        events.step("environment", str(delivery))
 
-    session.report("instances", "launching")
+    events.step("instances", "launching")
     steps.check_held(aws, spec)
     templates: dict[Role, str] = {}
     templates["scheduler"] = steps.ensure_launch_template(
@@ -208,24 +208,20 @@ def _launch(
             first_zone=own.worker_zone if own else scheduler.zone,
         )
     ids = [i.instance_id for i in (scheduler, *workers)]
-    session.report("instances", f"{len(ids)} launched")
+    events.step("instances", f"{len(ids)} launched")
     # Each machine makes its own: AWS takes 50 an account and second, and machines come up one by one.
-    session.report("log streams", f"{len(ids)} in {account.log_group}, each made by its machine")
+    events.step("log streams", f"{len(ids)} in {account.log_group}, each made by its machine")
     settle([address])
     scheduler = address.result()
-    machines = (scheduler, *workers)
-    story.launched(
-        resource_rows(
-            spec,
-            account,
-            image_ids={"scheduler": image.image_id, "worker": worker_image.image_id},
-            groups=groups,
-            templates=templates,
-            machines=machines,
-        ),
-        len(workers),
+    rows = resource_rows(
+        spec,
+        account,
+        image_ids={"scheduler": image.image_id, "worker": worker_image.image_id},
+        groups=groups,
+        templates=templates,
+        machines=(scheduler, *workers),
     )
-    return _record(spec, scheduler, workers, account.log_group)
+    return _record(spec, scheduler, workers, account.log_group), tuple(rows)
 
 
 @flow(name="add workers", flow_run_name="add {count} workers to {spec.name}", persist_result=False)
@@ -265,7 +261,7 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
             first_zone=own.worker_zone if own else record.scheduler.zone,
             batch=batch,
         )
-        session.notes.note("scale", f"added {len(made)} workers to {spec.name}", cluster=spec.name)
+        aws.tell("scale", f"added {len(made)} workers to {spec.name}", cluster=spec.name)
         return made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 
 from prefect_coiled.aws.door import Aws
@@ -56,11 +55,3 @@ def take_inventory(aws: Aws, cluster: str | None = None) -> tuple[Resource, ...]
                 )
             )
     return tuple(sorted(found, key=lambda r: (r.cluster, r.kind, r.resource_id)))
-
-
-def by_kind(resources: Iterable[Resource]) -> dict[str, tuple[str, ...]]:
-    """The ids by kind."""
-    found: dict[str, tuple[str, ...]] = {}
-    for one in resources:
-        found[one.kind] = (*found.get(one.kind, ()), one.resource_id)
-    return found

@@ -19,6 +19,7 @@ from prefect_coiled.aws.kinds import KINDS, find, of_changes, of_clusters
 from prefect_coiled.aws.leases import lease
 from prefect_coiled.aws.waits import AWS_FAILS, TERMINATED, persistently
 from prefect_coiled.errors import AwsError, PrefectCoiledError
+from prefect_coiled.events import Watch
 from prefect_coiled.plan.changes import Change, Plan
 from prefect_coiled.plan.kinds import Cluster, Item, Kind, Scope, There, order
 from prefect_coiled.plan.prices import priced
@@ -28,7 +29,6 @@ from prefect_coiled.provision.standing import look, uids_of
 from prefect_coiled.records import Removal
 from prefect_coiled.tasks import changes as steps
 from prefect_coiled.tasks.changes import Doomed, Run, as_steps, plainly
-from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import Session, step
 
 
@@ -130,6 +130,11 @@ def remove_cluster(
     return _remove(aws, name, uid, ids, patience, plainly)
 
 
+def told(aws: Aws, name: str, removal: Removal, watch: Watch) -> None:
+    """Tell that a cluster was removed."""
+    aws.tell("delete_cluster", f"removed {removal}", seconds=watch.seconds, cluster=name, removal=removal)
+
+
 def _remove(aws: Aws, name: str, uid: str | None, ids: tuple[str, ...], patience: float, run: Run) -> Removal:
     """All clusters that are meant: first every machine, then the rest of each."""
     uids = uids_of(aws, name) if uid is None else (uid,)
@@ -199,7 +204,7 @@ def delete_cluster(
         aws = session.aws.without_stop()
         watch = Watch()
         removal = _remove(aws, name, uid, tuple(ids), patience, as_steps)
-        session.notes.note("delete_cluster", f"removed {removal}", elapsed=watch.seconds, cluster=name)
+        told(aws, name, removal, watch)
         return removal
 
 
@@ -231,7 +236,7 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
                 plan = plan.within(sweep_of(aws, there, release_nat))
                 total += remove_shared(aws, plan, there)[0]
         total += said(plan)
-        session.notes.note("sweep", f"removed {total}")
+        aws.tell("sweep", f"removed {total}", removal=total)
         return total
 
 
@@ -248,7 +253,7 @@ def sweep_clusters(session: Session, plan: Plan) -> Removal:
     total = Removal()
     for name, uid in sorted({Cluster(c.cluster, c.uid) for c in plan.todo if c.cluster}):
         swept = _sweep_cluster(session.aws, name, uid)
-        session.notes.note("sweep_cluster", f"removed {swept}", cluster=name, uid=uid)
+        session.aws.tell("sweep_cluster", f"removed {swept}", cluster=name, uid=uid, removal=swept)
         total += swept
     return total
 

@@ -5,20 +5,12 @@ A flow's parameters are recorded and shown by Prefect, so handles and secrets tr
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prefect_coiled.aws.credentials import Account
-from prefect_coiled.aws.door import Aws
 from prefect_coiled.blocks import load_account
 from prefect_coiled.options import merge
 from prefect_coiled.tasks.steps import Session, current_session, untagged, use_session
-
-
-def open_door(account: Account, region: str, stop: threading.Event | None = None) -> Aws:
-    """The door of an account in a region; no call is made yet."""
-    return account.door(region, stop)
 
 
 @contextmanager
@@ -31,7 +23,6 @@ def session_for(account: str, region: str, cluster: str = "") -> Iterator[Sessio
         return
     loaded = load_account(account)
     token = merge(None, loaded.options).options.registry.access_token
-    door = open_door(loaded, region)
-    session = Session(door, registry_token=token, cluster=cluster)
+    session = Session(loaded.door(region), registry_token=token, cluster=cluster)
     with use_session(session), untagged():
         yield session

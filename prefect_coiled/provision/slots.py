@@ -9,6 +9,9 @@ A Prefect server counts the slots in its database, but keeps the leases in its m
 otherwise. One that was started again has the count without the leases: who lives takes a lease anew; what
 the dead held then nobody can tell from what the living hold, so that the user is told how to free it. The
 same holds for the temporary servers of programs without an API: those let no lease run out.
+
+`prefect.concurrency` would renew by itself, but is no way here: its wait ends by nobody's stop and cannot
+count what AWS shows before each try, and it takes no new lease where a restarted server has lost the old one.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import FlowRunContext, get_settings_context
 from prefect.exceptions import ObjectNotFound
 
+from prefect_coiled import events
 from prefect_coiled.errors import StoppedError
 from prefect_coiled.internals.prefect import slot_holder
 
@@ -120,7 +124,6 @@ def take_slot(
     account: str,
     running: Callable[[], int],
     *,
-    report: Callable[[str, str], None],
     stop: threading.Event,
     clock: Callable[[], float] = time.monotonic,
 ) -> Slot | None:
@@ -129,7 +132,6 @@ def take_slot(
     Args:
         account: The account's slug.
         running: Counts the account's clusters that AWS shows.
-        report: Called with (step, state) while it waits.
         stop: Ends the wait.
         clock: Seconds, monotonic.
 
@@ -144,7 +146,7 @@ def take_slot(
     def tell(text: str) -> None:
         if text not in told:
             told.add(text)
-            report("slot", text)
+            events.step("slot", text)
 
     holder = _holder()
     with get_client(sync_client=True) as client:

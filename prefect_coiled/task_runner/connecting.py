@@ -16,13 +16,13 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.task_runner.configuration import ConfiguredRunner
 from prefect_coiled.task_runner.connection import Connection, OwnAddressClient
-from prefect_coiled.task_runner.machines import Machines
 from prefect_coiled.task_runner.modules import Supply
 from prefect_coiled.task_runner.once import Once
 from prefect_coiled.task_runner.opening import open_target
 from prefect_coiled.task_runner.parcel import FlowRunParcel
 from prefect_coiled.task_runner.reach import check_reach
 from prefect_coiled.task_runner.submission import Submission
+from prefect_coiled.task_runner.worker_logs import WorkerLogs
 
 __all__ = ["ConnectedRunner", "on_worker"]
 
@@ -38,7 +38,7 @@ class ConnectedRunner(ConfiguredRunner):
         self._connection = Connection(self._open_cluster, self._opened)
         self._in_flow = False
         self._parcel = FlowRunParcel()
-        self._machines: Machines | None = None
+        self._machines: WorkerLogs | None = None
         self._supply: Supply | None = None
         self._submission: Submission | None = None
 
@@ -129,7 +129,7 @@ class ConnectedRunner(ConfiguredRunner):
             stack.enter_context(distributed.performance_report(self.performance_report_path))
         if opened.ours:
             check_reach(client, self._parcel.data())
-            self._machines = Machines(opened.made, log)
+            self._machines = WorkerLogs(opened.made, log)
             log.info("What the machines say: %s", self._machines.where())
         if client.dashboard_link:
             # Without its query: the token that opens the dashboard belongs in no log.

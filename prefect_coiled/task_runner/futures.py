@@ -162,11 +162,6 @@ class CoiledFuture(PrefectDaskFuture[R]):
             return True
         return self._bound and self._wrapped_future is not None and self._wrapped_future.done()
 
-    @property
-    def ended_well(self) -> bool:
-        """Whether the task has ended with a state of its own."""
-        return self.ending is not None or getattr(self._wrapped_future, "status", "") == "finished"
-
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the task has ended, or for `timeout` seconds; how it ended is told by `result`.
 

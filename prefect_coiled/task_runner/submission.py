@@ -91,8 +91,6 @@ class Submission:
         self.store = Store(client, space)
         self.news = News(client)
         self.large = LargeValues()
-        #: How many graphs were sent, for tests.
-        self.graphs = 0
         self._queue: deque[_Packed] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -210,7 +208,6 @@ class Submission:
                 packed.future.bind(future)
 
     def _graph(self, some: list[_Packed], annotated: dict[str, Any]) -> list[distributed.Future]:
-        self.graphs += 1
         with dask.annotate(**annotated) if annotated else nullcontext():
             # Not PrefectDaskClient's, which is slower. An explicit key: a task run is never the same as
             # another, and hashing it is dear.

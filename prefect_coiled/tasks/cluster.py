@@ -7,6 +7,7 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
+from prefect_coiled import events
 from prefect_coiled.aws import (
     caller,
     images,
@@ -136,7 +137,7 @@ def check_disk_key(session: Session, spec: ClusterSpec) -> None:
     if not key:
         return
     may = may_use_key(aws, caller.find_caller(aws), key, session.role_arn)
-    session.report("disk key", key if may else f"{key}; whether it may be used cannot be told beforehand")
+    events.step("disk key", key if may else f"{key}; whether it may be used cannot be told beforehand")
     if may is not False:
         return
     statements = key_statements(key, aws.region)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from prefect_coiled import events
 from prefect_coiled.aws import bucket
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.environment import Lock, Locked, Wheel, capture, kept, lock
@@ -20,7 +21,7 @@ from prefect_coiled.internals.python import each_in_context
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.user_data import Place, check_python
 from prefect_coiled.records import Record
-from prefect_coiled.tasks.steps import Reporter, Session, step
+from prefect_coiled.tasks.steps import Session, step
 
 # Uploads side by side; each goes through a door of its own pool of 32 connections.
 _AT_ONCE = 8
@@ -36,7 +37,6 @@ class Delivery(Record):
     Attributes:
         place: Where the list of packages is, for the machines.
         wheels: Wheels in the list.
-        downloaded: Bytes fetched from package indexes.
         uploaded: Bytes put into the bucket.
         sent: Wheels put into the bucket.
         left: Wheels that the machines fetch from their index.
@@ -45,7 +45,6 @@ class Delivery(Record):
 
     place: Place
     wheels: int
-    downloaded: int = 0
     uploaded: int = 0
     sent: int = 0
     left: int = 0
@@ -60,16 +59,16 @@ class Delivery(Record):
         return ", ".join(parts) if len(parts) > 1 else f"{parts[0]}, all in the bucket"
 
 
-def prepare(spec: ClusterSpec, tell: Callable[[str], None] = lambda note: None) -> Locked:
-    """Lock what the machines of a cluster shall have. Makes nothing in AWS.
+def prepare(spec: ClusterSpec) -> Locked:
+    """Lock what the machines of a cluster shall have, and tell what a user should know. Makes nothing in AWS.
 
     Args:
         spec: The cluster.
-        tell: Called with each thing that a user should know.
 
     Raises:
         OptionsError: A package cannot be had for the machines, or Python itself.
     """
+    events.step("environment", "locking")
     environment = capture(
         ignore=spec.package_sync_ignore,
         strict=spec.package_sync_strict and not spec.software,
@@ -82,7 +81,7 @@ def prepare(spec: ClusterSpec, tell: Callable[[str], None] = lambda note: None) 
     else:
         locked = lock(environment, target, strict=spec.package_sync_strict)
     for note in locked.notes:
-        tell(note)
+        events.step("environment", note)
     return locked
 
 
@@ -97,7 +96,7 @@ def deliver(session: Session, aws_account_id: str) -> Delivery:
     aws = session.aws
     # Set-up made it; whoever starts clusters need not be allowed to.
     name = bucket.ensure_bucket(aws, aws_account_id)
-    return send(aws, session.locked, name, patience=session.patience, report=session.report)
+    return send(aws, session.locked, name, patience=session.patience)
 
 
 def send(
@@ -106,7 +105,6 @@ def send(
     name: str,
     *,
     patience: float = math.inf,
-    report: Reporter = lambda step, state: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Delivery:
     """See `deliver`; into the bucket of that name.
@@ -120,7 +118,6 @@ def send(
         locked: What is delivered.
         name: The bucket's name.
         patience: Seconds for what the machines could fetch themselves.
-        report: Told of the progress.
         clock: Gives seconds.
     """
     made = locked.lock
@@ -129,7 +126,7 @@ def send(
     missing = sorted((w for w in made.files if w.key not in there), key=lambda wheel: -wheel.size)
     public = [w for w in missing if w.is_public and w.sha256 not in locked.built and patience < math.inf]
     own = [w for w in missing if w not in public]
-    moving = _Moving(aws, locked, name, report, clock)
+    moving = _Moving(aws, locked, name, clock)
     moving.all(own)
     left = list(public)
     if made.key not in there:
@@ -141,8 +138,7 @@ def send(
     return Delivery(
         place=Place(name, made.key, made.python),
         wheels=len(made.wheels),
-        downloaded=sum(down for down, _ in moving.moved),
-        uploaded=sum(up for _, up in moving.moved),
+        uploaded=sum(moving.moved),
         sent=len(moving.moved),
         left=len(left),
         left_bytes=sum(wheel.size for wheel in left),
@@ -152,15 +148,13 @@ def send(
 class _Moving:
     """Wheels on their way from an index, or from this machine, into the bucket."""
 
-    def __init__(
-        self, aws: Aws, locked: Locked, name: str, report: Reporter, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, aws: Aws, locked: Locked, name: str, clock: Callable[[], float]) -> None:
         self._aws, self._locked, self._name = aws, locked, name
-        self._report, self._clock = report, clock
+        self._clock = clock
         self._started = self._told = clock()
         self._total = 0
         self._lock = threading.Lock()
-        self.moved: list[tuple[int, int]] = []
+        self.moved: list[int] = []
 
     def all(self, wheels: Sequence[Wheel]) -> None:
         """Move them, some at a time; those that were moved stay where they are if one fails."""
@@ -174,7 +168,7 @@ class _Moving:
 
         def move(wheel: Wheel) -> Wheel | None:
             with self._lock:
-                so_far, taken = sum(up for _, up in self.moved), self._clock() - self._started
+                so_far, taken = sum(self.moved), self._clock() - self._started
             speed = so_far / taken if so_far and taken > 0 else math.inf
             if self._clock() - begun + wheel.size / speed > patience:
                 return wheel
@@ -193,14 +187,14 @@ class _Moving:
             size = path.stat().st_size
             bucket.put_file(self._aws, self._name, wheel.key, path, kept.folder("uploads"))
         with self._lock:
-            self.moved.append((0 if wheel.sha256 in self._locked.built else size, size))
+            self.moved.append(size)
             now = self._clock()
             if now - self._told < _TELL_EVERY:
                 return
             self._told = now
-            done = sum(up for _, up in self.moved)
+            done = sum(self.moved)
         of = f" of {self._total / 1e6:.1f}" if self._total > done else ""
-        self._report("environment", f"{done / 1e6:.1f}{of} MB uploaded in {now - self._started:.0f} s")
+        events.step("environment", f"{done / 1e6:.1f}{of} MB uploaded in {now - self._started:.0f} s")
 
 
 def read_lock(aws: Aws, name: str, key: str) -> Lock | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from prefect_coiled import events
 from prefect_coiled.aws import instances, quotas, spot_role
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.pace import Pace
@@ -24,15 +25,15 @@ from prefect_coiled.errors import (
     NotFoundError,
     QuotaError,
     StoppedError,
-    ThrottledError,
+    UnavailableError,
 )
+from prefect_coiled.events import Watch
+from prefect_coiled.events.story import launch_name
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.aws_codes import SLOW_DOWN, SPOT_ROLE_MISSING
 from prefect_coiled.plan.cluster import Attempt, ClusterSpec
 from prefect_coiled.plan.launching import LARGEST_CALL, Tally, halves, smaller_call
-from prefect_coiled.plan.story import launch_name
 from prefect_coiled.records import InstanceRecord, Network, Role
-from prefect_coiled.tasks.notebook import Watch
 from prefect_coiled.tasks.steps import Session, step
 
 # A client token replayed after its machines were terminated answers this code; the next generation follows.
@@ -82,7 +83,7 @@ def launch(
         NoCapacityError: If AWS had fewer than `least` in all types, zones and markets that are allowed.
         QuotaError: If a quota of the AWS account left room for fewer.
         AccountStateError: If the AWS account may not launch these types.
-        ThrottledError: If AWS took no more launches for two minutes.
+        UnavailableError: If AWS took no more launches for two minutes.
     """
     made: list[InstanceRecord] = []
     tally = Tally()
@@ -110,7 +111,7 @@ def launch(
     if len(made) < max(least, 1 if role == "scheduler" else 0):
         raise tally.failure(what, len(made), used)
     if len(made) < count:
-        session.report("shortage", str(tally.failure(what, len(made), used).diagnosis.why))
+        events.step("shortage", str(tally.failure(what, len(made), used).diagnosis.why))
     return made
 
 
@@ -141,7 +142,7 @@ def _fill(session: Session, call: _Call, wanted: int, made: list[InstanceRecord]
             refused_since = refused_since or time.monotonic()
             if time.monotonic() - refused_since > RATE_LIMIT:
                 raise slow.error from slow
-            session.report("instances", f"{len(made)} of {end} launched; more as fast as AWS takes them")
+            events.step("instances", f"{len(made)} of {end} launched; more as fast as AWS takes them")
             _wait_for_rate(stop, what, ask, size := smaller_call(ask))
             continue
         refused_since = 0.0
@@ -222,12 +223,12 @@ def _call_of(
         with session.lock:
             session.launched.extend(i.instance_id for i in got)
             session.launched_at = session.launched_at or time.monotonic()
-        session.notes.note(
+        session.aws.tell(
             f"create_{role}",
             f"launched {len(got)} x {attempt}",
-            elapsed=watch.seconds,
+            seconds=watch.seconds,
             cluster=spec.name,
-            InstanceIds=[i.instance_id for i in got],
+            ids=tuple(i.instance_id for i in got),
         )
         return got
 
@@ -246,7 +247,7 @@ def _surely(aws: Aws, launch: Callable[[], list[InstanceRecord]]) -> list[Instan
         nonlocal unsure
         try:
             return _with_spot_role(aws, launch)
-        except ThrottledError as error:
+        except UnavailableError as error:
             if error.code in SLOW_DOWN and not unsure:
                 raise _SlowDownError(error) from error
             unsure = unsure or error.code not in SLOW_DOWN
@@ -257,7 +258,7 @@ def _surely(aws: Aws, launch: Callable[[], list[InstanceRecord]]) -> list[Instan
         return retry_while(aws, what, attempt, NotFoundError, timeout=CONSISTENCY)
 
     what = "waiting for EC2 to take another launch"
-    return retry_while(aws, what, visible, ThrottledError, timeout=RATE_LIMIT, interval=5.0)
+    return retry_while(aws, what, visible, UnavailableError, timeout=RATE_LIMIT, interval=5.0)
 
 
 class _SlowDownError(Exception):
@@ -267,7 +268,7 @@ class _SlowDownError(Exception):
         error: What AWS said.
     """
 
-    def __init__(self, error: ThrottledError) -> None:
+    def __init__(self, error: UnavailableError) -> None:
         super().__init__(str(error))
         self.error = error
 

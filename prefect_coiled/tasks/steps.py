@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, tags, task
 from prefect.cache_policies import NO_CACHE
@@ -23,20 +23,16 @@ from pydantic import SecretStr
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.environment import Locked
 from prefect_coiled.errors import StoppedError, is_retryable
-from prefect_coiled.plan.changes import Change
+from prefect_coiled.events import hearing, here
+from prefect_coiled.events.story import tags_of
 from prefect_coiled.plan.node_config import ClientSecrets
-from prefect_coiled.plan.story import tags_of
-from prefect_coiled.tasks.notebook import Notebook
-
-if TYPE_CHECKING:
-    from prefect_coiled.tasks.story import Story
+from prefect_coiled.subscribers.notifications import Notifications
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 RETRY_DELAYS = [1.0, 4.0, 15.0]
 
-Reporter = Callable[[str, str], None]
 # A template of a run's name, or what makes the name from the run's parameters.
 RunName = str | Callable[..., str]
 
@@ -51,22 +47,17 @@ class Session:
         aws: The door, with the stop event of this run.
         environ: Environment variables for the machines; may hold secrets.
         dask_config: Dask configuration for the machines.
-        report: Called with (step, state) as steps begin and end.
         registry_token: The access token with which machines log in to the account's registry.
         cluster: The cluster that it is about; a tag of the runs in Prefect.
-        story: Tells Prefect how the cluster comes up.
-        threads: Whether threads can be started; not while the interpreter ends.
         role_arn: The role that is worked as, if the account says one.
 
     Attributes:
         launched: Ids of machines, noted as they are made: return values are lost when a sibling fails.
         client_secrets: What a client needs to connect; set by the flow that makes the keys.
-        notes: The notifications of this session.
         locked: What the machines install; set before a cluster is made, unless the image holds it.
         patience: Seconds for putting into the bucket what the machines could fetch from an index themselves;
             without an end where they could not.
         launched_at: When the first machine was launched, by `time.monotonic`; None before.
-        carried_out: What set-ups of this session made and repaired.
     """
 
     def __init__(
@@ -74,29 +65,23 @@ class Session:
         aws: Aws,
         environ: Mapping[str, str] | None = None,
         dask_config: Mapping[str, Any] | None = None,
-        report: Reporter | None = None,
         *,
         registry_token: SecretStr | None = None,
         cluster: str = "",
-        story: Story | None = None,
-        threads: bool = True,
         role_arn: str = "",
     ) -> None:
         self.aws = aws
         self.environ = environ or {}
         self.dask_config = dask_config or {}
-        self.report: Reporter = report or (lambda step, state: None)
         self.registry_token = registry_token
-        self.cluster, self.story = cluster, story
+        self.cluster = cluster
         self.role_arn = role_arn
         self.launched: list[str] = []
         self.client_secrets: ClientSecrets | None = None
         self.locked: Locked | None = None
         self.patience = math.inf
         self.launched_at: float | None = None
-        self.carried_out: tuple[Change, ...] = ()
         self.lock = threading.Lock()
-        self.notes = Notebook(aws, threads=threads)
 
     def __reduce__(self) -> Any:
         raise TypeError("a provisioning session holds live handles and is not pickled")
@@ -106,18 +91,25 @@ _current: ContextVar[Session | None] = ContextVar("prefect_coiled_session", defa
 
 
 @contextmanager
-def use_session(session: Session) -> Any:
-    """Make `session` the one that provisioning flows in this context use; their flow runs get its tags."""
+def use_session(session: Session, *, threads: bool = True) -> Iterator[Session]:
+    """Make `session` the one that provisioning flows in this context use; their flow runs get its tags.
+
+    What happens inside is kept among the account's notifications.
+
+    Args:
+        session: The session.
+        threads: Whether threads can be started; not while the interpreter ends.
+    """
+    heard = [one for one in here().everybody if isinstance(one, Notifications) and one.are_of(session.aws)]
+    notifications = heard[0] if heard else Notifications(session.aws)
+    notifications.threads = notifications.threads and threads
     token = _current.set(session)
-    # What an inner session is told of, the outer one is told of again afterwards.
-    before, session.aws.listener = session.aws.listener, session.notes.report
     try:
-        with tagged(session):
+        with hearing(*([] if heard else [notifications])), tagged(session):
             yield session
     finally:
         _current.reset(token)
-        session.aws.listener = before
-        session.notes.close()
+        notifications.close()
         if session.locked is not None:
             session.locked.discard()
 

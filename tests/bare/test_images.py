@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -12,8 +14,7 @@ from prefect_coiled import Cluster, load_account
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.cli import app
 from prefect_coiled.provision import destroy_account, sweep, take_inventory
-from prefect_coiled.provision.inventory import by_kind
-from prefect_coiled.provision.sessions import open_door
+from prefect_coiled.records import Resource
 from prefect_coiled.sandbox import Sandbox
 
 from .conftest import dispensable
@@ -27,9 +28,15 @@ def bake(*arguments: str) -> str:
     return done.output
 
 
+def by_kind(resources: Iterable[Resource]) -> dict[str, tuple[str, ...]]:
+    """The ids by kind."""
+    listed = sorted(resources, key=lambda one: one.kind)
+    return {kind: tuple(one.resource_id for one in some) for kind, some in groupby(listed, lambda o: o.kind)}
+
+
 @pytest.fixture
 def aws(default_account: None) -> Aws:
-    return open_door(load_account(), "us-east-1")
+    return load_account().door("us-east-1")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ from prefect_coiled.aws.instances import find_instances
 from prefect_coiled.aws.kinds import KINDS, drop, find
 from prefect_coiled.blocks import load_account
 from prefect_coiled.cli import app
-from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.sandbox import Sandbox, SandboxInfo
 
 from .conftest import run
@@ -84,7 +83,7 @@ def test_a_command_that_shows_what_is_there_has_json(path: tuple[str, ...]) -> N
 @pytest.fixture
 def baked(cluster: Cluster) -> Iterator[str]:
     """An image of the scheduler's machine, as a bake leaves it."""
-    aws = open_door(load_account(), "us-east-1")
+    aws = load_account().door("us-east-1")
     (machine,) = (m for m in find_instances(aws, cluster.name) if m.role == "scheduler")
     made = create_baked_image(aws, machine.instance_id, "coiled-default-abc", "abc", "3.11")
     yield made

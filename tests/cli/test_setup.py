@@ -28,7 +28,6 @@ from prefect_coiled.options import merge
 from prefect_coiled.plan.actions import ADMINISTRATION
 from prefect_coiled.plan.policies import iam_policies
 from prefect_coiled.provision import take_inventory
-from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.sandbox import Sandbox
 
 from .conftest import run
@@ -150,7 +149,7 @@ def test_the_default_comes_back(save: Callable[..., Any], keys: dict[str, str]) 
 
 
 def inventory(aws: Sandbox, slug: str = "guided") -> set[str]:
-    return {r.kind for r in take_inventory(open_door(load_account(slug), "us-east-1"))}
+    return {r.kind for r in take_inventory(load_account(slug).door("us-east-1"))}
 
 
 def vpcs(aws: Sandbox) -> list[str]:
@@ -330,7 +329,7 @@ def test_the_guided_command_keeps_what_is_saved(aws: Sandbox, research: str) -> 
     assert "2. Credentials (keep, found, profile, keys) [keep]" in result.output
     assert "Nothing changes." in result.output
     assert held(research) == before
-    made = {r.kind for r in take_inventory(open_door(load_account(research), "us-west-2"))}
+    made = {r.kind for r in take_inventory(load_account(research).door("us-west-2"))}
     assert "VPC" in made
     assert "NAT gateway" not in made
     assert run("account", "destroy", research, answer="research\n").exit_code == 0

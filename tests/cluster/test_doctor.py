@@ -9,6 +9,7 @@ import pytest
 from prefect_coiled.blocks import load_account
 from prefect_coiled.doctor import Examination, examine, fields_of, hourly_price
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.events import hearing
 from prefect_coiled.sandbox import Sandbox
 
 
@@ -19,7 +20,8 @@ def test_what_costs_more_than_is_allowed_is_refused_before_anything(sandbox: San
 
 def test_the_shortest_life_comes_through_and_nothing_is_left(sandbox: Sandbox) -> None:
     told: list[str] = []
-    found = examine(load_account(None), tell=lambda step, state: told.append(step))
+    with hearing(lambda event: told.append(event.step) if event.kind == "examination" else None):
+        found = examine(load_account(None))
     assert [s.name for s in found.steps] == [
         "check",
         "room",

@@ -15,7 +15,7 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.context import FlowRunContext
 
 from prefect_coiled import CoiledTaskRunner
-from prefect_coiled.plan.links import log_stream_url
+from prefect_coiled.events.links import log_stream_url
 from prefect_coiled.sandbox import Sandbox
 
 Live = Callable[[], list[dict[str, Any]]]

@@ -9,7 +9,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from prefect_coiled.widget import CellBoard
+from prefect_coiled.events import Event
+from prefect_coiled.subscribers.notebook import CellBoard
 
 START = """
 import json
@@ -87,7 +88,7 @@ def test_the_board_updates_one_output_and_always_shows_the_last_state(until: Cal
 
     board = CellBoard("<one>", display)
     for n in range(100):
-        board.tell("workers", f"{n} ready (of 99)")
+        board(Event("workers", f"{n} ready (of 99)", step="workers"))
     until(lambda: "99 ready (of 99)" in seen[-1], 5)
     assert len(seen) < 20
     assert "&lt;one&gt;" in seen[-1]

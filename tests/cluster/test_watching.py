@@ -13,7 +13,6 @@ from prefect_coiled import Cluster, get_notifications
 from prefect_coiled.blocks import load_account
 from prefect_coiled.errors import StoppedError
 from prefect_coiled.provision import sweep
-from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.sandbox import Sandbox
 
 Live = Callable[[], list[dict[str, Any]]]
@@ -73,7 +72,7 @@ def test_what_a_sweep_finds_of_a_cluster_is_told_as_its_end(
     sandbox.client("ec2").terminate_instances(InstanceIds=[i["InstanceId"] for i in live()])
     until(lambda: live() == [], 30)
     # Its claim on the name is too young to be swept by age: nobody is starting it any more.
-    aws = open_door(load_account(), "us-east-1")
+    aws = load_account().door("us-east-1")
     forget_age(aws)
     sweep("default", "us-east-1", release_nat=False)
     until(lambda: "sweep_cluster" in events_of("left"), 30)

@@ -17,6 +17,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalC
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_coiled.errors import StoppedError
+from prefect_coiled.events import hearing
 from prefect_coiled.provision import slots
 
 Until = Callable[..., Any]
@@ -29,7 +30,7 @@ _HOLD = """
 import sys, threading
 from prefect_coiled.provision import slots
 slots.RENEWED_EVERY = 0.5
-slot = slots.take_slot("limited", lambda: 0, report=print, stop=threading.Event())
+slot = slots.take_slot("limited", lambda: 0, stop=threading.Event())
 print(slot.lease_id, flush=True)
 sys.stdin.read()
 slot.release()
@@ -108,13 +109,8 @@ def holder(api: Api, one_slot: None) -> Iterator[subprocess.Popen[str]]:
 
 def take(stop: threading.Event | None = None, **keywords: Any) -> slots.Slot | None:
     said = keywords.pop("said", [])
-    return slots.take_slot(
-        "limited",
-        lambda: 0,
-        report=lambda step, text: said.append(text),
-        stop=stop or threading.Event(),
-        **keywords,
-    )
+    with hearing(lambda event: said.append(event.text)):
+        return slots.take_slot("limited", lambda: 0, stop=stop or threading.Event(), **keywords)
 
 
 def test_the_slot_of_a_killed_process_is_the_next_ones_when_the_lease_has_run_out(

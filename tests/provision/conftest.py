@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any
@@ -10,11 +12,12 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from prefect_coiled.aws.credentials import Account, CredentialSource
+from prefect_coiled.aws.account import Account
+from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.cluster.request import Request
+from prefect_coiled.events import EVERYWHERE, Event
 from prefect_coiled.plan.cluster import ClusterSpec
-from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
 
@@ -43,7 +46,21 @@ def account(sandbox: Sandbox) -> Account:
 
 @pytest.fixture
 def aws(account: Account) -> Aws:
-    return open_door(account, "us-east-1")
+    return account.door("us-east-1")
+
+
+@pytest.fixture
+def calls() -> Iterator[Counter[str]]:
+    """How often each call was made, but for those that keep notifications."""
+    made: Counter[str] = Counter()
+
+    def count(event: Event) -> None:
+        if event.kind == "call" and threading.current_thread().name != "notifications":
+            made[event.action] += 1
+
+    EVERYWHERE.subscribe(count)
+    yield made
+    EVERYWHERE.unsubscribe(count)
 
 
 @pytest.fixture

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from prefect_coiled.aws.credentials import Account
+from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AccessDeniedError, ProvisionError
 from prefect_coiled.plan import tags
 from prefect_coiled.provision import set_up_account
-from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.records import AccountRecord
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
@@ -33,8 +33,8 @@ def set_up(**keywords: Any) -> AccountRecord:
     return set_up_account("team", "us-east-1", **keywords)
 
 
-def changes(aws: Aws) -> list[str]:
-    return sorted(a for a in aws.calls if not a.split(":")[1].startswith(READS))
+def changes(calls: Counter[str]) -> list[str]:
+    return sorted(a for a in calls if not a.split(":")[1].startswith(READS))
 
 
 def test_every_zone_gets_a_public_and_a_private_subnet(session: Session) -> None:
@@ -51,11 +51,11 @@ def test_the_record_goes_through_json(session: Session) -> None:
     assert AccountRecord.model_validate_json(record.model_dump_json()) == record
 
 
-def test_a_second_set_up_only_reads(session: Session, aws: Aws) -> None:
+def test_a_second_set_up_only_reads(session: Session, aws: Aws, calls: Counter[str]) -> None:
     first = set_up()
-    aws.calls.clear()
+    calls.clear()
     assert set_up() == first
-    assert changes(aws) == []
+    assert changes(calls) == []
 
 
 def test_public_subnets_lead_to_the_internet_gateway_and_private_ones_to_the_nat(
@@ -132,7 +132,7 @@ def test_a_machine_may_write_its_logs_and_read_its_keys_wheels_and_image_and_not
 
 
 def test_everything_that_can_bear_a_tag_bears_ours_from_its_creating_call_on(
-    session: Session, sandbox: Sandbox, aws: Aws
+    session: Session, sandbox: Sandbox, aws: Aws, calls: Counter[str]
 ) -> None:
     set_up()
     ec2 = sandbox.client("ec2")
@@ -158,7 +158,7 @@ def test_everything_that_can_bear_a_tag_bears_ours_from_its_creating_call_on(
     for resources in counted.values():
         assert all(tags.from_aws(r["Tags"]).get("Name", "").startswith("coiled-team") for r in resources)
     assert tags.from_aws(sandbox.client("iam").list_role_tags(RoleName="team")["Tags"])["owner"] == "coiled"
-    assert "ec2:CreateTags" not in aws.calls
+    assert "ec2:CreateTags" not in calls
 
 
 def test_a_set_up_that_was_cut_short_is_completed(session: Session, sandbox: Sandbox, aws: Aws) -> None:
@@ -199,7 +199,7 @@ def test_a_subnet_that_was_deleted_is_made_again(session: Session, sandbox: Sand
 
 def test_two_set_ups_at_once_end_in_one_network(account: Account, sandbox: Sandbox) -> None:
     def one(_: int) -> AccountRecord:
-        with use_session(Session(open_door(account, "us-east-1"))):
+        with use_session(Session(account.door("us-east-1"))):
             return set_up()
 
     with ThreadPoolExecutor(2) as pool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 
 from prefect_coiled.aws import instances
-from prefect_coiled.aws.credentials import Account
+from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.cluster.launched import launch
+from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import (
     AccessDeniedError,
     NoCapacityError,
@@ -22,6 +25,7 @@ from prefect_coiled.errors import (
     ProvisionError,
     StoppedError,
 )
+from prefect_coiled.events import Event, hearing
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.provision import (
     add_workers,
@@ -32,7 +36,6 @@ from prefect_coiled.provision import (
     sweep,
 )
 from prefect_coiled.provision.clusters import find_cluster
-from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.records import ClusterRecord, Removal
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
@@ -68,7 +71,7 @@ def clean(account: Account, sandbox: Sandbox) -> Iterator[None]:
     """Tests share the account's network, which takes seconds to make, and each removes its clusters."""
     yield
     sandbox.faults([])
-    aws = open_door(account, "us-east-1")
+    aws = account.door("us-east-1")
     for name in {i.cluster for i in instances.find_instances(aws)} | set(_names(sandbox)):
         remove_cluster(aws, name)
     assert leftovers(sandbox) == NOTHING
@@ -85,10 +88,12 @@ def _names(sandbox: Sandbox) -> list[str]:
 NOTHING = {"instances": 0, "groups": 0, "templates": 0, "parameters": 0}
 
 
-def test_scheduler_and_workers_are_launched_with_two_calls(session: Session, spec: Spec, aws: Aws) -> None:
+def test_scheduler_and_workers_are_launched_with_two_calls(
+    session: Session, spec: Spec, aws: Aws, calls: Counter[str]
+) -> None:
     record = create_cluster(spec(n_workers=7))
     assert len(record.workers) == 7
-    assert aws.calls["ec2:RunInstances"] == 2
+    assert calls["ec2:RunInstances"] == 2
 
 
 def test_the_record_goes_through_json(session: Session, spec: Spec) -> None:
@@ -96,14 +101,16 @@ def test_the_record_goes_through_json(session: Session, spec: Spec) -> None:
     assert ClusterRecord.model_validate_json(record.model_dump_json()) == record
 
 
-def test_the_number_of_calls_does_not_grow_with_the_workers(session: Session, spec: Spec, aws: Aws) -> None:
+def test_the_number_of_calls_does_not_grow_with_the_workers(
+    session: Session, spec: Spec, aws: Aws, calls: Counter[str]
+) -> None:
     set_up_account("team", "us-east-1")
     counted = []
     for n in (1, 5, 20, 100):
-        aws.calls.clear()
+        calls.clear()
         create_cluster(spec(n_workers=n))
-        aws.calls.pop("ec2:DescribeInstances")  # polls until the scheduler has its address
-        counted.append(dict(aws.calls))
+        calls.pop("ec2:DescribeInstances")  # polls until the scheduler has its address
+        counted.append(dict(calls))
     assert all(calls == counted[0] for calls in counted)
     assert sum(counted[0].values()) < 40
 
@@ -296,18 +303,33 @@ def test_a_lost_reply_to_run_instances_launches_nothing_twice(
     assert len(record.workers) == 3
 
 
+def test_the_machines_clock_begins_with_their_launch_and_not_before(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_coiled.cluster.launched.load_account", lambda slug: account)
+    asked: list[float] = []
+
+    def note(event: Event) -> None:
+        if (event.kind, event.action) == ("call", "ec2:RunInstances"):
+            asked.append(time.monotonic())
+
+    with hearing(note):
+        launched = launch(Request({}, n_workers=0, name="clock"), threading.Event())
+    launched.remove_plainly([launched.record.scheduler.instance_id], 5.0)
+    assert asked[0] < launched.since
+
+
 def test_a_stop_during_the_launch_ends_it_and_leaves_nothing(
     account: Account, spec: Spec, sandbox: Sandbox
 ) -> None:
     stop = threading.Event()
-    door = open_door(account, "us-east-1", stop)
+    door = account.door("us-east-1", stop)
 
-    def press(action: str, what: str) -> None:
-        if action == "ec2:RunInstances":
+    def press(event: Event) -> None:
+        if (event.kind, event.action) == ("call", "ec2:RunInstances"):
             stop.set()
 
-    door.observer = press
-    with use_session(Session(door)), pytest.raises(StoppedError):
+    with hearing(press), use_session(Session(door)), pytest.raises(StoppedError):
         create_cluster(spec())
     assert leftovers(sandbox) == NOTHING
 
@@ -405,13 +427,14 @@ def test_a_sweep_beside_a_launch_leaves_it_its_nat_gateway(
     plan = spec()
     swept: list[Removal] = []
 
-    def observe(action: str, what: str) -> None:
-        if action == "ec2:CreateLaunchTemplate" and not swept:  # the network is there, no machine yet
-            with use_session(Session(open_door(account, "us-east-1"))):
+    def observe(event: Event) -> None:
+        # The network is there, no machine yet.
+        if (event.kind, event.action) == ("call", "ec2:CreateLaunchTemplate") and not swept:
+            with use_session(Session(account.door("us-east-1"))):
                 swept.append(sweep("team", "us-east-1"))
 
-    session.aws.observer = observe
-    create_cluster(plan)
+    with hearing(observe):
+        create_cluster(plan)
     assert swept[0].removed == {}
     states = [n["State"] for n in sandbox.client("ec2").describe_nat_gateways()["NatGateways"]]
     assert "available" in states
@@ -426,10 +449,13 @@ def test_a_launch_during_a_sweep_waits_and_makes_the_nat_gateway_again(
     delete_cluster("team", "us-east-1", first.name)
     deleting = threading.Event()
 
+    def begins(event: Event) -> None:
+        if (event.kind, event.action) == ("call", "ec2:DeleteNatGateway"):
+            deleting.set()
+
     def sweeping() -> Removal:
-        door = open_door(account, "us-east-1")
-        door.observer = lambda action, what: deleting.set() if action == "ec2:DeleteNatGateway" else None
-        with use_session(Session(door)):
+        door = account.door("us-east-1")
+        with hearing(begins), use_session(Session(door)):
             return sweep("team", "us-east-1")
 
     sandbox.set(nat_deleting=2.0)

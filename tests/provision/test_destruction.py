@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import groupby
 from typing import Any
 
 import botocore.client
@@ -10,7 +11,8 @@ import pytest
 from botocore.exceptions import ClientError
 from pydantic import SecretStr
 
-from prefect_coiled.aws.credentials import Account, CredentialSource
+from prefect_coiled.aws.account import Account
+from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AwsError, ProvisionError
 from prefect_coiled.plan.cluster import ClusterSpec
@@ -21,10 +23,15 @@ from prefect_coiled.provision import (
     set_up_account,
     take_inventory,
 )
-from prefect_coiled.provision.inventory import by_kind
-from prefect_coiled.provision.sessions import open_door
+from prefect_coiled.records import Resource
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
+
+
+def by_kind(resources: Iterable[Resource]) -> dict[str, tuple[str, ...]]:
+    """The ids by kind."""
+    listed = sorted(resources, key=lambda one: one.kind)
+    return {kind: tuple(one.resource_id for one in some) for kind, some in groupby(listed, lambda o: o.kind)}
 
 
 @pytest.fixture(autouse=True)
@@ -95,9 +102,8 @@ def filled(found: dict[str, set[str]]) -> dict[str, set[str]]:
 
 def neighbour(account: Account, sandbox: Sandbox, region: str = "us-east-1", slug: str = "team-2") -> Aws:
     keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
-    return open_door(
-        Account(slug, credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info), region
-    )
+    of = Account(slug, credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
+    return of.door(region)
 
 
 def test_the_inventory_is_what_is_there(

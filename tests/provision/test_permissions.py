@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 from pydantic import SecretStr
 
 from prefect_coiled.aws import baked_images, caller, ecr, iam_role, instances, log_events, quotas
-from prefect_coiled.aws.credentials import Account, CredentialSource
+from prefect_coiled.aws.account import Account
+from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.foresight import foresee
 from prefect_coiled.aws.kinds import KINDS, drop, find
@@ -37,7 +39,6 @@ from prefect_coiled.provision import (
     sweep,
     take_inventory,
 )
-from prefect_coiled.provision.sessions import open_door
 from prefect_coiled.records import ClusterRecord
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.sandbox.iam.decide import Request as Asked
@@ -69,7 +70,7 @@ def door(own_sandbox: Sandbox) -> Callable[..., Aws]:
         key, secret = own_sandbox.add_user(name, *policies)
         keys = CredentialSource(key, SecretStr(secret))
         endpoint, info = own_sandbox.endpoint, own_sandbox.info
-        return open_door(Account("team", credentials=keys, endpoint_url=endpoint, sandbox=info), "us-east-1")
+        return Account("team", credentials=keys, endpoint_url=endpoint, sandbox=info).door("us-east-1")
 
     return open_as
 
@@ -305,11 +306,11 @@ def own_key(own_sandbox: Sandbox, life: dict[str, list[Decision]]) -> Iterator[N
 def sandbox_door(sandbox: Sandbox) -> Aws:
     keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
     account = Account("team", credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
-    return open_door(account, "us-east-1")
+    return account.door("us-east-1")
 
 
 def test_a_key_that_may_not_be_used_is_said_before_anything_is_made(
-    door: Callable[..., Aws], own_sandbox: Sandbox, own_key: None
+    door: Callable[..., Aws], own_sandbox: Sandbox, own_key: None, calls: Counter[str]
 ) -> None:
     aws = door("keyless", SHIPPED["ongoing"])
     with use_session(Session(aws)), pytest.raises(AccessDeniedError) as caught:
@@ -317,7 +318,7 @@ def test_a_key_that_may_not_be_used_is_said_before_anything_is_made(
     text = str(caught.value)
     assert KEY in text
     assert f"prefect-coiled policies ongoing --account team --kms-key {KEY}" in text
-    assert aws.calls["ec2:RunInstances"] == aws.calls["ssm:PutParameter"] == 0
+    assert calls["ec2:RunInstances"] == calls["ssm:PutParameter"] == 0
 
 
 def test_with_the_policies_that_are_told_the_key_machines_stay(

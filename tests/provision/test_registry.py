@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -65,10 +66,12 @@ def test_set_up_makes_a_repository_with_immutable_tags_that_is_scanned_and_encry
     assert policy["rules"][0]["selection"]["tagStatus"] == "untagged"
 
 
-def test_with_docker_hub_there_is_no_repository(session: Session, sandbox: Sandbox, aws: Aws) -> None:
+def test_with_docker_hub_there_is_no_repository(
+    session: Session, sandbox: Sandbox, aws: Aws, calls: Counter[str]
+) -> None:
     assert set_up_account("team", "us-east-1", registry="docker_hub").repository == ""
     assert sandbox.client("ecr").describe_repositories()["repositories"] == []
-    assert not [call for call in aws.calls if call.startswith("ecr:")]
+    assert not [call for call in calls if call.startswith("ecr:")]
 
 
 def test_a_set_up_that_was_stopped_before_the_lifecycle_policy_is_completed(
@@ -87,12 +90,12 @@ def test_a_lost_reply_makes_no_second_repository(session: Session, sandbox: Sand
 
 
 def test_a_cluster_does_without_a_repository_that_an_older_set_up_did_not_make(
-    session: Session, sandbox: Sandbox, aws: Aws
+    session: Session, sandbox: Sandbox, aws: Aws, calls: Counter[str]
 ) -> None:
     set_up_account("team", "us-east-1", registry="docker_hub")
-    aws.calls.clear()
+    calls.clear()
     set_up_account("team", "us-east-1", every_zone=False)
-    assert "ecr:CreateRepository" not in aws.calls
+    assert "ecr:CreateRepository" not in calls
     assert set_up_account("team", "us-east-1").repository
 
 

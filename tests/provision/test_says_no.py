@@ -20,6 +20,7 @@ from prefect_coiled.errors import (
     QuotaError,
     ThrottledError,
 )
+from prefect_coiled.events import hearing
 from prefect_coiled.notifications import read_notifications
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND, SPOT_ROLE_MISSING
@@ -154,15 +155,15 @@ def test_the_role_of_spot_machines_is_made_where_that_is_permitted(
 
 
 def test_without_the_role_one_line_says_how_to_make_it(
-    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay
+    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay, calls: Counter[str]
 ) -> None:
     lay(no_spot_role([], may=False))
-    aws.calls.clear()
+    calls.clear()
     with pytest.raises(AccessDeniedError) as caught:
         create_cluster(spec(spot=True))
     assert SPOT_ROLE_COMMAND in str(caught.value)
     assert live(sandbox) == []
-    assert aws.calls["ec2:RunInstances"] == 2  # the scheduler, and spot machines once
+    assert calls["ec2:RunInstances"] == 2  # the scheduler, and spot machines once
 
 
 def test_without_the_role_workers_are_on_demand_where_they_may(
@@ -181,13 +182,13 @@ def free_plan(action: str, parameters: dict[str, Any]) -> tuple[str, str] | None
 
 
 def test_on_the_free_plan_the_types_that_would_do_are_named(
-    session: Session, spec: Spec, aws: Aws, lay: Lay
+    session: Session, spec: Spec, aws: Aws, lay: Lay, calls: Counter[str]
 ) -> None:
     lay(free_plan)
     with pytest.raises(AccountStateError, match=r"free plan.*scheduler_vm_types=\"m7i-flex.large\""):
         create_cluster(spec())
     types = len(machines.DEFAULT_TYPES["x86_64"])
-    assert aws.calls["ec2:RunInstances"] == types  # each once, not in each zone
+    assert calls["ec2:RunInstances"] == types  # each once, not in each zone
 
 
 def test_on_the_free_plan_a_type_that_it_has_is_taken(session: Session, spec: Spec, lay: Lay) -> None:
@@ -214,20 +215,20 @@ def vcpu_quota(sandbox: Sandbox, limit: int) -> Rule:
 
 
 def test_as_many_workers_come_up_as_a_quota_leaves_room_for(
-    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay
+    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay, calls: Counter[str]
 ) -> None:
     told: list[tuple[str, str]] = []
-    session.report = lambda name, state: told.append((name, state))
     lay(vcpu_quota(sandbox, 32))
-    record = create_cluster(spec(n_workers=20, wait_for_workers=2))
+    with hearing(lambda event: told.append((event.step, event.text))):
+        record = create_cluster(spec(n_workers=20, wait_for_workers=2))
     assert Counter(w.instance_type for w in record.workers) == {"m6i.xlarge": 7}
-    assert aws.calls["ec2:RunInstances"] <= 1 + 1 + 5
+    assert calls["ec2:RunInstances"] <= 1 + 1 + 5
     (text,) = (state for name, state in told if name == "shortage")
     assert "L-1216C47A" in text
 
 
 def test_a_quota_is_told_by_code_and_use_and_asked_once_for_all_that_share_it(
-    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay
+    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay, calls: Counter[str]
 ) -> None:
     lay(vcpu_quota(sandbox, 5))
     with pytest.raises(QuotaError) as caught:
@@ -238,7 +239,7 @@ def test_a_quota_is_told_by_code_and_use_and_asked_once_for_all_that_share_it(
     assert (
         "https://us-east-1.console.aws.amazon.com/servicequotas/home/services/ec2/quotas/L-1216C47A" in text
     )
-    assert aws.calls["ec2:RunInstances"] == 2
+    assert calls["ec2:RunInstances"] == 2
     assert live(sandbox) == []
 
 
@@ -255,13 +256,13 @@ def machine_rate(size: float, refill: float) -> Rule:
 
 
 def test_machines_come_as_fast_as_aws_takes_them_and_no_faster(
-    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay
+    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay, calls: Counter[str]
 ) -> None:
     lay(machine_rate(60, 15))
     record = create_cluster(spec(n_workers=110, wait_for_workers=True))
     assert len(record.workers) == 110
     assert len(live(sandbox)) == 111
-    assert aws.calls["ec2:RunInstances"] <= 20
+    assert calls["ec2:RunInstances"] <= 20
     session.notes.close()
     assert "RequestLimitExceeded" not in str(read_notifications(aws))
 

@@ -19,18 +19,19 @@ from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from prefect_coiled.aws.credentials import Account
+from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.instances import LIVE, find_instances
 from prefect_coiled.cluster.launched import launch
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import AwsError
+from prefect_coiled.events import Event, hearing
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.provision import create_cluster, delete_cluster
 from prefect_coiled.sandbox import Sandbox
-from prefect_coiled.tasks.artifacts import Artifacts
+from prefect_coiled.subscribers.artifacts import Artifacts
+from prefect_coiled.subscribers.story import Story
 from prefect_coiled.tasks.steps import Session
-from prefect_coiled.tasks.story import Story
 
 Plan = Callable[..., ClusterSpec]
 
@@ -159,13 +160,15 @@ def test_a_denied_step_is_told_with_its_diagnosis_by_both_flow_runs(
     @flow
     def asks() -> None:
         runs.append(FlowRunContext.get().flow_run.id)  # type: ignore[union-attr]
-        session.story = Story(plan)
-        create_cluster(plan)
+        story = Story(plan)
+        try:
+            with hearing(story):
+                create_cluster(plan)
+        finally:
+            story.close()
 
     with pytest.raises(AwsError):
         asks()
-    assert session.story is not None
-    session.story.close()
     with get_client(sync_client=True) as client:
         named = FlowRunFilter(name=FlowRunFilterName(any_=[f"provision {plan.name}"]))
         (run,) = client.read_flow_runs(flow_run_filter=named)
@@ -185,14 +188,14 @@ def test_an_api_that_goes_down_in_the_middle_of_a_launch_leaves_no_machine(
     monkeypatch.setattr("prefect_coiled.cluster.launched.load_account", lambda slug: account)
     launched: list[Any] = []
 
-    def report(step: str, state: str) -> None:
-        if step == cut_at:
+    def cut(event: Event) -> None:
+        if event.kind == "step" and event.step == cut_at:
             launched.append(live(aws, "cut-off"))
             relay.cut()
 
     began = time.monotonic()
-    with pytest.raises(Exception) as caught:  # noqa: PT011  Prefect's own, of whichever request failed
-        launch(Request({}, n_workers=2, name="cut-off"), report, threading.Event())
+    with hearing(cut), pytest.raises(Exception) as caught:  # noqa: PT011  Prefect's own, of some request
+        launch(Request({}, n_workers=2, name="cut-off"), threading.Event())
     assert [len(ids) for ids in launched[:1]] == [machines], caught.value
     assert live(aws, "cut-off") == []
     assert time.monotonic() - began < 90

@@ -257,6 +257,49 @@ def test_a_fleet_takes_the_first_override_that_has_capacity(still):
     assert (tags["a"], tags["owner"], tags["aws:ec2:fleet-id"]) == ("fleet", "coiled", reply["FleetId"])
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"OnDemandTargetCapacity": 1}, {"on-demand": 1, "spot": 2}),
+        ({"SpotTargetCapacity": 3}, {"spot": 3}),
+        ({"OnDemandTargetCapacity": 2, "SpotTargetCapacity": 1}, {"on-demand": 2, "spot": 1}),
+    ],
+)
+def test_a_fleet_may_be_of_both_markets_and_is_described_and_deleted(still, asked, expected):
+    name = f"of-both-{still.vpc}"
+    data = {"ImageId": still.image, "NetworkInterfaces": [{"DeviceIndex": 0, "SubnetId": still.subnet}]}
+    made = still.ec2.create_launch_template(LaunchTemplateName=name, LaunchTemplateData=data)[
+        "LaunchTemplate"
+    ]
+    reply = still.ec2.create_fleet(
+        Type="instant",
+        LaunchTemplateConfigs=[
+            {
+                "LaunchTemplateSpecification": {"LaunchTemplateName": name, "Version": "$Latest"},
+                "Overrides": [{"InstanceType": "t3.micro"}],
+            }
+        ],
+        TargetCapacitySpecification={
+            "TotalTargetCapacity": 3,
+            "DefaultTargetCapacityType": "spot",
+            **asked,
+        },
+    )
+    assert {e["Lifecycle"]: len(e["InstanceIds"]) for e in reply["Instances"]} == expected
+    named = reply["Instances"][0]["LaunchTemplateAndOverrides"]["LaunchTemplateSpecification"]
+    assert (named["LaunchTemplateId"], named["Version"]) == (made["LaunchTemplateId"], "1")
+    ids = {one for entry in reply["Instances"] for one in entry["InstanceIds"]}
+    (found,) = still.ec2.describe_fleets(FleetIds=[reply["FleetId"]])["Fleets"]
+    assert found["TargetCapacitySpecification"]["TotalTargetCapacity"] == 3
+    active = still.ec2.describe_fleet_instances(FleetId=reply["FleetId"])["ActiveInstances"]
+    assert {one["InstanceId"] for one in active} == ids
+    (gone,) = still.ec2.delete_fleets(FleetIds=[reply["FleetId"]], TerminateInstances=True)[
+        "SuccessfulFleetDeletions"
+    ]
+    assert gone["CurrentFleetState"] == "deleted_terminating"
+    assert {still.see(one)["State"]["Name"] for one in ids} <= {"shutting-down", "terminated"}
+
+
 def test_a_fleet_tells_what_failed(still):
     still.sandbox.set(capacity=[{"zone": "us-east-1a", "free": 0}])
     reply = fleet(still, {"InstanceType": "t3.micro", "SubnetId": still.subnet}, spot=True)

@@ -11,11 +11,11 @@ from prefect_aws.client_parameters import AwsClientParameters
 from pydantic import SecretStr
 
 from prefect_coiled import Ec2DaskAccount
+from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.caller import Caller, find_caller
-from prefect_coiled.aws.credentials import Account, CredentialSource
+from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.blocks import account_from_block
 from prefect_coiled.errors import AccountError, AwsError, CredentialsError
-from prefect_coiled.provision.sessions import open_door
 
 ROLE = "arn:aws:iam::123456789012:role/dask"
 KEYS = {"aws_access_key_id": "AKIA1", "aws_secret_access_key": "hunter2"}
@@ -151,7 +151,7 @@ def test_a_role_is_assumed_lazily_and_again_when_it_expires(monkeypatch):
 
 
 def ask(account: Account) -> Caller:
-    return find_caller(open_door(account, str(account.options.get("region", "us-east-1"))))
+    return find_caller(account.door(str(account.options.get("region", "us-east-1"))))
 
 
 def test_aws_says_who_the_credentials_are():

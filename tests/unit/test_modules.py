@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -104,6 +105,18 @@ def test_a_script_brings_the_modules_and_packages_beside_it_and_nothing_else(
     assert packed() == ["flow.py", "own_helpers.py", "own_pkg/__init__.py", "own_pkg/inner/data.json"]
     assert modules.gather().files["own_helpers.py"] == b"x = 1\n"
     assert modules.gather().names == ["flow", "own_helpers", "own_pkg"]
+
+
+@pytest.mark.parametrize("file", ["mod.py", "", None, 7, "/nowhere/at/all/mod.py"])
+def test_an_odd_module_stops_nothing(
+    project: Path, write: Write, program: pytest.MonkeyPatch, file: object
+) -> None:
+    write({"flow.py": ""})
+    run(program, project / "flow.py")
+    odd = ModuleType("own_vendored.pkg.mod")  # of a package that is not imported
+    odd.__file__ = file  # type: ignore[assignment]
+    program.setitem(sys.modules, "own_vendored.pkg.mod", odd)
+    assert packed() == ["flow.py"]
 
 
 def test_what_is_imported_travels_wherever_it_was_found_and_its_package_travels_whole(

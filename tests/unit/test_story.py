@@ -7,10 +7,12 @@ from datetime import datetime, timezone
 import pytest
 from pydantic import SecretStr
 
-from prefect_coiled.aws.credentials import Account, CredentialSource
+from prefect_coiled.aws.account import Account
+from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import NoCapacityError, ProvisionError
-from prefect_coiled.plan import story
+from prefect_coiled.events import Event, story
+from prefect_coiled.events.links import log_group_url
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
 
 
@@ -54,7 +56,7 @@ def line():
     made = story.Timeline()
     told = [("network", 0.5), ("role", 2.0), ("image", 2.1), ("instances", 3.0), ("log streams", 4.0)]
     for step, at in [*told, ("scheduler", 9.0), ("workers", 9.5), ("workers", 12.0)]:
-        made.tell(step, at)
+        made.hear(Event("step", step=step), at)
     return made
 
 
@@ -70,10 +72,13 @@ def test_a_launch_is_named_by_count_type_and_market():
 
 def test_phases_follow_from_what_is_told():
     made = line()
-    made.ready(12.5)
-    made.tell("workers", 40.0)  # one that joins later is part of the work
-    made.leave(100.0)
-    made.tell("removed", 104.0)
+    for kind, step, at in [
+        ("cluster_ready", "", 12.5),
+        ("step", "workers", 40.0),  # one that joins later is part of the work
+        ("leaving", "", 100.0),
+        ("step", "removed", 104.0),
+    ]:
+        made.hear(Event(kind, step=step), at)
     assert [(p.name, p.begin, p.end) for p in made.phases] == [
         ("account", 0.0, 2.0),
         ("preparation", 2.1, 2.1),
@@ -141,7 +146,7 @@ def test_the_summary_has_workers_time_line_cost_and_what_was_removed(removal, sa
 
 def test_links_hold_no_token_and_name_the_log_group():
     assert story.dashboard_address(record()) == "https://192.0.2.1:8787/status"
-    link = story.logs_address(record(region="eu-west-1", log_group="/my/team"))
+    link = log_group_url("eu-west-1", "/my/team")
     assert link.startswith("https://eu-west-1.console.aws.amazon.com/cloudwatch/home?region=eu-west-1#")
     assert link.endswith("/log-group/$252Fmy$252Fteam")
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from urllib.parse import quote
 from xml.sax.saxutils import escape
 
 from prefect_coiled.errors import AwsError, Diagnosis, PrefectCoiledError
+from prefect_coiled.events.stream import Event
 from prefect_coiled.plan.cluster import ClusterSpec, group_name, launch_attempts, template_name
 from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, Record, Removal, Role
 
@@ -62,8 +62,20 @@ class Timeline:
         self._phases: dict[str, Phase] = {}
         self._ready: float | None = None
 
-    def tell(self, step: str, at: float) -> None:
-        """Note that a step was heard of, so many seconds after the cluster was asked for."""
+    def hear(self, event: Event, at: float) -> None:
+        """Note what was told so many seconds after the cluster was asked for."""
+        if event.kind == "cluster_ready":
+            # What is told of workers from now on is part of the work.
+            self._ready = at
+            self._phases[WORK] = Phase(name=WORK, begin=at, end=at)
+        elif event.kind == "leaving":
+            if self._ready is not None:
+                self._phases[WORK] = Phase(name=WORK, begin=self._ready, end=at)
+            self._phases[REMOVAL] = Phase(name=REMOVAL, begin=at, end=at)
+        elif event.kind == "step":
+            self._step(event.step, at)
+
+    def _step(self, step: str, at: float) -> None:
         name = PHASES.get(step)
         if name is None or (self._ready is not None and name != REMOVAL):
             return
@@ -74,17 +86,6 @@ class Timeline:
             begin = self._phases["launch"].end
         known = self._phases.get(name)
         self._phases[name] = Phase(name=name, begin=known.begin if known else begin, end=at)
-
-    def ready(self, at: float) -> None:
-        """Note that the cluster is of use; what is told of workers from now on is part of the work."""
-        self._ready = at
-        self._phases[WORK] = Phase(name=WORK, begin=at, end=at)
-
-    def leave(self, at: float) -> None:
-        """Note that the way down begins."""
-        if self._ready is not None:
-            self._phases[WORK] = Phase(name=WORK, begin=self._ready, end=at)
-        self._phases[REMOVAL] = Phase(name=REMOVAL, begin=at, end=at)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -155,8 +156,8 @@ def resource_rows(
         market = "spot" if machine.spot else "on demand"
         note = f"{machine.instance_type} {market}, {machine.public_ip or machine.private_ip}"
         rows.append(row(machine.role, machine.instance_id, note, machine.zone))
-    door, wide = groups["scheduler"]
-    names = {door: group_name(spec, "scheduler"), wide: group_name(spec, "cluster")}
+    of_scheduler, shared = groups["scheduler"]
+    names = {of_scheduler: group_name(spec, "scheduler"), shared: group_name(spec, "cluster")}
     rows += [row("security group", id_, "yours" if own else name) for id_, name in names.items()]
     rows += [row("launch template", id_, template_name(spec, role)) for role, id_ in templates.items()]
     for id_ in dict.fromkeys(image_ids.values()):
@@ -167,10 +168,10 @@ def resource_rows(
     if own is not None:
         rows.append(row("network", own.network_id, "yours"))
     elif account.network is not None:
-        shared = "shared by the account's clusters"
-        rows.append(row("network", account.network.vpc_id, f"{account.network.cidr}, {shared}"))
+        note = "shared by the account's clusters"
+        rows.append(row("network", account.network.vpc_id, f"{account.network.cidr}, {note}"))
         for zone, nat in account.network.nat_gateways.items():
-            rows.append(row("NAT gateway", nat, f"{shared}; costs money until it is swept", zone))
+            rows.append(row("NAT gateway", nat, f"{note}; costs money until it is swept", zone))
     rows.append(row("IAM role", account.role_arn.rpartition("/")[2], "of the machines, shared"))
     rows.append(row("log group", account.log_group, "kept for 30 days, shared"))
     return rows
@@ -179,15 +180,6 @@ def resource_rows(
 def dashboard_address(record: ClusterRecord) -> str:
     """Where the dashboard is. Its token is not in it: everybody who sees Prefect would have it."""
     return f"https://{record.scheduler_host}:{record.dashboard_port}/status"
-
-
-def logs_address(record: ClusterRecord) -> str:
-    """Where CloudWatch's console shows the logs of the account's machines."""
-    # The console wants the group's name percent-encoded twice, with "$" for "%".
-    group = quote(quote(record.log_group, safe=""), safe="").replace("%", "$")
-    region = record.region
-    where = f"https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}"
-    return f"{where}#logsV2:log-groups/log-group/{group}"
 
 
 def command(verb: str, account: str, region: str, name: str = "") -> str:

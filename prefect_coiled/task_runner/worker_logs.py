@@ -9,16 +9,16 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from prefect_coiled.plan.links import log_group_url, log_stream_url
+from prefect_coiled.events.links import log_group_url, log_stream_url
 
-__all__ = ["Machines"]
+__all__ = ["WorkerLogs"]
 
 # Machines whose logs are fetched at most, of a flow run in which hundreds may be lost.
 _ASKED = 5
 _LINES = 200
 
 
-class Machines:
+class WorkerLogs:
     """What can be said of the machines of a cluster.
 
     Args:

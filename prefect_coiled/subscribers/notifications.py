@@ -1,8 +1,8 @@
-"""Notes what happens to an account's resources: in its log group, and as Prefect events.
+"""Keeps what happens to an account's resources: in its log group, and as Prefect events.
 
-Whoever is noted never waits: rows go into a buffer that a thread of its own sends, and what cannot be sent
-is dropped with one word in the log. The account's provisioning is the same with and without it. Where the
-interpreter ends no thread can be started: there, all is sent at the end, from where it was noted.
+Nobody waits for it: rows go into a buffer that a thread of its own sends, and what cannot be sent is dropped
+with one word in the log. Where the interpreter ends no thread can be started: there, all is sent at the end,
+by whoever ends it.
 """
 
 from __future__ import annotations
@@ -10,18 +10,25 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-import time
 import uuid
-from datetime import datetime, timezone
+from collections.abc import Mapping
 from typing import Any
 
-from prefect.events import Event, Resource, emit_event
+from prefect.events import Event as PrefectEvent
+from prefect.events import Resource, emit_event
 
-from prefect_coiled.aws.door import Aws, Report
+from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.logs import write_log
-from prefect_coiled.errors import AlreadyExistsError, NoCapacityError, NotFoundError, PrefectCoiledError
+from prefect_coiled.errors import (
+    AlreadyExistsError,
+    AwsError,
+    NoCapacityError,
+    NotFoundError,
+    PrefectCoiledError,
+)
+from prefect_coiled.events import Event
+from prefect_coiled.events.rows import EVENT_TYPES, OF_CALLS, STREAM, Notification
 from prefect_coiled.plan.aws_codes import SLOW_DOWN
-from prefect_coiled.plan.notifications import OF_CALLS, STREAM, Notification
 
 logger = logging.getLogger(__name__)
 
@@ -29,87 +36,81 @@ logger = logging.getLogger(__name__)
 _EVERY, _LAST = 2.0, 5.0
 _MOST = 5_000
 # Where replies name what was made.
-_IDS = ("VpcId", "SubnetId", "InternetGatewayId", "RouteTableId", "VpcEndpointId", "NatGatewayId", "GroupId")
+_IDS = (
+    *("VpcId", "SubnetId", "InternetGatewayId", "RouteTableId", "VpcEndpointId"),
+    *("NatGatewayId", "GroupId", "ImageId"),
+)
 
 
-class Notebook:
-    """Keeps the notifications of one provisioning session.
+class Notifications:
+    """Keeps the notifications of one account in one region.
 
     Args:
-        aws: The session's door; the rows are written through one of their own.
+        aws: A door of the account; the rows are written through one of their own.
+
+    Attributes:
         threads: Whether threads can be started; not while the interpreter ends.
     """
 
-    def __init__(self, aws: Aws, *, threads: bool = True) -> None:
-        self._threads = threads
-        self._events: list[Event] = []
-        # Its own door: what is noted is no part of the session's calls, and a stop does not end it.
+    def __init__(self, aws: Aws) -> None:
+        self.threads = True
+        self._events: list[PrefectEvent] = []
+        # Its own door: a stop does not end it.
         self._door = aws.beside()
         self._rows: list[Notification] = []
-        self._lock = threading.Lock()
+        self._lock, self._sending = threading.Lock(), threading.Lock()
         self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def report(self, call: Report) -> None:
-        """Note a call to AWS that made or removed something."""
-        kind = OF_CALLS.get(call.action)
-        if kind is None or isinstance(call.error, (AlreadyExistsError, NotFoundError)):
-            return  # both are answers that an idempotent step lives by
-        if call.error is not None and call.error.code in SLOW_DOWN:
-            return  # it is made again
-        level = logging.INFO
-        if call.error is not None:
-            level = logging.WARNING if isinstance(call.error, NoCapacityError) else logging.ERROR
-        self.note(kind, call.what, elapsed=call.seconds, level=level, error=call.error, **_ids(call.reply))
+    def are_of(self, aws: Aws) -> bool:
+        """Whether they are of a door's account and region."""
+        return (self._door.account, self._door.region) == (aws.account, aws.region)
 
-    def note(
-        self,
-        event_type: str,
-        msg: str,
-        *,
-        elapsed: float = 0.0,
-        level: int = logging.INFO,
-        error: BaseException | None = None,
-        **data: Any,
-    ) -> None:
-        """Note something.
-
-        Args:
-            event_type: One of `plan.notifications.EVENT_TYPES`.
-            msg: What was done, for a person.
-            elapsed: Seconds that it took.
-            level: A level of `logging`.
-            error: Why it failed.
-            data: Ids and names.
-        """
+    def __call__(self, event: Event) -> None:
+        """Keep it, if it is of this account and of a kind that is kept."""
+        if (event.account, event.region) != (self._door.account, self._door.region):
+            return
+        kind, level, error = event.kind, event.level, event.error
+        if kind == "reply":
+            kind = OF_CALLS.get(event.action, "")
+            if isinstance(error, (AlreadyExistsError, NotFoundError)):
+                return  # both are answers that an idempotent step lives by
+            if isinstance(error, AwsError):
+                if error.code in SLOW_DOWN:
+                    return  # it is made again
+                level = logging.WARNING if isinstance(error, NoCapacityError) else logging.ERROR
+        if kind not in EVENT_TYPES:
+            return
+        data: dict[str, Any] = {"region": event.region, "cluster": event.cluster, "uid": event.uid}
+        data |= {"InstanceIds": list(event.ids), **_ids(event.reply)}
         if error is not None:
             data["error"] = " ".join(str(error).split())
         row = Notification(
-            time=datetime.now(timezone.utc),
+            time=event.at,
             id=uuid.uuid4().hex[:12],
             level=level,
-            event_type=event_type,
-            elapsed=round(elapsed, 3),
-            msg=msg,
-            data={"region": self._door.region, **data},
+            event_type=kind,
+            elapsed=round(event.seconds, 3),
+            msg=event.text,
+            data={key: value for key, value in data.items() if value},
         )
         with self._lock:
             if len(self._rows) < _MOST:
                 self._rows.append(row)
-            # What is noted after a session's end (a machine that is let go) is sent all the same.
-            if self._thread is None and self._threads:
+            # What is told after the end (a machine that is let go) is sent all the same.
+            if self._thread is None and self.threads:
                 self._hurry.clear()
                 self._thread = threading.Thread(target=self._run, name="notifications", daemon=True)
                 self._thread.start()
-        event = _event(self._door.account, row)
-        if self._threads:
-            _emit(event)
+        told = _event(self._door.account, row)
+        if self.threads:
+            _emit(told)
         else:
-            self._events.append(event)
+            self._events.append(told)
 
     def close(self) -> None:
         """Send what is left; wait for that for a bounded time."""
-        if not self._threads:
+        if not self.threads:
             self._send()
             events, self._events = self._events, []
             _post(events)
@@ -120,7 +121,7 @@ class Notebook:
             thread.join(_LAST)
 
     def _run(self) -> None:
-        """Send what is there, until nothing is there any more; the next note begins anew."""
+        """Send what is there, until nothing is there any more; the next row begins anew."""
         while True:
             hurried = self._hurry.wait(_EVERY)
             sent = self._send()
@@ -135,23 +136,24 @@ class Notebook:
 
     def _send(self) -> bool:
         """Send the rows; says whether they are kept now."""
-        with self._lock:
-            rows = list(self._rows)
-        if not rows:
+        with self._sending:  # the thread may be at it while the interpreter ends
+            with self._lock:
+                rows = list(self._rows)
+            if not rows:
+                return True
+            try:
+                write_log(self._door, STREAM, [(r.time, r.encode()) for r in rows])
+            except NotFoundError:
+                return False  # the log group is not there yet: it is made meanwhile
+            except PrefectCoiledError as error:
+                logger.debug("Notifications were not written: %s", error)
+                return False
+            with self._lock:
+                del self._rows[: len(rows)]
             return True
-        try:
-            write_log(self._door, STREAM, [(r.time, r.encode()) for r in rows])
-        except NotFoundError:
-            return False  # the log group is not there yet: it is made meanwhile
-        except PrefectCoiledError as error:
-            logger.debug("Notifications were not written: %s", error)
-            return False
-        with self._lock:
-            del self._rows[: len(rows)]
-        return True
 
 
-def _ids(reply: dict[str, Any]) -> dict[str, Any]:
+def _ids(reply: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in (reply, *(v for v in reply.values() if isinstance(v, dict))):
         found.update({k: part[k] for k in _IDS if k in part})
@@ -161,10 +163,10 @@ def _ids(reply: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _event(account: str, row: Notification) -> Event:
+def _event(account: str, row: Notification) -> PrefectEvent:
     cluster = row.data.get("cluster")
     name = f"prefect-coiled.cluster.{account}.{cluster}" if cluster else f"prefect-coiled.account.{account}"
-    return Event(
+    return PrefectEvent(
         occurred=row.time,
         event=f"prefect-coiled.{row.event_type}",
         resource=Resource({"prefect.resource.id": name, "prefect.resource.name": str(cluster or account)}),
@@ -172,7 +174,7 @@ def _event(account: str, row: Notification) -> Event:
     )
 
 
-def _emit(event: Event) -> None:
+def _emit(event: PrefectEvent) -> None:
     try:
         emit_event(
             event=event.event,
@@ -184,7 +186,7 @@ def _emit(event: Event) -> None:
         logger.debug("A notification was not sent to Prefect: %s", error)
 
 
-def _post(events: list[Event]) -> None:
+def _post(events: list[PrefectEvent]) -> None:
     """Tell events with one request. Prefect's own way needs a thread, and would start a server for it."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
@@ -204,15 +206,3 @@ def _temporary_server_runs() -> bool:
     # Not imported for this: where nobody has, none runs.
     servers: Any = sys.modules.get("prefect.server.api.server")
     return servers is not None and bool(servers.SubprocessASGIServer().running)
-
-
-class Watch:
-    """Measures the seconds of a step."""
-
-    def __init__(self) -> None:
-        self._begun = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since it was made."""
-        return time.monotonic() - self._begun

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from prefect_coiled.events import Event
 from prefect_coiled.progress import Board, is_underway
 
 __all__ = ["CellBoard", "in_notebook"]
@@ -53,9 +54,11 @@ class CellBoard:
         self._timer: threading.Timer | None = None
         self._lock = threading.RLock()
 
-    def tell(self, step: str, state: str) -> None:
-        """Note the state of a step, and show it now or in a moment."""
-        self._board.tell(step, state)
+    def __call__(self, event: Event) -> None:
+        """Show the state of a step, now or in a moment."""
+        # The link with its token would be saved with the notebook.
+        if event.kind == "dashboard" or not self._board(event):
+            return
         with self._lock:
             wait = self._shown + _APART - self._clock()
             if self._handle is None or wait <= 0:

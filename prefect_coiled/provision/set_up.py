@@ -10,6 +10,7 @@ from __future__ import annotations
 from prefect import flow
 from prefect.futures import PrefectFuture
 
+from prefect_coiled import events
 from prefect_coiled.aws.kinds import KINDS
 from prefect_coiled.aws.leases import lease
 from prefect_coiled.aws.parameters import set_up_lease
@@ -21,9 +22,9 @@ from prefect_coiled.plan.kinds import There
 from prefect_coiled.provision.planning import asked_of, set_up_of, wanted, widened
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord
-from prefect_coiled.tasks import account as steps
+from prefect_coiled.tasks import set_up as steps
 from prefect_coiled.tasks.changes import Making, bring, look
-from prefect_coiled.tasks.steps import Session, settle
+from prefect_coiled.tasks.steps import settle
 
 
 @flow(name="set up account", flow_run_name="set up {account} in {region}", persist_result=False)
@@ -60,7 +61,7 @@ def set_up_account(
     """
     with session_for(account, region) as session:
         aws = session.aws
-        session.report("network", "looking")
+        events.step("network", "looking")
         who_future, zones_future = steps.check_credentials.submit(aws), steps.list_zones.submit(aws)
         settle([who_future, zones_future])
         who, names = who_future.result(), zones_future.result()
@@ -69,19 +70,19 @@ def set_up_account(
         # Whoever holds the lease may be about to delete the NAT gateway that was just found.
         if not set_up_of(aws, there, want).todo and not (want.nat and steps.is_held(aws)):
             for name in ("network", "role", "log group"):
-                session.report(name, "there")
+                events.step(name, "there")
             return steps.account_record(aws, who, want, there)
-        session.report("network", "creating")
+        events.step("network", "creating")
         with lease(aws, set_up_lease(account)):
             want = widened(want, there, registry)
             there = look(aws, asked_of(want), ours=True)
-            carry_out(session, set_up_of(aws, there, want), Making(aws, want, there))
+            carry_out(set_up_of(aws, there, want), Making(aws, want, there))
         for name in ("network", "role", "log group"):
-            session.report(name, "ready")
+            events.step(name, "ready")
         return steps.account_record(aws, who, want, there)
 
 
-def carry_out(session: Session, plan: Plan, making: Making) -> None:
+def carry_out(plan: Plan, making: Making) -> None:
     """Make and repair what a plan says, each after what it waits for.
 
     Raises:
@@ -98,9 +99,8 @@ def carry_out(session: Session, plan: Plan, making: Making) -> None:
         settle(future for listed in futures.values() for future in listed)
     except AccessDeniedError as error:
         raise _no_subnet(error, plan, before) from error
-    session.carried_out += plan.todo
     if any(not role["made"] for role in making.there["spot role"]):
-        session.report("spot role", f"not made, for want of permission; spot needs it: {SPOT_ROLE_COMMAND}")
+        events.step("spot role", f"not made, for want of permission; spot needs it: {SPOT_ROLE_COMMAND}")
 
 
 def _no_subnet(error: AccessDeniedError, plan: Plan, there: There) -> AccessDeniedError:

@@ -1,0 +1,174 @@
+"""`Event`, the one type of what is told, and `Stream`, on which it is told. Nothing is drawn or sent here."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from prefect_coiled.records import ClusterRecord, Removal
+
+__all__ = ["EVERYWHERE", "Event", "Stream", "Subscriber", "Watch", "hearing", "here", "step", "tell"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened, or is about to.
+
+    Attributes:
+        kind: One of `rows.EVENT_TYPES`, which are kept; or what is shown only: "call" (before it is made) and
+            "reply" (after), "step" (progress), "workers" (so many have joined), "dashboard" (its link with
+            the token: for terminals alone), "provisioning" (this flow run makes the cluster), "attached",
+            "failed", "leaving" (the way down begins), "ended", and "examination" (of the doctor).
+        text: What was done, for a person; of a step, its state.
+        step: The step that it is progress of, such as "network".
+        action: The call to AWS, such as "ec2:CreateVpc".
+        account: The account's slug.
+        region: The AWS region.
+        cluster: The cluster's name.
+        uid: The cluster's uid.
+        ids: Ids of machines, or of what the kind names.
+        seconds: How long it took.
+        level: A level of `logging`.
+        error: Why it failed.
+        reply: What AWS answered.
+        ready: Workers that have joined.
+        of: Workers that there are.
+        record: The cluster as it was launched.
+        resources: What the cluster consists of, a row each.
+        removal: What was removed.
+        cost: What it cost, as text.
+        at: When it was over, UTC.
+    """
+
+    kind: str
+    text: str = ""
+    step: str = ""
+    action: str = ""
+    account: str = ""
+    region: str = ""
+    cluster: str = ""
+    uid: str = ""
+    ids: tuple[str, ...] = ()
+    seconds: float = 0.0
+    level: int = logging.INFO
+    error: BaseException | None = None
+    reply: Mapping[str, Any] = field(default_factory=dict)
+    ready: int = 0
+    of: int = 0
+    record: ClusterRecord | None = None
+    resources: tuple[dict[str, str], ...] = ()
+    removal: Removal | None = None
+    cost: str = ""
+    at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+
+
+Subscriber = Callable[[Event], None]
+
+
+class Stream:
+    """Tells its subscribers, and then those of the stream in which it was made.
+
+    Args:
+        parent: The stream around it.
+    """
+
+    def __init__(self, parent: Stream | None = None) -> None:
+        self._parent = parent
+        self._subscribers: list[tuple[Subscriber, bool]] = []
+
+    def subscribe(self, subscriber: Subscriber, *, shows: bool = False) -> None:
+        """Have all that is told from now on.
+
+        Args:
+            subscriber: Called with each event; it must not wait.
+            shows: Whether it shows a person the steps, so that nobody else has to print them.
+        """
+        self._subscribers.append((subscriber, shows))
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Hear nothing more."""
+        self._subscribers = [pair for pair in self._subscribers if pair[0] != subscriber]
+
+    def tell(self, event: Event) -> None:
+        """Tell everybody. A subscriber's error is in the log, and nowhere else."""
+        for subscriber, _ in self._all():
+            try:
+                subscriber(event)
+            except Exception:  # what is told is the same whoever cannot hear it
+                logger.warning("A subscriber failed at %s %s", event.kind, event.step, exc_info=True)
+
+    def enter(self) -> None:
+        """Be the stream of the present context, for good."""
+        _here.set(self)
+
+    @property
+    def subscribers(self) -> tuple[Subscriber, ...]:
+        """Who subscribed to this very stream."""
+        return tuple(subscriber for subscriber, _ in self._subscribers)
+
+    @property
+    def everybody(self) -> tuple[Subscriber, ...]:
+        """Everybody who hears what is told here."""
+        return tuple(subscriber for subscriber, _ in self._all())
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether a subscriber shows the steps to a person."""
+        return any(shows for _, shows in self._all())
+
+    def _all(self) -> list[tuple[Subscriber, bool]]:
+        around = self._parent._all() if self._parent is not None else []
+        return [*self._subscribers, *around]
+
+
+# What is told anywhere in this process.
+EVERYWHERE = Stream()
+_here: ContextVar[Stream] = ContextVar("prefect_coiled_events", default=EVERYWHERE)
+
+
+def here() -> Stream:
+    """The stream of this context."""
+    return _here.get()
+
+
+@contextmanager
+def hearing(*subscribers: Subscriber, shows: bool = False) -> Iterator[Stream]:
+    """Have what is told in this context inside the block, and in those that are copied from it there."""
+    stream = Stream(here())
+    for subscriber in subscribers:
+        stream.subscribe(subscriber, shows=shows)
+    token = _here.set(stream)
+    try:
+        yield stream
+    finally:
+        _here.reset(token)
+
+
+def tell(event: Event) -> None:
+    """Tell whoever hears what is told in this context."""
+    here().tell(event)
+
+
+def step(name: str, state: str) -> None:
+    """Tell how far a step is."""
+    tell(Event("step", state, step=name))
+
+
+class Watch:
+    """Measures the seconds of something."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was made."""
+        return time.monotonic() - self._begun
