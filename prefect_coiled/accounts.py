@@ -16,11 +16,12 @@ from prefect_coiled.aws.caller import Caller, find_caller
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.blocks import Ec2DaskAccount, account_from_block
-from prefect_coiled.blocks.changes import Change, differences
-from prefect_coiled.blocks.editing import edited
+from prefect_coiled.blocks.changes import differences
+from prefect_coiled.blocks.editing import check_nothing_opened, edited
 from prefect_coiled.blocks.loading import account_slug, delete_account, load_account, save_block, saved_block
 from prefect_coiled.errors import AccountError, OptionsError
 from prefect_coiled.options import BackendOptions, merge
+from prefect_coiled.options.ingress import says_who
 from prefect_coiled.provision import set_up_account
 from prefect_coiled.records import AccountRecord, Record
 from prefect_coiled.tasks.steps import Session, use_session
@@ -79,7 +80,7 @@ def set_backend_options(
     use_coiled_defaults: bool = False,
     *,
     spot: bool = False,
-    egress: str = "nat",
+    egress: str | None = None,
     profile: str | None = None,
     role_arn: str | None = None,
     external_id: str | None = None,
@@ -89,7 +90,9 @@ def set_backend_options(
 ) -> SavedAccount | None:
     """Save where an account's clusters run. What is not given goes back to its default.
 
-    What changes by that is printed. `prefect-coiled account edit` changes some options and keeps the others.
+    What changes by that is printed. What would open an account wider than it is saved has to be given: its
+    firewall, its workers' way out, a network of your own. `prefect-coiled account edit` changes some options
+    and keeps the others.
 
     The credentials are verified first; nothing is saved if AWS does not accept them.
 
@@ -111,7 +114,7 @@ def set_backend_options(
         registry_username: Docker Hub user, lower case.
         use_coiled_defaults: Go back to the default: the account has no options of its own any more.
         spot: Whether workers are spot machines.
-        egress: How workers reach the internet: "nat", "public-ip" or "none".
+        egress: How workers reach the internet: "nat", "public-ip" or "none"; "nat" if not given.
         profile: A profile of `~/.aws`.
         role_arn: A role to assume.
         external_id: External id that the role asks for.
@@ -123,7 +126,7 @@ def set_backend_options(
         Which AWS account and user it is; None with `use_coiled_defaults`.
 
     Raises:
-        OptionsError: If an option is wrong; nothing was saved.
+        OptionsError: If an option is wrong, or was not given and would open more; nothing was saved.
         CredentialsError: If AWS does not accept the credentials; nothing was saved.
     """
     slug = account_slug(account)
@@ -158,7 +161,13 @@ def set_backend_options(
         tags=tags,
         endpoint_url=endpoint_url,
     )
-    changes = _changes(block, slug)
+    before = _saved(slug)
+    rules = firewall or ingress
+    # Other ports are no reason to let others in.
+    said = {"ingress": rules is not None and says_who(rules), "egress": egress, "network": network}
+    if before is not None:
+        check_nothing_opened(before, block, [name for name, value in said.items() if value])
+    changes = differences(before, block) if before is not None else ()
     saved = save_account(block, slug)
     print(saved)
     for change in changes:
@@ -288,13 +297,12 @@ def administrator(slug: str, profile: str | None = None) -> tuple[Account, Aws]:
     return account, account.door()
 
 
-def _changes(block: Ec2DaskAccount, slug: str) -> tuple[Change, ...]:
-    """What is about to be saved differently than it is."""
+def _saved(slug: str) -> Ec2DaskAccount | None:
+    """What is about to be replaced."""
     try:
-        before = saved_block(slug)
-    except AccountError:  # what the form saved may not be right; it is replaced
-        return ()
-    return differences(before, block) if before is not None else ()
+        return saved_block(slug)
+    except AccountError:  # what the form saved may not be right
+        return None
 
 
 def _caller(account: Account) -> Caller:

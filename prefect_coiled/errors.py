@@ -100,7 +100,11 @@ class Diagnosis:
 
     def __str__(self) -> str:
         text = f"{self.what}: {self.why}" if self.why else self.what
-        return f"{text} {self.next_step}".rstrip() if self.next_step else text
+        if not self.next_step:
+            return text
+        # AWS's own words come with a full stop and without.
+        stop = "" if text.rstrip().endswith((".", "!", "?", ":", ";", ",")) else "."
+        return f"{text.rstrip()}{stop} {self.next_step}".rstrip()
 
 
 class PrefectCoiledError(Exception):

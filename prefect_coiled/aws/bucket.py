@@ -82,17 +82,18 @@ def _close(aws: Aws, item: Item) -> Item:
     expiry = {"ID": "expire", "Status": "Enabled", "Filter": {"Prefix": "wheels/"}}
     expiry |= {"Expiration": {"Days": KEPT_DAYS}}
     expiry |= {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": UNFINISHED_DAYS}}
+    expiring = {"Rules": [expiry]}
     closed = dict.fromkeys(
         ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
     )
-    for action, settings in (
-        ("PublicAccessBlock", {"PublicAccessBlockConfiguration": closed}),
-        ("BucketEncryption", {"ServerSideEncryptionConfiguration": {"Rules": [encryption]}}),
-        ("BucketPolicy", {"Policy": bucket_policy(name)}),
-        ("BucketLifecycleConfiguration", {"LifecycleConfiguration": {"Rules": [expiry]}}),
-        ("BucketTagging", {"Tagging": {"TagSet": tags.to_aws(labels)}}),
+    for action, what, settings in (
+        ("PublicAccessBlock", "closing", {"PublicAccessBlockConfiguration": closed}),
+        ("BucketEncryption", "encrypting", {"ServerSideEncryptionConfiguration": {"Rules": [encryption]}}),
+        ("BucketPolicy", "setting the policy of", {"Policy": bucket_policy(name)}),
+        ("BucketLifecycleConfiguration", "setting the expiry of", {"LifecycleConfiguration": expiring}),
+        ("BucketTagging", "tagging", {"Tagging": {"TagSet": tags.to_aws(labels)}}),
     ):
-        aws.call(f"s3:Put{action}", f"creating bucket ({name})", Bucket=name, **settings)
+        aws.call(f"s3:Put{action}", f"{what} bucket ({name})", Bucket=name, **settings)
     return {"Name": name, "Tags": tags.to_aws(labels)}
 
 

@@ -5,7 +5,7 @@ Pure: nothing is loaded, saved or asked for. What a change would open without sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from prefect_aws import AwsCredentials
@@ -14,12 +14,12 @@ from pydantic import SecretStr
 from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer
 from prefect_coiled.blocks.registry import Ec2DaskRegistry
 from prefect_coiled.errors import AccountError, OptionsError
-from prefect_coiled.options import BackendOptions
+from prefect_coiled.options import BackendOptions, merge
 from prefect_coiled.options.base import near
-from prefect_coiled.options.ingress import ANYWHERE, Firewall, IngressRule, changed_rules
+from prefect_coiled.options.ingress import ANYWHERE, Firewall, IngressRule, changed_rules, lets_in_more
 from prefect_coiled.options.models import check_zone
 
-__all__ = ["CLEARABLE", "NETWORK_FIELDS", "edited"]
+__all__ = ["CLEARABLE", "NETWORK_FIELDS", "check_nothing_opened", "edited"]
 
 NETWORK_FIELDS = (
     "network_id",
@@ -158,3 +158,33 @@ def _credentials(
     if parameters is not None:
         made["aws_client_parameters"] = parameters
     return AwsCredentials(**made)
+
+
+def check_nothing_opened(before: Ec2DaskAccount, after: Ec2DaskAccount, given: Collection[str]) -> None:
+    """Refuse what would open an account wider than it is saved by an option that nobody gave.
+
+    Args:
+        before: What is saved.
+        after: What would take its place.
+        given: Which of "ingress", "egress" and "network" were given.
+
+    Raises:
+        OptionsError: One of the others would open more.
+    """
+    try:
+        old = merge(None, account_layer(before), config={})
+    except OptionsError:  # what the form saved may not be right, and is replaced
+        return
+    new = merge(None, account_layer(after), config={})
+    opened = {
+        "ingress": lets_in_more(new.options.ingress, old.options.ingress),
+        "egress": old.options.egress != new.options.egress,
+        "network": old.options.network is not None and new.options.network is None,
+    }
+    was, becomes = ({row.name: row.value for row in merged.rows()} for merged in (old, new))
+    for name in (n for n, more in opened.items() if more and n not in given):
+        raise OptionsError(
+            f"{name} of the account",
+            f"is saved as {was[name]}, was not given, and would become {becomes[name]}.",
+            "Give it too, or change single options by `prefect-coiled account edit`.",
+        )

@@ -79,15 +79,20 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except PrefectCoiledError as error:
-            from prefect_coiled.terminal import Terminal
-
-            text = " ".join(str(error).split())
-            console = Terminal(stderr=True, soft_wrap=True)
-            _tell_left(console, error.left)
-            console.print(f"Error: {text}")
+            tell_error(error)
             raise typer.Exit(1) from None
 
     return wrapped
+
+
+def tell_error(error: PrefectCoiledError) -> None:
+    """Print an error of this library as one line, and what it left."""
+    from prefect_coiled.terminal import Terminal
+
+    text = " ".join(str(error).split())
+    console = Terminal(stderr=True, soft_wrap=True)
+    _tell_left(console, error.left)
+    console.print(f"Error: {text}")
 
 
 def door(slug: str | None, region: str | None) -> tuple[Account, Aws]:

@@ -15,6 +15,7 @@ from prefect_coiled.cli.common import (
     print_json,
     quiet,
     table,
+    tell_error,
     told,
     where,
 )
@@ -84,7 +85,7 @@ def check(account: AccountOption = None, region: RegionOption = None, as_json: J
     from prefect_coiled.aws.disk_key import find_disk_key
     from prefect_coiled.aws.foresight import foresee, may_use_key
     from prefect_coiled.aws.vpc import find_vpcs
-    from prefect_coiled.errors import AccessDeniedError
+    from prefect_coiled.errors import AccessDeniedError, OptionsError
     from prefect_coiled.task_runner.api_url import check_api_url
 
     loaded, aws = door(account, region)
@@ -92,7 +93,13 @@ def check(account: AccountOption = None, region: RegionOption = None, as_json: J
     console = quiet() if as_json else out()
     console.print(f"Account {loaded.slug} in {aws.region}{where(loaded)}")
     console.print(f"AWS account {caller.aws_account_id} as {caller.arn}")
-    if remark := check_api_url(loaded.shares_loopback):
+    reached = True
+    try:
+        remark = check_api_url(loaded.shares_loopback)
+    except OptionsError as error:  # the rest is told as well
+        reached, remark = False, str(error)
+        tell_error(error)
+    if remark and reached:
         console.print(f"{remark}.")
     answer: dict[str, Any] = {
         "account": loaded.slug,
@@ -153,6 +160,7 @@ def check(account: AccountOption = None, region: RegionOption = None, as_json: J
         console.print("Set up. New networks and subnets need the set-up policy again; all else goes on.")
     if not room.suffices:
         console.print("A cluster of the default types would not come up.")
+    if not room.suffices or not reached:
         raise typer.Exit(1)
     console.print("Ready.")
 

@@ -5,9 +5,9 @@ Both start from what is saved. `setup aws` also makes the account's resources, e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 
@@ -110,12 +110,18 @@ def _asked(flags: AccountFlags, saved: Ec2DaskAccount | None, slug: str) -> Acco
 
 
 def _registry(flags: AccountFlags, text: str) -> AccountFlags:
-    from prefect_coiled.options import RegistryOptions
+    from prefect_coiled.options.models import RegistryKind
 
-    kind = text.lower().replace("-", "_")
-    if kind != "docker_hub":  # which needs answers that are still to come
-        RegistryOptions(**{"kind": kind})  # type: ignore[arg-type]
+    kind = _one_of("registry", text.lower().replace("-", "_"), get_args(RegistryKind))
     return replace(flags, registry=kind)
+
+
+def _one_of(subject: str, text: str, known: Sequence[str]) -> str:
+    from prefect_coiled.options.base import near
+
+    if text not in known:
+        raise OptionsError(f"{subject} {text!r}", f"must be one of {', '.join(known)}.", near(text, known))
+    return text
 
 
 def _user(flags: AccountFlags, text: str) -> AccountFlags:
@@ -129,19 +135,10 @@ def _user(flags: AccountFlags, text: str) -> AccountFlags:
 
 def _ask_credentials(flags: AccountFlags, saved: Ec2DaskAccount | None, slug: str) -> AccountFlags:
     """Ask for credentials until AWS accepts them."""
-    from prefect_coiled.options.base import near
-
     kinds = ("keep", "found", "profile", "keys") if saved is not None else ("found", "profile", "keys")
-
-    def known(text: str) -> str:
-        if text not in kinds:
-            raise OptionsError(
-                f"credentials {text!r}", f"must be one of {', '.join(kinds)}.", near(text, kinds)
-            )
-        return text
-
     while True:
-        kind = _ask(f"2. Credentials ({', '.join(kinds)})", kinds[0], known)
+        question = f"2. Credentials ({', '.join(kinds)})"
+        kind = _ask(question, kinds[0], lambda text: _one_of("credentials", text, kinds))
         if kind == "keep":
             return flags
         try:

@@ -168,6 +168,29 @@ def changed_rules(saved: Sequence[IngressRule], change: Firewall) -> list[Ingres
     return [IngressRule(ports=opened, cidr=cidr) for cidr in cidrs]
 
 
+def lets_in_more(rules: Sequence[IngressRule], saved: Sequence[IngressRule]) -> bool:
+    """Whether rules open a port to a network that could not reach it by other ones."""
+    return any(
+        not any(port in other.ports and _within(rule.cidr, other.cidr) for other in saved)
+        for rule in rules
+        for port in rule.ports
+    )
+
+
+def _within(cidr: str, other: str) -> bool:
+    """Whether a network is part of another one; which address "me" is, is not known here."""
+    if cidr == other:
+        return True
+    if "me" in (cidr, other):
+        return other == ANYWHERE
+    inner, outer = ipaddress.ip_network(cidr), ipaddress.ip_network(other)
+    if isinstance(inner, ipaddress.IPv4Network) and isinstance(outer, ipaddress.IPv4Network):
+        return inner.subnet_of(outer)
+    if isinstance(inner, ipaddress.IPv6Network) and isinstance(outer, ipaddress.IPv6Network):
+        return inner.subnet_of(outer)
+    return False
+
+
 def check_ssh(rules: Sequence[IngressRule], *, ssh: bool) -> None:
     """Refuse port 22 where it was named and nobody could log in. Among the usual ports it waits for a key.
 

@@ -59,7 +59,10 @@ def test_check_does_not_accept_a_prefect_api_that_the_machines_cannot_reach(sand
     Ec2DaskAccount(region="us-east-1", aws_credentials=credentials).save("remote", overwrite=True)
     checked = run("check", "--account", "remote")
     assert checked.exit_code == 1
-    assert "an address of this machine alone" in checked.stderr
+    assert "an address of this machine alone. Use Prefect Cloud" in checked.stderr
+    # What else there is to say is said as well.
+    assert "Ready." not in checked.output
+    assert json.loads(run("check", "--account", "remote", "--json").stdout)["denied"] == []
 
 
 def test_an_unknown_account_is_one_line_on_stderr(sandbox: SandboxInfo) -> None:

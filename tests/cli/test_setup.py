@@ -54,6 +54,10 @@ def save(aws: Sandbox) -> Iterator[Callable[..., Any]]:
     reset_account("saved")
 
 
+NETWORK = {"network_id": "vpc-0123456789abcdef0", "scheduler_subnet_id": "subnet-0123456789abcdef0"}
+TEAM = {"ports": [8786], "cidr": "10.0.0.0/8"}
+
+
 def options_of(slug: str) -> Any:
     return merge(None, load_account(slug).options).options
 
@@ -109,14 +113,46 @@ def test_what_is_wrong_is_one_line_before_any_call(
 
 def test_what_is_not_given_goes_back_to_its_default(save: Callable[..., Any], keys: dict[str, str]) -> None:
     rules = [{"ports": [8786], "cidr": "10.0.0.0/8"}, {"ports": [8787], "cidr": "me"}]
-    save(**keys, ingress=rules, spot=True, aws_region="us-west-2")
+    save(**keys, ingress=rules, spot=True, aws_region="us-west-2", zone="us-west-2b", tags={"team": "one"})
     first = options_of("saved")
     assert [(r.ports, r.cidr) for r in first.ingress] == [((8786,), "10.0.0.0/8"), ((8787,), "me")]
-    assert first.spot_policy == "spot"
-    save(**keys)
+    assert (first.zone, first.spot_policy) == ("us-west-2b", "spot")
+    save(**keys, ingress=rules)
     second = options_of("saved")
-    assert (second.region, second.spot_policy) == ("us-east-1", "on-demand")
-    assert [(r.ports, r.cidr) for r in second.ingress] == [((22, 8787, 8786), "0.0.0.0/0")]
+    assert (second.region, second.zone, second.spot_policy) == ("us-east-1", None, "on-demand")
+    assert second.ingress == first.ingress
+    assert load_account("saved").tags == {}
+
+
+@pytest.mark.parametrize(
+    ("narrow", "again", "wide"),
+    [
+        ({"firewall": TEAM}, {}, {"firewall": {"ports": [22, 8787, 8786], "cidr": "0.0.0.0/0"}}),
+        ({"firewall": TEAM}, {"firewall": {"ports": [9000]}}, {"firewall": {"ports": [9000], "cidr": "me"}}),
+        ({"ingress": []}, {"firewall": {}}, {"firewall": TEAM}),
+        ({"egress": "none"}, {}, {"egress": "nat"}),
+        ({"network": NETWORK}, {"egress": "nat"}, None),
+    ],
+    ids=["firewall", "ports-alone", "closed", "way-out", "network"],
+)
+def test_what_would_open_an_account_wider_has_to_be_given(
+    save: Callable[..., Any],
+    keys: dict[str, str],
+    narrow: dict[str, Any],
+    again: dict[str, Any],
+    wide: dict[str, Any] | None,
+) -> None:
+    save(**keys, **narrow)
+    before = held("saved")
+    with pytest.raises(OptionsError, match="was not given, and would become") as caught:
+        save(**keys, **again)
+    assert "\n" not in str(caught.value)
+    assert held("saved") == before
+    save(**keys, **narrow)
+    assert held("saved") == before
+    if wide is not None:
+        save(**keys, **wide)
+        assert held("saved") != before
 
 
 def test_the_namespace_of_docker_hub_is_the_user_unless_given(
@@ -135,7 +171,15 @@ def test_it_works_inside_an_event_loop(save: Callable[..., Any], keys: dict[str,
     assert asyncio.run(inside()).account == "saved"
 
 
-def test_the_default_comes_back(save: Callable[..., Any], keys: dict[str, str]) -> None:
+def test_the_default_comes_back(
+    save: Callable[..., Any], keys: dict[str, str], aws: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_coiled.sandbox.control.ensure_started", lambda: aws.info)
+    set_backend_options(**keys, endpoint_url=aws.endpoint)
+    assert not load_account().is_sandbox
+    set_backend_options(use_coiled_defaults=True)
+    assert load_account().is_sandbox
+    # Of another name there is no default to go back to.
     save(**keys)
     assert set_backend_options(account="saved", use_coiled_defaults=True) is None
     with pytest.raises(AccountError, match="no block of that name"):
@@ -173,7 +217,10 @@ def test_the_guided_command_asks_reviews_and_makes_one_resource_after_the_other(
     places = [text.index(part) for part in steps]
     assert places == sorted(places)
     assert all(part in text for part in made)
-    assert re.search(r"^account +guided", text, re.M)
+    review = dict(re.findall(r"^(\w+) +(.+?) *$", text[places[3] : places[4]], re.M))
+    assert review["account"] == "guided"
+    assert review["credentials"] == f"access key {keys['aws_access_key_id']}"
+    assert (review["region"], review["registry"], review["egress"]) == ("us-east-1", "ecr", "nat")
     assert keys["aws_secret_access_key"] not in text
     assert inventory(aws) >= {"VPC", "subnet", "NAT gateway", "IAM role", "log group"}
     again = guided(aws, keys, "\n".join(answers) + "\n")
@@ -185,8 +232,11 @@ def test_the_guided_command_asks_reviews_and_makes_one_resource_after_the_other(
 
 
 def test_nothing_is_made_without_a_yes(aws: Sandbox, keys: dict[str, str]) -> None:
+    reset_account("guided")
     answers = ["us-east-1", "keys", keys["aws_access_key_id"], keys["aws_secret_access_key"], "ecr", "n"]
     assert guided(aws, keys, "\n".join(answers) + "\n").exit_code == 1
+    with pytest.raises(AccountError, match="no block of that name"):
+        load_account("guided")
     assert (
         aws.client("ec2").describe_vpcs(Filters=[{"Name": "tag:owner", "Values": ["coiled"]}])["Vpcs"] == []
     )
@@ -250,11 +300,12 @@ def test_each_answer_is_checked_when_it_is_given(aws: Sandbox, keys: dict[str, s
         "profile 'nowhere'",
         "access key ASIATEMPORARY",
         "checking the credentials of account (guided)",
-        "registry.kind (str, not shown)",
+        "registry 'docker'",
         "registry username",
     ], result.output
     assert "Did you mean 'eu-west-1'?" in told[0]
     assert "Did you mean 'keys'?" in told[1]
+    assert "Did you mean 'docker_hub'?" in told[5]
     assert "docker_hub docker.io/me as me" in result.output
     assert keys["aws_secret_access_key"] not in result.output
 
@@ -344,9 +395,9 @@ def test_an_account_that_is_not_there_is_not_edited(research: str) -> None:
 def test_python_says_what_it_changed(
     save: Callable[..., Any], keys: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save(**keys, firewall={"ports": [8786], "cidr": "10.0.0.0/8"})
+    save(**keys, firewall=TEAM)
     capsys.readouterr()
-    save(**keys)
+    save(**keys, firewall={"ports": [22, 8787, 8786], "cidr": "0.0.0.0/0"})
     text = capsys.readouterr().out
     assert "  ingress_cidr: '10.0.0.0/8' -> '0.0.0.0/0'\n" in text
     assert "  ingress_ports: [8786] -> [22, 8787, 8786]\n" in text

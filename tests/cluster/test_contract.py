@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError
 from distributed import Client, Security
 from distributed.core import connect
 
+from prefect_coiled import load_account
 from prefect_coiled.cluster import Cluster
 from prefect_coiled.sandbox import Sandbox
 
@@ -35,12 +36,19 @@ def test_a_client_computes_on_every_worker(cluster: Cluster) -> None:
 
 
 def test_workers_are_named_as_their_machines_and_run_on_them(cluster: Cluster, sandbox: Sandbox) -> None:
+    def where(_: int) -> str:
+        from distributed import get_worker
+
+        return str(get_worker().name)
+
     with Client(cluster) as client:
         names = {w["name"] for w in client.scheduler_info()["workers"].values()}
         hosts = {w["host"] for w in client.scheduler_info()["workers"].values()}
+        ran = client.gather(client.map(where, range(20)))
     assert names == set(cluster.workers) == cluster.observed == cluster.plan == cluster.requested
     assert hosts == {w.private_ip for w in cluster.workers.values()}
     assert names < set(sandbox.instances())
+    assert set(ran) <= names
 
 
 def test_environ_and_dask_configuration_arrive_on_the_workers(sandbox: Sandbox) -> None:
@@ -113,6 +121,9 @@ def test_a_denied_access_to_s3_is_told_once_with_what_to_do(
                 by_fsspec().compute()
             # Later events of the same workers come after all that was said before.
             assert client.submit(lambda: 1).result() == 1
+            # What it says helps.
+            assert load_account().attach_policy("arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess")
+            assert client.submit(by_boto3, 6).result() == len(b"1,2,3")
     finally:
         sandbox.set(iam="off")
     (hint,) = hints()
@@ -151,6 +162,8 @@ def test_the_dashboard_opens_by_https_with_its_token_only(cluster: Cluster, sand
 def test_the_scheduler_refuses_plain_tcp_and_foreign_certificates(cluster: Cluster) -> None:
     _, _, address = cluster.scheduler_address.partition("://")
     host, _, port = address.partition(":")
+    # What clients speak to is the scheduler's machine itself.
+    assert host in (cluster.record.scheduler.public_ip, cluster.record.scheduler.private_ip)
 
     async def try_to_connect(security: Security | None, protocol: str) -> None:
         arguments = security.get_connection_args("client") if security else {}

@@ -81,7 +81,10 @@ def test_a_flow_gets_a_cluster_of_its_own_shown_as_subflows_and_gone_afterwards(
         return {log.message for log in found}
 
     until(lambda: {f"squaring {x}" for x in range(6)} <= messages())
+    where = "the sandbox on this machine"
+    until(lambda: any(f"at list prices, in {where}" in message for message in messages()))
     text = " ".join(messages())
+    assert f"account default: {where}" in text
     assert "token=" not in text
     assert "workers: 1 ready (of 1)" in text
 

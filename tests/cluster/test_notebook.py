@@ -59,8 +59,9 @@ def test_a_notebook_makes_a_cluster_in_one_cell_and_computes_in_the_next(
     # One output, updated in place until all is there; beside it are Prefect's log lines alone.
     (board,) = [o for o in made.outputs if "<div>Cluster of" in o.get("data", {}).get("text/html", "")]
     table = board.data["text/html"]
-    for step in ("network", "instances", "scheduler", "workers"):
+    for step in ("account default", "network", "instances", "scheduler", "workers"):
         assert f"<b>{step}</b>" in table
+    assert "the sandbox on this machine" in table
     assert "1 ready (of 1)" in table
     assert "token=" not in table
     assert results(computed) == ["6"]

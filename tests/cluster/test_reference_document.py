@@ -102,20 +102,21 @@ def test_the_quick_start_without_a_prefect_server(run: Run, tmp_path: Path) -> N
 
 
 def test_a_team_account_is_named(run: Run) -> None:
-    Ec2DaskAccount(region="us-east-1", sandbox=True).save("my-team-account-name", overwrite=True)
+    Ec2DaskAccount(region="eu-west-1", sandbox=True).save("my-team-account-name", overwrite=True)
     out = run(
         """
         cluster = coiled.Cluster(n_workers=1, account="my-team-account-name")
-        print("account:", cluster.record.account)
+        print("account:", cluster.record.account, cluster.record.region)
         """
     )
-    assert "account: my-team-account-name" in out
+    assert "account: my-team-account-name eu-west-1" in out
     assert out.startswith("account my-team-account-name: the sandbox on this machine\n")
 
 
 def test_who_saved_only_a_team_account_is_told_that_another_one_runs(run: Run) -> None:
-    Ec2DaskAccount(region="us-east-1", sandbox=True).save("my-team-account-name", overwrite=True)
-    out = run("cluster = coiled.Cluster(n_workers=0)")
+    Ec2DaskAccount(region="eu-west-1", sandbox=True).save("my-team-account-name", overwrite=True)
+    out = run('cluster = coiled.Cluster(n_workers=0)\nprint("region:", cluster.record.region)')
+    assert "region: us-east-1" in out
     first, _, _ = out.partition("\n")
     assert first.startswith(
         "account default: the sandbox on this machine (no account of that name is saved; there is:"

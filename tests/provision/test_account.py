@@ -11,7 +11,7 @@ import pytest
 
 from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AccessDeniedError, ProvisionError
+from prefect_coiled.errors import AccessDeniedError, AwsError, ProvisionError
 from prefect_coiled.plan import tags
 from prefect_coiled.provision import set_up_account
 from prefect_coiled.records import AccountRecord
@@ -49,6 +49,18 @@ def test_every_zone_gets_a_public_and_a_private_subnet(session: Session) -> None
 def test_the_record_goes_through_json(session: Session) -> None:
     record = set_up()
     assert AccountRecord.model_validate_json(record.model_dump_json()) == record
+
+
+def test_a_zone_in_which_no_subnet_can_be_made_keeps_no_other_from_its_own(
+    session: Session, sandbox: Sandbox
+) -> None:
+    rule = {"effect": "error", "action": "CreateSubnet", "match": {"AvailabilityZone": "us-east-1e"}}
+    sandbox.faults([{**rule, "code": "InvalidParameterValue", "status": 400}])
+    with pytest.raises(AwsError, match=r"creating p\w+ subnet in us-east-1e"):
+        set_up()
+    made = sandbox.client("ec2").describe_subnets(Filters=[{"Name": "tag:owner", "Values": ["coiled"]}])
+    zones = [s["AvailabilityZone"] for s in made["Subnets"]]
+    assert sorted(zones) == sorted(f"us-east-1{letter}" for letter in "abcdf" for _ in range(2))
 
 
 def test_a_second_set_up_only_reads(session: Session, aws: Aws, calls: Counter[str]) -> None:

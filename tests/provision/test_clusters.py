@@ -230,6 +230,16 @@ def test_without_capacity_in_a_zone_the_next_zone_is_taken(
     assert {m.zone for m in (record.scheduler, *record.workers)} == {"us-east-1b"}
 
 
+def test_workers_are_spot_machines_where_that_is_asked_and_the_scheduler_is_not(
+    session: Session, spec: Spec, sandbox: Sandbox
+) -> None:
+    for asked, kinds in (({}, {None}), ({"spot": True}, {"spot"})):
+        record = create_cluster(spec(backend_options=asked))
+        found = {i["InstanceId"]: i.get("InstanceLifecycle") for i in live(sandbox)}
+        assert {found[w.instance_id] for w in record.workers} == kinds
+        assert found[record.scheduler.instance_id] is None
+
+
 def test_spot_falls_back_to_on_demand_only_where_it_may(
     session: Session, spec: Spec, sandbox: Sandbox
 ) -> None:

@@ -213,6 +213,12 @@ def test_a_whole_life_passes_with_the_shipped_policies(life: dict[str, list[Deci
     assert not denied([SHIPPED["ongoing"]], life["user"])
 
 
+def test_what_is_made_is_made_by_the_keys_of_users_of_the_account(life: dict[str, list[Decision]]) -> None:
+    for name, made in (("installer", "ec2:CreateVpc"), ("user", "ec2:RunInstances")):
+        assert {d["principal"] for d in life[name]} == {f"arn:aws:iam::{NUMBER}:user/{name}"}
+        assert made in {d["action"] for d in life[name]}
+
+
 @pytest.mark.parametrize(
     ("name", "action"),
     [
@@ -240,6 +246,8 @@ def test_no_statement_is_idle(life: dict[str, list[Decision]], name: str, sid: s
 def test_without_the_setup_policy_nothing_is_set_up_and_the_error_says_what_to_add(
     door: Callable[..., Aws], life: dict[str, list[Decision]]
 ) -> None:
+    # Neither is enough alone.
+    assert denied([SHIPPED["setup"]], life["installer"])
     poor = door("poor", SHIPPED["ongoing"])
     with use_session(Session(poor)), pytest.raises(AccessDeniedError) as caught:
         set_up_account("team", "us-east-1")

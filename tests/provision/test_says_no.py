@@ -227,18 +227,33 @@ def test_as_many_workers_come_up_as_a_quota_leaves_room_for(
     assert "L-1216C47A" in text
 
 
+@pytest.mark.parametrize(
+    ("keywords", "quota", "code", "used"),
+    [
+        ({}, "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances", "L-1216C47A", 4),
+        ({"worker_gpu": 1}, "Running On-Demand G and VT instances", "L-DB2E81BA", 0),
+    ],
+    ids=["standard", "gpu"],
+)
 def test_a_quota_is_told_by_code_and_use_and_asked_once_for_all_that_share_it(
-    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay, calls: Counter[str]
+    session: Session,
+    spec: Spec,
+    sandbox: Sandbox,
+    aws: Aws,
+    lay: Lay,
+    calls: Counter[str],
+    keywords: dict[str, Any],
+    quota: str,
+    code: str,
+    used: int,
 ) -> None:
     lay(vcpu_quota(sandbox, 5))
     with pytest.raises(QuotaError) as caught:
-        create_cluster(spec(n_workers=1, wait_for_workers=True))
+        create_cluster(spec(n_workers=1, wait_for_workers=True, **keywords))
     text = str(caught.value)
-    assert "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances (L-1216C47A)" in text
-    assert "4 used" in text
-    assert (
-        "https://us-east-1.console.aws.amazon.com/servicequotas/home/services/ec2/quotas/L-1216C47A" in text
-    )
+    assert f"{quota} ({code})" in text
+    assert f"{used} used" in text
+    assert f"https://us-east-1.console.aws.amazon.com/servicequotas/home/services/ec2/quotas/{code}" in text
     assert calls["ec2:RunInstances"] == 2
     assert live(sandbox) == []
 
