@@ -1,4 +1,4 @@
-"""Environments as people have them, on machines that install: one with many kinds of packages at once.
+"""Environments as people have them, on machines that install: two, each with many kinds of packages at once.
 
 A user's own script, which runs in the user's environment, asks a worker what is there.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from uv import find_uv_bin
 
 from tests.unit.package_index import PASSWORD, USER, serve, wheel
 
@@ -68,6 +69,44 @@ if __name__ == "__main__":
 """
 
 
+# The client says of itself that it is a Mac: its packages are a Mac's.
+OF_A_MAC = """
+import importlib.metadata as metadata, json, sys
+from types import SimpleNamespace
+
+NAMES = ("flame", "flame-parts", "flame-for-macs", "glow", "six")
+
+def there():
+    import ember, flame, six
+    found = {}
+    for name in (*NAMES, "ember"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    found["tag"] = metadata.distribution("flame").read_text("WHEEL").split("Tag: ")[1].split()[0]
+    found["says"] = [ember.version, six.__version__]
+    return found
+
+if __name__ == "__main__":
+    from dask.distributed import Client
+    from prefect_coiled import Cluster
+    from prefect_coiled.sandbox import Sandbox, control
+    module = sys.modules["prefect_coiled.environment.capture"]
+    module.sys = SimpleNamespace(platform="darwin")
+    module.platform = SimpleNamespace(machine=lambda: "arm64", python_version=module.platform.python_version)
+    with Sandbox({"image": "bare", "grace": 3}) as sandbox:
+        control.ensure_started = lambda: sandbox.info
+        said = []
+        with (
+            Cluster(n_workers=1, wait_for_workers=True, report=lambda _, text: said.append(text)) as cluster,
+            Client(cluster) as client,
+        ):
+            answer = client.submit(there).result()
+        print("ANSWER", json.dumps({"here": there(), "there": answer, "said": said}))
+"""
+
+
 def project(folder: Path, name: str, says: str, *, setup: str = "", version: str = "1.0") -> Path:
     (folder / name).mkdir(parents=True)
     (folder / name / "__init__.py").write_text(f"says = {says!r}\n")
@@ -76,6 +115,14 @@ def project(folder: Path, name: str, says: str, *, setup: str = "", version: str
         f"setup(name={name!r}, version={version!r}, packages=[{name!r}])\n"
     )
     return folder
+
+
+def answered(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """What a script of this file said."""
+    lines = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+    assert lines, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(lines[0].removeprefix("ANSWER "))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +220,7 @@ def answer(
             command, cwd=folder, env=environ, capture_output=True, text=True, timeout=400, check=False
         )
     assert PASSWORD not in done.stdout + done.stderr
-    lines = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    assert lines, done.stdout + done.stderr
-    found: dict[str, Any] = json.loads(lines[0].removeprefix("ANSWER "))
+    found = answered(done)
     found["beside"] = sorted(p.name for p in mine.iterdir())
     return found
 
@@ -228,3 +273,85 @@ def test_what_is_not_as_released_was_said_before_the_launch(answer: dict[str, An
     assert said == [
         "six==1.17.0: it differs here from the released one in six.py: the machines get it as it is here"
     ]
+
+
+@pytest.fixture(scope="module")
+def of_a_mac(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> dict[str, Any]:
+    """The same of a client with a Mac's packages, run by `uv run --with`.
+
+    Packages like torch: one version, whose wheel for Linux needs parts that the one for a Mac does not; and a
+    build for the CPU alone, of an index that the project names for Linux, as in uv's guide for PyTorch.
+    """
+    folder = tmp_path_factory.mktemp("mac")
+    index = folder / "index"
+    mac, linux = "py3-none-macosx_11_0_arm64", "py3-none-manylinux_2_17_x86_64"
+    on_linux = 'platform_system == "Linux" and platform_machine == "x86_64"'
+    for tag, needs in ((mac, ("glow",)), (linux, ("glow", f"flame-parts==12.1; {on_linux}"))):
+        on_mac = ("flame-for-macs; sys_platform == 'darwin'",)
+        wheel(index / "team/flame", "flame", "2.3.0", tag, (*needs, *on_mac))
+    wheel(index / "team/flame-parts", "flame-parts", "12.1", linux)
+    wheel(index / "team/flame-parts", "flame-parts", "12.4", linux)
+    wheel(index / "team/flame-for-macs", "flame-for-macs", "1.0", mac)
+    wheel(index / "team/glow", "glow", "1.0")
+    common = {"embers/__init__.py": "", "embers/one.py": "x = 1\n", "embers/two.py": "x = 2\n"}
+    wheel(index / "team/ember", "ember", "1.0", mac, files=common)
+    wheel(index / "cpu/ember", "ember", "1.0+cpu", linux, files=common)
+
+    uv = [sys.executable, "-m", "uv"]
+    subprocess.run([*uv, "venv", "-q", "--python", sys.executable, folder / "venv"], check=True)
+    into = ["pip", "install", "-q", "--link-mode", "copy", "--python", str(folder / "venv/bin/python")]
+    subprocess.run([*uv, *into, f"{ROOT}[sandbox]", "six==1.17.0"], check=True, timeout=300)
+    script = folder / "project/flow.py"
+    script.parent.mkdir()
+    script.write_text(OF_A_MAC)
+    environ = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
+    environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    with serve(index) as address:
+        wanted = [
+            "--no-deps",
+            "--default-index",
+            f"{address}/team/",
+            "flame",
+            "ember",
+            "flame-for-macs",
+            "glow",
+        ]
+        subprocess.run([*uv, *into, "--python-platform", "aarch64-apple-darwin", *wanted], check=True)
+        (script.parent / "pyproject.toml").write_text(
+            f'[[tool.uv.index]]\nname = "team"\nurl = "{address}/team/"\n'
+            f'[[tool.uv.index]]\nname = "cpu"\nurl = "{address}/cpu/"\nexplicit = true\n'
+            '[tool.uv.sources]\nember = { index = "cpu", marker = "sys_platform == \'linux\'" }\n'
+        )
+        run = [find_uv_bin(), "run", "-q", "--no-project", "--python", folder / "venv/bin/python"]
+        command = [*run, "--with", "six==1.16.0", script]
+        done = subprocess.run(
+            command, cwd=folder, env=environ, capture_output=True, text=True, timeout=400, check=False
+        )
+    return answered(done)
+
+
+def test_a_macs_packages_are_those_for_linux_there_with_what_they_need_there(
+    of_a_mac: dict[str, Any],
+) -> None:
+    here, there = of_a_mac["here"], of_a_mac["there"]
+    assert here["tag"].endswith("macosx_11_0_arm64")
+    assert there["tag"].endswith("manylinux_2_17_x86_64")
+    assert (here["flame-parts"], there["flame-parts"]) == (None, "12.1")
+    assert (here["flame-for-macs"], there["flame-for-macs"]) == ("1.0", None)
+    assert (there["flame"], there["glow"]) == (here["flame"], here["glow"]) == ("2.3.0", "1.0")
+    said = "; ".join(of_a_mac["said"])
+    assert "Linux needs, beyond what is installed here: flame-parts==12.1" in said
+    assert "flame-for-macs==1.0 is left out: what requires it does so on another system only" in said
+
+
+def test_the_build_for_the_cpu_comes_from_the_index_that_the_project_names_for_linux(
+    of_a_mac: dict[str, Any],
+) -> None:
+    assert (of_a_mac["here"]["ember"], of_a_mac["there"]["ember"]) == ("1.0", "1.0+cpu")
+    assert of_a_mac["there"]["says"][0] == "1.0+cpu"
+    assert "ember==1.0 is ember==1.0+cpu on the machines" in "; ".join(of_a_mac["said"])
+
+
+def test_what_uv_run_lays_over_an_environment_is_what_the_machines_have(of_a_mac: dict[str, Any]) -> None:
+    assert of_a_mac["here"]["six"] == of_a_mac["there"]["six"] == "1.16.0"
+    assert of_a_mac["there"]["says"][1] == "1.16.0"
