@@ -503,6 +503,32 @@ def test_a_pylock_is_taken_with_its_own_hashes(indexes, index, tmp_path, monkeyp
         made.discard()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_paths_in_a_file_of_requirements_are_those_of_the_folder_that_they_are_read_from(
+    indexes, tmp_path, monkeypatch, encoding
+) -> None:
+    monkeypatch.setattr("prefect_coiled.environment.software._NODE", ())
+    folder = tmp_path / "my project"
+    sources(folder / "packages/mine-here", "mine-here")
+    sources(folder / "other-one", "other-one")
+    wheel(folder, "by-file", "1.0")
+    lines = ["-e ./packages/mine-here", "-r more/more.txt  # why", "./by_file-1.0-py3-none-any.whl"]
+    (folder / "more").mkdir()
+    (folder / "requirements.txt").write_text("\r\n".join([*lines, DISTRIBUTION]), encoding=encoding)
+    (folder / "more/more.txt").write_text("pure\n./other-one\n-c held.txt\n")
+    (folder / "more/held.txt").write_text("pure==1.0\n")
+    # pip reads the first and the third from the working directory; elsewhere only the file's folder has them.
+    for working in (folder, tmp_path):
+        monkeypatch.chdir(working)
+        made = lock_software(str(folder / "requirements.txt"), own(), TARGET, indexes=indexes)
+        try:
+            wanted = {"mine-here", "other-one", "by-file", "pure", DISTRIBUTION}
+            assert {w.name: w.version for w in made.lock.wheels}.keys() == wanted
+        finally:
+            made.discard()
+        (folder / "more/more.txt").write_text("pure\n../other-one\n-c held.txt\n")
+
+
 OWN_FILE = f"{DISTRIBUTION.replace('-', '_')}-9.9-py3-none-any.whl"
 
 
