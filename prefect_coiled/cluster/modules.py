@@ -17,7 +17,8 @@ from distributed.protocol.pickle import dumps, loads
 
 from prefect_coiled.environment.capture import check_ignored
 from prefect_coiled.environment.ignored import IGNORE_FILE
-from prefect_coiled.environment.modules import NAME, Modules, gather
+from prefect_coiled.environment.modules import Modules, gather
+from prefect_coiled.environment.modules_wheel import NAME
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.node.modules import Answer, Claim, digest, offer, process_id, top_of
 

@@ -5,10 +5,12 @@
     pins       asks the package indexes for the files of versions that are known
     target     what the machines run, and which wheels fit
     build      wheels of what no index has: directories, repositories, sources
+    rewrite    those wheels written anew: named as installed, without what stays here
     kept       those of them that need not be built a second time
     sites      the folders of packages
     installed  which modules belong to packages, or to Python
-    module_places, ignored, modules    the program's own modules: where they are, what stays, a wheel of them
+    module_places, archives, ignored, modules, modules_wheel
+               the program's own modules: where they are, what stays, a wheel of them
     indexes    where pip and uv look for packages, and the credentials for it
 
 Reads this machine and package indexes; knows nothing of AWS and Prefect.

@@ -5,32 +5,27 @@ Runs build tools on this machine, with this machine's access to repositories; ta
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import re
 import shutil
 import sys
 import tempfile
-import zipfile
 from importlib import util
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-from prefect_coiled.environment.ignored import is_secret
 from prefect_coiled.environment.indexes import Indexes
-from prefect_coiled.environment.module_places import module_name
-from prefect_coiled.environment.records import Package, Wheel, normalized
-from prefect_coiled.environment.sources import as_installed, backend_of, clone, copied, needs_copy
+from prefect_coiled.environment.records import Package, Wheel, is_version, normalized
+from prefect_coiled.environment.rewrite import ignored_in, named, secrets_in, settled, take_out
+from prefect_coiled.environment.sources import as_installed, backend_of, clone, copied_beside, needs_copy
 from prefect_coiled.environment.uv import run_uv
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["build", "settled", "take_secrets_out", "wheel_of"]
+__all__ = ["as_of_directory", "build", "wheel_of"]
 
 _CHUNK = 1 << 20
-_LOOKED_AT = 65536
 
 
 def _reason(said: str) -> str:
@@ -76,7 +71,7 @@ def build(package: Package, folder: Path, indexes: Indexes, source: Path | None 
         if package.subdirectory and source.is_dir():
             source = source / package.subdirectory
         if source.is_dir() and package.origin == "directory" and needs_copy(source):
-            source = copied(source, Path(scratch) / "copy")
+            source = copied_beside(source, Path(scratch))
         try:
             made = _built(package, source, Path(scratch), what, indexes)
         except OptionsError as error:
@@ -127,54 +122,34 @@ def _has_backend(source: Path) -> bool:
     return util.find_spec("setuptools") is not None
 
 
-def settled(wheel: Path, target: Path) -> Path:
-    """The wheel with fixed times and order inside, so that its hash is that of its content."""
-    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
-        for entry in sorted(old.infolist(), key=lambda e: (".dist-info/" in e.filename, e.filename)):
-            made = zipfile.ZipInfo(entry.filename, (2020, 2, 2, 0, 0, 0))
-            made.external_attr = entry.external_attr
-            made.compress_type = zipfile.ZIP_DEFLATED
-            new.writestr(made, old.read(entry))
-    return target
+def as_of_directory(package: Package, wheel: Path, notes: list[str]) -> Path:
+    """A wheel of the client's own directory as the machines get it; gives its path, which may be another.
 
-
-def take_secrets_out(wheel: Path) -> tuple[str, ...]:
-    """Remove from a wheel of a directory what may hold a secret: nobody has published that yet.
+    What may hold a secret, or is named by an ignore file of ours, is taken out. The directory may say another
+    name or version by now than what is installed, which is what `importlib.metadata` says here.
 
     Args:
-        wheel: The file, which is written anew where there is something.
-
-    Returns:
-        What was removed.
+        package: Of a directory.
+        wheel: The file, built or packed.
+        notes: Gets what stays here.
     """
-    with zipfile.ZipFile(wheel) as old:
-        found = tuple(name for name in old.namelist() if _is_secret(old, name))
-        if not found:
-            return ()
-        rough = wheel.with_name(f".{wheel.name}")
-        with zipfile.ZipFile(rough, "w", zipfile.ZIP_STORED) as new:
-            for entry in old.infolist():
-                content = old.read(entry)
-                if entry.filename.endswith(".dist-info/RECORD"):
-                    rows = csv.reader(io.StringIO(content.decode()))
-                    told = io.StringIO()
-                    csv.writer(told, lineterminator="\n").writerows(
-                        r for r in rows if r and r[0] not in found
-                    )
-                    content = told.getvalue().encode()
-                if entry.filename not in found:
-                    new.writestr(entry, content)
-    settled(rough, wheel)
-    rough.unlink()
-    return found
-
-
-def _is_secret(wheel: zipfile.ZipFile, name: str) -> bool:
-    file = name.rpartition("/")[2]
-    if not file or ".dist-info/" in name or module_name(file):
-        return False
-    with wheel.open(name) as content:
-        return is_secret(file, content.read(_LOOKED_AT))
+    secret = secrets_in(wheel)
+    if secret:
+        notes.append(f"{package}: not sent, as it may hold a secret: {', '.join(secret)}")
+    if not package.editable:
+        take_out(wheel, secret)
+        return wheel
+    ignored = ignored_in(wheel, Path(unquote(urlsplit(package.url).path)))
+    if ignored:
+        files = sorted(ignored)
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        by = ", ".join(sorted(set(ignored.values())))
+        notes.append(f"{package}: not sent, by {by}: {', '.join(files[:3])}{more}")
+    take_out(wheel, {*secret, *ignored})
+    made = wheel_of(wheel)
+    if (made.name, made.version) == (package.name, package.version) or not is_version(package.version):
+        return wheel
+    return named(wheel, package.name, package.version)
 
 
 def wheel_of(path: Path, url: str = "") -> Wheel:

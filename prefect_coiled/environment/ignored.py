@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from functools import lru_cache
 from pathlib import Path
 
@@ -82,6 +83,11 @@ class Ignored:
         self.root = root
         self._above = _project(root)
 
+    def is_ours_there(self) -> bool:
+        """Whether an ignore file of ours lies in the folder or above it."""
+        places = [p for p in (self.root, *self.root.parents) if self._above in (p, *p.parents)]
+        return any(_spec(place / IGNORE_FILE) is not None for place in places)
+
     def by_us(self, path: Path, folder: bool = False) -> str:
         """Which of our ignore files leaves a path out; empty where none does."""
         return self._by(path, IGNORE_FILE, folder)
@@ -94,6 +100,9 @@ class Ignored:
         said = ""
         for place in reversed(path.parents):
             if self._above not in (place, *place.parents):
+                continue
+            # What makes an environment in a folder ignores all that is in it, for Git's sake.
+            if name == _GIT and (place / "pyvenv.cfg").exists():
                 continue
             spec = _spec(place / name)
             if spec is None:
@@ -118,6 +127,8 @@ def _spec(path: Path) -> pathspec.GitIgnoreSpec | None:
         found = path.stat()
     except OSError:
         return None
+    if not stat.S_ISREG(found.st_mode):
+        return None  # a pipe, say, of which nothing comes
     return _read(path, found.st_mtime_ns, found.st_size)
 
 

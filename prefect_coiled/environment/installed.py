@@ -18,8 +18,9 @@ import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from prefect_coiled.environment.sites import (
@@ -55,7 +56,7 @@ class Installed:
         others = {real(p) for p in entries} - self._sites
         self._targets = {p for p in others if any(names_ending(p, ".dist-info"))}
         self._known: dict[tuple[str, str], bool] = {}
-        self._records: dict[Path, frozenset[str] | None] = {}
+        self._records: dict[Path, _Recorded] = {}
         self._editable = [e for place in sorted(self._sites) for e in _editables(place)]
 
     def owns(self, file: Path, name: str) -> bool:
@@ -98,8 +99,11 @@ class Installed:
         """Whether a folder is one of Python itself or of packages."""
         return self._folder_of(real(str(folder))) is not None
 
-    def tops(self, folder: Path) -> frozenset[str] | None:
-        """The names that the packages of a folder bring to import; None where not all of them say."""
+    def tops(self, folder: Path) -> frozenset[str]:
+        """The names that the packages of a folder bring to import, as far as they say."""
+        return self._recorded(folder).tops
+
+    def _recorded(self, folder: Path) -> _Recorded:
         if folder not in self._records:
             self._records[folder] = _recorded(folder)
         return self._records[folder]
@@ -113,8 +117,12 @@ class Installed:
         """Whether a module in a folder of packages belongs to none of them: somebody copied it there."""
         if folder.name != "site-packages" or top.startswith("_") or top in _OF_PYTHON:
             return False
-        tops = self.tops(folder)
-        return tops is not None and top not in tops
+        recorded = self._recorded(folder)
+        if top in recorded.tops:
+            return False
+        # A package that does not say what is its own may have it, and what is compiled for other libraries is
+        # of no use on a machine.
+        return not recorded.silent or (_spelt(top) not in recorded.silent and not _is_compiled(folder / top))
 
 
 _OF_PYTHON = frozenset({"sitecustomize", "usercustomize", "easy_install", "pkg_resources", "distutils"})
@@ -134,9 +142,21 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _recorded(folder: Path) -> frozenset[str] | None:
-    """The first parts of what the records in a folder list; None where one has no record."""
+class _Recorded(NamedTuple):
+    """What the records in a folder say.
+
+    Attributes:
+        tops: The first parts of the names that they list.
+        silent: How the packages are called whose records list nothing.
+    """
+
+    tops: frozenset[str]
+    silent: frozenset[str]
+
+
+def _recorded(folder: Path) -> _Recorded:
     found: set[str] = set()
+    silent: set[str] = set()
     for name in names_ending(folder, ".dist-info", ".egg-info"):
         if name.startswith("~"):
             continue  # what an interrupted pip left
@@ -147,8 +167,20 @@ def _recorded(folder: Path) -> frozenset[str] | None:
         elif tops := _read(info / "top_level.txt") or _read(info / "installed-files.txt"):
             found |= {_import_name(line.strip().split("/")[0]) for line in tops.splitlines()}
         else:
-            return None
-    return frozenset(found)
+            silent.add(_spelt(re.split(r"-\d|\.(?:dist|egg)-info", name)[0]))
+    return _Recorded(frozenset(found), frozenset(silent))
+
+
+def _spelt(name: str) -> str:
+    return re.sub(r"[-_.]+", "_", name).lower()
+
+
+def _is_compiled(path: Path) -> bool:
+    """Whether a module is compiled, or a package has something in it that is."""
+    ends = tuple(EXTENSION_SUFFIXES)
+    if any(os.path.exists(f"{path}{end}") for end in ends):
+        return True
+    return any(name.endswith(ends) for _, _, files in os.walk(path) for name in files)
 
 
 def _import_name(file: str) -> str:

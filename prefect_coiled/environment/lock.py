@@ -21,7 +21,7 @@ from prefect_coiled.environment import kept
 from prefect_coiled.environment.download import download
 from prefect_coiled.environment.entries import Source, file_of, pick, source_of
 from prefect_coiled.environment.indexes import Indexes
-from prefect_coiled.environment.modules import write_wheel
+from prefect_coiled.environment.modules_wheel import write_wheel
 from prefect_coiled.environment.pins import compile_all
 from prefect_coiled.environment.proof import INDEXED, check_editables, prove
 from prefect_coiled.environment.records import (
@@ -205,8 +205,8 @@ def _locked(
                 archive = download(wanted, own, indexes)
             made = building.build(package, own, indexes, archive)
             kept.keep(key, made)
-        if package.origin == "directory" and (secret := building.take_secrets_out(made)):
-            notes.append(f"{package}: not sent, as it may hold a secret: {', '.join(secret)}")
+        if package.origin == "directory":
+            made = building.as_of_directory(package, made, notes)
         check_fits(made, tags, target.python, target.architecture)
         return made
 

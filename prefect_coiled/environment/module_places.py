@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from prefect_coiled.environment.archives import archive_of, has_module
 from prefect_coiled.environment.installed import Installed
 from prefect_coiled.environment.sites import search_path
 from prefect_coiled.errors import OptionsError
@@ -178,12 +180,7 @@ def _file_of(module: Any) -> Path | None:
     file = module.__dict__.get("__file__")
     if not isinstance(file, str) or not os.path.isabs(file):
         return None
-    return Path(file) if os.path.exists(file) or _archive(Path(file)) else None
-
-
-def _archive(file: Path) -> Path | None:
-    """The zip archive that a file is in, if it is in one."""
-    return next((p for p in file.parents if p.suffix in (".zip", ".egg", ".pyz") and p.is_file()), None)
+    return Path(file) if os.path.exists(file) or archive_of(Path(file)) else None
 
 
 def _root(file: Path, name: str) -> Path | None:
@@ -217,7 +214,9 @@ def _beside(
         spec = getattr(sys.modules.get("__main__"), "__spec__", None)
         module = getattr(spec, "name", None)  # of `python -m`
         if not installed.owns(script, module or script.stem) and not _is_command(script):
-            found += [(module and _root(script, module)) or script.parent, _above(script)]
+            # Of a link Python looks where that leads to.
+            true = Path(os.path.realpath(script))
+            found += [(module and _root(script, module)) or true.parent, _above(true)]
     elif hasattr(sys, "ps1") or "IPython" in sys.modules or sys.path[:1] == [""]:
         found += map(Path, search_path([""]))  # a notebook or a prompt
     kept = (Path(os.path.realpath(f)) for f in found)
@@ -241,10 +240,10 @@ def _is_command(script: Path) -> bool:
 
 
 def _loose_path(installed: Installed) -> Iterator[Path]:
-    """The folders on the search path that are neither Python's own nor of packages."""
+    """The folders and archives on the search path that are neither Python's own nor of packages."""
     for entry in search_path():
         folder = Path(os.path.realpath(entry))
-        if folder.is_dir() and not installed.is_place(folder):
+        if (folder.is_dir() or archive_of(folder)) and not installed.is_place(folder):
             yield folder
 
 
@@ -298,6 +297,8 @@ def _add_named(
 def _is_there(root: Path, name: str) -> bool:
     if any((root / f"{name}{suffix}").is_file() for suffix in _SUFFIXES):
         return True
+    if archive_of(root):
+        return has_module(root, name, _SUFFIXES)
     folder = root / name
     # A folder with modules in it is a package, with or without an __init__.py.
     try:
@@ -336,6 +337,8 @@ def _imports(file: Path) -> _Imports:
         found = file.stat()
     except OSError:
         return _Imports()
+    if not stat.S_ISREG(found.st_mode):
+        return _Imports()  # a pipe, say, of which nothing comes
     return _imports_of(file, found.st_mtime_ns, found.st_size)
 
 

@@ -1,23 +1,20 @@
-"""The user's own modules, as files: what of them travels, what stays and why, and a wheel of them.
+"""The user's own modules, as files: what of them travels, what stays and why.
 
 A package travels whole, with its data, because a task may import or read later what the program has not.
-Where the modules are is found by `module_places`; what is a secret or ignored is said by `ignored`.
+Where the modules are is found by `module_places`; what is a secret or ignored is said by `ignored`; the wheel
+of them is made by `modules_wheel`.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import os
 import sys
-import zipfile
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+from prefect_coiled.environment.archives import archive_of, entries_of, read
 from prefect_coiled.environment.ignored import (
     IGNORE_FILE,
     Ignored,
@@ -34,11 +31,12 @@ from prefect_coiled.environment.module_places import (
     module_suffix,
     names_in,
 )
+from prefect_coiled.environment.modules_wheel import NAME
+from prefect_coiled.environment.sizes import amount, heaviest, megabytes
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["NAME", "Modules", "fingerprint", "gather", "write_wheel"]
+__all__ = ["Modules", "gather"]
 
-NAME = "prefect-coiled-modules"
 _MOST_FILES, _MOST_BYTES = 10_000, 50_000_000
 # In a folder that no __init__.py makes a package, data of more bytes than this is hardly a module's own.
 _LARGE = 1_000_000
@@ -159,7 +157,7 @@ class _Gathering:
     # What a name brings
 
     def _take(self, tree: Tree) -> None:
-        if tree.root.is_file():
+        if archive_of(tree.root):
             for name, content in _of_archive(tree).items():
                 if not module_name(Path(name).name) and is_secret(Path(name).name, content):
                     self._left_out[tree.root / name] = _SECRET
@@ -178,7 +176,7 @@ class _Gathering:
         found = list(self._files(tree))
         size = sum(size for _, size in found)
         if size + sum(self._sizes.values()) > _MOST_BYTES or len(found) + len(self._sizes) > _MOST_FILES:
-            self._leave_large(tree.root / tree.name, f"{_amount(len(found), size)} are too much")
+            self._leave_large(tree.root / tree.name, f"{amount(len(found), size)} are too much")
             return
         for path, size in found:
             self._add(path.relative_to(tree.root).as_posix(), path, size)
@@ -226,7 +224,7 @@ class _Gathering:
                 if size is None:
                     continue
                 if not regular and size > _LARGE and not module_name(name):
-                    self._leave_large(path, f"{_mb(size)} of data in a folder without __init__.py")
+                    self._leave_large(path, f"{megabytes(size)} of data in a folder without __init__.py")
                     continue
                 yield path, size
 
@@ -247,7 +245,9 @@ class _Gathering:
         if not _is_text(path.name):
             self._left_out[path] = "its name has no form in which it could travel"
             return None
-        if path.name.startswith(".") or path.suffix in (".pyc", ".pyo"):
+        if path.name.startswith(".") or (
+            path.suffix in (".pyc", ".pyo") and path.with_suffix(".py").exists()
+        ):
             return self._size(path) if path in self._places.imported else None
         if self._says(path, ignored.by_us(path)):
             return None
@@ -275,38 +275,17 @@ class _Gathering:
         if len(self._sizes) <= _MOST_FILES and size <= _MOST_BYTES:
             return
         many = len(self._sizes) > _MOST_FILES
-        weights: Counter[str] = Counter()
-        for name, one in self._sizes.items():
-            weights[name] += 1 if many else one
-            for parent in Path(name).parents[:-1]:
-                weights[f"{parent.as_posix()}/"] += 1 if many else one
-        heavy = _heaviest(weights)
+        heavy = heaviest({name: 1 if many else one for name, one in self._sizes.items()})
         root = next(t.root for t in self._places.trees if t.wanted and t.name == _first(heavy))
         raise OptionsError(
-            f"the modules of this program: {_amount(len(self._sizes), size)}",
-            f"more than {_MOST_FILES:,} files or {_mb(_MOST_BYTES)}; most of it is in {root / heavy}",
+            f"the modules of this program: {amount(len(self._sizes), size)}",
+            f"more than {_MOST_FILES:,} files or {megabytes(_MOST_BYTES)}; most of it is in {root / heavy}",
             f"Leave it out by a line {heavy!r} in {root / IGNORE_FILE}, or leave out all modules: "
             f"package_sync_ignore=[{NAME!r}].",
         )
 
 
 _SECRET = "it may hold a secret"
-
-
-def _heaviest(weights: Counter[str]) -> str:
-    """The innermost folder or file that most of it is in."""
-    heavy, inside = "", [name for name in weights if "/" not in name.rstrip("/")]
-    while inside:
-        heaviest = max(inside, key=lambda name: weights[name])
-        if heavy and weights[heaviest] * 2 <= weights[heavy]:
-            break
-        heavy = heaviest
-        inside = [n for n in weights if n != heavy and n.startswith(heavy) and _is_in(n, heavy)]
-    return heavy
-
-
-def _is_in(name: str, folder: str) -> bool:
-    return folder.endswith("/") and "/" not in name[len(folder) :].rstrip("/")
 
 
 def _first(path: str) -> str:
@@ -339,64 +318,15 @@ def _is_shadowed(folder: Path) -> bool:
 
 
 def _of_archive(tree: Tree) -> dict[str, bytes]:
-    """What a zip archive on the search path has of a name."""
-    with zipfile.ZipFile(tree.root) as archive:
-        inside = (e for e in archive.infolist() if _first(e.filename) == tree.name)
-        wanted = [e for e in inside if not e.filename.endswith(("/", ".pyc")) and _is_text(e.filename)]
-        if (size := sum(e.file_size for e in wanted)) > _MOST_BYTES:
-            raise OptionsError(
-                f"{tree.name} in {tree.root}: {_amount(len(wanted), size)}",
-                f"more than {_mb(_MOST_BYTES)}",
-                f"Install it as a package, or leave out all modules: package_sync_ignore=[{NAME!r}].",
-            )
-        return {e.filename: archive.read(e) for e in wanted}
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1_000_000:,.0f} MB"
-
-
-def _amount(files: int, size: int) -> str:
-    return f"{files:,} file{'s' if files != 1 else ''} of {_mb(size)}"
-
-
-def write_wheel(files: dict[str, bytes], folder: Path) -> Path | None:
-    """A wheel of the files, whose version is their hash; None where there are none."""
-    if not files:
-        return None
-    version = f"0+{fingerprint(files)}"
-    name = NAME.replace("-", "_")
-    info = f"{name}-{version}.dist-info"
-    described = {
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {version}\n".encode(),
-        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: prefect-coiled\n"
-        b"Root-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    everything = {**files, **described}
-    told = io.StringIO()
-    csv.writer(told, lineterminator="\n").writerows(
-        (n, "", "") for n in [*sorted(everything), f"{info}/RECORD"]
-    )
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    path.write_bytes(zipped({**everything, f"{info}/RECORD": told.getvalue().encode()}))
-    return path
-
-
-def fingerprint(files: dict[str, bytes]) -> str:
-    """A short hash of files: the same files have the same one."""
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())
-    return digest.hexdigest()[:12]
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    """A zip archive of files, the same for the same files."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in sorted(files.items()):
-            entry = zipfile.ZipInfo(name, (2020, 2, 2, 0, 0, 0))
-            entry.external_attr = 0o644 << 16
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, content)
-    return buffer.getvalue()
+    """What an archive on the search path has of a name."""
+    inside = entries_of(tree.root)
+    wanted = {n: size for n, size in inside.items() if _first(n) == tree.name and _is_text(n)}
+    # What was compiled of a source beside it is compiled anew.
+    wanted = {n: s for n, s in wanted.items() if not (n.endswith(".pyc") and n[:-1] in inside)}
+    if sum(wanted.values()) > _MOST_BYTES:
+        raise OptionsError(
+            f"{tree.name} in {tree.root}: {amount(len(wanted), sum(wanted.values()))}",
+            f"more than {megabytes(_MOST_BYTES)}",
+            f"Install it as a package, or leave out all modules: package_sync_ignore=[{NAME!r}].",
+        )
+    return read(tree.root, wanted)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from prefect_coiled.environment import needs
 from prefect_coiled.environment.ask import PackageNotFoundError, found_alone, name_of
+from prefect_coiled.environment.contents import read_record
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Environment, Package, is_version, normalized
 from prefect_coiled.environment.target import Target
@@ -193,6 +195,11 @@ class _Asked:
                 parts.append(f"{pin} is made by conda and no index has it")
             elif self.bad[pin] == _NO_VERSION:
                 parts.append(f"{pin} has a version that no index and no wheel can have")
+            elif package is not None and package.record and not read_record(Path(package.record)):
+                parts.append(
+                    f"{pin} is on no index that is set up here, and its record ({package.record}) lists no "
+                    "files that could be sent: install it anew"
+                )
             elif label_of(pin):
                 parts.append(f"{pin} is a local build that no index has")
             else:

@@ -20,9 +20,9 @@ from pathlib import Path
 from packaging.tags import Tag, parse_tag
 
 from prefect_coiled.environment import kept
-from prefect_coiled.environment.build import settled
 from prefect_coiled.environment.contents import read_record
 from prefect_coiled.environment.records import Package, is_version
+from prefect_coiled.environment.rewrite import settled
 from prefect_coiled.node.packages import hash_of
 
 __all__ = ["Packable", "can_be_packed", "pack"]
@@ -139,7 +139,8 @@ def _listed(record: Path) -> Iterator[tuple[Path, str]]:
     listed = read_record(record)
     for name in sorted({*listed, f"{record.name}/METADATA"} if listed else ()):
         path = Path(name)
-        if name.endswith((".pyc", ".pyo")) or "__pycache__" in path.parts:
+        # What was compiled is compiled anew, of the source beside it; without one it is the module itself.
+        if "__pycache__" in path.parts or (path.suffix in (".pyc", ".pyo") and name[:-1] in listed):
             continue
         if path.parts[0] == record.name and path.name in _OF_INSTALLER and len(path.parts) == 2:
             continue

@@ -14,6 +14,7 @@ from prefect_coiled.environment.ask import PackageNotFoundError, compiled
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.lock import Locked, lock_entries, pick
 from prefect_coiled.environment.records import DISTRIBUTION, Environment, minor, normalized, read_toml
+from prefect_coiled.environment.requirement_files import with_absolute_paths
 from prefect_coiled.environment.target import Target
 from prefect_coiled.errors import OptionsError
 
@@ -58,9 +59,9 @@ def lock_software(
     path = Path(check_software(software))
     entries = _of_pylock(path, target) if path.suffix == ".toml" else []
     pinned = [f"{e['name']}=={e['version']}" for e in entries if e.get("version")]
-    files = [] if entries else [str(path)]
+    files = {} if entries else with_absolute_paths(path)
     try:
-        found = compiled([*_NODE, "uv", *pinned], target, indexes, *files)
+        found = compiled([*_NODE, "uv", *pinned], target, indexes, *list(files)[:1], files=files)
     except PackageNotFoundError as error:
         raise OptionsError(f"software {path.name}", error.diagnosis.why) from None
     given = {normalized(e["name"]): e for e in entries}

@@ -13,17 +13,18 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from prefect_coiled.environment.ignored import Ignored
 from prefect_coiled.environment.indexes import Indexes
+from prefect_coiled.environment.projects import find_project
 from prefect_coiled.environment.records import Package, read_toml
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["as_installed", "backend_of", "clone", "copied", "needs_copy"]
+__all__ = ["as_installed", "backend_of", "clone", "copied", "copied_beside", "needs_copy"]
 
 _SECONDS = 600
 # https://packaging.python.org/en/latest/specifications/pyproject-toml/#build-system: what counts without one.
 _DEFAULT_BACKEND = "setuptools.build_meta"
 _LEFT_OUT = frozenset({"__pycache__", "node_modules"})
-# A larger file is data rather than code, which a build may write to.
 _COPIED_BYTES = 1_000_000
 
 
@@ -40,9 +41,9 @@ def needs_copy(source: Path) -> bool:
     """Whether a directory is not to be built where it is.
 
     A build with setuptools writes beside the sources, and reads what earlier ones wrote; any fails at what is
-    no file, or does not end.
+    no file, or does not end; and of large data that shall stay here none is to be read.
     """
-    if backend_of(source).startswith("setuptools"):
+    if backend_of(source).startswith("setuptools") or Ignored(source).is_ours_there():
         return True
     for where, names, files in os.walk(source):
         folder = Path(where)
@@ -60,6 +61,45 @@ def _is_trap(path: Path, source: Path) -> bool:
     return path.is_symlink() and os.path.realpath(path) in {os.path.realpath(p) for p in above}
 
 
+def copied_beside(source: Path, scratch: Path) -> Path:
+    """A copy of a project, beside links to what lies beside it and above it: a build may read of that.
+
+    So do tools that look for the repository, for other members of a workspace, which a build may require,
+    and for paths such as `../VERSION`.
+
+    Args:
+        source: The project's folder.
+        scratch: Where all that is made.
+
+    Raises:
+        OptionsError: A file cannot be read.
+    """
+    source = source.resolve()
+    repository = next((p for p in source.parents if (p / ".git").exists()), source.parent)
+    root = min(
+        (repository, find_project(source).root or repository, source.parent), key=lambda p: len(p.parts)
+    )
+    target = scratch / "copy" / source.relative_to(root)
+    target.parent.mkdir(parents=True)
+    copied(source, target)
+    for folder in source.parents:
+        if root not in (folder, *folder.parents):
+            break
+        here = scratch / "copy" / folder.relative_to(root)
+        for name in _listed(folder):
+            if name != ".git" and not (here / name).exists():
+                (here / name).symlink_to(folder / name)
+        _same_repository(folder, here)
+    return target
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []  # a folder that may be passed through and not listed
+
+
 def copied(source: Path, target: Path) -> Path:
     """A copy of a project without what builds, tools and editors leave in it.
 
@@ -70,6 +110,7 @@ def copied(source: Path, target: Path) -> Path:
     Raises:
         OptionsError: A file cannot be read.
     """
+    ignored = Ignored(source)
 
     def left_out(folder: str, names: list[str]) -> set[str]:
         here = Path(folder)
@@ -78,6 +119,7 @@ def copied(source: Path, target: Path) -> Path:
         out |= {n for n in names if n.startswith(".") and (here / n).is_dir()}
         out |= {n for n in names if (here / n / "pyvenv.cfg").exists()}
         out |= {n for n in names if _is_trap(here / n, source)}
+        out |= {n for n in names if _is_data(here / n) and ignored.by_us(here / n)}
         if here == source:
             out |= {n for n in ("build", "dist") if not (here / n / "__init__.py").exists()}
         return out & set(names)
@@ -87,18 +129,27 @@ def copied(source: Path, target: Path) -> Path:
     except shutil.Error as error:
         said = "; ".join(f"{path}: {why}" for path, _, why in error.args[0][:3])
         raise OptionsError(f"copying {source} to build it", said) from None
+    _same_repository(source, target)
+    return target
+
+
+def _same_repository(source: Path, target: Path) -> None:
+    """Have tools that ask Git which files belong to a project find the repository; they change nothing."""
     git = source / ".git"
     if git.is_dir():
-        # Tools that ask Git which files belong to the project find the repository, and change nothing in it.
         (target / ".git").write_text(f"gitdir: {git.resolve()}\n")
     elif git.is_file():  # a worktree or a submodule
         shutil.copy(git, target / ".git")
-    return target
+
+
+def _is_data(path: Path) -> bool:
+    """Whether a file is too large to be code, which a build may write to."""
+    return path.is_file() and path.stat().st_size > _COPIED_BYTES
 
 
 def _copy(source: str, target: str) -> str:
     """Copy code; data is linked to, so that no start waits for gigabytes that lie beside a package."""
-    if os.path.getsize(source) > _COPIED_BYTES:
+    if _is_data(Path(source)):
         os.symlink(os.path.realpath(source), target)
         return target
     return str(shutil.copy2(source, target))

@@ -100,6 +100,23 @@ def test_an_index_that_does_not_answer_is_told_before_anything_is_launched(
     assert launched(sandbox) == before
 
 
+def test_an_egg_that_nothing_proves_is_refused_before_anything_is_launched(
+    monkeypatch: pytest.MonkeyPatch, small: list[str], sandbox: Sandbox, tmp_path: Path
+) -> None:
+    egg = tmp_path / "egg_of_nobody_else-1.0-py3.egg"
+    (egg / "EGG-INFO").mkdir(parents=True)
+    (egg / "egg_of_nobody_else.py").write_text("")
+    (egg / "EGG-INFO/PKG-INFO").write_text("Metadata-Version: 1.0\nName: egg-of-nobody-else\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(egg))
+    before = launched(sandbox)
+    with pytest.raises(OptionsError) as caught:
+        Cluster(package_sync_ignore=small)
+    text = str(caught.value)
+    assert "egg-of-nobody-else==1.0 is on no index that is set up here, and its record (" in text
+    assert "EGG-INFO) lists no files that could be sent: install it anew" in text
+    assert launched(sandbox) == before
+
+
 @pytest.mark.parametrize(
     ("keywords", "match"),
     [

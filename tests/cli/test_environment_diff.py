@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,16 @@ def diff(user: Path, tmp_path: Path) -> Any:
         return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
 
     return run
+
+
+def test_the_environment_of_the_demo_has_no_difference(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("prefect-coiled")), "environment", "diff"]
+    environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(
+        command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=170, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^0 differences in \d{2,} packages", done.stdout)
 
 
 def test_an_environment_that_is_as_it_was_installed_has_no_difference(diff: Any) -> None:

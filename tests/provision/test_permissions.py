@@ -21,7 +21,7 @@ from prefect_coiled.aws.kinds import KINDS, drop, find
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.environment import Lock, Locked
 from prefect_coiled.environment.build import wheel_of
-from prefect_coiled.environment.modules import write_wheel
+from prefect_coiled.environment.modules_wheel import write_wheel
 from prefect_coiled.errors import AccessDeniedError, ProvisionError
 from prefect_coiled.options import RegistryOptions
 from prefect_coiled.plan.actions import ACTIONS

@@ -10,7 +10,7 @@ import io
 import os
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,15 +20,22 @@ READERS = {"private": (USER, PASSWORD), "second-private": ("other-reader", "cana
 
 
 def wheel(
-    folder: Path, name: str, version: str, tag: str = "py3-none-any", requires: Sequence[str] = ()
+    folder: Path,
+    name: str,
+    version: str,
+    tag: str = "py3-none-any",
+    requires: Sequence[str] = (),
+    files: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a wheel; gives its path."""
+    """Write a wheel with a module that says its version, and other files; gives its path."""
     folder.mkdir(parents=True, exist_ok=True)
     file, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
     path = folder / f"{file}-{version}-{tag}.whl"
     needs = "".join(f"Requires-Dist: {one}\n" for one in requires)
     with zipfile.ZipFile(path, "w") as made:
         made.writestr(f"{file}.py", f"version = {version!r}\n")
+        for path, content in (files or {}).items():
+            made.writestr(path, content)
         made.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
         made.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
         made.writestr(f"{info}/RECORD", "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.machinery import ModuleSpec
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
 
@@ -136,8 +136,20 @@ def test_what_was_copied_beside_packages_belongs_to_none(site: Path) -> None:
     assert installed.owns(site / "_virtualenv.py", "_virtualenv")
     assert installed.owns(site / "known/_vendored/other.py", "other"), "what it brings along is its own"
     assert not installed.owns(site / "copied.py", "copied")
-    (site / "unknown-1.dist-info").mkdir()
-    assert Installed([str(site)]).owns(site / "copied.py", "copied"), "a package without a record may have it"
+
+
+def test_of_packages_whose_records_say_nothing_what_has_their_name_or_is_compiled_is_theirs(
+    site: Path,
+) -> None:
+    # As conda's packages of which Python knows nothing, beside one that distutils installed years ago.
+    (site / "Py-Thing-1.0.egg-info").write_text("Name: Py-Thing\n")
+    (site / "compiled").mkdir()
+    (site / f"compiled/part{EXTENSION_SUFFIXES[0]}").touch()
+    installed = Installed([str(site)])
+    assert installed.owns(site / "py_thing/__init__.py", "py_thing")
+    assert installed.owns(site / "compiled/__init__.py", "compiled")
+    assert installed.owns(site / "sitecustomize.py", "sitecustomize")
+    assert not installed.owns(site / "copied.py", "copied")
 
 
 def test_a_target_folder_of_pip_is_one_of_packages(tmp_path: Path) -> None:

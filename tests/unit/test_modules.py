@@ -19,6 +19,7 @@ from prefect_coiled.environment import modules
 from prefect_coiled.environment.build import wheel_of
 from prefect_coiled.environment.ignored import is_secret
 from prefect_coiled.environment.installed import Installed
+from prefect_coiled.environment.modules_wheel import write_wheel
 from prefect_coiled.errors import OptionsError
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +95,8 @@ def test_a_script_brings_the_modules_and_packages_beside_it_and_nothing_else(
             "own_pkg/__init__.py": "",
             "own_pkg/inner/data.json": "{}",
             "own_pkg/inner/__pycache__/a.pyc": "",
+            "own_pkg/__init__.pyc": "",
+            "own_pkg/bought.pyc": "the module itself: its source is not here",
             "own_pkg/.git/config": "",
             "plain/a.py": "",
             "venv/pyvenv.cfg": "",
@@ -102,7 +105,8 @@ def test_a_script_brings_the_modules_and_packages_beside_it_and_nothing_else(
         }
     )
     run(program, project / "flow.py")
-    assert packed() == ["flow.py", "own_helpers.py", "own_pkg/__init__.py", "own_pkg/inner/data.json"]
+    of_package = ["own_pkg/__init__.py", "own_pkg/bought.pyc", "own_pkg/inner/data.json"]
+    assert packed() == ["flow.py", "own_helpers.py", *of_package]
     assert modules.gather().files["own_helpers.py"] == b"x = 1\n"
     assert modules.gather().names == ["flow", "own_helpers", "own_pkg"]
 
@@ -186,6 +190,41 @@ def test_a_zip_archive_on_the_path_is_unpacked(project: Path, program: pytest.Mo
     program.syspath_prepend(str(project / "lib.zip"))
     importlib.import_module("own_zipped")
     assert packed() == ["own_zipped/__init__.py", "own_zipped/rows.csv"]
+
+
+def test_any_archive_on_the_path_and_a_folder_in_one_is_unpacked(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    # A wheel that nobody installed, and an archive whose modules lie in a folder of it.
+    with zipfile.ZipFile(project / "own_wheel-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr("own_wheel.py", "x = 1\n")
+        archive.writestr("own_bought.pyc", "compiled, without its source")
+        archive.writestr("own_wheel-1.0.dist-info/METADATA", "Name: own-wheel\nVersion: 1.0\n")
+    with zipfile.ZipFile(project / "libs.bin", "w") as archive:
+        archive.writestr("python/own_inside/__init__.py", "")
+        archive.writestr("python/own_inside/rows.csv", "1\n")
+        archive.writestr("python/own_later.py", "")
+        archive.writestr("python/own_never.py", "")
+        archive.writestr("own_outside.py", "")
+    program.syspath_prepend(str(project / "own_wheel-1.0-py3-none-any.whl"))
+    program.syspath_prepend(str(project / "libs.bin/python"))
+    importlib.import_module("own_wheel")
+    importlib.import_module("own_inside")
+    write({"flow.py": "def task():\n    import own_later, own_bought\n"})
+    run(program, project / "flow.py")
+    wanted = ["flow.py", "own_inside/__init__.py", "own_inside/rows.csv", "own_later.py", "own_wheel.py"]
+    assert packed() == sorted([*wanted, "own_bought.pyc"])
+    assert modules.gather().files["own_inside/rows.csv"] == b"1\n"
+
+
+def test_beside_a_script_is_where_its_link_leads_to(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"real/flow.py": "", "real/own_near.py": "", "bin/own_other.py": ""})
+    (project / "bin/job.py").symlink_to("../real/flow.py")
+    program.setattr(sys.modules["__main__"], "__file__", str(project / "bin/job.py"), raising=False)
+    program.syspath_prepend(str(project / "real"))  # as Python does
+    assert packed() == ["flow.py", "own_near.py"]
 
 
 def test_a_module_under_another_name_than_its_file_s_travels_under_the_name_that_it_has(
@@ -380,7 +419,7 @@ def test_a_file_whose_name_is_no_line_of_text_stays(
     importlib.import_module("own_pkg")
     found = modules.gather()
     assert sorted(found.files) == ["own_pkg/__init__.py", "own_pkg/a,b.txt"]
-    wheel = modules.write_wheel(found.files, project)
+    wheel = write_wheel(found.files, project)
     assert wheel is not None
     with zipfile.ZipFile(wheel) as file:
         listed = file.read(next(n for n in file.namelist() if n.endswith("/RECORD"))).decode()
@@ -414,6 +453,22 @@ def test_what_gitignore_says_stays_unless_the_program_imported_it_and_ours_holds
     assert left_out["dropped.csv"] == f"by {project / '.gitignore'}"
 
 
+def test_what_an_environment_in_the_project_s_own_folder_has_git_ignore_travels(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write(
+        {
+            "pyvenv.cfg": "",
+            ".gitignore": "*\n",
+            "flow.py": "",
+            "own_helpers.py": "",
+            "own_pkg/__init__.py": "",
+        }
+    )
+    run(program, project / "flow.py")
+    assert packed() == ["flow.py", "own_helpers.py", "own_pkg/__init__.py"]
+
+
 def test_links_to_nowhere_are_passed_by_and_links_to_files_and_folders_are_followed(
     project: Path, write: Write, program: pytest.MonkeyPatch
 ) -> None:
@@ -423,6 +478,8 @@ def test_links_to_nowhere_are_passed_by_and_links_to_files_and_folders_are_follo
     os.symlink(project / "elsewhere", project / "own_pkg/linked")
     os.symlink(project / "own_pkg", project / "elsewhere/round")
     os.mkfifo(project / "own_pkg/pipe")
+    os.mkfifo(project / "own_pkg/pipe.py")
+    os.mkfifo(project / ".gitignore")
     program.syspath_prepend(str(project))
     importlib.import_module("own_pkg")
     assert packed() == ["own_pkg/__init__.py", "own_pkg/linked/one.py", "own_pkg/linked/rows.csv"]
@@ -472,10 +529,10 @@ def test_the_wheel_of_modules_is_the_same_for_the_same_modules(tmp_path: Path) -
     folders = [tmp_path / name for name in "ab"]
     for folder in folders:
         folder.mkdir()
-    first = modules.write_wheel(files, folders[0])
-    second = modules.write_wheel(dict(reversed(files.items())), folders[1])
+    first = write_wheel(files, folders[0])
+    second = write_wheel(dict(reversed(files.items())), folders[1])
     assert first is not None
     assert second is not None
     assert wheel_of(first) == wheel_of(second)
     assert wheel_of(first).name == modules.NAME
-    assert modules.write_wheel({}, tmp_path) is None
+    assert write_wheel({}, tmp_path) is None

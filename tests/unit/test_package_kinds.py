@@ -18,6 +18,7 @@ import sysconfig
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -282,6 +283,22 @@ def test_not_for_linux_is_named_with_what_to_do(locked) -> None:
     assert "pure" not in text
 
 
+@pytest.mark.parametrize("kind", ["record", "egg-info", "egg"])
+def test_what_no_index_has_and_no_record_lists_is_named_with_its_record(locked, tmp_path, kind) -> None:
+    # Without a RECORD, as distutils left it, and an egg that is a folder.
+    site = tmp_path / "site-packages"
+    places = {"record": "own-1.0.dist-info", "egg-info": "own-1.0.egg-info", "egg": "own-1.0.egg/EGG-INFO"}
+    record = site / places[kind]
+    record.mkdir(parents=True)
+    told = record / ("METADATA" if kind == "record" else "PKG-INFO")
+    told.write_text("Metadata-Version: 1.0\nName: own\nVersion: 1.0\n")
+    with pytest.raises(OptionsError) as caught:
+        locked(Package(name="own", version="1.0", record=str(record)))
+    text = str(caught.value)
+    assert f"own==1.0 is on no index that is set up here, and its record ({record}) lists no files" in text
+    assert "package_sync_ignore=['own']" in text
+
+
 def test_several_that_cannot_be_had_are_named_together(locked) -> None:
     with pytest.raises(OptionsError, match=r"absent==1 .*; for-windows==1.0 .*\['absent', 'for-windows'\]"):
         locked(Package(name="for-windows", version="1.0"), Package(name="absent", version="1"))
@@ -331,6 +348,58 @@ def test_secrets_in_a_directory_are_in_no_wheel_of_it_and_are_named(locked, tmp_
     (note,) = [note for note in made.notes if "secret" in note]
     assert "mine/.env" in note
     assert "mine/key.json" in note
+
+
+def of_package(source: Path, *files: str) -> None:
+    """Have a project build its package `mine` too, with all that lies in it."""
+    for path in files:
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        (source / path).write_text("" if path.endswith("__init__.py") else path)
+    backend = (source / "backend.py").read_text()
+    whole = '; [wheel.write(os.path.join(w, n)) for w, _, f in os.walk("mine") for n in f]'
+    text = backend.replace('wheel.write("mine_here.py")', f'wheel.write("mine_here.py"){whole}')
+    (source / "backend.py").write_text(text)
+
+
+def test_what_our_ignore_file_names_is_in_no_wheel_of_an_editable_directory_and_is_named(
+    locked, tmp_path
+) -> None:
+    files = ["mine/__init__.py", "mine/rows.csv", "mine/scratch/__init__.py", "mine/scratch/tried.py"]
+    files += ["mine/kept.csv", "mine/inner/secret.toml", "mine/inner/needed.toml", "docs/needed.toml"]
+    source = sources(tmp_path / "repository/mine-here", "mine_here")
+    of_package(source, *files)
+    # As .gitignore: also above the project, and nearer ones count more. The build itself may need such files.
+    (tmp_path / "repository/.git").mkdir()
+    (tmp_path / "repository/.coiledignore").write_text("*.csv\nscratch/\ndocs/\npyproject.toml\n")
+    (source / "mine/.coiledignore").write_text("!kept.csv\n/inner/secret.toml\n")
+    package = Package(name="mine-here", version="1.0", origin="directory", url=source.as_uri(), editable=True)
+    made = locked(package)
+    with zipfile.ZipFile(made.built[the(made, "mine-here").sha256]) as wheel:
+        there = {name for name in wheel.namelist() if name.startswith("mine/")}
+        listed = wheel.read("mine_here-1.0.dist-info/RECORD").decode()
+    assert there - {"mine/.coiledignore"} == {"mine/__init__.py", "mine/kept.csv", "mine/inner/needed.toml"}
+    assert all(f"{name}," in listed for name in there)
+    assert "tried.py" not in listed
+    (note,) = [note for note in made.notes if "not sent, by" in note]
+    assert str(tmp_path / "repository/.coiledignore") in note
+    assert "mine/inner/secret.toml, mine/rows.csv, mine/scratch/__init__.py and 1 more" in note
+
+
+def test_an_editable_directory_has_the_name_and_the_version_that_are_installed(locked, tmp_path) -> None:
+    # Its version was raised, or comes from a commit that was made since; or it was renamed.
+    source = sources(tmp_path / "mine-here", "mine-now", "2.0.dev3+gabc")
+    (source / "mine_now.py").write_text("x = 2\n")
+    package = Package(name="mine-here", version="1.0", origin="directory", url=source.as_uri(), editable=True)
+    made = locked(package)
+    wheel = the(made, "mine-here")
+    assert (wheel.version, wheel.file) == ("1.0", "mine_here-1.0-py3-none-any.whl")
+    folder = tmp_path / "installed"
+    install = [sys.executable, "-m", "uv", "pip", "install", "-q", "--no-index", "--target", str(folder)]
+    subprocess.run([*install, str(made.built[wheel.sha256])], check=True)
+    (info,) = folder.glob("*.dist-info")
+    told = metadata.PathDistribution(info)
+    assert (told.name, told.version) == ("mine-here", "1.0")
+    assert (folder / "mine_now.py").read_text() == "x = 2\n"
 
 
 def test_conda_made_is_taken_from_the_index_where_it_is_there(locked) -> None:
@@ -432,6 +501,32 @@ def test_a_pylock_is_taken_with_its_own_hashes(indexes, index, tmp_path, monkeyp
         assert {w.name: w.sha256 for w in made.lock.wheels} == {"pure": digest, DISTRIBUTION: own_digest}
     finally:
         made.discard()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_paths_in_a_file_of_requirements_are_those_of_the_folder_that_they_are_read_from(
+    indexes, tmp_path, monkeypatch, encoding
+) -> None:
+    monkeypatch.setattr("prefect_coiled.environment.software._NODE", ())
+    folder = tmp_path / "my project"
+    sources(folder / "packages/mine-here", "mine-here")
+    sources(folder / "other-one", "other-one")
+    wheel(folder, "by-file", "1.0")
+    lines = ["-e ./packages/mine-here", "-r more/more.txt  # why", "./by_file-1.0-py3-none-any.whl"]
+    (folder / "more").mkdir()
+    (folder / "requirements.txt").write_text("\r\n".join([*lines, DISTRIBUTION]), encoding=encoding)
+    (folder / "more/more.txt").write_text("pure\n./other-one\n-c held.txt\n")
+    (folder / "more/held.txt").write_text("pure==1.0\n")
+    # pip reads the first and the third from the working directory; elsewhere only the file's folder has them.
+    for working in (folder, tmp_path):
+        monkeypatch.chdir(working)
+        made = lock_software(str(folder / "requirements.txt"), own(), TARGET, indexes=indexes)
+        try:
+            wanted = {"mine-here", "other-one", "by-file", "pure", DISTRIBUTION}
+            assert {w.name: w.version for w in made.lock.wheels}.keys() == wanted
+        finally:
+            made.discard()
+        (folder / "more/more.txt").write_text("pure\n../other-one\n-c held.txt\n")
 
 
 OWN_FILE = f"{DISTRIBUTION.replace('-', '_')}-9.9-py3-none-any.whl"

@@ -240,6 +240,17 @@ def test_a_record_of_old_is_packed_under_its_name_in_the_form_of_today(
     ]
 
 
+def test_modules_without_their_sources_are_packed_and_what_python_compiled_is_not(
+    site: Path, tmp_path: Path
+) -> None:
+    files = {"bought/__init__.pyc": "", "bought/part.pyc": "", "bought/open.py": "", "bought/open.pyc": ""}
+    files["bought/__pycache__/open.cpython-311.pyc"] = ""
+    record = installed(site, "bought", "1.0", files)
+    made = pack(Package(name="bought", version="1.0", record=str(record)), tmp_path)
+    names = {n for n in zipfile.ZipFile(made).namelist() if n.startswith("bought/")}
+    assert names == {"bought/__init__.pyc", "bought/part.pyc", "bought/open.py"}
+
+
 def test_files_of_1970_are_packed(site: Path, tmp_path: Path) -> None:
     record = installed(site, "one", "1", FILES)
     os.utime(site / "one/a.py", (0, 0))

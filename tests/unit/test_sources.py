@@ -239,3 +239,54 @@ def test_where_the_module_of_uv_has_no_program_the_machines_own_is_run(
     monkeypatch.setenv("PATH", "")
     with pytest.raises(OptionsError, match="pip install uv"):
         find_uv()
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_build_may_read_of_what_lies_beside_its_project_and_above_it(tmp_path: Path) -> None:
+    # A member of a workspace that is built with another one, in a repository with one number for all.
+    (tmp_path / "all/.git").mkdir(parents=True)
+    (tmp_path / "all/NUMBER").write_text("7")
+    (tmp_path / "all/pyproject.toml").write_text(
+        '[project]\nname = "all"\nversion = "0"\n[tool.uv.workspace]\nmembers = ["parts/*"]\n'
+    )
+    build_tool = project(tmp_path / "all/parts/tool")
+    (build_tool / "setup.py").unlink()
+    (build_tool / "tool_of_mine.py").write_text("number = open('../../NUMBER').read()\n")
+    (build_tool / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        '[project]\nname = "tool"\nversion = "1"\n'
+    )
+    (build_tool / "backend.py").write_text(
+        "import os, zipfile\n"
+        "def build_wheel(directory, config_settings=None, metadata_directory=None):\n"
+        "    with zipfile.ZipFile(os.path.join(directory, 'tool-1-py3-none-any.whl'), 'w') as wheel:\n"
+        "        wheel.write('tool_of_mine.py')\n"
+        "        wheel.writestr('tool-1.dist-info/METADATA', 'Name: tool\\nVersion: 1\\n')\n"
+        "        wheel.writestr('tool-1.dist-info/WHEEL', 'Wheel-Version: 1.0\\n')\n"
+        "        wheel.writestr('tool-1.dist-info/RECORD', '')\n"
+        "    return 'tool-1-py3-none-any.whl'\n"
+        "build_editable = build_wheel\n"
+    )
+    source = tmp_path / "all/parts/mine"
+    source.mkdir()
+    (source / "mine.py").touch()
+    (source / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["tool"]\nbuild-backend = "setuptools_like"\nbackend-path = ["."]\n'
+        '[project]\nname = "mine"\nversion = "1.0"\n[tool.uv.sources]\ntool = { workspace = true }\n'
+    )
+    (source / "setuptools_like.py").write_text(
+        "import os, zipfile, tool_of_mine\n"
+        "def build_wheel(directory, config_settings=None, metadata_directory=None):\n"
+        "    name = f'mine-1.0-{tool_of_mine.number}-py3-none-any.whl'\n"
+        "    open('left-by-the-build', 'w').close()\n"
+        "    with zipfile.ZipFile(os.path.join(directory, name), 'w') as wheel:\n"
+        "        wheel.write('mine.py')\n"
+        "        wheel.writestr('mine-1.0.dist-info/METADATA', 'Name: mine\\nVersion: 1.0\\n')\n"
+        "        wheel.writestr('mine-1.0.dist-info/WHEEL', 'Wheel-Version: 1.0\\n')\n"
+        "        wheel.writestr('mine-1.0.dist-info/RECORD', '')\n"
+        "    return name\n"
+    )
+    before = listing(tmp_path / "all")
+    (tmp_path / "out").mkdir()
+    assert build(directory(source), tmp_path / "out", ALONE).name == "mine-1.0-7-py3-none-any.whl"
+    assert listing(tmp_path / "all") == before
