@@ -85,6 +85,7 @@ def set_backend_options(
     external_id: str | None = None,
     tags: Mapping[str, str] | None = None,
     endpoint_url: str | None = None,
+    permissions_boundary: str | None = None,
     run_setup: bool | None = None,
 ) -> SavedAccount | None:
     """Save where an account's clusters run. What is not given goes back to its default.
@@ -117,6 +118,7 @@ def set_backend_options(
         external_id: External id that the role asks for.
         tags: Tags for everything that is made in AWS.
         endpoint_url: Where AWS's API is, if not at AWS.
+        permissions_boundary: ARN of a policy that bounds the machines' role.
         run_setup: Whether to set the account up at once. By default, a terminal is asked.
 
     Returns:
@@ -157,6 +159,7 @@ def set_backend_options(
         external_id=external_id,
         tags=tags,
         endpoint_url=endpoint_url,
+        permissions_boundary=permissions_boundary,
     )
     changes = _changes(block, slug)
     saved = save_account(block, slug)
@@ -178,6 +181,7 @@ def make_account(
     external_id: str | None = None,
     tags: Mapping[str, str] | None = None,
     endpoint_url: str | None = None,
+    permissions_boundary: str | None = None,
 ) -> Ec2DaskAccount:
     """An account block, checked but not saved.
 
@@ -200,6 +204,7 @@ def make_account(
             "egress": checked.egress,
             "role_arn": role_arn or "",
             "external_id": external_id or "",
+            "permissions_boundary": permissions_boundary or "",
             "tags": dict(tags or {}),
             **(checked.network.model_dump() if checked.network is not None else {}),
         },

@@ -37,6 +37,7 @@ from prefect_coiled.sandbox.sweep import sweep
 __all__ = [
     "ACCESS_KEY",
     "IDLE_SECONDS",
+    "SETTINGS",
     "SandboxInfo",
     "ask",
     "end_process",
@@ -60,6 +61,7 @@ _STAYS = re.compile(
 )
 _STOP_SECONDS = 15.0
 _METADATA = "server.json"
+SETTINGS = "settings.json"
 _NEXT = "See the log in the sandbox's state folder, or run `prefect-coiled sandbox stop` and try again."
 
 
@@ -270,15 +272,8 @@ def start(
                     )
             return running
         _clear(folder)
-        arguments = [
-            "--port",
-            str(port),
-            "--idle",
-            f"{idle:g}",
-            "--settings",
-            json.dumps(dict(settings or {})),
-        ]
-        process = launch(folder, arguments, lifeline=not detach)
+        arguments = ["--port", str(port), "--idle", f"{idle:g}"]
+        process = launch(folder, arguments, settings, lifeline=not detach)
         # Holds the lifeline open as long as this process lives, and takes the server's exit status.
         threading.Thread(target=process.wait, daemon=True, name="sandbox").start()
         found = status(folder)
@@ -312,12 +307,16 @@ def stop(folder: Path | None = None) -> bool:
         return known is not None
 
 
-def launch(folder: Path, arguments: Sequence[str], *, lifeline: bool) -> subprocess.Popen[bytes]:
+def launch(
+    folder: Path, arguments: Sequence[str], settings: Mapping[str, Any] | None, *, lifeline: bool
+) -> subprocess.Popen[bytes]:
     """Start a server and wait until it answers.
 
     Args:
         folder: Its state folder.
-        arguments: Its arguments but for the folder.
+        arguments: Its arguments but for the folder and the settings.
+        settings: What it starts with. They may hold tokens, and every user of the machine may read its
+            arguments: they go by a file, which the server removes.
         lifeline: Whether it ends with the end of the pipe on its standard input.
 
     Raises:
@@ -327,6 +326,10 @@ def launch(folder: Path, arguments: Sequence[str], *, lifeline: bool) -> subproc
     command = [sys.executable, "-m", "prefect_coiled.sandbox.server", "--state-dir", str(folder), *arguments]
     if lifeline:
         command.append("--lifeline")
+    given = folder / SETTINGS
+    given.unlink(missing_ok=True)
+    with open(os.open(given, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(dict(settings or {}), file)
     environ = {key: value for key, value in os.environ.items() if not _STAYS.search(key)}
     log = folder / "server.log"
     with log.open("ab") as output:

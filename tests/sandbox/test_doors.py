@@ -9,10 +9,11 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 import boto3
+import psutil
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
@@ -178,6 +179,30 @@ def test_the_environment_of_a_sandbox_holds_no_secret(monkeypatch):
         kept = told.read()
     assert b"canary-7d1" not in kept
     assert b"PATH=" in kept
+
+
+@pytest.mark.parametrize("said", [b"", b"POST / HTTP/1.1\r\nHost: x\r\n"])
+def test_hundreds_of_connections_that_say_nothing_keep_nobody_out(sandbox, said):
+    host, port = urlsplit(sandbox.endpoint).netloc.split(":")
+    with ExitStack() as held:
+        for _ in range(200):
+            silent = held.enter_context(socket.create_connection((host, int(port)), 10))
+            silent.sendall(said)
+        assert vpcs(sandbox) >= 0
+        assert ask(sandbox, "GET", "/")[0] == 403
+        assert psutil.Process(sandbox.info.pid).num_threads() < 120
+
+
+def processes_below(pid):
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
+def test_no_settings_of_a_sandbox_are_in_its_arguments_or_stay_in_a_file():
+    with Sandbox({"boot": "none", "hub_tokens": {"me": "canary-9c2"}}) as own:
+        assert all("canary-9c2" not in " ".join(p.cmdline()) for p in processes_below(own.info.pid))
+        kept = [file for file in own.info.state_dir.rglob("*") if file.is_file()]
+        assert kept
+        assert all(b"canary-9c2" not in file.read_bytes() for file in kept)
 
 
 @contextmanager
