@@ -72,12 +72,14 @@ class Gate(httputil.HTTPServerConnectionDelegate):  # type: ignore[misc]
             return 401, {}
         if _is_foreign_websocket(headers):
             return 403, {}
-        if self._has_cookie(headers) or self._same(headers.get("Authorization", ""), f"Bearer {self._token}"):
-            return None
         path, _, rest = start.path.partition("?")
         query = parse_qsl(rest, keep_blank_values=True)
+        # Whoever has the cookie too is sent on as well, or the token would stay in the address.
         if not any(name == "token" and self._same(value, self._token) for name, value in query):
-            return 401, {}
+            let_in = self._has_cookie(headers) or self._same(
+                headers.get("Authorization", ""), f"Bearer {self._token}"
+            )
+            return None if let_in else (401, {})
         rest = urlencode([(name, value) for name, value in query if name != "token"])
         # One leading slash: "//host" would lead elsewhere.
         location = "/" + path.lstrip("/\\") + (f"?{rest}" if rest else "")

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -43,6 +45,7 @@ __all__ = [
     "end_process",
     "ensure_started",
     "launch",
+    "proof_of",
     "start",
     "state_folder",
     "status",
@@ -190,6 +193,21 @@ def ask(
         raise SandboxError(f"asking the sandbox ({method} {path})", str(error), _NEXT) from error
 
 
+def proof_of(secret: str, nonce: str) -> str:
+    """What a sandbox of this secret answers to a number that is used once."""
+    return hmac.digest(secret.encode(), f"proof/{nonce}".encode(), "sha256").hex()
+
+
+def _is_itself(endpoint: str, secret: str) -> bool:
+    """Whether it is the sandbox of this secret that answers, and nobody who took the port of one that died.
+
+    Asked before anything is told, the secret too.
+    """
+    nonce = secrets.token_hex(16)
+    answer = ask(endpoint, "GET", f"proof/{nonce}", secret="", timeout=10)
+    return isinstance(answer, str) and hmac.compare_digest(answer.encode(), proof_of(secret, nonce).encode())
+
+
 def state_folder() -> Path:
     """Where the background sandbox of this installation keeps its files."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
@@ -210,6 +228,8 @@ def status(folder: Path | None = None) -> SandboxInfo | None:
         return None
     try:
         secret = str(known["secret_access_key"])
+        if not _is_itself(str(known["endpoint"]), secret):
+            return None
         health = ask(known["endpoint"], "GET", "health", secret=secret, timeout=10)
     except (SandboxError, KeyError):  # dead, or one of an older release
         return None
@@ -322,7 +342,7 @@ def launch(
     Raises:
         SandboxError: It ended before it answered, or does not answer in time.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_own(folder)
     command = [sys.executable, "-m", "prefect_coiled.sandbox.server", "--state-dir", str(folder), *arguments]
     if lifeline:
         command.append("--lifeline")
@@ -377,6 +397,23 @@ def end_process(pid: int, seconds: float = _STOP_SECONDS) -> None:
         return
 
 
+def _make_own(folder: Path) -> None:
+    """Make the state folder, for this user alone.
+
+    Raises:
+        SandboxError: It is somebody else's, who would read what is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = folder.lstat()
+    if folder.is_symlink() or found.st_uid != os.getuid():
+        raise SandboxError(
+            "starting the sandbox",
+            f"{folder} is a link, or another user's",
+            "Remove it, or set XDG_STATE_HOME to a folder of your own.",
+        )
+    folder.chmod(0o700)
+
+
 def _metadata(folder: Path) -> dict[str, Any] | None:
     try:
         known = json.loads((folder / _METADATA).read_text())
@@ -408,7 +445,7 @@ def _locked(folder: Path) -> Iterator[None]:
         import fcntl
     except ImportError as error:  # Windows
         raise SandboxError("starting the sandbox", "it needs Linux or macOS") from error
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_own(folder)
     with (folder / "lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

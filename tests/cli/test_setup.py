@@ -579,6 +579,22 @@ def test_a_group_and_a_role_get_the_policies_once(aws: Sandbox, administrator: C
     assert "Nothing is missing." in administrator("--role", role["Arn"]).output
 
 
+def test_nobody_gets_the_policies_of_an_account_that_is_named_as_a_role_of_others(
+    aws: Sandbox, administrator: Callable[..., Result]
+) -> None:
+    iam = aws.client("iam")
+    trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    iam.create_role(RoleName="applied", AssumeRolePolicyDocument=document)
+    try:
+        result = administrator("--user", "would-be", "--yes")
+    finally:
+        iam.delete_role(RoleName="applied")
+    assert result.exit_code == 1
+    assert "role (applied)" in result.output
+    assert "would-be" not in {u["UserName"] for u in iam.list_users()["Users"]}
+
+
 def test_a_policy_of_that_name_that_is_not_ours_stays(
     aws: Sandbox, administrator: Callable[..., Result]
 ) -> None:
