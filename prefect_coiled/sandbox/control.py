@@ -403,9 +403,10 @@ def _make_own(folder: Path) -> None:
     Raises:
         SandboxError: It is somebody else's, who would read what is in it.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    found = folder.lstat()
-    if folder.is_symlink() or found.st_uid != os.getuid():
+    # Those above it too: who may write there could put a folder of his own in its place.
+    for one in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
+        one.mkdir(mode=0o700, exist_ok=True)
+    if not _is_own(folder):
         raise SandboxError(
             "starting the sandbox",
             f"{folder} is a link, or another user's",
@@ -414,8 +415,15 @@ def _make_own(folder: Path) -> None:
     folder.chmod(0o700)
 
 
+def _is_own(path: Path) -> bool:
+    """Whether it is this user's, and no link."""
+    return not path.is_symlink() and path.lstat().st_uid == os.getuid()
+
+
 def _metadata(folder: Path) -> dict[str, Any] | None:
     try:
+        if not (_is_own(folder) and _is_own(folder / _METADATA)):
+            return None
         known = json.loads((folder / _METADATA).read_text())
     except (OSError, ValueError):
         return None

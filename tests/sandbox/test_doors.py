@@ -182,6 +182,13 @@ def test_who_takes_the_port_of_a_sandbox_that_died_is_not_taken_for_it(tmp_path)
 
 def test_the_state_folder_of_somebody_else_is_not_used(tmp_path):
     (tmp_path / "theirs").mkdir(mode=0o777)
+    mask = os.umask(0)
+    try:
+        own = tmp_path / "state" / "below" / "own"
+        control._make_own(own)
+    finally:
+        os.umask(mask)
+    assert {one.stat().st_mode & 0o777 for one in (own, own.parent, own.parent.parent)} == {0o700}
     (tmp_path / "link").symlink_to(tmp_path / "theirs")
     with pytest.raises(SandboxError, match="is a link, or another user's"):
         control.launch(tmp_path / "link", [], None, lifeline=True)
@@ -190,6 +197,18 @@ def test_the_state_folder_of_somebody_else_is_not_used(tmp_path):
         with pytest.raises(SandboxError, match="is a link, or another user's"):
             control.launch(tmp_path / "theirs", [], None, lifeline=True)
     assert list((tmp_path / "theirs").iterdir()) == []
+
+
+def test_what_somebody_else_says_of_a_sandbox_is_not_believed(sandbox, tmp_path):
+    (tmp_path / "folder").mkdir(mode=0o700)
+    told = tmp_path / "folder" / "server.json"
+    told.write_text((sandbox.info.state_dir / "server.json").read_text())
+    assert control._metadata(tmp_path / "folder") is not None
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    assert control.status(tmp_path / "link") is None
+    told.rename(tmp_path / "elsewhere")
+    told.symlink_to(tmp_path / "elsewhere")
+    assert control.status(tmp_path / "folder") is None
 
 
 @pytest.mark.parametrize(

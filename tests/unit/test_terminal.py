@@ -18,8 +18,8 @@ from rich.text import Text
 from prefect_coiled.aws import instances, log_events
 from prefect_coiled.cluster import Cluster
 from prefect_coiled.errors import AwsError, ProvisionError, printable
+from prefect_coiled.events import story
 from prefect_coiled.events.rows import Notification, choose
-from prefect_coiled.plan import story
 from prefect_coiled.plan.policies import instance_policy
 from prefect_coiled.terminal import Terminal
 
