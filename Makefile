@@ -36,7 +36,7 @@ define with_versions
 	.venv-$(1)/bin/python -m pytest -p no:cacheprovider --durations 5 $(VERSIONS_TESTS)
 endef
 
-.PHONY: demo test long-test clients-test again netns-test vm-test qemu-test ui-test screens check docs lock format clean \
+.PHONY: demo test long-test clients-test again netns-test vm-test qemu-test ui-test screens check build docs lock format clean \
   upstream-test moto-test emulators oldest-test newest-test
 
 clients-test: $(STAMP)  ## environments made by uv, pip, poetry, pdm and others, with each Python that is here
@@ -69,12 +69,17 @@ qemu-test: $(STAMP)  ## one cluster of whole virtual machines: kernel, firmware,
 screens: $(STAMP) .venv/.made-with-ui  ## the pictures of Prefect's UI in docs/img, taken anew
 	$(BIN)/python scripts/take_screens.py
 
-check: $(STAMP)  ## lint, format, types, import layers, docs
+check: $(STAMP)  ## lint, format, types, import layers, docs; advisories, where ADVISORIES names a copy of them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/scan_lock.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .venv/site
+
+build: $(STAMP)  ## what is published, in dist: a wheel, a source archive, and their bill of materials (CycloneDX)
+	$(BIN)/python -m uv build --quiet --out-dir dist
+	$(BIN)/python scripts/write_sbom.py dist/prefect-dask-ec2.cdx.json
 
 docs: $(STAMP)  ## the docs site, at http://127.0.0.1:8000
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve

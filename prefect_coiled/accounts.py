@@ -86,6 +86,7 @@ def set_backend_options(
     external_id: str | None = None,
     tags: Mapping[str, str] | None = None,
     endpoint_url: str | None = None,
+    permissions_boundary: str | None = None,
     run_setup: bool | None = None,
 ) -> SavedAccount | None:
     """Save where an account's clusters run. What is not given goes back to its default.
@@ -120,6 +121,7 @@ def set_backend_options(
         external_id: External id that the role asks for.
         tags: Tags for everything that is made in AWS.
         endpoint_url: Where AWS's API is, if not at AWS.
+        permissions_boundary: ARN of a policy that bounds the machines' role.
         run_setup: Whether to set the account up at once. By default, a terminal is asked.
 
     Returns:
@@ -160,6 +162,7 @@ def set_backend_options(
         external_id=external_id,
         tags=tags,
         endpoint_url=endpoint_url,
+        permissions_boundary=permissions_boundary,
     )
     before = _saved(slug)
     rules = firewall or ingress
@@ -187,6 +190,7 @@ def make_account(
     external_id: str | None = None,
     tags: Mapping[str, str] | None = None,
     endpoint_url: str | None = None,
+    permissions_boundary: str | None = None,
 ) -> Ec2DaskAccount:
     """An account block, checked but not saved.
 
@@ -209,6 +213,7 @@ def make_account(
             "egress": checked.egress,
             "role_arn": role_arn or "",
             "external_id": external_id or "",
+            "permissions_boundary": permissions_boundary or "",
             "tags": dict(tags or {}),
             **(checked.network.model_dump() if checked.network is not None else {}),
         },

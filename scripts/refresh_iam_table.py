@@ -25,6 +25,7 @@ KEYS = frozenset(
         "aws:ResourceTag",
         "aws:TagKeys",
         "ec2:CreateAction",
+        "ec2:Encrypted",
         "ec2:InstanceType",
         "ec2:MetadataHttpTokens",
         "ec2:Owner",

@@ -33,6 +33,7 @@ class Account:
         sandbox: The sandbox that it runs in, or None: said by its block, and never guessed from an endpoint.
         tags: Tags for everything the account makes.
         instead_of: Names of the accounts that were saved, where it is the sandbox because none has its name.
+        permissions_boundary: ARN of the policy that bounds the machines' role, if it has to have one.
     """
 
     slug: str
@@ -42,6 +43,7 @@ class Account:
     sandbox: SandboxInfo | None = field(default=None, hash=False)
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     instead_of: tuple[str, ...] = ()
+    permissions_boundary: str = ""
 
     def place(self, aws_account_id: str, region: str) -> str:
         """Where its machines run, in words.
@@ -114,6 +116,7 @@ class Account:
             endpoint_url=self.endpoint_url,
             sandbox=self.sandbox,
             stop=stop,
+            boundary=self.permissions_boundary,
         )
 
     def without_secrets(self) -> Account:

@@ -44,6 +44,7 @@ from prefect_coiled.events import Event, Watch, tell
 from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE, changes, mode_of
 from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, SPOT_ROLE_MISSING
 from prefect_coiled.plan.aws_errors import aws_error
+from prefect_coiled.plan.boundary import BOUND
 from prefect_coiled.plan.policies import permitting_statements
 from prefect_coiled.plan.quotas import OF_CODES
 
@@ -65,6 +66,18 @@ _ONE_REGION = {"freetier": "us-east-1"}
 _WITHOUT_OWNER = {"s3:CreateBucket"}
 
 
+def _bound(boundary: str, account: str) -> str:
+    """What to do where the set-up policy wants a permissions boundary and there is none, or another one."""
+    if boundary:
+        return (
+            f"The set-up policy wants another permissions boundary than {boundary}, or denies this outright."
+        )
+    return (
+        "The set-up policy denies it outright; most likely it wants a permissions boundary, and the account "
+        f"has none: `prefect-coiled account edit {account} --permissions-boundary ARN`."
+    )
+
+
 class Aws:
     """One account in one region: the only way to call AWS.
 
@@ -75,6 +88,7 @@ class Aws:
         endpoint_url: Endpoint of every service; None for AWS itself.
         sandbox: The sandbox that the door leads to; None for AWS, and for an endpoint of the user's own.
         stop: When set, calls and waits end with `StoppedError`.
+        boundary: ARN of the permissions boundary of the machines' role, if it has to have one.
 
     Attributes:
         fence: Called before each call that changes something; raises where it must not be made any more.
@@ -89,10 +103,12 @@ class Aws:
         endpoint_url: str | None = None,
         sandbox: SandboxInfo | None = None,
         stop: threading.Event | None = None,
+        boundary: str = "",
     ) -> None:
         self.session = session
         self.region = region
         self.account = account
+        self.boundary = boundary
         self.endpoint_url = endpoint_url
         self.sandbox = sandbox
         self.stop = stop or threading.Event()
@@ -116,6 +132,7 @@ class Aws:
             endpoint_url=self.endpoint_url,
             sandbox=self.sandbox,
             stop=stop,
+            boundary=self.boundary,
         )
 
     @property
@@ -266,6 +283,8 @@ class Aws:
     def _explained(self, error: AccessDeniedError) -> AccessDeniedError:
         """The same, with the statements that permit the call, where our policies have them."""
         code = CODES.get(error.code, BY_CLASS[AccessDeniedError])
+        if error.denied_by.startswith("identity-based") and error.operation in BOUND:
+            return error.retold(_bound(self.boundary, self.account))
         if error.denied_by:
             return error.retold(
                 f"Whatever is attached here, a {error.denied_by} stands in the way: ask whoever keeps it."
@@ -280,7 +299,11 @@ class Aws:
         lacks_spot_role = error.code == SPOT_ROLE_MISSING
         lacking = "iam:CreateServiceLinkedRole" if lacks_spot_role else error.action
         action = lacking or next((g.action for g in ACTIONS[error.operation].grants), error.operation)
-        found = permitting_statements(lacking if lacks_spot_role else error.operation, self.account)
+        found = permitting_statements(
+            lacking if lacks_spot_role else error.operation,
+            self.account,
+            permissions_boundary=self.boundary,
+        )
         if found is None:
             return error
         policy, statements = found

@@ -49,7 +49,9 @@ def foresee(aws: Aws, caller: Caller, role_arn: str = "") -> tuple[Denied, ...]:
     source = _source(aws, caller, role_arn)
     missing: list[Denied] = []
     for phase in ("ongoing", "setup"):
-        for question in policies.questions(phase, aws.account, caller.aws_account_id, aws.region, partition):
+        for question in policies.questions(
+            phase, aws.account, caller.aws_account_id, aws.region, partition, aws.boundary
+        ):
             refused = _refused(aws, source, question)
             missing += [Denied(action=action, resource=resource, phase=phase) for action, resource in refused]
     return tuple(missing)

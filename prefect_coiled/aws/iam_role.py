@@ -52,12 +52,18 @@ def _create_role(aws: Aws, place: str, want: Wanted, there: There) -> Item:
         AssumeRolePolicyDocument=policies.trust_policy(aws.session.get_partition_for_region(aws.region)),
         Description="Machines of Dask clusters made by prefect_coiled",
         Tags=tags.to_aws(tags.named(tags.account_tags(aws.account), aws.account)),
+        **({"PermissionsBoundary": want.boundary} if want.boundary else {}),
     )["Role"]
     return made
 
 
 def _role_lacks(item: Item, want: Wanted, there: There) -> str:
-    """The policy is the one that machines of this version need, or the role lacks it."""
+    """The boundary is the wanted one, and the policy that which machines of this version need.
+
+    A boundary that somebody else gave the role stays where none is asked for.
+    """
+    if want.boundary and _boundary_of(item) != want.boundary:
+        return f"its permissions boundary is {_boundary_of(item) or 'missing'}"
     found = item.get("Policy")
     if found is None:
         return "it has no policy"
@@ -65,7 +71,18 @@ def _role_lacks(item: Item, want: Wanted, there: There) -> str:
     return "" if current else "its policy is not that of this version"
 
 
+def _boundary_of(item: Item) -> str:
+    return str((item.get("PermissionsBoundary") or {}).get("PermissionsBoundaryArn", ""))
+
+
 def _write_policy(aws: Aws, item: Item, want: Wanted, there: There) -> Item:
+    if want.boundary and _boundary_of(item) != want.boundary:
+        aws.call(
+            "iam:PutRolePermissionsBoundary",
+            f"bounding role ({aws.account})",
+            RoleName=aws.account,
+            PermissionsBoundary=want.boundary,
+        )
     document = _wanted(str(item["Arn"]))
     aws.call(
         "iam:PutRolePolicy",

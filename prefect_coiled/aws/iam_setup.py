@@ -60,14 +60,23 @@ def look(aws: Aws, steps: Sequence[Step], number: str, partition: str) -> list[T
 
     Raises:
         OptionsError: The credentials are of another AWS account, or there is no such group or role.
-        ProvisionError: There is a policy of that name that is not ours.
+        ProvisionError: There is a policy of that name that is not ours, or a role of the account's name that
+            would be its holder's to change.
         AccessDeniedError: The credentials may not look.
     """
     if aws.number != number:
         raise OptionsError(
             f"AWS account {number}", f"is not that of the credentials, which are of {aws.number}."
         )
+    _explained(lambda: _refuse_foreign_role(aws))
     return _explained(lambda: [Task(step, _state(aws, step, number, partition)) for step in steps])
+
+
+def _refuse_foreign_role(aws: Aws) -> None:
+    """The set-up policy lets its holder write the policies of the role that is named as the account."""
+    found = _found(aws, "iam:GetRole", RoleName=aws.account).get("Role")
+    if found:
+        check_ours(aws, f"role ({aws.account})", tags.from_aws(found.get("Tags")), str(found["Arn"]))
 
 
 def carry_out(aws: Aws, task: Task, number: str, partition: str) -> NewKey | None:

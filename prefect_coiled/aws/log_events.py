@@ -210,7 +210,8 @@ def _pages(
 
 
 def _line(event: dict[str, Any]) -> str:
-    return printable(event["message"]).rstrip("\n")
+    # A machine sends each line by itself. What has several must not look like lines of another machine.
+    return printable(event["message"]).rstrip("\n").replace("\n", "\n    ")
 
 
 def _milliseconds(moment: datetime) -> int:

@@ -18,6 +18,7 @@ from prefect_coiled.blocks.base import AWS_LOGO, DOCUMENTATION, NO_INPUT, Strict
 from prefect_coiled.blocks.registry import Ec2DaskRegistry, registry_layer
 from prefect_coiled.errors import AccountError, OptionsError
 from prefect_coiled.options import DEFAULT_PORTS, BackendOptions, Egress, Region
+from prefect_coiled.plan.boundary import check_boundary
 
 _NETWORK_FIELDS = (
     "network_id",
@@ -80,6 +81,12 @@ class Ec2DaskAccount(StrictFields, Block):
         title="External ID",
         description="External id that the role's trust policy asks for, if any.",
         examples=["my-external-id"],
+    )
+    permissions_boundary: str = Field(
+        default="",
+        title="Permissions Boundary",
+        description="ARN of a policy that bounds the machines' role, if the set-up policy wants one.",
+        examples=["arn:aws:iam::123456789012:policy/coiled-boundary-my-team"],
     )
     spot: bool = Field(
         default=False,
@@ -176,6 +183,8 @@ class Ec2DaskAccount(StrictFields, Block):
     def _usable(self) -> Ec2DaskAccount:
         BackendOptions(**account_layer(self))
         credential_source(self)
+        if self.permissions_boundary.strip():
+            check_boundary(self.permissions_boundary.strip())
         return self
 
 

@@ -34,6 +34,7 @@ CLEARABLE: dict[str, tuple[str, ...]] = {
     "zone": ("zone",),
     "tags": ("tags",),
     "role": ("role_arn", "external_id"),
+    "boundary": ("permissions_boundary",),
     "network": NETWORK_FIELDS,
     "credentials": (),
 }

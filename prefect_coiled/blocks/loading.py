@@ -89,8 +89,9 @@ def account_from_block(block: Ec2DaskAccount, slug: str | None = None) -> Accoun
             f"account {slug!r}", f"its block lacks {', '.join(lacking)}.", "Set it, and save it again."
         )
     layer = account_layer(block)
+    boundary = block.permissions_boundary.strip()
     if block.sandbox:
-        return _sandbox_account(slug, layer, block.tags)
+        return replace(_sandbox_account(slug, layer, block.tags), permissions_boundary=boundary)
     _say_region(block, slug)
     return Account(
         slug=account_slug(slug),
@@ -98,6 +99,7 @@ def account_from_block(block: Ec2DaskAccount, slug: str | None = None) -> Accoun
         credentials=credential_source(block),
         endpoint_url=block.aws_credentials.aws_client_parameters.endpoint_url or None,
         tags=dict(block.tags),
+        permissions_boundary=boundary,
     )
 
 

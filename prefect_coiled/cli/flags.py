@@ -30,6 +30,9 @@ class AccountFlags:
     ] = None
     role_arn: Annotated[str | None, typer.Option(help="A role to assume.")] = None
     external_id: Annotated[str | None, typer.Option(help="External id that the role asks for.")] = None
+    permissions_boundary: Annotated[
+        str | None, typer.Option(help="Policy that bounds the machines' role.")
+    ] = None
     spot: Annotated[
         bool | None, typer.Option("--spot/--no-spot", help="Whether workers are spot machines.")
     ] = None
@@ -40,9 +43,7 @@ class AccountFlags:
         typer.Option(help='Network that reaches the ports, or "me"; several times for more.'),
     ] = None
     close: Annotated[bool, typer.Option("--close", help="Open nothing.")] = False
-    egress: Annotated[
-        str | None, typer.Option(help='The workers\' way out: "nat", "public-ip" or "none".')
-    ] = None
+    egress: Annotated[str | None, typer.Option(help='Way out: "nat", "public-ip" or "none".')] = None
     network_id: Annotated[str | None, typer.Option(help="A VPC of your own.")] = None
     scheduler_subnet_id: Annotated[str | None, typer.Option(help="Its subnet for schedulers.")] = None
     worker_subnet_id: Annotated[str | None, typer.Option(help="Its subnet for workers.")] = None
@@ -57,7 +58,9 @@ class AccountFlags:
     endpoint_url: Annotated[str | None, typer.Option(help="Where AWS's API is, if not at AWS.")] = None
     clear: Annotated[
         list[str] | None,
-        typer.Option(help="Empty what is saved: zone, tags, role, network or credentials; several times."),
+        typer.Option(
+            help="Empty zone, tags, role, boundary, network or credentials; several times for more."
+        ),
     ] = None
 
     def __post_init__(self) -> None:
@@ -91,7 +94,8 @@ class AccountFlags:
         from prefect_coiled.blocks.editing import NETWORK_FIELDS, edited
         from prefect_coiled.options.ingress import Firewall
 
-        names = ("region", "zone", "spot", "spot_policy", "egress", "role_arn", "external_id")
+        names = ["region", "zone", "spot", "spot_policy", "egress", "role_arn", "external_id"]
+        names.append("permissions_boundary")
         plain = {name: getattr(self, name, None) for name in (*names, *NETWORK_FIELDS)}
         tags = dict(saved.tags) if saved is not None and "tags" not in (self.clear or ()) else {}
         if self.tag:

@@ -32,6 +32,16 @@ def setup_iam(
     key: Annotated[
         bool, typer.Option("--key", help="With --apply: make a user's access key, and print it this once.")
     ] = False,
+    boundary: Annotated[
+        bool,
+        typer.Option("--boundary", help="Bound the machines' role: make the policy, and want it in `setup`."),
+    ] = False,
+    service: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --boundary: a service that the machines' work may use; several times for more."
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="With --apply: do not ask.")] = False,
 ) -> None:
     """Print the commands that make the policies and attach them, for somebody who may; or do it.
@@ -42,7 +52,7 @@ def setup_iam(
     """
     from prefect_coiled.blocks.loading import account_slug
     from prefect_coiled.plan.iam_setup import command, steps
-    from prefect_coiled.plan.policies import iam_policies
+    from prefect_coiled.plan.policies import boundary_of, iam_policies
 
     named: list[tuple[Principal, str]] = []
     for principal, value in (("user", user), ("group", group), ("role", role)):
@@ -52,6 +62,8 @@ def setup_iam(
         raise OptionsError("setup iam", "needs one of --user, --group and --role.")
     if not apply and (profile or key or yes):
         raise OptionsError("setup iam", "takes --profile, --key and --yes with --apply alone.")
+    if service and not boundary:
+        raise OptionsError("setup iam --service", "is for --boundary alone.")
     ((principal, name),) = named
     if key and principal != "user":
         raise OptionsError("setup iam --key", f"makes the key of a user, and none of a {principal}.")
@@ -67,7 +79,10 @@ def setup_iam(
         raise OptionsError(
             "setup iam", "needs --aws-account-id.", "`aws sts get-caller-identity` says which it is."
         )
-    made = iam_policies(slug, aws_account_id=number, partition=partition, role_arn=arn)
+    (bound, limits) = boundary_of(slug, number, partition, service or ()) if boundary else ("", None)
+    made = iam_policies(
+        slug, aws_account_id=number, partition=partition, role_arn=arn, permissions_boundary=bound
+    )
     wanted = steps(
         {phase: made[phase] for phase in ("setup", "ongoing")},
         slug,
@@ -76,12 +91,16 @@ def setup_iam(
         aws_account_id=number,
         partition=partition,
         key=key or not apply,
+        boundary=limits,
     )
     if aws is not None:
         _apply(aws, wanted, number, partition, yes)
-        return
-    for step in wanted:
-        typer.echo(command(step))
+    else:
+        for step in wanted:
+            typer.echo(command(step))
+    if bound:
+        # A comment, where the rest is for a shell.
+        typer.echo(f"# Then: prefect-coiled account edit {slug} --permissions-boundary {bound}")
 
 
 def _administrator(

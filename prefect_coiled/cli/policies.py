@@ -19,14 +19,15 @@ from prefect_coiled.cli.common import (
     told,
     where,
 )
+from prefect_coiled.errors import OptionsError
 
 if TYPE_CHECKING:
     from prefect_coiled.aws.account import Account
     from prefect_coiled.aws.door import Aws
     from prefect_coiled.provision.room import Room
 
-# Those of `plan.policies`, which is not imported for the help alone; a test compares them.
-PolicyName: TypeAlias = Literal["setup", "ongoing", "instance"]
+# Those of `plan.policies`, which is not imported for the help alone, and the boundary; a test compares them.
+PolicyName: TypeAlias = Literal["setup", "ongoing", "instance", "boundary"]
 PolicyFormat: TypeAlias = Literal["json", "cloudformation", "terraform"]
 
 _NumberOption = Annotated[
@@ -36,7 +37,7 @@ _NumberOption = Annotated[
 
 @told
 def show_policy(
-    name: Annotated[PolicyName, typer.Argument(help="Which of the three.")],
+    name: Annotated[PolicyName, typer.Argument(help="Which of them.")],
     account: AccountOption = None,
     region: Annotated[str, typer.Option(help="Allow this region only.")] = "*",
     number: _NumberOption = "*",
@@ -49,28 +50,49 @@ def show_policy(
     role_arn: Annotated[
         str, typer.Option(help="ARN of the role that it is attached to, if it is one, so that `check` works.")
     ] = "",
+    boundary: Annotated[
+        str,
+        typer.Option("--permissions-boundary", help="ARN of the policy that the machines' role must have."),
+    ] = "",
+    service: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For `boundary`: a service that the machines' work may use; several times for more."
+        ),
+    ] = None,
     form: Annotated[
         PolicyFormat, typer.Option("--format", help="IAM's JSON, a CloudFormation template, or .tf.json.")
     ] = "json",
 ) -> None:
-    """Print an IAM policy: for set-up, for everything after it, or of the machines' role.
+    """Print an IAM policy: for set-up, for everything after it, of the machines' role, or what bounds that.
 
     Attach `setup` and `ongoing` to the user whose keys the account has. Once it is set up, `setup` can go.
+    An administrator makes the one of `boundary`; with its ARN, `setup` permits no role without it.
     """
     from prefect_coiled.blocks import load_account
     from prefect_coiled.blocks.loading import DEFAULT_ACCOUNT
     from prefect_coiled.options import cluster_defaults, merge
     from prefect_coiled.options.keywords import KEYWORDS
     from prefect_coiled.plan.iam_setup import written
-    from prefect_coiled.plan.policies import iam_policies
+    from prefect_coiled.plan.policies import boundary_of, iam_policies
 
+    if service and name != "boundary":
+        raise OptionsError("--service", "is for the policy `boundary` alone.")
     if region != "*":
         KEYWORDS["region"].take(region)
     slug = account or str(cluster_defaults().get("account") or DEFAULT_ACCOUNT)
     network = merge(None, load_account(slug).options).options.network if own_network else None
     made = iam_policies(
-        slug, aws_account_id=number, region=region, network=network, kms_key=kms_key, role_arn=role_arn
+        slug,
+        aws_account_id=number,
+        region=region,
+        network=network,
+        kms_key=kms_key,
+        role_arn=role_arn,
+        permissions_boundary=boundary,
     )
+    if name == "boundary":
+        made[name] = boundary_of(slug, number, services=service or ())[1]
     print_json(written(made[name], name, slug, form))
 
 

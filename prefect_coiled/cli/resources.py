@@ -115,6 +115,8 @@ def role_attach(
     loaded, aws = door(account, region)
     done = attach_policy(aws, arn)
     out().print(f"{'Attached' if done else 'Was attached'} to role {loaded.slug}: {arn}")
+    if loaded.permissions_boundary:
+        out().print(f"It holds as far as the permissions boundary allows: {loaded.permissions_boundary}")
 
 
 @role_app.command("detach-policy")

@@ -42,7 +42,7 @@ from prefect_coiled.cluster.request import Request
 from prefect_coiled.cluster.sizes import WorkerSize, check_adaptive, worker_size
 from prefect_coiled.cluster.watching import Watching
 from prefect_coiled.costs import CostEstimate
-from prefect_coiled.errors import OptionsError, PrefectCoiledError, StoppedError
+from prefect_coiled.errors import OptionsError, PrefectCoiledError, StoppedError, printable
 from prefect_coiled.internals.python import before_threads_end
 from prefect_coiled.options import IngressRule
 from prefect_coiled.options.ingress import ingress_rules
@@ -258,7 +258,7 @@ class Cluster(DistributedCluster):
             self._watching.expect(map(str, msg))
             return
         if op == "denied":
-            (text, hint) = map(str, msg)
+            (text, hint) = map(printable, msg)
             if hint not in self._told:  # once, however many tasks and workers it struck
                 self._told.add(hint)
                 logger.warning("A task was denied access to S3 (%s). %s", text, hint)

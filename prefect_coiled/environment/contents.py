@@ -31,6 +31,7 @@ from prefect_coiled.node.packages import as_recorded, hash_of, imported_from
 
 __all__ = [
     "Difference",
+    "check_record",
     "contents",
     "contents_of_file",
     "difference",
@@ -40,6 +41,8 @@ __all__ = [
 ]
 
 _PART, _SECONDS = 32 * 1024, 30.0
+# To be raised when other files of a wheel count.
+_FORMAT = 2
 _EMPTY = as_recorded(hashlib.sha256().digest())
 # Stands for the wheel's own METADATA: what a package without a Python file is known by.
 _METADATA = ":METADATA"
@@ -118,7 +121,9 @@ def _record(text: str) -> dict[str, str]:
 
 
 def contents(wheel: Wheel, indexes: Indexes) -> Mapping[str, str]:
-    """The Python files of a wheel of an index, with their hashes, by the path they are installed under.
+    """What of a wheel of an index is run, with its hashes, by the path that it is installed under.
+
+    As the wheel's RECORD says; see `check_record`.
 
     Args:
         wheel: With its address, and its hash where it is known.
@@ -127,10 +132,10 @@ def contents(wheel: Wheel, indexes: Indexes) -> Mapping[str, str]:
     Raises:
         OptionsError: The index does not give it.
     """
-    cache = kept.folder("contents") / wheel.sha256
+    cache = kept.folder("contents") / f"{wheel.sha256}-{_FORMAT}"
     if wheel.sha256:
         try:
-            known: dict[str, str] = json.loads(cache.read_text())
+            known: dict[str, str] = json.loads(kept.read(cache))
             return known
         except (OSError, ValueError):
             pass
@@ -138,10 +143,10 @@ def contents(wheel: Wheel, indexes: Indexes) -> Mapping[str, str]:
     try:
         if wheel.url.startswith("file:"):
             with Path(unquote(urlsplit(wheel.url).path)).open("rb") as file:
-                found = _read(file)
+                found = _read(file, wheel.file)
         else:
             with _remote(wheel.url, indexes) as file:
-                found = _read(file)
+                found = _read(file, wheel.file)
     except (OSError, zipfile.BadZipFile, KeyError, httpx.HTTPError, httpx.InvalidURL) as error:
         raise OptionsError(what, indexes.redacted(str(error) or type(error).__name__)) from None
     if wheel.sha256:
@@ -152,10 +157,46 @@ def contents(wheel: Wheel, indexes: Indexes) -> Mapping[str, str]:
 def contents_of_file(path: Path) -> Mapping[str, str]:
     """The same of a wheel that is here."""
     with path.open("rb") as file:
-        return _read(file)
+        return _read(file, path.name)
 
 
-def _read(file: IO[bytes]) -> dict[str, str]:
+def check_record(path: Path) -> str:
+    """What of a whole wheel is not as its RECORD says; empty if all is.
+
+    Of a wheel that was not downloaded RECORD alone was read: it was believed, and counts when this is empty.
+    Installers do not look.
+
+    Args:
+        path: The file.
+    """
+    with zipfile.ZipFile(path) as wheel:
+        names = wheel.namelist()
+        if len(set(names)) != len(names):
+            return "a file is twice in it"
+        for record in (n for n in names if n.endswith(".dist-info/RECORD")):
+            for name, digest in _record(wheel.read(record).decode(errors="replace")).items():
+                if name in names and re.fullmatch(r"[\w-]{43}", digest) and _digest(wheel, name) != digest:
+                    return f"{name} is not what its RECORD says"
+    return ""
+
+
+def _digest(wheel: zipfile.ZipFile, name: str) -> str:
+    digest = hashlib.sha256()
+    with wheel.open(name) as content:
+        while chunk := content.read(1 << 20):
+            digest.update(chunk)
+    return as_recorded(digest.digest())
+
+
+def _counts(name: str, file: str) -> bool:
+    """Whether a file of a wheel is run where the wheel is installed, and is the same on every system."""
+    if name.endswith(".pth"):  # a line of it that begins with "import" is run at every start
+        return "/" not in name or re.fullmatch(r"[^/]+\.data/(purelib|platlib)/[^/]+", name) is not None
+    # What is compiled is another file for each system, and comes before a module of its name.
+    return name.endswith(".py") or (file.endswith("-none-any.whl") and name.endswith((".so", ".pyd")))
+
+
+def _read(file: IO[bytes], called: str) -> dict[str, str]:
     found: dict[str, str] = {}
     with zipfile.ZipFile(file) as wheel:
         names = wheel.namelist()
@@ -164,7 +205,7 @@ def _read(file: IO[bytes]) -> dict[str, str]:
         for name in names:
             if name.endswith(".dist-info/METADATA") and name.count("/") == 1:
                 place = _METADATA
-            elif not name.endswith(".py"):
+            elif not _counts(name, called):
                 continue
             else:
                 # https://packaging.python.org/en/latest/specifications/binary-distribution-format/#the-data-directory
@@ -247,7 +288,7 @@ def _short(*parts: str) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return kept.read(path)
     except OSError:
         return ""
 

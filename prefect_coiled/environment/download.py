@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from prefect_coiled.environment.contents import check_record
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Wheel
 from prefect_coiled.errors import OptionsError
@@ -50,6 +52,8 @@ def download(
             sleep(2.0**n)
         try:
             _fetch(wheel, path, indexes, what)
+            if wheel.file.endswith(".whl") and (wrong := _not_recorded(path)):
+                raise OptionsError(what, f"in this wheel {wrong}.", "Do not use the index that has it.")
             return path
         except httpx.HTTPStatusError as error:
             reason = f"the index answered {error.response.status_code} {error.response.reason_phrase}"
@@ -60,6 +64,9 @@ def download(
                 raise OptionsError(what, indexes.redacted(reason), hint) from None
         except (httpx.RequestError, OSError, _BrokenError) as error:
             reason = str(error) or type(error).__name__
+        except OptionsError:  # told already
+            path.unlink(missing_ok=True)
+            raise
         except (httpx.InvalidURL, ValueError) as error:
             raise OptionsError(what, indexes.redacted(str(error))) from None
         path.unlink(missing_ok=True)
@@ -86,12 +93,21 @@ def _fetch(wheel: Wheel, path: Path, indexes: Indexes, what: str) -> None:
     options = {"headers": headers, "follow_redirects": True, "timeout": _SECONDS, "verify": certificates}
     with httpx.stream("GET", wheel.url, **options) as reply, path.open("wb") as out:  # type: ignore[arg-type]
         reply.raise_for_status()
+        if wheel.url.startswith("https:") and reply.url.scheme != "https":
+            raise OptionsError(what, f"the index leads on to {reply.url.scheme}, where anybody may answer.")
         if not wheel.sha256 and not {"content-length", "transfer-encoding"} & set(reply.headers):
             raise OptionsError(what, "the index says neither its hash nor its length.")
         for chunk in reply.iter_bytes(_CHUNK):
             digest.update(chunk)
             out.write(chunk)
     _check(wheel, digest.hexdigest())
+
+
+def _not_recorded(path: Path) -> str:
+    try:
+        return check_record(path)
+    except (zipfile.BadZipFile, KeyError, NotImplementedError) as error:
+        return f"not all can be read: {error}"
 
 
 def _check(wheel: Wheel, found: str) -> None:

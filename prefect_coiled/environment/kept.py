@@ -16,7 +16,7 @@ from pathlib import Path
 
 from prefect_coiled.environment.records import Package
 
-__all__ = ["find", "folder", "keep", "key_of", "let_go", "write"]
+__all__ = ["find", "folder", "keep", "key_of", "let_go", "read", "write"]
 
 _DAYS = 60
 # To be raised when the same sources would give another wheel.
@@ -33,6 +33,35 @@ def folder(kind: str = "built") -> Path:
     return Path(cache, "prefect-coiled", kind)
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether nobody else can have put it there, or changed it: a cache may be in a folder of several."""
+    if not hasattr(os, "getuid"):  # Windows: the user's own folder
+        return True
+    found = path.lstat()
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022 and not path.is_symlink()
+
+
+def _make(place: Path) -> None:
+    """Make a folder, and those above it, for this user alone."""
+    missing = [one for one in (place, *place.parents) if not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(mode=0o700, exist_ok=True)
+
+
+def read(path: Path) -> str:
+    """A small file that was kept.
+
+    Args:
+        path: In one of the folders.
+
+    Raises:
+        OSError: There is none, or somebody else can have written it.
+    """
+    if not (_is_ours(path) and _is_ours(path.parent)):
+        raise PermissionError(f"{path} is not this user's alone")
+    return path.read_text()
+
+
 def write(path: Path, content: bytes) -> None:
     """Keep a small file, whole or not at all. A full disk is no error: it is found out again.
 
@@ -41,7 +70,7 @@ def write(path: Path, content: bytes) -> None:
         content: What it holds.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make(path.parent)
         handle, beside = tempfile.mkstemp(prefix=".new-", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -78,6 +107,8 @@ def find(key: str, target: Path) -> Path | None:
     """
     for wheel in sorted((folder() / key).glob("*.whl")) if key else ():
         try:
+            if not all(map(_is_ours, (wheel, wheel.parent, wheel.parent.parent))):
+                continue
             copy = Path(shutil.copyfile(wheel, target / wheel.name))
             os.utime(wheel.parent)  # it was of use today
         except OSError:
@@ -97,10 +128,10 @@ def keep(key: str, wheel: Path) -> None:
         return
     place = folder()
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        _make(place)
         beside = Path(tempfile.mkdtemp(prefix=".new-", dir=place))  # for this user alone, as sources may be
         try:
-            shutil.copyfile(wheel, beside / wheel.name)
+            Path(shutil.copyfile(wheel, beside / wheel.name)).chmod(0o600)
             if not (place / key).exists():
                 beside.rename(place / key)
         finally:

@@ -192,6 +192,9 @@ def clone(package: Package, target: Path, indexes: Indexes) -> Path:
         raise OptionsError(what, "there is no git", "Install git, or a released version of it.")
     # pip's form of an SSH address; Git has its own.
     url = package.url.removeprefix("git+")
+    for told in (url, package.commit):
+        if told.startswith("-"):  # Git would take it for an option, and some of these run programs
+            raise OptionsError(what, f"{told!r} is neither an address nor a commit.")
 
     def git(*arguments: str) -> None:
         command = [program, "-C", str(target), *arguments]

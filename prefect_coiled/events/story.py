@@ -7,6 +7,7 @@ no part of any link.
 from __future__ import annotations
 
 import base64
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from xml.sax.saxutils import escape
@@ -244,7 +245,7 @@ def failure(
         "",
         f"**What failed:** {d.what}",
         "",
-        f"**Why:** {d.why or 'no cause was given'}",
+        f"**Why:** {_plain(d.why) or 'no cause was given'}",
         "",
         f"**What to do next:** {d.next_step or 'Read the log of this run, then run it again.'}",
         "",
@@ -273,6 +274,11 @@ def diagnosis_of(error: BaseException) -> Diagnosis:
     return Diagnosis("provisioning", f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
+def _plain(text: str) -> str:
+    """What AWS or a machine said, as words of Markdown: no links, pictures or HTML of theirs."""
+    return re.sub(r"([\\\[\]<>|])", r"\\\1", " ".join(text.split()))
+
+
 def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
@@ -294,5 +300,7 @@ def _removal_lines(removal: Removal | None) -> list[str]:
     if removal is None:
         return ["Nothing: the cluster was left running."]
     lines = [f"- {kind}: {', '.join(ids)}" for kind, ids in removal.removed.items() if ids]
-    lines += [f"- left for `prefect-coiled sweep`: {id_} ({why})" for id_, why in removal.left.items()]
+    lines += [
+        f"- left for `prefect-coiled sweep`: {id_} ({_plain(why)})" for id_, why in removal.left.items()
+    ]
     return lines or ["- nothing was there"]

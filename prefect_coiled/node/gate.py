@@ -15,6 +15,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import tornado.httputil as httputil
 
+from prefect_coiled.node.anteroom import Anteroom
+
 __all__ = ["Gate"]
 
 
@@ -25,10 +27,18 @@ class Gate(httputil.HTTPServerConnectionDelegate):  # type: ignore[misc]
         application: What is protected.
         token: The dashboard's token; empty closes the door to everybody.
         port: The dashboard's port: cookies are shared by the ports of one host, so it is in the name.
+        room: Where connections wait until one of their requests has the token.
     """
 
-    def __init__(self, application: httputil.HTTPServerConnectionDelegate, token: str, port: int) -> None:
+    def __init__(
+        self,
+        application: httputil.HTTPServerConnectionDelegate,
+        token: str,
+        port: int,
+        room: Anteroom | None = None,
+    ) -> None:
         self._application = application
+        self._room = room
         self._token = token
         # The cookie is derived, so that the token itself does not lie in the browser.
         self._cookie = hmac.new(token.encode(), b"dashboard cookie", hashlib.sha256).hexdigest()
@@ -42,12 +52,16 @@ class Gate(httputil.HTTPServerConnectionDelegate):  # type: ignore[misc]
 
     def on_close(self, server_conn: object) -> None:
         """Called by Tornado at the end of a connection."""
+        if self._room is not None:
+            self._room.leave(server_conn.stream)  # type: ignore[attr-defined]
         self._application.on_close(server_conn)
 
     def open(
         self, server_conn: object, request_conn: httputil.HTTPConnection
     ) -> httputil.HTTPMessageDelegate:
         """Hand a request to the application."""
+        if self._room is not None:
+            self._room.leave(server_conn.stream)  # type: ignore[attr-defined]
         return self._application.start_request(server_conn, request_conn)
 
     def answer(
@@ -58,12 +72,14 @@ class Gate(httputil.HTTPServerConnectionDelegate):  # type: ignore[misc]
             return 401, {}
         if _is_foreign_websocket(headers):
             return 403, {}
-        if self._has_cookie(headers) or self._same(headers.get("Authorization", ""), f"Bearer {self._token}"):
-            return None
         path, _, rest = start.path.partition("?")
         query = parse_qsl(rest, keep_blank_values=True)
+        # Whoever has the cookie too is sent on as well, or the token would stay in the address.
         if not any(name == "token" and self._same(value, self._token) for name, value in query):
-            return 401, {}
+            let_in = self._has_cookie(headers) or self._same(
+                headers.get("Authorization", ""), f"Bearer {self._token}"
+            )
+            return None if let_in else (401, {})
         rest = urlencode([(name, value) for name, value in query if name != "token"])
         # One leading slash: "//host" would lead elsewhere.
         location = "/" + path.lstrip("/\\") + (f"?{rest}" if rest else "")

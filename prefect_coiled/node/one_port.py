@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 import struct
 
+from prefect_coiled.node.anteroom import Anteroom
+
 __all__ = ["OnePort", "wants_http"]
 
 # Seconds, and bytes, in which a connection has to say what it wants: a TLS record holds 16 KiB.
 _HELLO_S, _HELLO = 10.0, 16 * 1024 + 5
-# Connections that may be saying it at the same time; more of them wait.
-_AT_ONCE = 64
 _CHUNK = 1 << 18
 _HANDSHAKE, _CLIENT_HELLO, _ALPN = 22, 1, 16
 
@@ -34,7 +34,7 @@ class OnePort:
     def __init__(self, address: str, port: int, scheduler: int, dashboard: int) -> None:
         self._address, self._port = address, port
         self._scheduler, self._dashboard = scheduler, dashboard
-        self._saying = asyncio.Semaphore(_AT_ONCE)
+        self._saying = Anteroom(patience_s=_HELLO_S)
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
 
@@ -55,18 +55,21 @@ class OnePort:
         assert task is not None
         self._open.add(task)
         try:
-            async with self._saying:
-                hello = await asyncio.wait_for(_hello(reader), _HELLO_S)
+            peer = writer.get_extra_info("peername") or ("",)
+            self._saying.enter(task, str(peer[0]), writer.transport.abort)
+            hello = await _hello(reader)
+            self._saying.leave(task)
             port = self._dashboard if wants_http(hello) else self._scheduler
             there, onward = await asyncio.open_connection(self._address, port, limit=_CHUNK)
             onward.write(hello)
             with contextlib.closing(onward):
                 await asyncio.gather(_pass_on(reader, onward), _pass_on(there, writer))
-        except (OSError, EOFError, ValueError, asyncio.TimeoutError):
+        except (OSError, EOFError, ValueError):
             pass  # it went, or is none that is served here
         except asyncio.CancelledError:
             pass  # the scheduler closes
         finally:
+            self._saying.leave(task)
             self._open.discard(task)
             writer.close()
 

@@ -14,6 +14,7 @@ from distributed.scheduler import WorkerStatusPlugin
 from distributed.security import Security
 from tornado.ioloop import PeriodicCallback
 
+from prefect_coiled.node.anteroom import Anteroom, guard_dask, guard_http
 from prefect_coiled.node.denied import PLUGIN, denials_plugin
 from prefect_coiled.node.gate import Gate
 from prefect_coiled.node.one_port import OnePort
@@ -65,8 +66,14 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         if not dask.config.get("distributed.scheduler.dashboard.tls.cert"):
             raise RuntimeError("the dashboard may not listen without TLS")
         super().start_http_server(*args, **kwargs)
-        server = self.http_server
-        server.request_callback = Gate(server.request_callback, self._dashboard_token, server.port)
+        server, room = self.http_server, Anteroom()
+        server.request_callback = Gate(server.request_callback, self._dashboard_token, server.port, room)
+        guard_http(server, room)
+
+    async def listen(self, *args: Any, **kwargs: Any) -> None:
+        """Listen; who does not finish the handshake is let go."""
+        await super().listen(*args, **kwargs)
+        guard_dask(self.listeners[-1], Anteroom())
 
     def connected(self) -> int:
         """How many clients and `Cluster` objects are connected; clients of tasks do not count."""

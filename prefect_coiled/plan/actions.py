@@ -29,7 +29,7 @@ Mode = Literal["safe", "once", "launch"]
 # What has to be permitted while an account is set up, extended or taken down; and at every cluster.
 Phase = Literal["setup", "ongoing"]
 Condition = Literal[
-    "", "made", "ours", "amazon", "ec2-only", "ec2-if-said", "spot", "policy", "tagged", "owned"
+    "", "made", "ours", "amazon", "ec2-only", "ec2-if-said", "spot", "policy", "tagged", "owned", "bounded"
 ]
 
 
@@ -209,6 +209,9 @@ def _table() -> dict[str, Action]:
     ):
         add("setup", "safe", call, Grant(call, _ROLE))
     add("setup", "safe", "iam:AttachRolePolicy", Grant("iam:AttachRolePolicy", _ROLE, "policy"))
+    # Where the account has a permissions boundary, and a role from before it.
+    put_boundary = "iam:PutRolePermissionsBoundary"
+    add("setup", "safe", put_boundary, Grant(put_boundary, _ROLE, "bounded"))
     # Taking a policy away gives nobody anything; a role with one is not deleted.
     add("setup", "safe", "iam:DetachRolePolicy", Grant("iam:DetachRolePolicy", _ROLE))
     add(

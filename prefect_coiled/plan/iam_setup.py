@@ -73,6 +73,7 @@ def steps(
     aws_account_id: str,
     partition: str = "aws",
     key: bool = True,
+    boundary: Mapping[str, Any] | None = None,
 ) -> list[Step]:
     """The calls that make the policies and attach them, in order.
 
@@ -87,6 +88,7 @@ def steps(
         aws_account_id: 12 digits; they are in the ARNs of the policies.
         partition: "aws", or that of China or GovCloud.
         key: Whether a user gets an access key.
+        boundary: The permissions boundary of the machines' role, which is made and attached to nobody here.
 
     Raises:
         OptionsError: If the name is none that IAM takes, or the AWS account's number is not one.
@@ -102,10 +104,13 @@ def steps(
     whom = {f"{kind}Name": name}
     found = [Step("CreateUser", whom)] if principal == "user" else []
     labels = tags.to_aws(tags.account_tags(account))
-    for phase, document in documents.items():
+    made = {"boundary": boundary, **documents} if boundary is not None else documents
+    for phase, document in made.items():
         called = policy_name(phase, account)
         text = json.dumps(document, separators=(",", ":"))
         found.append(Step("CreatePolicy", {"PolicyName": called, "PolicyDocument": text, "Tags": labels}))
+        if document is boundary:
+            continue
         arn = f"arn:{partition}:iam::{aws_account_id}:policy/{called}"
         found.append(Step(f"Attach{kind}Policy", {**whom, "PolicyArn": arn}))
     return [*found, Step("CreateAccessKey", whom)] if principal == "user" and key else found

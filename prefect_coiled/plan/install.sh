@@ -57,6 +57,22 @@ install_new() {
   "$UV" pip install --quiet --python "$ENV/bin/python" --no-config --no-index --no-deps --reinstall -r new
 }
 
+# The client knows a wheel of an index by its RECORD, and here is the rest of it.
+check_records() {
+  sed -n 's/^output="\(.*\)"$/\1/p' urls | python3 -c '
+import base64, csv, hashlib, io, sys, zipfile
+for path in sys.stdin.read().splitlines():
+    wheel = zipfile.ZipFile(path)
+    names = wheel.namelist()
+    assert len(set(names)) == len(names), f"{path}: a file is twice in it"
+    for record in (n for n in names if n.endswith(".dist-info/RECORD")):
+        for row in csv.reader(io.StringIO(wheel.read(record).decode(errors="replace"))):
+            if len(row) > 1 and row[0] in names and row[1].startswith("sha256="):
+                found = base64.urlsafe_b64encode(hashlib.sha256(wheel.read(row[0])).digest()).decode()
+                assert found.rstrip("=") == row[1][7:], f"{path}: {row[0]} is not what its RECORD says"
+'
+}
+
 # What the lock wants and the machine has not yet: all of it on a bare machine, the difference on an image.
 install_all() {
   step "fetching the list of packages"
@@ -80,12 +96,13 @@ install_all() {
     done <new >urls
     if [ -s urls ]; then
       step "fetching $(grep -c ^url urls) wheels from their index"
-      curl --config urls --parallel --create-dirs --proto =https --location --fail --silent --show-error --retry 5
+      curl --config urls --parallel --create-dirs --proto =https --proto-redir =https --location --fail --silent --show-error --retry 5
     fi
     while read -r wheel; do
       [ -f "$wheel" ] || { say "error: $wheel is not in the bucket @BUCKET@"; exit 3; }
     done <new
     sed 's,^wheels/\([0-9a-f]*\)/,\1  &,' new | sha256sum --check --quiet --strict -
+    [ ! -s urls ] || check_records
   fi
   UV=$(grep -o 'wheels/[0-9a-f]*/uv-[^/]*$' wanted) || {
     say "error: no uv in the list of packages, $(wc -c <pylock.toml) bytes of s3://@BUCKET@/@LOCK@"

@@ -53,6 +53,7 @@ class Wanted(Record):
         network: Whether a network is needed.
         nat: Whether private subnets need a NAT gateway.
         repository: Whether a repository for container images is needed.
+        boundary: ARN of the permissions boundary that the machines' role must have, if there is to be one.
     """
 
     zones: tuple[str, ...]
@@ -61,6 +62,7 @@ class Wanted(Record):
     network: bool = True
     nat: bool = True
     repository: bool = True
+    boundary: str = ""
 
 
 def free(item: Item) -> float | None:

@@ -22,6 +22,7 @@ from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import NetworkIds
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.actions import ACTIONS, Condition, Grant, Phase
+from prefect_coiled.plan.boundary import BOUND, boundary_arn, boundary_policy, check_boundary, guards
 from prefect_coiled.plan.containers import repository_name
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "PolicyName",
     "Question",
     "attachable",
+    "boundary_of",
     "bucket_name",
     "bucket_policy",
     "grants",
@@ -80,6 +82,7 @@ def iam_policies(
     network: NetworkIds | None = None,
     kms_key: str = "",
     role_arn: str = "",
+    permissions_boundary: str = "",
 ) -> dict[str, dict[str, Any]]:
     """The three IAM policies of an account, as documents: "setup", "ongoing" and "instance".
 
@@ -96,6 +99,9 @@ def iam_policies(
         kms_key: ARN of a KMS key of one's own, where the AWS account encrypts disks with one by default.
         role_arn: The role that the policies are attached to, if it is one: it may then ask what it may do.
             A user may without that, because IAM has a variable for a user's name and none for a role's.
+        permissions_boundary: ARN of a policy that bounds the machines' role. The set-up policy then denies
+            its holder a role without it, and any change of it. An administrator makes it:
+            `prefect-coiled policies boundary` prints one.
 
     Returns:
         The documents by name; `json.dumps` makes what AWS takes.
@@ -110,7 +116,12 @@ def iam_policies(
         raise OptionsError(f"partition {partition!r}", f"is one of {', '.join(PARTITIONS)}.")
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", account):
         raise OptionsError(f"account {account!r}", "must be of lower-case letters, digits and dashes.")
-    made = {name: policy(name, account, aws_account_id, region, partition) for name in ("setup", "ongoing")}
+    if permissions_boundary:
+        check_boundary(permissions_boundary)
+    made = {
+        name: policy(name, account, aws_account_id, region, partition, permissions_boundary)
+        for name in ("setup", "ongoing")
+    }
     if network is not None:
         made["ongoing"]["Statement"] += _network_statements(network, aws_account_id, region, partition)
     if kms_key:
@@ -128,16 +139,64 @@ def iam_policies(
 
 
 def policy(
-    phase: Phase, account: str, number: str = "*", region: str = "*", partition: str = "aws"
+    phase: Phase,
+    account: str,
+    number: str = "*",
+    region: str = "*",
+    partition: str = "aws",
+    permissions_boundary: str = "",
 ) -> dict[str, Any]:
     """The document of a phase; see `iam_policies`."""
-    named = _named_statements(grants(phase), account, number, region, partition)
+    listed = [g for g in grants(phase) if g.condition != "bounded"]
+    if permissions_boundary:
+        # The guards hold them to it; with them, a list of what may be attached says nothing more.
+        listed = [g._replace(condition="") if _is_bound(g) else g for g in grants(phase)]
+    named = _named_statements(listed, account, number, region, partition)
+    named += _never(phase, partition)
+    if permissions_boundary and phase == "setup":
+        role = f"arn:{partition}:iam::{number}:role/{account}"
+        named += guards(permissions_boundary, role)
     seen: Counter[str] = Counter()
     statements = []
     for sid, statement in named:
+        if sid == "ChangeOurs":
+            statement["Resource"] = _of_any_kind(statement["Resource"], number)
         seen[sid] += 1
         statements.append({"Sid": f"{sid}{seen[sid]}" if seen[sid] > 1 else sid, **statement})
     return {"Version": "2012-10-17", "Statement": statements}
+
+
+def _is_bound(grant: Grant) -> bool:
+    return grant.condition in ("bounded", "policy")
+
+
+def _of_any_kind(resources: list[str], number: str) -> list[str]:
+    """EC2's resources, which are known by their tags here, without their kinds.
+
+    What is done to which kind the actions say already; named once more, the policy would be too long.
+    """
+    kept = [r for r in resources if r.split(":")[2] != "ec2" or r.split(":")[4] != number]
+    some = next((r for r in resources if r not in kept), "")
+    return sorted([*kept, *([some.rpartition(":")[0] + ":*/*"] if some else [])])
+
+
+def _never(phase: Phase, partition: str) -> list[tuple[str, dict[str, Any]]]:
+    """What nobody launches who has the policy, even where another one permits it.
+
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ExamplePolicies_EC2.html#iam-example-instance-metadata,
+    https://docs.aws.amazon.com/ebs/latest/userguide/encryption-examples.html
+    """
+    if phase == "setup":
+        return []
+
+    def deny(kind: str, condition: dict[str, Any]) -> dict[str, Any]:
+        made = _statement(["ec2:RunInstances"], [f"arn:{partition}:ec2:*:*:{kind}/*"], condition)
+        return {**made, "Effect": "Deny"}
+
+    return [
+        ("NoOpenMetadata", deny("instance", {"StringNotEquals": {"ec2:MetadataHttpTokens": "required"}})),
+        ("NoPlainDisks", deny("volume", {"Bool": {"ec2:Encrypted": "false"}})),
+    ]
 
 
 # What a statement is for, by its name without a number; in the order of the documents.
@@ -155,6 +214,10 @@ WHAT_FOR = {
     "SpotRole": "Let AWS make the role that spot machines need, once in an AWS account.",
     "AttachPolicies": "Attach policies to the machines' role: AWS's for reading and for S3, and those under "
     "the path /coiled/.",
+    "NoOpenMetadata": "No machine whose metadata answers without a token, whatever else permits it.",
+    "NoPlainDisks": "No disk that is not encrypted.",
+    "KeepRoleBound": "No role without the permissions boundary, and no policy for one without it.",
+    "KeepBoundary": "No change of the boundary itself, and the machines' role keeps it.",
 }
 _SIDS: dict[Condition, str] = {
     "": "ByName",
@@ -167,6 +230,7 @@ _SIDS: dict[Condition, str] = {
     "ec2-if-said": "RoleToProfile",
     "spot": "SpotRole",
     "policy": "AttachPolicies",
+    "bounded": "ByName",
 }
 
 
@@ -184,14 +248,31 @@ class Question(NamedTuple):
     context: Mapping[str, str]
 
 
-def questions(phase: Phase, account: str, number: str, region: str, partition: str = "aws") -> list[Question]:
+def questions(
+    phase: Phase,
+    account: str,
+    number: str,
+    region: str,
+    partition: str = "aws",
+    permissions_boundary: str = "",
+) -> list[Question]:
     """All that a phase asks of IAM, for a simulation: the statements of its policy taken apart."""
     places = _places(account, number, region, partition)
     groups: dict[tuple[Condition, str], list[str]] = {}
     for grant in grants(phase):
+        if grant.condition == "bounded" and not permissions_boundary:
+            continue
         groups.setdefault((grant.condition, grant.resource), []).append(grant.action)
+    bound = {"iam:PermissionsBoundary": permissions_boundary} if permissions_boundary else {}
     found = [
-        Question(tuple(actions), resource.format(**places), _context(condition, account, number, partition))
+        Question(
+            tuple(actions),
+            resource.format(**places),
+            {
+                **_context(condition, account, number, partition),
+                **(bound if set(actions) & set(BOUND) else {}),
+            },
+        )
         for (condition, resource), actions in groups.items()
     ]
     for grant in grants(phase):
@@ -203,13 +284,18 @@ def questions(phase: Phase, account: str, number: str, region: str, partition: s
 
 def _context(name: Condition, account: str, number: str, partition: str = "aws") -> dict[str, str]:
     """What fulfils a condition."""
+    if name == "bounded":
+        return {}
     if name == "owned":
         return {"aws:ResourceAccount": number, "aws:PrincipalAccount": number}
     if name == "policy":
         return {"iam:PolicyARN": f"arn:{partition}:iam::aws:policy/AmazonS3ReadOnlyAccess"}
     (keys,) = (_condition(name, account, number, partition) or {"": {}}).values()
-    return dict(keys)
+    return {**keys, **(_LAUNCHED if name == "made" else {})}
 
+
+# What our launches say of machines and of their disks.
+_LAUNCHED = {"ec2:MetadataHttpTokens": "required", "ec2:Encrypted": "true"}
 
 _Group = tuple[Condition, set[str], set[str]]
 
@@ -266,7 +352,12 @@ def _service(name: str) -> str:
 
 
 def permitting_statements(
-    call: str, account: str, number: str = "*", region: str = "*", partition: str = "aws"
+    call: str,
+    account: str,
+    number: str = "*",
+    region: str = "*",
+    partition: str = "aws",
+    permissions_boundary: str = "",
 ) -> tuple[PolicyName, tuple[dict[str, Any], ...]] | None:
     """The policy that permits a call, and statements that permit this call alone, added to no other one.
 
@@ -277,6 +368,7 @@ def permitting_statements(
         number: See `iam_policies`; likewise the rest.
         region: See `number`.
         partition: See `number`.
+        permissions_boundary: See `number`.
 
     Returns:
         The policy's name and the statements; None for a call that is in no policy.
@@ -284,7 +376,12 @@ def permitting_statements(
     row = ACTIONS.get(call)
     if row is None or not row.grants:
         return None
-    return row.phase, tuple(_statements(list(row.grants), account, number, region, partition))
+    found = _statements(list(row.grants), account, number, region, partition)
+    if any(grant.condition == "bounded" for grant in row.grants):
+        # Beside no guard: another boundary would be a way out of this one.
+        held = {"StringEquals": {"iam:PermissionsBoundary": permissions_boundary}}
+        found = [{**statement, "Condition": held} for statement in found]
+    return row.phase, tuple(found)
 
 
 def _statements(
@@ -349,6 +446,7 @@ def _condition(
         "spot": {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}},
         "policy": {"ArnLike": {"iam:PolicyARN": [one.format(number=number) for one in ATTACHABLE]}},
         "owned": owned_by(number),
+        "bounded": None,
     }
     return conditions[name]
 
@@ -526,6 +624,24 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
             "Resource": [images],
         },
     )
+
+
+def boundary_of(
+    account: str, aws_account_id: str, partition: str = "aws", services: Iterable[str] = ()
+) -> tuple[str, dict[str, Any]]:
+    """A permissions boundary for the machines' role, for an administrator to make: its ARN and its document.
+
+    Args:
+        account: The account's slug.
+        aws_account_id: The 12 digits of the AWS account.
+        partition: "aws", or that of China or GovCloud.
+        services: What the work on the machines may use besides, in full; see `plan.boundary`.
+
+    Raises:
+        OptionsError: If a service is none that may be in it.
+    """
+    instance = json.loads(instance_policy(account, aws_account_id, partition))
+    return boundary_arn(account, aws_account_id, partition), boundary_policy(instance, services)
 
 
 def attachable(arn: str, number: str) -> bool:

@@ -31,6 +31,7 @@ __all__ = [
 
 
 def wanted(
+    aws: Aws,
     zone_names: tuple[str, ...],
     zone: str | None,
     egress: Egress,
@@ -48,6 +49,7 @@ def wanted(
         network=network,
         nat=network and egress == "nat",
         repository=registry == "ecr" and every_zone,
+        boundary=aws.boundary,
     )
 
 
@@ -102,7 +104,7 @@ def plan_set_up(
         PrefectCoiledError: As `set_up_account` does.
     """
     names = zones.find_zones(aws)
-    want = wanted(names, zone, egress, every_zone=every_zone, network=network, registry=registry)
+    want = wanted(aws, names, zone, egress, every_zone=every_zone, network=network, registry=registry)
     there = find_all(aws, asked_of(want), ours=True)
     plan = set_up_of(aws, there, want)
     wide = widened(want, there, registry)

@@ -65,7 +65,7 @@ def set_up_account(
         who_future, zones_future = steps.check_credentials.submit(aws), steps.list_zones.submit(aws)
         settle([who_future, zones_future])
         who, names = who_future.result(), zones_future.result()
-        want = wanted(names, zone, egress, every_zone=every_zone, network=network, registry=registry)
+        want = wanted(aws, names, zone, egress, every_zone=every_zone, network=network, registry=registry)
         there = look(aws, asked_of(want), ours=True)
         # Whoever holds the lease may be about to delete the NAT gateway that was just found.
         if not set_up_of(aws, there, want).todo and not (want.nat and steps.is_held(aws)):

@@ -7,6 +7,7 @@ every user of the machine. So each call proves that it knows a secret:
                       (S3 gives without one what its owner opened to everybody)
     /_sandbox/        the sandbox's own secret, in the header Authorization
     /_sandbox/imds/   a key in the path, which only that machine's processes are told
+    /_sandbox/proof/  nothing: it proves to whoever asks that this sandbox knows its secret
 
 The sandbox's secret is new at each start. It is in `server.json` in the state folder, which nobody else may
 read, and it is the secret key of the administrator's access key, "sandbox".
@@ -15,12 +16,14 @@ read, and it is the secret key of the administrator's access key, "sandbox".
 from __future__ import annotations
 
 import hmac
+import json
 import secrets
 import threading
 from collections.abc import Iterable
 
 from prefect_coiled.sandbox.authorization import Denial
 from prefect_coiled.sandbox.calls import Call, Environ, StartResponse, WsgiApp, call_of, reply
+from prefect_coiled.sandbox.control import proof_of
 from prefect_coiled.sandbox.iam.evaluator import ADMINISTRATOR, unknown
 from prefect_coiled.sandbox.iam.principals import secret_key_of
 from prefect_coiled.sandbox.public_objects import is_public
@@ -29,6 +32,7 @@ from prefect_coiled.sandbox.signatures import signature_of
 __all__ = ["Authentication", "Secret"]
 
 _ADMIN = "/_sandbox/"
+_PROOF = f"{_ADMIN}proof/"
 # Bytes that S3 takes in one PutObject: https://docs.aws.amazon.com/AmazonS3/latest/userguide/upload-objects.html
 _LARGEST = 5 * 1024**3
 # AWS answers this one without a signature too, and it tells nothing but one's own address.
@@ -53,6 +57,14 @@ class Secret:
         """
         key = hmac.digest(self.text.encode(), f"imds/{instance_id}".encode(), "sha256").hex()
         return f"{_ADMIN}imds/{instance_id}/{key}"
+
+    def proof(self, nonce: str) -> str:
+        """What only this sandbox can answer to a number that is used once.
+
+        Args:
+            nonce: The number; of whoever wants to know who answers.
+        """
+        return proof_of(self.text, nonce)
 
     def opens(self, environ: Environ) -> bool:
         """Whether a request below /_sandbox/ knows what it has to know for its path."""
@@ -85,6 +97,9 @@ class Authentication:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer, or hand on to the next application."""
+        if environ["PATH_INFO"].startswith(_PROOF):
+            nonce = str(environ["PATH_INFO"]).removeprefix(_PROOF)
+            return reply(start_response, 200, json.dumps(self._secret.proof(nonce)), "application/json")
         if environ["PATH_INFO"].startswith(_ADMIN):
             if not self._secret.opens(environ):
                 return reply(

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -37,11 +39,13 @@ from prefect_coiled.sandbox.sweep import sweep
 __all__ = [
     "ACCESS_KEY",
     "IDLE_SECONDS",
+    "SETTINGS",
     "SandboxInfo",
     "ask",
     "end_process",
     "ensure_started",
     "launch",
+    "proof_of",
     "start",
     "state_folder",
     "status",
@@ -60,6 +64,7 @@ _STAYS = re.compile(
 )
 _STOP_SECONDS = 15.0
 _METADATA = "server.json"
+SETTINGS = "settings.json"
 _NEXT = "See the log in the sandbox's state folder, or run `prefect-coiled sandbox stop` and try again."
 
 
@@ -188,6 +193,21 @@ def ask(
         raise SandboxError(f"asking the sandbox ({method} {path})", str(error), _NEXT) from error
 
 
+def proof_of(secret: str, nonce: str) -> str:
+    """What a sandbox of this secret answers to a number that is used once."""
+    return hmac.digest(secret.encode(), f"proof/{nonce}".encode(), "sha256").hex()
+
+
+def _is_itself(endpoint: str, secret: str) -> bool:
+    """Whether it is the sandbox of this secret that answers, and nobody who took the port of one that died.
+
+    Asked before anything is told, the secret too.
+    """
+    nonce = secrets.token_hex(16)
+    answer = ask(endpoint, "GET", f"proof/{nonce}", secret="", timeout=10)
+    return isinstance(answer, str) and hmac.compare_digest(answer.encode(), proof_of(secret, nonce).encode())
+
+
 def state_folder() -> Path:
     """Where the background sandbox of this installation keeps its files."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
@@ -208,6 +228,8 @@ def status(folder: Path | None = None) -> SandboxInfo | None:
         return None
     try:
         secret = str(known["secret_access_key"])
+        if not _is_itself(str(known["endpoint"]), secret):
+            return None
         health = ask(known["endpoint"], "GET", "health", secret=secret, timeout=10)
     except (SandboxError, KeyError):  # dead, or one of an older release
         return None
@@ -270,15 +292,8 @@ def start(
                     )
             return running
         _clear(folder)
-        arguments = [
-            "--port",
-            str(port),
-            "--idle",
-            f"{idle:g}",
-            "--settings",
-            json.dumps(dict(settings or {})),
-        ]
-        process = launch(folder, arguments, lifeline=not detach)
+        arguments = ["--port", str(port), "--idle", f"{idle:g}"]
+        process = launch(folder, arguments, settings, lifeline=not detach)
         # Holds the lifeline open as long as this process lives, and takes the server's exit status.
         threading.Thread(target=process.wait, daemon=True, name="sandbox").start()
         found = status(folder)
@@ -312,21 +327,29 @@ def stop(folder: Path | None = None) -> bool:
         return known is not None
 
 
-def launch(folder: Path, arguments: Sequence[str], *, lifeline: bool) -> subprocess.Popen[bytes]:
+def launch(
+    folder: Path, arguments: Sequence[str], settings: Mapping[str, Any] | None, *, lifeline: bool
+) -> subprocess.Popen[bytes]:
     """Start a server and wait until it answers.
 
     Args:
         folder: Its state folder.
-        arguments: Its arguments but for the folder.
+        arguments: Its arguments but for the folder and the settings.
+        settings: What it starts with. They may hold tokens, and every user of the machine may read its
+            arguments: they go by a file, which the server removes.
         lifeline: Whether it ends with the end of the pipe on its standard input.
 
     Raises:
         SandboxError: It ended before it answered, or does not answer in time.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_own(folder)
     command = [sys.executable, "-m", "prefect_coiled.sandbox.server", "--state-dir", str(folder), *arguments]
     if lifeline:
         command.append("--lifeline")
+    given = folder / SETTINGS
+    given.unlink(missing_ok=True)
+    with open(os.open(given, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(dict(settings or {}), file)
     environ = {key: value for key, value in os.environ.items() if not _STAYS.search(key)}
     log = folder / "server.log"
     with log.open("ab") as output:
@@ -374,8 +397,33 @@ def end_process(pid: int, seconds: float = _STOP_SECONDS) -> None:
         return
 
 
+def _make_own(folder: Path) -> None:
+    """Make the state folder, for this user alone.
+
+    Raises:
+        SandboxError: It is somebody else's, who would read what is in it.
+    """
+    # Those above it too: who may write there could put a folder of his own in its place.
+    for one in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
+        one.mkdir(mode=0o700, exist_ok=True)
+    if not _is_own(folder):
+        raise SandboxError(
+            "starting the sandbox",
+            f"{folder} is a link, or another user's",
+            "Remove it, or set XDG_STATE_HOME to a folder of your own.",
+        )
+    folder.chmod(0o700)
+
+
+def _is_own(path: Path) -> bool:
+    """Whether it is this user's, and no link."""
+    return not path.is_symlink() and path.lstat().st_uid == os.getuid()
+
+
 def _metadata(folder: Path) -> dict[str, Any] | None:
     try:
+        if not (_is_own(folder) and _is_own(folder / _METADATA)):
+            return None
         known = json.loads((folder / _METADATA).read_text())
     except (OSError, ValueError):
         return None
@@ -405,7 +453,7 @@ def _locked(folder: Path) -> Iterator[None]:
         import fcntl
     except ImportError as error:  # Windows
         raise SandboxError("starting the sandbox", "it needs Linux or macOS") from error
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_own(folder)
     with (folder / "lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -46,7 +46,7 @@ class Sandbox:
         port: int = 0,
     ) -> None:
         folder = Path(tempfile.mkdtemp(prefix="prefect-coiled-sandbox-"))
-        arguments = ["--port", str(port), "--settings", json.dumps(dict(settings or {})), "--erase"]
+        arguments = ["--port", str(port), "--erase"]
         if addresses:
             arguments += ["--addresses", addresses]
         self._process: subprocess.Popen[bytes] | None = None
@@ -54,7 +54,7 @@ class Sandbox:
         self._clients: dict[tuple[str, ...], Any] = {}
         self._session_lock = threading.Lock()
         try:
-            self._process = launch(folder, arguments, lifeline=True)
+            self._process = launch(folder, arguments, settings, lifeline=True)
             health = json.loads((folder / "server.json").read_text())
         except BaseException:
             self._end(folder)

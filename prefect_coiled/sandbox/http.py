@@ -6,8 +6,11 @@ Here the body is read to its end, or the connection is closed.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+import socket
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +26,10 @@ LOOPBACK = "127.0.0.1"
 
 _log = logging.getLogger(__name__)
 _DRAIN = 1 << 20  # bytes of an unread body that are read to keep a connection
+# Seconds that a connection may be idle between requests.
+_KEPT_S = 300
+# Connections that have sent no whole request yet, and seconds that each may take for the head of its first.
+_SILENT, _HEAD_S = 64, 10
 
 
 class _Body(io.RawIOBase):
@@ -55,17 +62,47 @@ class _Body(io.RawIOBase):
         return data
 
 
+class _Silent:
+    """Connections that have said nothing yet: where they are too many, the oldest is closed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[socket.socket, None] = {}
+
+    def came(self, connection: socket.socket) -> None:
+        """A connection was made."""
+        with self._lock:
+            self._waiting[connection] = None
+            oldest = next(iter(self._waiting)) if len(self._waiting) > _SILENT else None
+            if oldest is not None:
+                del self._waiting[oldest]
+        if oldest is not None:
+            # Its thread, which waits for more of it, sees its end.
+            with contextlib.suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)
+
+    def spoke(self, connection: socket.socket) -> None:
+        """It has sent the head of a request, or ended."""
+        with self._lock:
+            self._waiting.pop(connection, None)
+
+
 class _Handler(MotoRequestHandler):  # type: ignore[misc]  # moto has no types
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1
-    timeout = 300
+    timeout = _HEAD_S
 
     def handle(self) -> None:
         """Answer the requests of one connection, if its other end is ours."""
         # What is in a network namespace is not listed here.
         if self.server.host != LOOPBACK or may_ask(self.client_address, self.connection.getsockname()):
-            super().handle()
+            silent: _Silent = self.server.silent
+            silent.came(self.connection)
+            try:
+                super().handle()
+            finally:
+                silent.spoke(self.connection)
         else:
             _log.warning("refused a connection of another user from port %s", self.client_address[1])
 
@@ -74,6 +111,8 @@ class _Handler(MotoRequestHandler):  # type: ignore[misc]  # moto has no types
 
     def run_wsgi(self) -> None:
         """Answer one request and leave the connection ready for the next."""
+        self.server.silent.spoke(self.connection)
+        self.connection.settimeout(_KEPT_S)
         if self.headers.get("Expect", "").strip().lower() == "100-continue":
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.wfile.flush()
@@ -142,4 +181,6 @@ def serve_on(host: str, port: int, app: WsgiApp) -> BaseWSGIServer:
         port: The port; 0 for a free one.
         app: The application.
     """
-    return make_server(host, port, app, threaded=True, request_handler=_Handler)
+    server = make_server(host, port, app, threaded=True, request_handler=_Handler)
+    server.silent = _Silent()
+    return server

@@ -17,8 +17,10 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from prefect_coiled.errors import SandboxError
+from prefect_coiled.sandbox.control import SETTINGS
 from prefect_coiled.sandbox.loading import loaded, prepare
 from prefect_coiled.sandbox.plane import make_plane
 from prefect_coiled.sandbox.settings import Settings
@@ -40,13 +42,22 @@ def _watch_lifeline(stopped: threading.Event) -> None:
     threading.Thread(target=watch, daemon=True, name="lifeline").start()
 
 
+def _take(file: Path) -> dict[str, Any]:
+    """The settings that whoever starts a sandbox left in its folder; they may hold tokens, and go."""
+    try:
+        given: dict[str, Any] = json.loads(file.read_text())
+    except FileNotFoundError:
+        return {}
+    file.unlink()
+    return given
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a sandbox until it is stopped."""
     parser = argparse.ArgumentParser(prog="prefect_coiled.sandbox.server", description=__doc__)
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--addresses", choices=("many", "one"))
-    parser.add_argument("--settings", default="{}", help="settings as JSON")
     parser.add_argument("--idle", type=float, help="seconds without calls and instances until it ends")
     parser.add_argument("--lifeline", action="store_true", help="end at the end of standard input")
     parser.add_argument("--erase", action="store_true", help="remove the state folder at the end")
@@ -55,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = Settings()
     try:
-        settings.update(json.loads(options.settings))
+        settings.update(_take(options.state_dir / SETTINGS))
         plane = make_plane(settings, options.addresses)
     except (SandboxError, ValueError) as error:
         print(error, file=sys.stderr)

@@ -13,7 +13,9 @@ import hmac
 import io
 import posixpath
 import re
+import time
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from urllib.parse import parse_qsl, quote
 
 from prefect_coiled.sandbox.calls import Environ
@@ -25,6 +27,8 @@ _HEADER = re.compile(
     r"SignedHeaders=([^,\s]+), ?Signature=([0-9a-f]{64})"
 )
 _SCOPE = re.compile(r"([^/]+)/((\d{8})/([^/]+)/([^/]+)/aws4_request)")
+# Seconds: https://docs.aws.amazon.com/AmazonS3/latest/API/RESTAuthentication.html#RESTAuthenticationTimeStamp
+_SKEW_S = 15 * 60
 _UNSIGNED = "UNSIGNED-PAYLOAD"
 # What version 2 does not sign of a query.
 _UNSIGNED_2 = {"AWSAccessKeyId", "Expires", "Signature", "x-amz-security-token"}
@@ -41,6 +45,7 @@ class Signature:
         moment: When it was signed, such as "20260101T000000Z".
         value: The signature, in hexadecimal digits.
         presigned: Whether it is in the query.
+        seconds: How long it holds, if it is.
     """
 
     access_key: str
@@ -49,6 +54,7 @@ class Signature:
     moment: str
     value: str
     presigned: bool
+    seconds: float = 0.0
 
     def is_by(self, secret: str, environ: Environ) -> bool:
         """Whether whoever signed the request knows the secret key.
@@ -57,7 +63,9 @@ class Signature:
             secret: The secret key.
             environ: The request. The body of a call that does not say its own hash is read, and put back.
         """
-        if "host" not in self.headers:
+        if "host" not in self.headers or not self._is_of_now():
+            return False
+        if not self._is_as_hashed(environ):
             return False
         canonical = hashlib.sha256(self._canonical(environ).encode("latin-1")).hexdigest()
         text = f"AWS4-HMAC-SHA256\n{self.moment}\n{self.scope}\n{canonical}"
@@ -86,14 +94,27 @@ class Signature:
             )
         )
 
+    def _is_of_now(self) -> bool:
+        """Whether it was signed a moment ago, or holds for as long as it said."""
+        try:
+            signed = datetime.strptime(self.moment, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+        except ValueError:
+            return False
+        age = (datetime.now(timezone.utc) - signed).total_seconds()
+        return -_SKEW_S <= age <= (self.seconds if self.presigned else _SKEW_S)
+
     def _payload(self, environ: Environ) -> str:
-        told = environ.get("HTTP_X_AMZ_CONTENT_SHA256")
-        if told or (self.presigned and self.scope.split("/")[2] == "s3"):
-            return str(told or _UNSIGNED)
-        length = int(environ.get("CONTENT_LENGTH") or 0)
-        body: bytes = environ["wsgi.input"].read(length) if length else b""
-        environ["wsgi.input"] = io.BytesIO(body)
-        return hashlib.sha256(body).hexdigest()
+        told = str(environ.get("HTTP_X_AMZ_CONTENT_SHA256", ""))
+        if self.scope.split("/")[2] == "s3" and (told or self.presigned):
+            return told or _UNSIGNED
+        return hashlib.sha256(_body(environ)).hexdigest()
+
+    def _is_as_hashed(self, environ: Environ) -> bool:
+        """Whether the body of a call to S3 has the hash that was signed; S3 takes it without one, too."""
+        told = str(environ.get("HTTP_X_AMZ_CONTENT_SHA256", ""))
+        if not re.fullmatch(r"[0-9a-f]{64}", told):
+            return True
+        return hmac.compare_digest(hashlib.sha256(_body(environ)).hexdigest(), told)
 
 
 @dataclass(frozen=True)
@@ -117,6 +138,8 @@ class QuerySignature2:
             secret: The secret key.
             environ: The request.
         """
+        if not re.fullmatch(r"\d{1,12}", self.expires, re.ASCII) or int(self.expires) < time.time():
+            return False
         path = str(environ["REQUEST_URI"]).partition("?")[0]
         query = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)
         signed = sorted(pair for pair in query if pair[0] not in _UNSIGNED_2)
@@ -136,6 +159,17 @@ class QuerySignature2:
         )
         right = base64.b64encode(hmac.digest(secret.encode(), text.encode(), "sha1"))
         return hmac.compare_digest(right, self.value.encode())
+
+
+def _body(environ: Environ) -> bytes:
+    """The body of a request, which is put back."""
+    if environ.get("wsgi.input_terminated"):
+        body: bytes = environ["wsgi.input"].read()
+    else:
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        body = environ["wsgi.input"].read(length) if length else b""
+    environ["wsgi.input"] = io.BytesIO(body)
+    return body
 
 
 def _header(environ: Environ, name: str) -> str:
@@ -167,4 +201,8 @@ def signature_of(environ: Environ) -> Signature | QuerySignature2 | None:
         return None
     headers = query.get("X-Amz-SignedHeaders", "")
     moment, value = query.get("X-Amz-Date", ""), query.get("X-Amz-Signature", "")
-    return Signature(match[1], match[2], tuple(headers.split(";")), moment, value, presigned=True)
+    seconds = query.get("X-Amz-Expires", "")
+    holds = float(seconds) if re.fullmatch(r"\d{1,6}", seconds, re.ASCII) else -1.0
+    return Signature(
+        match[1], match[2], tuple(headers.split(";")), moment, value, presigned=True, seconds=holds
+    )

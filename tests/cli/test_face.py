@@ -140,7 +140,7 @@ def test_shells_are_offered_completion() -> None:
 
 
 def test_the_policies_are_those_of_the_plan() -> None:
-    assert get_args(PolicyName) == get_args(policies.PolicyName)
+    assert get_args(PolicyName) == (*get_args(policies.PolicyName), "boundary")
 
 
 def test_the_demo_counts_primes_on_a_cluster_and_leaves_nothing(sandbox: SandboxInfo) -> None:

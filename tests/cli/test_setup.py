@@ -525,7 +525,7 @@ def administrator(
 
     yield go
     for policy in iam.list_policies(Scope="Local")["Policies"]:
-        if policy["PolicyName"] not in ("coiled-setup-applied", "coiled-ongoing-applied"):
+        if policy["PolicyName"] not in {f"coiled-{one}-applied" for one in ("setup", "ongoing", "boundary")}:
             continue
         found = iam.list_entities_for_policy(PolicyArn=policy["Arn"])
         for kind in ("User", "Group", "Role"):
@@ -628,6 +628,55 @@ def test_a_group_and_a_role_get_the_policies_once(aws: Sandbox, administrator: C
     attached = iam.list_attached_role_policies(RoleName="applied-role")["AttachedPolicies"]
     assert {p["PolicyArn"] for p in attached} == APPLIED
     assert "Nothing is missing." in administrator("--role", role["Arn"]).output
+
+
+def test_nobody_gets_the_policies_of_an_account_that_is_named_as_a_role_of_others(
+    aws: Sandbox, administrator: Callable[..., Result]
+) -> None:
+    iam = aws.client("iam")
+    trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    iam.create_role(RoleName="applied", AssumeRolePolicyDocument=document)
+    try:
+        result = administrator("--user", "would-be", "--yes")
+    finally:
+        iam.delete_role(RoleName="applied")
+    assert result.exit_code == 1
+    assert "role (applied)" in result.output
+    assert "would-be" not in {u["UserName"] for u in iam.list_users()["Users"]}
+
+
+def test_a_boundary_is_made_with_the_policies_and_attached_to_nobody(
+    aws: Sandbox, administrator: Callable[..., Result]
+) -> None:
+    arn = "arn:aws:iam::123456789012:policy/coiled-boundary-applied"
+    iam = aws.client("iam")
+    flags = ("--user", "bounded", "--boundary", "--service", "s3", "--yes")
+    result = administrator(*flags)
+    assert result.exit_code == 0, result.output
+    assert f"account edit applied --permissions-boundary {arn}" in result.output
+    held = iam.get_policy_version(PolicyArn=arn, VersionId="v1")["PolicyVersion"]["Document"]
+    assert held["Statement"][-1]["Action"] == ["s3:*"]
+    assert iam.get_policy(PolicyArn=arn)["Policy"]["AttachmentCount"] == 0
+    attached = iam.list_attached_user_policies(UserName="bounded")["AttachedPolicies"]
+    assert {p["PolicyArn"] for p in attached} == APPLIED
+    assert "Nothing is missing." in administrator(*flags).output
+    # Printed, it is the same.
+    printed = "policies boundary --account applied --aws-account-id 123456789012 --service s3"
+    assert json.loads(of(printed)) == held
+    bound = json.loads(of(f"policies setup --account applied --permissions-boundary {arn}"))
+    assert [s["Sid"] for s in bound["Statement"] if s["Effect"] == "Deny"] == [
+        "KeepRoleBound",
+        "KeepBoundary",
+    ]
+    lines = of(
+        "setup iam --account applied --user bounded --aws-account-id 123456789012 --boundary"
+    ).splitlines()
+    assert lines[1].startswith("aws iam create-policy --policy-name coiled-boundary-applied ")
+    assert lines[-1].startswith("# Then: prefect-coiled account edit applied --permissions-boundary ")
+    refused = administrator("--user", "bounded", "--boundary", "--service", "iam", "--yes")
+    assert refused.exit_code == 1
+    assert "would let a machine give itself everything else" in refused.output
 
 
 def test_a_policy_of_that_name_that_is_not_ours_stays(

@@ -10,6 +10,7 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from distributed import get_client
 from distributed.comm import connect, listen
@@ -146,6 +147,12 @@ def test_no_secret_is_printed(shared):
             assert "PRIVATE KEY" not in text
             assert CANARY not in text
             assert TOKEN not in text
+
+
+def test_no_secret_is_in_the_arguments_of_a_process(shared):
+    told = [process.info["cmdline"] or () for process in psutil.process_iter(["cmdline"])]
+    assert any("prefect_coiled" in word for words in told for word in words)
+    assert not [words for words in told for word in words if CANARY in word or TOKEN in word]
 
 
 def test_instance_metadata_is_asked_with_a_token_only(shared):

@@ -1,15 +1,19 @@
 """The user data under bash: straight to the node, from a bare machine or an image, and every way to fail."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
+import zipfile
 
 import pytest
 
 from prefect_coiled.environment import Lock, Wheel
+from prefect_coiled.node.packages import as_recorded
 from prefect_coiled.plan.node_config import NodeConfig
 from prefect_coiled.plan.user_data import Place, bake_data, user_data
 from tests.node.conftest import until
@@ -67,7 +71,9 @@ class Machine:
             done
             """
         # `python3 -m zipfile -e WHEEL DIR` unpacks a uv, which makes the rest.
-        self.command("python3", 'mkdir -p "$5/uv-1.data/scripts"; cp "$MACHINE/uv" "$5/uv-1.data/scripts/uv"')
+        own = f'[ "$1" != -c ] || exec {sys.executable} "$@"'
+        unpack = 'mkdir -p "$5/uv-1.data/scripts"; cp "$MACHINE/uv" "$5/uv-1.data/scripts/uv"'
+        self.command("python3", f"{own}\n{unpack}")
         self.command(
             "uv",
             """
@@ -85,19 +91,19 @@ class Machine:
         )
         self.command("node", 'cat >"$MACHINE/told"; echo "node speaks"', where=directory)
 
-    def put(self, *names, public=()):
+    def put(self, *names, public=(), **bodies):
         """Wheels into the bucket, but for public ones, and the lock of them; gives its place."""
         wheels = [self.wheel(name) for name in names]
-        wheels += [self.public(name) for name in public]
+        wheels += [self.public(name, **bodies) for name in public]
         lock = Lock(python="3.11.9", architecture="x86_64", wheels=tuple(wheels), uv=self.wheel("uv-0.9"))
         path = self.bucket / lock.key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(lock.text())
         return Place("a-bucket", lock.key, lock.python)
 
-    def wheel(self, name):
+    def wheel(self, name, content=b""):
         name, _, version = name.partition("-")
-        content = f"{name} {version}".encode()
+        content = content or f"{name} {version}".encode()
         made = Wheel(
             name=name,
             version=version,
@@ -109,9 +115,14 @@ class Machine:
         path.write_bytes(content)
         return made
 
-    def public(self, name):
-        """A wheel that only its index has."""
-        made = self.wheel(name)
+    def public(self, name, body=b"x = 1"):
+        """A wheel that only its index has, and whose record speaks of another file if there is a body."""
+        told = as_recorded(hashlib.sha256(b"x = 1").digest())
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w") as archive:
+            archive.writestr("x.py", body)
+            archive.writestr("x-1.dist-info/RECORD", f"x.py,sha256={told},\nx-1.dist-info/RECORD,,\n")
+        made = self.wheel(name, content.getvalue())
         path = self.bucket / made.key
         at_index = self.directory / "index" / made.file
         at_index.parent.mkdir(exist_ok=True)
@@ -256,7 +267,7 @@ def test_what_the_bucket_lacks_comes_from_its_index_by_the_address_of_the_list(m
     assert sorted(machine.packages) == ["b.c_d-1.0+x", "dask-2026.1", "mine-1", "uv-0.9"]
     assert "fetching 2 wheels from their index" in output
     (curl,) = [call for call in machine.calls if call.startswith("curl")]
-    assert "--proto =https" in curl
+    assert "--proto =https --proto-redir =https" in curl
 
 
 def test_what_its_index_gives_with_another_content_is_not_installed(machine):
@@ -267,6 +278,15 @@ def test_what_its_index_gives_with_another_content_is_not_installed(machine):
     code, output = machine.run(user_data(CONFIG, place))
     assert code == 1
     assert "dask-2026.1-py3-none-any.whl: FAILED" in output
+    assert not any(call.startswith("uv") for call in machine.calls)
+
+
+def test_a_wheel_of_an_index_whose_record_lies_is_not_installed(machine):
+    machine.command("curl", CURL)
+    machine.command("aws", machine.aws_by_filter.replace("cp ", "cp 2>/dev/null "))
+    code, output = machine.run(user_data(CONFIG, machine.put("mine-1", public=["dask-2026.1"], body=b"evil")))
+    assert code == 1
+    assert "dask-2026.1-py3-none-any.whl: x.py is not what its RECORD says" in output
     assert not any(call.startswith("uv") for call in machine.calls)
 
 

@@ -1,23 +1,28 @@
 """Who is not the sandbox's owner gets nothing of it, whatever port, socket or key id they know."""
 
+import hashlib
 import http.client
+import http.server
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 import boto3
+import psutil
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from prefect_coiled.sandbox import Sandbox, peers
+from prefect_coiled.errors import SandboxError
+from prefect_coiled.sandbox import Sandbox, control, peers
 
 ONCE = Config(retries={"total_max_attempts": 1})
 FORGED = (
@@ -102,6 +107,110 @@ def test_a_signature_holds_for_its_own_call_only(sandbox):
     assert vpcs(sandbox) == before
 
 
+def as_bytes(body):
+    return body if isinstance(body, bytes) else body.encode()
+
+
+def test_a_body_has_the_hash_that_was_signed(sandbox):
+    taken = {}
+    ec2 = sandbox.client("ec2", config=ONCE)
+    ec2.meta.events.register("before-send.ec2", lambda request, **_: taken.update(request=request))
+    ec2.describe_vpcs()
+    request = taken["request"]
+    headers = {name: v if isinstance(v, str) else v.decode() for name, v in request.headers.items()}
+    before = vpcs(sandbox)
+    other = b"Action=CreateVpc&Version=2016-11-15&CidrBlock=10.9.0.0%2F16"
+    # The hash of what was signed beside another body; and a body that no length tells of.
+    headers |= {"X-Amz-Content-SHA256": hashlib.sha256(as_bytes(request.body)).hexdigest()}
+    assert ask(sandbox, "POST", "/", other, **{**headers, "Content-Length": str(len(other))})[0] in (401, 403)
+    s3 = sandbox.client("s3")
+    s3.create_bucket(Bucket="hashed")
+    s3.meta.events.register("before-send.s3", lambda request, **_: taken.update(request=request))
+    s3.put_object(Bucket="hashed", Key="a", Body=b"genuine")
+    request = taken["request"]
+    headers = {name: v if isinstance(v, str) else v.decode() for name, v in request.headers.items()}
+    path = urlsplit(request.url).path
+    assert ask(sandbox, "PUT", path, b"changed", **headers)[0] == 403
+    assert s3.get_object(Bucket="hashed", Key="a")["Body"].read() == b"genuine"
+    assert vpcs(sandbox) == before
+
+
+@pytest.mark.parametrize("version", ["s3v4", "s3"])
+def test_a_presigned_url_opens_nothing_when_its_time_is_over(sandbox, version):
+    plain = sandbox.client("s3")
+    wanted = {"Bucket": f"over-{version}", "Key": "a"}
+    plain.create_bucket(Bucket=wanted["Bucket"])
+    plain.put_object(**wanted, Body=b"1")
+    s3 = sandbox.client("s3", config=Config(signature_version=version))
+    with urllib.request.urlopen(s3.generate_presigned_url("get_object", wanted, ExpiresIn=60)) as reply:
+        assert reply.read() == b"1"
+    with pytest.raises(urllib.error.HTTPError, match="403") as caught:
+        urllib.request.urlopen(s3.generate_presigned_url("get_object", wanted, ExpiresIn=-1))
+    caught.value.close()
+
+
+def test_who_takes_the_port_of_a_sandbox_that_died_is_not_taken_for_it(tmp_path):
+    folder = tmp_path / "state"
+    process = control.launch(folder, ["--idle", "600"], {"boot": "none"}, lifeline=True)
+    try:
+        assert control.status(folder) is not None
+    finally:
+        process.kill()  # it cannot remove what it wrote
+        process.wait()
+    known = json.loads((folder / "server.json").read_text())
+    told = []
+
+    class Impostor(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            told.append((self.path, self.headers.get("Authorization", "")))
+            body = json.dumps({**known, "instances": 0}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", urlsplit(known["endpoint"]).port), Impostor) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert control.status(folder) is None
+        server.shutdown()
+    assert told
+    assert not any(known["secret_access_key"] in "".join(one) for one in told)
+
+
+def test_the_state_folder_of_somebody_else_is_not_used(tmp_path):
+    (tmp_path / "theirs").mkdir(mode=0o777)
+    mask = os.umask(0)
+    try:
+        own = tmp_path / "state" / "below" / "own"
+        control._make_own(own)
+    finally:
+        os.umask(mask)
+    assert {one.stat().st_mode & 0o777 for one in (own, own.parent, own.parent.parent)} == {0o700}
+    (tmp_path / "link").symlink_to(tmp_path / "theirs")
+    with pytest.raises(SandboxError, match="is a link, or another user's"):
+        control.launch(tmp_path / "link", [], None, lifeline=True)
+    if os.getuid() == 0:
+        os.chown(tmp_path / "theirs", 65534, 65534)
+        with pytest.raises(SandboxError, match="is a link, or another user's"):
+            control.launch(tmp_path / "theirs", [], None, lifeline=True)
+    assert list((tmp_path / "theirs").iterdir()) == []
+
+
+def test_what_somebody_else_says_of_a_sandbox_is_not_believed(sandbox, tmp_path):
+    (tmp_path / "folder").mkdir(mode=0o700)
+    told = tmp_path / "folder" / "server.json"
+    told.write_text((sandbox.info.state_dir / "server.json").read_text())
+    assert control._metadata(tmp_path / "folder") is not None
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    assert control.status(tmp_path / "link") is None
+    told.rename(tmp_path / "elsewhere")
+    told.symlink_to(tmp_path / "elsewhere")
+    assert control.status(tmp_path / "folder") is None
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -178,6 +287,30 @@ def test_the_environment_of_a_sandbox_holds_no_secret(monkeypatch):
         kept = told.read()
     assert b"canary-7d1" not in kept
     assert b"PATH=" in kept
+
+
+@pytest.mark.parametrize("said", [b"", b"POST / HTTP/1.1\r\nHost: x\r\n"])
+def test_hundreds_of_connections_that_say_nothing_keep_nobody_out(sandbox, said):
+    host, port = urlsplit(sandbox.endpoint).netloc.split(":")
+    with ExitStack() as held:
+        for _ in range(200):
+            silent = held.enter_context(socket.create_connection((host, int(port)), 10))
+            silent.sendall(said)
+        assert vpcs(sandbox) >= 0
+        assert ask(sandbox, "GET", "/")[0] == 403
+        assert psutil.Process(sandbox.info.pid).num_threads() < 120
+
+
+def processes_below(pid):
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
+def test_no_settings_of_a_sandbox_are_in_its_arguments_or_stay_in_a_file():
+    with Sandbox({"boot": "none", "hub_tokens": {"me": "canary-9c2"}}) as own:
+        assert all("canary-9c2" not in " ".join(p.cmdline()) for p in processes_below(own.info.pid))
+        kept = [file for file in own.info.state_dir.rglob("*") if file.is_file()]
+        assert kept
+        assert all(b"canary-9c2" not in file.read_bytes() for file in kept)
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import io
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from prefect_coiled.environment.download import download
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Wheel
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.node.packages import as_recorded
 
 BODY = b"x" * 100_000
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
@@ -40,7 +43,7 @@ class Index:
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def wheel(self, sha256: str = "", file: str = "a-1-py3-none-any.whl") -> Wheel:
+    def wheel(self, sha256: str = "", file: str = "a-1.tar.gz") -> Wheel:
         url = f"http://127.0.0.1:{self.server.server_port}/a"
         return Wheel(name="a", version="1", file=file, sha256=sha256, url=url)
 
@@ -57,6 +60,40 @@ def index() -> Iterator[Callable[..., Index]]:
     for one in made:
         one.server.shutdown()
         one.server.server_close()
+
+
+def test_a_wheel_that_is_not_what_its_record_says_is_refused(
+    index: Callable[..., Index], tmp_path: Path
+) -> None:
+    genuine, evil = b"x = 1\n", b"import os\n"
+    told = as_recorded(hashlib.sha256(genuine).digest())
+    for files, wrong in (
+        ([("a.py", genuine)], ""),
+        ([("a.py", evil)], "a.py is not what its RECORD says"),
+        ([("a.py", genuine), ("a.py", evil)], "a file is twice in it"),
+    ):
+        made = io.BytesIO()
+        with zipfile.ZipFile(made, "w") as archive:
+            for name, content in (*files, ("a-1.dist-info/RECORD", f"a.py,sha256={told},6\n".encode())):
+                archive.writestr(name, content)
+        body = made.getvalue()
+        given = index(lambda h, body=body: answer(h, body))
+        wheel = given.wheel(hashlib.sha256(body).hexdigest(), "a-1-py3-none-any.whl")
+        if not wrong:
+            path = download(wheel, tmp_path, Indexes())
+            assert path.read_bytes() == body
+            path.unlink()
+            continue
+        with pytest.raises(OptionsError, match=wrong):
+            download(wheel, tmp_path, Indexes())
+        assert list(tmp_path.glob("*.whl")) == []
+
+
+def answer(h: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
+    h.send_response(200)
+    h.send_header("Content-Length", str(len(body)))
+    h.end_headers()
+    h.wfile.write(body)
 
 
 def whole(h: http.server.BaseHTTPRequestHandler) -> None:
@@ -119,7 +156,7 @@ def test_a_body_of_no_said_length_is_known_to_be_whole_by_its_hash_alone(
 
 def test_what_stays_broken_is_told_and_leaves_no_file(index: Callable[..., Index], tmp_path: Path) -> None:
     pauses: list[float] = []
-    with pytest.raises(OptionsError, match=r"downloading a-1-py3-none-any\.whl: .*\(4 tries\)"):
+    with pytest.raises(OptionsError, match=r"downloading a-1\.tar\.gz: .*\(4 tries\)"):
         download(index(short).wheel(HASH), tmp_path, Indexes(), sleep=pauses.append)
     assert pauses == [2.0, 4.0, 8.0]
     assert list(tmp_path.iterdir()) == []
@@ -149,6 +186,6 @@ def test_an_index_cannot_name_a_place_outside_of_the_folder(
 
 
 def test_a_file_of_a_folder_is_copied_and_checked(tmp_path: Path) -> None:
-    (tmp_path / "a b.whl").write_bytes(BODY)
-    wheel = Wheel(name="a", version="1", file="a.whl", sha256=HASH, url=(tmp_path / "a b.whl").as_uri())
+    (tmp_path / "a b.tar.gz").write_bytes(BODY)
+    wheel = Wheel(name="a", version="1", file="a.tar.gz", sha256=HASH, url=(tmp_path / "a b.tar.gz").as_uri())
     assert download(wheel, tmp_path, Indexes()).read_bytes() == BODY

@@ -31,6 +31,7 @@ def account(**changed: Any) -> Ec2DaskAccount:
         "tags": {"team": "research"},
         "role_arn": "arn:aws:iam::123456789012:role/dask",
         "external_id": "outside",
+        "permissions_boundary": "arn:aws:iam::123456789012:policy/bound",
         "registry": Ec2DaskRegistry(kind="docker_hub", username="me", access_token=SecretStr("hub-token")),
         "aws_credentials": AwsCredentials(
             **KEYS, aws_client_parameters={"endpoint_url": "http://127.0.0.1:1"}

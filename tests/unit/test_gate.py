@@ -26,6 +26,20 @@ class TestGate(AsyncHTTPTestCase):
             assert bool(reply.body) is (method != "HEAD")
 
 
+def test_a_token_in_the_address_does_not_stay_there() -> None:
+    gate = Gate(None, "token", 8787)  # type: ignore[arg-type]
+    assert COOKIE is not None
+    cookie = COOKIE[1]["Set-Cookie"].partition(";")[0]
+    for known in ({}, {"Cookie": cookie}, {"Authorization": "Bearer token"}):
+        line = httputil.RequestStartLine("GET", "//evil.example/status?a=1&token=token", "HTTP/1.1")
+        answer = gate.answer(line, httputil.HTTPHeaders(known))
+        assert answer is not None
+        assert (answer[0], answer[1]["Location"]) == (302, "/evil.example/status?a=1")
+    for attribute in ("Path=/", "Secure", "HttpOnly", "SameSite=Lax"):
+        assert attribute in COOKIE[1]["Set-Cookie"]
+    assert "token" not in cookie
+
+
 @pytest.mark.parametrize(
     ("origin", "status"),
     [

@@ -11,10 +11,13 @@ import pytest
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import NetworkIds
 from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE
+from prefect_coiled.plan.boundary import boundary_arn
 from prefect_coiled.plan.policies import (
     LONGEST,
+    PARTITIONS,
     POLICIES,
     WHAT_FOR,
+    boundary_of,
     bucket_name,
     grants,
     iam_policies,
@@ -42,6 +45,7 @@ CONDITION_KEYS = {
     "policy": "iam:policyarn",
     "spot": "iam:awsservicename",
     "owned": "aws:resourceaccount",
+    "bounded": "iam:permissionsboundary",
 }
 
 
@@ -52,8 +56,39 @@ def statements(name: str, **keywords: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_policy_fits_into_what_aws_allows(name: str) -> None:
-    longest = iam_policies("a" * 64, aws_account_id=NUMBER, region="ap-southeast-1", partition="aws-us-gov")
-    assert size(longest[name]) <= LONGEST
+    for partition in PARTITIONS:
+        for boundary in ("", boundary_arn("a" * 64, NUMBER, partition)):
+            longest = iam_policies(
+                "a" * 64,
+                aws_account_id=NUMBER,
+                region="ap-southeast-1",
+                partition=partition,
+                permissions_boundary=boundary,
+            )
+            assert size(longest[name]) <= LONGEST
+
+
+def test_a_boundary_fits_too_and_lets_machines_do_what_they_must() -> None:
+    arn, document = boundary_of("a" * 64, NUMBER, "aws-us-gov", ["s3", "dynamodb"])
+    assert arn == boundary_arn("a" * 64, NUMBER, "aws-us-gov")
+    assert size(document) <= LONGEST
+    role = iam_policies("a" * 64, aws_account_id=NUMBER, partition="aws-us-gov")["instance"]
+    assert document["Statement"][:-1] == role["Statement"]
+    assert document["Statement"][-1]["Action"] == ["dynamodb:*", "s3:*"]
+
+
+@pytest.mark.parametrize("service", ["iam", "sts", "organizations", "*", "s3:Get*", "", "s3\n"])
+def test_a_boundary_by_which_everything_could_be_had_is_none(service: str) -> None:
+    with pytest.raises(OptionsError, match="service"):
+        boundary_of("team", NUMBER, services=[service])
+
+
+@pytest.mark.parametrize(
+    "arn", ["arn:aws:iam::aws:policy/ReadOnlyAccess", "*", "arn:aws:iam::*:policy/x", "x\n"]
+)
+def test_a_boundary_is_a_policy_of_ones_own(arn: str) -> None:
+    with pytest.raises(OptionsError, match="permissions_boundary"):
+        iam_policies("team", permissions_boundary=arn)
 
 
 def test_every_call_has_its_permission_and_every_permission_its_call() -> None:
@@ -151,7 +186,8 @@ def covered_elsewhere(finding: Any, policy: dict[str, Any]) -> bool:
 
 
 def fits(resource: str, wanted: str) -> bool:
-    return resource.split(":")[2] == wanted.split(":")[2] and resource.split(":")[-1] == wanted.split(":")[-1]
+    kind = resource.split(":")[-1]
+    return resource.split(":")[2] == wanted.split(":")[2] and kind in (wanted.split(":")[-1], "*/*")
 
 
 def test_a_statement_about_several_services_permits_nothing_new() -> None:
@@ -264,7 +300,9 @@ def test_a_user_with_a_path_may_ask_what_he_may() -> None:
 @pytest.mark.parametrize("name", ["setup", "ongoing"])
 def test_every_statement_says_what_it_is_for_and_the_page_explains_it(name: str) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs/permissions.md").read_text()
-    names = [s["Sid"] for s in statements(name)]
+    names = [s["Sid"] for s in statements(name, permissions_boundary=boundary_arn("my-team", NUMBER))]
+    names += [s["Sid"] for s in statements(name) if s["Sid"] not in names]
+    names.sort(key=lambda n: list(WHAT_FOR).index(n.rstrip("0123456789")))
     assert len(set(names)) == len(names)
     for sid in names:
         kind = sid.rstrip("0123456789")

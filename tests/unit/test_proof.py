@@ -18,6 +18,7 @@ import pytest
 
 from prefect_coiled.environment import Package, Wheel, kept
 from prefect_coiled.environment.contents import contents
+from prefect_coiled.environment.download import download
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.proof import Proven, prove
 from prefect_coiled.environment.repack import can_be_packed, pack
@@ -99,6 +100,67 @@ def test_a_package_that_was_changed_here_goes_as_it_is_here_and_that_is_told(
         f"it differs here from the released one in one/{'c' if change == 'added' else 'a'}.py: "
         "the machines get it as it is here"
     ]
+
+
+@pytest.mark.parametrize("file", ["run.pth", "one/a.so", "one-1.data/purelib/run.pth", "one/more.py"])
+def test_a_wheel_with_more_that_runs_than_is_here_is_not_taken(site: Path, tmp_path: Path, file: str) -> None:
+    entry = released(tmp_path / "index", {**FILES, file: "import os\n"})
+    found, notes = proven(entry, installed(site, "one", "1", FILES))
+    assert ([p.name for p in found.packed], found.entries) == (["one"], [])
+    assert "it differs here from the released one" in notes[0]
+    same = {**FILES, "run.pth": "import os\n"}
+    entry = released(tmp_path / "other", same)
+    assert proven(entry, installed(site, "one", "1", same, again=True))[1] == []
+
+
+def test_a_wheel_whose_record_lies_is_found_out_before_it_is_given_on(site: Path, tmp_path: Path) -> None:
+    entry = released(tmp_path / "index", FILES)
+    record = installed(site, "one", "1", FILES)
+    (path,) = (tmp_path / "index").glob("*.whl")
+    with zipfile.ZipFile(path) as genuine:
+        members = {name: genuine.read(name) for name in genuine.namelist()}
+    with zipfile.ZipFile(path, "w") as evil:
+        for name, content in members.items():
+            evil.writestr(name, b"import os\n" if name == "one/a.py" else content)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry["wheels"][0]["hashes"]["sha256"] = sha256
+    found, _ = proven(entry, record)
+    assert [e["name"] for e in found.entries] == ["one"]  # by RECORD, of which alone was read
+    wheel = Wheel(name="one", version="1", file=path.name, sha256=sha256, url=path.as_uri())
+    (tmp_path / "down").mkdir()
+    with pytest.raises(OptionsError, match=r"one/a\.py is not what its RECORD says"):
+        download(wheel, tmp_path / "down", Indexes())
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="Windows has another kind of owners")
+@pytest.mark.parametrize("attack", ["a folder for all", "a file for all", "a link"])
+def test_what_others_can_have_put_into_the_cache_is_not_believed(tmp_path: Path, attack: str) -> None:
+    mask = os.umask(0)
+    try:
+        wheel = tmp_path / "one-1-py3-none-any.whl"
+        wheel.write_bytes(b"genuine")
+        kept.keep("key", wheel)
+        kept.write(kept.folder("contents") / "hash", b"{}")
+    finally:
+        os.umask(mask)
+    for path in [tmp_path / "cache", *(tmp_path / "cache").rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, path
+    (tmp_path / "target").mkdir()
+    assert kept.find("key", tmp_path / "target") is not None
+    assert kept.read(kept.folder("contents") / "hash") == "{}"
+    for file in (kept.folder() / "key" / wheel.name, kept.folder("contents") / "hash"):
+        if attack == "a folder for all":
+            file.parent.chmod(0o777)
+        elif attack == "a file for all":
+            file.chmod(0o666)
+        else:
+            content = file.read_bytes()
+            file.unlink()
+            (tmp_path / f"evil-{file.name}").write_bytes(content)
+            file.symlink_to(tmp_path / f"evil-{file.name}")
+    assert kept.find("key", tmp_path / "target") is None
+    with pytest.raises(OSError, match="not this user's alone"):
+        kept.read(kept.folder("contents") / "hash")
 
 
 def test_a_strangers_package_of_that_name_is_never_taken(site: Path, tmp_path: Path) -> None:

@@ -148,6 +148,21 @@ def test_a_build_that_fails_gives_its_own_reason(tmp_path: Path) -> None:
     assert "package_sync_ignore=['mine']" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "commit"),
+    [("{repository}", "--upload-pack=touch {canary};"), ("--upload-pack=touch {canary};", "0" * 40)],
+)
+def test_what_git_would_take_for_an_option_is_none(tmp_path: Path, url: str, commit: str) -> None:
+    canary = tmp_path / "canary"
+    places = {"repository": tmp_path.as_uri(), "canary": str(canary)}
+    package = Package(
+        name="a", version="1", origin="vcs", url=url.format(**places), commit=commit.format(**places)
+    )
+    with pytest.raises(OptionsError, match="neither an address nor a commit"):
+        clone(package, tmp_path / "clone", Indexes())
+    assert not canary.exists()
+
+
 def git(*arguments: str, cwd: Path) -> str:
     own = ["-c", "user.name=me", "-c", "user.email=me@example.org", "-c", "commit.gpgsign=false"]
     done = subprocess.run(["git", *own, *arguments], cwd=cwd, check=True, capture_output=True, text=True)

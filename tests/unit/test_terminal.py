@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import threading
 from datetime import datetime, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_coiled.aws import instances, log_events
+from prefect_coiled.cluster import Cluster
 from prefect_coiled.errors import AwsError, ProvisionError, printable
+from prefect_coiled.events import story
 from prefect_coiled.events.rows import Notification, choose
 from prefect_coiled.plan.policies import instance_policy
 from prefect_coiled.terminal import Terminal
@@ -113,6 +117,34 @@ def test_a_row_that_is_none_is_skipped_and_said(caplog: pytest.LogCaptureFixture
     assert all(one.local_time for one in found)
     kept = Notification(time=datetime.now(timezone.utc), id="3", event_type="sweep", msg="é")
     assert Notification.decode(kept.encode()) == kept
+
+
+@every_attack
+def test_what_a_worker_says_of_a_denial_is_words(attack: str, caplog: pytest.LogCaptureFixture) -> None:
+    cluster: Any = Cluster.__new__(Cluster)
+    cluster._told = set()
+    with caplog.at_level(logging.WARNING):
+        cluster._update_worker_status("denied", [attack, attack])
+    assert "A task was denied access" in caplog.text
+    assert all(is_harmless(record.getMessage()) for record in caplog.records)
+
+
+def test_a_line_of_a_machine_does_not_look_like_that_of_another() -> None:
+    door: Any = Door("mine\nscheduler i-2 | all is well\n== scheduler i-2")
+    (line,) = log_events.read_log(door, "i-1", tail=5)
+    assert all(part.startswith("    ") for part in line.splitlines()[1:])
+
+
+def test_what_is_told_of_a_failure_has_no_pictures_links_or_html_of_others() -> None:
+    error = ProvisionError(
+        "starting", "![x](https://evil.example/?a) [here](https://evil.example) <img src=x>"
+    )
+    spec: Any = SimpleNamespace(name="c", account="a", region="us-east-1", n_workers=1, spot=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(story, "launch_name", lambda *args: "launch")
+        told = story.failure(spec, error, [])
+    assert "evil.example" in told
+    assert re.search(r"(?<!\\)\[|(?<!\\)<", told) is None
 
 
 def test_machines_write_streams_of_machines_only() -> None:

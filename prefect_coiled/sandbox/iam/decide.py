@@ -41,13 +41,30 @@ class Verdict:
     explicit: bool = False
 
 
-def decide(documents: Iterable[Mapping[str, Any]], request: Request) -> Verdict:
-    """Judge a request by identity policies.
+def decide(
+    documents: Iterable[Mapping[str, Any]], request: Request, boundary: Mapping[str, Any] | None = None
+) -> Verdict:
+    """Judge a request by identity policies, and by a permissions boundary.
+
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/access_policies_boundaries.html: what both allow.
 
     Args:
         documents: The policies.
         request: What is asked for.
+        boundary: The boundary of who asks.
     """
+    found = _decide(documents, request)
+    if boundary is None or found.explicit:
+        return found
+    bound = _decide([boundary], request)
+    if bound.explicit:
+        return Verdict(False, "with an explicit deny in a permissions boundary", True)
+    if not bound.allowed:
+        return Verdict(False, f"because no permissions boundary allows the {request.action} action")
+    return found
+
+
+def _decide(documents: Iterable[Mapping[str, Any]], request: Request) -> Verdict:
     allowed = False
     for document in documents:
         for statement in _listed(document["Statement"]):

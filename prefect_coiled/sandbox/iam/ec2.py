@@ -54,6 +54,7 @@ def ec2_requests(call: Call, number: str, partition: str, base: Mapping[str, str
     row = action_row(action)
     named = _named(call.params, backend)
     made = _made_tags(call.params)
+    launched = _launched(call, backend)
     if call.action in ("CreateTags", "DeleteTags"):
         made.update(dict.fromkeys(named, _tags(call.params, "Tag")))
 
@@ -73,8 +74,8 @@ def ec2_requests(call: Call, number: str, partition: str, base: Mapping[str, str
             for name in sorted(named.get(kind, ()))
         ]
         makes = call.action.startswith(_MAKING) and "aws:requesttag" in entry.keys
-        if kind not in named and makes and (entry.required or kind in made):
-            found.append(request(kind, "*", wanted))
+        if kind not in named and makes and (entry.required or kind in made or kind in launched):
+            found.append(request(kind, "*", {**wanted, **launched.get(kind, {})}))
     found = found or [Request(action, "*", base)]
     if call.action not in ("CreateTags", "DeleteTags"):
         found += _tagging(call, made, arn, base)
@@ -123,6 +124,26 @@ def _template(params: Mapping[str, Any], backend: Any) -> Mapping[str, Any]:
         return {}
     data: Mapping[str, Any] = template.get_version(params.get("LaunchTemplate.Version", "$Default")).data
     return data
+
+
+def _launched(call: Call, backend: Any) -> dict[str, dict[str, str]]:
+    """What a launch says of its machines and of their disks, itself or by its template, as condition keys.
+
+    Every machine here has a disk. Where a launch says nothing of the metadata's tokens there is no key: which
+    default will hold, IAM does not know.
+    """
+    if call.action != "RunInstances":
+        return {}
+    params, template = call.params, _template(call.params, backend)
+    tokens = params.get("MetadataOptions.HttpTokens") or template.get("MetadataOptions", {}).get("HttpTokens")
+    said = {str(v).lower() for k, v in params.items() if re.fullmatch(r"BlockDeviceMapping.*\.Encrypted", k)}
+    if not any(key.startswith("BlockDeviceMapping") for key in params):
+        disks = [disk.get("Ebs", {}) for disk in template.get("BlockDeviceMappings") or ()]
+        said = {str(disk.get("Encrypted", False)).lower() for disk in disks}
+    return {
+        "instance": {"ec2:metadatahttptokens": str(tokens)} if tokens else {},
+        "volume": {"ec2:encrypted": "true" if said == {"true"} else "false"},
+    }
 
 
 def _made_tags(params: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -77,7 +77,7 @@ class Iam:
 
     def _judge(self, principal: Principal, request: Request, call: str) -> Verdict:
         full = Request(request.action, request.resource, {**request.context, **principal.context})
-        verdict = decide(principal.documents, full)
+        verdict = decide(principal.documents, full, principal.boundary)
         self._seen.append(
             {
                 "principal": principal.arn,
@@ -120,7 +120,11 @@ class Iam:
                 values = _members(params, f"{prefix}ContextKeyValues")
                 context[params[f"{prefix}ContextKeyName"].lower()] = values[0] if len(values) == 1 else values
         results = [
-            (action, resource, decide(principal.documents, Request(action, resource, context)))
+            (
+                action,
+                resource,
+                decide(principal.documents, Request(action, resource, context), principal.boundary),
+            )
             for action in _members(params, "ActionNames")
             for resource in resources
         ]

@@ -22,6 +22,7 @@ class Principal:
         documents: Its policies, those of its groups too.
         context: The condition keys that tell of it.
         role: The name of the role, for a role's session.
+        boundary: The policy beyond which its own give nothing, if it has one.
     """
 
     arn: str
@@ -29,6 +30,7 @@ class Principal:
     documents: tuple[Mapping[str, Any], ...]
     context: Mapping[str, str]
     role: str = ""
+    boundary: Mapping[str, Any] | None = None
 
 
 def principal_of(access_key: str) -> Principal | None:
@@ -95,7 +97,19 @@ def _role_session(number: str, role_arn: str, arn: str) -> Principal:
     role = next((r for r in roles if r.arn == role_arn), None)
     documents = [] if role is None else [*_inline(role.policies), *_managed(role.managed_policies)]
     context = {"aws:principalarn": role_arn, "aws:principalaccount": number}
-    return Principal(arn, number, tuple(documents), context, role_arn.rpartition("/")[2])
+    name = role_arn.rpartition("/")[2]
+    return Principal(arn, number, tuple(documents), context, name, _boundary(number, role))
+
+
+def _boundary(number: str, role: Any) -> Mapping[str, Any] | None:
+    """The boundary of a role; one that is not there any more lets nothing through."""
+    from moto.iam.models import iam_backends
+
+    arn = getattr(role, "permissions_boundary_arn", None)
+    if not arn:
+        return None
+    policy = iam_backends[number][_PARTITION].managed_policies.get(arn)
+    return {"Statement": []} if policy is None else _managed({arn: policy})[0]
 
 
 def _inline(policies: Mapping[str, Any]) -> list[Mapping[str, Any]]:

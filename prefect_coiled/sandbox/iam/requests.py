@@ -152,8 +152,12 @@ def _iam(call: Call, number: str, partition: str) -> _Found:
     )
     if "PolicyArn" in params:
         context["iam:policyarn"] = params["PolicyArn"]
-    if "PermissionsBoundary" in params:
-        context["iam:permissionsboundary"] = params["PermissionsBoundary"]
+    # The boundary that a role gets, else the one that it has.
+    boundary = params.get("PermissionsBoundary") or next(
+        (r.permissions_boundary_arn for r in backend.roles.values() if r.name == params.get("RoleName")), None
+    )
+    if boundary:
+        context["iam:permissionsboundary"] = str(boundary)
     if "AWSServiceName" in params:
         context["iam:awsservicename"] = params["AWSServiceName"]
         suffix = _LINKED.get(params["AWSServiceName"], "")

@@ -151,6 +151,22 @@ def name_once(asked: Asked, account: Account) -> str | None:
 
 @rule(
     "iam",
+    "CreateRole PutRolePermissionsBoundary",
+    "NoSuchEntity",
+    "A permissions boundary is a policy that is there.",
+    _API.format("PutRolePermissionsBoundary"),
+    needs="account",
+    status=404,
+)
+def boundary_there(asked: Asked, account: Account) -> str | None:
+    arn = asked.get("PermissionsBoundary")
+    if not arn or arn in account.iam.managed_policies:
+        return None
+    return f"Scope ARN: {arn} does not exist or is not attachable."
+
+
+@rule(
+    "iam",
     "CreateRole UpdateAssumeRolePolicy",
     "MalformedPolicyDocument",
     "A trust policy has statements with an effect, a principal and an action, and no resource.",

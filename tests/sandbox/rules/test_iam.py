@@ -30,6 +30,24 @@ CASES: list[Case] = [
             "Tags": pairs(("team", "Größe 1+2 = @_.:/-")),
         },
     ),
+    (
+        "iam-boundary-there",
+        "iam",
+        "create_role",
+        lambda h: {
+            "RoleName": "bound",
+            "AssumeRolePolicyDocument": h.trust,
+            "PermissionsBoundary": "arn:aws:iam::123456789012:policy/none",
+        },
+        "NoSuchEntity",
+        lambda h: {
+            "RoleName": "bound",
+            "AssumeRolePolicyDocument": h.trust,
+            "PermissionsBoundary": h.of("iam").create_policy(PolicyName="bound", PolicyDocument=policy())[
+                "Policy"
+            ]["Arn"],
+        },
+    ),
     ("iam-no-such", "iam", "get_role", lambda h: {"RoleName": "nobody"}, "NoSuchEntity", None),
     (
         "iam-trust-document",
