@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prefect_coiled.aws.batches import OBJECTS, batches
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.governed import set_if_permitted
 from prefect_coiled.aws.ownership import check_ours, foreign
 from prefect_coiled.aws.uploads import LARGE, UNFINISHED_DAYS, put_parts
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError
@@ -20,6 +21,8 @@ from prefect_coiled.plan.policies import bucket_name, bucket_policy
 KEPT_DAYS = 30
 # What is older than this is put again, so that no running cluster outlives its wheels.
 RENEWED_DAYS = 15
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/configuring-block-public-access-bucket.html
+_AS_NEW = "AWS closes and encrypts each new bucket by itself"
 # The name is another AWS account's: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateBucket.html
 _ANOTHERS = "BucketAlreadyExists"
 
@@ -82,18 +85,26 @@ def _close(aws: Aws, item: Item) -> Item:
     expiry = {"ID": "expire", "Status": "Enabled", "Filter": {"Prefix": "wheels/"}}
     expiry |= {"Expiration": {"Days": KEPT_DAYS}}
     expiry |= {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": UNFINISHED_DAYS}}
-    expiring = {"Rules": [expiry]}
     closed = dict.fromkeys(
         ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
     )
-    for action, what, settings in (
-        ("PublicAccessBlock", "closing", {"PublicAccessBlockConfiguration": closed}),
-        ("BucketEncryption", "encrypting", {"ServerSideEncryptionConfiguration": {"Rules": [encryption]}}),
-        ("BucketPolicy", "setting the policy of", {"Policy": bucket_policy(name)}),
-        ("BucketLifecycleConfiguration", "setting the expiry of", {"LifecycleConfiguration": expiring}),
-        ("BucketTagging", "tagging", {"Tagging": {"TagSet": tags.to_aws(labels)}}),
+    what = f"creating bucket ({name})"
+    for action, settings, without in (
+        ("PublicAccessBlock", {"PublicAccessBlockConfiguration": closed}, _AS_NEW),
+        ("BucketEncryption", {"ServerSideEncryptionConfiguration": {"Rules": [encryption]}}, _AS_NEW),
+        ("BucketPolicy", {"Policy": bucket_policy(name)}, ""),
+        (
+            "BucketLifecycleConfiguration",
+            {"LifecycleConfiguration": {"Rules": [expiry]}},
+            f"the files of bucket {name} stay until the account is destroyed",
+        ),
+        ("BucketTagging", {"Tagging": {"TagSet": tags.to_aws(labels)}}, ""),
     ):
-        aws.call(f"s3:Put{action}", f"{what} bucket ({name})", Bucket=name, **settings)
+        call = f"s3:Put{action}"
+        if without:
+            set_if_permitted(aws, call, what, without, Bucket=name, **settings)
+        else:
+            aws.call(call, what, Bucket=name, **settings)
     return {"Name": name, "Tags": tags.to_aws(labels)}
 
 

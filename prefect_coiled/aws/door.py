@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -27,8 +27,10 @@ from botocore.exceptions import (
     DataNotFoundError,
     HTTPClientError,
     ParamValidationError,
+    SSLError,
 )
 from botocore.exceptions import ConnectionError as BotocoreConnectionError
+from botocore.parsers import ResponseParserError
 from botocore.utils import InvalidArnException
 
 from prefect_coiled.aws.sandbox_info import SandboxInfo
@@ -42,7 +44,7 @@ from prefect_coiled.errors import (
 )
 from prefect_coiled.events import Event, Watch, tell
 from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE, changes, mode_of
-from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, SPOT_ROLE_MISSING
+from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, DO_WITHOUT, SPOT_ROLE_MISSING
 from prefect_coiled.plan.aws_errors import aws_error
 from prefect_coiled.plan.boundary import BOUND
 from prefect_coiled.plan.policies import permitting_statements
@@ -62,6 +64,14 @@ _NUMBERS: WeakKeyDictionary[boto3.Session, dict[str, str]] = WeakKeyDictionary()
 _CLIENT_NAMES = {"servicequotas": "service-quotas"}
 # The region of IAM's and STS's one endpoint does not matter; everything else is regional but for these.
 _ONE_REGION = {"freetier": "us-east-1"}
+# What services call a token of a page that has expired.
+_TOKEN_EXPIRED = {"ExpiredNextTokenException", "InvalidNextToken", "InvalidPaginationToken"}
+# What botocore raises where an answer fits no model; it looks for a bucket behind each redirect, without end.
+_UNREADABLE = (ResponseParserError, KeyError, RecursionError)
+_UNTRUSTED = (
+    "A proxy that looks into TLS may stand in between: give the file of its certificates as AWS_CA_BUNDLE. "
+    "Else check the network and this machine's clock."
+)
 # Nobody can own a bucket that is being made.
 _WITHOUT_OWNER = {"s3:CreateBucket"}
 
@@ -76,6 +86,29 @@ def _bound(boundary: str, account: str) -> str:
         "The set-up policy denies it outright; most likely it wants a permissions boundary, and the account "
         f"has none: `prefect-coiled account edit {account} --permissions-boundary ARN`."
     )
+
+
+class _ForeignAnswerError(Exception):
+    """Somebody else answered in AWS's place."""
+
+
+_FAILURES = (BotoCoreError, ClientError, *_UNREADABLE, _ForeignAnswerError)
+
+
+def _is_foreign(action: str, response: Mapping[str, Any]) -> bool:
+    """Whether a reply is a page for a browser; AWS numbers what it answers, but for failures of its edge."""
+    metadata = response.get("ResponseMetadata", {})
+    headers = metadata.get("HTTPHeaders", {})
+    page = (
+        str(headers.get("content-type", "")).startswith("text/html") and headers.get("content-length") != "0"
+    )
+    numbered = metadata.get("RequestId") or int(metadata.get("HTTPStatusCode") or 0) >= 500
+    return page and not numbered and action != "s3:HeadBucket"  # a HEAD has no page
+
+
+def _check_author(action: str, reply: Mapping[str, Any]) -> None:
+    if _is_foreign(action, reply):
+        raise _ForeignAnswerError
 
 
 class Aws:
@@ -184,7 +217,8 @@ class Aws:
         watch = Watch()
         try:
             reply: dict[str, Any] = getattr(client, method)(**parameters)
-        except (BotoCoreError, ClientError) as error:
+            _check_author(action, reply)
+        except _FAILURES as error:
             failure = self._translate(error, action, what)
             self.tell("reply", what, action=action, seconds=watch.seconds, error=failure)
             raise failure from error
@@ -192,22 +226,34 @@ class Aws:
         return reply
 
     def pages(self, action: str, what: str, key: str, **parameters: Any) -> Iterator[dict[str, Any]]:
-        """Yield the items under `key` of every page of a listing call.
+        """The items under `key` of all pages of a listing call.
+
+        All pages are read before the first item is given: where AWS takes the token of a page no more, the
+        listing begins again, and no item comes twice.
 
         Raises:
             AwsError: As `call` does.
             StoppedError: As `call` does.
         """
         parameters = self._owned(action, parameters)
-        client, method = self._prepare(action, what)
-        try:
-            for page in client.get_paginator(method).paginate(**parameters):
-                self.tell("reply", what, action=action, reply=page)
-                yield from page.get(key, ())
-        except (BotoCoreError, ClientError) as error:
-            failure = self._translate(error, action, what)
-            self.tell("reply", what, action=action, error=failure)
-            raise failure from error
+        for again in (True, True, False):
+            client, method = self._prepare(action, what)
+            items: list[dict[str, Any]] = []
+            read = 0
+            try:
+                for page in client.get_paginator(method).paginate(**parameters):
+                    _check_author(action, page)
+                    self.tell("reply", what, action=action, reply=page)
+                    items += page.get(key, ())
+                    read += 1
+            except _FAILURES as error:
+                failure = self._translate(error, action, what)
+                self.tell("reply", what, action=action, error=failure)
+                if again and read and failure.code in _TOKEN_EXPIRED:
+                    continue
+                raise failure from error
+            break
+        return iter(items)
 
     def _owned(self, action: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """Names of buckets are shared by all of AWS: whose the bucket has to be is said with every call.
@@ -253,7 +299,17 @@ class Aws:
                     raise CredentialsError(f"opening a session with {service}", str(error)) from error
             return clients[key]
 
-    def _translate(self, error: BotoCoreError | ClientError, action: str, what: str) -> AwsError:
+    def _translate(self, error: Exception, action: str, what: str) -> AwsError:
+        if isinstance(error, (*_UNREADABLE, _ForeignAnswerError)) or (
+            isinstance(error, ClientError) and _is_foreign(action, error.response)
+        ):
+            return NoAnswerError(
+                what,
+                f"{action} got an answer that AWS did not write.",
+                "A proxy, or the log-in page of a guest network, may stand in between: check the network, "
+                "then run again.",
+                operation=action,
+            )
         if isinstance(error, ClientError):
             made = aws_error(what, action, error.response)
             if isinstance(made, AccessDeniedError):
@@ -264,12 +320,15 @@ class Aws:
                 made = aws_error(what, action, error.response, next_step=where)
             return made
         if isinstance(error, (BotocoreConnectionError, HTTPClientError)):
-            return NoAnswerError(
+            untrusted = isinstance(error, SSLError)
+            made = NoAnswerError(
                 what,
-                f"{action} got no answer: {error}",
-                "Check the network, then run again.",
+                f"{action} got no answer: {str(error).rstrip('. ')}.",
+                _UNTRUSTED if untrusted else "Check the network, then run again.",
                 operation=action,
             )
+            made.retried = "never" if untrusted else made.retried
+            return made
         if isinstance(error, (ParamValidationError, DataNotFoundError)):
             return AwsError(what, f"{action}: {error}", operation=action)
         # What is left is the way to credentials: none found, a profile gone, a login that has expired.
@@ -286,8 +345,10 @@ class Aws:
         if error.denied_by.startswith("identity-based") and error.operation in BOUND:
             return error.retold(_bound(self.boundary, self.account))
         if error.denied_by:
+            instead = f" {DO_WITHOUT[error.operation]}" if error.operation in DO_WITHOUT else ""
             return error.retold(
                 f"Whatever is attached here, a {error.denied_by} stands in the way: ask whoever keeps it."
+                f"{instead}"
             )
         if error.operation not in ACTIONS:  # of an administrator, and so in no policy of ours
             return error

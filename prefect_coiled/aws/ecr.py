@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.governed import set_if_permitted
 from prefect_coiled.aws.ownership import check_ours
 from prefect_coiled.errors import NotFoundError, OptionsError, ProvisionError
 from prefect_coiled.plan import tags
@@ -118,8 +119,10 @@ def _expire(aws: Aws, item: Item, want: Wanted, there: There) -> Item:
         "action": {"type": "expire"},
     }
     what, text = f"setting the policy of repository ({name})", json.dumps({"rules": [rule]})
-    aws.call("ecr:PutLifecyclePolicy", what, repositoryName=name, lifecyclePolicyText=text)
-    return {**item, "Lifecycle": True}
+    without = f"untagged images of repository {name} stay until they are deleted"
+    wanted = {"repositoryName": name, "lifecyclePolicyText": text}
+    made = set_if_permitted(aws, "ecr:PutLifecyclePolicy", what, without, **wanted)
+    return {**item, "Lifecycle": made}
 
 
 def delete_repository(aws: Aws) -> bool:

@@ -14,6 +14,7 @@ from prefect_coiled.aws.waits import CONSISTENCY, PROFILE_USABLE, TERMINATED, re
 from prefect_coiled.errors import (
     AccountStateError,
     AwsError,
+    CredentialsError,
     NotFoundError,
     OptionsError,
     UnavailableError,
@@ -31,6 +32,8 @@ from prefect_coiled.plan.prices import (
 from prefect_coiled.records import InstanceRecord
 
 LIVE = ("pending", "running", "stopping", "stopped")
+# Where so many instances were refused one by one, and none was not, all are.
+_REFUSED_ALL = 8
 
 
 def _record(item: dict[str, Any]) -> InstanceRecord:
@@ -70,7 +73,9 @@ def _described(aws: Aws, scope: Scope, states: Iterable[str]) -> list[Item]:
         Filters=tags.filters(wanted, instance_state_name=states),
         MaxResults=1000,
     )
-    return [item for reservation in reservations for item in reservation["Instances"]]
+    # Each once: pages of a list that changes may show one twice.
+    shown = {item["InstanceId"]: item for reservation in reservations for item in reservation["Instances"]}
+    return list(shown.values())
 
 
 def find_by_id(aws: Aws, instance_id: str) -> InstanceRecord | None:
@@ -189,16 +194,39 @@ def _free_plan(aws: Aws, instance_type: str, error: AwsError) -> AwsError | None
 
 
 def terminate_instances(aws: Aws, instance_ids: Iterable[str]) -> None:
-    """Ask AWS to terminate the instances; one that is unknown does not keep the others alive."""
-    for chunk in batches(instance_ids, TERMINATED_AT_ONCE):
+    """Ask AWS to terminate the instances; one that AWS refuses, or does not know, keeps no other running.
+
+    A call that is refused for one of its instances terminates none, or only those in other zones:
+    https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_TerminateInstances.html
+
+    Raises:
+        AwsError: The first refusal, once the others were asked to end.
+    """
+    refusals: list[AwsError] = []
+    ended = 0
+
+    def end(some: list[str]) -> None:
+        nonlocal ended
+        if not ended and len(refusals) >= _REFUSED_ALL:
+            return
+        one = f"instance ({some[0]})" if len(some) == 1 else f"{len(some)} instances"
         try:
-            aws.call("ec2:TerminateInstances", f"terminating {len(chunk)} instances", InstanceIds=chunk)
-        except NotFoundError:
-            for one in chunk:
-                try:
-                    aws.call("ec2:TerminateInstances", f"terminating instance ({one})", InstanceIds=[one])
-                except NotFoundError:
-                    continue
+            aws.call("ec2:TerminateInstances", f"terminating {one}", InstanceIds=some)
+            ended += len(some)
+        except (UnavailableError, CredentialsError):
+            raise  # of no instance in particular
+        except AwsError as error:
+            if len(some) > 1:
+                middle = len(some) // 2
+                end(some[:middle])
+                end(some[middle:])
+            elif not isinstance(error, NotFoundError):
+                refusals.append(error)
+
+    for chunk in batches(instance_ids, TERMINATED_AT_ONCE):
+        end(chunk)
+    if refusals:
+        raise refusals[0]
 
 
 def wait_terminated(
@@ -210,8 +238,11 @@ def wait_terminated(
 ) -> None:
     """Wait until every one of the instances was seen terminated, or was absent from lists for a while.
 
+    One that runs is asked to end again: AWS may not have known it when it was asked before.
+
     Raises:
         WaitTimeoutError: If one is still there after `timeout` seconds.
+        AwsError: If AWS refuses to end one.
     """
     left = set(instance_ids)
     missing_since: dict[str, float] = {}
@@ -220,6 +251,8 @@ def wait_terminated(
         if left:
             try:
                 states = _states(aws, sorted(left))
+                if running := [one for one in sorted(left) if states.get(one) in LIVE]:
+                    terminate_instances(aws, running)
             except UnavailableError:
                 return None  # the next look may be answered
             for one in sorted(left):

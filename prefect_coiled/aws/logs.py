@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.governed import set_if_permitted
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.kinds import ALL, Item, Kind, Scope, There, Wanted
@@ -40,7 +41,10 @@ def _create(aws: Aws, place: str, want: Wanted, there: There) -> Item:
 
 def _keep_days(aws: Aws, item: Item, want: Wanted, there: There) -> Item:
     what = f"setting retention of log group ({aws.account})"
-    aws.call("logs:PutRetentionPolicy", what, logGroupName=aws.account, retentionInDays=RETENTION_DAYS)
+    without = f"log group {aws.account} keeps its logs as the AWS account has it"
+    wanted: dict[str, Any] = {"logGroupName": aws.account, "retentionInDays": RETENTION_DAYS}
+    if not set_if_permitted(aws, "logs:PutRetentionPolicy", what, without, **wanted):
+        return item
     return {**item, "retentionInDays": RETENTION_DAYS}
 
 

@@ -6,6 +6,7 @@ from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.route_tables import wanted_tables
 from prefect_coiled.aws.tagged import create_tagged, ec2_kind, find_tagged, name_of
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.aws_errors import aws_error
 from prefect_coiled.plan.kinds import Item, Scope, There, Wanted
 
 __all__ = ["S3_ENDPOINT"]
@@ -53,7 +54,10 @@ def _add_tables(aws: Aws, item: Item, want: Wanted, there: There) -> Item:
 def _delete(aws: Aws, items: list[Item]) -> None:
     for item in items:
         what = f"deleting S3 endpoint ({item['VpcEndpointId']})"
-        aws.call("ec2:DeleteVpcEndpoints", what, VpcEndpointIds=[item["VpcEndpointId"]])
+        reply = aws.call("ec2:DeleteVpcEndpoints", what, VpcEndpointIds=[item["VpcEndpointId"]])
+        # AWS answers with success, and names in it what it did not delete.
+        for refused in reply.get("Unsuccessful", ()):
+            raise aws_error(what, "ec2:DeleteVpcEndpoints", {**reply, "Error": refused["Error"]})
 
 
 S3_ENDPOINT = ec2_kind(

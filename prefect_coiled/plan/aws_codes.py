@@ -28,6 +28,7 @@ from prefect_coiled.errors import (
 __all__ = [
     "BY_CLASS",
     "CODES",
+    "DO_WITHOUT",
     "SLOW_DOWN",
     "SPOT_ROLE_COMMAND",
     "SPOT_ROLE_MISSING",
@@ -116,6 +117,27 @@ BY_CLASS: dict[type[AwsError], Code] = {
     ),
 }
 
+_NO_NAT = 'Or do without: egress="public-ip", or a network of your own (`network`).'
+_OWN_NETWORK = "Or use a network of your own (`network`)."
+# What does without a call that an organisation forbids.
+DO_WITHOUT: dict[str, str] = {
+    "ec2:AllocateAddress": _NO_NAT,
+    "ec2:CreateNatGateway": _NO_NAT,
+    **dict.fromkeys(
+        (
+            "ec2:AttachInternetGateway",
+            "ec2:CreateInternetGateway",
+            "ec2:CreateRoute",
+            "ec2:CreateRouteTable",
+            "ec2:CreateSubnet",
+            "ec2:CreateVpc",
+            "ec2:CreateVpcEndpoint",
+        ),
+        _OWN_NETWORK,
+    ),
+    "ec2:AuthorizeSecurityGroupIngress": 'Or open less: `ingress` of the account, such as cidr="me".',
+}
+
 _CLOCK = "Set this machine's clock: AWS accepts a request that is at most minutes off."
 _REGION = "Enable the region in the AWS console (Account > AWS Regions), or choose another one."
 _SUPPORT = "Ask AWS's support, or aws-verification@amazon.com."
@@ -136,71 +158,91 @@ _BARE: dict[type[AwsError], str] = {
         Resource.AlreadyAssociated ResourceAlreadyExistsException RouteAlreadyExists
     """,
     CredentialsError: """
-        IncompleteSignature InvalidAccessKeyId InvalidSecurity MissingAuthenticationToken
+        IDPCommunicationError IDPRejectedClaim IncompleteSignature InvalidAccessKeyId
+        InvalidIdentityToken InvalidSecurity MissingAuthenticationToken
         MissingAuthenticationTokenException MissingSecurityHeader NotAuthorizedException
     """,
     InUseError: """
-        BucketNotEmpty DeleteConflict DependencyViolation EntityTemporarilyUnmodifiable
-        IncorrectInstanceState InvalidGroup.InUse InvalidIPAddress.InUse InvalidNetworkInterface.InUse
-        InvalidRouteTableId.InUse InvalidSnapshot.InUse RepositoryNotEmptyException
-        ResourceCountExceeded ResourceInUseException
+        409 ConcurrentCreateImageNoRebootLimitExceeded ConcurrentSnapshotLimitExceeded
+        ConditionalRequestConflict ConflictException DeleteConflict DependencyViolation
+        EntityTemporarilyUnmodifiable IncorrectInstanceState InvalidAddress.Locked InvalidGroup.InUse
+        InvalidIPAddress.InUse InvalidNetworkInterface.InUse InvalidRouteTableId.InUse
+        InvalidSnapshot.InUse InvalidStateTransition LifecyclePolicyPreviewInProgressException
+        RepositoryNotEmptyException Resource.AlreadyAssigned Resource.NotReady ResourceCountExceeded
+        ResourceInUseException VolumeInUse
     """,
     InvalidRequestError: """
-        405 412 DataAlreadyAcceptedException DryRunOperation EncryptionTypeMismatch EntityTooLarge
-        HierarchyLevelLimitExceededException HierarchyTypeMismatchException IllegalArgumentException
-        IncompatiblePolicyException InvalidAction InvalidAllowedPatternException InvalidArgument
-        InvalidCidrBlock InvalidFilter InvalidFilterKey InvalidFilterOption InvalidFilterValue
-        InvalidHostConfiguration InvalidInput InvalidInterface.IpAddressLimitExceeded
-        InvalidLaunchTemplateData InvalidLaunchTemplateId.Malformed
-        InvalidLaunchTemplateName.MalformedException InvalidMaxResults InvalidNextToken
-        InvalidObjectState InvalidPaginationToken InvalidParameter InvalidParameterCombination
-        InvalidParameterDependency InvalidParameterException InvalidParameterValue
-        InvalidPlacementConstraint InvalidPolicyAttributeException InvalidPolicyTypeException
-        InvalidQueryParameter InvalidRequest InvalidSequenceTokenException InvalidSnapshot InvalidSubnet
-        InvalidSubnet.Range InvalidTagParameterException InvalidVpcRange InvalidWriteOffset
-        KeyTooLongError MalformedPolicy MalformedPolicyDocument MalformedPolicyDocumentException
-        MalformedQueryString MalformedXML MethodNotAllowed MissingAction MissingContentLength
-        MissingParameter MissingParameterException ParameterPatternMismatchException
-        PoliciesLimitExceededException PolicyEvaluation PreconditionFailed Redirect TooManyParts
-        TooManyTagsException UnableToGetUpstreamImageException UnauthorizedOperation.DryRun
-        UnknownOperationException UnknownParameter UnsupportedHibernationConfiguration
-        UnsupportedOperation UnsupportedOperationException UnsupportedParameterType ValidationError
-        ValidationException
+        405 411 412 413 416 AccessControlListNotSupported BadRequest CannotDelete
+        CpuOptionsUnsupported DataAlreadyAcceptedException DryRunOperation EncryptionTypeMismatch
+        EntityTooLarge EntityTooSmall HierarchyLevelLimitExceededException
+        HierarchyTypeMismatchException IllegalArgumentException IncompatiblePolicyException
+        InvalidAMIName.Malformed InvalidAction InvalidAllowedPatternException InvalidArgument
+        InvalidAvailabilityZone InvalidBucketState InvalidCharacter InvalidCidrBlock
+        InvalidClientToken InvalidDigest InvalidFilter InvalidFilterKey InvalidFilterOption
+        InvalidFilterValue InvalidFormat InvalidGroup.Reserved InvalidHostConfiguration InvalidID
+        InvalidInput InvalidInstanceAttributeValue InvalidInstanceFamily
+        InvalidInterface.IpAddressLimitExceeded InvalidLaunchTemplateData
+        InvalidLaunchTemplateId.Malformed InvalidLaunchTemplateName.MalformedException
+        InvalidLocationConstraint InvalidMaxResults InvalidNextToken InvalidObjectState
+        InvalidOption.Conflict InvalidPaginationToken InvalidParameter InvalidParameterCombination
+        InvalidParameterDependency InvalidParameterException InvalidParameterValue InvalidPartOrder
+        InvalidPlacementConstraint InvalidPolicyAttributeException InvalidPolicyDocument
+        InvalidPolicyTypeException InvalidQueryParameter InvalidRange InvalidRequest
+        InvalidRoute.InvalidState InvalidSequenceTokenException InvalidServiceName InvalidSnapshot
+        InvalidSubnet InvalidSubnet.Range InvalidTag InvalidTagParameterException InvalidURI
+        InvalidVpcEndpointType InvalidVpcRange InvalidWriteOffset KeyTooLongError
+        MalformedHttpRequestException MalformedPolicy MalformedPolicyDocument
+        MalformedPolicyDocumentException MalformedQueryString MalformedXML MaxMessageLengthExceeded
+        MetadataTooLarge MethodNotAllowed MissingAction MissingContentLength MissingParameter
+        MissingParameterException MissingRequestBodyError NonEBSInstance NotImplemented
+        PackedPolicyTooLarge ParameterPatternMismatchException PoliciesLimitExceededException
+        PolicyEvaluation PreconditionFailed Redirect RequestEntityTooLargeException
+        RequestHeaderSectionTooLarge RequestResourceCountExceeded ServiceNotSupported TooManyParts
+        TooManyTagsError TooManyTagsException UnableToGetUpstreamImageException
+        UnauthorizedOperation.DryRun UnexpectedContent UnknownOperationException UnknownParameter
+        UnknownVolumeType UnsupportedHibernationConfiguration UnsupportedInstanceAttribute
+        UnsupportedOperation UnsupportedOperationException UnsupportedParameterType
+        UnsupportedProtocol VPCResourceNotSpecified ValidationError ValidationException
+        ZonesMismatched
     """,
     NoCapacityError: """
         InsufficientCapacity InsufficientCapacityOnHost InsufficientHostCapacity
-        InsufficientInstanceCapacity InsufficientReservedInstanceCapacity SpotMaxPriceTooLow
-        UnfulfillableCapacity UnsupportedInstanceTypeOnHost
+        InsufficientInstanceCapacity InsufficientReservedInstanceCapacity
+        InsufficientReservedInstancesCapacity ReservationCapacityExceeded SpotMaxPriceTooLow
+        UnavailableHostRequirements UnfulfillableCapacity UnsupportedInstanceTypeOnHost
     """,
     NotFoundError: """
-        Gateway.NotAttached ImageNotFoundException InvalidAllocationID.NotFound
-        InvalidAssociationID.NotFound InvalidGatewayID.NotFound InvalidGroup.NotFound
-        InvalidInstanceID.NotFound InvalidInternetGatewayID.NotFound InvalidLaunchTemplateId.NotFound
-        InvalidLaunchTemplateId.VersionNotFound InvalidLaunchTemplateName.NotFoundException
-        InvalidNetworkInterfaceID.NotFound InvalidPermission.NotFound InvalidRoute.NotFound
-        InvalidRouteTableID.NotFound InvalidSnapshot.NotFound InvalidSpotInstanceRequestID.NotFound
+        Gateway.NotAttached ImageNotFoundException InvalidAddress.NotFound InvalidAddressID.NotFound
+        InvalidAllocationID.NotFound InvalidAssociationID.NotFound InvalidGatewayID.NotFound
+        InvalidGroup.NotFound InvalidInstanceID.NotFound InvalidInternetGatewayID.NotFound
+        InvalidLaunchTemplateId.NotFound InvalidLaunchTemplateId.VersionNotFound
+        InvalidLaunchTemplateName.NotFoundException InvalidNetworkInterfaceID.NotFound
+        InvalidPermission.NotFound InvalidRoute.NotFound InvalidRouteTableID.NotFound
+        InvalidSecurityGroupID.NotFound InvalidSnapshot.NotFound InvalidSpotInstanceRequestID.NotFound
         InvalidSubnetID.NotFound InvalidVolume.NotFound InvalidVpcEndpointId.NotFound
         InvalidVpcID.NotFound LifecyclePolicyNotFoundException NatGatewayMalformed NatGatewayNotFound
         NoSuchBucket NoSuchBucketPolicy NoSuchEntity NoSuchKey NoSuchLifecycleConfiguration
         NoSuchPublicAccessBlockConfiguration NoSuchResourceException NoSuchTagSet NoSuchUpload
-        ParameterNotFound ParameterVersionNotFound RepositoryNotFoundException ResourceNotFoundException
-        ServerSideEncryptionConfigurationNotFoundError
+        NoSuchVersion ParameterNotFound ParameterVersionNotFound RepositoryNotFoundException
+        ResourceNotFoundException ServerSideEncryptionConfigurationNotFoundError
     """,
     QuotaError: """
-        InstanceLimitExceeded InternetGatewayLimitExceeded LaunchTemplateLimitExceeded LimitExceeded
-        LimitExceededException MaxIOPSLimitExceeded MaxSpotInstanceCountExceeded NatGatewayLimitExceeded
-        NetworkInterfaceLimitExceeded PrivateIpAddressLimitExceeded ResourceLimitExceeded
-        RouteLimitExceeded RouteTableLimitExceeded SecurityGroupsPerInstanceLimitExceeded
-        SecurityGroupsPerInterfaceLimitExceeded SnapshotLimitExceeded SubnetLimitExceeded
-        VcpuLimitExceeded VolumeIOPSLimit VpcEndpointLimitExceeded
+        AttachmentLimitExceeded InstanceLimitExceeded InternetGatewayLimitExceeded
+        LaunchTemplateLimitExceeded LimitExceeded LimitExceededException MaxIOPSLimitExceeded
+        MaxSpotInstanceCountExceeded NatGatewayLimitExceeded NetworkInterfaceLimitExceeded
+        PrivateIpAddressLimitExceeded ResourceLimitExceeded RouteLimitExceeded RouteTableLimitExceeded
+        SecurityGroupsPerInstanceLimitExceeded SecurityGroupsPerInterfaceLimitExceeded
+        ServiceQuotaExceededException SnapshotLimitExceeded SubnetLimitExceeded VcpuLimitExceeded
+        VolumeIOPSLimit VpcEndpointLimitExceeded
     """,
     ThrottledError: """
-        500 502 503 504 BandwidthLimitExceeded EC2ThrottledException InternalError InternalFailure
+        429 500 502 503 504 BandwidthLimitExceeded EC2ThrottledException InternalError InternalFailure
         InternalServerError InternalServerException InternalServiceException PriorRequestNotComplete
-        RequestLimitExceeded RequestThrottled RequestThrottledException RequestTimeout
-        RequestTimeoutException ServerException ServerInternal ServiceException ServiceFailure
-        ServiceUnavailable ServiceUnavailableException SlowDown ThrottledException Throttling
-        ThrottlingException TooManyRequestsException TransactionInProgressException Unavailable
+        RequestAbortedException RequestLimitExceeded RequestThrottled RequestThrottledException
+        RequestTimeout RequestTimeoutException ServerException ServerInternal ServiceException
+        ServiceFailure ServiceUnavailable ServiceUnavailableException SlowDown ThrottledException
+        Throttling ThrottlingException TooManyRequestsException TransactionInProgressException
+        Unavailable
     """,
 }
 # The others: what they mean, and what to do where that is another thing than for the class.
@@ -234,15 +276,24 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
             "",
             "Check the keys; those of GovCloud and China are not valid in other regions.",
         ),
+        "InvalidSecurity.RequestHasExpired": ("", _CLOCK),
         "InvalidSignatureException": ("", _CLOCK),
         "InvalidToken": ("", _LOG_IN),
-        "RequestExpired": ("", _CLOCK),
+        "RequestExpired": ("", f"{_LOG_IN} If they have not expired: {_CLOCK[0].lower()}{_CLOCK[1:]}"),
         "RequestTimeTooSkewed": ("", _CLOCK),
         "SignatureDoesNotMatch": ("", "Check the secret key, and this machine's clock."),
         "TokenRefreshRequired": ("", _LOG_IN),
         "UnrecognizedClientException": ("", "Check the keys, and that the region is enabled."),
     },
     InUseError: {
+        "BucketHasAccessPointsAttached": (
+            "somebody made an access point of the bucket",
+            "Delete it (S3 console > Access Points), then run again.",
+        ),
+        "BucketNotEmpty": (
+            "somebody puts files there, or the bucket keeps versions of them",
+            "Empty it (S3 console > Empty), then run again.",
+        ),
         "ConcurrentModification": ("somebody else changes it at this moment",),
         "ConcurrentModificationException": ("somebody else changes it at this moment",),
         "ConcurrentTagAccess": ("somebody else changes its tags at this moment",),
@@ -310,10 +361,13 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
         "XAmzContentSHA256Mismatch": ("what arrived is not what was sent", "Run again."),
     },
     NoCapacityError: {
+        "EncryptedVolumesNotSupported": ("machines of this type have no encrypted disks",),
         "InsufficientAddressCapacity": ("AWS has no address to give at the moment",),
         "InsufficientFreeAddressesInSubnet": ("the subnet has no address left",),
         "InsufficientVolumeCapacity": ("AWS has no disk of that kind in this zone at the moment",),
         "Unsupported": ("the zone does not have the type",),
+        "UnsupportedTenancy": ("machines of this type are not to be had in a network of that tenancy",),
+        "VolumeTypeNotAvailableInZone": ("the zone does not have disks of this kind",),
     },
     NotFoundError: {
         "404": ("S3 says no more than that",),
@@ -353,7 +407,10 @@ _RETRIED: dict[str, Retried] = {
     "OperationAbortedException": "step",
     "InvalidKeyPair.NotFound": "never",
     "RepositoryNotEmptyException": "never",
+    "429": "step",
+    "BucketHasAccessPointsAttached": "never",
     "BucketNotEmpty": "never",
+    "RequestAbortedException": "step",
     "OperationNotPermitted": "never",
     "TemporaryRedirect": "step",
     "307": "step",

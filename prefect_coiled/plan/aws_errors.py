@@ -114,10 +114,12 @@ _MISSING = re.compile(r"not authorized to perform: ([\w:-]+) on resource: (\S+)"
 # Why a machine ended, where AWS's own words do not say what to do.
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_StateReason.html
 STATE_REASONS: dict[str, str] = {
+    "Client.InstanceInitiatedShutdown": "it was shut down from within; its log says more",
     "Client.InternalError": (
         "most often its disk could not be encrypted: the KMS key is not there, is disabled, or may not be "
         "used with the account's credentials (`prefect-coiled policies ongoing --kms-key ARN`)"
     ),
+    "Client.InvalidKMSKey.InvalidState": "the KMS key of its disk is disabled, or will be deleted",
     "Client.InvalidSnapshot.NotFound": "the snapshot of its image is gone; bake the image again",
     "Client.VolumeLimitExceeded": "the AWS account's quota of disk space is used up (L-7A658B76)",
     "Server.InsufficientInstanceCapacity": "AWS had no machine of this type in this zone after all",

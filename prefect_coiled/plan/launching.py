@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from prefect_coiled.errors import (
+    AccessDeniedError,
     AccountStateError,
     AwsError,
     NoCapacityError,
@@ -58,6 +59,23 @@ _OF_MACHINES = ("InstanceLimitExceeded", "MaxSpotInstanceCountExceeded", "VcpuLi
 _FREE_PLAN, _NO_SUCH_TYPE = "InvalidParameterCombination", "InvalidInstanceType"
 
 
+def _no_such_type(error: AwsError, instance_type: str) -> bool:
+    """Whether the region does not have a type; RunInstances says so with a code that others share."""
+    if error.code == _NO_SUCH_TYPE:
+        return True
+    why = error.diagnosis.why
+    return error.code == "InvalidParameterValue" and "InstanceType" in why and f"'{instance_type}'" in why
+
+
+def _type_denied(error: AwsError) -> bool:
+    """Whether a policy above the account's own forbids machines like this one: others may be permitted.
+
+    Organisations limit types and markets, by conditions on the machine:
+    https://docs.aws.amazon.com/organizations/latest/userguide/orgs_manage_policies_scps_examples_ec2.html
+    """
+    return isinstance(error, AccessDeniedError) and bool(error.denied_by) and ":instance/" in error.resource
+
+
 class Tally:
     """What was tried of a launch, and what need not be asked for again.
 
@@ -75,6 +93,7 @@ class Tally:
         self._spared: list[str] = []
         self._used_up: dict[Quota, int] = {}
         self._refused: set[str] = set()
+        self._denied: set[tuple[str, bool]] = set()
         self._no_spot = False
         self._over = False
 
@@ -84,6 +103,7 @@ class Tally:
         left = self._used_up.get(quota) if quota is not None else None
         too_large = left is not None and (vcpus(attempt.instance_type) or left) >= left
         refused = attempt.instance_type in self._refused or (attempt.spot and self._no_spot) or self._over
+        refused = refused or (attempt.instance_type, attempt.spot) in self._denied
         if not too_large and not refused:
             return False
         self._spared.append(str(attempt))
@@ -106,10 +126,12 @@ class Tally:
             self.quota = quota
         elif error.code == SPOT_ROLE_MISSING:
             self._no_spot = True
-        elif error.code == _NO_SUCH_TYPE or (
+        elif _no_such_type(error, attempt.instance_type) or (
             isinstance(error, AccountStateError) and error.code == _FREE_PLAN
         ):
             self._refused.add(attempt.instance_type)
+        elif _type_denied(error):
+            self._denied.add((attempt.instance_type, attempt.spot))
         elif isinstance(error, UnavailableError):
             self._over = True  # the rate is one for all types, zones and markets
         elif not isinstance(error, NoCapacityError):
@@ -131,7 +153,8 @@ class Tally:
         """
         last = self.last
         spared = f"; not asked for again: {len(self._spared)} more" if self._spared else ""
-        why = f"{got} came up; tried {shortage(list(self._tried), self._tried)}{spared}".rstrip(". ")
+        tried = shortage(list(self._tried), self._tried).rstrip(". ")
+        why = f"{got} came up; tried {tried}{spared}"
         next_step = "Allow more vm_types or zones, or spot_policy='spot_with_fallback'."
         kind: type[AwsError] = NoCapacityError
         if last is not None and not isinstance(last, NoCapacityError):

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from prefect_coiled.aws import instances, parameters
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.kinds import KINDS, find, of_changes, of_clusters
+from prefect_coiled.aws.kinds import KINDS, find, of_changes
 from prefect_coiled.aws.leases import lease
 from prefect_coiled.aws.waits import AWS_FAILS, TERMINATED, persistently
 from prefect_coiled.errors import AwsError, PrefectCoiledError
@@ -25,7 +25,7 @@ from prefect_coiled.plan.kinds import Cluster, Item, Kind, Scope, There, order
 from prefect_coiled.plan.prices import priced
 from prefect_coiled.provision.planning import sweep_of
 from prefect_coiled.provision.sessions import session_for
-from prefect_coiled.provision.standing import look, uids_of
+from prefect_coiled.provision.standing import look, removable, uids_of
 from prefect_coiled.records import Removal
 from prefect_coiled.tasks import changes as steps
 from prefect_coiled.tasks.changes import Doomed, Run, as_steps, plainly
@@ -108,7 +108,12 @@ def terminate(aws: Aws, name: str, uid: str, ids: tuple[str, ...] = ()) -> list[
     """Ask AWS to end all machines of a cluster: those found by tag and those known by id."""
     # Also those that are shutting down, so that the caller waits for them.
     kind, what = KINDS["instance"], f"terminating cluster ({name})"
-    found = persistently(aws, what, lambda: find(aws, kind, Scope(name, uid)))
+    try:
+        found = persistently(aws, what, lambda: find(aws, kind, Scope(name, uid)))
+    except AwsError:
+        if ids:  # those that are known end all the same
+            persistently(aws, what, lambda: instances.terminate_instances(aws, ids))
+        raise
     everything = list(dict.fromkeys((*ids, *map(kind.id_of, found))))
     if everything:
         persistently(aws, what, lambda: instances.terminate_instances(aws, everything))
@@ -165,7 +170,7 @@ def _find_rest(aws: Aws, name: str, uid: str, patience: float) -> tuple[There, d
     """What there is of a cluster, and why not of some rows: one that cannot be seen keeps no other."""
     there: There = {}
     unseen: dict[str, str] = {}
-    for row in (row for row in of_clusters() if row != "instance" and KINDS[row].delete is not None):
+    for row in (row for row in removable() if row != "instance"):
 
         def look_for(kind: Kind = KINDS[row]) -> list[Item]:
             return find(aws, kind, Scope(name, uid))

@@ -316,7 +316,7 @@ def wait_for_address(aws: Aws, scheduler: InstanceRecord, public: bool) -> Insta
         if found.state != "running":
             raise ProvisionError(
                 f"starting the scheduler ({scheduler.instance_id})",
-                f"the machine is {found.state}: {found.state_reason}",
+                f"the machine is {found.state}: {found.state_reason.rstrip('. ')}.",
                 "Its console says why: `prefect-coiled logs`.",
             )
         return None if public and not found.public_ip else found

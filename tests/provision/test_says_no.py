@@ -7,9 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import botocore.client
 import pytest
-from botocore.exceptions import ClientError
 
 from prefect_coiled.aws import spot_role
 from prefect_coiled.aws.door import Aws
@@ -30,33 +28,15 @@ from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.sandbox.rules.rates import Bucket
 from prefect_coiled.tasks import launch as launching
 from prefect_coiled.tasks.steps import Session
+from tests.provision.laid import Lay, Rule, lay_over, live, refusing
 
 Spec = Callable[..., ClusterSpec]
-# Given the action and its parameters, says a code and a message, or nothing.
-Rule = Callable[[str, dict[str, Any]], tuple[str, str] | None]
-Lay = Callable[[Rule], None]
-
-_call = botocore.client.BaseClient._make_api_call
 
 
 @pytest.fixture
 def lay(monkeypatch: pytest.MonkeyPatch) -> Lay:
     """Lay a rule of AWS over every call of this process."""
-
-    def over(rule: Rule) -> None:
-        def call(self: Any, operation: str, parameters: dict[str, Any]) -> Any:
-            name = self.meta.service_model.service_name
-            refused = rule(f"{name}:{operation}", parameters)
-            if refused:
-                code, message = refused
-                metadata = {"HTTPStatusCode": 400, "HTTPHeaders": {}}
-                answer = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}
-                raise ClientError(answer, operation)
-            return _call(self, operation, parameters)
-
-        monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", call)
-
-    return over
+    return lay_over(monkeypatch)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,13 +53,6 @@ def network(session: Session, sandbox: Sandbox) -> Iterator[None]:
     sandbox.faults([])
     if ids := [m["InstanceId"] for m in live(sandbox)]:
         sandbox.client("ec2").terminate_instances(InstanceIds=ids)
-
-
-def live(sandbox: Sandbox) -> list[dict[str, Any]]:
-    """The machines that are pending or running."""
-    wanted = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
-    pages = sandbox.client("ec2").get_paginator("describe_instances").paginate(Filters=wanted)
-    return [i for page in pages for r in page["Reservations"] for i in r["Instances"]]
 
 
 def filter_limit(action: str, parameters: dict[str, Any]) -> tuple[str, str] | None:
@@ -306,19 +279,6 @@ def test_a_throttled_launch_is_sent_again_with_its_token(
     sandbox.faults([throttled, failed])
     assert len(create_cluster(spec(n_workers=120)).workers) == 120
     assert len(live(sandbox)) == 121
-
-
-def refusing(call: str, code: str, times: int = 10**6, message: str = "AWS says so.") -> Rule:
-    """A call that is answered with a code, so many times."""
-    left = [times]
-
-    def rule(action: str, parameters: dict[str, Any]) -> tuple[str, str] | None:
-        if action != call or not left[0]:
-            return None
-        left[0] -= 1
-        return code, message
-
-    return rule
 
 
 DENIED = "User: arn:aws:iam::123456789012:user/x is not authorized to perform: {} on resource: {} {}"
