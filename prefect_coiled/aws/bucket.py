@@ -88,19 +88,21 @@ def _close(aws: Aws, item: Item) -> Item:
     closed = dict.fromkeys(
         ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
     )
-    what = f"creating bucket ({name})"
-    for action, settings, without in (
-        ("PublicAccessBlock", {"PublicAccessBlockConfiguration": closed}, _AS_NEW),
-        ("BucketEncryption", {"ServerSideEncryptionConfiguration": {"Rules": [encryption]}}, _AS_NEW),
-        ("BucketPolicy", {"Policy": bucket_policy(name)}, ""),
+    kept = f"the files of bucket {name} stay until the account is destroyed"
+    expiring = {"Rules": [expiry]}
+    for action, doing, settings, without in (
+        ("PublicAccessBlock", "closing", {"PublicAccessBlockConfiguration": closed}, _AS_NEW),
         (
-            "BucketLifecycleConfiguration",
-            {"LifecycleConfiguration": {"Rules": [expiry]}},
-            f"the files of bucket {name} stay until the account is destroyed",
+            "BucketEncryption",
+            "encrypting",
+            {"ServerSideEncryptionConfiguration": {"Rules": [encryption]}},
+            _AS_NEW,
         ),
-        ("BucketTagging", {"Tagging": {"TagSet": tags.to_aws(labels)}}, ""),
+        ("BucketPolicy", "setting the policy of", {"Policy": bucket_policy(name)}, ""),
+        ("BucketLifecycleConfiguration", "setting the expiry of", {"LifecycleConfiguration": expiring}, kept),
+        ("BucketTagging", "tagging", {"Tagging": {"TagSet": tags.to_aws(labels)}}, ""),
     ):
-        call = f"s3:Put{action}"
+        call, what = f"s3:Put{action}", f"{doing} bucket ({name})"
         if without:
             set_if_permitted(aws, call, what, without, Bucket=name, **settings)
         else:

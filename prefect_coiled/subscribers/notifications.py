@@ -12,6 +12,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Mapping
+from contextvars import Context, copy_context
 from typing import Any
 
 from prefect.events import Event as PrefectEvent
@@ -54,7 +55,8 @@ class Notifications:
 
     def __init__(self, aws: Aws) -> None:
         self.threads = True
-        self._events: list[PrefectEvent] = []
+        # With the context of whoever told, in which Prefect finds the flow run.
+        self._events: list[tuple[Context, PrefectEvent]] = []
         # Its own door: a stop does not end it.
         self._door = aws.beside()
         self._rows: list[Notification] = []
@@ -95,6 +97,7 @@ class Notifications:
             data={key: value for key, value in data.items() if value},
         )
         with self._lock:
+            self._events.append((copy_context(), _event(self._door.account, row)))
             if len(self._rows) < _MOST:
                 self._rows.append(row)
             # What is told after the end (a machine that is let go) is sent all the same.
@@ -102,18 +105,12 @@ class Notifications:
                 self._hurry.clear()
                 self._thread = threading.Thread(target=self._run, name="notifications", daemon=True)
                 self._thread.start()
-        told = _event(self._door.account, row)
-        if self.threads:
-            _emit(told)
-        else:
-            self._events.append(told)
 
     def close(self) -> None:
         """Send what is left; wait for that for a bounded time."""
         if not self.threads:
             self._send()
-            events, self._events = self._events, []
-            _post(events)
+            _post([event for _, event in self._taken()])
             return
         self._hurry.set()
         thread = self._thread
@@ -124,15 +121,23 @@ class Notifications:
         """Send what is there, until nothing is there any more; the next row begins anew."""
         while True:
             hurried = self._hurry.wait(_EVERY)
+            for context, event in self._taken() if self.threads else ():
+                # Prefect may have to start a server first: that is nothing for whoever tells.
+                context.run(_emit, event)
             sent = self._send()
             with self._lock:
                 if hurried and not sent:  # nobody waits any longer
                     text = "%d notifications of account %s were not kept"
                     logger.info(text, len(self._rows), self._door.account)
                     self._rows.clear()
-                if not self._rows:
+                if not self._rows and not (self._events and self.threads):
                     self._thread = None
                     return
+
+    def _taken(self) -> list[tuple[Context, PrefectEvent]]:
+        with self._lock:
+            events, self._events = self._events, []
+        return events
 
     def _send(self) -> bool:
         """Send the rows; says whether they are kept now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from prefect_coiled.notifications import machines_of, read_notifications
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.provision import create_cluster, delete_cluster, set_up_account
 from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.subscribers import notifications
 from prefect_coiled.tasks.steps import Session, use_session
 
 
@@ -97,6 +99,16 @@ def test_writing_takes_few_calls_however_much_is_told(aws: Aws, sandbox: Sandbox
             aws.tell("scale", f"number {n}", cluster="c")
     assert 1 <= sandbox.calls().count(("logs", "PutLogEvents")) <= 5
     assert len(read_notifications(aws, limit=1000, event_type="scale")) == 500
+
+
+def test_whoever_tells_does_not_wait_for_prefect(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, go = threading.Event(), threading.Event()
+    monkeypatch.setattr(notifications, "_emit", lambda event: go.wait(20) and told.set())
+    with use_session(Session(aws)):
+        aws.tell("sweep", "one")  # in this thread, which alone lets Prefect go on
+        assert not told.is_set()
+        go.set()
+    assert told.is_set()
 
 
 def test_rows_are_chosen_by_level_type_and_number(aws: Aws) -> None:

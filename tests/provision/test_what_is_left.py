@@ -134,12 +134,12 @@ def test_workers_that_are_added_cost_and_those_removed_do_not_and_both_are_told(
     record = create_cluster(plan)
     launched = Launched(aws, plan, record, session.client_secrets, attached=False)  # type: ignore[arg-type]
     before = launched.cost()
-    made = launched.add(9, lambda step, state: None)
+    made = launched.add(9)
     assert "10 x" in str(launched.cost())
     assert str(launched.cost()) != str(before)
     year = record.created_at.replace(year=record.created_at.year + 1)
     if_all_stayed = launched.cost(until=year).total_usd
-    launched.note("cluster_ready", "ready")
+    launched.tell("cluster_ready", "ready")
     launched.terminate_workers([record.workers[0].instance_id])
     launched.terminate_workers([made[0].instance_id])
     in_a_year = launched.cost(until=year).total_usd

@@ -3,6 +3,7 @@ import time
 
 import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 TEMPLATE_TAGS = [
     {"ResourceType": "instance", "Tags": [{"Key": "owner", "Value": "coiled"}, {"Key": "a", "Value": "t"}]},
@@ -217,6 +218,38 @@ def test_the_public_image_parameter_can_be_launched(still, architecture):
     kind = "t3.micro" if architecture == "x86_64" else "t4g.micro"
     assert still.run(ImageId=image, InstanceType=kind)[0]["Architecture"] == architecture
     assert still.run(ImageId=f"resolve:ssm:{parameter}", InstanceType=kind)
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "words"),
+    [
+        ({"Placement": {"AvailabilityZone": "us-west-1b"}}, "InvalidParameterValue", r"zone: \[us-west-1b\]"),
+        ({"BlockDeviceMappings": [{"DeviceName": "/dev/sdf"}]}, "MissingParameter", "ebs"),
+        (
+            {"BlockDeviceMappings": [{"DeviceName": "/dev/sdf", "Ebs": {"VolumeType": "gp3"}}]},
+            "MissingParameter",
+            "size or snapshotId",
+        ),
+    ],
+)
+def test_what_a_launch_lacks_or_has_wrong_is_told_in_awss_words(still, asked, code, words):
+    where = {} if "Placement" in asked else {"SubnetId": still.subnet}
+    with pytest.raises(ClientError, match=words) as caught:
+        still.ec2.run_instances(
+            ImageId=still.image, InstanceType="t3.micro", MinCount=1, MaxCount=1, **where, **asked
+        )
+    assert caught.value.response["Error"]["Code"] == code
+
+
+def test_the_groups_of_a_machine_are_replaced_on_its_interface_too(still):
+    (made,) = still.run(InstanceType="t3.micro")
+    other = still.ec2.create_security_group(
+        GroupName=f"other-{still.vpc}", Description="another", VpcId=still.vpc
+    )["GroupId"]
+    still.ec2.modify_instance_attribute(InstanceId=made["InstanceId"], Groups=[other])
+    at = still.see(made["InstanceId"])
+    (nic,) = at["NetworkInterfaces"]
+    assert [g["GroupId"] for g in at["SecurityGroups"]] == [g["GroupId"] for g in nic["Groups"]] == [other]
 
 
 def fleet(world, *overrides, count=3, **options):

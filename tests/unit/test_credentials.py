@@ -15,7 +15,7 @@ from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.caller import Caller, find_caller
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.blocks import account_from_block
-from prefect_coiled.errors import AccountError, AwsError, CredentialsError
+from prefect_coiled.errors import AccountError, CredentialsError, NoAnswerError, is_retryable
 
 ROLE = "arn:aws:iam::123456789012:role/dask"
 KEYS = {"aws_access_key_id": "AKIA1", "aws_secret_access_key": "hunter2"}
@@ -175,8 +175,9 @@ def test_wrong_keys_are_told_in_one_line():
 
 def test_an_endpoint_that_does_not_answer_is_told_in_one_line():
     account = Account("my-team", credentials=keys(), endpoint_url="http://127.0.0.1:1")
-    with pytest.raises(AwsError, match="got no answer") as caught:
+    with pytest.raises(NoAnswerError, match="got no answer") as caught:
         ask(account)
+    assert is_retryable(caught.value)
     assert "\n" not in str(caught.value)
 
 

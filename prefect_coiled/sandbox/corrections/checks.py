@@ -39,6 +39,8 @@ def check_network(backend: Any, params: Mapping[str, Any], least: int) -> str:
         The zone of the launch.
     """
     zone = params.get("Placement", {}).get("AvailabilityZone")
+    if zone and backend.get_zone_by_name(zone) is None:
+        raise ec2_error("InvalidParameterValue", f"Invalid availability zone: [{zone}]")
     default = f"{backend.region_name}a"
     for interface in params.get("NetworkInterfaces", []):
         if "SubnetId" not in interface:

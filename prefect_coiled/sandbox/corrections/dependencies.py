@@ -75,8 +75,17 @@ def _check_detach(backend: Any, internet_gateway_id: str, vpc_id: str) -> None:
 def _check_address(backend: Any, address: str | None = None, allocation_id: str | None = None) -> None:
     for known in backend.addresses:
         asked = known.allocation_id == allocation_id if allocation_id else known.public_ip == address
+        # That of a machine in the default VPC is taken from it by itself:
+        # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_ReleaseAddress.html
+        if asked and known.instance is not None and _is_default(backend, known.instance):
+            continue
         if asked and (known.eni is not None or known.instance is not None):
             raise ec2_error("InvalidIPAddress.InUse", f"Address {known.public_ip} is in use.")
+
+
+def _is_default(backend: Any, instance: Any) -> bool:
+    found = backend.get_vpc(instance.vpc_id)
+    return found is not None and str(found.is_default).lower() == "true"
 
 
 def _check_vpc(backend: Any, vpc_id: str) -> None:

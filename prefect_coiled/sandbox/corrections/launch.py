@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moto.core.responses import ActionResult
+from moto.ec2.models import EC2Backend
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS, INSTANCE_TYPES
 from moto.ec2.models.instances import Instance
 from moto.ec2.responses import EC2Response
@@ -77,7 +78,7 @@ class Launcher:
         fits = room(Launch(params, account))
         most = most if fits is None else min(most, fits)
         _primary_interface(params)
-        _volumes(params)
+        _volumes(backend, params)
         zone = check_network(backend, params, least)
         _check_type(backend, params, zone)
         profile = _profile(backend, params.pop("IamInstanceProfile", None))
@@ -163,13 +164,17 @@ def _primary_interface(params: dict[str, Any]) -> None:
             interface.setdefault("DeleteOnTermination", True)
 
 
-def _volumes(params: dict[str, Any]) -> None:
+def _volumes(backend: Any, params: dict[str, Any]) -> None:
+    """The volume that an image brings has its size there; of others moto asks for it, as AWS does."""
+    known = backend.describe_images(ami_ids=[params["ImageId"]])
+    root = known[0].root_device_name if known else None
     for mapping in params.get("BlockDeviceMappings", []):
-        if "NoDevice" not in mapping:
+        if mapping.get("DeviceName") == root:
             volume = mapping.setdefault("Ebs", {})
-            volume.setdefault("DeleteOnTermination", True)
             if "SnapshotId" not in volume:
                 volume.setdefault("VolumeSize", 8)
+        if "Ebs" in mapping:
+            mapping["Ebs"].setdefault("DeleteOnTermination", True)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -236,3 +241,13 @@ def install(settings: Settings, history: History) -> None:
         return ActionResult(made.launch(self, self.params))
 
     EC2Response.run_instances = run_instances
+    moto_modify = EC2Backend.modify_instance_security_groups
+
+    def modify_instance_security_groups(self: Any, instance_id: str, new_group_id_list: list[str]) -> Any:
+        instance = moto_modify(self, instance_id, new_group_id_list)
+        # They are those of its interface, which moto leaves as it was, and replace what that had.
+        for nic in instance.nics.values():
+            nic._group_set = list(instance.security_groups)
+        return instance
+
+    EC2Backend.modify_instance_security_groups = modify_instance_security_groups
