@@ -93,7 +93,7 @@ def test_cost_adds_up(cluster: Cluster) -> None:
     assert missing.stderr.startswith("Error: cluster 'never-was'")
 
 
-def test_check_exits_with_1_where_something_would_be_denied(sandbox: SandboxInfo) -> None:
+def test_check_exits_with_1_where_the_keys_are_not_valid(sandbox: SandboxInfo) -> None:
     from prefect_aws import AwsCredentials
 
     credentials = AwsCredentials(
@@ -102,7 +102,9 @@ def test_check_exits_with_1_where_something_would_be_denied(sandbox: SandboxInfo
         aws_client_parameters={"endpoint_url": sandbox.endpoint},
     )
     Ec2DaskAccount(region="us-east-1", aws_credentials=credentials).save("denied", overwrite=True)
-    assert run("check", "--account", "denied").exit_code == 1
+    told = run("check", "--account", "denied")
+    assert told.exit_code == 1
+    assert "InvalidClientTokenId" in told.output
 
 
 def piped(*arguments: str) -> str:
