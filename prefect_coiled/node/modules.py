@@ -335,6 +335,10 @@ def _is_here(name: str, files: Mapping[str, str]) -> bool:
         places = [Path(spec.origin).parents[1]]
     else:
         places = [Path(spec.origin).parent]
+    # A package goes before a module of its name: the module may lie beside it and not be what is imported.
+    found = Path(spec.origin) if spec.origin is not None and spec.has_location else None
+    if found is not None and found.relative_to(places[0]).as_posix() not in files:
+        return False
     return any(all(_hash_of(place / path) == hash_ for path, hash_ in files.items()) for place in places)
 
 
@@ -349,6 +353,8 @@ def _copy_installed(name: str, folder: Path, files: Mapping[str, str]) -> None:
         return
     if spec is None or not spec.origin or spec.submodule_search_locations is None:
         return
+    if not any(path.startswith(f"{name}/") for path in files):
+        return  # a module that has the name of an installed package
     here = Path(spec.origin).parent
     if here.name != name or here.parent.name != "site-packages":
         return
