@@ -36,7 +36,7 @@ def set_up_lease(account: str) -> str:
 
 def cluster_path(account: str, cluster: str, uid: str = "") -> str:
     """Where clusters of a name keep their parameters; with a uid, where one of them does."""
-    return f"{account_path(account)}{cluster}/{f'{uid}/' if uid else ''}"
+    return f"{account_path(account)}{tags.one_cluster(cluster)}/{f'{uid}/' if uid else ''}"
 
 
 def intent_of(account: str, cluster: str) -> str:

@@ -49,11 +49,24 @@ def account_tags(account: str, **more: str) -> dict[str, str]:
     }
 
 
+def one_cluster(name: str) -> str:
+    """See that a name means one cluster: EC2 reads "*" and "?" as patterns, and blank is no end of a path.
+
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Filtering.html#Filtering_Resources_CLI
+
+    Raises:
+        OptionsError: It does not.
+    """
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise OptionsError(f"cluster {name!r}", "is no name of one cluster.", "Give its whole name.")
+    return name
+
+
 def cluster_filter(account: str, cluster: str | None, uid: str | None) -> dict[str, str]:
     """The tags by which what belongs to clusters is found: all of an account, of a name, or one of them."""
     wanted = account_tags(account)
     if cluster is not None:
-        wanted[CLUSTER] = cluster
+        wanted[CLUSTER] = one_cluster(cluster)
     if uid is not None:
         wanted[CLUSTER_UID] = uid
     return wanted

@@ -165,6 +165,7 @@ def _body(environ: Environ) -> bytes:
     """The body of a request, which is put back."""
     if environ.get("wsgi.input_terminated"):
         body: bytes = environ["wsgi.input"].read()
+        environ["CONTENT_LENGTH"] = str(len(body))  # whoever reads it next reads all of it, too
     else:
         length = int(environ.get("CONTENT_LENGTH") or 0)
         body = environ["wsgi.input"].read(length) if length else b""

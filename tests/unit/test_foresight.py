@@ -25,7 +25,7 @@ class Door:
         denied: The actions that its policies do not allow.
     """
 
-    account, region = "team", "us-east-1"
+    account, region, boundary = "team", "us-east-1", ""
 
     def __init__(self, known: str, *, tells: bool = True, denied: tuple[str, ...] = ()) -> None:
         self.known, self.tells, self.denied = known, tells, denied

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.boundary import boundary_arn
 from prefect_coiled.plan.containers import repository_name
 from prefect_coiled.plan.policies import POLICIES, PolicyName, bucket_name, iam_policies
 from prefect_coiled.sandbox.iam.decide import Request, decide
@@ -46,15 +47,18 @@ def resources(slug: str, number: str) -> Iterator[tuple[str, str, dict[str, Any]
     for kind in ("role", "instance-profile"):
         context = {
             **labels,
+            "iam:permissionsboundary": boundary_arn(slug, number),
             "iam:passedtoservice": "ec2.amazonaws.com",
             "iam:policyarn": "arn:aws:iam::aws:policy/X",
         }
         yield "iam", f"arn:aws:iam::{number}:{kind}/{slug}", context
 
 
-def crossing(slug: str, name: PolicyName, number: str, other: str, theirs: str) -> list[tuple[str, str]]:
+def crossing(
+    slug: str, name: PolicyName, number: str, other: str, theirs: str, boundary: str = ""
+) -> list[tuple[str, str]]:
     """What the policy of an account permits on what another one has, in its own AWS account or another."""
-    document = iam_policies(slug, aws_account_id=number, region="*")[name]
+    document = iam_policies(slug, aws_account_id=number, region="*", permissions_boundary=boundary)[name]
     # Some calls have no resource of their own.
     bound = [s for s in document["Statement"] if s["Resource"] != ["*"]]
     actions = sorted({a for s in bound for a in s["Action"]})
@@ -82,6 +86,22 @@ def test_no_policy_reaches_what_another_account_has(name: PolicyName, number: st
         if (found := crossing(slug, name, number, other, NUMBER))
     }
     assert crossed == {}
+
+
+def test_with_a_boundary_no_policy_reaches_further() -> None:
+    for slug, other in itertools.permutations(SLUGS, 2):
+        # Also where what another account has is within the same boundary.
+        for boundary in (boundary_arn(slug, NUMBER), boundary_arn(other, NUMBER)):
+            assert crossing(slug, "setup", NUMBER, other, NUMBER, boundary) == []
+
+
+def test_key_pairs_which_are_nobodys_are_used_and_not_changed() -> None:
+    for slug, name in itertools.product(SLUGS, POLICIES):
+        document = iam_policies(slug, aws_account_id=NUMBER)[name]
+        actions = {a for s in document["Statement"] if s["Resource"] != ["*"] for a in s["Action"]}
+        arn = f"arn:aws:ec2:{REGION}:{NUMBER}:key-pair/theirs"
+        may = {a for a in actions if a.startswith("ec2:") and decide([document], Request(a, arn)).allowed}
+        assert may == ({"ec2:RunInstances"} if name == "ongoing" else set())
 
 
 @pytest.mark.parametrize("name", POLICIES)

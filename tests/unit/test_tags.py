@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Any
 
 import botocore.session
 import pytest
 
+from prefect_coiled.aws import instances
+from prefect_coiled.aws.kinds import KINDS, find
+from prefect_coiled.aws.tagged import find_tagged
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.kinds import Scope
 
 # What EC2 takes, and some other services do not.
 ODD = {
@@ -25,6 +30,29 @@ ODD = {
     "k" * 127: "v" * 256,
     " ": " ",
 }
+
+
+class Unasked:
+    """A door by which nothing may be asked."""
+
+    account, region = "team", "us-east-1"
+
+    def call(self, *args: object, **kwargs: object) -> None:
+        raise AssertionError("AWS was asked")
+
+    pages = call
+
+
+@pytest.mark.parametrize("name", ["*", "?", "a*", "a?c", "\\*", "", " ", "a/b", "../other", "a\n"])
+def test_a_name_that_would_mean_several_clusters_is_refused_before_anything_is_asked(name: str) -> None:
+    door: Any = Unasked()
+    for look in (
+        lambda: list(instances.find_instances(door, name)),
+        lambda: list(find_tagged(door, "ec2:DescribeVolumes", "Volumes", Scope(name))),
+        lambda: list(find(door, KINDS["parameter"], Scope(name))),
+    ):
+        with pytest.raises(OptionsError, match="is no name of one cluster"):
+            look()
 
 
 def taken(service: str, shape: str, text: str) -> bool:
