@@ -11,7 +11,8 @@ from botocore.exceptions import ClientError
 from pydantic import SecretStr
 
 from prefect_coiled.aws import caller, iam_role
-from prefect_coiled.aws.credentials import Account, CredentialSource
+from prefect_coiled.aws.account import Account
+from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.foresight import foresee
 from prefect_coiled.errors import AccessDeniedError
