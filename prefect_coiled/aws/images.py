@@ -42,7 +42,11 @@ def find_image(aws: Aws, architecture: str, gpu: bool = False) -> MachineImage:
         else []
     )
     if not found:
-        raise ProvisionError(what, f"AWS publishes none in {aws.region}", "Choose another region.")
+        raise ProvisionError(
+            what,
+            f"AWS publishes none in {aws.region}, or shows none to this AWS account",
+            "Choose another region, or let `amazon` be among its Allowed AMIs (EC2 console > Settings).",
+        )
     root, disk = root_disk(found[0])
     return MachineImage(image_id=str(image_id), root_device=root, disk=disk)
 

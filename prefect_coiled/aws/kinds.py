@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from prefect_coiled.aws import (
     baked_images,
@@ -29,8 +30,8 @@ from prefect_coiled.aws import (
 )
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.ownership import foreign, is_ours
-from prefect_coiled.aws.waits import DEPENDENTS_GONE, persistently
-from prefect_coiled.errors import AlreadyExistsError, NotFoundError
+from prefect_coiled.aws.waits import CONSISTENCY, DEPENDENTS_GONE, persistently, wait_for
+from prefect_coiled.errors import AlreadyExistsError, NotFoundError, WaitTimeoutError
 from prefect_coiled.internals.python import each_in_context
 from prefect_coiled.plan.changes import Change, choose
 from prefect_coiled.plan.kinds import ALL, Item, Kind, Scope, There, Wanted
@@ -142,7 +143,24 @@ def drop(aws: Aws, kind: Kind, items: list[Item], patience: float) -> None:
     try:
         persistently(aws, what, lambda: delete(aws, items), min(patience, DEPENDENTS_GONE))
     except NotFoundError:
-        return
+        _drop_listed(aws, kind, items, min(patience, CONSISTENCY))
+
+
+def _drop_listed(aws: Aws, kind: Kind, items: list[Item], patience: float) -> None:
+    """Delete what AWS lists, though it did not find it: it may be young. What stays listed longer is gone."""
+    ids = {kind.id_of(item) for item in items}
+
+    def gone() -> bool | None:
+        listed = [item for item in find(aws, kind) if kind.id_of(item) in ids]
+        if listed and kind.delete is not None:
+            try:
+                kind.delete(aws, listed)
+            except NotFoundError:
+                return None
+        return True
+
+    with suppress(WaitTimeoutError):
+        wait_for(aws, f"waiting for AWS to know {kind.name} ({', '.join(ids)})", gone, timeout=patience)
 
 
 def of_changes(kind: Kind, items: Iterable[Item], changes: Iterable[Change]) -> list[Item]:

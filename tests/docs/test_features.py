@@ -23,3 +23,20 @@ def test_no_row_is_without_a_test(page: str) -> None:
     rows = [r for r in text.splitlines() if r.startswith("| ") and not r.endswith("| test |")]
     assert rows
     assert [r for r in rows if "`tests/" not in r.split("|")[-2]] == []
+
+
+def test_each_rule_names_tests_that_are_there() -> None:
+    text = (ROOT / "docs" / "checked.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text))
+    assert len(named) > 20
+    assert [
+        f"{file}::{name}"
+        for file, name in sorted(named)
+        if not (ROOT / file).is_file() or f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8")
+    ] == []
+
+
+def test_each_file_of_tests_that_the_page_names_is_there() -> None:
+    text = (ROOT / "docs" / "checked.md").read_text(encoding="utf-8")
+    known = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert set(re.findall(r"`(test_\w+\.py)`", text)) <= known

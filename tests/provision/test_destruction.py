@@ -26,6 +26,7 @@ from prefect_coiled.provision import (
 from prefect_coiled.records import Resource
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
+from tests.provision.laid import lay_over, refusing
 
 
 def by_kind(resources: Iterable[Resource]) -> dict[str, tuple[str, ...]]:
@@ -217,6 +218,16 @@ def test_the_role_stays_where_aws_does_not_say_whether_a_region_needs_it(
     monkeypatch.undo()
     assert destroy_account("team", "us-east-1").is_done
     assert raw()["IAM role"] == set()
+
+
+@pytest.mark.parametrize("action", ["DeleteNatGateway", "ReleaseAddress", "DeleteSubnet", "DeleteVpc"])
+def test_what_aws_did_not_know_yet_goes_all_the_same(
+    session: Session, raw: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    set_up_account("team", "us-east-1")
+    lay_over(monkeypatch)(refusing(f"ec2:{action}", "InvalidVpcID.NotFound", times=1))
+    assert destroy_account("team", "us-east-1").is_done
+    assert filled(raw()) == {}
 
 
 @pytest.mark.parametrize(

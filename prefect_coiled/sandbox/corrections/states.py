@@ -172,7 +172,20 @@ def install(supervisor: Supervisor, instances: Instances) -> None:
         supervisor.end(self.id, "reboot")
 
     def terminate_instances(self: Any) -> Any:
-        changes = self.ec2_backend.terminate_instances(self._get_param("InstanceIds", []))
+        ids = self._get_param("InstanceIds", [])
+        known = self.ec2_backend.get_multi_instances_by_id(ids)
+        protected = [instance for instance in known if instance.disable_api_termination is True]
+        if protected:  # it keeps those in its zone
+            zones = {instance._placement.zone for instance in protected}
+            for instance in known:
+                if instance._placement.zone not in zones:
+                    instance.terminate()
+            message = (
+                f"The instance '{protected[0].id}' may not be terminated. Modify its "
+                "'disableApiTermination' instance attribute and try again."
+            )
+            raise ec2_error("OperationNotPermitted", message)
+        changes = self.ec2_backend.terminate_instances(ids)
         result = []
         for instance, before in changes:
             name = "terminated" if before.name == "terminated" else "shutting-down"

@@ -19,14 +19,6 @@ _ERRORS = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overvie
 _QUOTAS = "https://docs.aws.amazon.com/vpc/latest/userguide/amazon-vpc-limits.html"
 
 kept(
-    "group-once",
-    "ec2",
-    "CreateSecurityGroup",
-    "InvalidGroup.Duplicate",
-    "A group's name is there once in a VPC.",
-    _API.format("CreateSecurityGroup"),
-)
-kept(
     "group-rules",
     "ec2",
     "AuthorizeSecurityGroup*",
@@ -122,6 +114,66 @@ def rule_description(asked: Asked) -> str | None:
                 f"from the following set: {_SET}"
             )
     return None
+
+
+@rule(
+    "ec2",
+    "CreateSecurityGroup",
+    "InvalidGroup.Duplicate",
+    "A group's name is there once in a VPC, whatever its case.",
+    _API.format("CreateSecurityGroup"),
+    needs="account",
+)
+def group_once(asked: Asked, account: Account) -> str | None:
+    name, vpc = str(asked.get("GroupName")), asked.get("VpcId")
+    there = account.ec2.groups.get(vpc, {}).values() if vpc else ()
+    if any(group.name.lower() == name.lower() for group in there):
+        return f"The security group '{name}' already exists for VPC '{vpc}'"
+    return None
+
+
+@rule(
+    "ec2",
+    "RevokeSecurityGroup*",
+    "InvalidPermission.NotFound",
+    "A call that names a rule that is not there revokes none.",
+    _API.format("RevokeSecurityGroupIngress"),
+    needs="account",
+)
+def revoked_rules(asked: Asked, account: Account) -> str | None:
+    group = account.ec2.get_security_group_from_id(asked.get("GroupId"))
+    if group is None:
+        return None
+    rules = group.ingress_rules if asked.action.endswith("Ingress") else group.egress_rules
+    there = {
+        (
+            rule.ip_protocol,
+            rule.from_port,
+            rule.to_port,
+            rule.ip_range.get("CidrIp")
+            or rule.ip_range.get("CidrIpv6")
+            or rule.prefix_list_id
+            or rule.source_group.get("GroupId"),
+        )
+        for rule in rules
+    }
+    for permission in asked.all("IpPermissions"):
+        protocol = str(permission.get("IpProtocol")).lower()
+        protocol = {"6": "tcp", "17": "udp", "1": "icmp"}.get(protocol, protocol)
+        ports = (None, None) if protocol == "-1" else (permission.get("FromPort"), permission.get("ToPort"))
+        for kind, key in _SOURCE_KEYS.items():
+            for one in permission.get(kind) or ():
+                if one.get(key) and (protocol, *ports, one[key]) not in there:
+                    return "The specified rule does not exist in this security group."
+    return None
+
+
+_SOURCE_KEYS = {
+    "IpRanges": "CidrIp",
+    "Ipv6Ranges": "CidrIpv6",
+    "PrefixListIds": "PrefixListId",
+    "UserIdGroupPairs": "GroupId",
+}
 
 
 def _text(parameter: str, value: str, what: str) -> str | None:

@@ -39,6 +39,14 @@ kept(
     _ERRORS,
 )
 kept(
+    "terminate-all-or-none",
+    "ec2",
+    "TerminateInstances",
+    "InvalidInstanceID.NotFound, OperationNotPermitted",
+    "One unknown id keeps all instances of a call; one that is protected keeps those in its zone.",
+    _API.format("TerminateInstances"),
+)
+kept(
     "address-in-use",
     "ec2",
     "ReleaseAddress",
@@ -117,6 +125,21 @@ def vpc_attribute(asked: Asked) -> Refusal | str | None:
     if not given:
         return Refusal("MissingParameter", "The request must contain one attribute of the VPC.")
     return f"Fields for multiple attribute types specified: {', '.join(given)}" if len(given) > 1 else None
+
+
+@rule(
+    "ec2",
+    "DeleteRouteTable",
+    "DependencyViolation",
+    "A VPC's main route table goes with the VPC.",
+    _API.format("DeleteRouteTable"),
+    needs="account",
+)
+def main_table(asked: Asked, account: Account) -> str | None:
+    table = account.ec2.route_tables.get(asked.get("RouteTableId"))
+    if table is None or table.main_association_id is None:
+        return None
+    return f"The routeTable '{table.id}' has dependencies and cannot be deleted."
 
 
 _TARGETS = (

@@ -45,7 +45,7 @@ CASES: list[Case] = [
         "ec2-group-once",
         "ec2",
         "create_security_group",
-        lambda h: {"GroupName": "workers", "Description": "x", "VpcId": h.vpc},
+        lambda h: {"GroupName": "Workers", "Description": "x", "VpcId": h.vpc},
         "InvalidGroup.Duplicate",
         None,
     ),
@@ -175,3 +175,18 @@ def test_an_image_keeps_its_name_and_its_snapshot(here: Here) -> None:
     assert code_of(ec2.delete_snapshot, SnapshotId=snapshot) == "InvalidSnapshot.InUse"
     ec2.deregister_image(ImageId=image)
     ec2.delete_snapshot(SnapshotId=snapshot)
+
+
+@story("ec2-revoked-rules")
+def test_a_call_that_names_a_rule_that_is_not_there_revokes_none(here: Here) -> None:
+    ec2, group = here.of("ec2"), here.add_group("revoked")
+    wanted = permission()["IpPermissions"]
+    pair = {"IpProtocol": "tcp", "FromPort": 9, "ToPort": 9, "UserIdGroupPairs": [{"GroupId": group}]}
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[*wanted, pair])
+    other = permission(ToPort=3)["IpPermissions"]
+    code = code_of(ec2.revoke_security_group_ingress, GroupId=group, IpPermissions=[*wanted, *other])
+    assert code == "InvalidPermission.NotFound"
+    found = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissions"]
+    assert len(found) == 2
+    ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=[*wanted, pair])
+    assert ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissions"] == []

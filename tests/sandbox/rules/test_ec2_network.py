@@ -124,3 +124,35 @@ def test_a_nat_gateway_that_cannot_work_fails_and_says_why(here: Here) -> None:
     assert made(here.subnet) == ("available", None)
     assert made(here.subnet) == ("failed", "Resource.AlreadyAssociated")
     assert code_of(ec2.release_address, AllocationId=address) == "InvalidIPAddress.InUse"
+
+
+@story("ec2-main-table")
+def test_the_main_route_table_goes_with_its_vpc_alone(here: Here) -> None:
+    ec2 = here.of("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+    of_vpc = [{"Name": "vpc-id", "Values": [vpc]}]
+    (table,) = ec2.describe_route_tables(Filters=of_vpc)["RouteTables"]
+    assert code_of(ec2.delete_route_table, RouteTableId=table["RouteTableId"]) == "DependencyViolation"
+    ec2.delete_vpc(VpcId=vpc)
+
+
+@story("ec2-terminate-all-or-none")
+def test_one_instance_that_stays_keeps_those_of_its_zone(here: Here) -> None:
+    ec2 = here.of("ec2")
+    made = ec2.create_subnet(VpcId=here.vpc, CidrBlock="10.0.80.0/24", AvailabilityZone="us-east-1b")
+    elsewhere = here.run(SubnetId=made["Subnet"]["SubnetId"])
+    kept, beside = here.run(MinCount=2, MaxCount=2)
+
+    def alive() -> set[str]:
+        shown = ec2.describe_instances(InstanceIds=[kept, beside, *elsewhere])["Reservations"]
+        return {i["InstanceId"] for r in shown for i in r["Instances"] if i["State"]["Name"] != "terminated"}
+
+    unknown = ["i-00000000000000000", kept]
+    assert code_of(ec2.terminate_instances, InstanceIds=unknown) == "InvalidInstanceID.NotFound"
+    assert alive() == {kept, beside, *elsewhere}
+    ec2.modify_instance_attribute(InstanceId=kept, DisableApiTermination={"Value": True})
+    together = [beside, kept, *elsewhere]
+    assert code_of(ec2.terminate_instances, InstanceIds=together) == "OperationNotPermitted"
+    assert alive() == {kept, beside}
+    ec2.modify_instance_attribute(InstanceId=kept, DisableApiTermination={"Value": False})
+    ec2.terminate_instances(InstanceIds=together)
