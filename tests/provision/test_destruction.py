@@ -23,7 +23,7 @@ from prefect_coiled.provision import (
     set_up_account,
     take_inventory,
 )
-from prefect_coiled.records import Resource
+from prefect_coiled.provision.inventory import Resource
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
 from tests.provision.laid import lay_over, refusing
@@ -220,7 +220,9 @@ def test_the_role_stays_where_aws_does_not_say_whether_a_region_needs_it(
     assert raw()["IAM role"] == set()
 
 
-@pytest.mark.parametrize("action", ["DeleteNatGateway", "ReleaseAddress", "DeleteSubnet", "DeleteVpc"])
+@pytest.mark.parametrize(
+    "action", ["DeleteNatGateway", "DeleteVpcEndpoints", "ReleaseAddress", "DeleteSubnet", "DeleteVpc"]
+)
 def test_what_aws_did_not_know_yet_goes_all_the_same(
     session: Session, raw: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:
