@@ -210,3 +210,12 @@ def _profiles() -> list[str]:
     import botocore.session
 
     return list(botocore.session.Session().available_profiles)
+
+
+def __getattr__(name: str) -> Any:
+    """`Account` where scripts around the provisioning flows knew it before it had a file of its own."""
+    if name == "Account":
+        from prefect_coiled.aws.account import Account
+
+        return Account
+    raise AttributeError(name)

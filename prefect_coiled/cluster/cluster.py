@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import contextlib
 import contextvars
+import inspect
 import logging
 import os
 import re
@@ -19,6 +20,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any, TypeVar
@@ -378,7 +380,9 @@ class Cluster(DistributedCluster):
                 joined = [name for name in chosen if name in self.observed]
                 await self._announce(chosen)
                 await self.scheduler_comm.retire_workers(names=joined, remove=True, close_workers=True)
-                await self.scale_down(chosen)
+                gone: Any = self.scale_down(chosen)  # of a subclass, it may be no coroutine
+                if inspect.isawaitable(gone):
+                    await gone
 
     async def _announce(self, names: Iterable[str]) -> None:
         """Whoever watches the cluster is told that these are meant to go."""
@@ -450,6 +454,7 @@ class Cluster(DistributedCluster):
         self.stop_event.set()
         if self.status != Status.closed and not self.called_from_running_loop:
             self.sync(self._close)
+        self._stop_loop()
 
     def close(self, timeout: float | None = None) -> Any:
         """Remove the cluster, or let go of one that stays.
@@ -465,7 +470,24 @@ class Cluster(DistributedCluster):
         """
         if self.status == Status.closed and self.removal is not None and not self.removal.is_done:
             self.status = Status.failed
-        return super().close(timeout)
+        closing = super().close(timeout)
+        self._stop_loop()
+        return closing
+
+    def _stop_loop(self) -> None:
+        """As Dask's own clusters: one that is closed has no thread; one that may close again keeps it."""
+        done = self.status == Status.closed and (self.removal is None or self.removal.is_done)
+        if done and not self.asynchronous and not self.called_from_running_loop:
+            self._loop_runner.stop()
+
+    def sync(self, func: Any, *args: Any, **more: Any) -> Any:
+        """Run a coroutine function on the event loop; on one for it alone after the cluster has closed."""
+        started = self._loop_runner.is_started()
+        if started or self.asynchronous or self.called_from_running_loop:
+            return super().sync(func, *args, **more)
+        more.pop("callback_timeout", None)
+        with ThreadPoolExecutor(1) as thread:  # there may be a running loop in this one, as in a notebook
+            return thread.submit(lambda: asyncio.run(func(*args, **more))).result()
 
     async def _close(self) -> None:
         while self._closing is not None:

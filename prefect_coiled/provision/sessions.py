@@ -5,12 +5,20 @@ A flow's parameters are recorded and shown by Prefect, so handles and secrets tr
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from prefect_coiled.aws.account import Account
+from prefect_coiled.aws.door import Aws
 from prefect_coiled.blocks import load_account
 from prefect_coiled.options import merge
 from prefect_coiled.tasks.steps import Session, current_session, untagged, use_session
+
+
+def open_door(account: Account, region: str, stop: threading.Event | None = None) -> Aws:
+    """`account.door(...)` by the name that scripts around the provisioning flows know."""
+    return account.door(region, stop)
 
 
 @contextmanager
