@@ -93,8 +93,9 @@ def _fetch(wheel: Wheel, path: Path, indexes: Indexes, what: str) -> None:
     options = {"headers": headers, "follow_redirects": True, "timeout": _SECONDS, "verify": certificates}
     with httpx.stream("GET", wheel.url, **options) as reply, path.open("wb") as out:  # type: ignore[arg-type]
         reply.raise_for_status()
-        if wheel.url.startswith("https:") and reply.url.scheme != "https":
-            raise OptionsError(what, f"the index leads on to {reply.url.scheme}, where anybody may answer.")
+        ways = {str(one.url.scheme) for one in (*reply.history, reply)}
+        if wheel.url.startswith("https:") and ways != {"https"}:
+            raise OptionsError(what, "the index leads on to http, where anybody may answer.")
         if not wheel.sha256 and not {"content-length", "transfer-encoding"} & set(reply.headers):
             raise OptionsError(what, "the index says neither its hash nor its length.")
         for chunk in reply.iter_bytes(_CHUNK):

@@ -14,7 +14,7 @@ from prefect_coiled import Cluster, load_account
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.cli import app
 from prefect_coiled.provision import destroy_account, sweep, take_inventory
-from prefect_coiled.records import Resource
+from prefect_coiled.provision.inventory import Resource
 from prefect_coiled.sandbox import Sandbox
 
 from .conftest import dispensable

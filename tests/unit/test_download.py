@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from prefect_coiled.environment.download import download
@@ -189,3 +190,21 @@ def test_a_file_of_a_folder_is_copied_and_checked(tmp_path: Path) -> None:
     (tmp_path / "a b.tar.gz").write_bytes(BODY)
     wheel = Wheel(name="a", version="1", file="a.tar.gz", sha256=HASH, url=(tmp_path / "a b.tar.gz").as_uri())
     assert download(wheel, tmp_path, Indexes()).read_bytes() == BODY
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_an_index_that_leads_from_https_to_http_is_not_followed_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
+    leads = {"https://index/a": "http://anybody/a"} | ({"http://anybody/a": "https://else/a"} if back else {})
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        to = leads.get(str(request.url))
+        return httpx.Response(302, headers={"Location": to}) if to else httpx.Response(200, content=BODY)
+
+    client = httpx.Client(transport=httpx.MockTransport(answer), follow_redirects=True)
+    monkeypatch.setattr(httpx, "stream", lambda method, url, **_: client.stream(method, url))
+    wheel = Wheel(name="a", version="1", file="a-1.tar.gz", sha256="", url="https://index/a")
+    with pytest.raises(OptionsError, match="leads on to http"):
+        download(wheel, tmp_path, Indexes())
+    assert not list(tmp_path.iterdir())

@@ -29,7 +29,7 @@ LOCAL_ONLY = (
     "protocol",
     "security",
 )
-SLOWER = 40.0
+SLOWER = 120.0
 SECONDS = 600
 
 SELECTED = {
@@ -40,10 +40,7 @@ SELECTED = {
         "test_context_manager",
         "test_no_workers_sync",
         "test_Client_with_local",
-        "test_duplicate_clients",
-        "test_Client_twice",
         "test_repeated",
-        "test_scale_up_and_down",
         "test_ipywidgets",
         "test_ipywidgets_loop",
         "test_no_ipywidgets",
@@ -52,11 +49,9 @@ SELECTED = {
         "test_adapt_then_manual",
         "test_scale_retires_workers",
         "test_asynchronous_property",
-        "test_scale_memory_cores",
         "test_repr",
         "test_capture_security",
         "test_no_dangling_asyncio_tasks",
-        "test_async_with",
         "test_cluster_names",
         "test_connect_to_closed_cluster",
         "test_localcluster_get_client",
@@ -66,7 +61,6 @@ SELECTED = {
         "test_adaptive_local_cluster_multi_workers",
         "test_min_max",
         "test_avoid_churn",
-        "test_adapt_quickly",
         "test_adapt_down",
         "test_no_more_workers_than_tasks",
         "test_basic_no_loop",
@@ -83,6 +77,25 @@ SELECTED = {
         "test_adaptive_logs_stopping_once",
         "test_adapt_stop_del",
     ],
+}
+
+
+# Of the others that make a LocalCluster: why they are not asked of this one. What is in no list is about
+# workers, nannies, protocols, ports or logs of LocalCluster itself, or of SpecCluster's specification.
+NOT = {
+    "test_simple": "looks into the scheduler and the workers, which are on other machines",
+    "test_duplicate_clients": "has `Client` make the cluster",
+    "test_Client_twice": "has `Client` make the cluster",
+    "test_adapt_quickly": "looks into the scheduler's tasks",
+    "test_scale_up_and_down": "awaiting the cluster waits for AWS, not for workers: `wait_for_workers` does",
+    "test_scale_memory_cores": "expects a bare `scale` to count at once; here counts what AWS launched",
+    "test_async_with": "keeps `cluster.workers`, which is a picture of the moment here",
+    "test_repr[None]": "`memory_limit=None` means that nothing is said; 0 is no limit",
+    "test_capture_security[False]": "needs certificates of distributed's own tests",
+    "test_cluster_info_sync": "looks into the scheduler's metadata",
+    "test_cluster_info_sync_is_robust_to_network_blips": "looks into the scheduler's metadata",
+    "test_death_timeout_raises": "`timeout` says how long a start may take",
+    "test_localcluster_start_exception": "passes plugins to the worker's class",
 }
 
 
@@ -161,7 +174,11 @@ distributed.Client = _Client  # type: ignore[misc]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    chosen = [i for i in items if i.originalname in SELECTED.get(i.path.name, ())]  # type: ignore[attr-defined]
+    chosen = [
+        item
+        for item in items
+        if getattr(item, "originalname", "") in SELECTED.get(item.path.name, ()) and item.name not in NOT
+    ]
     for module in {item.module for item in chosen}:  # type: ignore[attr-defined]
         module.time = _slow_clock
     items[:] = chosen
