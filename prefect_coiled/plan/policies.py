@@ -13,6 +13,7 @@ import base64
 import fnmatch
 import hashlib
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -49,6 +50,8 @@ __all__ = [
     "size",
     "trust_policy",
 ]
+
+logger = logging.getLogger(__name__)
 
 PolicyName = Literal["setup", "ongoing", "instance"]
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
@@ -104,7 +107,8 @@ def iam_policies(
             `prefect-coiled policies boundary` prints one.
 
     Returns:
-        The documents by name; `json.dumps` makes what AWS takes.
+        The documents by name; `json.dumps` makes what AWS takes. Where a long slug and a network of one's own
+        leave no room, the statements that deny what other policies may permit are left out, with a warning.
 
     Raises:
         OptionsError: If the AWS account's number, the slug or the partition is not one, or with the network
@@ -128,6 +132,12 @@ def iam_policies(
         made["ongoing"]["Statement"] += _key_statements(kms_key, region)
     if role_arn:
         made["ongoing"]["Statement"] += _role_statements(role_arn)
+    if size(made["ongoing"]) > LONGEST:
+        kept = [s for s in made["ongoing"]["Statement"] if s["Sid"] not in _FENCES]
+        made["ongoing"]["Statement"] = kept
+        logger.warning(
+            "The ongoing policy has no room for %s, and is written without.", " and ".join(_FENCES)
+        )
     for name, document in made.items():
         if size(document) > LONGEST:
             raise OptionsError(
@@ -180,6 +190,10 @@ def _of_any_kind(resources: list[str], number: str) -> list[str]:
     return sorted([*kept, *([some.rpartition(":")[0] + ":*/*"] if some else [])])
 
 
+# What the policies permit holds without these: they deny what another policy may permit beside them.
+_FENCES = ("NoOpenMetadata", "NoPlainDisks")
+
+
 def _never(phase: Phase, partition: str) -> list[tuple[str, dict[str, Any]]]:
     """What nobody launches who has the policy, even where another one permits it.
 
@@ -193,9 +207,10 @@ def _never(phase: Phase, partition: str) -> list[tuple[str, dict[str, Any]]]:
         made = _statement(["ec2:RunInstances"], [f"arn:{partition}:ec2:*:*:{kind}/*"], condition)
         return {**made, "Effect": "Deny"}
 
+    open_metadata, plain_disks = _FENCES
     return [
-        ("NoOpenMetadata", deny("instance", {"StringNotEquals": {"ec2:MetadataHttpTokens": "required"}})),
-        ("NoPlainDisks", deny("volume", {"Bool": {"ec2:Encrypted": "false"}})),
+        (open_metadata, deny("instance", {"StringNotEquals": {"ec2:MetadataHttpTokens": "required"}})),
+        (plain_disks, deny("volume", {"Bool": {"ec2:Encrypted": "false"}})),
     ]
 
 

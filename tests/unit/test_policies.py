@@ -149,6 +149,44 @@ def test_a_network_of_ones_own_is_allowed_by_its_ids_alone() -> None:
     assert places == ["subnet/subnet-0123456789abcdef0", "vpc/vpc-0123456789abcdef0"]
 
 
+@pytest.mark.parametrize("partition", ["aws", "aws-cn", "aws-us-gov"])
+@pytest.mark.parametrize("boundary", ["", "arn:aws:iam::123456789012:policy/coiled/" + "b" * 64])
+def test_with_the_longest_slug_and_a_network_of_ones_own_it_still_fits(partition: str, boundary: str) -> None:
+    own = NetworkIds(
+        network_id="vpc-0123456789abcdef0",
+        scheduler_subnet_id="subnet-0123456789abcdef0",
+        worker_subnet_id="subnet-0123456789abcdef1",
+        firewall_id="sg-0123456789abcdef0",
+    )
+    made = iam_policies(
+        "a" * 64,
+        aws_account_id="123456789012",
+        partition=partition,
+        network=own,
+        permissions_boundary=boundary,
+    )
+    assert max(size(made[name]) for name in ("setup", "ongoing")) <= LONGEST
+    assert [s["Sid"] for s in made["ongoing"]["Statement"] if s["Sid"].startswith("OwnNetwork")]
+
+
+def test_what_denies_beside_other_policies_is_left_out_only_where_there_is_no_room(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert {"NoOpenMetadata", "NoPlainDisks"} <= {s["Sid"] for s in statements("ongoing")}
+    assert not caplog.text
+    own = NetworkIds(
+        network_id="vpc-0123456789abcdef0",
+        scheduler_subnet_id="subnet-0123456789abcdef0",
+        worker_subnet_id="subnet-0123456789abcdef1",
+        firewall_id="sg-0123456789abcdef0",
+    )
+    left = iam_policies("a" * 64, aws_account_id="123456789012", partition="aws-us-gov", network=own)[
+        "ongoing"
+    ]["Statement"]
+    assert not {"NoOpenMetadata", "NoPlainDisks"} & {s["Sid"] for s in left}
+    assert "has no room for NoOpenMetadata and NoPlainDisks" in caplog.text
+
+
 def test_the_statement_for_a_call_is_the_policys_own() -> None:
     found = permitting_statements("ec2:DeleteVpc", "my-team")
     assert found is not None
