@@ -67,6 +67,20 @@ def tags(asked: Asked) -> str | None:
 
 @rule(
     "ecr",
+    "DescribeRepositories DescribeImages",
+    "InvalidParameterException",
+    "What is named is not asked for by pages.",
+    _API.format("DescribeImages"),
+)
+def names_or_pages(asked: Asked) -> str | None:
+    if not (asked.all("repositoryNames") or asked.all("imageIds")):
+        return None
+    paged = [name for name in ("nextToken", "maxResults") if asked.get(name)]
+    return f"Invalid parameter: {paged[0]} cannot be used with names or ids." if paged else None
+
+
+@rule(
+    "ecr",
     "PutLifecyclePolicy",
     "InvalidParameterException",
     "A lifecycle policy is JSON with rules, each with a priority of its own, a selection and an action.",

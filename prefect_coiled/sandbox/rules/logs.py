@@ -38,6 +38,7 @@ _BATCH = 1048576  # bytes
 _EVENT = 1048576  # bytes, with what each event costs
 _EACH = 26  # bytes that each event costs
 _DAY = 24 * 3600 * 1000  # ms
+_YEAR_2024 = 1704067200000  # ms
 
 kept(
     "once",
@@ -176,6 +177,19 @@ def streams_once(asked: Asked) -> str | None:
     if asked.all("logStreamNames") and asked.get("logStreamNamePrefix"):
         return "logStreamNames and logStreamNamePrefix are mutually exclusive parameters."
     return None
+
+
+@rule(
+    "logs",
+    "FilterLogEvents",
+    "InvalidParameterException",
+    "From the end one reads what is of 2024 or later.",
+    _API.format("FilterLogEvents"),
+)
+def from_the_end(asked: Asked) -> str | None:
+    if asked.get("startFromHead") is not False or int(asked.get("startTime") or 0) >= _YEAR_2024:
+        return None
+    return "startFromHead set to false is only supported for a startTime on or after January 1, 2024."
 
 
 @rule(

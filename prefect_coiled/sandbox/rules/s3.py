@@ -165,6 +165,37 @@ def object_size(asked: Asked) -> str | None:
     return "Your proposed upload exceeds the maximum allowed size" if asked.size > 5 * 1024**3 else None
 
 
+_UPLOADS = "https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"
+kept(
+    "parts",
+    "s3",
+    "UploadPart CompleteMultipartUpload",
+    "NoSuchUpload, InvalidPart, EntityTooSmall",
+    "An upload is there, its parts are those that were sent, and all but the last have 5 MB.",
+    _API.format("CompleteMultipartUpload"),
+)
+
+
+@rule("s3", "UploadPart", "InvalidArgument", "Parts have numbers from 1 to 10,000.", _UPLOADS)
+def part_number(asked: Asked) -> str | None:
+    if 1 <= int(asked.get("PartNumber") or 0) <= 10_000:
+        return None
+    return "Part number must be an integer between 1 and 10000, inclusive"
+
+
+@rule(
+    "s3",
+    "ListObjectsV2",
+    "InvalidArgument",
+    "A page has no negative number of keys.",
+    _API.format("ListObjectsV2"),
+)
+def page(asked: Asked) -> str | None:
+    if int(asked.get("MaxKeys") or 0) >= 0:
+        return None
+    return "Argument maxKeys must be an integer between 0 and 2147483647"
+
+
 @rule("s3", "DeleteObjects", "MalformedXML", "At most 1,000 keys in a call.", _API.format("DeleteObjects"))
 def deleted(asked: Asked) -> str | None:
     if 0 < len(asked.get("Delete", "Objects") or [0]) <= 1000:

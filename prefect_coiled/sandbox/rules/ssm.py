@@ -116,6 +116,32 @@ def name(asked: Asked) -> Refusal | str | None:
     return None
 
 
+kept(
+    "type",
+    "ssm",
+    "PutParameter",
+    "ValidationException",
+    "A new parameter has a type.",
+    _PUT,
+)
+
+
+@rule(
+    "ssm",
+    "GetParameter",
+    "ValidationException",
+    "A name that is read has no spaces.",
+    "https://docs.aws.amazon.com/systems-manager/latest/APIReference/API_GetParameter.html",
+)
+def read_name(asked: Asked) -> str | None:
+    if not re.search(r"\s", str(asked.get("Name") or "")):
+        return None
+    return (
+        "Invalid label or version format. Please use correct syntax for referencing a version/label "
+        "<name>:<version/label>"
+    )
+
+
 @rule("ssm", "PutParameter", "HierarchyLevelLimitExceededException", "A name has at most 15 levels.", _NAMES)
 def levels(asked: Asked) -> str | None:
     if str(asked.get("Name") or "").count("/") > 15:

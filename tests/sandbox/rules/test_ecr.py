@@ -10,6 +10,14 @@ from .here import Case, Here, check, code_of, many, pairs, story
 
 CASES: list[Case] = [
     (
+        "ecr-names-or-pages",
+        "ecr",
+        "describe_repositories",
+        lambda h: {"repositoryNames": ["images"], "maxResults": 5},
+        "InvalidParameterException",
+        lambda h: {"repositoryNames": ["images"]},
+    ),
+    (
         "ecr-model",
         "ecr",
         "create_repository",

@@ -104,6 +104,14 @@ CASES: list[Case] = [
         lambda h: {"logGroupName": "group", "logStreamNames": ["stream"]},
     ),
     (
+        "logs-from-the-end",
+        "logs",
+        "filter_log_events",
+        lambda h: {"logGroupName": "group", "startFromHead": False},
+        "InvalidParameterException",
+        lambda h: {"logGroupName": "group", "startFromHead": False, "startTime": 1704067200000},
+    ),
+    (
         "logs-streams-there",
         "logs",
         "filter_log_events",

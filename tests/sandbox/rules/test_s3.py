@@ -93,6 +93,22 @@ CASES: list[Case] = [
         "InvalidArgument",
         None,
     ),
+    (
+        "s3-part-number",
+        "s3",
+        "upload_part",
+        lambda h: {"Bucket": "rules", "Key": "k", "UploadId": "u", "PartNumber": 0, "Body": b"x"},
+        "InvalidArgument",
+        None,
+    ),
+    (
+        "s3-page",
+        "s3",
+        "list_objects_v2",
+        lambda h: {"Bucket": "rules", "MaxKeys": -1},
+        "InvalidArgument",
+        lambda h: {"Bucket": "rules", "MaxKeys": 0},
+    ),
     ("s3-no-such", "s3", "get_object", lambda h: {"Bucket": "rules", "Key": "nobody"}, "NoSuchKey", None),
     ("s3-not-empty", "s3", "delete_bucket", lambda h: {"Bucket": "rules"}, "BucketNotEmpty", None),
 ]
@@ -129,3 +145,19 @@ def test_an_object_of_more_than_5_gb_is_refused_before_it_is_sent(here: Here) ->
     connection.endheaders()
     assert b"<Code>EntityTooLarge</Code>" in connection.getresponse().read()
     connection.close()
+
+
+@story("s3-parts")
+def test_an_upload_is_completed_with_the_parts_that_were_sent(here: Here) -> None:
+    s3, there = here.of("s3"), {"Bucket": "rules", "Key": "parts"}
+    there["UploadId"] = s3.create_multipart_upload(**there)["UploadId"]
+    tags = [s3.upload_part(**there, PartNumber=n, Body=b"x")["ETag"] for n in (1, 2)]
+
+    def complete(upload: str, *found: str) -> str:
+        parts = [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(found, 1)]
+        asked = {**there, "UploadId": upload, "MultipartUpload": {"Parts": parts}}
+        return code_of(s3.complete_multipart_upload, **asked)
+
+    assert complete(there["UploadId"], *tags) == "EntityTooSmall"
+    assert complete(there["UploadId"], tags[0], '"0"') == "InvalidPart"
+    assert complete("nobodys", tags[0]) == "NoSuchUpload"

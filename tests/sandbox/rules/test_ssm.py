@@ -56,6 +56,15 @@ CASES: list[Case] = [
         "AccessDeniedException",
         None,
     ),
+    ("ssm-read-name", "ssm", "get_parameter", lambda h: {"Name": "/rules/a b"}, "ValidationException", None),
+    (
+        "ssm-type",
+        "ssm",
+        "put_parameter",
+        lambda h: {"Name": "/rules/without-a-type", "Value": "v"},
+        "ValidationException",
+        None,
+    ),
     (
         "ssm-levels",
         "ssm",

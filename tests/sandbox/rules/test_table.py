@@ -41,6 +41,14 @@ def test_every_rule_has_a_source_and_a_case() -> None:
     assert all(row.source.startswith("https://docs.aws.amazon.com/") for row in known)
 
 
+def test_the_page_of_what_was_checked_has_every_call_with_its_rules() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "write_calls_table.py"))
+    page: str = script["page"]()
+    assert page == (ROOT / "docs" / "checked.md").read_text(encoding="utf-8"), (
+        "run scripts/write_calls_table.py and look at what has changed"
+    )
+
+
 def test_the_page_shows_the_table_as_it_is() -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "write_rules_table.py"))
     page: str = script["page"]()
