@@ -82,6 +82,7 @@ def prepared(indexes: Indexes, files: Mapping[str, str] | None = None) -> Iterat
             (place / name).write_text(text, encoding="utf-8")
         # The file that is named is read instead of the project's, the user's and the system's.
         own = {"UV_CONFIG_FILE": str(place / "uv.toml"), "GIT_TERMINAL_PROMPT": "0"}
+        own["PYTHONDONTWRITEBYTECODE"] = "1"  # a build leaves nothing in the folders that it reads
         environ = {**environ_of(os.environ), **indexes.environ, **own}
         yield Place(place, environ)
 

@@ -12,7 +12,8 @@ from prefect._flow_run_suspension import raise_if_flow_run_suspension_requested
 from prefect._internal.concurrency.services import QueueService
 from prefect.blocks.core import Block
 from prefect.client.schemas.objects import BlockDocument
-from prefect.context import ContextModel
+from prefect.context import AssetContext, ContextModel, FlowRunContext, TagsContext, TaskRunContext
+from prefect.transactions import BaseTransaction
 from prefect.types._concurrency import ConcurrencyLeaseHolder
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "drain",
     "enter_for_good",
     "is_saved_apart",
+    "leave_all",
     "loaded_from",
     "name_of",
     "raise_if_flow_run_suspension_requested",
@@ -60,6 +62,18 @@ def drain(service: Any, timeout: float) -> None:
 def enter_for_good(context: ContextModel) -> None:
     """Have a context found in the present `contextvars.Context`, which ends without leaving it."""
     context.__var__.set(context)
+
+
+def leave_all() -> None:
+    """Take no run, no transaction and no tags into the present `contextvars.Context`.
+
+    A thread's context may come by way of an event loop from another task, which is over by now. A transaction
+    that is over takes whatever is open for its parent, and so may be its own ancestor.
+    """
+    for kind in (FlowRunContext, TaskRunContext, AssetContext, BaseTransaction):
+        variable: Any = kind.__var__
+        variable.set(None)
+    TagsContext.__var__.set(TagsContext())
 
 
 def route_task_run_events(route: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:

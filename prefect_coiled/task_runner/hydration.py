@@ -26,7 +26,7 @@ from prefect.context import (
     hydrated_context,
 )
 
-from prefect_coiled.internals.prefect import enter_for_good
+from prefect_coiled.internals.prefect import enter_for_good, leave_all
 from prefect_coiled.task_runner.outboxes import use_outbox
 
 __all__ = ["Hydrated", "hydrated", "made"]
@@ -85,6 +85,7 @@ class Hydrated:
 
     def _enter(self, name: str, shared: Mapping[str, Any]) -> None:
         _count("contexts")
+        leave_all()
         if self.settings:
             enter_for_good(SettingsContext(**self.settings))
         client = SyncClientContext()

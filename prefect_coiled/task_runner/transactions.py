@@ -26,6 +26,14 @@ from prefect_coiled.task_runner.remote_result import RemoteRecord
 __all__ = ["Part", "for_worker", "part_of", "stand_for"]
 
 
+class _StandIn(Transaction):
+    """The flow's transaction on a worker: the outermost one there."""
+
+    def get_parent(self) -> Any:
+        """None: what it is in was told with it. Prefect's own would take what is open now, its child."""
+        return None
+
+
 def for_worker() -> dict[str, Any] | None:
     """What a worker needs to know of the transaction that is open here; None if there is none."""
     parent = get_transaction()
@@ -40,7 +48,7 @@ def for_worker() -> dict[str, Any] | None:
 
 def stand_for(told: dict[str, Any]) -> Transaction:
     """On a worker: a transaction to be in the place of the flow's. It is entered and never left."""
-    parent = Transaction(commit_mode=CommitMode.LAZY)
+    parent = _StandIn(commit_mode=CommitMode.LAZY)
     stored_values(parent).update(told["values"])
     return parent
 

@@ -250,7 +250,7 @@ def test_stopped_in_the_middle_it_goes_on_when_it_is_run_again(aws: Sandbox, key
     }
     command = [sys.executable, "-m", "prefect_coiled.cli", "setup", "aws", "--account", "guided", "--yes"]
     command += ["--access-key-id", keys["aws_access_key_id"], "--endpoint-url", aws.endpoint]
-    aws.faults([{"effect": "latency", "action": "CreateSubnet", "seconds": 0.5}])
+    aws.faults([{"effect": "latency", "action": "CreateSubnet", "seconds": 2}])
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         command, stdin=follower, stdout=follower, stderr=follower, env=environ, start_new_session=True

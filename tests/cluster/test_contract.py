@@ -126,6 +126,7 @@ def test_a_denied_access_to_s3_is_told_once_with_what_to_do(
             assert client.submit(by_boto3, 6).result() == len(b"1,2,3")
     finally:
         sandbox.set(iam="off")
+        load_account().detach_policy("arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess")
     (hint,) = hints()
     assert hint.startswith("A task was denied access to S3 (ClientError: An error occurred (AccessDenied)")
     assert "role attach-policy arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess --account default" in hint
