@@ -165,6 +165,28 @@ def test_a_transaction_whose_task_fails_rolls_back_what_its_others_did(
     assert undone == ["written"]
 
 
+def test_a_task_within_a_transaction_may_submit_tasks_and_run_flows(runner: CoiledTaskRunner) -> None:
+    @task
+    def inner(n: int) -> int:
+        return n + 1
+
+    @flow(task_runner=runner)
+    def nested(n: int) -> int:
+        return inner.submit(n).result()
+
+    @task
+    def outer(n: int) -> tuple[int, int]:
+        return inner.submit(n).result(), nested(n)
+
+    @flow(task_runner=runner)
+    def wraps() -> tuple[int, int]:
+        with transaction():
+            found: tuple[int, int] = outer.submit(1).result()
+            return found
+
+    assert wraps() == (2, 2)
+
+
 def test_a_transaction_that_ends_well_is_committed_with_its_results(
     runner: CoiledTaskRunner, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ import ast
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,8 +14,11 @@ from uuid import uuid4
 import boto3
 import pytest
 from botocore.credentials import Credentials
+from prefect import tags
+from prefect.context import TagsContext, TaskRunContext
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
+from prefect.transactions import get_transaction, transaction
 
 import prefect_coiled
 from prefect_coiled.blocks import Ec2DaskAccount
@@ -178,3 +181,18 @@ def test_threads_of_a_pool_find_what_the_caller_has_in_its_context() -> None:
         with pytest.raises(ValueError, match="3"):
             each_in_context(pool, told, [1, 3, 4])
         assert list(pool.map(told, [1])) == ["1 by nobody"], "what the pool's own way lacks"
+
+
+def test_a_transaction_that_is_over_is_left_behind_with_all_that_came_with_it() -> None:
+    with transaction(), tags("of-another"):
+        inherited = copy_context()
+
+    def later() -> None:
+        assert get_transaction() is not None
+        prefect_internals.leave_all()
+        with transaction() as mine:
+            assert mine.get_parent() is None
+        assert TaskRunContext.get() is None
+        assert not TagsContext.get().current_tags
+
+    inherited.run(later)
