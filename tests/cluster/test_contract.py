@@ -22,6 +22,7 @@ from distributed import Client, Security
 from distributed.core import connect
 
 from prefect_coiled import load_account
+from prefect_coiled.aws.iam_role import detach_policy
 from prefect_coiled.cluster import Cluster
 from prefect_coiled.sandbox import Sandbox
 
@@ -126,7 +127,7 @@ def test_a_denied_access_to_s3_is_told_once_with_what_to_do(
             assert client.submit(by_boto3, 6).result() == len(b"1,2,3")
     finally:
         sandbox.set(iam="off")
-        load_account().detach_policy("arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess")
+        detach_policy(load_account().door(), "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess")
     (hint,) = hints()
     assert hint.startswith("A task was denied access to S3 (ClientError: An error occurred (AccessDenied)")
     assert "role attach-policy arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess --account default" in hint
