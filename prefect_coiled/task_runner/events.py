@@ -164,7 +164,8 @@ class Outbox:
         while flight := self._next():
             try:
                 if client is None:
-                    client = get_client(sync_client=True)
+                    # With settings of its own it is not the flow run's, which ends with the flow.
+                    client = get_client(httpx_settings={}, sync_client=True)
                     client.__enter__()
                 if flight.sent:
                     self._ask(client, flight)

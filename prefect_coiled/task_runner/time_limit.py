@@ -3,7 +3,8 @@
 Prefect interrupts a task in a thread when the call that it is in returns; a download that hangs never does.
 Here such a task runs in a thread of its own, for which the worker's thread waits: as long as the timeout of
 each attempt and a grace. Then the run is reported as TimedOut, the flow goes on, and what that thread still
-does is not heard any more. Python cannot end a thread: it goes on in the worker's process, without a slot.
+does is not heard any more. Python cannot end a thread: it goes on in the worker's process, without a slot,
+until that is replaced (see `renewal`).
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ def run_within(
     seconds: float,
     function: Callable[[], State[Any]],
     report: Callable[[Limit, State[Any]], None],
+    left_behind: Callable[[threading.Thread], None],
     about: dict[str, str],
 ) -> State[Any]:
     """Call what runs a task, in a thread of its own.
@@ -83,6 +85,7 @@ def run_within(
         seconds: How long one attempt may take.
         function: Runs the task; gives its final state.
         report: Tells the API of the state of a task that was given up.
+        left_behind: Sees to the thread of such a task.
         about: What the log lines are about.
     """
     limit, found, stand_in = Limit(seconds), _Found(), StandIn()
@@ -112,6 +115,7 @@ def run_within(
                     thread.name,
                     extra=about,
                 )
+                left_behind(thread)
                 return state
     finally:
         stand_in.leave()

@@ -34,11 +34,15 @@ from prefect_coiled.task_runner.hydration import Hydrated, hydrated
 from prefect_coiled.task_runner.large import Large
 from prefect_coiled.task_runner.news import tell
 from prefect_coiled.task_runner.outboxes import find, report_timeout
+from prefect_coiled.task_runner.renewal import renew_if_stuck
 from prefect_coiled.task_runner.shipping import unpack
 from prefect_coiled.task_runner.time_limit import run_within
 from prefect_coiled.task_runner.transactions import part_of, stand_for
 
 __all__ = ["Call", "flush_worker", "run_task"]
+
+# Seconds for each of what a process that is to be replaced still sends.
+_LAST = 20.0
 
 
 @dataclass
@@ -126,7 +130,8 @@ def _run(here: Hydrated, call: Call, task: Task[Any, Any], transaction: Any) -> 
             state: Any = here.run_async(partial(run_task_async, **arguments))
         elif task.timeout_seconds is not None:
             run: Any = partial(run_task_sync, **arguments)
-            state = run_within(task.timeout_seconds, run, report_timeout, about)
+            left_behind = partial(renew_if_stuck, flush=partial(_settle, here.flow_run_id or ""), about=about)
+            state = run_within(task.timeout_seconds, run, report_timeout, left_behind, about)
         else:
             state = run_task_sync(**arguments)
         if hint := advise(state):
@@ -155,6 +160,15 @@ async def flush_worker(flow_run_id: str, seconds: float) -> list[Batch]:
     with suppress(LateError):
         await asyncio.to_thread(_send_logs, seconds)
     return await asyncio.to_thread(_hand_over, flow_run_id, seconds)
+
+
+def _settle(flow_run_id: str) -> None:
+    """Have the API know what it does not, before this process ends."""
+    for outbox in find(flow_run_id):
+        outbox.settle(_LAST)
+    _send_events(_LAST)
+    with suppress(LateError):
+        _send_logs(_LAST)
 
 
 def _hand_over(flow_run_id: str, seconds: float) -> list[Batch]:

@@ -20,6 +20,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import TaskRun
 
 from prefect_coiled.task_runner import CoiledTaskRunner
+from prefect_coiled.task_runner.recording import wait_until_recorded
 
 # What the suite sets for its Prefect servers, for processes that start one of their own.
 FAST = {
@@ -29,8 +30,10 @@ FAST = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def needs_a_server(prefect_server: None) -> None:
-    """Every test of the runner talks to the suite's Prefect server."""
+def needs_a_server(prefect_server: None) -> Iterator[None]:
+    """Each test talks to the suite's Prefect server, which does not end before it knows all."""
+    yield
+    wait_until_recorded()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +128,53 @@ def test_a_synchronous_task_ends_soon_after_its_timeout_though_it_does_not_come_
     assert name == "TimedOut"
     assert told["seconds"] < 20
     eventually(lambda: states_of(told["id"])["hangs"] == ["TimedOut"])
+
+
+def test_a_worker_whose_thread_does_not_come_back_is_replaced_and_its_results_are_kept(
+    runner: CoiledTaskRunner, dask_cluster: LocalCluster, security: Security, tmp_path: Path
+) -> None:
+    def be_quick() -> None:
+        from prefect_coiled.task_runner import renewal
+
+        renewal.BACK = renewal.AGAIN = 1.0
+
+    @task(timeout_seconds=0.5)
+    def hangs(told: Path) -> None:
+        told.write_text(str(os.getpid()))
+        time.sleep(600)
+
+    @task
+    def large(size: int) -> bytes:
+        return bytes(size)
+
+    @task
+    def busy(n: int) -> int:
+        (tmp_path / f"{n}-{os.getpid()}").touch()
+        time.sleep(4)
+        return n
+
+    @flow(task_runner=runner)
+    def goes_on() -> Any:
+        with Client(dask_cluster.scheduler_address, security=security) as client:
+            client.run(be_quick)
+            before = set(client.run(os.getpid).values())
+            results = large.map([200_000] * 8)
+            results.wait()
+            hangs.submit(tmp_path / "pid").wait()
+            others = busy.map(range(4))
+            stuck = int((tmp_path / "pid").read_text())
+            after = eventually(
+                lambda: len(pids := _processes(client)) == len(before) and pids - {stuck} == pids
+            )
+            return after, [len(result) for result in results.result()], others.result()
+
+    assert goes_on() == (True, [200_000] * 8, [0, 1, 2, 3])
+    # What else ran there has ended first: none began again in another process.
+    assert len(list(tmp_path.glob("[0-9]-*"))) == 4
+
+
+def _processes(client: Client) -> set[int]:
+    return set(client.run(os.getpid, on_error="ignore").values())
 
 
 @pytest.mark.parametrize("ending", ["raises", "fails"])

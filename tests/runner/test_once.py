@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 from distributed import Client, LocalCluster
 from distributed.security import Security
 from prefect import flow, task, unmapped
+from prefect.context import SyncClientContext
 
 from prefect_coiled.errors import TaskLostError
 from prefect_coiled.task_runner import CoiledTaskRunner
+from prefect_coiled.task_runner.events import Outbox
+from prefect_coiled.task_runner.outboxes import use_outbox
 
 from .conftest import eventually, states_of, task_runs
 
@@ -130,3 +134,17 @@ def test_a_run_whose_worker_died_before_it_told_the_api_is_told_by_the_client(
     assert loses() == list(range(5))
     eventually(lambda: states_of(told["id"]) == {"quiet": ["Completed"] * 5})
     assert len(task_runs(told["id"])) == 5
+
+
+def test_states_that_the_api_records_after_the_flow_has_closed_its_client_are_seen_to_be_there() -> None:
+    @task
+    def one() -> int:
+        return 1
+
+    def run() -> Outbox:
+        with SyncClientContext.get_or_create():
+            outbox = use_outbox("after the flow", "")
+            one()
+            return outbox
+
+    assert copy_context().run(run).settle(30)

@@ -54,7 +54,7 @@ class Api:
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Api:
     made = Api()
-    monkeypatch.setattr(events, "get_client", lambda sync_client: made)
+    monkeypatch.setattr(events, "get_client", lambda **_: made)
     for name, value in {"_ASK": 0.05, "_AGAIN": 0.2, "_GATHER": 0.01, "_PAUSE": 0.02, "_IDLE": 0.2}.items():
         monkeypatch.setattr(events, name, value)
     return made
