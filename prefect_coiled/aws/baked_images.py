@@ -19,6 +19,10 @@ from prefect_coiled.records import BakedImage
 AVAILABLE = 3600.0
 # Images of one Python and architecture that a sweep keeps.
 KEPT_IMAGES = 3
+_PROTECTED = (
+    "it is protected from deregistration; take that off (EC2 console > AMIs > Actions > Manage AMI "
+    "deregistration protection), then run again"
+)
 ENVIRONMENT, PYTHON = "coiled-environment", "coiled-python"
 
 
@@ -78,13 +82,18 @@ def _surplus(item: Item, there: There, idle: bool) -> str:
 
 
 def _delete(aws: Aws, items: list[Item]) -> None:
-    """Deregister images, and delete the lists of what they hold; their snapshots are rows of their own."""
+    """Delete the lists of what images hold, and deregister them; their snapshots are rows of their own."""
     for item in items:
         what = f"deregistering image ({item['ImageId']})"
-        with suppress(NotFoundError):
-            aws.call("ec2:DeregisterImage", what, ImageId=item["ImageId"])
         with suppress(NotFoundError):  # the bucket may be gone
             bucket.delete_files(aws, bucket.own_name(aws), [_record(item).lock_key])
+        aws.call("ec2:DeregisterImage", what, ImageId=item["ImageId"])
+
+
+def _held(item: Item) -> str:
+    # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ami-deregistration-protection.html
+    protected = str(item.get("DeregistrationProtection") or "disabled") != "disabled"
+    return _PROTECTED if protected else ""
 
 
 def _of_no_image(item: Item, there: There, idle: bool) -> str:
@@ -122,6 +131,7 @@ IMAGE = ec2_kind(
     note=lambda item: _record(item).note,
     waits_for=("snapshot", "bucket"),
     surplus=_surplus,
+    held=_held,
     delete=_delete,
 )
 

@@ -25,6 +25,8 @@ RENEWED_DAYS = 15
 _AS_NEW = "AWS closes and encrypts each new bucket by itself"
 # The name is another AWS account's: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateBucket.html
 _ANOTHERS = "BucketAlreadyExists"
+# A bucket with more files than are deleted in so many calls is filled by somebody at this moment.
+_ROUNDS = 1000
 
 
 def find_bucket(aws: Aws, name: str) -> Item | None:
@@ -187,18 +189,18 @@ def delete_bucket(aws: Aws, name: str) -> bool:
 
     Raises:
         ProvisionError: If it does not carry our tags.
-        AwsError: If S3 keeps a file.
+        AwsError: If S3 keeps a file, or somebody puts files there all the time.
     """
     found = find_bucket(aws, name)
     if found is None:
         return False
     check_ours(aws, f"bucket ({name})", tags.from_aws(found["Tags"]), aws.number)
-    while keys := _files(aws, name):
+    what = f"deleting bucket ({name})"
+    for _ in range(_ROUNDS):
+        if not (keys := _files(aws, name)):
+            break
         delete_files(aws, name, keys)
-    try:
-        aws.call("s3:DeleteBucket", f"deleting bucket ({name})", Bucket=name)
-    except NotFoundError:
-        return False
+    aws.call("s3:DeleteBucket", what, Bucket=name)
     return True
 
 

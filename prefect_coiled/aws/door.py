@@ -346,9 +346,12 @@ class Aws:
             return error.retold(_bound(self.boundary, self.account))
         if error.denied_by:
             instead = f" {DO_WITHOUT[error.operation]}" if error.operation in DO_WITHOUT else ""
+            an = "an" if error.denied_by[:1] in "aeiou" else "a"
+            # https://docs.aws.amazon.com/IAM/latest/UserGuide/id_credentials_mfa_configure-api-require.html
+            mfa = " Or it wants a log-in with MFA." if error.denied_by.startswith("identity-based") else ""
             return error.retold(
-                f"Whatever is attached here, a {error.denied_by} stands in the way: ask whoever keeps it."
-                f"{instead}"
+                f"Whatever is attached here, {an} {error.denied_by} stands in the way: ask whoever keeps it."
+                f"{mfa}{instead}"
             )
         if error.operation not in ACTIONS:  # of an administrator, and so in no policy of ours
             return error

@@ -134,10 +134,7 @@ def delete_repository(aws: Aws) -> bool:
     if find_repository(aws) is None:
         return False
     name = repository_name(aws.account)
-    try:
-        aws.call("ecr:DeleteRepository", f"deleting repository ({name})", repositoryName=name, force=True)
-    except NotFoundError:
-        return False
+    aws.call("ecr:DeleteRepository", f"deleting repository ({name})", repositoryName=name, force=True)
     return True
 
 

@@ -5,11 +5,12 @@ Images that the account baked are in `baked_images`.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.parameters import read_parameter
-from prefect_coiled.errors import ProvisionError
+from prefect_coiled.errors import NotFoundError, ProvisionError
 from prefect_coiled.records import MachineImage
 
 # Public parameters, maintained by AWS, so that the owner of the image is AWS itself:
@@ -36,11 +37,12 @@ def find_image(aws: Aws, architecture: str, gpu: bool = False) -> MachineImage:
     kind = "with a GPU driver" if gpu else "of Amazon Linux 2023"
     what = f"finding the {architecture} image {kind}"
     image_id = read_parameter(aws, (_GPU if gpu else _AL2023).format(architecture=architecture))
-    found = (
-        aws.call("ec2:DescribeImages", what, ImageIds=[image_id], Owners=["amazon"])["Images"]
-        if image_id is not None
-        else []
-    )
+    found: list[dict[str, Any]] = []
+    if image_id is not None:
+        # One that the AWS account does not allow is not shown, or not found:
+        # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-allowed-amis.html
+        with suppress(NotFoundError):
+            found = aws.call("ec2:DescribeImages", what, ImageIds=[image_id], Owners=["amazon"])["Images"]
     if not found:
         raise ProvisionError(
             what,

@@ -200,9 +200,9 @@ def terminate_instances(aws: Aws, instance_ids: Iterable[str]) -> None:
     https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_TerminateInstances.html
 
     Raises:
-        AwsError: The first refusal, once the others were asked to end.
+        AwsError: The first refusal, once the others were asked to end; with all that AWS keeps as `left`.
     """
-    refusals: list[AwsError] = []
+    refusals: dict[str, AwsError] = {}
     ended = 0
 
     def end(some: list[str]) -> None:
@@ -221,12 +221,16 @@ def terminate_instances(aws: Aws, instance_ids: Iterable[str]) -> None:
                 end(some[:middle])
                 end(some[middle:])
             elif not isinstance(error, NotFoundError):
-                refusals.append(error)
+                refusals[some[0]] = error
 
-    for chunk in batches(instance_ids, TERMINATED_AT_ONCE):
+    asked = list(instance_ids)
+    for chunk in batches(asked, TERMINATED_AT_ONCE):
         end(chunk)
     if refusals:
-        raise refusals[0]
+        first = next(iter(refusals.values()))
+        why = {one: error.diagnosis.why for one, error in refusals.items()}
+        first.left = why if ended else dict.fromkeys(asked, first.diagnosis.why)
+        raise first
 
 
 def wait_terminated(

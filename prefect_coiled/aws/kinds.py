@@ -30,13 +30,21 @@ from prefect_coiled.aws import (
 )
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.ownership import foreign, is_ours
-from prefect_coiled.aws.waits import CONSISTENCY, DEPENDENTS_GONE, persistently, wait_for
-from prefect_coiled.errors import AlreadyExistsError, NotFoundError, WaitTimeoutError
+from prefect_coiled.aws.waits import AWS_FAILS, CONSISTENCY, DEPENDENTS_GONE, persistently, wait_for
+from prefect_coiled.errors import (
+    AlreadyExistsError,
+    AwsError,
+    CredentialsError,
+    InUseError,
+    NotFoundError,
+    UnavailableError,
+    WaitTimeoutError,
+)
 from prefect_coiled.internals.python import each_in_context
 from prefect_coiled.plan.changes import Change, choose
 from prefect_coiled.plan.kinds import ALL, Item, Kind, Scope, There, Wanted
 
-__all__ = ["KINDS", "bring", "drop", "find", "find_all", "of_changes", "of_clusters"]
+__all__ = ["KINDS", "bring", "drop", "find", "find_all", "find_what_shows", "of_changes", "of_clusters"]
 
 KINDS: dict[str, Kind] = {
     "default route": route_tables.DEFAULT_ROUTE,
@@ -62,6 +70,9 @@ KINDS: dict[str, Kind] = {
     "parameter": parameters.PARAMETER,
     "intent": parameters.INTENT_OF_CLUSTER,
 }
+
+# Without these it is not known what runs, and which clusters there are.
+_NEEDED = {"instance", "intent"}
 
 # What there is is shared by the steps of a set-up, which run side by side.
 _LOCK = threading.Lock()
@@ -96,6 +107,40 @@ def find_all(aws: Aws, keys: Iterable[str] | None = None, scope: Scope = ALL, *,
     with ThreadPoolExecutor(8, thread_name_prefix="find") as pool:
         found = each_in_context(pool, lambda key: find(aws, KINDS[key], scope, ours=ours), wanted)
         return dict(zip(wanted, found, strict=True))
+
+
+def find_what_shows(
+    aws: Aws, keys: Iterable[str] | None = None, scope: Scope = ALL, patience: float = AWS_FAILS
+) -> tuple[There, dict[str, AwsError]]:
+    """The same for a way down: what AWS does not show of lesser things keeps no machine running.
+
+    Args:
+        aws: The door.
+        keys: The rows; all by default.
+        scope: Which clusters.
+        patience: Seconds for each row in which AWS may fail.
+
+    Returns:
+        What there is, and of which rows AWS does not say it, and why.
+
+    Raises:
+        AwsError: If AWS shows neither machines nor names.
+    """
+    unseen: dict[str, AwsError] = {}
+
+    def listed(key: str) -> list[Item]:
+        what = f"finding {KINDS[key].name}s ({scope.cluster or aws.account})"
+        try:
+            return persistently(aws, what, lambda: find(aws, KINDS[key], scope), patience)
+        except AwsError as error:
+            if key in _NEEDED or isinstance(error, CredentialsError):
+                raise
+            unseen[key] = error
+            return []
+
+    wanted = list(KINDS if keys is None else keys)
+    with ThreadPoolExecutor(8, thread_name_prefix="find") as pool:
+        return dict(zip(wanted, each_in_context(pool, listed, wanted), strict=True)), unseen
 
 
 def bring(aws: Aws, change: Change, want: Wanted, there: There) -> None:
@@ -142,6 +187,9 @@ def drop(aws: Aws, kind: Kind, items: list[Item], patience: float) -> None:
     what = f"waiting for what uses {kind.name} ({named}) to go"
     try:
         persistently(aws, what, lambda: delete(aws, items), min(patience, DEPENDENTS_GONE))
+    except (InUseError, UnavailableError) as error:
+        error.retried = "never"  # it was waited for
+        raise
     except NotFoundError:
         _drop_listed(aws, kind, items, min(patience, CONSISTENCY))
 

@@ -17,6 +17,10 @@ from prefect_coiled.plan import tags
 from prefect_coiled.plan.kinds import ALL, Item, Kind, Scope, There, Wanted
 
 RETENTION_DAYS = 30
+_PROTECTED = (
+    "it is protected from deletion; take that off (CloudWatch console > Log Management > Actions > Edit "
+    "deletion protection), then run again"
+)
 
 
 def find_log_group(aws: Aws, scope: Scope = ALL) -> list[Item]:
@@ -48,6 +52,11 @@ def _keep_days(aws: Aws, item: Item, want: Wanted, there: There) -> Item:
     return {**item, "retentionInDays": RETENTION_DAYS}
 
 
+def _held(item: Item) -> str:
+    # https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/protecting-log-groups-from-deletion.html
+    return _PROTECTED if item.get("deletionProtectionEnabled") else ""
+
+
 def write_log(aws: Aws, stream: str, lines: list[tuple[datetime, str]]) -> None:
     """Write lines into a stream of the account's log group; the stream is made if need be.
 
@@ -77,6 +86,7 @@ LOG_GROUP = Kind(
     labels=lambda item: item["Labels"],
     owner=lambda item: str(item["arn"]),
     note=lambda item: f"{item.get('retentionInDays', '')} days",
+    held=_held,
     asked=lambda want: True,
     lacks=lambda item, want, there: (
         "" if item.get("retentionInDays") == RETENTION_DAYS else f"it does not keep {RETENTION_DAYS} days"

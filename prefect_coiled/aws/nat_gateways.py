@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.tagged import create_tagged, ec2_kind, find_tagged, name_of, zone_of
 from prefect_coiled.aws.waits import NAT_AVAILABLE, NAT_DELETED, wait_as
-from prefect_coiled.errors import CredentialsError, InUseError
+from prefect_coiled.errors import CredentialsError, InUseError, NoCapacityError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.kinds import Item, Scope, There, Wanted
 from prefect_coiled.plan.prices import NAT_GATEWAY_USD_PER_HOUR, PUBLIC_IPV4_USD_PER_HOUR
@@ -18,6 +18,9 @@ from prefect_coiled.plan.prices import NAT_GATEWAY_USD_PER_HOUR, PUBLIC_IPV4_USD
 __all__ = ["ELASTIC_ADDRESS", "NAT_GATEWAY"]
 
 _LIVE = ["pending", "available"]
+# Old accounts see a zone of ap-northeast-1 that has none:
+# https://github.com/sysdiglabs/terraform-aws-secure-for-cloud/pull/52
+_NOT_HERE = "NotAvailableInZone"
 _DESCRIBE = "ec2:DescribeNatGateways"
 
 
@@ -78,6 +81,7 @@ def _release(aws: Aws, items: list[Item]) -> None:
     EC2 holds that of a gateway for a moment after its end, and may say so as if it were somebody else's.
     """
     for item in items:
+        item["NatGatewayId"] = ""  # that is gone, so that the address has a price of its own
         what = f"releasing address ({item['AllocationId']})"
         try:
             aws.call("ec2:ReleaseAddress", what, AllocationId=item["AllocationId"])
@@ -112,15 +116,25 @@ ELASTIC_ADDRESS = ec2_kind(
 
 
 def _create(aws: Aws, zone: str, want: Wanted, there: There) -> Item:
-    (public, *_) = (
-        s
-        for s in there["subnet"]
-        if s["AvailabilityZone"] == zone and tags.from_aws(s.get("Tags")).get(tags.TIER) == "public"
-    )
+    """Make one in the zone, or in the next one where the zone has none: it is for all of them."""
     (address, *_) = (a for a in there["elastic address"] if _is_free(a) and zone_of(a) == zone)
-    where = {"SubnetId": public["SubnetId"], "AllocationId": address["AllocationId"], "ClientToken": ""}
-    what, labels = f"creating NAT gateway in {zone}", _labels(aws, zone)
-    return create_tagged(aws, "ec2:CreateNatGateway", what, "NatGateway", "natgateway", labels, **where)
+    public = {
+        str(s["AvailabilityZone"]): s["SubnetId"]
+        for s in there["subnet"]
+        if tags.from_aws(s.get("Tags")).get(tags.TIER) == "public"
+    }
+    zones = [zone, *sorted(public.keys() - {zone})]
+    for one in zones:
+        where = {"SubnetId": public[one], "AllocationId": address["AllocationId"], "ClientToken": ""}
+        what, labels = f"creating NAT gateway in {one}", _labels(aws, one)
+        try:
+            return create_tagged(
+                aws, "ec2:CreateNatGateway", what, "NatGateway", "natgateway", labels, **where
+            )
+        except NoCapacityError as error:
+            if error.code != _NOT_HERE or one == zones[-1]:
+                raise
+    raise AssertionError("there is a zone")
 
 
 def _wait_available(aws: Aws, item: Item, want: Wanted, there: There) -> Item:

@@ -47,6 +47,8 @@ def check_own_network(
         found = _described(aws, "ec2:DescribeSubnets", "Subnets", SubnetIds=[subnet_id])
         if not found or found[0]["VpcId"] != ids.network_id:
             problems.append(f"{name} {subnet_id} is not in {ids.network_id}")
+        elif found[0].get("Ipv6Native"):
+            problems.append(f"{name} {subnet_id} has IPv6 addresses only, and machines come by IPv4")
         else:
             subnets[name] = found[0]
     if len(subnets) == 2:

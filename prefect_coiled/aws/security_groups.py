@@ -165,9 +165,14 @@ def _delete(aws: Aws, items: list[Item]) -> None:
                     "ec2:RevokeSecurityGroupIngress", what, GroupId=item["GroupId"], IpPermissions=foreign
                 )
             item["IpPermissions"] = []  # where it is tried again, they are gone
+    unknown: list[NotFoundError] = []
     for group_id in sorted(ids):
-        with suppress(NotFoundError):
+        try:
             aws.call("ec2:DeleteSecurityGroup", f"deleting Security Group ({group_id})", GroupId=group_id)
+        except NotFoundError as error:
+            unknown.append(error)  # gone, or too young for EC2 to know it
+    if unknown:
+        raise unknown[0]
 
 
 SECURITY_GROUP = ec2_kind(

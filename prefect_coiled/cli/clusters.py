@@ -93,7 +93,6 @@ def stop_cluster(
     from prefect_coiled.plan.cluster import check_name
     from prefect_coiled.provision import delete_cluster
     from prefect_coiled.provision.standing import uids_of
-    from prefect_coiled.records import Removal
     from prefect_coiled.tasks.steps import Session, use_session
 
     check_name(name)
@@ -107,7 +106,7 @@ def stop_cluster(
     if not yes:
         typer.confirm(f"Delete cluster {name} with {len(machines)} machines, made by {creators}?", abort=True)
     with use_session(Session(aws, cluster=name)):
-        removal = sum((delete_cluster(loaded.slug, aws.region, name, uid) for uid in uids), Removal())
+        removal = delete_cluster(loaded.slug, aws.region, name, uids)
     tell_removal(removal)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from typing import Any
 
@@ -19,10 +20,19 @@ def botocore_session(session: boto3.Session) -> Any:
 
 
 def session_with(credentials: Credentials, region: str) -> boto3.Session:
-    """A session with credentials that renew themselves, which boto3 takes through botocore alone."""
+    """A session with credentials that renew themselves, which boto3 takes through botocore alone.
+
+    Where that fails, botocore logs a traceback besides the error, which is told in our words.
+    """
+    logging.getLogger("botocore.credentials").addFilter(_without_traceback)
     made = botocore.session.get_session()
     made._credentials = credentials  # type: ignore[attr-defined]
     return boto3.Session(botocore_session=made, region_name=region)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    record.exc_info = None
+    return True
 
 
 @cache

@@ -152,7 +152,7 @@ _BARE: dict[type[AwsError], str] = {
         UnauthorizedOperation
     """,
     AlreadyExistsError: """
-        AlreadyExistsException BucketAlreadyOwnedByYou EntityAlreadyExists InvalidAMIName.Duplicate
+        AlreadyExistsException BucketAlreadyOwnedByYou InvalidAMIName.Duplicate
         InvalidGroup.Duplicate InvalidLaunchTemplateName.AlreadyExistsException
         InvalidPermission.Duplicate ParameterAlreadyExists RepositoryAlreadyExistsException
         Resource.AlreadyAssociated ResourceAlreadyExistsException RouteAlreadyExists
@@ -164,7 +164,7 @@ _BARE: dict[type[AwsError], str] = {
     """,
     InUseError: """
         409 ConcurrentCreateImageNoRebootLimitExceeded ConcurrentSnapshotLimitExceeded
-        ConditionalRequestConflict ConflictException DeleteConflict DependencyViolation
+        ConditionalRequestConflict ConflictException DeleteConflict
         EntityTemporarilyUnmodifiable IncorrectInstanceState InvalidAddress.Locked InvalidGroup.InUse
         InvalidIPAddress.InUse InvalidNetworkInterface.InUse InvalidRouteTableId.InUse
         InvalidSnapshot.InUse InvalidStateTransition LifecyclePolicyPreviewInProgressException
@@ -285,6 +285,12 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
         "TokenRefreshRequired": ("", _LOG_IN),
         "UnrecognizedClientException": ("", "Check the keys, and that the region is enabled."),
     },
+    AlreadyExistsError: {
+        "EntityAlreadyExists": (
+            "IAM has each name once, whatever its case and path",
+            "Choose another account slug, or delete what has the name.",
+        ),
+    },
     InUseError: {
         "BucketHasAccessPointsAttached": (
             "somebody made an access point of the bucket",
@@ -297,14 +303,20 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
         "ConcurrentModification": ("somebody else changes it at this moment",),
         "ConcurrentModificationException": ("somebody else changes it at this moment",),
         "ConcurrentTagAccess": ("somebody else changes its tags at this moment",),
+        "DependencyViolation": (
+            "something still uses it",
+            "Run again in a minute. What stays so is used by something that is not this account's, such as "
+            "an endpoint that GuardDuty made: see the VPC console.",
+        ),
         "IncorrectState": ("it is still coming or going",),
         "IncorrectStateException": ("it is still coming or going",),
         "InvalidState": ("it is still coming or going",),
         "InvalidVpcState": ("it is still coming or going",),
         "OperationAborted": ("S3 is still at another change of this bucket",),
         "OperationNotPermitted": (
-            "it is kept from that, such as by termination protection",
-            "Take the protection off (EC2 console > Actions > Instance settings), then run again.",
+            "it is kept from that: by termination or deregistration protection, or by a setting of the AWS "
+            "account or the VPC",
+            "Take that off (EC2 console > Actions > Instance settings, or VPC console), then run again.",
         ),
         "PendingSnapshotLimitExceeded": ("as many snapshots are being made as may be at once",),
         "SnapshotCreationPerVolumeRateExceeded": ("one snapshot of a disk every 15 seconds",),
@@ -364,6 +376,10 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
         "EncryptedVolumesNotSupported": ("machines of this type have no encrypted disks",),
         "InsufficientAddressCapacity": ("AWS has no address to give at the moment",),
         "InsufficientFreeAddressesInSubnet": ("the subnet has no address left",),
+        "NotAvailableInZone": (
+            "the zone has no NAT gateways",
+            'Choose another zone, or egress="public-ip", which needs none.',
+        ),
         "InsufficientVolumeCapacity": ("AWS has no disk of that kind in this zone at the moment",),
         "Unsupported": ("the zone does not have the type",),
         "UnsupportedTenancy": ("machines of this type are not to be had in a network of that tenancy",),
@@ -393,7 +409,7 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
         "RulesPerSecurityGroupLimitExceeded": ("", "Give fewer ingress rules or ports, or ask AWS for more."),
         "SecurityGroupLimitExceeded": ("", "Sweep what is no longer used: `prefect-coiled sweep`."),
         "TagLimitExceeded": ("a resource bears 50 tags", "Give fewer tags."),
-        "TooManyBuckets": ("100 buckets fit into an AWS account until it asks for more",),
+        "TooManyBuckets": ("10,000 buckets fit into an AWS account until it asks for more",),
         "VolumeLimitExceeded": ("", "Give smaller disks, or ask AWS for more."),
         "VpcLimitExceeded": ("", "Bring a network of your own, delete a VPC, or ask AWS for more."),
     },

@@ -256,6 +256,9 @@ def launch_template(
             "HttpTokens": "required",
             "HttpEndpoint": "enabled",
             "HttpPutResponseHopLimit": 1,
+            # Where they are shown, keys may hold neither spaces nor slashes, and an AWS account may show
+            # them by default: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/work-with-tags-in-IMDS.html
+            "InstanceMetadataTags": "disabled",
         },
         "BlockDeviceMappings": [
             {

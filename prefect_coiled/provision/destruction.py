@@ -40,14 +40,18 @@ def destroy_account(account: str, region: str, plan: Plan | None = None) -> Remo
     """
     with session_for(account, region) as session:
         aws = session.aws
-        refuse_while_clusters_live(aws, steps.look(aws))
+        refuse_while_clusters_live(aws, steps.look_around(aws)[0])
         with lease(aws, parameters.set_up_lease(account)):
-            there = steps.look(aws)
+            there, unseen = steps.look_around(aws)
             refuse_while_clusters_live(aws, there)  # one may have started while the lease was waited for
             now = destruction_of(aws, there)
             wanted = plan.within(now) if plan is not None else now
-            total = sweep_clusters(session, wanted)
-            removal, errors = remove_shared(aws, wanted, there)
+            total, kept = sweep_clusters(session, wanted)
+            if kept:  # its machines use the network
+                kept[0].left = total.left
+                raise kept[0]
+            removal, errors = remove_shared(aws, wanted, there, unseen)
+            errors += unseen.values()
             total += removal + said(now)
             planned = {change.same for change in wanted.todo}
             late = [c for c in now.todo if c.same not in planned]

@@ -15,13 +15,13 @@ from prefect.cache_policies import NO_CACHE
 
 from prefect_coiled.aws import instances, parameters
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.kinds import KINDS, find, of_changes
+from prefect_coiled.aws.kinds import KINDS, find, find_what_shows, of_changes
 from prefect_coiled.aws.leases import lease
 from prefect_coiled.aws.waits import AWS_FAILS, TERMINATED, persistently
-from prefect_coiled.errors import AwsError, PrefectCoiledError
+from prefect_coiled.errors import AwsError, CredentialsError, PrefectCoiledError
 from prefect_coiled.events import Watch
 from prefect_coiled.plan.changes import Change, Plan
-from prefect_coiled.plan.kinds import Cluster, Item, Kind, Scope, There, order
+from prefect_coiled.plan.kinds import Cluster, Item, Scope, There, order
 from prefect_coiled.plan.prices import priced
 from prefect_coiled.provision.planning import sweep_of
 from prefect_coiled.provision.sessions import session_for
@@ -38,7 +38,7 @@ def remove(
     run: Run,
     patience: float = math.inf,
     asked: Iterable[str] = (),
-    unseen: Mapping[str, str] | None = None,
+    unseen: Mapping[str, AwsError] | None = None,
 ) -> tuple[Removal, list[PrefectCoiledError]]:
     """Remove items, each kind after those that wait for it; what fails is left, and keeps what it needs.
 
@@ -57,7 +57,7 @@ def remove(
     left: dict[str, str] = {}
     errors: list[PrefectCoiledError] = []
     going: dict[str, Doomed] = {}
-    blocked: dict[str, str] = dict(unseen or {})
+    blocked = {row: error.diagnosis.why for row, error in (unseen or {}).items()}
 
     def leave(row: str, items: Iterable[Item], why: str) -> None:
         blocked.setdefault(row, why)
@@ -105,7 +105,11 @@ def remove(
 
 
 def terminate(aws: Aws, name: str, uid: str, ids: tuple[str, ...] = ()) -> list[str]:
-    """Ask AWS to end all machines of a cluster: those found by tag and those known by id."""
+    """Ask AWS to end all machines of a cluster: those found by tag and those known by id.
+
+    Raises:
+        AwsError: If AWS keeps one; all such are `left`, with their prices.
+    """
     # Also those that are shutting down, so that the caller waits for them.
     kind, what = KINDS["instance"], f"terminating cluster ({name})"
     try:
@@ -116,7 +120,13 @@ def terminate(aws: Aws, name: str, uid: str, ids: tuple[str, ...] = ()) -> list[
         raise
     everything = list(dict.fromkeys((*ids, *map(kind.id_of, found))))
     if everything:
-        persistently(aws, what, lambda: instances.terminate_instances(aws, everything))
+        try:
+            persistently(aws, what, lambda: instances.terminate_instances(aws, everything))
+        except AwsError as error:
+            kept = dict(error.left) or dict.fromkeys(everything, error.diagnosis.why)
+            costs = {kind.id_of(item): kind.usd(item) for item in found}
+            error.left = {one: priced(why, costs.get(one)) for one, why in kept.items()}
+            raise
     return everything
 
 
@@ -132,7 +142,7 @@ def remove_cluster(
         ids: Machines known by id, in case lists are stale.
         patience: Seconds to wait for the machines to be gone.
     """
-    return _remove(aws, name, uid, ids, patience, plainly)
+    return _remove(aws, name, _meant(aws, name, uid, ids), ids, patience, plainly)
 
 
 def told(aws: Aws, name: str, removal: Removal, watch: Watch) -> None:
@@ -140,16 +150,26 @@ def told(aws: Aws, name: str, removal: Removal, watch: Watch) -> None:
     aws.tell("delete_cluster", f"removed {removal}", seconds=watch.seconds, cluster=name, removal=removal)
 
 
-def _remove(aws: Aws, name: str, uid: str | None, ids: tuple[str, ...], patience: float, run: Run) -> Removal:
-    """All clusters that are meant: first every machine, then the rest of each."""
-    uids = uids_of(aws, name) if uid is None else (uid,)
-    if not uids and ids:
-        uids = ("",)
+def _remove(
+    aws: Aws, name: str, uids: Iterable[str], ids: tuple[str, ...], patience: float, run: Run
+) -> Removal:
+    """All clusters that are meant: first every machine, then the rest of each.
+
+    One of which AWS keeps a machine keeps no other.
+    """
     end, rest = (_terminate, _find_rest) if run is as_steps else (_terminate.fn, _find_rest.fn)
-    # Machines that are known by id are ended with the first, whosever they are.
-    ended = [end(aws, name, one, ids if n == 0 else ()) for n, one in enumerate(uids)]
-    total = Removal()
-    for one, machines in zip(uids, ended, strict=True):
+    ended: dict[str, list[str]] = {}
+    total, errors = Removal(), list[AwsError]()
+    for n, one in enumerate(uids):
+        try:
+            # Machines that are known by id are ended with the first, whosever they are.
+            ended[one] = end(aws, name, one, ids if n == 0 else ())
+        except CredentialsError:
+            raise
+        except AwsError as error:
+            errors.append(error)
+            total += Removal(left=dict(error.left))
+    for one, machines in ended.items():
         there, unseen = rest(aws, name, one, patience)
         there["instance"] = [{"InstanceId": machine} for machine in machines]
         removal, _ = remove(aws, there, run, patience, asked=("instance",), unseen=unseen)
@@ -157,7 +177,17 @@ def _remove(aws: Aws, name: str, uid: str | None, ids: tuple[str, ...], patience
         intent = parameters.intent_of(aws.account, name)
         left = {key: why for key, why in removal.left.items() if key != intent or len(removal.left) == 1}
         total += removal.model_copy(update={"left": left})
+    if errors:
+        errors[0].left = total.left
+        raise errors[0]
     return total
+
+
+def _meant(aws: Aws, name: str, uid: str | Iterable[str] | None, ids: tuple[str, ...]) -> tuple[str, ...]:
+    """The uids of the clusters that are meant."""
+    if uid is None:
+        return uids_of(aws, name) or (("",) if ids else ())
+    return (uid,) if isinstance(uid, str) else tuple(uid)
 
 
 @step("terminate instances", "terminate instances of {name}")
@@ -166,21 +196,10 @@ def _terminate(aws: Aws, name: str, uid: str, ids: tuple[str, ...]) -> list[str]
 
 
 @step("find the rest", "find the rest of {name}")
-def _find_rest(aws: Aws, name: str, uid: str, patience: float) -> tuple[There, dict[str, str]]:
+def _find_rest(aws: Aws, name: str, uid: str, patience: float) -> tuple[There, dict[str, AwsError]]:
     """What there is of a cluster, and why not of some rows: one that cannot be seen keeps no other."""
-    there: There = {}
-    unseen: dict[str, str] = {}
-    for row in (row for row in removable() if row != "instance"):
-
-        def look_for(kind: Kind = KINDS[row]) -> list[Item]:
-            return find(aws, kind, Scope(name, uid))
-
-        try:
-            what = f"finding what is left of cluster ({name})"
-            there[row] = persistently(aws, what, look_for, min(patience, AWS_FAILS))
-        except AwsError as error:
-            unseen[row] = error.diagnosis.why
-    return there, unseen
+    rows = (row for row in removable() if row != "instance")
+    return find_what_shows(aws, rows, Scope(name, uid), min(patience, AWS_FAILS))
 
 
 @flow(name="remove cluster", flow_run_name="remove {name}", persist_result=False)
@@ -188,7 +207,7 @@ def delete_cluster(
     account: str,
     region: str,
     name: str,
-    uid: str | None = None,
+    uid: str | tuple[str, ...] | None = None,
     ids: tuple[str, ...] = (),
     patience: float = TERMINATED,
 ) -> Removal:
@@ -198,7 +217,7 @@ def delete_cluster(
         account: The account's slug.
         region: The AWS region.
         name: The cluster's name.
-        uid: Only this cluster of that name; None for those that there are when the flow begins.
+        uid: Only this cluster of that name, or these; None for those that there are when the flow begins.
         ids: Machines known by id, in case lists are stale.
         patience: Seconds to wait for the machines to be gone.
 
@@ -208,7 +227,7 @@ def delete_cluster(
     with session_for(account, region, name) as session:
         aws = session.aws.without_stop()
         watch = Watch()
-        removal = _remove(aws, name, uid, tuple(ids), patience, as_steps)
+        removal = _remove(aws, name, _meant(aws, name, uid, tuple(ids)), tuple(ids), patience, as_steps)
         told(aws, name, removal, watch)
         return removal
 
@@ -228,19 +247,27 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
 
     Returns:
         What was removed, and what could not be removed yet.
+
+    Raises:
+        AwsError: If AWS kept a machine, or did not show all that there is; the rest was swept, and `left`
+            says what could not be.
     """
     with session_for(account, region) as session:
         aws = session.aws
-        plan = sweep_of(aws, steps.look(aws), release_nat)
-        total = sweep_clusters(session, plan)
+        there, unseen = steps.look_around(aws)
+        plan = sweep_of(aws, there, release_nat)
+        total, errors = sweep_clusters(session, plan)
         if any(not change.cluster for change in plan.todo):
             # A launch that begins meanwhile waits for the lease, and then makes what it needs again.
             with lease(aws, parameters.set_up_lease(account)):
-                there = steps.look(aws)
+                there, unseen = steps.look_around(aws)
                 # One that began before it has its name, and keeps what it uses.
                 plan = plan.within(sweep_of(aws, there, release_nat))
-                total += remove_shared(aws, plan, there)[0]
+                total += remove_shared(aws, plan, there, unseen)[0]
         total += said(plan)
+        if errors := [*errors, *unseen.values()]:
+            errors[0].left = total.left
+            raise errors[0]
         aws.tell("sweep", f"removed {total}", removal=total)
         return total
 
@@ -253,14 +280,25 @@ def said(plan: Plan) -> Removal:
     )
 
 
-def sweep_clusters(session: Session, plan: Plan) -> Removal:
-    """Remove the clusters of a plan, each if it is still as dead as it was when all were looked at."""
-    total = Removal()
+def sweep_clusters(session: Session, plan: Plan) -> tuple[Removal, list[AwsError]]:
+    """Remove the clusters of a plan, each if it is still as dead as it was when all were looked at.
+
+    Returns:
+        What was removed and what is left; and what failed: one cluster that cannot go keeps no other.
+    """
+    total, errors = Removal(), list[AwsError]()
     for name, uid in sorted({Cluster(c.cluster, c.uid) for c in plan.todo if c.cluster}):
-        swept = _sweep_cluster(session.aws, name, uid)
+        try:
+            swept = _sweep_cluster(session.aws, name, uid)
+        except CredentialsError:
+            raise
+        except AwsError as error:
+            errors.append(error)
+            total += Removal(left=dict(error.left))
+            continue
         session.aws.tell("sweep_cluster", f"removed {swept}", cluster=name, uid=uid, removal=swept)
         total += swept
-    return total
+    return total, errors
 
 
 @task(name="sweep cluster", task_run_name="sweep cluster {name}", cache_policy=NO_CACHE, persist_result=False)
@@ -268,11 +306,13 @@ def _sweep_cluster(aws: Aws, name: str, uid: str) -> Removal:
     return remove_cluster(aws, name, uid) if (name, uid) in look(aws, name).dead else Removal()
 
 
-def remove_shared(aws: Aws, plan: Plan, there: There) -> tuple[Removal, list[PrefectCoiledError]]:
+def remove_shared(
+    aws: Aws, plan: Plan, there: There, unseen: Mapping[str, AwsError]
+) -> tuple[Removal, list[PrefectCoiledError]]:
     """Remove what of a plan belongs to no cluster; see `remove`."""
     listed: dict[str, list[Change]] = {}
     for change in plan.todo:
         if not change.cluster:
             listed.setdefault(change.row, []).append(change)
     doomed = {row: of_changes(KINDS[row], there[row], changes) for row, changes in listed.items()}
-    return remove(aws, doomed, as_steps)
+    return remove(aws, doomed, as_steps, unseen=unseen)

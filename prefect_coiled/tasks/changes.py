@@ -11,12 +11,23 @@ from prefect import Task
 from prefect_coiled.aws import kinds
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS
-from prefect_coiled.errors import CredentialsError, PrefectCoiledError, StoppedError
+from prefect_coiled.errors import AwsError, CredentialsError, PrefectCoiledError, StoppedError
 from prefect_coiled.plan.changes import Change
 from prefect_coiled.plan.kinds import ALL, Item, Scope, There, Wanted
 from prefect_coiled.tasks.steps import failure_of, step
 
-__all__ = ["Doomed", "Making", "Run", "as_steps", "bring", "drop", "look", "plainly", "wait_gone"]
+__all__ = [
+    "Doomed",
+    "Making",
+    "Run",
+    "as_steps",
+    "bring",
+    "drop",
+    "look",
+    "look_around",
+    "plainly",
+    "wait_gone",
+]
 
 
 class Making:
@@ -45,6 +56,12 @@ class Doomed:
 def look(aws: Aws, keys: tuple[str, ...] | None = None, scope: Scope = ALL, ours: bool = False) -> There:
     """What there is of the rows."""
     return kinds.find_all(aws, keys, scope, ours=ours)
+
+
+@step("look", "look at {aws.account}")
+def look_around(aws: Aws) -> tuple[There, dict[str, AwsError]]:
+    """What there is of all rows, on a way down, and why AWS does not show some."""
+    return kinds.find_what_shows(aws)
 
 
 @step("bring", "{change.action} {change.kind} {change.resource_id}")

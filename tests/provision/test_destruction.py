@@ -20,13 +20,14 @@ from prefect_coiled.provision import (
     create_cluster,
     delete_cluster,
     destroy_account,
+    plan_destruction,
     set_up_account,
     take_inventory,
 )
 from prefect_coiled.provision.inventory import Resource
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
-from tests.provision.laid import lay_over, refusing
+from tests.provision.laid import lay_over
 
 
 def by_kind(resources: Iterable[Resource]) -> dict[str, tuple[str, ...]]:
@@ -220,16 +221,78 @@ def test_the_role_stays_where_aws_does_not_say_whether_a_region_needs_it(
     assert raw()["IAM role"] == set()
 
 
-@pytest.mark.parametrize(
-    "action", ["DeleteNatGateway", "DeleteVpcEndpoints", "ReleaseAddress", "DeleteSubnet", "DeleteVpc"]
-)
+NOT_KNOWN_YET = {
+    "ec2:DeleteNatGateway": "NatGatewayNotFound",
+    "ec2:DeleteVpcEndpoints": "InvalidVpcEndpointId.NotFound",
+    "ec2:DeregisterImage": "InvalidAMIID.Unavailable",
+    "ec2:ReleaseAddress": "InvalidAllocationID.NotFound",
+    "ec2:DeleteSecurityGroup": "InvalidGroup.NotFound",
+    "ec2:DeleteSubnet": "InvalidSubnetID.NotFound",
+    "ec2:DeleteVpc": "InvalidVpcID.NotFound",
+    "ecr:DeleteRepository": "RepositoryNotFoundException",
+    "iam:DeleteRole": "NoSuchEntity",
+    "logs:DeleteLogGroup": "ResourceNotFoundException",
+    "s3:DeleteBucket": "NoSuchBucket",
+}
+
+
 def test_what_aws_did_not_know_yet_goes_all_the_same(
-    session: Session, raw: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, action: str
+    session: Session,
+    aws: Aws,
+    spec: Callable[..., ClusterSpec],
+    raw: Callable[[], Any],
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     set_up_account("team", "us-east-1")
-    lay_over(monkeypatch)(refusing(f"ec2:{action}", "InvalidVpcID.NotFound", times=1))
+    create_cluster(spec(name="one"))
+    an_image(sandbox)
+    unknown = dict(NOT_KNOWN_YET)
+
+    def rule(action: str, asked: dict[str, Any]) -> tuple[str, str] | None:
+        return (code, "It is not there.") if (code := unknown.pop(action, "")) else None
+
+    lay_over(monkeypatch)(rule)
+    delete_cluster("team", "us-east-1", "one")
     assert destroy_account("team", "us-east-1").is_done
+    assert unknown == {}
     assert filled(raw()) == {}
+    assert sandbox.client("ec2").describe_images(Owners=["self"])["Images"] == []
+
+
+def an_image(sandbox: Sandbox) -> str:
+    """An image of the account, as if it were baked."""
+    ec2 = sandbox.client("ec2")
+    name = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
+    base = sandbox.client("ssm").get_parameter(Name=name)["Parameter"]["Value"]
+    machine = ec2.run_instances(ImageId=base, InstanceType="t3.micro", MinCount=1, MaxCount=1)["Instances"][0]
+    labels = [{"Key": "owner", "Value": "coiled"}, {"Key": "coiled-account", "Value": "team"}]
+    tagged = [{"ResourceType": kind, "Tags": labels} for kind in ("image", "snapshot")]
+    made = ec2.create_image(InstanceId=machine["InstanceId"], Name="baked", TagSpecifications=tagged)
+    ec2.terminate_instances(InstanceIds=[machine["InstanceId"]])
+    return str(made["ImageId"])
+
+
+def test_what_is_protected_is_left_and_the_plan_says_how_to_take_that_off(
+    session: Session, aws: Aws, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up_account("team", "us-east-1")
+    image = an_image(sandbox)
+    call = botocore.client.BaseClient._make_api_call
+
+    def shown(self: Any, operation: str, parameters: dict[str, Any]) -> Any:
+        reply = call(self, operation, parameters)
+        if operation == "DescribeLogGroups":
+            return {"logGroups": [{**g, "deletionProtectionEnabled": True} for g in reply["logGroups"]]}
+        if operation == "DescribeImages" and "Images" in reply:  # ECR's call has that name too
+            protection = {"DeregistrationProtection": "enabled-without-cooldown"}
+            return {"Images": [{**i, **protection} for i in reply["Images"]]}
+        return reply
+
+    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", shown)
+    left = {change.resource_id: change.why for change in plan_destruction(aws).left}
+    assert set(left) == {"team", image}
+    assert all("it is protected from" in why and "take that off" in why for why in left.values())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import datetime
 import pickle
 
 import botocore.credentials
+import botocore.exceptions
 import pytest
 from moto import mock_aws
 from moto.core import set_initial_no_auth_action_count
@@ -15,7 +16,13 @@ from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.caller import Caller, find_caller
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.blocks import account_from_block
-from prefect_coiled.errors import AccountError, CredentialsError, NoAnswerError, is_retryable
+from prefect_coiled.errors import (
+    AccessDeniedError,
+    AccountError,
+    CredentialsError,
+    NoAnswerError,
+    is_retryable,
+)
 
 ROLE = "arn:aws:iam::123456789012:role/dask"
 KEYS = {"aws_access_key_id": "AKIA1", "aws_secret_access_key": "hunter2"}
@@ -148,6 +155,19 @@ def test_a_role_is_assumed_lazily_and_again_when_it_expires(monkeypatch):
         second = credentials.get_frozen_credentials()
         assert second.token != first.token
         assert len(calls) == 2
+
+
+def test_a_role_that_may_not_be_assumed_is_an_error_and_no_traceback(monkeypatch, caplog):
+    refused = {"Error": {"Code": "AccessDenied", "Message": "not authorized to perform: sts:AssumeRole"}}
+
+    def fetch(self):
+        raise botocore.exceptions.ClientError(refused, "AssumeRole")
+
+    monkeypatch.setattr(botocore.credentials.AssumeRoleCredentialFetcher, "_get_credentials", fetch)
+    with mock_aws(), pytest.raises(AccessDeniedError, match="sts:AssumeRole"):
+        ask(Account("my-team", {"region": "eu-west-1"}, keys(role_arn=ROLE)))
+    assert "Refreshing temporary credentials failed" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def ask(account: Account) -> Caller:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ _VOLUME = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_EbsBlockDe
 _TEMPLATE = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_LaunchTemplateSpecification.html"
 _SPOT = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_SpotMarketOptions.html"
 _METADATA = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_InstanceMetadataOptionsRequest.html"
+_SHOWN_TAGS = "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/work-with-tags-in-IMDS.html"
 _QUOTAS = "https://docs.aws.amazon.com/vpc/latest/userguide/amazon-vpc-limits.html"
 _USER_DATA = "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html"
 _ERRORS = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html"
@@ -207,6 +209,25 @@ def hop_limit(launch: Launch) -> str | None:
     if hops is None or 1 <= int(hops) <= 64:
         return None
     return f"Value ({hops}) for parameter httpPutResponseHopLimit is invalid. It must be between 1 and 64."
+
+
+@rule(
+    "ec2",
+    "RunInstances",
+    "InvalidParameterValue",
+    "Where a machine shows its tags in its metadata, keys hold letters, digits and +-=.,_:@ only.",
+    _SHOWN_TAGS,
+    needs="launch",
+)
+def shown_tags(launch: Launch) -> str | None:
+    if (launch.params.get("MetadataOptions") or {}).get("InstanceMetadataTags") != "enabled":
+        return None
+    for entry in launch.params.get("TagSpecifications") or ():
+        for tag in entry.get("Tags") or () if entry.get("ResourceType") == "instance" else ():
+            key = str(tag.get("Key"))
+            if not re.fullmatch(r"[\w+=.,:@-]+", key, re.ASCII) or key in (".", "..", "_index"):
+                return f"'{key}' is not a valid tag key."
+    return None
 
 
 @rule(

@@ -127,6 +127,23 @@ def profile_role(asked: Asked, account: Account) -> str | None:
 
 @rule(
     "iam",
+    "RemoveRoleFromInstanceProfile",
+    "NoSuchEntity",
+    "A role that is taken out of an instance profile is in it.",
+    _API.format("RemoveRoleFromInstanceProfile"),
+    needs="account",
+    status=404,
+)
+def role_in_profile(asked: Asked, account: Account) -> str | None:
+    wanted = asked.get("InstanceProfileName")
+    for profile in account.iam.instance_profiles.values():
+        if profile.name == wanted and all(r.name != asked.get("RoleName") for r in profile.roles):
+            return f"Role with name {asked.get('RoleName')} cannot be found in instance profile {wanted}."
+    return None
+
+
+@rule(
+    "iam",
     "CreateRole CreateInstanceProfile CreateUser CreateGroup",
     "EntityAlreadyExists",
     "Names are there once in an account, whatever their case and path.",

@@ -6,7 +6,19 @@ import base64
 
 import pytest
 
-from .here import COMBINATION, INVALID, MISSING, Case, Here, check, code_of, interface, story, volume
+from .here import (
+    COMBINATION,
+    INVALID,
+    MISSING,
+    Case,
+    Here,
+    check,
+    code_of,
+    interface,
+    story,
+    tagged,
+    volume,
+)
 
 CASES: list[Case] = [
     ("ec2-launch-count", "ec2", "run_instances", lambda h: h.launch(MinCount=2), INVALID, None),
@@ -87,6 +99,30 @@ CASES: list[Case] = [
         lambda h: h.launch(MetadataOptions={"HttpPutResponseHopLimit": 65}),
         INVALID,
         lambda h: h.launch(MetadataOptions={"HttpPutResponseHopLimit": 64}),
+    ),
+    (
+        "ec2-shown-tags",
+        "ec2",
+        "run_instances",
+        lambda h: h.launch(
+            MetadataOptions={"InstanceMetadataTags": "enabled"},
+            **tagged(("cost center", "1"), kind="instance"),
+        ),
+        INVALID,
+        lambda h: h.launch(
+            MetadataOptions={"InstanceMetadataTags": "enabled"},
+            **tagged(("cost+center=a.b,c_d:e@f", "1 / 2"), kind="instance"),
+        ),
+    ),
+    (
+        "ec2-shown-tags",
+        "ec2",
+        "run_instances",
+        lambda h: h.launch(
+            MetadataOptions={"InstanceMetadataTags": "enabled"}, **tagged(("_index", "1"), kind="instance")
+        ),
+        INVALID,
+        lambda h: h.launch(**tagged(("cost / center", "1"), kind="instance")),
     ),
     (
         "ec2-spot-options",

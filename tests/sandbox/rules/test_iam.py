@@ -105,6 +105,14 @@ CASES: list[Case] = [
         None,
     ),
     (
+        "iam-role-in-profile",
+        "iam",
+        "remove_role_from_instance_profile",
+        lambda h: {"InstanceProfileName": "node", "RoleName": "another"},
+        "NoSuchEntity",
+        None,
+    ),
+    (
         "iam-name-once",
         "iam",
         "create_role",

@@ -1,0 +1,176 @@
+"""On a way down, what AWS refuses, or does not show, is left and said; everything else goes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from prefect_coiled.aws import parameters
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import AccessDeniedError, AwsError, InUseError
+from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.provision import (
+    create_cluster,
+    delete_cluster,
+    destroy_account,
+    set_up_account,
+    sweep,
+    take_inventory,
+)
+from prefect_coiled.records import ClusterRecord
+from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.tasks.steps import Session
+from tests.provision.laid import Lay, Rule, lay_over, live, refusing
+
+Spec = Callable[..., ClusterSpec]
+# What each account that was set up shares, and costs nothing: it stays whatever a sweep does.
+SHARED = {"VPC", "subnet", "route table", "internet gateway", "VPC endpoint", "IAM role", "instance profile"}
+SHARED |= {"log group", "bucket", "repository"}
+
+
+@pytest.fixture
+def lay(monkeypatch: pytest.MonkeyPatch) -> Lay:
+    return lay_over(monkeypatch)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left(shared_sandbox: Sandbox) -> Iterator[None]:
+    shared_sandbox.reset()
+    shared_sandbox.set(boot="none")
+    yield
+    shared_sandbox.reset()
+
+
+@pytest.fixture(autouse=True)
+def no_machine_is_left(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    yield
+    monkeypatch.undo()
+    if ids := [machine["InstanceId"] for machine in live(sandbox)]:
+        sandbox.client("ec2").terminate_instances(InstanceIds=ids)
+
+
+@pytest.fixture
+def dead(
+    session: Session, spec: Spec, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., ClusterRecord]:
+    """Make a cluster whose scheduler is gone, and whose workers run on."""
+
+    def make(name: str) -> ClusterRecord:
+        record = create_cluster(spec(name=name))
+        sandbox.client("ec2").terminate_instances(InstanceIds=[record.scheduler.instance_id])
+        return record
+
+    monkeypatch.setattr(parameters, "STARTING", -60.0)  # no cluster is young
+    return make
+
+
+def kinds_left(aws: Aws) -> set[str]:
+    return {one.kind for one in take_inventory(aws)}
+
+
+def refuse_to_end(*machines: str) -> Rule:
+    def rule(action: str, asked: dict[str, Any]) -> tuple[str, str] | None:
+        if action != "ec2:TerminateInstances" or not set(machines) & set(asked["InstanceIds"]):
+            return None
+        return "OperationNotPermitted", "The instance may not be terminated."
+
+    return rule
+
+
+def test_a_cluster_that_cannot_go_keeps_no_other_from_being_swept(
+    dead: Callable[..., ClusterRecord], aws: Aws, sandbox: Sandbox, lay: Lay
+) -> None:
+    first, _second = dead("a"), dead("b")
+    kept = first.workers[0].instance_id
+    lay(refuse_to_end(kept))
+    with pytest.raises(InUseError, match="protection") as caught:
+        sweep("team", "us-east-1")
+    assert [machine["InstanceId"] for machine in live(sandbox)] == [kept]
+    assert "an hour" in caught.value.left[kept]
+    assert not [one for one in take_inventory(aws) if one.cluster == "b" and one.kind != "instance"]
+    assert "NAT gateway" not in kinds_left(aws)
+    lay(lambda action, asked: None)
+    assert sweep("team", "us-east-1").is_done
+    assert live(sandbox) == []
+    assert kinds_left(aws) == SHARED
+
+
+@pytest.mark.parametrize("uid", ["all of that name", "one"])
+def test_a_close_says_which_machine_is_left_and_what_it_costs(
+    session: Session, spec: Spec, lay: Lay, uid: str
+) -> None:
+    record = create_cluster(spec())
+    kept = record.workers[1].instance_id
+    lay(refuse_to_end(kept))
+    with pytest.raises(InUseError) as caught:
+        delete_cluster("team", "us-east-1", record.name, record.uid if uid == "one" else None)
+    assert list(caught.value.left) == [kept]
+    assert "an hour" in caught.value.left[kept]
+
+
+@pytest.mark.parametrize("hidden", ["ecr:DescribeRepositories", "ec2:DescribeLaunchTemplates"])
+def test_what_aws_does_not_show_of_lesser_things_keeps_nothing_that_costs(
+    dead: Callable[..., ClusterRecord], aws: Aws, sandbox: Sandbox, lay: Lay, hidden: str
+) -> None:
+    dead("a")
+    lay(refusing(hidden, "AccessDenied"))
+    with pytest.raises(AccessDeniedError, match=hidden) as caught:
+        sweep("team", "us-east-1")
+    assert "add this statement" in str(caught.value)
+    assert live(sandbox) == []
+    with pytest.raises(AccessDeniedError, match=hidden):
+        destroy_account("team", "us-east-1")
+    lay(lambda action, asked: None)
+    assert sum(one.usd_per_hour or 0.0 for one in take_inventory(aws)) == 0.0
+    assert destroy_account("team", "us-east-1").is_done
+    assert kinds_left(aws) == set()
+
+
+def test_where_it_is_not_known_what_runs_nothing_is_removed(session: Session, aws: Aws, lay: Lay) -> None:
+    set_up_account("team", "us-east-1")
+    before = take_inventory(aws)
+    lay(refusing("ec2:DescribeInstances", "UnauthorizedOperation"))
+    for down in (sweep, destroy_account):
+        with pytest.raises(AccessDeniedError):
+            down("team", "us-east-1")
+    lay(lambda action, asked: None)
+    assert take_inventory(aws) == before
+
+
+def test_an_address_that_outlives_its_gateway_is_left_with_a_price(session: Session, lay: Lay) -> None:
+    set_up_account("team", "us-east-1")
+    lay(refusing("ec2:ReleaseAddress", "UnauthorizedOperation"))
+    removal = sweep("team", "us-east-1")
+    assert "NAT gateway" in removal.removed
+    ((left, why),) = removal.left.items()
+    assert left.startswith("eipalloc-")
+    assert "$0.0050 an hour" in why
+    lay(lambda action, asked: None)
+    assert sweep("team", "us-east-1").is_done
+
+
+def test_a_sweep_comes_through_where_aws_slows_every_call_down(
+    dead: Callable[..., ClusterRecord], aws: Aws, sandbox: Sandbox, lay: Lay
+) -> None:
+    dead("a")
+    slowed: Counter[str] = Counter()
+
+    def rule(action: str, asked: dict[str, Any]) -> tuple[str, str] | None:
+        slowed[action] += 1
+        return ("RequestLimitExceeded", "Slow down.") if slowed[action] <= 2 else None
+
+    lay(rule)
+    assert sweep("team", "us-east-1").is_done
+    assert live(sandbox) == []
+
+
+def test_a_credential_that_ends_in_mid_sweep_is_no_reason_to_go_on(
+    dead: Callable[..., ClusterRecord], lay: Lay
+) -> None:
+    dead("a")
+    lay(refusing("ecr:DescribeRepositories", "ExpiredTokenException"))
+    with pytest.raises(AwsError, match="ExpiredTokenException"):
+        sweep("team", "us-east-1")
