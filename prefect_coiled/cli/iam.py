@@ -84,7 +84,7 @@ def setup_iam(
         slug, aws_account_id=number, partition=partition, role_arn=arn, permissions_boundary=bound
     )
     wanted = steps(
-        {phase: made[phase] for phase in ("setup", "ongoing")},
+        {phase: made[phase] for phase in ("setup", "ongoing", "own") if phase in made},
         slug,
         principal,
         name.rpartition("/")[2],

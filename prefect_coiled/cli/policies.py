@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prefect_coiled.provision.room import Room
 
 # Those of `plan.policies`, which is not imported for the help alone, and the boundary; a test compares them.
-PolicyName: TypeAlias = Literal["setup", "ongoing", "instance", "boundary"]
+PolicyName: TypeAlias = Literal["setup", "ongoing", "own", "instance", "boundary"]
 PolicyFormat: TypeAlias = Literal["json", "cloudformation", "terraform"]
 
 _NumberOption = Annotated[
@@ -67,6 +67,7 @@ def show_policy(
     """Print an IAM policy: for set-up, for everything after it, of the machines' role, or what bounds that.
 
     Attach `setup` and `ongoing` to the user whose keys the account has. Once it is set up, `setup` can go.
+    Where `ongoing` has no room for a network, key or role of your own, it says so: they are in `own` then.
     An administrator makes the one of `boundary`; with its ARN, `setup` permits no role without it.
     """
     from prefect_coiled.blocks import load_account
@@ -91,6 +92,11 @@ def show_policy(
         role_arn=role_arn,
         permissions_boundary=boundary,
     )
+    if name == "ongoing" and "own" in made:
+        told = "# The network, key or role of your own is in a second policy: print `own` with these options."
+        typer.echo(told, err=True)
+    if name == "own" and name not in made:
+        raise OptionsError("the policy `own`", "is not needed: `ongoing` has room for all of it.")
     if name == "boundary":
         made[name] = boundary_of(slug, number, services=service or ())[1]
     print_json(written(made[name], name, slug, form))

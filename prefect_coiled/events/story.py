@@ -275,8 +275,12 @@ def diagnosis_of(error: BaseException) -> Diagnosis:
 
 
 def _plain(text: str) -> str:
-    """What AWS or a machine said, as words of Markdown: no links, pictures or HTML of theirs."""
-    return re.sub(r"([\\\[\]<>|])", r"\\\1", " ".join(text.split()))
+    """What AWS or a machine said, as words of Markdown: no links, pictures or HTML of theirs.
+
+    Bare addresses become links too: https://github.github.com/gfm/#autolinks-extension-
+    """
+    escaped = re.sub(r"([\\\[\]<>|`@])", r"\\\1", " ".join(text.split()))
+    return re.sub(r":(?=//)|(?<=www)\.", r"\\\g<0>", escaped, flags=re.IGNORECASE)
 
 
 def _duration(seconds: float) -> str:

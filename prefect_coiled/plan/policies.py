@@ -13,7 +13,6 @@ import base64
 import fnmatch
 import hashlib
 import json
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -29,6 +28,7 @@ from prefect_coiled.plan.containers import repository_name
 __all__ = [
     "LONGEST",
     "NEVER_ATTACHED",
+    "OWN",
     "OWN_PATH",
     "POLICIES",
     "WHAT_FOR",
@@ -51,13 +51,13 @@ __all__ = [
     "trust_policy",
 ]
 
-logger = logging.getLogger(__name__)
-
 PolicyName = Literal["setup", "ongoing", "instance"]
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 # Characters of a managed policy, white space not counted
 # (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html).
 LONGEST = 6144
+# What holds the statements about parts of one's own, where "ongoing" has no room for them.
+OWN = "own"
 
 # Bytes of a bucket's hash, which become 16 characters, and how much of a slug its name shows.
 _HASHED, _SHOWN = 10, 11
@@ -107,14 +107,13 @@ def iam_policies(
             `prefect-coiled policies boundary` prints one.
 
     Returns:
-        The documents by name; `json.dumps` makes what AWS takes. Where a long slug and a network of one's own
-        leave no room, the statements that deny what other policies may permit are left out, with a warning.
+        The documents by name; `json.dumps` makes what AWS takes. Where a long slug leaves no room for the
+        network, the key and the role in "ongoing", they are a fourth one, "own", to be attached beside it.
 
     Raises:
-        OptionsError: If the AWS account's number, the slug or the partition is not one, or with the network
-            and the key a policy is longer than AWS takes.
+        OptionsError: If the AWS account's number, the slug or the partition is not one.
     """
-    if not re.fullmatch(r"\*|\d{12}", aws_account_id):
+    if not re.fullmatch(r"\*|[0-9]{12}", aws_account_id):
         raise OptionsError(f"aws_account_id {aws_account_id!r}", "must have 12 digits.")
     if partition not in PARTITIONS:
         raise OptionsError(f"partition {partition!r}", f"is one of {', '.join(PARTITIONS)}.")
@@ -126,24 +125,24 @@ def iam_policies(
         name: policy(name, account, aws_account_id, region, partition, permissions_boundary)
         for name in ("setup", "ongoing")
     }
+    own: list[dict[str, Any]] = []
     if network is not None:
-        made["ongoing"]["Statement"] += _network_statements(network, aws_account_id, region, partition)
+        own += _network_statements(network, aws_account_id, region, partition)
     if kms_key:
-        made["ongoing"]["Statement"] += _key_statements(kms_key, region)
+        own += _key_statements(kms_key, region)
     if role_arn:
-        made["ongoing"]["Statement"] += _role_statements(role_arn)
-    if size(made["ongoing"]) > LONGEST:
-        kept = [s for s in made["ongoing"]["Statement"] if s["Sid"] not in _FENCES]
-        made["ongoing"]["Statement"] = kept
-        logger.warning(
-            "The ongoing policy has no room for %s, and is written without.", " and ".join(_FENCES)
-        )
+        own += _role_statements(role_arn)
+    whole = {**made["ongoing"], "Statement": [*made["ongoing"]["Statement"], *own]}
+    if size(whole) <= LONGEST:
+        made["ongoing"] = whole
+    else:
+        made[OWN] = {**whole, "Statement": own}
     for name, document in made.items():
         if size(document) > LONGEST:
             raise OptionsError(
                 f"the {name} policy",
                 f"would have {size(document)} characters, and AWS takes {LONGEST}.",
-                "Use a shorter account slug, or split it into two policies.",
+                "Use a shorter account slug, or a role with a shorter path.",
             )
     return {**made, "instance": json.loads(instance_policy(account, aws_account_id, partition))}
 
@@ -190,10 +189,6 @@ def _of_any_kind(resources: list[str], number: str) -> list[str]:
     return sorted([*kept, *([some.rpartition(":")[0] + ":*/*"] if some else [])])
 
 
-# What the policies permit holds without these: they deny what another policy may permit beside them.
-_FENCES = ("NoOpenMetadata", "NoPlainDisks")
-
-
 def _never(phase: Phase, partition: str) -> list[tuple[str, dict[str, Any]]]:
     """What nobody launches who has the policy, even where another one permits it.
 
@@ -207,10 +202,9 @@ def _never(phase: Phase, partition: str) -> list[tuple[str, dict[str, Any]]]:
         made = _statement(["ec2:RunInstances"], [f"arn:{partition}:ec2:*:*:{kind}/*"], condition)
         return {**made, "Effect": "Deny"}
 
-    open_metadata, plain_disks = _FENCES
     return [
-        (open_metadata, deny("instance", {"StringNotEquals": {"ec2:MetadataHttpTokens": "required"}})),
-        (plain_disks, deny("volume", {"Bool": {"ec2:Encrypted": "false"}})),
+        ("NoOpenMetadata", deny("instance", {"StringNotEquals": {"ec2:MetadataHttpTokens": "required"}})),
+        ("NoPlainDisks", deny("volume", {"Bool": {"ec2:Encrypted": "false"}})),
     ]
 
 

@@ -103,8 +103,10 @@ class Admin:
         length = int(environ.get("CONTENT_LENGTH") or 0)
         try:
             body = json.loads(environ["wsgi.input"].read(length)) if length else {}
+            if not isinstance(body, dict):
+                raise ValueError("the body is no JSON object")
             status, result = self._answer(environ["REQUEST_METHOD"], path, body)
-        except (SandboxError, KeyError, TypeError, ValueError) as error:
+        except (SandboxError, KeyError, TypeError, ValueError, RecursionError) as error:
             status, result = 400, {"error": str(error)}
         return reply(start_response, status, json.dumps(result), "application/json")
 

@@ -35,6 +35,8 @@ _ADMIN = "/_sandbox/"
 _PROOF = f"{_ADMIN}proof/"
 # Bytes that S3 takes in one PutObject: https://docs.aws.amazon.com/AmazonS3/latest/userguide/upload-objects.html
 _LARGEST = 5 * 1024**3
+# And more than other calls have: they are read before it is known whether their signature is right.
+_LARGEST_CALL = 16 * 1024**2
 # AWS answers this one without a signature too, and it tells nothing but one's own address.
 _FOR_ALL = f"{_ADMIN}checkip"
 
@@ -109,6 +111,10 @@ class Authentication:
         refusal = self._refusal(environ)
         if refusal is not None:
             return call_of(environ).error(start_response, refusal.code, refusal.status, refusal.message)
+        if call_of(environ).malformed:
+            return call_of(environ).error(
+                start_response, "SerializationException", 400, "It is no JSON object."
+            )
         return self._app(environ, start_response)
 
     def _refusal(self, environ: Environ) -> Denial | None:
@@ -116,6 +122,8 @@ class Authentication:
             # Said before anything of it is read, which the check of a signature would do.
             return Denial("EntityTooLarge", 400, "Your proposed upload exceeds the maximum allowed size")
         signature = signature_of(environ)
+        if signature is not None and signature.reads_body and _is_long(environ):
+            return Denial("RequestEntityTooLarge", 413, "The request is too large.")
         if signature is None:
             with self._lock:
                 if is_public(environ):
@@ -140,6 +148,13 @@ class Authentication:
     def clear(self) -> None:
         """Forget the keys of users and roles."""
         self._keys.clear()
+
+
+def _is_long(environ: Environ) -> bool:
+    """Whether a body is longer than any call has but those of S3, or does not say how long it is."""
+    return (
+        environ.get("wsgi.input_terminated", False) or int(environ.get("CONTENT_LENGTH") or 0) > _LARGEST_CALL
+    )
 
 
 def _mismatch(call: Call) -> Denial:

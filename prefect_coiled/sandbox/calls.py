@@ -25,7 +25,8 @@ WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 _KEY = "prefect_coiled.sandbox.call"
 _CREDENTIAL = re.compile(r"Credential=([^/,]+)/\d{8}/([^/]+)/([^/]+)/aws4_request")
 _SLASH = re.compile("%2f", re.IGNORECASE)
-_REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 412: "Precondition Failed"}
+_REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found"}
+_REASONS |= {412: "Precondition Failed", 413: "Content Too Large"}
 
 
 class Call:
@@ -37,6 +38,7 @@ class Call:
         params: The parameters, flat as on the wire (query protocol) or as the JSON document.
         access_key: The access key that signed the call; empty when unsigned.
         region: The region in the signature's scope.
+        malformed: Whether its JSON is none.
     """
 
     def __init__(self, environ: Environ) -> None:
@@ -47,6 +49,7 @@ class Call:
         self.at = time.time()
         self.action = ""
         self.params: dict[str, Any] = {}
+        self.malformed = False
         target = environ.get("HTTP_X_AMZ_TARGET")
         form = environ.get("CONTENT_TYPE", "").startswith("application/x-www-form-urlencoded")
         if target:
@@ -78,12 +81,12 @@ class Call:
         self.environ["wsgi.input"] = io.BytesIO(body)
         return body
 
-    @staticmethod
-    def _json(body: bytes) -> dict[str, Any]:
+    def _json(self, body: bytes) -> dict[str, Any]:
         try:
             document = json.loads(body or b"{}")
-        except ValueError:
-            return {}
+        except (ValueError, RecursionError):
+            document = None
+        self.malformed = not isinstance(document, dict)
         return document if isinstance(document, dict) else {}
 
     def ids(self) -> list[str]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import socket
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,26 +30,53 @@ _log = logging.getLogger(__name__)
 _DRAIN = 1 << 20  # bytes of an unread body that are read to keep a connection
 # Seconds that a connection may be idle between requests.
 _KEPT_S = 300
+# No length.
+_UNCLEAR = -1
+# Seconds that a body may take, and one more for so many bytes; bytes that are read at once; and those of a
+# body whose length nobody says.
+_BODY_S, _SLOWEST, _PIECE, _LONGEST_CHUNKED = 60.0, 50_000, 1 << 16, 1 << 28
 # Connections that have sent no whole request yet, and seconds that each may take for the head of its first.
 _SILENT, _HEAD_S = 64, 10
 
 
 class _Body(io.RawIOBase):
-    """The body of a request, which never reads into the next request."""
+    """The body of a request, which never reads into the next request, nor waits for it without end.
 
-    def __init__(self, stream: Any, length: int) -> None:
+    Args:
+        stream: What comes.
+        length: How much of it is the body; None where it ends by itself, as a chunked one does.
+    """
+
+    def __init__(self, stream: Any, length: int | None) -> None:
         self._stream = stream
-        self.left = length
+        self._ends = length is None
+        self.left = _LONGEST_CHUNKED if length is None else length
+        self._until = time.monotonic() + _BODY_S + self.left / _SLOWEST
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int | None = -1) -> bytes:
         wanted = self.left if size is None or size < 0 else min(size, self.left)
-        data: bytes = self._stream.read(wanted) if wanted else b""
-        self.left -= len(data)
-        if len(data) < wanted:
-            self.left = 0
+        parts: list[bytes] = []
+        while wanted:
+            if time.monotonic() > self._until:
+                raise TimeoutError("the body of a request comes too slowly")
+            data = self._some(wanted)
+            if not data:
+                self.left = 0
+                break
+            parts.append(data)
+            self.left -= len(data)
+            wanted -= len(data)
+        if self._ends and not self.left and parts and self._some(1):
+            raise ConnectionError("the body of a request has no end")
+        return b"".join(parts)
+
+    def _some(self, most: int) -> bytes:
+        """What there is of it by now; empty at its end."""
+        read = self._stream.read if self._ends else self._stream.read1
+        data: bytes = read(min(most, _PIECE))
         return data
 
     def readinto(self, buffer: Any) -> int:
@@ -116,13 +145,19 @@ class _Handler(MotoRequestHandler):  # type: ignore[misc]  # moto has no types
         if self.headers.get("Expect", "").strip().lower() == "100-continue":
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.wfile.flush()
+        length = self._length()
+        if length == _UNCLEAR:
+            # Who reads on in another place takes the rest for a request of its own.
+            self.close_connection = True
+            self.send_error(400)
+            return
         environ: Environ = self.make_environ()
-        body: _Body | None = None
-        if environ.get("wsgi.input_terminated"):
+        if length is None:
             # A chunked body says itself where it ends; the connection is not used again after it.
             self.close_connection = True
-        else:
-            body = _Body(self.rfile, int(environ.get("CONTENT_LENGTH") or 0))
+            environ["wsgi.input"] = _Body(environ["wsgi.input"], None)
+        body = _Body(self.rfile, length or 0)
+        if length is not None:
             environ["wsgi.input"] = body
         head: list[Any] = []
 
@@ -137,7 +172,7 @@ class _Handler(MotoRequestHandler):  # type: ignore[misc]  # moto has no types
             finally:
                 if hasattr(parts, "close"):
                     parts.close()
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
             self.close_connection = True
             return
         except Exception:  # whatever moto raises must be seen, and the client must get an answer
@@ -145,11 +180,24 @@ class _Handler(MotoRequestHandler):  # type: ignore[misc]  # moto has no types
             self.close_connection = True
             self.send_error(500)
             return
-        if body is not None and body.left:
-            if body.left > _DRAIN:
-                self.close_connection = True
-            else:
-                body.read()
+        if body.left > _DRAIN:
+            self.close_connection = True
+        elif body.left:
+            body.read()
+
+    def _length(self) -> int | None:
+        """How long the body is; None where it says so itself, `_UNCLEAR` where that is said twice or wrongly.
+
+        https://www.rfc-editor.org/rfc/rfc9112#section-6.3
+        """
+        lengths, codings = (
+            self.headers.get_all(name, []) for name in ("Content-Length", "Transfer-Encoding")
+        )
+        if codings:
+            return None if not lengths and [c.strip().lower() for c in codings] == ["chunked"] else _UNCLEAR
+        if not lengths:
+            return 0
+        return int(lengths[0]) if len(lengths) == 1 and re.fullmatch("[0-9]{1,15}", lengths[0]) else _UNCLEAR
 
     def _send(self, environ: Environ, parts: Iterable[bytes], head: list[Any]) -> None:
         pieces = iter(parts)

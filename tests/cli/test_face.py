@@ -142,7 +142,7 @@ def test_shells_are_offered_completion() -> None:
 
 
 def test_the_policies_are_those_of_the_plan() -> None:
-    assert get_args(PolicyName) == (*get_args(policies.PolicyName), "boundary")
+    assert set(get_args(PolicyName)) == {*get_args(policies.PolicyName), policies.OWN, "boundary"}
 
 
 def test_the_demo_counts_primes_on_a_cluster_and_leaves_nothing(sandbox: SandboxInfo) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -72,7 +73,10 @@ def test_a_bucket_with_the_tags_of_somebody_else_is_refused_and_stays_as_it_is(
     assert s3.get_bucket_tagging(Bucket=name)["TagSet"] == [{"Key": "owner", "Value": "finance"}]
 
 
-def test_a_bucket_of_another_aws_account_is_neither_read_nor_written(aws: Aws, sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_bucket_of_another_aws_account_is_neither_read_nor_written(
+    aws: Aws, sandbox: Sandbox, opened: bool
+) -> None:
     role = f"arn:aws:iam::{OTHER}:role/somebody"
     made = sandbox.client("sts").assume_role(RoleArn=role, RoleSessionName="other")["Credentials"]
     keys = (made["AccessKeyId"], made["SecretAccessKey"], made["SessionToken"])
@@ -81,13 +85,21 @@ def test_a_bucket_of_another_aws_account_is_neither_read_nor_written(aws: Aws, s
     theirs.create_bucket(Bucket=name)
     ours = tags.to_aws(tags.account_tags("team"))
     theirs.put_bucket_tagging(Bucket=name, Tagging={"TagSet": ours})  # anybody can write these
+    theirs.put_object(Bucket=name, Key="wheels/bad", Body=b"bad")
+    if opened:  # a trap: whoever comes may write, and reads what its owner put there
+        places = [f"arn:aws:s3:::{name}", f"arn:aws:s3:::{name}/*"]
+        trap = {"Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": places}
+        theirs.put_bucket_policy(
+            Bucket=name, Policy=json.dumps({"Version": "2012-10-17", "Statement": [trap]})
+        )
+        assert sandbox.client("s3").get_object(Bucket=name, Key="wheels/bad")["Body"].read() == b"bad"
     with pytest.raises(PrefectCoiledError):
         bucket.ensure_bucket(aws, NUMBER)
     with pytest.raises(AccessDeniedError):
         bucket.put_file(aws, name, "wheels/x", b"x")
     with pytest.raises(AccessDeniedError):
-        bucket.read_file(aws, name, "wheels/x")
-    assert "Contents" not in theirs.list_objects_v2(Bucket=name)
+        bucket.read_file(aws, name, "wheels/bad")
+    assert [one["Key"] for one in theirs.list_objects_v2(Bucket=name)["Contents"]] == ["wheels/bad"]
 
 
 def test_what_is_ours_has_our_tags_and_is_in_our_aws_account(aws: Aws) -> None:

@@ -13,9 +13,11 @@ import threading
 import urllib.error
 import urllib.request
 from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta, timezone
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.auth
 import psutil
 import pytest
 from botocore.config import Config
@@ -133,6 +135,18 @@ def test_a_body_has_the_hash_that_was_signed(sandbox):
     assert ask(sandbox, "PUT", path, b"changed", **headers)[0] == 403
     assert s3.get_object(Bucket="hashed", Key="a")["Body"].read() == b"genuine"
     assert vpcs(sandbox) == before
+
+
+@pytest.mark.parametrize(("minutes", "holds"), [(-16, False), (-14, True), (14, True), (16, False)])
+def test_a_signature_holds_for_a_quarter_of_an_hour(sandbox, monkeypatch, minutes, holds):
+    now = datetime.now(timezone.utc).replace(tzinfo=None) + timedelta(minutes=minutes)
+    ec2 = sandbox.client("ec2", config=ONCE)
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda *args, **more: now)
+    if holds:
+        ec2.describe_vpcs()
+    else:
+        with pytest.raises(ClientError, match="AuthFailure"):
+            ec2.describe_vpcs()
 
 
 @pytest.mark.parametrize("version", ["s3v4", "s3"])
@@ -303,6 +317,18 @@ def test_hundreds_of_connections_that_say_nothing_keep_nobody_out(sandbox, said)
 
 def processes_below(pid):
     return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
+def test_the_settings_of_a_sandbox_wait_in_a_file_for_the_owner_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(control.sys, "executable", "/bin/false")  # nobody takes them away again
+    mask = os.umask(0)
+    try:
+        with pytest.raises(SandboxError):
+            control.launch(tmp_path / "own", [], {"hub_tokens": {"me": "canary-9c2"}}, lifeline=False)
+    finally:
+        os.umask(mask)
+    files = [file for file in (tmp_path / "own").rglob("*") if b"canary-9c2" in file.read_bytes()]
+    assert [file.stat().st_mode & 0o777 for file in files] == [0o600]
 
 
 def test_no_settings_of_a_sandbox_are_in_its_arguments_or_stay_in_a_file():

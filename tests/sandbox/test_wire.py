@@ -10,31 +10,48 @@ from urllib.parse import urlsplit
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
+from botocore.parsers import ResponseParserError
 
 from prefect_coiled.errors import SandboxError
 
 ONCE = Config(retries={"total_max_attempts": 1})
 
 
-def form(sandbox, **headers):
-    """A form that a web page could send."""
-    data = b"Action=DescribeVpcs&Version=2016-11-15"
-    request = urllib.request.Request(f"{sandbox.endpoint}/", data, headers=headers)
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request)
-    caught.value.close()
-    return caught.value.code
+FOREIGN = (
+    {"Origin": "https://example.com"},
+    {"Origin": "null"},
+    {"Origin": ""},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-origin"},
+    # A name that leads to 127.0.0.1 by now (DNS rebinding).
+    {"Host": "evil.example.com"},
+    {"Host": "evil.example.com:{port}"},
+    {"Host": "127.0.0.1.evil.example.com:{port}"},
+    {"Host": "127.0.0.1:{port}@evil.example.com:{port}"},
+    {"Host": ""},
+)
 
 
-def test_a_web_page_is_refused(sandbox):
-    assert form(sandbox, Origin="https://example.com") == 403
-    assert form(sandbox, Host="evil.example.com") == 403
-    request = urllib.request.Request(
-        f"{sandbox.endpoint}/_sandbox/stop", b"", method="POST", headers={"Origin": "https://example.com"}
+@pytest.mark.parametrize("foreign", FOREIGN, ids=str)
+@pytest.mark.parametrize("path", ["/_sandbox/health", "/_sandbox/proof/1", "/_sandbox/checkip"])
+def test_a_web_page_is_refused_even_where_it_knows_the_secret(sandbox, path, foreign):
+    netloc = urlsplit(sandbox.endpoint).netloc
+    ours = {"Authorization": f"Bearer {sandbox.info.secret_access_key}"}
+    for more, status in ((foreign, 403), ({}, 200)):
+        connection = http.client.HTTPConnection(netloc, timeout=5)
+        told = {name: text.format(port=netloc.rpartition(":")[2]) for name, text in more.items()}
+        connection.request("GET", path, headers={**ours, **told})
+        assert connection.getresponse().status == status
+        connection.close()
+
+
+def test_a_signed_call_of_a_web_page_is_refused(sandbox):
+    ec2 = sandbox.client("ec2", config=ONCE)
+    ec2.meta.events.register(
+        "before-send.ec2", lambda request, **_: request.headers.update(Origin="https://example.com")
     )
-    with pytest.raises(urllib.error.HTTPError, match="403") as caught:
-        urllib.request.urlopen(request)
-    caught.value.close()
+    with pytest.raises(ResponseParserError, match="local AWS clients only"):
+        ec2.describe_vpcs()
 
 
 def test_the_calls_are_recorded_by_service_and_action(sandbox, ec2):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -149,42 +151,49 @@ def test_a_network_of_ones_own_is_allowed_by_its_ids_alone() -> None:
     assert places == ["subnet/subnet-0123456789abcdef0", "vpc/vpc-0123456789abcdef0"]
 
 
-@pytest.mark.parametrize("partition", ["aws", "aws-cn", "aws-us-gov"])
-@pytest.mark.parametrize("boundary", ["", "arn:aws:iam::123456789012:policy/coiled/" + "b" * 64])
-def test_with_the_longest_slug_and_a_network_of_ones_own_it_still_fits(partition: str, boundary: str) -> None:
+def lengthened(slug: str, partition: str, region: str) -> Iterator[dict[str, dict[str, Any]]]:
+    """The policies with every choice of what lengthens them."""
     own = NetworkIds(
         network_id="vpc-0123456789abcdef0",
         scheduler_subnet_id="subnet-0123456789abcdef0",
         worker_subnet_id="subnet-0123456789abcdef1",
         firewall_id="sg-0123456789abcdef0",
     )
-    made = iam_policies(
-        "a" * 64,
-        aws_account_id="123456789012",
-        partition=partition,
-        network=own,
-        permissions_boundary=boundary,
-    )
-    assert max(size(made[name]) for name in ("setup", "ongoing")) <= LONGEST
-    assert [s["Sid"] for s in made["ongoing"]["Statement"] if s["Sid"].startswith("OwnNetwork")]
+    groups = own.model_copy(update={"scheduler_firewall_id": "sg-0123456789abcdef1"})
+    keys = f"arn:{partition}:kms:{region}:{NUMBER}:key/mrk-0123456789abcdef0123456789abcdef"
+    role = f"arn:{partition}:iam::{NUMBER}:role/{'p' * 510}/{'r' * 64}"
+    bound = boundary_arn(slug, NUMBER, partition)
+    for network, key, arn, boundary in product((None, own, groups), ("", keys), ("", role), ("", bound)):
+        yield iam_policies(
+            slug,
+            aws_account_id=NUMBER,
+            region=region,
+            partition=partition,
+            network=network,
+            kms_key=key,
+            role_arn=arn,
+            permissions_boundary=boundary,
+        )
 
 
-def test_what_denies_beside_other_policies_is_left_out_only_where_there_is_no_room(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    ("partition", "region"),
+    [("aws", "ap-southeast-1"), ("aws-cn", "cn-northwest-1"), ("aws-us-gov", "us-gov-west-1")],
+)
+def test_with_the_longest_slug_and_all_that_lengthens_them_they_fit_and_lack_nothing(
+    partition: str, region: str
 ) -> None:
-    assert {"NoOpenMetadata", "NoPlainDisks"} <= {s["Sid"] for s in statements("ongoing")}
-    assert not caplog.text
-    own = NetworkIds(
-        network_id="vpc-0123456789abcdef0",
-        scheduler_subnet_id="subnet-0123456789abcdef0",
-        worker_subnet_id="subnet-0123456789abcdef1",
-        firewall_id="sg-0123456789abcdef0",
-    )
-    left = iam_policies("a" * 64, aws_account_id="123456789012", partition="aws-us-gov", network=own)[
-        "ongoing"
-    ]["Statement"]
-    assert not {"NoOpenMetadata", "NoPlainDisks"} & {s["Sid"] for s in left}
-    assert "has no room for NoOpenMetadata and NoPlainDisks" in caplog.text
+    for short, long in zip(
+        lengthened("a", partition, region), lengthened("a" * 64, partition, region), strict=True
+    ):
+        assert max(map(size, long.values())) <= LONGEST
+        assert {"setup", "ongoing", "instance"} <= set(long) <= {"setup", "ongoing", "own", "instance"}
+        sids = [s["Sid"] for name in ("ongoing", "own") if name in long for s in long[name]["Statement"]]
+        assert sids == [
+            s["Sid"] for name in ("ongoing", "own") if name in short for s in short[name]["Statement"]
+        ]
+        denied = [s["Sid"] for s in long["ongoing"]["Statement"] if s["Effect"] == "Deny"]
+        assert denied == ["NoOpenMetadata", "NoPlainDisks"]
 
 
 def test_the_statement_for_a_call_is_the_policys_own() -> None:

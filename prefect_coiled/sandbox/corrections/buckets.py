@@ -59,16 +59,27 @@ def _of_an_upload(moto_call: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _is_open(partition: str, owner: str, name: str) -> bool:
+    """Whether a bucket's own policy lets in everybody, other AWS accounts too."""
+    bucket = s3_backends[owner][partition].buckets.get(name)
+    document = json.loads((bucket.policy if bucket is not None else None) or b"{}")
+    return any(
+        s["Effect"] == "Allow" and s.get("Principal") in ("*", {"AWS": "*"})
+        for s in document.get("Statement", ())
+    )
+
+
 def _guarded(moto_response: Callable[..., Any]) -> Callable[..., Any]:
     """The same, but for callers of another AWS account than the bucket's, and those who expect another."""
 
     def response(self: Any, request: Any, full_url: str) -> Any:
         name = self.parse_bucket_name_from_url(request, full_url)
-        owner = s3_backends.bucket_accounts.get(name, ("", ""))[1]
+        partition, owner = s3_backends.bucket_accounts.get(name, ("", ""))
         # Making one answers for itself that the name is taken.
         making = request.method == "PUT" and not (request.query_string or self.parse_key_name().strip("/"))
         expected = request.headers.get("x-amz-expected-bucket-owner", owner)
-        if owner and not making and {expected, self.current_account} != {owner}:
+        foreign = owner not in ("", self.current_account) and not _is_open(partition, owner, name)
+        if owner and not making and (expected != owner or foreign):
             return 403, {"content-type": "application/xml"}, "" if request.method == "HEAD" else _DENIED
         return moto_response(self, request, full_url)
 
