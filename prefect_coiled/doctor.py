@@ -300,4 +300,4 @@ def _differences(
 
 def _redacted(text: str) -> str:
     """The kind of a resource, from its id or name."""
-    return re.sub(r"-[0-9a-f]{8,}$", "", text.rpartition("/")[0] or text)
+    return re.sub(r"-[0-9a-f]{8,}\Z", "", text.rpartition("/")[0] or text)

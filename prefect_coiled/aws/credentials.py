@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_SESSION_NAME = "prefect-coiled"
-_ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
+_ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", re.ASCII)
 _USE_INSTEAD = (
     "Give a profile (also one with single sign-on), a role to assume, or the long-lived keys of an IAM user."
 )

@@ -19,7 +19,7 @@ from prefect_coiled.errors import (
 from prefect_coiled.plan import policies, tags
 from prefect_coiled.plan.kinds import ALL, Item, Kind, Scope, There, Wanted
 
-_POLICY_ARN = re.compile(r"arn:aws[a-z-]*:iam::(aws|\d{12}):policy/[\w+=,.@/-]+")
+_POLICY_ARN = re.compile(r"arn:aws[a-z-]*:iam::(aws|\d{12}):policy/[\w+=,.@/-]+", re.ASCII)
 POLICY_NAME = "coiled-instance"
 
 

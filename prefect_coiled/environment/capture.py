@@ -26,11 +26,11 @@ _OF_CONDA = re.compile(
 )
 # Stand-ins that no index has: https://bugs.launchpad.net/ubuntu/+source/python-pip/+bug/1635463
 _NOTHING = frozenset({"pkg-resources", "distribute"})
-_EXTRA = re.compile(r";.*\bextra\s*==")
+_EXTRA = re.compile(r"\bextra\s*==")
 # What exists on Windows or macOS only, or stands for a library of conda's own.
 _NOT_FOR_LINUX = re.compile(
     r"^(pywin32.*|pypiwin32|pywinpty|pyreadline3?|windows-curses|win32.*|win-inet-pton|wmi|colorama-win|"
-    r"pyobjc.*|appnope|macholib|macfsevents|rumps|triton-windows)$"
+    r"pyobjc.*|appnope|macholib|macfsevents|rumps|triton-windows)\Z"
 )
 
 
@@ -139,7 +139,7 @@ def _package(found: Found) -> Package:
 
 def _requires(found: Found) -> tuple[str, ...]:
     # What an extra requires was installed here or was not: it is a package of its own.
-    return tuple(r for r in found.requires if not _EXTRA.search(r))
+    return tuple(r for r in found.requires if not _EXTRA.search(r.partition(";")[2]))
 
 
 def _is_systems(folder: Path) -> bool:

@@ -11,10 +11,10 @@ from urllib.parse import unquote, urlsplit
 from packaging.tags import Tag
 from packaging.utils import parse_wheel_filename
 
-from prefect_coiled.environment.records import Package, Wheel
+from prefect_coiled.environment.records import Package, Wheel, is_version
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["Source", "file_of", "pick", "source_of"]
+__all__ = ["Source", "check_entry", "file_of", "pick", "source_of"]
 
 
 def pick(entry: Mapping[str, Any], tags: Sequence[Tag]) -> Wheel | None:
@@ -36,6 +36,18 @@ def pick(entry: Mapping[str, Any], tags: Sequence[Tag]) -> Wheel | None:
             )
             best = min(places), made
     return best[1] if best else None
+
+
+def check_entry(entry: Mapping[str, Any]) -> None:
+    """Check that a package of a pylock.toml has a name and a version, of which a requirement can be made.
+
+    Raises:
+        OptionsError: It has none, or something else in its place.
+    """
+    _name({"name": "", **entry})
+    version = str(entry.get("version") or "0")
+    if not is_version(version):
+        raise _no_such(entry["name"], f"{version!r} is no version")
 
 
 class Source(NamedTuple):

@@ -37,7 +37,7 @@ from prefect_coiled.errors import OptionsError
 
 __all__ = ["Indexes", "Trust"]
 
-_USER = re.compile(r"(\w[\w+.-]*://)[^\s/@'\"]+@")
+_USER = re.compile(r"://[^\s/@'\"]+@")
 
 
 class Trust(NamedTuple):
@@ -203,7 +203,7 @@ class Indexes:
 
     def redacted(self, text: str) -> str:
         """The text of a tool without any credential that is known here."""
-        text = _USER.sub(r"\1", text)
+        text = _USER.sub("://", text)
         for user, password in self.credentials.values():
             for secret in (password, user):
                 # A short user name may be part of any word; with an empty password it is the token.

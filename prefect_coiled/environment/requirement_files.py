@@ -14,8 +14,8 @@ from prefect_coiled.errors import OptionsError
 
 __all__ = ["with_absolute_paths"]
 
-_FILE = re.compile(r"^(\s*(?:-r|--requirements?|-c|--constraints?)(?:\s+|=))([^\s#]+)(.*)$")
-_PATH = re.compile(r"^(\s*(?:(?:-e|--editable|-f|--find-links)(?:\s+|=))?)([^\s;#\[]+)(.*)$")
+_FILE = re.compile(r"^(\s*(?:-r|--requirements?|-c|--constraints?)(?:\s+|=))([^\s#]+)(.*)\Z")
+_PATH = re.compile(r"^(\s*(?:(?:-e|--editable|-f|--find-links)(?:\s+|=))?)([^\s;#\[]+)(.*)\Z")
 _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2")
 
 

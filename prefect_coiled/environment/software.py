@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect_coiled.environment.ask import PackageNotFoundError, compiled
+from prefect_coiled.environment.entries import check_entry
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.lock import Locked, lock_entries, pick
 from prefect_coiled.environment.records import DISTRIBUTION, Environment, minor, normalized, read_toml
@@ -86,6 +87,7 @@ def _of_pylock(path: Path, target: Target) -> list[dict[str, Any]]:
     tags = target.tags
     kept = [e for e in listed if _is_meant(e, target)]
     for entry in kept:
+        check_entry(entry)
         for wheel in entry.get("wheels", ()):
             if wheel.get("path"):
                 wheel["path"] = str(path.parent / wheel["path"])

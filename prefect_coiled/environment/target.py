@@ -104,7 +104,7 @@ def check_fits(path: Path, tags: Sequence[Tag], python: str, architecture: str) 
         )
     with zipfile.ZipFile(path) as wheel:
         for entry in wheel.namelist():
-            if not re.search(r"\.so(\.\d+)*$", entry):
+            if not re.search(r"\.so(\.\d+)*\Z", entry):
                 continue
             newest = max((int(n) for n in _SYMBOL.findall(wheel.read(entry))), default=0)
             if newest > GLIBC:

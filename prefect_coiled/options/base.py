@@ -79,7 +79,7 @@ def one_line(model: type[BaseModel], error: ValidationError) -> OptionsError:
 
 
 _SHOWN = (str, int, float, type(None))
-SOUNDS_SECRET = re.compile(r"secret|token|password|credential|_key$", re.I)
+SOUNDS_SECRET = re.compile(r"secret|token|password|credential|_key\Z", re.I)
 
 
 def _is_secret(annotation: Any) -> bool:

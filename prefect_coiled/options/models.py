@@ -55,6 +55,8 @@ OPTIONS = {
     "network": "network",
 }
 _ALIASES = {"region_name": "region", "zone_name": "zone"}
+# A part of the name of an image: https://pkg.go.dev/github.com/distribution/reference
+_PATH = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
 _REGISTRY_ALIASES = {"type": "kind", "user": "username", "token": "access_token"}
 
 
@@ -101,11 +103,18 @@ class RegistryOptions(OptionsModel):
         if self.username != self.username.lower():
             # Not shown: tokens are pasted into the wrong field.
             raise OptionsError("registry username", "must be lower case.")
+        # What registries call their users: "me", "org+robot", "$oauthtoken", "_json_key".
+        if not re.fullmatch(r"[a-z0-9_$][a-z0-9._+@$-]{0,254}", self.username):
+            raise OptionsError("registry username", "is the name of no user.")
+        if self.namespace and not re.fullmatch(rf"{_PATH}(/{_PATH})*", self.namespace):
+            raise OptionsError(
+                "registry namespace", "is no name of images: lower-case letters, digits and ._- between them."
+            )
         if self.access_token is None or not self.access_token.get_secret_value().strip():
             raise OptionsError(
                 hub, "needs an access token.", "Make one under Account settings > Personal access tokens."
             )
-        if not re.fullmatch(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9._/-]*)?", self.uri):
+        if not re.fullmatch(rf"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{{1,5}})?(/{_PATH})*/?", self.uri):
             raise OptionsError("registry uri", 'must be a host such as "docker.io", without "https://".')
         return self
 

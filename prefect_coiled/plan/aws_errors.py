@@ -100,8 +100,8 @@ def denied_by(message: str) -> str:
     Empty where a policy of the caller's own would do. Only AWS's words tell the two apart:
     https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_access-denied.html
     """
-    explicit = re.search(r"with an explicit deny in an? ([\w -]+?)(?=[.,:]|$)", message)
-    lacking = re.search(r"because no ([\w -]+?) allows", message)
+    explicit = re.search(r"with an explicit deny in an? ([\w -]{1,100}?)(?=[.,:]|\Z)", message)
+    lacking = re.search(r"because no ([\w -]{1,100}?) allows", message)
     if explicit:
         return explicit[1]
     return lacking[1] if lacking and not lacking[1].startswith("identity-based") else ""

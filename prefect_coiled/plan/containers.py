@@ -19,13 +19,16 @@ DOCKER_HUB = "docker.io"
 # What Docker calls the machine types of EC2.
 PLATFORMS = {"x86_64": "amd64", "arm64": "arm64"}
 
+# More than any reference has: a name of 255 characters, a tag of 128, a digest.
+# https://pkg.go.dev/github.com/distribution/reference
+_LONGEST = 512
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REFERENCE = re.compile(
     rf"(?:(?P<host>localhost(?::\d+)?|[a-z0-9-]+(?:\.[a-z0-9-]+)+(?::\d+)?|[a-z0-9-]+:\d+)/)?"
     rf"(?P<path>{_PART}(?:/{_PART})*)(?::(?P<tag>\w[\w.-]{{0,127}}))?(?P<digest>@sha256:[0-9a-f]{{64}})?"
 )
 _TAG = re.compile(r"\w[\w.-]{0,127}")
-_ECR = re.compile(r"(?P<number>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
+_ECR = re.compile(r"(?P<number>[0-9]{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
 
 
 class ContainerImage(Record):
@@ -64,7 +67,11 @@ def check_reference(text: object) -> str:
     Raises:
         OptionsError: If it is neither a reference of an image nor a tag.
     """
-    if isinstance(text, str) and (_REFERENCE.fullmatch(text) or _TAG.fullmatch(text)):
+    if (
+        isinstance(text, str)
+        and len(text) <= _LONGEST
+        and (_REFERENCE.fullmatch(text) or _TAG.fullmatch(text))
+    ):
         return text
     raise OptionsError(
         f"container {text!r}",

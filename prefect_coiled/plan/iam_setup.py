@@ -98,7 +98,7 @@ def steps(
             f"{principal} {name!r}",
             f"must be of letters, digits and _+=,.@-, at most {_LONGEST[principal]} characters.",
         )
-    if not re.fullmatch(r"\d{12}", aws_account_id):
+    if not re.fullmatch(r"[0-9]{12}", aws_account_id):
         raise OptionsError(f"aws_account_id {aws_account_id!r}", "must have 12 digits.")
     kind = principal.capitalize()
     whom = {f"{kind}Name": name}

@@ -167,7 +167,7 @@ def architecture(vm_types: Sequence[str]) -> Arch:
     family = vm_types[0].partition(".")[0]
     if known(vm_types[0]):
         return table()[vm_types[0]].arch
-    return "arm64" if re.fullmatch(r"a1|[a-z]+\d+[a-z]*?g[a-z]*(-[a-z0-9]+)?", family) else "x86_64"
+    return "arm64" if re.fullmatch(r"a1|[a-z]+\d+(?=[a-fh-z]*g)[a-z]*(-[a-z0-9]+)?", family) else "x86_64"
 
 
 # Families with NVIDIA GPUs that the driver of AWS's GPU image knows; "g4ad" has those of AMD.

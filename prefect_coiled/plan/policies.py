@@ -501,7 +501,7 @@ def _network_statements(
     return made
 
 
-_KEY = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+")
+_KEY = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+", re.ASCII)
 
 
 def _key_statements(key: str, region: str) -> list[dict[str, Any]]:
@@ -552,7 +552,7 @@ def key_statements(key: str, region: str) -> tuple[dict[str, Any], ...]:
     return tuple(_key_statements(key, region))
 
 
-_ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
+_ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", re.ASCII)
 
 
 def _role_statements(role_arn: str) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ StartResponse = Callable[..., Any]
 WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 _KEY = "prefect_coiled.sandbox.call"
-_CREDENTIAL = re.compile(r"Credential=([^/,]+)/\d{8}/([^/]+)/([^/]+)/aws4_request")
+_CREDENTIAL = re.compile(r"Credential=([^/,]{1,128})/[0-9]{8}/([^/]{1,64})/([^/]{1,64})/aws4_request")
 _SLASH = re.compile("%2f", re.IGNORECASE)
 _REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found"}
 _REASONS |= {412: "Precondition Failed", 413: "Content Too Large"}

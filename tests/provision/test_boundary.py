@@ -38,6 +38,7 @@ def own_sandbox() -> Iterator[Sandbox]:
         iam = running.client("iam")
         for name, document in (("coiled-boundary-bound", LIMITS), ("wide", EVERYTHING)):
             iam.create_policy(PolicyName=name, PolicyDocument=json.dumps(document))
+        iam.create_role(RoleName="theirs", AssumeRolePolicyDocument=json.dumps(ANYBODY))
         yield running
 
 
@@ -113,6 +114,12 @@ def attacks(iam: Any) -> dict[str, Callable[[], Any]]:
         ),
         "an older version of it": lambda: iam.set_default_policy_version(PolicyArn=BOUNDARY, VersionId="v1"),
         "removing it": lambda: iam.delete_policy(PolicyArn=BOUNDARY),
+        "more for a role without a boundary": lambda: iam.put_role_policy(
+            RoleName="theirs", PolicyName="x", PolicyDocument=all_of_it
+        ),
+        "a policy of AWS's for it": lambda: iam.attach_role_policy(
+            RoleName="theirs", PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess"
+        ),
         "another role": lambda: iam.create_role(RoleName="x", AssumeRolePolicyDocument=trust, Tags=tags),
     }
 

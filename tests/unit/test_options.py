@@ -230,6 +230,28 @@ def test_workers_use_the_schedulers_subnet_unless_they_have_one():
     assert NetworkIds(**VPC).effective_worker_subnet_id == VPC["scheduler_subnet_id"]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"username": u} for u in ("a b", "me\n", "-x", "a/b", "a;b", "me'", "\u0661", "a" * 256)),
+        *({"namespace": n} for n in ("../x", "a//b", "/a", "a/", "A", "a\n", "a b", "-a", "a:b", "a@b")),
+        *({"uri": u} for u in ("https://x", "x/../y", "x//y", "x y", "x\n", "-x", "x:123456", "x:\u0661")),
+    ],
+    ids=str,
+)
+def test_a_registry_has_names_that_are_some(wrong):
+    given = {"kind": "docker_hub", "username": "me", "access_token": "t", **wrong}
+    with pytest.raises(OptionsError, match=f"registry {next(iter(wrong))}") as refused:
+        RegistryOptions(**given)
+    assert next(iter(wrong.values())) not in str(refused.value)
+
+
+@pytest.mark.parametrize("user", ["me", "org+robot", "$oauthtoken", "_json_key", "00000000-0000", "a.b@c"])
+def test_a_registry_takes_the_users_that_registries_have(user):
+    for place in ("docker.io", "quay.io", "registry.example.com:5000/team/x", "localhost:5000"):
+        RegistryOptions(kind="docker_hub", username=user, access_token="t", uri=place, namespace="a/b-c.d__e")
+
+
 def test_the_docker_namespace_is_the_user_unless_given():
     given = {"kind": "docker_hub", "username": "me", "access_token": "t"}
     assert RegistryOptions(**given).effective_namespace == "me"

@@ -503,6 +503,26 @@ def test_a_pylock_is_taken_with_its_own_hashes(indexes, index, tmp_path, monkeyp
         made.discard()
 
 
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("pure @ https://evil.example/x.tar.gz ; python_version", "1"),
+        ("pure\\n--index-url https://evil.example", "1"),
+        ("../pure", "1"),
+        ("", "1"),
+        ("pure", "1,>=0 ; extra"),
+    ],
+)
+def test_a_name_in_a_pylock_is_a_name_and_no_requirement(indexes, tmp_path, name, version) -> None:
+    path = tmp_path / "pylock.toml"
+    package = (
+        f'[[packages]]\nname = "{name}"\nversion = "{version}"\nsdist = {{ url = "https://x/y.tar.gz" }}\n'
+    )
+    path.write_text('lock-version = "1.0"\n' + package)
+    with pytest.raises(OptionsError, match="is not in order"):
+        lock_software(str(path), own(), TARGET, indexes=indexes)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_paths_in_a_file_of_requirements_are_those_of_the_folder_that_they_are_read_from(
     indexes, tmp_path, monkeypatch, encoding

@@ -134,6 +134,19 @@ def test_each_line_is_followed_once_also_those_that_come_late_or_are_alike(count
     assert list(follower.more(names(count))) == [("i2", "late")]
 
 
+@pytest.mark.parametrize("count", [3, 40])
+def test_a_machine_whose_clock_is_ahead_hides_no_line_of_the_others(count: int) -> None:
+    group = Group(**{name: ["begun"] for name in names(count)})
+    door: Any = group
+    follower = log_events.Follower(door, clock=lambda: 2.0)
+    list(follower.more(names(count)))
+    # CloudWatch takes what is up to two hours ahead.
+    group.streams["i0"].append(event(2 * 3600 * 1000, "from tomorrow"))
+    assert list(follower.more(names(count))) == [("i0", "from tomorrow")]
+    group.streams["i1"].append(event(2000, "from today"))
+    assert list(follower.more(names(count))) == [("i1", "from today")]
+
+
 def test_a_cluster_that_grows_is_followed_on() -> None:
     door: Any = Group(**{name: ["begun"] for name in names(60)})
     follower = log_events.Follower(door)

@@ -231,7 +231,7 @@ def policy(asked: Asked) -> str | None:
                 return "Missing required field in policy"
             for resource in resources:
                 if not re.match(
-                    rf"arn:[\w\-]+:s3:::{re.escape(str(asked.get('Bucket')))}(/|$)", str(resource)
+                    rf"arn:[\w\-]+:s3:::{re.escape(str(asked.get('Bucket')))}(/|\Z)", str(resource)
                 ):
                     return "Policy has invalid resource"
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -66,9 +66,8 @@ def value(asked: Asked) -> str | None:
             "1 validation error detected: Value at 'value' failed to satisfy constraint: Member must "
             "have length greater than or equal to 1"
         )
-    return (
-        "Parameter value can't nest another parameter." if re.search(r"\{\{.*\}\}", str(text or "")) else None
-    )
+    nested = "}}" in str(text or "").partition("{{")[2]
+    return "Parameter value can't nest another parameter." if nested else None
 
 
 @rule(
@@ -101,7 +100,7 @@ def tags_or_overwrite(asked: Asked) -> str | None:
 def name(asked: Asked) -> Refusal | str | None:
     given = str(asked.get("Name") or "")
     if re.match(r"/?(aws|ssm)", given, re.IGNORECASE):
-        if re.match(r"/?aws(/|$)", given, re.IGNORECASE):
+        if re.match(r"/?aws(/|\Z)", given, re.IGNORECASE):
             return Refusal("AccessDeniedException", f"No access to reserved parameter name: {given}.")
         return 'Parameter name: can\'t be prefixed with "ssm" or "aws" (case-insensitive).'
     if not re.fullmatch(r"[a-zA-Z0-9_.\-/]+", given) or "//" in given or given.endswith("/"):
