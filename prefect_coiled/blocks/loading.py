@@ -20,6 +20,7 @@ from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer, credential_source
 from prefect_coiled.blocks.base import age_of, what_is_wrong
 from prefect_coiled.errors import AccountError, PrefectCoiledError
+from prefect_coiled.internals.api_errors import cause_and_step, without_user
 from prefect_coiled.internals.prefect import block_of, name_of
 from prefect_coiled.options import cluster_defaults
 from prefect_coiled.options.base import near
@@ -216,7 +217,7 @@ def unreachable(what: str, error: Exception) -> AccountError:
     """The error that says that Prefect's API could not be asked."""
     from prefect.settings import PREFECT_API_URL
 
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    reason, step = cause_and_step(error)
     where = PREFECT_API_URL.value()
     if not where:
         return AccountError(
@@ -227,8 +228,8 @@ def unreachable(what: str, error: Exception) -> AccountError:
         )
     return AccountError(
         what,
-        f"the Prefect API at {where} could not be asked: {reason}.",
-        "Check PREFECT_API_URL and that the server runs.",
+        f"the Prefect API at {without_user(str(where))} could not be asked: {reason}.",
+        step,
     )
 
 

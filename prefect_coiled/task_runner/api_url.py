@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from prefect.settings import get_current_settings
 
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.internals.api_errors import without_user
 
 __all__ = ["NEXT_STEP", "check_api_url", "is_loopback", "is_private"]
 
@@ -90,12 +91,6 @@ def check_api_url(shares_loopback: bool) -> str:
             " their network leads there (the same VPC, peering, a VPN)"
         )
     return ""
-
-
-def without_user(url: str) -> str:
-    """A URL without the user and password that may be in it."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _host(url: str) -> str:

@@ -20,7 +20,8 @@ from prefect.settings import (
 )
 
 from prefect_coiled.errors import ProvisionError
-from prefect_coiled.task_runner.api_url import NEXT_STEP, without_user
+from prefect_coiled.internals.api_errors import cause_and_step, without_user
+from prefect_coiled.task_runner.api_url import NEXT_STEP
 
 __all__ = ["check_reach"]
 
@@ -47,19 +48,18 @@ def check_reach(client: distributed.Client, shared: bytes) -> None:
     except (OSError, TimeoutError):
         return  # the worker is gone meanwhile; what comes of that is Dask's affair
     trouble = answers.get(address)
-    if isinstance(trouble, str) and trouble:
+    if isinstance(trouble, tuple):
+        reason, step = trouble
         url = without_user(str(get_current_settings().api.url))
-        raise ProvisionError(
-            f"reaching the Prefect API at {url} from {worker.get('name')}", trouble.rstrip("."), NEXT_STEP
-        )
+        raise ProvisionError(f"reaching the Prefect API at {url} from {worker.get('name')}", reason, step)
 
 
-def _ask(shared: bytes) -> str:
-    """On the worker: what went wrong in asking the API, in one line; empty if it answered."""
+def _ask(shared: bytes) -> tuple[str, str] | None:
+    """On the worker: what went wrong in asking the API, in one line, and what to do; None if it answered."""
     context: dict[str, Any] = cloudpickle.loads(shared)
     settings, run = context["settings_context"], context["flow_run_context"]
     if not settings:
-        return ""
+        return None
     quick = {PREFECT_API_REQUEST_TIMEOUT: _REQUEST, PREFECT_CLIENT_MAX_RETRIES: 0}
     flow_run = run.get("flow_run") if run else None
     try:
@@ -69,6 +69,6 @@ def _ask(shared: bytes) -> str:
             elif error := api.api_healthcheck():
                 raise error
     except Exception as error:  # whatever it is, tasks would meet it too
-        reason = " ".join(str(error).split()) or "no answer"
-        return f"{type(error).__name__}: {reason}"[:500]
-    return ""
+        reason, step = cause_and_step(error, NEXT_STEP)
+        return f"{type(error).__name__}: {reason}"[:500], step
+    return None

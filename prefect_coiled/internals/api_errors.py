@@ -1,0 +1,72 @@
+"""Says why the Prefect API did not do what it was asked, and what to do about it.
+
+Prefect's settings: https://docs.prefect.io/v3/api-ref/settings-ref
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import httpx
+
+__all__ = ["cause_and_step", "without_user"]
+
+_STEPS = {
+    401: (
+        "It wants credentials. A server with a password: `prefect config set"
+        " PREFECT_API_AUTH_STRING=USER:PASSWORD`, the value of its PREFECT_SERVER_API_AUTH_STRING."
+        " Prefect Cloud: `prefect cloud login`, which sets PREFECT_API_KEY."
+    ),
+    403: (
+        "The key in PREFECT_API_KEY may not do this, or PREFECT_API_URL names another account or workspace"
+        " than the key's: `prefect cloud login`."
+    ),
+    404: "PREFECT_API_URL has to end in /api, and names no such thing: `prefect config view` shows it.",
+}
+_CERTIFICATE = (
+    "Name the authority of its certificate by PREFECT_API_SSL_CERT_FILE, or trust any by"
+    " PREFECT_API_TLS_INSECURE_SKIP_VERIFY=true."
+)
+_OTHER = "Check PREFECT_API_URL and that the server runs."
+
+
+def without_user(url: str) -> str:
+    """A URL without the user and password that may be in it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def cause_and_step(error: BaseException, unreached: str = _OTHER) -> tuple[str, str]:
+    """The cause in one line, without a full stop; and what to do.
+
+    Args:
+        error: What a client of Prefect's raised.
+        unreached: What to do where nothing says more than that there was no answer.
+    """
+    for one in _chain(error):
+        if isinstance(one, httpx.HTTPStatusError):
+            status = one.response.status_code
+            reason = f"it answered {status} {one.response.reason_phrase}".rstrip()
+            if status >= 500:
+                return reason, "Look at the server's own log, and run it again."
+            return reason, _STEPS.get(status, unreached)
+        if isinstance(one, ssl.SSLCertVerificationError):
+            return _line(one), _CERTIFICATE
+    text = _line(error)
+    return text, _CERTIFICATE if "CERTIFICATE_VERIFY_FAILED" in text else unreached
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it comes from."""
+    seen: set[int] = set()
+    present: BaseException | None = error
+    while present is not None and id(present) not in seen:
+        seen.add(id(present))
+        yield present
+        present = present.__cause__ or present.__context__
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
