@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -213,6 +214,14 @@ def _delete_intents(aws: Aws, items: list[Item]) -> None:
             delete_parameters(aws, [item["Name"]])
 
 
+def _young(item: Item) -> str:
+    asked, left = item["Age"] / 60, (STARTING - item["Age"]) / 60
+    return (
+        f"asked for {asked:.0f} minutes ago, without a scheduler: it may be starting still; "
+        f"a sweep takes it for dead in {math.ceil(left)} minutes"
+    )
+
+
 PARAMETER = Kind(
     name="parameter",
     find=partial(_find, intents=False),
@@ -233,5 +242,6 @@ INTENT_OF_CLUSTER = Kind(
     labels=_labels,
     of_clusters=True,
     alive=lambda item: "starting" if item["Age"] < STARTING else "",
+    young=_young,
     delete=_delete_intents,
 )

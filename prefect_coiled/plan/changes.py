@@ -205,6 +205,10 @@ def of_sweep(
                 dead = cluster in clusters.dead
                 why = f"cluster {cluster.name} is gone" if dead else ""
                 stays = f"of cluster {cluster.name}"
+                if cluster in clusters.starting and (word := kind.young(item)):
+                    kept_young = _change("keep", key, kind, item, f"{stays}, {word}")
+                    yield kept_young.model_copy(update={"needed": True})
+                    continue
             else:
                 why = kind.surplus(item, there, not clusters.names)
                 stays = "in use, or of use to the next cluster"

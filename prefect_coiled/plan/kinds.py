@@ -102,6 +102,7 @@ class Kind:
         listed: Whether `resources` shows it.
         prefix: What tells its names from those of other kinds.
         alive: For a cluster's items: "live" or "starting" if the cluster is that because of it.
+        young: What to say of an item because of which a cluster is "starting", to whoever sweeps.
         waits_for: The rows that must be there before it is made, and that go only after it is gone.
         asked: Whether a set-up needs it; None for what no set-up makes.
         places: Where one has to be, such as zones; raises where that cannot be told.
@@ -132,6 +133,7 @@ class Kind:
     listed: bool = True
     prefix: str = ""
     alive: Callable[[Item], str] = _nothing
+    young: Callable[[Item], str] = _nothing
     waits_for: tuple[str, ...] = ()
     asked: Callable[[Wanted], bool] | None = None
     places: Callable[[Wanted, There], Iterable[str]] = _one

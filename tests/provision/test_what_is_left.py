@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import threading
 from collections import Counter
@@ -19,6 +20,7 @@ from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.cli import accounts as account_commands
 from prefect_coiled.cli import resources as resource_commands
+from prefect_coiled.cli.common import tell_removal
 from prefect_coiled.cluster.launched import Launched
 from prefect_coiled.errors import AccessDeniedError, NameTakenError, OptionsError, ProvisionError
 from prefect_coiled.notifications import read_notifications
@@ -26,6 +28,7 @@ from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.provision import (
     change_ingress,
     create_cluster,
+    plan_sweep,
     remove_cluster,
     set_up_account,
     sweep,
@@ -219,6 +222,22 @@ def test_the_firewall_of_a_starting_cluster_answers_in_words(session: Session, a
     parameters.claim(aws, parameters.intent_of("team", "starting"), plan.encode(), {})
     with pytest.raises(ProvisionError, match="it is starting or being removed"):
         change_ingress("team", "us-east-1", "starting", list(plan.ingress))
+
+
+def test_a_sweep_says_which_cluster_is_too_young_for_it_and_until_when(
+    session: Session, aws: Aws, spec: Spec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = spec(name="young")
+    name = parameters.intent_of("team", "young")
+    parameters.claim(aws, name, plan.encode(), {})
+    planned = {change.resource_id: change for change in plan_sweep(aws).left}
+    removal = sweep("team", "us-east-1")
+    tell_removal(removal)
+    for said in (planned[name].why, removal.left[name], capsys.readouterr().out):
+        assert re.search(r"of cluster young, asked for \d minutes ago.*dead in (29|30) minutes", said), said
+    # It is nothing that should be gone.
+    assert removal.is_done
+    assert parameters.read_parameter(aws, name) is not None
 
 
 def test_a_change_of_the_firewall_does_not_make_a_cluster_young(
