@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 from prefect_coiled.aws import (
     baked_images,
@@ -129,7 +128,7 @@ def find_what_shows(
     unseen: dict[str, AwsError] = {}
 
     def listed(key: str) -> list[Item]:
-        what = f"finding {KINDS[key].name}s ({scope.cluster or aws.account})"
+        what = f"looking for {KINDS[key].name} ({scope.cluster or aws.account})"
         try:
             return persistently(aws, what, lambda: find(aws, KINDS[key], scope), patience)
         except AwsError as error:
@@ -195,20 +194,29 @@ def drop(aws: Aws, kind: Kind, items: list[Item], patience: float) -> None:
 
 
 def _drop_listed(aws: Aws, kind: Kind, items: list[Item], patience: float) -> None:
-    """Delete what AWS lists, though it did not find it: it may be young. What stays listed longer is gone."""
+    """Delete what AWS lists, though it did not find it: it may be young.
+
+    Raises:
+        NotFoundError: If it is listed, and not found, for so long that neither is stale.
+    """
     ids = {kind.id_of(item) for item in items}
+    last: list[NotFoundError] = []
 
     def gone() -> bool | None:
         listed = [item for item in find(aws, kind) if kind.id_of(item) in ids]
         if listed and kind.delete is not None:
             try:
                 kind.delete(aws, listed)
-            except NotFoundError:
+            except NotFoundError as error:
+                last[:] = [error]
                 return None
         return True
 
-    with suppress(WaitTimeoutError):
+    try:
         wait_for(aws, f"waiting for AWS to know {kind.name} ({', '.join(ids)})", gone, timeout=patience)
+    except WaitTimeoutError as late:
+        last[0].retried = "never"  # it was waited for
+        raise last[0] from late
 
 
 def of_changes(kind: Kind, items: Iterable[Item], changes: Iterable[Change]) -> list[Item]:

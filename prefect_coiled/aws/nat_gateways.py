@@ -12,6 +12,7 @@ from prefect_coiled.aws.tagged import create_tagged, ec2_kind, find_tagged, name
 from prefect_coiled.aws.waits import NAT_AVAILABLE, NAT_DELETED, wait_as
 from prefect_coiled.errors import CredentialsError, InUseError, NoCapacityError
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.aws_codes import BY_CLASS
 from prefect_coiled.plan.kinds import Item, Scope, There, Wanted
 from prefect_coiled.plan.prices import NAT_GATEWAY_USD_PER_HOUR, PUBLIC_IPV4_USD_PER_HOUR
 
@@ -88,8 +89,8 @@ def _release(aws: Aws, items: list[Item]) -> None:
         except CredentialsError as error:
             if error.code != "AuthFailure":
                 raise
-            why = error.diagnosis.why
-            raise InUseError(what, why, operation=error.operation, code=error.code) from error
+            why, then = error.diagnosis.why, BY_CLASS[InUseError].next_step
+            raise InUseError(what, why, then, operation=error.operation, code=error.code) from error
 
 
 ELASTIC_ADDRESS = ec2_kind(

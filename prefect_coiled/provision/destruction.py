@@ -14,7 +14,7 @@ from prefect_coiled.aws.leases import lease
 from prefect_coiled.plan.changes import Plan
 from prefect_coiled.plan.prices import priced
 from prefect_coiled.provision.planning import destruction_of, refuse_while_clusters_live
-from prefect_coiled.provision.removal import remove_shared, said, sweep_clusters
+from prefect_coiled.provision.removal import not_shown, remove_shared, said, sweep_clusters
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import Removal
 from prefect_coiled.tasks import changes as steps
@@ -52,7 +52,7 @@ def destroy_account(account: str, region: str, plan: Plan | None = None) -> Remo
                 raise kept[0]
             removal, errors = remove_shared(aws, wanted, there, unseen)
             errors += unseen.values()
-            total += removal + said(now)
+            total += removal + said(now) + not_shown(unseen)
             planned = {change.same for change in wanted.todo}
             late = [c for c in now.todo if c.same not in planned]
             text = "it came after the plan"

@@ -57,7 +57,8 @@ def remove(
     left: dict[str, str] = {}
     errors: list[PrefectCoiledError] = []
     going: dict[str, Doomed] = {}
-    blocked = {row: error.diagnosis.why for row, error in (unseen or {}).items()}
+    # What goes with something else, such as a route, keeps nothing.
+    blocked = {row: e.diagnosis.why for row, e in (unseen or {}).items() if KINDS[row].delete is not None}
 
     def leave(row: str, items: Iterable[Item], why: str) -> None:
         blocked.setdefault(row, why)
@@ -278,6 +279,12 @@ def said(plan: Plan) -> Removal:
         left={change.resource_id: priced(change.why, change.usd_per_hour) for change in plan.left},
         needed=tuple(change.resource_id for change in plan.left if change.needed),
     )
+
+
+def not_shown(unseen: Mapping[str, AwsError]) -> Removal:
+    """What AWS does not show, as a removal: how much of it there is, and what it costs, is not known."""
+    rows = {KINDS[row].name: e for row, e in unseen.items() if KINDS[row].delete is not None}
+    return Removal(left={name: priced(error.diagnosis.why, None) for name, error in rows.items()})
 
 
 def sweep_clusters(session: Session, plan: Plan) -> tuple[Removal, list[AwsError]]:
