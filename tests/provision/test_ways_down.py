@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from prefect_coiled.aws import parameters
+from prefect_coiled.aws import kinds, parameters
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AccessDeniedError, AwsError, InUseError
+from prefect_coiled.errors import AccessDeniedError, AwsError, InUseError, NotFoundError
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.provision import (
     create_cluster,
@@ -140,6 +140,24 @@ def test_where_it_is_not_known_what_runs_nothing_is_removed(session: Session, aw
             down("team", "us-east-1")
     lay(lambda action, asked: None)
     assert take_inventory(aws) == before
+
+
+def test_what_aws_lists_and_does_not_find_for_long_is_left(
+    aws: Aws, sandbox: Sandbox, lay: Lay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kinds, "CONSISTENCY", 0.5)
+    ours = [{"Key": "owner", "Value": "coiled"}, {"Key": "coiled-account", "Value": "team"}]
+    specification = [{"ResourceType": "internet-gateway", "Tags": ours}]
+    made = sandbox.client("ec2").create_internet_gateway(TagSpecifications=specification)
+    wanted = made["InternetGateway"]["InternetGatewayId"]
+    row = kinds.KINDS["internet gateway"]
+    items = [one for one in kinds.find(aws, row) if one["InternetGatewayId"] == wanted]
+    lay(refusing("ec2:DeleteInternetGateway", "InvalidInternetGatewayID.NotFound"))
+    with pytest.raises(NotFoundError, match=wanted):
+        kinds.drop(aws, row, items, 60.0)
+    lay(lambda action, asked: None)
+    kinds.drop(aws, row, items, 60.0)
+    assert all(one["InternetGatewayId"] != wanted for one in kinds.find(aws, row))
 
 
 def test_an_address_that_outlives_its_gateway_is_left_with_a_price(session: Session, lay: Lay) -> None:
