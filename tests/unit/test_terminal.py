@@ -137,7 +137,9 @@ def test_a_line_of_a_machine_does_not_look_like_that_of_another() -> None:
 
 def test_what_is_told_of_a_failure_has_no_pictures_links_or_html_of_others() -> None:
     error = ProvisionError(
-        "starting", "![x](https://evil.example/?a) [here](https://evil.example) <img src=x>"
+        "starting",
+        "![x](https://evil.example/?a) [here](https://evil.example) <img src=x> "
+        "WWW.evil.example ftp://a a@b.example",
     )
     spec: Any = SimpleNamespace(name="c", account="a", region="us-east-1", n_workers=1, spot=False)
     with pytest.MonkeyPatch.context() as patch:
@@ -145,6 +147,8 @@ def test_what_is_told_of_a_failure_has_no_pictures_links_or_html_of_others() -> 
         told = story.failure(spec, error, [])
     assert "evil.example" in told
     assert re.search(r"(?<!\\)\[|(?<!\\)<", told) is None
+    # https://github.github.com/gfm/#autolinks-extension-
+    assert re.search(r"(?i)\w://|www\.|\w@\w", told) is None
 
 
 def test_machines_write_streams_of_machines_only() -> None:
