@@ -70,7 +70,7 @@ class Gate(httputil.HTTPServerConnectionDelegate):  # type: ignore[misc]
         """What to answer instead of the application: status and headers; None lets the request in."""
         if not self._token:
             return 401, {}
-        if _is_foreign_websocket(headers):
+        if _is_foreign(start.method, headers):
             return 403, {}
         path, _, rest = start.path.partition("?")
         query = parse_qsl(rest, keep_blank_values=True)
@@ -98,10 +98,15 @@ class Gate(httputil.HTTPServerConnectionDelegate):  # type: ignore[misc]
         return hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode())
 
 
-def _is_foreign_websocket(headers: httputil.HTTPHeaders) -> bool:
-    """Whether a page of another site asks for a websocket: browsers send the cookie along with it."""
+def _is_foreign(method: str, headers: httputil.HTTPHeaders) -> bool:
+    """Whether a page of another site asks for a websocket, or to change something.
+
+    Browsers send the cookie along with a websocket, and for SameSite all ports of a host are one site. What a
+    page of another site only asks for, its browser does not let it read.
+    """
     origin = headers.get("Origin")
-    if origin is None or headers.get("Upgrade", "").strip().lower() != "websocket":
+    looks = method in ("GET", "HEAD", "OPTIONS") and headers.get("Upgrade", "").strip().lower() != "websocket"
+    if origin is None or looks:
         return False
     host = str(headers.get("Host", "")).strip().lower()
     return urlsplit(str(origin)).netloc.lower() != host

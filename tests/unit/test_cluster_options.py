@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -138,3 +139,54 @@ def test_a_blank_source_opens_nothing(blank: str) -> None:
     ):
         with pytest.raises(OptionsError, match="blank"):
             make()
+
+
+NARROW = {"ingress": [{"ports": [8786, 8787], "cidr": "10.1.0.0/16"}]}
+OPEN = {"0.0.0.0/0", "::/0"}
+SOURCES = (
+    None,
+    "",
+    " ",
+    "\u00a0",
+    ",",
+    " , ",
+    [],
+    {},
+    (),
+    False,
+    0,
+    "0",
+    "none",
+    "null",
+    "*",
+    "any",
+    "0.0.0.0",
+    "10.1.0.0",
+)
+SAID = ("0.0.0.0/0 ", " ::/0", "10.0.0.0/8,0.0.0.0/0", ["0.0.0.0/0"])
+FORMS: dict[str, Any] = {
+    "allow_ingress_from": lambda v: merged({}, allow_ingress_from=v),
+    "the same in the file": lambda v: merged({"coiled": {"allow-ingress-from": v}}),
+    "ingress": lambda v: merge({"ingress": v}, NARROW, config={}),
+    "a source": lambda v: merge({"ingress": [{"ports": [8786], "cidr": v}]}, NARROW, config={}),
+    "a source alone": lambda v: merge({"ingress": {"cidr": v}}, NARROW, config={}),
+    "ports": lambda v: merge({"ingress": [{"ports": v}]}, NARROW, config={}),
+    "firewall": lambda v: merge({"firewall": v}, NARROW, config={}),
+    "firewall in the file": lambda v: merge({}, NARROW, config=file({"firewall": {"cidr": v}})),
+    "ingress in the file": lambda v: merge({}, NARROW, config=file({"ingress": v})),
+}
+
+
+def merged(config: dict[str, Any], **keywords: Any) -> Any:
+    account: Any = SimpleNamespace(options=NARROW)
+    return Request(config, **keywords).merged(account)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("value", [*SOURCES, *SAID], ids=repr)
+def test_nothing_but_the_words_opens_to_everybody(form: str, value: Any) -> None:
+    try:
+        rules = FORMS[form](value).options.ingress
+    except OptionsError:
+        return
+    assert value in SAID or not {rule.cidr for rule in rules} & OPEN

@@ -51,13 +51,22 @@ def test_a_token_in_the_address_does_not_stay_there() -> None:
         (None, None),
     ],
 )
-def test_a_page_of_another_site_gets_no_websocket(origin: str | None, status: int | None) -> None:
+def test_a_page_of_another_site_gets_no_websocket_and_changes_nothing(
+    origin: str | None, status: int | None
+) -> None:
     assert COOKIE is not None
-    headers = httputil.HTTPHeaders({"Host": "192.0.2.1:8787", "Upgrade": "WebSocket"})
+    headers = httputil.HTTPHeaders({"Host": "192.0.2.1:8787"})
     headers["Cookie"] = COOKIE[1]["Set-Cookie"].partition(";")[0]
     if origin is not None:
         headers["Origin"] = origin
-    answer = Gate(None, "token", 8787).answer(  # type: ignore[arg-type]
-        httputil.RequestStartLine("GET", "/status/ws", "HTTP/1.1"), headers
-    )
-    assert (answer and answer[0]) == status
+    gate = Gate(None, "token", 8787)  # type: ignore[arg-type]
+
+    def asked(method: str, path: str, **more: str) -> int | None:
+        line = httputil.RequestStartLine(method, path, "HTTP/1.1")
+        answer = gate.answer(line, httputil.HTTPHeaders({**headers, **more}))
+        return answer and answer[0]
+
+    assert asked("GET", "/status/ws", Upgrade="WebSocket") == status
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        assert asked(method, "/api/v1/retire_workers") == status
+    assert asked("GET", "/status") is None
