@@ -10,7 +10,7 @@ from prefect_coiled.aws.batches import OBJECTS, batches
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.governed import set_if_permitted
 from prefect_coiled.aws.ownership import check_ours, foreign
-from prefect_coiled.aws.uploads import LARGE, UNFINISHED_DAYS, put_parts
+from prefect_coiled.aws.uploads import LARGE, UNFINISHED_DAYS, Notes, put_parts
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.aws_errors import aws_error
@@ -134,7 +134,7 @@ def list_files(aws: Aws, bucket: str, prefix: str = "", *, now: datetime | None 
     return frozenset(str(one["Key"]) for one in found if one["LastModified"] > oldest)
 
 
-def put_file(aws: Aws, bucket: str, key: str, content: bytes | Path, notes: Path | None = None) -> None:
+def put_file(aws: Aws, bucket: str, key: str, content: bytes | Path, notes: Notes | None = None) -> None:
     """Put a file; its key holds a hash, so that another one of that key has the same content.
 
     Args:
@@ -142,8 +142,8 @@ def put_file(aws: Aws, bucket: str, key: str, content: bytes | Path, notes: Path
         bucket: The bucket's name.
         key: The file's key.
         content: Its content, or the file that holds it.
-        notes: The folder where a large file's upload is written down, so that it can go on; without one it
-            goes in one call.
+        notes: Where a large file's upload is written down, so that it can go on; without, it goes in one
+            call.
     """
     what = f"writing s3://{bucket}/{key}"
     if isinstance(content, bytes):

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AwsError
 
-__all__ = ["LARGE", "PART", "UNFINISHED_DAYS", "put_parts"]
+__all__ = ["LARGE", "PART", "UNFINISHED_DAYS", "Notes", "put_parts"]
 
 # Bytes of a part: from 5 MB to 5 GB, at most 10,000 of them.
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
@@ -29,7 +29,21 @@ UNFINISHED_DAYS = 2
 _GONE = ("NoSuchUpload", "InvalidPart")
 
 
-def put_parts(aws: Aws, bucket: str, key: str, path: Path, notes: Path) -> None:
+class Notes(NamedTuple):
+    """Where uploads are written down, and how: others may be able to write there.
+
+    Attributes:
+        folder: The folder.
+        read: Gives a file's text; an OSError for one that somebody else can have written.
+        write: Puts a file there, through no link of somebody else's; a full disk is no error.
+    """
+
+    folder: Path
+    read: Callable[[Path], str]
+    write: Callable[[Path, bytes], None]
+
+
+def put_parts(aws: Aws, bucket: str, key: str, path: Path, notes: Notes) -> None:
     """Put a file in parts, without those that an earlier call got through.
 
     Args:
@@ -37,20 +51,20 @@ def put_parts(aws: Aws, bucket: str, key: str, path: Path, notes: Path) -> None:
         bucket: The bucket's name.
         key: The file's key, which holds a hash of its content: an earlier upload was of the same content.
         path: The file.
-        notes: A folder in which the upload is written down until it is whole.
+        notes: Where the upload is written down until it is whole.
 
     Raises:
         AwsError: S3 took a part not, or the line broke; the next call goes on from there.
     """
     where = hashlib.sha256(f"{aws.endpoint_url}\0{aws.number}\0{bucket}\0{key}".encode()).hexdigest()
-    note = notes / f"{where}.json"
-    upload = _Upload(aws, bucket, key, path, note)
+    note = notes.folder / f"{where}.json"
+    upload = _Upload(aws, bucket, key, path, notes, note)
     try:
         upload.run()
     except AwsError as error:
         if not (upload.resumed and error.code in _GONE):
             raise
-        _Upload(aws, bucket, key, path, note, anew=True).run()
+        _Upload(aws, bucket, key, path, notes, note, anew=True).run()
     note.unlink(missing_ok=True)
 
 
@@ -58,14 +72,15 @@ class _Upload:
     """One upload in parts: its id, and the ETag of each part that arrived."""
 
     def __init__(
-        self, aws: Aws, bucket: str, key: str, path: Path, note: Path, *, anew: bool = False
+        self, aws: Aws, bucket: str, key: str, path: Path, notes: Notes, note: Path, *, anew: bool = False
     ) -> None:
-        self._aws, self._object, self._path, self._note = aws, {"Bucket": bucket, "Key": key}, path, note
+        self._aws, self._object, self._path = aws, {"Bucket": bucket, "Key": key}, path
+        self._notes, self._note = notes, note
         self._what = f"writing s3://{bucket}/{key}"
         self._size = path.stat().st_size
         # The 10,000 parts that S3 takes have to be enough.
         self._part = max(PART, -(-self._size // 10_000))
-        told = None if anew else _read(note)
+        told = None if anew else _read(notes, note)
         self.resumed = told is not None and (told["size"], told["part"]) == (self._size, self._part)
         if told is not None and self.resumed:
             self._id, self._etags = told["id"], dict(told["etags"])
@@ -102,18 +117,17 @@ class _Upload:
 
     def _write(self) -> None:
         told = {"id": self._id, "size": self._size, "part": self._part, "etags": self._etags}
-        try:
-            self._note.parent.mkdir(parents=True, exist_ok=True)
-            beside = self._note.with_suffix(f".{os.getpid()}")
-            beside.write_text(json.dumps(told))
-            beside.replace(self._note)
-        except OSError:  # a full disk: an upload that breaks off begins anew
-            return
+        self._notes.write(self._note, json.dumps(told).encode())
 
 
-def _read(note: Path) -> dict[str, Any] | None:
+def _read(notes: Notes, note: Path) -> dict[str, Any] | None:
     try:
-        told = json.loads(note.read_text())
-        return told if isinstance(told, dict) and {"id", "size", "part", "etags"} <= told.keys() else None
-    except (OSError, ValueError):
+        told = json.loads(notes.read(note))
+    except (OSError, ValueError, RecursionError):
         return None
+    if not (isinstance(told, dict) and isinstance(told.get("id"), str) and {"size", "part"} <= told.keys()):
+        return None
+    etags = told.get("etags")
+    # Of no other form is one written; an upload of another begins anew.
+    whole = isinstance(etags, dict) and all(n.isdecimal() and isinstance(e, str) for n, e in etags.items())
+    return told if whole else None

@@ -13,6 +13,7 @@ from pathlib import Path
 from prefect_coiled import events
 from prefect_coiled.aws import bucket
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.uploads import Notes
 from prefect_coiled.environment import Lock, Locked, Wheel, capture, kept, lock
 from prefect_coiled.environment.software import lock_software
 from prefect_coiled.environment.target import Target
@@ -185,7 +186,8 @@ class _Moving:
         with tempfile.TemporaryDirectory(prefix="prefect-coiled-wheel-") as folder:
             path = self._locked.fetch(wheel, Path(folder))
             size = path.stat().st_size
-            bucket.put_file(self._aws, self._name, wheel.key, path, kept.folder("uploads"))
+            notes = Notes(kept.folder("uploads"), kept.read, kept.write)
+            bucket.put_file(self._aws, self._name, wheel.key, path, notes)
         with self._lock:
             self.moved.append(size)
             now = self._clock()

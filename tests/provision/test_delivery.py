@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -15,7 +16,7 @@ import pytest
 
 from prefect_coiled.aws import bucket, uploads
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.environment import Lock, Locked, Wheel
+from prefect_coiled.environment import Lock, Locked, Wheel, kept
 from prefect_coiled.environment.build import wheel_of
 from prefect_coiled.environment.modules_wheel import write_wheel
 from prefect_coiled.errors import AwsError
@@ -162,6 +163,10 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def noted(folder: Path) -> uploads.Notes:
+    return uploads.Notes(folder, kept.read, kept.write)
+
+
 def breaks_at(aws: Aws, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     call = aws.call
 
@@ -176,7 +181,7 @@ def breaks_at(aws: Aws, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_large_file_goes_on_with_the_part_at_which_it_broke_off(
     aws: Aws, sandbox: Sandbox, large: Path, tmp_path: Path, calls: Counter[str]
 ) -> None:
-    name, notes = bucket.ensure_bucket(aws, NUMBER), tmp_path / "notes"
+    name, notes = bucket.ensure_bucket(aws, NUMBER), noted(tmp_path / "notes")
     with pytest.MonkeyPatch.context() as patch:
         breaks_at(aws, 3, patch)
         with pytest.raises(AwsError, match="the line is gone"):
@@ -185,13 +190,13 @@ def test_a_large_file_goes_on_with_the_part_at_which_it_broke_off(
     bucket.put_file(aws, name, "wheels/large", large, notes)
     assert calls - before == {"s3:UploadPart": 1, "s3:CompleteMultipartUpload": 1}
     assert bucket.read_file(aws, name, "wheels/large") == large.read_bytes()
-    assert list(notes.iterdir()) == []
+    assert list(notes.folder.iterdir()) == []
 
 
 def test_an_upload_that_the_bucket_let_go_of_begins_anew(
     aws: Aws, sandbox: Sandbox, large: Path, tmp_path: Path
 ) -> None:
-    name, notes = bucket.ensure_bucket(aws, NUMBER), tmp_path / "notes"
+    name, notes = bucket.ensure_bucket(aws, NUMBER), noted(tmp_path / "notes")
     with pytest.MonkeyPatch.context() as patch:
         breaks_at(aws, 2, patch)
         with pytest.raises(AwsError, match="the line is gone"):
@@ -201,6 +206,56 @@ def test_an_upload_that_the_bucket_let_go_of_begins_anew(
     s3.abort_multipart_upload(Bucket=name, Key="wheels/again", UploadId=upload["UploadId"])
     bucket.put_file(aws, name, "wheels/again", large, notes)
     assert bucket.read_file(aws, name, "wheels/again") == large.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        lambda good: good.replace('"etags": {', '"etags": [').replace("}}", "]}"),
+        lambda good: good.replace('"id": "', '"id": ["').replace('", "size"', '"], "size"'),
+        lambda good: json.dumps({**json.loads(good), "etags": {"x": "y", "1": None}}),
+        lambda good: json.dumps({**json.loads(good), "id": "of-somebody-else"}),
+        lambda good: "[" * 100_000,
+    ],
+    ids=["no parts", "no id", "no numbers", "another upload", "deep"],
+)
+def test_a_note_of_an_upload_that_is_none_costs_the_upload_alone(
+    aws: Aws, large: Path, tmp_path: Path, told: Callable[[str], str]
+) -> None:
+    name, notes = bucket.ensure_bucket(aws, NUMBER), noted(tmp_path / "notes")
+    with pytest.MonkeyPatch.context() as patch:
+        breaks_at(aws, 2, patch)
+        with pytest.raises(AwsError, match="the line is gone"):
+            bucket.put_file(aws, name, "wheels/noted", large, notes)
+    (note,) = notes.folder.iterdir()
+    note.write_text(told(note.read_text()))
+    bucket.put_file(aws, name, "wheels/noted", large, notes)
+    assert bucket.read_file(aws, name, "wheels/noted") == large.read_bytes()
+
+
+def test_notes_of_uploads_are_for_the_user_alone_and_those_of_others_are_not_believed(
+    aws: Aws, large: Path, tmp_path: Path, calls: Counter[str]
+) -> None:
+    name, notes = bucket.ensure_bucket(aws, NUMBER), noted(tmp_path / "notes")
+    mask = os.umask(0)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            breaks_at(aws, 3, patch)
+            with pytest.raises(AwsError, match="the line is gone"):
+                bucket.put_file(aws, name, "wheels/own", large, notes)
+    finally:
+        os.umask(mask)
+    (note,) = notes.folder.iterdir()
+    assert (notes.folder.stat().st_mode & 0o777, note.stat().st_mode & 0o777) == (0o700, 0o600)
+    # Whoever may write there can have written this one; and a link leads to a file of the user's.
+    note.chmod(0o666)
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (notes.folder / f"{note.stem}.{os.getpid()}").symlink_to(precious)
+    before = calls.copy()
+    bucket.put_file(aws, name, "wheels/own", large, notes)
+    assert (calls - before)["s3:CreateMultipartUpload"] == 1
+    assert precious.read_text() == "precious"
 
 
 def test_progress_is_told_in_bytes_and_seconds(

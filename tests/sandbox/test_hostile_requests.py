@@ -183,9 +183,10 @@ def test_heads_without_end_are_refused(sandbox, alive):
 @pytest.mark.parametrize("length", [b"Content-Length: 2000000000", b"Transfer-Encoding: chunked"])
 def test_a_body_is_not_read_from_who_has_not_signed(sandbox, alive, length):
     host, port = place_of(sandbox)
-    head = f"POST / HTTP/1.1\r\nHost: {host}:{port}\r\nX-Amz-Date: 20260101T000000Z\r\n".encode()
+    now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    head = f"POST / HTTP/1.1\r\nHost: {host}:{port}\r\nX-Amz-Date: {now}\r\n".encode()
     for service in (b"ec2", b"s3"):
-        scope = b"sandbox/20260101/us-east-1/" + service + b"/aws4_request"
+        scope = b"sandbox/" + now[:8].encode() + b"/us-east-1/" + service + b"/aws4_request"
         proof = b"SignedHeaders=host;x-amz-date, Signature=" + 64 * b"0"
         signature = b"Authorization: AWS4-HMAC-SHA256 Credential=" + scope + b", " + proof
         with socket.create_connection(place_of(sandbox), SECONDS) as connection:
