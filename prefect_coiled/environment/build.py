@@ -12,13 +12,13 @@ import sys
 import tempfile
 from importlib import util
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Package, Wheel, is_version, normalized
 from prefect_coiled.environment.rewrite import ignored_in, named, secrets_in, settled, take_out
+from prefect_coiled.environment.sites import path_of
 from prefect_coiled.environment.sources import as_installed, backend_of, clone, copied_beside, needs_copy
 from prefect_coiled.environment.uv import run_uv
 from prefect_coiled.errors import OptionsError
@@ -59,7 +59,7 @@ def build(package: Package, folder: Path, indexes: Indexes, source: Path | None 
         if source is None and package.origin == "vcs":
             source = clone(package, Path(scratch) / "clone", indexes)
         elif source is None:
-            source = Path(unquote(urlsplit(package.url).path))
+            source = path_of(package.url)
         if not source.exists():
             raise OptionsError(
                 what,
@@ -139,7 +139,7 @@ def as_of_directory(package: Package, wheel: Path, notes: list[str]) -> Path:
     if not package.editable:
         take_out(wheel, secret)
         return wheel
-    ignored = ignored_in(wheel, Path(unquote(urlsplit(package.url).path)))
+    ignored = ignored_in(wheel, path_of(package.url))
     if ignored:
         files = sorted(ignored)
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
-from urllib.parse import unquote, urlsplit
 
 import httpx
 
 from prefect_coiled.environment import kept
 from prefect_coiled.environment.indexes import Indexes, Trust
 from prefect_coiled.environment.records import Package, Wheel
+from prefect_coiled.environment.sites import path_of
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.node.packages import as_recorded, hash_of, imported_from
 
@@ -142,7 +142,7 @@ def contents(wheel: Wheel, indexes: Indexes) -> Mapping[str, str]:
     what = f"looking into {wheel.file}"
     try:
         if wheel.url.startswith("file:"):
-            with Path(unquote(urlsplit(wheel.url).path)).open("rb") as file:
+            with path_of(wheel.url).open("rb") as file:
                 found = _read(file, wheel.file)
         else:
             with _remote(wheel.url, indexes) as file:

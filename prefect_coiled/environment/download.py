@@ -8,13 +8,14 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 
 from prefect_coiled.environment.contents import check_record
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Wheel
+from prefect_coiled.environment.sites import path_of
 from prefect_coiled.errors import OptionsError
 
 __all__ = ["download"]
@@ -24,8 +25,8 @@ _SECONDS, _TRIES, _CHUNK = 60.0, 4, 1 << 20
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-class _BrokenError(Exception):
-    """What came is not the file: it broke off, or something in between put another in its place."""
+class _OtherFileError(Exception):
+    """What came is another file: a body of unknown length broke off, or somebody put it in its place."""
 
 
 def download(
@@ -46,7 +47,7 @@ def download(
     if Path(wheel.file).name != wheel.file or wheel.file in ("", ".", ".."):
         raise OptionsError(what, "that is no name of a file, so it is not written.")
     path = folder / wheel.file
-    reason = ""
+    reason, hint = "", ""
     for n in range(_TRIES):
         if n:
             sleep(2.0**n)
@@ -58,19 +59,24 @@ def download(
         except httpx.HTTPStatusError as error:
             reason = f"the index answered {error.response.status_code} {error.response.reason_phrase}"
             if error.response.status_code not in _PASSING:
-                hint = (
-                    "Check the credentials of the index." if error.response.status_code in (401, 403) else ""
-                )
+                refused = error.response.status_code in (401, 403)
+                hint = "Check the credentials of the index." if refused else ""
                 raise OptionsError(what, indexes.redacted(reason), hint) from None
-        except (httpx.RequestError, OSError, _BrokenError) as error:
-            reason = str(error) or type(error).__name__
+            hint = "Try again later."
+        except _OtherFileError as error:
+            reason, hint = (
+                str(error),
+                "It is another file than the one that was locked: do not use this index.",
+            )
+        except (httpx.RequestError, OSError) as error:
+            reason, hint = str(error) or type(error).__name__, "Try again later."
         except OptionsError:  # told already
             path.unlink(missing_ok=True)
             raise
         except (httpx.InvalidURL, ValueError) as error:
             raise OptionsError(what, indexes.redacted(str(error))) from None
         path.unlink(missing_ok=True)
-    raise OptionsError(what, f"{indexes.redacted(reason)} ({_TRIES} tries)", "Try again later.")
+    raise OptionsError(what, f"{indexes.redacted(reason)} ({_TRIES} tries)", hint)
 
 
 def _fetch(wheel: Wheel, path: Path, indexes: Indexes, what: str) -> None:
@@ -78,11 +84,11 @@ def _fetch(wheel: Wheel, path: Path, indexes: Indexes, what: str) -> None:
 
     Raises:
         httpx.HTTPError: The index does not give it. httpx sees when a body is shorter than was said.
-        _BrokenError: Its hash is another.
+        _OtherFileError: Its hash is another.
         OptionsError: Nothing says what is whole.
     """
     if urlsplit(wheel.url).scheme == "file":
-        shutil.copyfile(unquote(urlsplit(wheel.url).path), path)
+        shutil.copyfile(path_of(wheel.url), path)
         _check(wheel, hashlib.sha256(path.read_bytes()).hexdigest())
         return
     headers = {"User-Agent": "prefect-coiled", "Accept-Encoding": "identity"}
@@ -113,4 +119,4 @@ def _not_recorded(path: Path) -> str:
 
 def _check(wheel: Wheel, found: str) -> None:
     if wheel.sha256 and found != wheel.sha256:
-        raise _BrokenError(f"its hash is {found[:16]}..., and the index said {wheel.sha256[:16]}...")
+        raise _OtherFileError(f"its hash is {found[:16]}..., and the index said {wheel.sha256[:16]}...")

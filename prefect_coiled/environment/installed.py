@@ -21,12 +21,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from prefect_coiled.environment.sites import (
     SITE_NAMES,
     egg_links,
     names_ending,
+    path_of,
     real,
     search_path,
     site_folders,
@@ -213,7 +213,7 @@ def _editables(place: Path) -> Iterator[_Editable]:
             continue
         if not direct.get("dir_info", {}).get("editable"):
             continue
-        source = real(unquote(urlsplit(str(direct.get("url", ""))).path))
+        source = real(str(path_of(str(direct.get("url", "")))))
         source = real(str(source / str(direct.get("subdirectory", ""))))
         declared = _declared(source, _read(place / name / "top_level.txt"))
         for line in _read(place / name / "RECORD").splitlines():

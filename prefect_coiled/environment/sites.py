@@ -13,10 +13,21 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from prefect_coiled.environment.records import normalized
 
-__all__ = ["SITE_NAMES", "EggLink", "egg_links", "names_ending", "real", "search_path", "site_folders"]
+__all__ = [
+    "SITE_NAMES",
+    "EggLink",
+    "egg_links",
+    "names_ending",
+    "path_of",
+    "real",
+    "search_path",
+    "site_folders",
+]
 
 SITE_NAMES = ("site-packages", "dist-packages")
 
@@ -39,6 +50,11 @@ class EggLink(NamedTuple):
 def real(path: str) -> Path:
     """The path without links, as far as it exists."""
     return Path(os.path.realpath(path))
+
+
+def path_of(url: str) -> Path:
+    """The path that a `file:` address names, which on Windows begins with a drive."""
+    return Path(url2pathname(urlsplit(url).path))
 
 
 def search_path(entries: Iterable[object] | None = None) -> list[str]:

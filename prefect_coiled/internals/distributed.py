@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from dask._task_spec import Task
-from distributed import threadpoolexecutor
+from distributed import Client, Future, threadpoolexecutor
+from distributed.deploy.spec import SpecCluster
 from distributed.utils import thread_state
 
-__all__ = ["StandIn", "calls", "computation"]
+__all__ = ["StandIn", "calls", "cancel", "computation", "has_clusters", "prepare_streams"]
 
 
 def computation(key: Any, function: Callable[..., Any], *args: Any) -> Any:
@@ -21,6 +22,25 @@ def computation(key: Any, function: Callable[..., Any], *args: Any) -> Any:
 def calls(run_spec: Any, function: Callable[..., Any]) -> bool:
     """Whether a task's computation is the call of a function."""
     return getattr(run_spec, "func", None) is function
+
+
+def cancel(client: Client, futures: Iterable[Future], seconds: float) -> None:
+    """Cancel futures, within so many seconds; `Client.cancel` waits without end."""
+    client.sync(client._cancel, futures, callback_timeout=seconds)
+
+
+def has_clusters() -> bool:
+    """Whether a cluster was made in this process, and is there."""
+    return bool(list(SpecCluster._instances))
+
+
+def prepare_streams(listener: Any, prepared: Callable[[Any, str], Awaitable[Any]]) -> None:
+    """Have the connections to a listener made ready by a function of a stream and its address.
+
+    It gives the stream, or None for one that is not taken. Dask's own waits for the TLS handshake.
+    """
+    assert callable(listener._prepare_stream)
+    listener._prepare_stream = prepared
 
 
 class StandIn:

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from prefect_coiled.internals.distributed import prepare_streams
+
 __all__ = ["Anteroom", "guard_dask", "guard_http"]
 
 _log = logging.getLogger(__name__)
@@ -87,8 +89,7 @@ def guard_dask(listener: Any, room: Anteroom) -> None:
     """Let connections to one of Dask's listeners wait until their TLS handshake is done.
 
     Args:
-        listener: The listener; its `_prepare_stream` waits for the handshake without end. Seen in distributed
-            2026.1.0 and 2026.8.0.
+        listener: The listener, which by itself waits for the handshake without end.
         room: Where they wait.
     """
 
@@ -104,4 +105,4 @@ def guard_dask(listener: Any, room: Anteroom) -> None:
         room.leave(stream)
         return stream
 
-    listener._prepare_stream = prepared
+    prepare_streams(listener, prepared)

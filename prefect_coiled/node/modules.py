@@ -172,9 +172,9 @@ async def offer(claim: Claim, contents: Mapping[str, bytes], dask_scheduler: Any
 
 def _is_a_program() -> bool:
     """Whether this scheduler lives in a program that made the cluster, and has modules of its own."""
-    from distributed.deploy.spec import SpecCluster
+    from prefect_coiled.internals.distributed import has_clusters
 
-    return bool(list(SpecCluster._instances))
+    return has_clusters()
 
 
 def _effect(claims: Iterable[Claim]) -> tuple[Any, ...]:

@@ -49,8 +49,7 @@ class Recording:
         context = FlowRunContext.get()
         flow_run = context.flow_run if context is not None else None
         try:
-            answers = client.sync(
-                client._run,
+            answers = client.run(
                 flush_worker,
                 str(flow_run.id) if flow_run else "",
                 seconds / 4,

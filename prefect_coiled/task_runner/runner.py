@@ -34,6 +34,7 @@ from prefect.tasks import Task
 from typing_extensions import Self
 
 from prefect_coiled.errors import TaskLostError
+from prefect_coiled.internals.distributed import cancel
 from prefect_coiled.task_runner import flow_end
 from prefect_coiled.task_runner.connecting import ConnectedRunner, on_worker
 from prefect_coiled.task_runner.futures import CoiledFuture
@@ -326,7 +327,7 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
         client = self._connection.ready
         if given_up and client is not None:
             try:
-                client.sync(client._cancel, given_up, callback_timeout=_CANCEL_SECONDS)
+                cancel(client, given_up, _CANCEL_SECONDS)
             except Exception as error:  # the cluster is about to be closed, which ends them for good
                 self.logger.debug("Could not cancel the remaining tasks: %s", error)
         return endings

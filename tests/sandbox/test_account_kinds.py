@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 from prefect_coiled.errors import SandboxError
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.sandbox.rules.account import History
-from prefect_coiled.sandbox.rules.accounts import FREE_TYPES, family
+from prefect_coiled.sandbox.rules.fresh import FREE_TYPES, family
 from prefect_coiled.sandbox.rules.rates import RATES, Rates, rates_of
 from prefect_coiled.sandbox.rules.table import rows
 from prefect_coiled.sandbox.settings import Settings

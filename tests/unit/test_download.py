@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import io
+import nturl2path
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from prefect_coiled.environment import sites
 from prefect_coiled.environment.download import download
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Wheel
@@ -164,7 +166,7 @@ def test_what_stays_broken_is_told_and_leaves_no_file(index: Callable[..., Index
 
 
 def test_another_file_than_the_locks_is_refused(index: Callable[..., Index], tmp_path: Path) -> None:
-    with pytest.raises(OptionsError, match="its hash is"):
+    with pytest.raises(OptionsError, match=r"its hash is.*another file than the one that was locked"):
         download(index(whole).wheel("0" * 64), tmp_path, Indexes(), sleep=lambda s: None)
     assert list(tmp_path.iterdir()) == []
 
@@ -208,3 +210,8 @@ def test_an_index_that_leads_from_https_to_http_is_not_followed_there(
     with pytest.raises(OptionsError, match="leads on to http"):
         download(wheel, tmp_path, Indexes())
     assert not list(tmp_path.iterdir())
+
+
+def test_the_address_of_a_file_is_read_as_windows_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sites, "url2pathname", nturl2path.url2pathname)
+    assert str(sites.path_of("file:///C:/a%20b/x.whl")) == "C:\\a b\\x.whl"

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import ssl
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import boto3
 import pytest
 from botocore.credentials import Credentials
+from distributed import Scheduler
+from distributed.comm.tcp import TLSListener
+from distributed.deploy.spec import SpecCluster
 from prefect import tags
 from prefect.context import TagsContext, TaskRunContext
 from prefect.events.worker import EventsWorker
@@ -165,6 +171,39 @@ def test_private_modules_are_imported_in_one_place() -> None:
             ]
             found += [f"{path.name}: {n}" for n in private]
     assert found == []
+
+
+def test_what_others_keep_to_themselves_is_touched_in_one_place() -> None:
+    """But for what our classes inherit of Dask's, which is listed here."""
+    inherited = {
+        SpecCluster: {"_cluster_manager_logs", "_log", "_loop_runner"},
+        Scheduler: {"_ongoing_background_tasks"},
+    }
+    ours = {"_replace", *(name for names in inherited.values() for name in names)}  # that of named tuples
+    touched: dict[str, str] = {}
+    for path in ROOT.rglob("*.py"):
+        if {"internals", "sandbox"} & set(path.relative_to(ROOT).parts):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                ours.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                ours.add(node.id)
+            elif isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+                if isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+                    ours.add(node.attr)
+                elif not node.attr.startswith("__"):
+                    touched[node.attr] = f"{path.name}:{node.lineno}"
+    assert {name: where for name, where in touched.items() if name not in ours} == {}
+    for kind, names in inherited.items():
+        source = "".join(map(inspect.getsource, kind.__mro__[:-1]))
+        assert {name for name in names if f"self.{name}" not in source} == set(), "Dask has it no more"
+
+
+async def test_dasks_listeners_make_their_streams_ready_by_a_method() -> None:
+    listener = TLSListener("127.0.0.1:0", lambda comm: None, ssl_context=ssl.create_default_context())
+    distributed_internals.prepare_streams(listener, prepared := AsyncMock())
+    assert listener._prepare_stream is prepared
 
 
 def test_threads_of_a_pool_find_what_the_caller_has_in_its_context() -> None:

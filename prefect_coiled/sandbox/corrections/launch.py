@@ -26,7 +26,7 @@ from prefect_coiled.sandbox.corrections.disk_key import unreadable
 from prefect_coiled.sandbox.corrections.errors import ec2_error
 from prefect_coiled.sandbox.corrections.templates import merge_template
 from prefect_coiled.sandbox.rules.account import Account, History, Launch
-from prefect_coiled.sandbox.rules.accounts import room
+from prefect_coiled.sandbox.rules.fresh import room
 from prefect_coiled.sandbox.rules.judge import refused_launch
 from prefect_coiled.sandbox.settings import Settings
 

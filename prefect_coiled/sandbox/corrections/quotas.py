@@ -9,7 +9,7 @@ from typing import Any
 
 from moto.servicequotas.models import ServiceQuotasBackend
 
-from prefect_coiled.sandbox.rules.accounts import QUOTAS
+from prefect_coiled.sandbox.rules.fresh import QUOTAS
 from prefect_coiled.sandbox.settings import Settings
 
 __all__ = ["install"]

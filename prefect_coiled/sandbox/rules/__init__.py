@@ -4,7 +4,7 @@
     asked        a call in the API's own parameters, from the wire by botocore's model
     models       what the models hold: required members, lengths, ranges, patterns, enumerations
     ec2_lists, ec2_launch, ec2_network, ec2_groups, iam, logs, ssm, ecr, s3     what no model holds
-    accounts     what an account may not have yet: spot's role, vCPUs, types, a region
+    fresh        what an account may not have yet: spot's role, vCPUs, types, a region
     times        what needs time on AWS
     rates        how often a call may be made
     judge        the place of all this in the chain
@@ -30,7 +30,7 @@ _MODULES = (
     "ssm",
     "ecr",
     "s3",
-    "accounts",
+    "fresh",
     "times",
     "rates",
 )
