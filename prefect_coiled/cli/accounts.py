@@ -7,15 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from prefect_coiled.cli.common import (
-    AccountOption,
+    At,
     JsonOption,
     PlanOption,
     RegionOption,
-    door,
+    YesOption,
     out,
     print_json,
+    show,
     show_plan,
-    table,
     told,
     where,
 )
@@ -29,28 +29,23 @@ def account_list(as_json: JsonOption = False) -> None:
     """List the accounts that have a block."""
     from prefect_coiled.blocks.loading import DEFAULT_ACCOUNT, find_accounts
 
-    keys, listed = ("account", "region", "zone", "spot", "egress", "where"), []
-    rows = table("ACCOUNT", "REGION", "ZONE", "SPOT", "EGRESS", "WHERE")
-    documents = find_accounts()
-    for document in documents:
-        data = document.data
-        row = (
+    keys = ("account", "region", "zone", "spot", "egress", "where")
+    rows = [
+        (
             str(document.name),
-            str(data.get("region", "")),
-            str(data.get("zone") or "any"),
-            "yes" if data.get("spot") else "no",
-            str(data.get("egress", "nat")),
-            "sandbox" if data.get("sandbox") else "AWS",
+            str(document.data.get("region", "")),
+            str(document.data.get("zone") or "any"),
+            "yes" if document.data.get("spot") else "no",
+            str(document.data.get("egress", "nat")),
+            "sandbox" if document.data.get("sandbox") else "AWS",
         )
-        rows.add_row(*row)
-        listed.append(dict(zip(keys, row, strict=True)))
-    if DEFAULT_ACCOUNT not in {d.name for d in documents}:
-        rows.add_row(DEFAULT_ACCOUNT, "", "", "", "", "sandbox (there is no block of that name)")
-        listed.append({**dict.fromkeys(keys, ""), "account": DEFAULT_ACCOUNT, "where": "sandbox"})
-    if as_json:
-        print_json(listed)
-        return
-    out().print(rows)
+        for document in find_accounts()
+    ]
+    found = [dict(zip(keys, row, strict=True)) for row in rows]
+    if DEFAULT_ACCOUNT not in {row[0] for row in rows}:
+        rows.append((DEFAULT_ACCOUNT, "", "", "", "", "sandbox (there is no block of that name)"))
+        found.append({**dict.fromkeys(keys, ""), "account": DEFAULT_ACCOUNT, "where": "sandbox"})
+    show(found, as_json, [key.upper() for key in keys], rows)
 
 
 @account_app.command("explain")
@@ -65,31 +60,20 @@ def account_explain(
     from prefect_coiled.options import cluster_defaults, merge
 
     account = load_account(slug)
-    rows = table("OPTION", "VALUE", "FROM", "REMARK")
     merged = merge({"region": region}, account.options).rows()
-    if as_json:
-        own = [
-            {"option": k, "value": str(v), "from": "coiled.yaml", "remark": ""}
-            for k, v in cluster_defaults().items()
-        ]
-        print_json(
-            [{"option": r.name, "value": r.value, "from": r.source, "remark": r.note} for r in merged] + own
-        )
-        return
-    for row in merged:
-        rows.add_row(row.name, row.value, row.source, row.note)
-    for name, value in cluster_defaults().items():
-        rows.add_row(name, str(value), "coiled.yaml", "")
-    console = out()
-    console.print(f"Account {account.slug}, {account.credentials.description}{where(account)}")
-    console.print(rows)
+    rows = [(row.name, row.value, row.source, row.note) for row in merged]
+    rows += [(name, str(value), "coiled.yaml", "") for name, value in cluster_defaults().items()]
+    keys = ("option", "value", "from", "remark")
+    found = [dict(zip(keys, row, strict=True)) for row in rows]
+    before = f"Account {account.slug}, {account.credentials.description}{where(account)}"
+    show(found, as_json, [key.upper() for key in keys], rows, before=before)
 
 
 @account_app.command("reset")
 @told
 def account_reset(
     slug: Annotated[str | None, typer.Argument(help="Slug of the account.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
 ) -> None:
     """Delete an account's options, so that the default holds again. What it has in AWS stays."""
     from prefect_coiled.accounts import reset_account
@@ -104,8 +88,7 @@ def account_reset(
 
 @told
 def set_up(
-    account: AccountOption = None,
-    region: RegionOption = None,
+    at: At,
     zone: Annotated[str | None, typer.Option(help="Zone of the NAT gateway, if one is made.")] = None,
     plan: PlanOption = False,
     as_json: JsonOption = False,
@@ -113,10 +96,8 @@ def set_up(
     """Make what an account's clusters share in a region, and repair what lacks something."""
     from prefect_coiled.options import merge
     from prefect_coiled.provision import plan_set_up, set_up_account
-    from prefect_coiled.tasks.steps import Session, use_session
 
-    loaded, aws = door(account, region)
-    options = merge({"region": aws.region, "zone": zone}, loaded.options).options
+    options = merge({"region": at.aws.region, "zone": zone}, at.loaded.options).options
     given: dict[str, Any] = {
         "zone": options.default_zone,
         "egress": options.egress,
@@ -124,10 +105,10 @@ def set_up(
         "registry": options.registry.kind,
     }
     if plan:
-        show_plan(plan_set_up(aws, **given), as_json)
+        show_plan(plan_set_up(at.aws, **given), as_json)
         return
-    with use_session(Session(aws)):
-        record = set_up_account(loaded.slug, aws.region, **given)
+    with at.session():
+        record = set_up_account(at.loaded.slug, at.aws.region, **given)
     if as_json:
         print_json(record.model_dump(mode="json"))
         return

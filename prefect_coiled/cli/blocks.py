@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefect_coiled.cli.common import JsonOption, out, print_json, table, told
+from prefect_coiled.cli.common import JsonOption, show, told
 
 blocks_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -33,16 +33,7 @@ def apply(
     from prefect_coiled.blocks.documents import apply_documents, find_files, read_document
 
     applied = apply_documents([read_document(path) for path in find_files(files or ())], dry_run)
-    if as_json:
-        print_json([a.row() for a in applied])
-        return
-    rows = table("BLOCK", "STATE", "FILE")
-    console = out()
-    for one in applied:
-        rows.add_row(f"{one.type}/{one.name}", one.state, str(one.path))
-    console.print(rows)
-    for one in applied:
-        for change in one.changes:
-            console.print(f"{one.type}/{one.name} {change}")
-    if dry_run:
-        console.print("Nothing was saved.")
+    rows = ((f"{one.type}/{one.name}", one.state, str(one.path)) for one in applied)
+    after = [f"{one.type}/{one.name} {change}" for one in applied for change in one.changes]
+    after += ["Nothing was saved."] if dry_run else []
+    show([one.row() for one in applied], as_json, ("BLOCK", "STATE", "FILE"), rows, after=after)

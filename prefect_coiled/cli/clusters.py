@@ -10,93 +10,73 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prefect_coiled.cli.common import (
-    AccountOption,
+    At,
     JsonOption,
     PlanOption,
-    RegionOption,
-    door,
+    YesOption,
     no_cluster,
     out,
     print_json,
+    show,
     show_plan,
-    table,
     tell_removal,
     told,
-    where,
 )
 
 if TYPE_CHECKING:
+    from prefect_coiled.cluster.launched import Launched
     from prefect_coiled.records import InstanceRecord
 
 
 @told
-def list_clusters(
-    account: AccountOption = None, region: RegionOption = None, as_json: JsonOption = False
-) -> None:
+def list_clusters(at: At, as_json: JsonOption = False) -> None:
     """List the clusters of an account in a region, with what they cost an hour."""
     from prefect_coiled import costs
     from prefect_coiled.aws.instances import find_instances
 
-    loaded, aws = door(account, region)
     clusters: dict[str, list[InstanceRecord]] = {}
-    for machine in find_instances(aws):
+    for machine in find_instances(at.aws):
         clusters.setdefault(machine.cluster, []).append(machine)
-    console = out()
-    if not clusters and not as_json:
-        console.print(f"No cluster of account {loaded.slug} runs in {aws.region}{where(loaded)}")
-        return
-    rows = table("NAME", "STATE", "AGE", "WORKERS", "TYPES", "CREATOR", "COST/H")
-    basis, listed = "", []
+    basis, listed, rows = "", [], []
     for name, machines in clusters.items():
         uses = [
             costs.MachineUse(vm_type=m.instance_type, spot=m.spot, public_ip=bool(m.public_ip))
             for m in machines
         ]
-        cost = costs.estimate(uses, region=aws.region)
-        basis = cost.basis
+        cost = costs.estimate(uses, region=at.aws.region)
+        basis, workers = cost.basis, sum(m.role == "worker" for m in machines)
         listed.append(
             {
                 "name": name,
                 "state": _state(machines),
                 "since": min((m.launched_at.isoformat() for m in machines if m.launched_at), default=None),
-                "workers": sum(m.role == "worker" for m in machines),
+                "workers": workers,
                 "types": dict(Counter(m.instance_type for m in machines)),
                 "creator": machines[0].creator,
                 "usd_per_hour": cost.total_usd,
             }
         )
-        rows.add_row(
-            name,
-            _state(machines),
-            _age(machines),
-            str(sum(m.role == "worker" for m in machines)),
-            _types(machines),
-            machines[0].creator,
-            cost.short,
-        )
-    if as_json:
-        print_json(listed)
-        return
-    console.print(rows)
-    console.print(f"{basis} Machines and public addresses only.")
+        rest = (str(workers), _types(machines), machines[0].creator, cost.short)
+        rows.append((name, _state(machines), _age(machines), *rest))
+    columns = ("NAME", "STATE", "AGE", "WORKERS", "TYPES", "CREATOR", "COST/H")
+    none = f"No cluster of account {at.loaded.slug} runs in {at}"
+    show(listed, as_json, columns, rows, none=none, after=[f"{basis} Machines and public addresses only."])
 
 
 @told
 def stop_cluster(
     name: Annotated[str, typer.Argument(help="Name of the cluster.")],
-    account: AccountOption = None,
-    region: RegionOption = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    at: At,
+    yes: YesOption = False,
 ) -> None:
     """Delete a cluster: its machines first, then what belongs to it."""
     from prefect_coiled.aws.instances import LIVE, find_instances
     from prefect_coiled.plan.cluster import check_name
     from prefect_coiled.provision import delete_cluster
     from prefect_coiled.provision.standing import uids_of
-    from prefect_coiled.tasks.steps import Session, use_session
 
     check_name(name)
-    loaded, aws = door(account, region)
+    slug, aws = at.loaded.slug, at.aws
     # Those that are asked about, and no other that gets the name meanwhile.
     uids = uids_of(aws, name)
     if not uids:
@@ -105,8 +85,8 @@ def stop_cluster(
     creators = ", ".join(sorted({m.creator for m in machines})) or "nobody known"
     if not yes:
         typer.confirm(f"Delete cluster {name} with {len(machines)} machines, made by {creators}?", abort=True)
-    with use_session(Session(aws, cluster=name)):
-        removal = delete_cluster(loaded.slug, aws.region, name, uids)
+    with at.session(cluster=name):
+        removal = delete_cluster(slug, aws.region, name, uids)
     tell_removal(removal)
 
 
@@ -120,28 +100,20 @@ def change_firewall(
     port: Annotated[list[int] | None, typer.Option(help="Ports; those that are open if not given.")] = None,
     close: Annotated[bool, typer.Option("--close", help="Let nobody in.")] = False,
     as_json: JsonOption = False,
-    account: AccountOption = None,
-    region: RegionOption = None,
+    *,
+    at: At,
 ) -> None:
     """Show who may reach a cluster's scheduler, as AWS has it, or change it while the cluster runs."""
-    from prefect_coiled.cluster.launched import find_launched
     from prefect_coiled.options.ingress import Firewall, changed_rules
 
-    _, aws = door(account, region)
-    found = find_launched(aws, name)
-    if found is None:
-        raise no_cluster(aws, name)
+    found = _running(at, name)
     if close or cidr or port:
         change = Firewall(port or None, cidr or None, close)
         found.set_ingress(changed_rules(found.spec.ingress, change))
     held = found.held_ingress()
-    if as_json:
-        print_json([{"ports": list(rule.ports), "cidr": rule.source} for rule in held])
-        return
-    rows = table("PORTS", "FROM")
-    for rule in held:
-        rows.add_row(", ".join(map(str, rule.ports)), rule.source)
-    out().print(rows if held else "Nobody gets in.")
+    listed = [{"ports": list(rule.ports), "cidr": rule.source} for rule in held]
+    rows = ((", ".join(map(str, rule.ports)), rule.source) for rule in held)
+    show(listed, as_json, ("PORTS", "FROM"), rows, none="Nobody gets in.")
 
 
 @told
@@ -157,8 +129,8 @@ def show_logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the cluster has ended.")
     ] = False,
-    account: AccountOption = None,
-    region: RegionOption = None,
+    *,
+    at: At,
 ) -> None:
     """Print what the machines of a cluster wrote, from CloudWatch; also of a cluster that is gone.
 
@@ -168,7 +140,7 @@ def show_logs(
     from prefect_coiled.aws.log_events import read_log, read_logs
     from prefect_coiled.notifications import follow_logs, machines_of, parse_since
 
-    _, aws = door(account, region)
+    aws = at.aws
     begin = parse_since(since) if since else None
     console = out()
 
@@ -203,37 +175,26 @@ def show_notifications(
     level: Annotated[str, typer.Option(help="From this level on: DEBUG, INFO, WARNING, ERROR.")] = "DEBUG",
     event_type: Annotated[str | None, typer.Option("--type", help="Of this type only.")] = None,
     as_json: JsonOption = False,
-    account: AccountOption = None,
-    region: RegionOption = None,
+    *,
+    at: At,
 ) -> None:
     """Show what was made and removed for an account, and what failed."""
     from prefect_coiled.notifications import get_notifications
 
-    rows = get_notifications(as_json, account, limit, level, event_type, region=region)
+    rows = get_notifications(as_json, at.account, limit, level, event_type, region=at.region)
     if rows is not None:
         print_json(rows)
 
 
 @told
-def show_dashboard(
-    name: Annotated[str, typer.Argument(help="Name of the cluster.")],
-    account: AccountOption = None,
-    region: RegionOption = None,
-) -> None:
+def show_dashboard(name: Annotated[str, typer.Argument(help="Name of the cluster.")], at: At) -> None:
     """Print the address of a cluster's dashboard, with the token that opens it."""
-    from prefect_coiled.cluster.launched import find_launched
-
-    _, aws = door(account, region)
-    found = find_launched(aws, name)
-    if found is None:
-        raise no_cluster(aws, name)
-    out().print(found.dashboard_link)
+    out().print(_running(at, name).dashboard_link)
 
 
 @told
 def sweep_account(
-    account: AccountOption = None,
-    region: RegionOption = None,
+    at: At,
     keep_nat: Annotated[
         bool, typer.Option("--keep-nat", help="Leave NAT gateways that no cluster uses.")
     ] = False,
@@ -242,15 +203,22 @@ def sweep_account(
 ) -> None:
     """Remove what dead clusters left, and NAT gateways that no cluster uses."""
     from prefect_coiled.provision import plan_sweep, sweep
-    from prefect_coiled.tasks.steps import Session, use_session
 
-    loaded, aws = door(account, region)
     if plan:
-        show_plan(plan_sweep(aws, release_nat=not keep_nat), as_json)
+        show_plan(plan_sweep(at.aws, release_nat=not keep_nat), as_json)
         return
-    with use_session(Session(aws)):
-        removal = sweep(loaded.slug, aws.region, release_nat=not keep_nat)
+    with at.session():
+        removal = sweep(at.loaded.slug, at.aws.region, release_nat=not keep_nat)
     tell_removal(removal, as_json)
+
+
+def _running(at: At, name: str) -> Launched:
+    from prefect_coiled.cluster.launched import find_launched
+
+    found = find_launched(at.aws, name)
+    if found is None:
+        raise no_cluster(at.aws, name)
+    return found
 
 
 def _state(machines: Iterable[InstanceRecord]) -> str:

@@ -1,11 +1,13 @@
-"""What the commands share: whose account and where, plain tables, and errors of one line."""
+"""What the commands share: how one is declared, whose account and where, plain tables, errors of one line."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     from prefect_coiled.events import Event
     from prefect_coiled.plan.changes import Plan
     from prefect_coiled.records import Removal
+    from prefect_coiled.tasks.steps import Session
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 AccountOption = Annotated[str | None, typer.Option(help="Slug of the account; the default one if not given.")]
@@ -30,6 +32,37 @@ PlanOption = Annotated[
     bool, typer.Option("--plan", help="Print what would be changed, and change nothing; also with --json.")
 ]
 RegionOption = Annotated[str | None, typer.Option(help="AWS region; the account's if not given.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@dataclass
+class At:
+    """The account that a command is about, in the region that holds; looked up when it is asked for."""
+
+    account: AccountOption = None
+    region: RegionOption = None
+
+    @functools.cached_property
+    def loaded(self) -> Account:
+        """The account."""
+        from prefect_coiled.blocks import load_account
+
+        return load_account(self.account)
+
+    @functools.cached_property
+    def aws(self) -> Aws:
+        """Its door."""
+        return self.loaded.door(self.region)
+
+    def __str__(self) -> str:
+        """Where that is: the end of a sentence."""
+        return f"{self.aws.region}{where(self.loaded)}"
+
+    def session(self, cluster: str = "") -> AbstractContextManager[Session]:
+        """A session in which the provisioning flows work."""
+        from prefect_coiled.tasks.steps import Session, use_session
+
+        return use_session(Session(self.aws, cluster=cluster))
 
 
 def out() -> Console:
@@ -71,17 +104,36 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
-def told(command: Callable[P, R]) -> Callable[P, R]:
-    """Print an error of this library as one line, and exit with 1."""
+def told(command: Callable[..., R]) -> Callable[..., R]:
+    """Make a function a command; an error of this library is printed as one line, and the exit code is 1.
+
+    A parameter that is a dataclass, such as `At`, stands for its fields, each an option or argument.
+    """
+    groups: dict[str, Any] = {}
+    shown: list[inspect.Parameter] = []
+    for one in inspect.signature(command, eval_str=True).parameters.values():
+        if not is_dataclass(one.annotation):
+            shown.append(one.replace(kind=one.KEYWORD_ONLY))
+            continue
+        groups[one.name], hints = one.annotation, get_type_hints(one.annotation, include_extras=True)
+        shown += [
+            inspect.Parameter(f.name, one.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+            for f in fields(one.annotation)
+        ]
 
     @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(*args: Any, **given: Any) -> R:
         try:
-            return command(*args, **kwargs)
+            for name, kind in groups.items():
+                own = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
+                given[name] = kind(**own)
+            return command(*args, **given)
         except PrefectCoiledError as error:
             tell_error(error)
             raise typer.Exit(1) from None
 
+    wrapped.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {one.name: one.annotation for one in shown}
     return wrapped
 
 
@@ -93,14 +145,6 @@ def tell_error(error: PrefectCoiledError) -> None:
     console = Terminal(stderr=True, soft_wrap=True)
     _tell_left(console, error.left)
     console.print(f"Error: {text}")
-
-
-def door(slug: str | None, region: str | None) -> tuple[Account, Aws]:
-    """The account that is meant, and its door in the region that holds."""
-    from prefect_coiled.blocks import load_account
-
-    account = load_account(slug)
-    return account, account.door(region)
 
 
 def no_cluster(aws: Aws, name: str) -> PrefectCoiledError:
@@ -157,6 +201,42 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     if others := len(plan.changes) - len(shown):
         console.print(f"{others} more stay as they are, and cost nothing by the hour.")
     console.print(plan.summary())
+
+
+def show(
+    found: Iterable[Any],
+    as_json: bool,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    none: str = "",
+    before: str = "",
+    after: Iterable[str] = (),
+) -> None:
+    """Print what was found: as JSON, as a table, or in one sentence where it is nothing.
+
+    Args:
+        found: Records, or what JSON knows.
+        as_json: Whether to print that, and nothing beside it.
+        columns: The table's headings.
+        rows: Its rows.
+        none: The sentence; without one, the table is printed empty.
+        before: A line above the table.
+        after: Lines below it.
+    """
+    listed = list(found)
+    if as_json:
+        print_json([one.model_dump(mode="json") if hasattr(one, "model_dump") else one for one in listed])
+        return
+    console = out()
+    if none and not listed:
+        console.print(none)
+        return
+    shown = table(*columns)
+    for row in rows:
+        shown.add_row(*row)
+    for line in (*([before] if before else []), shown, *after):
+        console.print(line)
 
 
 def table(*columns: str) -> Table:

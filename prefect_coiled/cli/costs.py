@@ -7,25 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from prefect_coiled.cli.common import (
-    AccountOption,
-    JsonOption,
-    RegionOption,
-    door,
-    no_cluster,
-    out,
-    print_json,
-    table,
-    told,
-    where,
-)
+from prefect_coiled.cli.common import At, JsonOption, no_cluster, show, told
 
 
 @told
 def show_cost(
     name: Annotated[str | None, typer.Argument(help="Name of a cluster; all of them if not given.")] = None,
-    account: AccountOption = None,
-    region: RegionOption = None,
+    *,
+    at: At,
     as_json: JsonOption = False,
 ) -> None:
     """Show what an account's clusters cost an hour and have cost so far, and what they share.
@@ -36,11 +25,10 @@ def show_cost(
     from prefect_coiled.plan.prices import total, usd
     from prefect_coiled.provision import take_inventory
 
-    loaded, aws = door(account, region)
     now = datetime.now(timezone.utc)
-    found = take_inventory(aws, name)
+    found = take_inventory(at.aws, name)
     if name is not None and not any(r.kind == "instance" for r in found):
-        raise no_cluster(aws, name)
+        raise no_cluster(at.aws, name)
     listed: dict[str, list[tuple[bool, float | None, float | None]]] = {}
     for one in found:
         if one.usd_per_hour == 0:
@@ -52,7 +40,7 @@ def show_cost(
         # The parts of a cluster are counted by its machines.
         counts = not one.cluster or one.kind == "instance"
         listed.setdefault(one.cluster or f"({one.kind}s)", []).append((counts, one.usd_per_hour, so_far))
-    rows: list[dict[str, Any]] = [
+    sums: list[dict[str, Any]] = [
         {
             "name": key,
             "count": sum(counts for counts, _, _ in parts),
@@ -61,20 +49,10 @@ def show_cost(
         }
         for key, parts in listed.items()
     ]
-    if as_json:
-        print_json(rows)
-        return
-    console = out()
-    if not rows:
-        console.print(
-            f"Nothing of account {loaded.slug} costs anything by the hour in {aws.region}{where(loaded)}"
-        )
-        return
-    shown = table("NAME", "HOW MANY", "COST/H", "SO FAR")
-    for row in rows:
-        shown.add_row(row["name"], str(row["count"]), usd(row["usd_per_hour"]), usd(row["usd"]))
-    sums = (total([row[key] for row in rows]) for key in ("usd_per_hour", "usd"))
-    shown.add_row("total", "", *map(usd, sums))
-    console.print(shown)
-    console.print(f"Account {loaded.slug} in {aws.region}{where(loaded)}")
-    console.print(f"{costs.basis(aws.region, spot=True)} Machines, disks, public addresses and NAT gateways.")
+    rows = [(row["name"], str(row["count"]), usd(row["usd_per_hour"]), usd(row["usd"])) for row in sums]
+    all_, paid = (usd(total([row[key] for row in sums])) for key in ("usd_per_hour", "usd"))
+    rows.append(("total", "", all_, paid))
+    none = f"Nothing of account {at.loaded.slug} costs anything by the hour in {at}"
+    basis = f"{costs.basis(at.aws.region, spot=True)} Machines, disks, public addresses and NAT gateways."
+    after = (f"Account {at.loaded.slug} in {at}", basis)
+    show(sums, as_json, ("NAME", "HOW MANY", "COST/H", "SO FAR"), rows, none=none, after=after)

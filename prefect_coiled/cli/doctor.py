@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefect_coiled.cli.common import AccountOption, out, showing, told, where
+from prefect_coiled.cli.common import AccountOption, YesOption, out, showing, told, where
 
 
 @told
@@ -15,7 +15,7 @@ def run_doctor(
     account: AccountOption = None,
     spend: Annotated[float, typer.Option(help="US dollars that it may cost at most.")] = 0.5,
     report: Annotated[Path | None, typer.Option(help="File for the report, as JSON.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
 ) -> None:
     """Live through the shortest life of a cluster in an account, and report what differed from the sandbox.
 

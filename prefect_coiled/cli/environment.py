@@ -9,19 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prefect_coiled.cli.common import (
-    AccountOption,
-    JsonOption,
-    RegionOption,
-    door,
-    no_cluster,
-    out,
-    print_json,
-    showing,
-    table,
-    told,
-    where,
-)
+from prefect_coiled.cli.common import At, JsonOption, no_cluster, out, show, showing, told, where
 
 environment_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -36,8 +24,7 @@ SoftwareOption = Annotated[
 @environment_app.command("bake")
 @told
 def bake(
-    account: AccountOption = None,
-    region: RegionOption = None,
+    at: At,
     ignore: IgnoreOption = None,
     software: SoftwareOption = None,
     vm_type: Annotated[str | None, typer.Option(help="Instance type of the machine that bakes.")] = None,
@@ -50,32 +37,24 @@ def bake(
     from prefect_coiled.aws.caller import find_caller
     from prefect_coiled.cluster.request import Request
     from prefect_coiled.provision import bake_image
-    from prefect_coiled.tasks.steps import Session, use_session
 
-    loaded, aws = door(account, region)
     request = Request(
         n_workers=1,
-        region=aws.region,
+        region=at.aws.region,
         worker_vm_types=[vm_type] if vm_type else None,
         package_sync_ignore=ignore or None,
         software=software,
     )
-    spec = request.spec(loaded, find_caller(aws).name, own_cidr=lambda: "127.0.0.1/32")
+    spec = request.spec(at.loaded, find_caller(at.aws).name, own_cidr=lambda: "127.0.0.1/32")
     console = out()
-
-    with showing(console, "step"), use_session(Session(aws)):
+    with showing(console, "step"), at.session():
         image = bake_image(spec)
-    console.print(f"Baked {image.image_id} ({image.name}){where(loaded)}")
+    console.print(f"Baked {image.image_id} ({image.name}){where(at.loaded)}")
 
 
 @environment_app.command("upload")
 @told
-def upload(
-    account: AccountOption = None,
-    region: RegionOption = None,
-    ignore: IgnoreOption = None,
-    software: SoftwareOption = None,
-) -> None:
+def upload(at: At, ignore: IgnoreOption = None, software: SoftwareOption = None) -> None:
     """Put all that machines install into the account's bucket, also what they could fetch from an index.
 
     Over a slow line the first start of a cluster leaves that to its machines. After this they fetch
@@ -86,10 +65,10 @@ def upload(
     from prefect_coiled.cluster.request import Request
     from prefect_coiled.tasks.environment import prepare, send
 
-    loaded, aws = door(account, region)
+    aws = at.aws
     caller = find_caller(aws)
     request = Request(n_workers=1, region=aws.region, package_sync_ignore=ignore or None, software=software)
-    spec = request.spec(loaded, caller.name, own_cidr=lambda: "127.0.0.1/32")
+    spec = request.spec(at.loaded, caller.name, own_cidr=lambda: "127.0.0.1/32")
     console = out()
     with showing(console, "step"):
         locked = prepare(spec)
@@ -97,7 +76,7 @@ def upload(
             delivery = send(aws, locked, ensure_bucket(aws, caller.aws_account_id))
         finally:
             locked.discard()
-    console.print(f"{delivery}{where(loaded)}")
+    console.print(f"{delivery}{where(at.loaded)}")
 
 
 @environment_app.command("diff")
@@ -109,8 +88,8 @@ def diff(
     cluster: Annotated[
         str | None, typer.Option("--cluster", help="Compare with the machines of this cluster, which runs.")
     ] = None,
-    account: AccountOption = None,
-    region: RegionOption = None,
+    *,
+    at: At,
     ignore: IgnoreOption = None,
     architecture: Annotated[str, typer.Option(help='Of the machines: "x86_64" or "arm64".')] = "x86_64",
     as_json: JsonOption = False,
@@ -135,27 +114,19 @@ def diff(
             changes += missing_imports(script, environment, locked) if script is not None else []
         else:
             versions = {p.name: p.version for p in environment.packages}
-            with _asking(cluster, account, region) as ask:
+            with _asking(cluster, at) as ask:
                 changes = against_machines(manifest(environment, locked), versions, ask)
     finally:
         locked.discard()
-    if as_json:
-        print_json([change.model_dump(mode="json") for change in changes])
-    else:
-        console = out()
-        count = len(environment.packages)
-        if changes:
-            rows = table("PACKAGE", "HERE", "MACHINES", "DIFFERENCE")
-            for change in changes:
-                rows.add_row(change.package, change.here or "-", change.machines or "-", change.what)
-            console.print(rows)
-        console.print(f"{len(changes)} differences in {count} packages")
+    rows = ((one.package, one.here or "-", one.machines or "-", one.what) for one in changes)
+    counts = f"{len(changes)} differences in {len(environment.packages)} packages"
+    show(changes, as_json, ("PACKAGE", "HERE", "MACHINES", "DIFFERENCE"), rows, none=counts, after=[counts])
     if changes:
         raise typer.Exit(1)
 
 
 @contextmanager
-def _asking(name: str, account: str | None, region: str | None) -> Iterator[Any]:
+def _asking(name: str, at: At) -> Iterator[Any]:
     """Has each worker of a cluster that runs compare files with those that are expected."""
     from distributed import Client
 
@@ -163,33 +134,23 @@ def _asking(name: str, account: str | None, region: str | None) -> Iterator[Any]
     from prefect_coiled.cluster.launched import find_launched
     from prefect_coiled.node.packages import differing
 
-    _, aws = door(account, region)
-    if find_launched(aws, name) is None:
-        raise no_cluster(aws, name)
-    attached = Cluster(name=name, account=account, region=aws.region, report=lambda step, state: None)
+    if find_launched(at.aws, name) is None:
+        raise no_cluster(at.aws, name)
+    attached = Cluster(name=name, account=at.account, region=at.aws.region, report=lambda *_: None)
     with attached as running, Client(running) as client:
         yield lambda expected: client.run(differing, expected)
 
 
 @environment_app.command("images")
 @told
-def list_images(
-    account: AccountOption = None, region: RegionOption = None, as_json: JsonOption = False
-) -> None:
+def list_images(at: At, as_json: JsonOption = False) -> None:
     """List the images that the account has baked, the newest first."""
     from prefect_coiled.aws.baked_images import find_baked_images
 
-    loaded, aws = door(account, region)
-    found = find_baked_images(aws)
-    if as_json:
-        print_json([image.model_dump(mode="json") for image in found])
-        return
-    console = out()
-    if not found:
-        console.print(f"Account {loaded.slug} has baked no image in {aws.region}{where(loaded)}")
-        return
-    rows = table("IMAGE", "ENVIRONMENT", "PYTHON", "ARCHITECTURE", "STATE", "MADE")
-    for image in found:
-        made = f"{image.created_at:%Y-%m-%d %H:%M}"
-        rows.add_row(image.image_id, image.environment, image.python, image.architecture, image.state, made)
-    console.print(rows)
+    found = find_baked_images(at.aws)
+    columns = ("IMAGE", "ENVIRONMENT", "PYTHON", "ARCHITECTURE", "STATE", "MADE")
+    rows = (
+        (i.image_id, i.environment, i.python, i.architecture, i.state, f"{i.created_at:%Y-%m-%d %H:%M}")
+        for i in found
+    )
+    show(found, as_json, columns, rows, none=f"Account {at.loaded.slug} has baked no image in {at}")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +12,7 @@ from prefect_coiled.errors import OptionsError
 if TYPE_CHECKING:
     from prefect_coiled.blocks import Ec2DaskAccount
 
-__all__ = ["AccountFlags", "takes_account_flags"]
+__all__ = ["AccountFlags"]
 
 
 @dataclass
@@ -122,31 +120,6 @@ class AccountFlags:
             endpoint_url=self.endpoint_url,
             clear=self.clear or (),
         )
-
-
-def takes_account_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the flags of an account; it gets them as its argument `flags`."""
-    own = inspect.signature(command, eval_str=True)
-    hints = get_type_hints(AccountFlags, include_extras=True)
-    ours = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
-        for f in fields(AccountFlags)
-    ]
-    kept = [p.replace(kind=p.KEYWORD_ONLY) for p in own.parameters.values() if p.name != "flags"]
-
-    def wrapped(**given: Any) -> None:
-        flags = AccountFlags(**{f.name: given.pop(f.name) for f in fields(AccountFlags)})
-        command(flags=flags, **given)
-
-    listed = [*kept[:1], *ours, *kept[1:]]
-    wrapped.__name__, wrapped.__doc__, wrapped.__module__ = (
-        command.__name__,
-        command.__doc__,
-        command.__module__,
-    )
-    wrapped.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in listed}
-    return wrapped
 
 
 def _said(values: dict[str, Any]) -> dict[str, Any]:

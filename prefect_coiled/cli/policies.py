@@ -8,16 +8,14 @@ import typer
 
 from prefect_coiled.cli.common import (
     AccountOption,
+    At,
     JsonOption,
-    RegionOption,
-    door,
     out,
     print_json,
     quiet,
     table,
     tell_error,
     told,
-    where,
 )
 from prefect_coiled.errors import OptionsError
 
@@ -103,7 +101,7 @@ def show_policy(
 
 
 @told
-def check(account: AccountOption = None, region: RegionOption = None, as_json: JsonOption = False) -> None:
+def check(at: At, as_json: JsonOption = False) -> None:
     """Say who the account's credentials are, what AWS would deny them, and how many workers fit.
 
     Changes nothing. The exit code is 1 where something would be denied that a cluster needs, or where a
@@ -116,10 +114,10 @@ def check(account: AccountOption = None, region: RegionOption = None, as_json: J
     from prefect_coiled.errors import AccessDeniedError, OptionsError
     from prefect_coiled.task_runner.api_url import check_api_url
 
-    loaded, aws = door(account, region)
+    loaded, aws = at.loaded, at.aws
     caller = find_caller(aws)
     console = quiet() if as_json else out()
-    console.print(f"Account {loaded.slug} in {aws.region}{where(loaded)}")
+    console.print(f"Account {loaded.slug} in {at}")
     console.print(f"AWS account {caller.aws_account_id} as {caller.arn}")
     reached = True
     try:

@@ -6,23 +6,12 @@ from typing import Annotated
 
 import typer
 
-from prefect_coiled.cli.common import (
-    AccountOption,
-    JsonOption,
-    RegionOption,
-    door,
-    out,
-    print_json,
-    table,
-    told,
-    where,
-)
+from prefect_coiled.cli.common import At, JsonOption, show, told
 
 
 @told
 def show_quotas(
-    account: AccountOption = None,
-    region: RegionOption = None,
+    at: At,
     everything: Annotated[
         bool, typer.Option("--all", help="Also those of machines that nothing runs of and that are 0.")
     ] = False,
@@ -34,17 +23,13 @@ def show_quotas(
     """
     from prefect_coiled.aws.quotas import find_uses
 
-    loaded, aws = door(account, region)
-    found = find_uses(aws)
-    if as_json:
-        print_json([one.model_dump() for one in found])
-        return
-    console = out()
-    console.print(f"Account {loaded.slug} in {aws.region}{where(loaded)}")
-    rows = table("QUOTA", "CODE", "ALLOWED", "USED", "ASK FOR MORE")
-    for one in found:
-        if not everything and one.unit and not one.used and not one.limit:
-            continue
-        limit = "unknown" if one.limit is None else f"{one.limit:g} {one.unit}".strip()
-        rows.add_row(one.name, one.code, limit, str(one.used), one.console)
-    console.print(rows)
+    found = find_uses(at.aws)
+    rows = [
+        (one.name, one.code, "unknown", str(one.used), one.console)
+        if one.limit is None
+        else (one.name, one.code, f"{one.limit:g} {one.unit}".strip(), str(one.used), one.console)
+        for one in found
+        if everything or not one.unit or one.used or one.limit
+    ]
+    columns = ("QUOTA", "CODE", "ALLOWED", "USED", "ASK FOR MORE")
+    show(found, as_json, columns, rows, before=f"Account {at.loaded.slug} in {at}")

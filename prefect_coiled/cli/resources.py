@@ -7,54 +7,43 @@ from typing import Annotated
 import typer
 
 from prefect_coiled.cli.common import (
-    AccountOption,
+    At,
     JsonOption,
     PlanOption,
     RegionOption,
-    door,
+    YesOption,
     out,
     print_json,
+    show,
     show_plan,
-    table,
     tell_removal,
     told,
-    where,
 )
 
 role_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @told
-def list_resources(
-    account: AccountOption = None,
-    region: RegionOption = None,
-    as_json: JsonOption = False,
-) -> None:
+def list_resources(at: At, as_json: JsonOption = False) -> None:
     """List everything that an account has in a region, found by tag, and what it costs an hour."""
     from prefect_coiled.plan.prices import usd
     from prefect_coiled.provision import take_inventory
 
-    loaded, aws = door(account, region)
-    found = take_inventory(aws)
-    if as_json:
-        print_json([r.model_dump(mode="json") for r in found])
-        return
-    console = out()
-    if not found:
-        console.print(f"Account {loaded.slug} has nothing in {aws.region}{where(loaded)}")
-        return
-    rows = table("CLUSTER", "KIND", "ID", "COST/H", "")
-    for one in found:
-        price = "" if one.usd_per_hour == 0 else usd(one.usd_per_hour)
-        rows.add_row(one.cluster or "(shared)", one.kind, one.resource_id, price, one.note)
-    console.print(rows)
+    found = take_inventory(at.aws)
+    prices = ("" if one.usd_per_hour == 0 else usd(one.usd_per_hour) for one in found)
+    rows = (
+        (one.cluster or "(shared)", one.kind, one.resource_id, price, one.note)
+        for one, price in zip(found, prices, strict=True)
+    )
+    none = f"Account {at.loaded.slug} has nothing in {at}"
+    show(found, as_json, ("CLUSTER", "KIND", "ID", "COST/H", ""), rows, none=none)
 
 
 @told
 def account_destroy(
     slug: Annotated[str, typer.Argument(help="Slug of the account.")],
     region: RegionOption = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     plan: PlanOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -65,70 +54,57 @@ def account_destroy(
     """
     from prefect_coiled.errors import OptionsError
     from prefect_coiled.provision import destroy_account, plan_destruction
-    from prefect_coiled.tasks.steps import Session, use_session
 
     if as_json and not (plan or yes):
         raise OptionsError("--json", "goes with --plan or --yes: nobody can be asked beside it.")
-    loaded, aws = door(slug, region)
-    planned = plan_destruction(aws) if plan or not yes else None
+    at = At(slug, region)
+    planned = plan_destruction(at.aws) if plan or not yes else None
     if planned is not None:
         show_plan(planned, as_json)
     if plan:
         return
     if planned is not None:
-        out().print(f"This removes {len(planned.todo)} resources, with the logs and images of {loaded.slug}.")
-        if typer.prompt("Type the account's name to go on") != loaded.slug:
+        out().print(f"This removes {len(planned.todo)} resources, with the logs and images of {slug}.")
+        if typer.prompt("Type the account's name to go on") != slug:
             raise OptionsError("the name", "was not the account's; nothing was removed.")
-    with use_session(Session(aws)):
-        removal = destroy_account(loaded.slug, aws.region, planned)
+    with at.session():
+        removal = destroy_account(slug, at.aws.region, planned)
     tell_removal(removal, as_json)
 
 
 @role_app.command("list")
 @told
-def role_list(
-    account: AccountOption = None, region: RegionOption = None, as_json: JsonOption = False
-) -> None:
+def role_list(at: At, as_json: JsonOption = False) -> None:
     """List the policies that are attached to the role of the account's machines."""
     from prefect_coiled.aws.iam_role import attached_policies
 
-    loaded, aws = door(account, region)
+    found = attached_policies(at.aws)
     if as_json:
-        print_json(attached_policies(aws))
+        print_json(found)
         return
-    console = out()
-    console.print(f"Role {loaded.slug}: its own policy, and")
-    for arn in attached_policies(aws):
-        console.print(arn)
+    out().print("\n".join((f"Role {at.loaded.slug}: its own policy, and", *found)))
 
 
 @role_app.command("attach-policy")
 @told
 def role_attach(
     arn: Annotated[str, typer.Argument(help="ARN of a managed policy, such as that of S3 reads.")],
-    account: AccountOption = None,
-    region: RegionOption = None,
+    at: At,
 ) -> None:
     """Let the account's machines do what a managed policy allows, for example read your buckets."""
     from prefect_coiled.aws.iam_role import attach_policy
 
-    loaded, aws = door(account, region)
-    done = attach_policy(aws, arn)
-    out().print(f"{'Attached' if done else 'Was attached'} to role {loaded.slug}: {arn}")
-    if loaded.permissions_boundary:
-        out().print(f"It holds as far as the permissions boundary allows: {loaded.permissions_boundary}")
+    done = attach_policy(at.aws, arn)
+    out().print(f"{'Attached' if done else 'Was attached'} to role {at.loaded.slug}: {arn}")
+    if bound := at.loaded.permissions_boundary:
+        out().print(f"It holds as far as the permissions boundary allows: {bound}")
 
 
 @role_app.command("detach-policy")
 @told
-def role_detach(
-    arn: Annotated[str, typer.Argument(help="ARN of the policy.")],
-    account: AccountOption = None,
-    region: RegionOption = None,
-) -> None:
+def role_detach(arn: Annotated[str, typer.Argument(help="ARN of the policy.")], at: At) -> None:
     """Take a managed policy from the role of the account's machines."""
     from prefect_coiled.aws.iam_role import detach_policy
 
-    loaded, aws = door(account, region)
-    done = detach_policy(aws, arn)
-    out().print(f"{'Detached from' if done else 'Was not attached to'} role {loaded.slug}: {arn}")
+    done = detach_policy(at.aws, arn)
+    out().print(f"{'Detached from' if done else 'Was not attached to'} role {at.loaded.slug}: {arn}")

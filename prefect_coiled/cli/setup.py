@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 import typer
 
 from prefect_coiled.cli.common import out, showing, table, told
-from prefect_coiled.cli.flags import AccountFlags, takes_account_flags
+from prefect_coiled.cli.flags import AccountFlags
 from prefect_coiled.cli.iam import setup_iam
 from prefect_coiled.errors import AccountError, OptionsError, PrefectCoiledError
 
@@ -33,10 +33,10 @@ def setup() -> None:
 
 @setup_app.command("aws")
 @told
-@takes_account_flags
 def setup_aws(
-    flags: AccountFlags,
     account: Annotated[str, typer.Option(help="Slug of the account.")] = "default",
+    *,
+    flags: AccountFlags,
     yes: Yes = False,
 ) -> None:
     """Name an AWS account and make what its clusters share.
@@ -60,10 +60,10 @@ setup_app.command("iam")(setup_iam)
 
 
 @told
-@takes_account_flags
 def account_edit(
-    flags: AccountFlags,
     slug: Annotated[str | None, typer.Argument(help="Slug of the account.")] = None,
+    *,
+    flags: AccountFlags,
     yes: Yes = False,
 ) -> None:
     """Change an account's options. What is not given stays as it is; without flags, it asks."""

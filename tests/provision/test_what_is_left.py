@@ -123,7 +123,7 @@ def test_the_command_set_up_makes_no_network_beside_a_users_own(
     own = {"network_id": "vpc-0123456789abcdef0", "scheduler_subnet_id": "subnet-0123456789abcdef0"}
     keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
     account = Account("team", options={"network": own}, credentials=keys, endpoint_url=sandbox.endpoint)
-    monkeypatch.setattr(account_commands, "door", lambda slug, region: (account, aws))
+    monkeypatch.setattr("prefect_coiled.blocks.load_account", lambda slug: account)
     account_commands.set_up(account="team")
     ec2 = sandbox.client("ec2")
     assert ec2.describe_nat_gateways()["NatGateways"] == []
@@ -200,8 +200,9 @@ def test_a_command_that_leaves_something_says_so_and_exits_with_1(
     subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
     interface = ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"]
     ec2.associate_address(AllocationId=kept, NetworkInterfaceId=interface)
-    account = Account("team", endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
-    monkeypatch.setattr(resource_commands, "door", lambda slug, region: (account, aws))
+    keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
+    account = Account("team", credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
+    monkeypatch.setattr("prefect_coiled.blocks.load_account", lambda slug: account)
     with pytest.raises(typer.Exit) as ended:
         resource_commands.account_destroy("team", yes=True)
     assert ended.value.exit_code == 1
