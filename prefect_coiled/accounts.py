@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -20,6 +18,7 @@ from prefect_coiled.blocks.changes import differences
 from prefect_coiled.blocks.editing import check_nothing_opened, edited
 from prefect_coiled.blocks.loading import account_slug, delete_account, load_account, save_block, saved_block
 from prefect_coiled.errors import AccountError, OptionsError
+from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.options import BackendOptions, merge
 from prefect_coiled.options.ingress import says_who
 from prefect_coiled.provision import set_up_account
@@ -316,5 +315,5 @@ def _caller(account: Account) -> Caller:
 
 def _apart(function: Callable[[], T]) -> T:
     """Run in a thread without an event loop, where Prefect's synchronous calls work whatever is running."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(copy_context().run, function).result()
+    (answer,) = side_by_side(lambda _: function(), [None])
+    return answer

@@ -30,8 +30,6 @@ __all__ = [
 # As many rows as one call gives; older ones are in the log group, for CloudWatch's own search.
 _LOOKED_AT = 10_000
 _TIMES = 'must be a time such as "10m" or "2026-01-31T09:00".'
-# The clock of the program that made a cluster may be off by so much.
-_BEFORE = timedelta(minutes=15)
 _STYLES = {logging.ERROR: "red", logging.WARNING: "yellow"}
 
 
@@ -204,9 +202,8 @@ def cluster_logs(
     wanted = {"scheduler": scheduler, "worker": workers}
     out = Logs()
     chosen = [one for one, role in sorted(machines.items(), key=lambda item: item[::-1]) if wanted[role]]
-    since = since or (begun - _BEFORE if begun else None)
-    for instance_id, shipped in log_events.read_logs(door, chosen, since=since):
-        lines = shipped or instances.console_output(door, instance_id).splitlines()
+    since = since or (begun - log_events.EARLIER if begun else None)
+    for instance_id, lines in log_events.said(door, chosen, since=since):
         kept = [line for line in lines if not errors_only or _is_error(line)]
         out["Scheduler" if machines[instance_id] == "scheduler" else instance_id] = Log("\n".join(kept))
     return out

@@ -156,7 +156,6 @@ class ClusterRecord(Record):
     creator: str
     scheduler: InstanceRecord
     workers: tuple[InstanceRecord, ...]
-    n_workers: int
     scheduler_port: int
     dashboard_port: int
     use_public_ip: bool

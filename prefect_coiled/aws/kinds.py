@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 from prefect_coiled.aws import (
     baked_images,
@@ -39,7 +38,7 @@ from prefect_coiled.errors import (
     UnavailableError,
     WaitTimeoutError,
 )
-from prefect_coiled.internals.python import each_in_context
+from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.plan.changes import Change, choose
 from prefect_coiled.plan.kinds import ALL, Item, Kind, Scope, There, Wanted
 
@@ -103,9 +102,8 @@ def find(aws: Aws, kind: Kind, scope: Scope = ALL, *, ours: bool = False) -> lis
 def find_all(aws: Aws, keys: Iterable[str] | None = None, scope: Scope = ALL, *, ours: bool = False) -> There:
     """What there is of several kinds, or of all, looked for side by side; see `find`."""
     wanted = list(KINDS if keys is None else keys)
-    with ThreadPoolExecutor(8, thread_name_prefix="find") as pool:
-        found = each_in_context(pool, lambda key: find(aws, KINDS[key], scope, ours=ours), wanted)
-        return dict(zip(wanted, found, strict=True))
+    found = side_by_side(lambda key: find(aws, KINDS[key], scope, ours=ours), wanted)
+    return dict(zip(wanted, found, strict=True))
 
 
 def find_what_shows(
@@ -138,8 +136,7 @@ def find_what_shows(
             return []
 
     wanted = list(KINDS if keys is None else keys)
-    with ThreadPoolExecutor(8, thread_name_prefix="find") as pool:
-        return dict(zip(wanted, each_in_context(pool, listed, wanted), strict=True)), unseen
+    return dict(zip(wanted, side_by_side(listed, wanted), strict=True)), unseen
 
 
 def bring(aws: Aws, change: Change, want: Wanted, there: There) -> None:

@@ -2,6 +2,7 @@
 
     read_log     one stream; GetLogEvents, from its beginning or backwards from its end
     read_logs    any number, whole; FilterLogEvents, a hundred streams a call
+    said         the same of machines; the console of one that never shipped a line
     Follower     any number, as they grow
 
 AWS takes few of these calls, and a higher quota cannot be asked for: 5 FilterLogEvents and 10 GetLogEvents a
@@ -14,15 +15,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from prefect_coiled.aws.batches import STREAMS, batches
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.instances import console_output
 from prefect_coiled.aws.pace import Pace
 from prefect_coiled.errors import NotFoundError, printable
 
-__all__ = ["Follower", "read_log", "read_logs"]
+__all__ = ["EARLIER", "Follower", "read_log", "read_logs", "said"]
+
+# The clock of the program that made a cluster may be off by so much.
+EARLIER = timedelta(minutes=15)
 
 # Lines that one call gives at most.
 _LARGEST_PAGE = 10_000
@@ -81,6 +86,27 @@ def read_logs(
         for stream, event in _filtered(aws, some, begin):
             found[stream].append(_line(event))
         yield from found.items()
+
+
+def said(
+    aws: Aws, machines: Iterable[str], *, since: datetime | None = None, tail: int | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield what each of many machines wrote: its log, or its console if it never shipped a line.
+
+    Args:
+        aws: The door.
+        machines: The instance ids; they come back in this order.
+        since: Only what was logged from then on.
+        tail: Only the last so many lines of each, which takes calls for each.
+    """
+    found = (
+        ((one, list(read_log(aws, one, since=since, tail=tail))) for one in machines)
+        if tail
+        else read_logs(aws, machines, since=since)
+    )
+    for one, lines in found:
+        lines = lines or console_output(aws, one).splitlines()
+        yield one, lines[-tail:] if tail else lines
 
 
 class Follower:

@@ -136,8 +136,7 @@ def show_logs(
 
     Logs are kept for 30 days. A machine that never came up has its console output instead.
     """
-    from prefect_coiled.aws.instances import console_output
-    from prefect_coiled.aws.log_events import read_log, read_logs
+    from prefect_coiled.aws.log_events import said
     from prefect_coiled.notifications import follow_logs, machines_of, parse_since
 
     aws = at.aws
@@ -157,15 +156,9 @@ def show_logs(
         for role, one, line in follow_logs(aws, name, since=begin, machines=wanted):
             console.print(f"{role} {one} | {line}")
         return
-    # To the end of each stream leads a call for each; whole ones are read together.
-    texts = (
-        ((one, list(read_log(aws, one, since=begin, tail=tail))) for one in machines)
-        if tail
-        else read_logs(aws, machines, since=begin)
-    )
-    for one, found in texts:
+    for one, lines in said(aws, machines, since=begin, tail=tail):
         console.print(f"== {machines[one]} {one}")
-        for line in found or console_output(aws, one).splitlines():
+        for line in lines:
             console.print(line)
 
 

@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any
 
 from prefect_coiled import events
@@ -51,8 +51,6 @@ logger = logging.getLogger(__name__)
 
 # Seconds from a name's being claimed until its scheduler is there, and to wait for machines that are going.
 _SOMEBODY_STARTS, _SHORTLY = 180.0, 30.0
-# The clock of the program that made a cluster may be off by so much.
-_BEFORE = timedelta(minutes=15)
 _ENDED = ("shutting-down", "terminated", "stopping", "stopped")
 
 
@@ -197,17 +195,13 @@ class Launched:
 
     def log(self, instance_id: str, tail: int | None = None) -> str:
         """A machine's log; its console if it never shipped one."""
-        lines = list(log_events.read_log(self.aws, instance_id, tail=tail))
-        lines = lines or instances.console_output(self.aws, instance_id).splitlines()
-        return "\n".join(lines[-tail:] if tail else lines)
+        ((_, lines),) = log_events.said(self.aws, [instance_id], tail=tail)
+        return "\n".join(lines)
 
     def logs(self, ids: Iterable[str]) -> dict[str, str]:
         """The logs of any number of machines, whole; its console for one that never shipped any."""
-        found = log_events.read_logs(self.aws, ids, since=self.record.created_at - _BEFORE)
-        return {
-            one: "\n".join(lines or instances.console_output(self.aws, one).splitlines())
-            for one, lines in found
-        }
+        found = log_events.said(self.aws, ids, since=self.record.created_at - log_events.EARLIER)
+        return {one: "\n".join(lines) for one, lines in found}
 
     def cost(self, until: datetime | None = None) -> CostEstimate:
         """What the cluster costs by AWS's list prices from its launch on."""

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, TypeVar
 
-__all__ = ["before_threads_end", "each_in_context"]
+__all__ = ["before_threads_end", "side_by_side"]
 
 A = TypeVar("A")
 R = TypeVar("R")
 
 
-def each_in_context(pool: Executor, function: Callable[[A], R], arguments: Iterable[A]) -> list[R]:
-    """Call a function with each argument in a pool, in the context of whoever calls; `Executor.map` has none.
+def side_by_side(function: Callable[[A], R], arguments: Iterable[A], at_once: int = 8) -> list[R]:
+    """Call a function with each argument in threads, in the caller's context; `Executor.map` has none.
 
     Who listens to calls of AWS tells Prefect of them, and finds flow run and API by the context.
+
+    Args:
+        function: Called with each argument.
+        arguments: Any number.
+        at_once: How many threads there are at most.
 
     Returns:
         The answers, in the arguments' order.
@@ -25,12 +30,13 @@ def each_in_context(pool: Executor, function: Callable[[A], R], arguments: Itera
     Raises:
         Exception: That of the first argument that failed.
     """
-    jobs = [pool.submit(copy_context().run, function, one) for one in arguments]
-    try:
-        return [job.result() for job in jobs]
-    finally:
-        for job in jobs:
-            job.cancel()  # those that have not begun, as `Executor.map` does where one fails
+    with ThreadPoolExecutor(at_once, thread_name_prefix=getattr(function, "__name__", "")) as pool:
+        jobs = [pool.submit(copy_context().run, function, one) for one in arguments]
+        try:
+            return [job.result() for job in jobs]
+        finally:
+            for job in jobs:
+                job.cancel()  # those that have not begun, as `Executor.map` does where one fails
 
 
 def before_threads_end(function: Callable[[], Any]) -> bool:

@@ -299,7 +299,6 @@ def _record(
         creator=spec.creator,
         scheduler=scheduler,
         workers=tuple(workers),
-        n_workers=spec.n_workers,
         scheduler_port=spec.scheduler_node.one_port or spec.scheduler_node.scheduler_port,
         dashboard_port=spec.scheduler_node.one_port or spec.scheduler_node.dashboard_port,
         use_public_ip=spec.use_public_ip,

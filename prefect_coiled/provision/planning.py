@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from prefect_coiled.aws import instances, vpc, zones
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS, find, find_all
 from prefect_coiled.errors import AwsError, ProvisionError
-from prefect_coiled.internals.python import each_in_context
+from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.options import REGIONS, Egress, RegistryKind
 from prefect_coiled.plan import changes
 from prefect_coiled.plan.changes import Plan
@@ -186,8 +185,7 @@ def other_regions(aws: Aws) -> Elsewhere:
             return error.code or type(error).__name__
 
     others = [r for r in REGIONS if r != aws.region]
-    with ThreadPoolExecutor(len(others), thread_name_prefix="regions") as pool:
-        found = dict(zip(others, each_in_context(pool, set_up, others), strict=True))
+    found = dict(zip(others, side_by_side(set_up, others, len(others)), strict=True))
     used = tuple(region for region, answer in found.items() if answer is True)
     return Elsewhere(used, {region: answer for region, answer in found.items() if isinstance(answer, str)})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
 from prefect_coiled import events
@@ -27,7 +26,7 @@ from prefect_coiled.errors import (
     OptionsError,
     ProvisionError,
 )
-from prefect_coiled.internals.python import each_in_context
+from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.certificates import WEEK_S, ClusterCertificates
 from prefect_coiled.plan.cluster import ClusterSpec
@@ -181,9 +180,8 @@ def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Rol
 
     given = (own.firewall_id, own.scheduler_firewall_id) if own is not None else ("", "")
     # EC2 knows a new group after a moment, which both wait for together.
-    with ThreadPoolExecutor(2, thread_name_prefix="groups") as pool:
-        pairs = zip(given, (inside, clients), strict=True)
-        among, entry = each_in_context(pool, lambda pair: pair[0] or pair[1](), pairs)
+    pairs = zip(given, (inside, clients), strict=True)
+    among, entry = side_by_side(lambda pair: pair[0] or pair[1](), pairs)
     return {"scheduler": [entry, among], "worker": [among]}
 
 

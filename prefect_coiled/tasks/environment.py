@@ -7,7 +7,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from prefect_coiled import events
@@ -18,7 +17,7 @@ from prefect_coiled.environment import Lock, Locked, Wheel, capture, kept, lock
 from prefect_coiled.environment.software import lock_software
 from prefect_coiled.environment.target import Target
 from prefect_coiled.errors import OptionsError
-from prefect_coiled.internals.python import each_in_context
+from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.user_data import Place, check_python
 from prefect_coiled.records import Record
@@ -160,8 +159,7 @@ class _Moving:
     def all(self, wheels: Sequence[Wheel]) -> None:
         """Move them, some at a time; those that were moved stay where they are if one fails."""
         self._total += sum(wheel.size for wheel in wheels)
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="wheels") as pool:
-            each_in_context(pool, self._move, wheels)
+        side_by_side(self._move, wheels, _AT_ONCE)
 
     def within(self, patience: float, wheels: Sequence[Wheel]) -> list[Wheel]:
         """Move as many as there is time for; gives the others."""
@@ -179,8 +177,7 @@ class _Moving:
 
         if patience <= 0:
             return list(wheels)
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="wheels") as pool:
-            return [wheel for wheel in each_in_context(pool, move, wheels) if wheel is not None]
+        return [wheel for wheel in side_by_side(move, wheels, _AT_ONCE) if wheel is not None]
 
     def _move(self, wheel: Wheel) -> None:
         with tempfile.TemporaryDirectory(prefix="prefect-coiled-wheel-") as folder:

@@ -17,6 +17,7 @@ from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS
 from prefect_coiled.cluster.request import Request
+from prefect_coiled.events import hearing
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.actions import changes
 from prefect_coiled.plan.changes import Change, Plan
@@ -63,13 +64,13 @@ def door(own_sandbox: Sandbox) -> Aws:
     return Account("team", credentials=keys, endpoint_url=endpoint, sandbox=info).door("us-east-1")
 
 
-def act(aws: Aws, plan: Callable[[Aws], Plan], do: Callable[[Session], Any], calls: Counter[str]) -> Act:
-    calls.clear()
-    before = plan(aws)
-    called = frozenset(calls)
+def act(aws: Aws, plan: Callable[[Aws], Plan], do: Callable[[Session], Any]) -> Act:
+    called: set[str] = set()
+    with hearing(lambda event: called.add(event.action) if event.kind == "call" else None):
+        before = plan(aws)
     with use_session(Session(aws)) as session:
         done = do(session)
-    return Act(before, done, plan(aws), called)
+    return Act(before, done, plan(aws), frozenset(called))
 
 
 def set_up(session: Session) -> tuple[Change, ...]:

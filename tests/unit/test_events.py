@@ -9,7 +9,7 @@ import pytest
 
 from prefect_coiled.events import EVERYWHERE, Event, Stream, hearing, here, step, tell
 from prefect_coiled.events.rows import EVENT_TYPES
-from prefect_coiled.internals.python import each_in_context
+from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.progress import Board
 
 
@@ -58,8 +58,8 @@ def test_what_ends_the_program_is_no_error_of_a_subscriber() -> None:
 def test_two_at_once_hear_their_own_and_threads_of_a_pool_tell_where_they_were_started() -> None:
     def one(name: str) -> list[str]:
         told: list[str] = []
-        with hearing(lambda event: told.append(event.text)), ThreadPoolExecutor(4) as pool:
-            each_in_context(pool, lambda n: tell(Event("step", f"{name} {n}")), range(50))
+        with hearing(lambda event: told.append(event.text)):
+            side_by_side(lambda n: tell(Event("step", f"{name} {n}")), range(50), 4)
         return sorted(told)
 
     with ThreadPoolExecutor(2) as pool:

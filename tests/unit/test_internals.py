@@ -31,7 +31,7 @@ from prefect_coiled.blocks import Ec2DaskAccount
 from prefect_coiled.internals import botocore, prefect
 from prefect_coiled.internals import distributed as distributed_internals
 from prefect_coiled.internals import prefect as prefect_internals
-from prefect_coiled.internals.python import each_in_context
+from prefect_coiled.internals.python import side_by_side
 
 ROOT = Path(prefect_coiled.__file__).parent
 
@@ -215,10 +215,10 @@ def test_threads_of_a_pool_find_what_the_caller_has_in_its_context() -> None:
         return f"{n} by {who.get()}"
 
     who.set("me")
+    assert side_by_side(told, [2, 1]) == ["2 by me", "1 by me"]
+    with pytest.raises(ValueError, match="3"):
+        side_by_side(told, [1, 3, 4], 1)
     with ThreadPoolExecutor(2) as pool:
-        assert each_in_context(pool, told, [2, 1]) == ["2 by me", "1 by me"]
-        with pytest.raises(ValueError, match="3"):
-            each_in_context(pool, told, [1, 3, 4])
         assert list(pool.map(told, [1])) == ["1 by nobody"], "what the pool's own way lacks"
 
 

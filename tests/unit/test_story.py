@@ -43,7 +43,6 @@ def record(**changes):
         "creator": "tester",
         "scheduler": scheduler,
         "workers": (worker,),
-        "n_workers": 1,
         "scheduler_port": 8786,
         "dashboard_port": 8787,
         "use_public_ip": True,
