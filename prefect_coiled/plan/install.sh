@@ -121,15 +121,16 @@ install_all() {
   sed 's,.*/\([^-]*\)-.*,\1,' wanted | sort -u >names
   sed 's,.*/\([^-]*\)-.*,\1,' old | sort -u | comm -23 - names >gone
   [ ! -s gone ] || "$UV" pip uninstall --quiet --python "$ENV/bin/python" -r gone
-  if [ -s new ] && ! install_new; then
+  if [ -s new ] && ! install_new 2>refusal; then
+    cat refusal >&2
     # A package may ask for a later patch of Python than the distribution has. An image's environment stays.
-    [ -n "${DISTRIBUTED:-}" ] || exit 1
+    [ -n "${DISTRIBUTED:-}" ] && grep -q 'does not satisfy Python' refusal || exit 1
     step "trying with Python @PYTHON@ itself, which is downloaded"
     rm -rf "$ENV"
     download_python
     install_new
   fi
   mv wanted installed
-  rm -rf wheels uv new old names gone urls
+  rm -rf wheels uv new old names gone urls refusal
   cd - >/dev/null
 }
