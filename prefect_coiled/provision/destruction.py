@@ -52,7 +52,7 @@ def destroy_account(account: str, region: str, plan: Plan | None = None) -> Remo
                 raise kept[0]
             removal, errors = remove_shared(aws, wanted, there, unseen)
             errors += unseen.values()
-            total += removal + said(now) + not_shown(unseen)
+            total += removal + said(now) + not_shown(unseen, errors[0] if errors else None)
             planned = {change.same for change in wanted.todo}
             late = [c for c in now.todo if c.same not in planned]
             text = "it came after the plan"

@@ -281,10 +281,16 @@ def said(plan: Plan) -> Removal:
     )
 
 
-def not_shown(unseen: Mapping[str, AwsError]) -> Removal:
-    """What AWS does not show, as a removal: how much of it there is, and what it costs, is not known."""
+def not_shown(unseen: Mapping[str, AwsError], raised: PrefectCoiledError | None) -> Removal:
+    """What AWS does not show, as a removal: how much of it there is, and what it costs, is not known.
+
+    Args:
+        unseen: Why, by row.
+        raised: The error that will be raised: its cause is told with it.
+    """
     rows = {KINDS[row].name: e for row, e in unseen.items() if KINDS[row].delete is not None}
-    return Removal(left={name: priced(error.diagnosis.why, None) for name, error in rows.items()})
+    whys = {name: "AWS does not show it" if e is raised else e.diagnosis.why for name, e in rows.items()}
+    return Removal(left={name: priced(why, None) for name, why in whys.items()})
 
 
 def sweep_clusters(session: Session, plan: Plan) -> tuple[Removal, list[AwsError]]:
