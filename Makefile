@@ -33,7 +33,7 @@ define with_versions
 	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python .venv-$(1)
 	$(BIN)/python -m uv pip install --quiet --python .venv-$(1)/bin/python --resolution $(2) --upgrade \
 	  --editable ".[sandbox,dataframe]" -r tests/versions.txt
-	.venv-$(1)/bin/python -m pytest -p no:cacheprovider --durations 5 $(VERSIONS_TESTS)
+	.venv-$(1)/bin/python -m pytest -p no:cacheprovider --durations 5 --numprocesses 2 --dist loadfile $(VERSIONS_TESTS)
 endef
 
 .PHONY: demo test long-test clients-test again netns-test vm-test qemu-test ui-test screens check build docs lock format clean \
@@ -45,8 +45,8 @@ clients-test: $(STAMP)  ## environments made by uv, pip, poetry, pdm and others,
 demo: $(STAMP)  ## provision a cluster in the sandbox, run flows/quickstart.py on it, tear it down
 	PREFECT_LOGGING_LEVEL=$${PREFECT_LOGGING_LEVEL:-WARNING} $(BIN)/python flows/quickstart.py
 
-test: $(STAMP)  ## the suite, on two cores, but for what takes long and what needs more than Python
-	$(BIN)/python -m pytest tests -m "not long" $(addprefix --ignore ,$(APART) $(LONG)) --numprocesses 2 --dist loadfile --durations 40
+test: $(STAMP)  ## the suite, three files at a time, but for what takes long and what needs more than Python
+	$(BIN)/python -m pytest tests -m "not long" $(addprefix --ignore ,$(APART) $(LONG)) --numprocesses 3 --dist loadfile --durations 40
 
 long-test: $(STAMP)  ## the rest of it
 	$(BIN)/python -m pytest $(LONG) tests/docs/test_examples.py tests/distribution --numprocesses 2 --dist loadfile

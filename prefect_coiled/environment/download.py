@@ -68,6 +68,8 @@ def download(
                 str(error),
                 "It is another file than the one that was locked: do not use this index.",
             )
+            if n:  # once more was for a body that broke off
+                break
         except (httpx.RequestError, OSError) as error:
             reason, hint = str(error) or type(error).__name__, "Try again later."
         except OptionsError:  # told already
@@ -76,7 +78,8 @@ def download(
         except (httpx.InvalidURL, ValueError) as error:
             raise OptionsError(what, indexes.redacted(str(error))) from None
         path.unlink(missing_ok=True)
-    raise OptionsError(what, f"{indexes.redacted(reason)} ({_TRIES} tries)", hint)
+    path.unlink(missing_ok=True)
+    raise OptionsError(what, f"{indexes.redacted(reason)} ({n + 1} tries)", hint)
 
 
 def _fetch(wheel: Wheel, path: Path, indexes: Indexes, what: str) -> None:

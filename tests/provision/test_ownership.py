@@ -93,12 +93,16 @@ def test_a_bucket_of_another_aws_account_is_neither_read_nor_written(
             Bucket=name, Policy=json.dumps({"Version": "2012-10-17", "Statement": [trap]})
         )
         assert sandbox.client("s3").get_object(Bucket=name, Key="wheels/bad")["Body"].read() == b"bad"
-    with pytest.raises(PrefectCoiledError):
-        bucket.ensure_bucket(aws, NUMBER)
     with pytest.raises(AccessDeniedError):
         bucket.put_file(aws, name, "wheels/x", b"x")
     with pytest.raises(AccessDeniedError):
         bucket.read_file(aws, name, "wheels/bad")
+    with pytest.raises(PrefectCoiledError):
+        bucket.ensure_bucket(aws, NUMBER)
+    with pytest.raises(PrefectCoiledError):
+        bucket.delete_bucket(aws, name)
+    if opened:
+        assert "Deny" not in theirs.get_bucket_policy(Bucket=name)["Policy"], "its policy is as it was"
     assert [one["Key"] for one in theirs.list_objects_v2(Bucket=name)["Contents"]] == ["wheels/bad"]
 
 
