@@ -368,21 +368,35 @@ def test_a_python_that_the_distribution_lacks_is_downloaded(machine):
     assert "the distribution has no Python 3.10; downloading one" in output
 
 
-def test_packages_that_need_a_later_patch_of_python_than_the_distribution_has_get_it(machine):
+def refuse(machine, text):
+    """Have uv install nothing into the distribution's Python, for a reason."""
     uv = (machine.directory / "uv").read_text()
-    refusing = """
+    refusing = f"""
             if [ "$2" = install ] && [ ! -e "$MACHINE/managed" ]; then
-              echo "error: Python 3.11.2 does not satisfy Python>=3.11.5"; exit 1
+              echo "{text}" >&2; exit 1
             fi
             case "$*" in *--managed-python*) touch "$MACHINE/managed" ;; esac
             """
     shebang, record, rest = uv.split("\n", 2)
     (machine.directory / "uv").write_text("\n".join([shebang, record, refusing, rest]))
+
+
+def test_packages_that_need_a_later_patch_of_python_than_the_distribution_has_get_it(machine):
+    refuse(machine, "error: Python 3.11.2 does not satisfy Python>=3.11.5")
     code, output = machine.run(user_data(CONFIG, machine.put("dask-1")))
     assert code == 0, output
     assert f"uv venv --quiet --relocatable --managed-python --python 3.11.9 {BASE}/env" in machine.calls
     assert "Python 3.11.2 does not satisfy Python>=3.11.5" in output
     assert "dask-1" in machine.packages
+
+
+def test_a_package_that_is_refused_for_another_reason_gets_no_other_python(machine):
+    refuse(machine, "error: Failed to install: dask-1 (the wheel is invalid)")
+    code, output = machine.run(user_data(CONFIG, machine.put("dask-1")))
+    assert code == 1
+    assert "the wheel is invalid" in output
+    assert 'step="installing ' in output.splitlines()[-1]
+    assert not [call for call in machine.calls if "--managed-python" in call]
 
 
 @pytest.mark.parametrize(
