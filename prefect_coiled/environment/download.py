@@ -77,7 +77,6 @@ def download(
             raise
         except (httpx.InvalidURL, ValueError) as error:
             raise OptionsError(what, indexes.redacted(str(error))) from None
-        path.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
     raise OptionsError(what, f"{indexes.redacted(reason)} ({n + 1} tries)", hint)
 

@@ -20,6 +20,7 @@ from prefect_coiled.events import EVERYWHERE, Event
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
+from tests.provision.laid import Lay, lay_over
 
 _numbers = itertools.count()
 
@@ -61,6 +62,12 @@ def calls() -> Iterator[Counter[str]]:
     EVERYWHERE.subscribe(count)
     yield made
     EVERYWHERE.unsubscribe(count)
+
+
+@pytest.fixture
+def lay(monkeypatch: pytest.MonkeyPatch) -> Lay:
+    """Lay a rule of AWS over every call of this process."""
+    return lay_over(monkeypatch)
 
 
 @pytest.fixture

@@ -18,14 +18,9 @@ from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.provision import create_cluster, delete_cluster, set_up_account
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session
-from tests.provision.laid import Lay, lay_over, refusing
+from tests.provision.laid import Lay, refusing
 
 Spec = Callable[..., ClusterSpec]
-
-
-@pytest.fixture
-def lay(monkeypatch: pytest.MonkeyPatch) -> Lay:
-    return lay_over(monkeypatch)
 
 
 @pytest.fixture(scope="module", autouse=True)

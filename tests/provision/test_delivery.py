@@ -178,14 +178,19 @@ def breaks_at(aws: Aws, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aws, "call", breaking)
 
 
+def break_off(aws: Aws, part: int, name: str, key: str, path: Path, notes: uploads.Notes) -> None:
+    """Begin an upload, whose line is gone at one of its parts."""
+    with pytest.MonkeyPatch.context() as patch:
+        breaks_at(aws, part, patch)
+        with pytest.raises(AwsError, match="the line is gone"):
+            bucket.put_file(aws, name, key, path, notes)
+
+
 def test_a_large_file_goes_on_with_the_part_at_which_it_broke_off(
     aws: Aws, sandbox: Sandbox, large: Path, tmp_path: Path, calls: Counter[str]
 ) -> None:
     name, notes = bucket.ensure_bucket(aws, NUMBER), noted(tmp_path / "notes")
-    with pytest.MonkeyPatch.context() as patch:
-        breaks_at(aws, 3, patch)
-        with pytest.raises(AwsError, match="the line is gone"):
-            bucket.put_file(aws, name, "wheels/large", large, notes)
+    break_off(aws, 3, name, "wheels/large", large, notes)
     before = calls.copy()
     bucket.put_file(aws, name, "wheels/large", large, notes)
     assert calls - before == {"s3:UploadPart": 1, "s3:CompleteMultipartUpload": 1}
@@ -197,10 +202,7 @@ def test_an_upload_that_the_bucket_let_go_of_begins_anew(
     aws: Aws, sandbox: Sandbox, large: Path, tmp_path: Path
 ) -> None:
     name, notes = bucket.ensure_bucket(aws, NUMBER), noted(tmp_path / "notes")
-    with pytest.MonkeyPatch.context() as patch:
-        breaks_at(aws, 2, patch)
-        with pytest.raises(AwsError, match="the line is gone"):
-            bucket.put_file(aws, name, "wheels/again", large, notes)
+    break_off(aws, 2, name, "wheels/again", large, notes)
     s3 = sandbox.client("s3")
     (upload,) = s3.list_multipart_uploads(Bucket=name)["Uploads"]
     s3.abort_multipart_upload(Bucket=name, Key="wheels/again", UploadId=upload["UploadId"])
@@ -223,10 +225,7 @@ def test_a_note_of_an_upload_that_is_none_costs_the_upload_alone(
     aws: Aws, large: Path, tmp_path: Path, told: Callable[[str], str]
 ) -> None:
     name, notes = bucket.ensure_bucket(aws, NUMBER), noted(tmp_path / "notes")
-    with pytest.MonkeyPatch.context() as patch:
-        breaks_at(aws, 2, patch)
-        with pytest.raises(AwsError, match="the line is gone"):
-            bucket.put_file(aws, name, "wheels/noted", large, notes)
+    break_off(aws, 2, name, "wheels/noted", large, notes)
     (note,) = notes.folder.iterdir()
     note.write_text(told(note.read_text()))
     bucket.put_file(aws, name, "wheels/noted", large, notes)

@@ -21,7 +21,7 @@ from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.provision import create_cluster, delete_cluster, remove_cluster, set_up_account
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session
-from tests.provision.laid import Lay, Rule, lay_over, live, refusing
+from tests.provision.laid import Lay, Rule, live, refusing
 
 Spec = Callable[..., ClusterSpec]
 BY_ORGANISATION = (
@@ -29,12 +29,6 @@ BY_ORGANISATION = (
     "with an explicit deny in a service control policy"
 )
 MACHINES = "arn:aws:ec2:us-east-1:123456789012:instance/*"
-
-
-@pytest.fixture
-def lay(monkeypatch: pytest.MonkeyPatch) -> Lay:
-    """Lay a rule of AWS over every call of this process."""
-    return lay_over(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

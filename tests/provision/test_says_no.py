@@ -28,15 +28,9 @@ from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.sandbox.rules.rates import Bucket
 from prefect_coiled.tasks import launch as launching
 from prefect_coiled.tasks.steps import Session, use_session
-from tests.provision.laid import Lay, Rule, lay_over, live, refusing
+from tests.provision.laid import Lay, Rule, live, refusing
 
 Spec = Callable[..., ClusterSpec]
-
-
-@pytest.fixture
-def lay(monkeypatch: pytest.MonkeyPatch) -> Lay:
-    """Lay a rule of AWS over every call of this process."""
-    return lay_over(monkeypatch)
 
 
 @pytest.fixture(scope="module", autouse=True)

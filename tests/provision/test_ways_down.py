@@ -23,17 +23,12 @@ from prefect_coiled.provision import (
 from prefect_coiled.records import ClusterRecord
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session
-from tests.provision.laid import Lay, Rule, lay_over, live, refusing
+from tests.provision.laid import Lay, Rule, live, refusing
 
 Spec = Callable[..., ClusterSpec]
 # What each account that was set up shares, and costs nothing: it stays whatever a sweep does.
 SHARED = {"VPC", "subnet", "route table", "internet gateway", "VPC endpoint", "IAM role", "instance profile"}
 SHARED |= {"log group", "bucket", "repository"}
-
-
-@pytest.fixture
-def lay(monkeypatch: pytest.MonkeyPatch) -> Lay:
-    return lay_over(monkeypatch)
 
 
 @pytest.fixture(scope="module", autouse=True)
