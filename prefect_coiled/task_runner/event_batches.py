@@ -36,10 +36,12 @@ class Batch:
     Attributes:
         events: The events, in their order.
         age: Seconds since they were sent to the API; None if they were not.
+        past: Whether they are what runs were before they ended, and the ends go, or have gone, by themselves.
     """
 
     events: list[Event]
     age: float | None = None
+    past: bool = False
 
 
 @dataclass(eq=False)
@@ -85,23 +87,41 @@ class Waiting:
     def __len__(self) -> int:
         return self._size
 
-    def put(self, event: Event) -> None:
-        """Have one wait."""
+    @property
+    def urgent(self) -> int:
+        """How many of them say where a run is now."""
+        return self._size - len(self._past)
+
+    def put(self, event: Event, past: bool = False) -> None:
+        """Have one wait.
+
+        Args:
+            event: The event.
+            past: Whether its run has ended, and the end is known to go by itself.
+        """
         entry = next(self._numbers), event
         self._size += 1
-        if event.final:
+        if past:
+            self._past.append(entry)
+        elif event.final:
             self._past.extend(self._present.pop(event.run, ()))
             self._ends.append(entry)
         else:
             self._present.setdefault(event.run, []).append(entry)
 
     def take(self, most: int) -> list[Event]:
-        """Up to so many events, in the order in which they were put."""
+        """Up to so many of the urgent ones, in the order in which they were put."""
         taken: list[tuple[int, Event]] = []
         while self._present and len(taken) < most:
             taken.extend(self._present.pop(next(iter(self._present))))
-        for queue in (self._ends, self._past):
-            while queue and len(taken) < most:
-                taken.append(queue.popleft())
+        while self._ends and len(taken) < most:
+            taken.append(self._ends.popleft())
+        return self._taken(taken)
+
+    def take_past(self, most: int) -> list[Event]:
+        """Up to so many of those that say what runs were before they ended, the longest waiting first."""
+        return self._taken([self._past.popleft() for _ in range(min(most, len(self._past)))])
+
+    def _taken(self, taken: list[tuple[int, Event]]) -> list[Event]:
         self._size -= len(taken)
         return [event for _, event in sorted(taken, key=lambda entry: entry[0])]

@@ -5,8 +5,8 @@ nothing, and a server whose queue is full drops them. Here they are kept until t
 
     a task ─▶ add ─▶ batch ─▶ POST /events ─▶ in flight ─▶ "how many of these have ended?" ─▶ forgotten
 
-Where more wait than go at once, what runs is told first, then the ends, and last what those runs were before:
-the API knows sooner which have ended, and all of it in the end.
+What runs is told first, then the ends, and last, when the API has those, what the runs were before: the API
+knows sooner which have ended, and all of it in the end.
 
 How many states may be in flight follows from how fast the API records them. What seems lost goes again: the
 API takes an event twice as once, and an older state never replaces a newer one. Each costs it time though, so
@@ -46,6 +46,8 @@ _ASK, _AGAIN = 1.0, 45.0
 _OVERTAKEN = 10.0
 # Seconds from sending to recorded up to which the API can take more, and above which it gets less at once.
 _QUICK, _SLOW = 3.0, 8.0
+# For how long what runs were before may have to wait for the ends of others.
+_PATIENCE = 30.0
 # How often a batch goes before its runs are given up: those of a flow run that somebody deleted, say.
 _TIMES = 5
 # Seconds without anything to do after which the thread ends; the next event starts another.
@@ -76,6 +78,8 @@ class Outbox:
         self._busy = False
         self._hurry = False
         self._gathered_since = 0.0
+        # When no ends waited or were on their way, as far as was looked.
+        self._calm = time.monotonic()
         self._thread: threading.Thread | None = None
         #: Requests made, by kind: for tests, and for who wonders what a flow run costs its API.
         self.requests = {"events": 0, "questions": 0}
@@ -103,7 +107,7 @@ class Outbox:
             for batch in batches:
                 if batch.age is None:
                     for event in batch.events:
-                        self._waiting.put(event)
+                        self._waiting.put(event, batch.past)
                 else:
                     self._flights.append(Flight(batch.events, max(now - batch.age, 1e-3), times=1))
             self._flights = deque(sorted(self._flights, key=lambda flight: flight.sent or now))
@@ -147,8 +151,10 @@ class Outbox:
                 self._changed.wait(min(left, 1.0))
             now = time.monotonic()
             batches = [Batch(f.events, now - f.sent if f.sent else None) for f in self._flights]
-            if self._waiting:
-                batches.append(Batch(self._waiting.take(len(self._waiting))))
+            if urgent := self._waiting.take(len(self._waiting)):
+                batches.append(Batch(urgent))
+            if past := self._waiting.take_past(len(self._waiting)):
+                batches.append(Batch(past, past=True))
             self._flights.clear()
             self._changed.notify_all()
         return batches
@@ -205,20 +211,31 @@ class Outbox:
         now = time.monotonic()
         room = sum(len(flight.events) for flight in self._flights) < self._window
         self._full |= not room and bool(self._waiting)
-        if self._waiting and room:
+        urgent, seconds = self._waiting.urgent, _IDLE
+        if room and urgent:
             self._gathered_since = self._gathered_since or now
-            left = self._gathered_since + _GATHER - now
-            if left > 0 and len(self._waiting) < _BATCH and not self._hurry:
-                return None, left
-            self._gathered_since = 0.0
-            # In flight before it is sent: nobody who looks meanwhile misses it.
-            self._flights.append(Flight(self._waiting.take(_BATCH)))
-            return self._flights[-1], 0.0
+            seconds = self._gathered_since + _GATHER - now
+            if seconds <= 0 or urgent >= _BATCH or self._hurry:
+                self._gathered_since = 0.0
+                return self._launched(self._waiting.take(_BATCH)), 0.0
+        if room and len(self._waiting) > urgent and self._is_turn_of_past(now):
+            return self._launched(self._waiting.take_past(_BATCH)), 0.0
         if not self._flights:
-            return None, _IDLE
+            return None, seconds
         oldest = self._flights[0]
         left = max(oldest.sent, oldest.asked) + (_ASK / 4 if self._hurry else _ASK) - now
-        return (oldest, 0.0) if left <= 0 else (None, left)
+        return (oldest, 0.0) if left <= 0 else (None, min(left, seconds))
+
+    def _launched(self, events: list[Event]) -> Flight:
+        # In flight before it is sent: nobody who looks meanwhile misses it.
+        self._flights.append(Flight(events))
+        return self._flights[-1]
+
+    def _is_turn_of_past(self, now: float) -> bool:
+        """Whether what runs were before may go: another process may have ends that the API takes first."""
+        if not self._waiting.urgent and (self._hurry or not any(flight.ended for flight in self._flights)):
+            self._calm = now
+        return now - self._calm > _PATIENCE or self._calm == now
 
     def _send(self, client: SyncPrefectClient, flight: Flight) -> None:
         if self._resources is None:
