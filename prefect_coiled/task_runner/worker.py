@@ -9,6 +9,8 @@ This module imports nothing that a bare worker lacks.
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import time
 from concurrent.futures import TimeoutError as LateError
 from contextlib import nullcontext, suppress
@@ -26,10 +28,11 @@ from prefect.logging.handlers import APILogWorker
 from prefect.task_engine import run_task_async, run_task_sync
 from prefect.tasks import Task
 
+from prefect_coiled.events.links import log_stream_url
 from prefect_coiled.internals.prefect import drain, enter_for_good, running_services, wait_until_sent
 from prefect_coiled.task_runner import store
 from prefect_coiled.task_runner.event_batches import Batch
-from prefect_coiled.task_runner.hints import add_hint, advise
+from prefect_coiled.task_runner.hints import ACCOUNT_VARIABLE, add_hint, advise
 from prefect_coiled.task_runner.hydration import Hydrated, hydrated
 from prefect_coiled.task_runner.large import Large
 from prefect_coiled.task_runner.news import tell
@@ -39,7 +42,7 @@ from prefect_coiled.task_runner.shipping import unpack
 from prefect_coiled.task_runner.time_limit import run_within
 from prefect_coiled.task_runner.transactions import part_of, stand_for
 
-__all__ = ["Call", "flush_worker", "run_task"]
+__all__ = ["Call", "flush_worker", "run_task", "where_it_runs"]
 
 # Seconds for each of what a process that is to be replaced still sends.
 _LAST = 20.0
@@ -116,7 +119,7 @@ def _run(here: Hydrated, call: Call, task: Task[Any, Any], transaction: Any) -> 
     about = _about(here, call, task)
     worker = distributed.get_worker()
     logger = get_logger("prefect.task_runs")
-    logger.info("Runs on worker %s at %s", worker.name, worker.address, extra=about)
+    logger.info("%s", where_it_runs(worker), extra=about)
     arguments: dict[str, Any] = {
         "task": task,
         "task_run_id": call.run,
@@ -138,6 +141,21 @@ def _run(here: Hydrated, call: Call, task: Task[Any, Any], transaction: Any) -> 
             logger.error(hint, extra=about)
     result: State[Any] = state
     return result
+
+
+def where_it_runs(worker: distributed.Worker) -> str:
+    """The worker, and where AWS's console shows what its machine logs; the first line of a task run's log.
+
+    Args:
+        worker: The worker. One of a cluster of this library is named after its machine.
+    """
+    text = f"Runs on worker {worker.name} at {worker.address}"
+    machine = re.match("i-[0-9a-f]+", str(worker.name))
+    group, region = (os.environ.get(name) for name in (ACCOUNT_VARIABLE, "AWS_DEFAULT_REGION"))
+    if not (machine and group and region) or "AWS_ENDPOINT_URL" in os.environ:
+        # Another kind of cluster, or the sandbox, which AWS's console knows nothing of.
+        return text
+    return f"{text}; its log: {log_stream_url(region, group, machine[0])}"
 
 
 def _about(here: Hydrated, call: Call, task: Task[Any, Any]) -> dict[str, str]:
