@@ -43,7 +43,9 @@ clients-test: $(STAMP)  ## environments made by uv, pip, poetry, pdm and others,
 	$(BIN)/python -m pytest tests/clients --timeout 600
 
 demo: $(STAMP)  ## provision a cluster in the sandbox, run flows/quickstart.py on it, tear it down
-	PREFECT_LOGGING_LEVEL=$${PREFECT_LOGGING_LEVEL:-WARNING} $(BIN)/python flows/quickstart.py
+	PREFECT_LOGGING_LEVEL=$${PREFECT_LOGGING_LEVEL:-WARNING} \
+	PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=$${PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS:-120} \
+	  $(BIN)/python flows/quickstart.py
 
 test: $(STAMP)  ## the suite, three files at a time, but for what takes long and what needs more than Python
 	$(BIN)/python -m pytest tests -m "not long" $(addprefix --ignore ,$(APART) $(LONG)) --numprocesses 3 --dist loadfile --durations 40
