@@ -128,7 +128,7 @@ def test_an_image_without_the_node_is_told_as_the_first_cause(sandbox: Sandbox, 
         ({"container": "arm"}, "is for arm64, and the machines are amd64"),
         ({"container": "python:3.11"}, "is no image of coiled-default"),
         ({"container": "No Image"}, "is not the name of an image"),
-        ({"container": 3}, "is not the name of an image"),
+        ({"container": 3}, "container 3: it is a text"),
         ({"container": f"{REPOSITORY}:v1", "region": "eu-west-1"}, "is in us-east-1, .*runs in eu-west-1"),
         ({"container": "v1", "software": "env"}, "software 'env' and container 'v1': contradict"),
         (
@@ -166,7 +166,7 @@ def test_docker_hub_is_logged_in_to_with_a_token_that_is_nowhere_to_be_seen(
             assert one.launched is not None
             ids = [i["InstanceId"] for i in live()]
             text = "".join(sandbox.console(i) for i in ids) + "".join(map(str, one.get_logs().values()))
-            text += one.launched.spec.model_dump_json() + repr(one._request.container)
+            text += one.launched.spec.model_dump_json() + repr(one._request.held)
             ec2, ssm = sandbox.client("ec2"), sandbox.client("ssm")
             for found in ec2.describe_launch_templates()["LaunchTemplates"]:
                 versions = ec2.describe_launch_template_versions(LaunchTemplateId=found["LaunchTemplateId"])

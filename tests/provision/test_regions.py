@@ -44,7 +44,9 @@ def test_an_account_is_set_up_and_a_cluster_launched_in_each_region(
         where = sandbox.client("s3", region).get_bucket_location(Bucket=bucket)["LocationConstraint"]
         assert where == (None if region == "us-east-1" else region)
         assert find_image(aws, "x86_64", gpu=True).disk > find_image(aws, "arm64").disk
-        (endpoint,) = shown.describe_vpc_endpoints(Filters=mine)["VpcEndpoints"]
+        # AWS shows those that were deleted for a while.
+        there = [*mine, {"Name": "vpc-endpoint-state", "Values": ["available"]}]
+        (endpoint,) = shown.describe_vpc_endpoints(Filters=there)["VpcEndpoints"]
         assert endpoint["ServiceName"] == f"com.amazonaws.{region}.s3"
         assert remove_cluster(aws, record.name, record.uid).is_done
 
