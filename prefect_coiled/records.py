@@ -28,12 +28,15 @@ class Subnet(Record):
         zone: Availability zone, such as "us-east-1a".
         tier: "public" (routes to the internet gateway) or "private".
         cidr: IPv4 block, such as "10.77.0.0/20".
+        blocked: How VPC Block Public Access closes its way to the internet, such as "block-ingress"; empty if
+            it does not.
     """
 
     subnet_id: str
     zone: str
     tier: Tier
     cidr: str
+    blocked: str = ""
 
 
 class Network(Record):

@@ -25,8 +25,8 @@ RENEWED_DAYS = 15
 _AS_NEW = "AWS closes and encrypts each new bucket by itself"
 # The name is another AWS account's: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateBucket.html
 _ANOTHERS = "BucketAlreadyExists"
-# A bucket with more files than are deleted in so many calls is filled by somebody at this moment.
-_ROUNDS = 1000
+# A bucket that was emptied so often and has files again is filled by somebody at this moment.
+_ROUNDS = 3
 
 
 def find_bucket(aws: Aws, name: str) -> Item | None:
@@ -113,9 +113,9 @@ def _close(aws: Aws, item: Item) -> Item:
 
 
 def _files(aws: Aws, name: str) -> list[str]:
-    """Some of the keys in a bucket, at most a thousand."""
-    page = aws.call("s3:ListObjectsV2", f"listing bucket ({name})", Bucket=name, MaxKeys=OBJECTS)
-    return [str(item["Key"]) for item in page.get("Contents", ())]
+    """The keys in a bucket."""
+    found = aws.pages("s3:ListObjectsV2", f"listing bucket ({name})", "Contents", Bucket=name)
+    return [str(item["Key"]) for item in found]
 
 
 def list_files(aws: Aws, bucket: str, prefix: str = "", *, now: datetime | None = None) -> frozenset[str]:
@@ -166,22 +166,23 @@ def read_file(aws: Aws, bucket: str, key: str) -> bytes | None:
 
 
 def delete_files(aws: Aws, bucket: str, keys: list[str]) -> None:
-    """Delete files; those that are not there are fine.
+    """Delete files; those that are not there are fine, and one that S3 keeps keeps no other.
 
     Raises:
         AwsError: If one stays: S3 answers such a call with success, and names in it what it did not delete.
             https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
     """
     what = f"deleting {len(keys)} files of bucket ({bucket})"
+    stayed: list[dict[str, str]] = []
     for chunk in batches(keys, OBJECTS):
         listed = {"Objects": [{"Key": key} for key in chunk], "Quiet": True}
         reply = aws.call("s3:DeleteObjects", what, Bucket=bucket, Delete=listed)
-        stayed = [e for e in reply.get("Errors", ()) if e.get("Code") != "NoSuchKey"]
-        if stayed:
-            first = stayed[0]
-            message = f"{first.get('Message', '')} ({first.get('Key')}, and {len(stayed) - 1} more)"
-            reason = {"Error": {"Code": first.get("Code", ""), "Message": message}}
-            raise aws_error(what, "s3:DeleteObjects", {**reply, **reason})
+        stayed += [e for e in reply.get("Errors", ()) if e.get("Code") != "NoSuchKey"]
+    if stayed:
+        first = stayed[0]
+        message = f"{first.get('Message', '')} ({first.get('Key')}, and {len(stayed) - 1} more)"
+        reason = {"Error": {"Code": first.get("Code", ""), "Message": message}}
+        raise aws_error(what, "s3:DeleteObjects", {**reply, **reason})
 
 
 def delete_bucket(aws: Aws, name: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect_coiled.aws.caller import Caller
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AccessDeniedError, AwsError, NotFoundError
+from prefect_coiled.errors import AccessDeniedError, AwsError, CredentialsError, NotFoundError
 from prefect_coiled.plan import policies
 from prefect_coiled.plan.actions import Phase
 from prefect_coiled.plan.policies import Question
@@ -69,14 +69,16 @@ def may_use_key(aws: Aws, caller: Caller, key: str, role_arn: str = "") -> bool 
         role_arn: See `foresee`.
 
     Returns:
-        None where IAM may not be asked.
+        None where IAM may not be asked, or does not answer.
     """
     if caller.arn.endswith(":root"):
         return True
     try:
         source = _source(aws, caller, role_arn)
         return not any(_refused(aws, source, one) for one in policies.key_questions(key, aws.region))
-    except AccessDeniedError:
+    except CredentialsError:
+        raise
+    except AwsError:
         return None
 
 

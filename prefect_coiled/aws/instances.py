@@ -21,6 +21,7 @@ from prefect_coiled.errors import (
     printable,
 )
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.aws_codes import CODES
 from prefect_coiled.plan.aws_errors import state_words
 from prefect_coiled.plan.kinds import Item, Kind, Scope
 from prefect_coiled.plan.prices import (
@@ -143,7 +144,12 @@ def launch_instances(
                 **market,
             )
         except AwsError as error:
-            raise _profile_not_ready(error) or _free_plan(aws, instance_type, error) or error from error
+            raise (
+                _profile_not_ready(error)
+                or _no_such_disk(error)
+                or _free_plan(aws, instance_type, error)
+                or error
+            ) from error
 
     reply = retry_while(
         aws,
@@ -160,9 +166,11 @@ class _ProfileNotReadyError(AwsError):
 
 
 def _profile_not_ready(error: AwsError) -> AwsError | None:
-    # The one case where AWS gives no code of its own: InvalidParameterValue naming the profile parameter.
+    # AWS has no code of its own: InvalidParameterValue names the parameter, or says that the profile "has no
+    # associated IAM Roles", which a new one has only after a while.
     # https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_general.html (eventual consistency)
-    if error.code == "InvalidParameterValue" and "iamInstanceProfile" in error.diagnosis.why:
+    said = error.diagnosis.why.lower().replace(" ", "")
+    if error.code == "InvalidParameterValue" and "iaminstanceprofile" in said:
         return _ProfileNotReadyError(
             error.diagnosis.what,
             error.diagnosis.why,
@@ -171,6 +179,24 @@ def _profile_not_ready(error: AwsError) -> AwsError | None:
             request_id=error.request_id,
         )
     return None
+
+
+def _no_such_disk(error: AwsError) -> AwsError | None:
+    # Local and Wavelength Zones may lack a kind of disks; the code is that of any value that does not fit.
+    # https://github.com/awslabs/amazon-eks-ami/pull/1295
+    if error.code not in ("InvalidParameterValue", "InvalidParameterCombination") or (
+        "gp3" not in error.diagnosis.why
+    ):
+        return None
+    row = CODES["VolumeTypeNotAvailableInZone"]
+    return row.cls(
+        error.diagnosis.what,
+        f"{error.diagnosis.why.rstrip('. ')} ({row.gloss})",
+        row.next_step,
+        operation=error.operation,
+        code=error.code,
+        request_id=error.request_id,
+    )
 
 
 def _free_plan(aws: Aws, instance_type: str, error: AwsError) -> AwsError | None:

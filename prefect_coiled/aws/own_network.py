@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.subnets import blocked
 from prefect_coiled.errors import NotFoundError, OptionsError
 from prefect_coiled.options import Egress, NetworkIds
 from prefect_coiled.records import OwnNetwork
 
 _EVERYWHERE = "0.0.0.0/0"
+# https://docs.aws.amazon.com/vpc/latest/userguide/security-vpc-bpa.html
+_BPA = "VPC Block Public Access: exclude it (VPC console > Settings), or turn that off"
 
 
 def check_own_network(
@@ -52,7 +55,7 @@ def check_own_network(
         else:
             subnets[name] = found[0]
     if len(subnets) == 2:
-        problems += _routes(aws, ids, public_scheduler, egress)
+        problems += _routes(aws, ids, public_scheduler, egress, {n: blocked(s) for n, s in subnets.items()})
     problems += _groups(aws, ids, port)
     if problems:
         raise OptionsError("network", f"{'; '.join(dict.fromkeys(problems))}.", "Mend it, or give other ids.")
@@ -62,7 +65,9 @@ def check_own_network(
     )
 
 
-def _routes(aws: Aws, ids: NetworkIds, public_scheduler: bool, egress: Egress) -> Iterator[str]:
+def _routes(
+    aws: Aws, ids: NetworkIds, public_scheduler: bool, egress: Egress, shut: dict[str, str]
+) -> Iterator[str]:
     tables = _described(
         aws,
         "ec2:DescribeRouteTables",
@@ -77,17 +82,26 @@ def _routes(aws: Aws, ids: NetworkIds, public_scheduler: bool, egress: Egress) -
         )
     if not way:
         yield f"scheduler_subnet_id {ids.scheduler_subnet_id} has no way out ({_EVERYWHERE})"
+    if _closes(shut["scheduler_subnet_id"], way):
+        yield f"scheduler_subnet_id {ids.scheduler_subnet_id} is closed by {_BPA}"
     if egress == "none":
         return
     subnet_id = ids.effective_worker_subnet_id
     way = _way_out(tables, subnet_id)
     if not way:
         yield f"worker_subnet_id {subnet_id} has no way out ({_EVERYWHERE}); egress='none' if none is needed"
+    elif _closes(shut["worker_subnet_id"], way):
+        yield f"worker_subnet_id {subnet_id} is closed by {_BPA}"
     elif way.startswith("igw-") and not ids.give_workers_public_ip:
         yield (
             f"worker_subnet_id {subnet_id} leads to an internet gateway, through which only machines with "
             "public addresses get out (give_workers_public_ip=True, or a NAT gateway)"
         )
+
+
+def _closes(mode: str, way: str) -> bool:
+    """Whether VPC Block Public Access closes a way; in one mode, NAT gateways still lead out."""
+    return bool(mode) and (way.startswith("igw-") or (way.startswith("nat-") and mode != "block-ingress"))
 
 
 def _way_out(tables: list[dict[str, Any]], subnet_id: str) -> str:

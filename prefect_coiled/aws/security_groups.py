@@ -8,7 +8,7 @@ from typing import Any
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.tagged import ec2_kind, find_tagged
 from prefect_coiled.aws.waits import VISIBLE, retry_while
-from prefect_coiled.errors import AlreadyExistsError, NotFoundError
+from prefect_coiled.errors import AlreadyExistsError, AwsError, CredentialsError, NotFoundError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.kinds import Item, Scope
 
@@ -149,7 +149,11 @@ def _with_self(permission: dict[str, Any], group_id: str) -> dict[str, Any]:
 
 
 def _delete(aws: Aws, items: list[Item]) -> None:
-    """Delete the groups of a cluster; rules that name another one of them go first."""
+    """Delete the groups of a cluster; rules that name another one of them go first.
+
+    Raises:
+        AwsError: The first refusal, once all were asked to go; with all that AWS keeps as `left`.
+    """
     ids = {item["GroupId"] for item in items}
     for item in items:
         others = ids - {item["GroupId"]}
@@ -165,14 +169,19 @@ def _delete(aws: Aws, items: list[Item]) -> None:
                     "ec2:RevokeSecurityGroupIngress", what, GroupId=item["GroupId"], IpPermissions=foreign
                 )
             item["IpPermissions"] = []  # where it is tried again, they are gone
-    unknown: list[NotFoundError] = []
+    kept: dict[str, AwsError] = {}
     for group_id in sorted(ids):
         try:
             aws.call("ec2:DeleteSecurityGroup", f"deleting Security Group ({group_id})", GroupId=group_id)
-        except NotFoundError as error:
-            unknown.append(error)  # gone, or too young for EC2 to know it
-    if unknown:
-        raise unknown[0]
+        except CredentialsError:
+            raise
+        except AwsError as error:
+            kept[group_id] = error
+    # One that is not found is gone, or too young for EC2 to know it.
+    refused = {one: error for one, error in kept.items() if not isinstance(error, NotFoundError)}
+    for first in (refused or kept).values():
+        first.left = {one: error.diagnosis.why for one, error in refused.items()}
+        raise first
 
 
 SECURITY_GROUP = ec2_kind(

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.tagged import create_tagged, ec2_kind, name_of
+from prefect_coiled.errors import AwsError, NoCapacityError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.kinds import Item, There, Wanted
 from prefect_coiled.plan.network import TIERS, missing_subnets
 from prefect_coiled.records import Subnet
 
-__all__ = ["SUBNET", "record"]
+__all__ = ["SUBNET", "ClosedZoneError", "record"]
+
+
+class ClosedZoneError(NoCapacityError):
+    """AWS makes no new subnets of this AWS account in a zone, which is `zone`."""
+
+    zone = ""
 
 
 def record(item: Item) -> Subnet:
@@ -20,7 +27,17 @@ def record(item: Item) -> Subnet:
         zone=item["AvailabilityZone"],
         tier="public" if public else "private",
         cidr=item["CidrBlock"],
+        blocked=blocked(item),
     )
+
+
+def blocked(item: Item) -> str:
+    """How VPC Block Public Access closes the way to the internet of a subnet or VPC; empty if it does not.
+
+    https://docs.aws.amazon.com/vpc/latest/userguide/security-vpc-bpa.html
+    """
+    mode = str((item.get("BlockPublicAccessStates") or {}).get("InternetGatewayBlockMode") or "off")
+    return "" if mode == "off" else mode
 
 
 def _places(want: Wanted, there: There) -> list[str]:
@@ -46,7 +63,27 @@ def _create(aws: Aws, place: str, want: Wanted, there: There) -> Item:
     labels = tags.named(tags.account_tags(aws.account, tier=tier), name_of(aws, tier, zone))
     where = {"VpcId": vpc["VpcId"], "AvailabilityZone": zone, "CidrBlock": cidr}
     what = f"creating {tier} subnet in {zone}"
-    return create_tagged(aws, "ec2:CreateSubnet", what, "Subnet", "subnet", labels, **where)
+    try:
+        return create_tagged(aws, "ec2:CreateSubnet", what, "Subnet", "subnet", labels, **where)
+    except AwsError as error:
+        raise _closed(error, zone) or error from error
+
+
+def _closed(error: AwsError, zone: str) -> AwsError | None:
+    # AWS lists such a zone as available, has no code of its own for it, and names the zones that it takes:
+    # https://github.com/hashicorp/terraform/issues/3434
+    if error.code != "InvalidParameterValue" or "availabilityZone" not in error.diagnosis.why:
+        return None
+    closed = ClosedZoneError(
+        error.diagnosis.what,
+        f"{error.diagnosis.why.rstrip('. ')}: AWS makes no new subnets of this AWS account in {zone}",
+        "Choose another zone, or none.",
+        operation=error.operation,
+        code=error.code,
+        request_id=error.request_id,
+    )
+    closed.zone = zone
+    return closed
 
 
 SUBNET = ec2_kind(

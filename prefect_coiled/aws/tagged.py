@@ -21,7 +21,14 @@ _WHOLE = {"ec2:DescribeAddresses"}
 
 
 def find_tagged(
-    aws: Aws, action: str, key: str, scope: Scope = ALL, *, owners: str = "", **more: str | Iterable[str]
+    aws: Aws,
+    action: str,
+    key: str,
+    scope: Scope = ALL,
+    *,
+    owners: str = "",
+    disabled: bool = False,
+    **more: str | Iterable[str],
 ) -> list[Item]:
     """What an EC2 listing call shows of the account, or of clusters of it.
 
@@ -31,12 +38,15 @@ def find_tagged(
         key: Where the items are in a reply.
         scope: Which clusters; all that the account has by default.
         owners: The parameter that says that our own AWS account's are meant, where AWS shows others too.
+        disabled: Whether images that are disabled are meant too.
         more: Further filters, such as `state=["available"]`.
     """
     wanted = tags.cluster_filter(aws.account, scope.cluster, scope.uid)
     parameters: dict[str, Any] = {_FILTERS.get(action, "Filters"): tags.filters(wanted, **more)}
     if owners:
         parameters[owners] = ["self"]
+    if disabled:
+        parameters["IncludeDisabled"] = True
     words = "".join(f" {c.lower()}" if c.isupper() else c for c in key)
     text = f"finding{words} ({scope.cluster or aws.account})"
     if action in _WHOLE:

@@ -110,8 +110,9 @@ def check(at: At, as_json: JsonOption = False) -> None:
     from prefect_coiled.aws.caller import find_caller
     from prefect_coiled.aws.disk_key import find_disk_key
     from prefect_coiled.aws.foresight import foresee, may_use_key
+    from prefect_coiled.aws.public_access import find_block
     from prefect_coiled.aws.vpc import find_vpcs
-    from prefect_coiled.errors import AccessDeniedError, OptionsError
+    from prefect_coiled.errors import AccessDeniedError, AwsError, CredentialsError, OptionsError
     from prefect_coiled.task_runner.api_url import check_api_url
 
     loaded, aws = at.loaded, at.aws
@@ -140,22 +141,30 @@ def check(at: At, as_json: JsonOption = False) -> None:
         if room.workers is not None or room.free_plan or not loaded.is_sandbox:
             console.print(line)
     key = find_disk_key(aws)
+    shut = "" if loaded.options.get("network") else find_block(aws)
+    if shut:
+        console.print(shut)
+    suffices = room.suffices and not shut
     answer |= {
         "disk_key": key,
+        "blocked": shut,
         "room": room.workers,
         "quota": room.quota.model_dump() if room.quota else None,
         "free_plan": list(room.free_plan),
     }
     try:
         denied = foresee(aws, caller, loaded.credentials.role_arn)
-    except AccessDeniedError as error:
+    except CredentialsError:
+        raise
+    except AwsError as error:
         why = " ".join(error.diagnosis.why.split())
         if as_json:
             print_json({**answer, "denied": None, "not_foreseen": why})
         console.print(f"What would be denied cannot be foreseen: {why}")
-        console.print(f"Attach a policy that lets it ask: {_policy_that_asks(loaded, caller.arn)}.")
+        if isinstance(error, AccessDeniedError):
+            console.print(f"Attach a policy that lets it ask: {_policy_that_asks(loaded, caller.arn)}.")
         console.print(_set_up_or_not(aws))
-        if not room.suffices:
+        if not suffices:
             console.print("A cluster of the default types would not come up.")
         raise typer.Exit(1) from None
     if as_json:
@@ -184,9 +193,9 @@ def check(at: At, as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
     if "setup" in phases:
         console.print("Set up. New networks and subnets need the set-up policy again; all else goes on.")
-    if not room.suffices:
+    if not suffices:
         console.print("A cluster of the default types would not come up.")
-    if not room.suffices or not reached:
+    if not suffices or not reached:
         raise typer.Exit(1)
     console.print("Ready.")
 

@@ -200,7 +200,7 @@ _BARE: dict[type[AwsError], str] = {
         RequestHeaderSectionTooLarge RequestResourceCountExceeded ServiceNotSupported TooManyParts
         TooManyTagsError TooManyTagsException UnableToGetUpstreamImageException
         UnauthorizedOperation.DryRun UnexpectedContent UnknownOperationException UnknownParameter
-        UnknownVolumeType UnsupportedHibernationConfiguration UnsupportedInstanceAttribute
+        UnsupportedHibernationConfiguration UnsupportedInstanceAttribute
         UnsupportedOperation UnsupportedOperationException UnsupportedParameterType
         UnsupportedProtocol VPCResourceNotSpecified ValidationError ValidationException
         ZonesMismatched
@@ -383,7 +383,14 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
         "InsufficientVolumeCapacity": ("AWS has no disk of that kind in this zone at the moment",),
         "Unsupported": ("the zone does not have the type",),
         "UnsupportedTenancy": ("machines of this type are not to be had in a network of that tenancy",),
-        "VolumeTypeNotAvailableInZone": ("the zone does not have disks of this kind",),
+        **dict.fromkeys(
+            ("UnknownVolumeType", "VolumeTypeNotAvailableInRegion", "VolumeTypeNotAvailableInZone"),
+            (
+                "there are no disks of this kind here; machines have gp3 disks, which every zone of a region "
+                "has, and not every Local or Wavelength Zone",
+                "Choose a subnet in another zone.",
+            ),
+        ),
     },
     NotFoundError: {
         "404": ("S3 says no more than that",),

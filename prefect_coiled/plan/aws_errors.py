@@ -48,6 +48,8 @@ def code_of(code: str, status: int = 0) -> Code:
     for name in (code, plain):
         if name in CODES:
             return CODES[name]
+    if re.fullmatch(r"(?i)(invalid)?kmskey\..*", plain):
+        return CODES["InvalidKeyId"]  # the key of the disks; EC2 spells it in two ways
     for pattern, cls in _SPELT:
         if re.fullmatch(pattern, plain):
             return BY_CLASS[cls]

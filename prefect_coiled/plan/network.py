@@ -65,3 +65,22 @@ def missing_subnets(
             taken.append(block)
             plans.append(SubnetPlan(zone=zone, tier=tier, cidr=str(block)))
     return tuple(plans)
+
+
+def blocked_words(mode: str, vpc_id: str, region: str) -> tuple[str, str]:
+    """Why machines of a VPC reach nothing under VPC Block Public Access, and what to do.
+
+    https://docs.aws.amazon.com/vpc/latest/userguide/security-vpc-bpa.html
+
+    Args:
+        mode: AWS's own word for it, such as "block-bidirectional".
+        vpc_id: The VPC; empty for one that is not there yet.
+        region: The AWS region.
+    """
+    console = f"https://{region}.console.aws.amazon.com/vpc/home?region={region}#Settings:"
+    return (
+        f"VPC Block Public Access ({mode}) closes its internet gateway, so that machines and clients would "
+        "not reach each other",
+        f"Exclude {vpc_id or 'the VPC'} (VPC console > Settings > Public access > Create exclusions), or "
+        f"turn it off: {console}. An organisation may keep it on; else use a network of your own.",
+    )

@@ -13,10 +13,11 @@ from prefect import flow
 
 from prefect_coiled import events
 from prefect_coiled.aws import baked_images
+from prefect_coiled.errors import ProvisionError
 from prefect_coiled.events import Watch
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.user_data import DISTRIBUTED_PYTHONS
-from prefect_coiled.provision.clusters import account_of, vpc_and_zones
+from prefect_coiled.provision.clusters import account_of, give_back, tell_left, vpc_and_zones
 from prefect_coiled.provision.removal import remove_cluster
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord, BakedImage
@@ -47,15 +48,23 @@ def bake_image(spec: ClusterSpec) -> BakedImage:
 
     Raises:
         OptionsError: A package cannot be had for the machines; nothing was made.
-        PrefectCoiledError: With the first cause; the builder is gone.
+        PrefectCoiledError: With the first cause; the builder is gone. Where AWS keeps the builder of an image
+            that was made: with what is `left`.
     """
     with session_for(spec.account, spec.region) as session:
         if session.locked is None:
             session.locked = prepare(spec)
         lock = session.locked.lock
         for image in baked_images.find_baked_images(session.aws):
-            same = (image.environment, image.architecture) == (lock.environment_hash, spec.architecture)
-            if same and image.state == "available":
+            if (image.environment, image.architecture) != (lock.environment_hash, spec.architecture):
+                continue
+            if image.state == "disabled":  # its name is taken, and no machine can be launched from it
+                raise ProvisionError(
+                    f"baking {image.name}",
+                    f"image {image.image_id} holds these packages already, and is disabled",
+                    "Enable it, or deregister it (EC2 console > AMIs > Disabled images > Actions).",
+                )
+            if image.state == "available":
                 events.step("image", f"{image.image_id} holds these packages already")
                 return image
         # Amazon Linux has the usual Pythons in S3; only for another one is there a way out needed.
@@ -73,11 +82,15 @@ def bake_image(spec: ClusterSpec) -> BakedImage:
         steps_account = account_of(session, spec)
         steps.claim_name(session.aws, spec)
         try:
-            return _bake(session, spec, steps_account)
-        finally:
-            remove_cluster(
-                session.aws.without_stop(), spec.name, spec.uid, ids=tuple(session.launched), patience=60.0
-            )
+            image = _bake(session, spec, steps_account)
+        except BaseException:
+            give_back(session, spec)  # whoever asked is told the first cause
+            raise
+        door, ids = session.aws.without_stop(), tuple(session.launched)
+        removal = remove_cluster(door, spec.name, spec.uid, ids=ids, patience=60.0)
+        if removal.left:
+            tell_left(spec, removal)
+        return image
 
 
 def _bake(session: Session, spec: ClusterSpec, account: AccountRecord) -> BakedImage:

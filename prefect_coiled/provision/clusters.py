@@ -25,6 +25,7 @@ from prefect_coiled.errors import PrefectCoiledError, ProvisionError
 from prefect_coiled.events import Watch
 from prefect_coiled.events.story import resource_rows
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.network import blocked_words
 from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.provision.removal import remove_cluster
 from prefect_coiled.provision.sessions import session_for
@@ -93,18 +94,21 @@ def give_back(session: Session, spec: ClusterSpec) -> Removal | None:
     try:
         removal = remove_cluster(aws, spec.name, spec.uid, ids=tuple(session.launched), patience=20.0)
     except PrefectCoiledError as error:
-        logger.error(
-            "Cluster %s could not be removed whole; `prefect-coiled sweep` will: %s", spec.name, error
-        )
+        tell_left(spec, Removal(left=dict(error.left) or {spec.name: str(error)}))
         return None
     session.launched.clear()
     if removal.left:
-        logger.error(
-            "Cluster %s could not be removed whole; `prefect-coiled sweep` will: %s",
-            spec.name,
-            "; ".join(f"{name}: {why}" for name, why in removal.left.items()),
-        )
+        tell_left(spec, removal)
     return removal
+
+
+def tell_left(spec: ClusterSpec, removal: Removal) -> None:
+    """Say in the log what of a cluster is left."""
+    logger.error(
+        "Cluster %s could not be removed whole; `prefect-coiled sweep` will: %s",
+        spec.name,
+        "; ".join(f"{name}: {why}" for name, why in removal.left.items()),
+    )
 
 
 def account_of(session: Session, spec: ClusterSpec) -> AccountRecord:
@@ -124,14 +128,20 @@ def account_of(session: Session, spec: ClusterSpec) -> AccountRecord:
 
 def _check_zone(spec: ClusterSpec, account: AccountRecord) -> None:
     network = account.network
-    if network is None or spec.other_zones or network.subnet(spec.zone, "public") is not None:
+    if network is None:
         return
-    there = ", ".join(sorted({s.zone for s in network.subnets}))
-    raise ProvisionError(
-        f"starting in zone {spec.zone}",
-        f"AWS shows this AWS account no such zone in {spec.region}",
-        f"Choose one of: {there}.",
-    )
+    if not spec.other_zones and network.subnet(spec.zone, "public") is None:
+        there = ", ".join(sorted({s.zone for s in network.subnets}))
+        raise ProvisionError(
+            f"starting in zone {spec.zone}",
+            f"AWS shows this AWS account no such zone in {spec.region}, or makes no new subnets in it",
+            f"Choose one of: {there}.",
+        )
+    # Machines would run, and reach nothing: AWS refuses no launch for it.
+    if mode := next((s.blocked for s in network.subnets if s.blocked and s.tier == "public"), ""):
+        raise ProvisionError(
+            f"starting in VPC {network.vpc_id}", *blocked_words(mode, network.vpc_id, spec.region)
+        )
 
 
 def vpc_and_zones(

@@ -46,12 +46,12 @@ def destroy_account(account: str, region: str, plan: Plan | None = None) -> Remo
             refuse_while_clusters_live(aws, there)  # one may have started while the lease was waited for
             now = destruction_of(aws, there)
             wanted = plan.within(now) if plan is not None else now
-            total, kept = sweep_clusters(session, wanted)
+            total, kept, failed = sweep_clusters(session, wanted)
             if kept:  # its machines use the network
                 kept[0].left = total.left
                 raise kept[0]
-            removal, errors = remove_shared(aws, wanted, there, unseen)
-            errors += unseen.values()
+            removal, refused = remove_shared(aws, wanted, there, unseen, total.left)
+            errors = [*failed, *refused, *unseen.values()]
             total += removal + said(now) + not_shown(unseen, errors[0] if errors else None)
             planned = {change.same for change in wanted.todo}
             late = [c for c in now.todo if c.same not in planned]

@@ -38,7 +38,7 @@ def remove(
     run: Run,
     patience: float = math.inf,
     asked: Iterable[str] = (),
-    unseen: Mapping[str, AwsError] | None = None,
+    stays: Mapping[str, str] | None = None,
 ) -> tuple[Removal, list[PrefectCoiledError]]:
     """Remove items, each kind after those that wait for it; what fails is left, and keeps what it needs.
 
@@ -48,17 +48,20 @@ def remove(
         run: How the steps are run.
         patience: Seconds to wait for what goes first.
         asked: Rows whose items were asked to go already.
-        unseen: Rows of which it is not known what there is, and why.
+        stays: Rows of which something stays, or may, and why.
 
     Returns:
         What was removed and what is left; and what failed.
+
+    Raises:
+        CredentialsError: If AWS takes the credentials no more; with all that is `left`.
     """
     removed: dict[str, tuple[str, ...]] = {}
     left: dict[str, str] = {}
     errors: list[PrefectCoiledError] = []
     going: dict[str, Doomed] = {}
     # What goes with something else, such as a route, keeps nothing.
-    blocked = {row: e.diagnosis.why for row, e in (unseen or {}).items() if KINDS[row].delete is not None}
+    blocked = {row: why for row, why in (stays or {}).items() if KINDS[row].delete is not None}
 
     def leave(row: str, items: Iterable[Item], why: str) -> None:
         blocked.setdefault(row, why)
@@ -77,31 +80,45 @@ def remove(
                 if not any(doomed.get(other) for other in KINDS[row].waits_for):
                     leave(row, waited.items, error.diagnosis.why)
 
-    for row in order(KINDS, down=True):
+    def go(row: str) -> None:
         kind, items = KINDS[row], doomed.get(row, [])
         if not items:
-            continue
+            return
         first = [other for other in KINDS if row in KINDS[other].waits_for]
         settle(first)
         why = next((blocked[other] for other in first if other in blocked), None)
         if why is not None:
             leave(row, items, why)
-            continue
+            return
         starts = range(0, len(items), kind.at_once)
         chunks = [Doomed(row, items[n : n + kind.at_once], patience) for n in starts]
         ends = [None] * len(chunks) if row in asked else run(steps.drop, [(aws, chunk) for chunk in chunks])
         gone: list[Item] = []
         for chunk, error in zip(chunks, ends, strict=True):
-            if error is None:
-                gone += chunk.items
-            else:
+            # Of several that go at once, the error may say which are left.
+            kept = None if error is None else error.left or dict.fromkeys(map(kind.id_of, chunk.items), "")
+            gone += [item for item in chunk.items if kind.id_of(item) not in (kept or {})]
+            if error is not None and kept is not None:
                 errors.append(error)
-                leave(row, chunk.items, error.diagnosis.why)
+                leave(row, [i for i in chunk.items if kind.id_of(i) in kept], error.diagnosis.why)
         if gone:
             removed[kind.name] = (*removed.get(kind.name, ()), *(kind.id_of(item) for item in gone))
             if kind.gone is not None:
                 going[row] = Doomed(row, gone, patience)
-    settle(tuple(going))
+
+    rows = order(KINDS, down=True)
+    try:
+        for row in rows:
+            go(row)
+        settle(tuple(going))
+    except CredentialsError as error:  # no call would be answered any more
+        done = {one for ids in removed.values() for one in ids}
+        for row in rows:
+            kind, why = KINDS[row], error.diagnosis.why
+            rest = [item for item in doomed.get(row, ()) if kind.id_of(item) not in done]
+            leave(row, [item for item in rest if f"{kind.prefix}{kind.id_of(item)}" not in left], why)
+        error.left = left
+        raise
     return Removal(removed=removed, left=left), errors
 
 
@@ -143,7 +160,7 @@ def remove_cluster(
         ids: Machines known by id, in case lists are stale.
         patience: Seconds to wait for the machines to be gone.
     """
-    return _remove(aws, name, _meant(aws, name, uid, ids), ids, patience, plainly)
+    return _remove(aws, name, _meant(aws, name, uid, ids), ids, patience, plainly)[0]
 
 
 def told(aws: Aws, name: str, removal: Removal, watch: Watch) -> None:
@@ -153,14 +170,14 @@ def told(aws: Aws, name: str, removal: Removal, watch: Watch) -> None:
 
 def _remove(
     aws: Aws, name: str, uids: Iterable[str], ids: tuple[str, ...], patience: float, run: Run
-) -> Removal:
-    """All clusters that are meant: first every machine, then the rest of each.
+) -> tuple[Removal, list[PrefectCoiledError]]:
+    """All clusters that are meant: first every machine, then the rest of each; and what of the rest failed.
 
     One of which AWS keeps a machine keeps no other.
     """
     end, rest = (_terminate, _find_rest) if run is as_steps else (_terminate.fn, _find_rest.fn)
     ended: dict[str, list[str]] = {}
-    total, errors = Removal(), list[AwsError]()
+    total, errors, failed = Removal(), list[AwsError](), list[PrefectCoiledError]()
     for n, one in enumerate(uids):
         try:
             # Machines that are known by id are ended with the first, whosever they are.
@@ -173,7 +190,9 @@ def _remove(
     for one, machines in ended.items():
         there, unseen = rest(aws, name, one, patience)
         there["instance"] = [{"InstanceId": machine} for machine in machines]
-        removal, _ = remove(aws, there, run, patience, asked=("instance",), unseen=unseen)
+        hidden = {row: error.diagnosis.why for row, error in unseen.items()}
+        removal, refused = remove(aws, there, run, patience, asked=("instance",), stays=hidden)
+        failed += refused
         # That the name stays with what is left is no news.
         intent = parameters.intent_of(aws.account, name)
         left = {key: why for key, why in removal.left.items() if key != intent or len(removal.left) == 1}
@@ -181,7 +200,7 @@ def _remove(
     if errors:
         errors[0].left = total.left
         raise errors[0]
-    return total
+    return total, failed
 
 
 def _meant(aws: Aws, name: str, uid: str | Iterable[str] | None, ids: tuple[str, ...]) -> tuple[str, ...]:
@@ -228,7 +247,7 @@ def delete_cluster(
     with session_for(account, region, name) as session:
         aws = session.aws.without_stop()
         watch = Watch()
-        removal = _remove(aws, name, _meant(aws, name, uid, tuple(ids)), tuple(ids), patience, as_steps)
+        removal, _ = _remove(aws, name, _meant(aws, name, uid, tuple(ids)), tuple(ids), patience, as_steps)
         told(aws, name, removal, watch)
         return removal
 
@@ -257,7 +276,7 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
         aws = session.aws
         there, unseen = steps.look_around(aws)
         plan = sweep_of(aws, there, release_nat)
-        total, errors = sweep_clusters(session, plan)
+        total, errors, _ = sweep_clusters(session, plan)
         if any(not change.cluster for change in plan.todo):
             # A launch that begins meanwhile waits for the lease, and then makes what it needs again.
             with lease(aws, parameters.set_up_lease(account)):
@@ -265,10 +284,10 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
                 # One that began before it has its name, and keeps what it uses.
                 plan = plan.within(sweep_of(aws, there, release_nat))
                 total += remove_shared(aws, plan, there, unseen)[0]
-        total += said(plan)
         if errors := [*errors, *unseen.values()]:
-            errors[0].left = total.left
+            errors[0].left = (total + said(plan) + not_shown(unseen, errors[0])).left
             raise errors[0]
+        total += said(plan)
         aws.tell("sweep", f"removed {total}", removal=total)
         return total
 
@@ -293,16 +312,17 @@ def not_shown(unseen: Mapping[str, AwsError], raised: PrefectCoiledError | None)
     return Removal(left={name: priced(why, None) for name, why in whys.items()})
 
 
-def sweep_clusters(session: Session, plan: Plan) -> tuple[Removal, list[AwsError]]:
+def sweep_clusters(session: Session, plan: Plan) -> tuple[Removal, list[AwsError], list[PrefectCoiledError]]:
     """Remove the clusters of a plan, each if it is still as dead as it was when all were looked at.
 
     Returns:
-        What was removed and what is left; and what failed: one cluster that cannot go keeps no other.
+        What was removed and what is left; why AWS keeps machines: one cluster that cannot go keeps no other;
+        and what failed of the rest.
     """
-    total, errors = Removal(), list[AwsError]()
+    total, errors, failed = Removal(), list[AwsError](), list[PrefectCoiledError]()
     for name, uid in sorted({Cluster(c.cluster, c.uid) for c in plan.todo if c.cluster}):
         try:
-            swept = _sweep_cluster(session.aws, name, uid)
+            swept, refused = _sweep_cluster(session.aws, name, uid)
         except CredentialsError:
             raise
         except AwsError as error:
@@ -311,21 +331,34 @@ def sweep_clusters(session: Session, plan: Plan) -> tuple[Removal, list[AwsError
             continue
         session.aws.tell("sweep_cluster", f"removed {swept}", cluster=name, uid=uid, removal=swept)
         total += swept
-    return total, errors
+        failed += refused
+    return total, errors, failed
 
 
 @task(name="sweep cluster", task_run_name="sweep cluster {name}", cache_policy=NO_CACHE, persist_result=False)
-def _sweep_cluster(aws: Aws, name: str, uid: str) -> Removal:
-    return remove_cluster(aws, name, uid) if (name, uid) in look(aws, name).dead else Removal()
+def _sweep_cluster(aws: Aws, name: str, uid: str) -> tuple[Removal, list[PrefectCoiledError]]:
+    if (name, uid) not in look(aws, name).dead:
+        return Removal(), []
+    return _remove(aws, name, (uid,), (), TERMINATED, plainly)
 
 
 def remove_shared(
-    aws: Aws, plan: Plan, there: There, unseen: Mapping[str, AwsError]
+    aws: Aws, plan: Plan, there: There, unseen: Mapping[str, AwsError], left: Mapping[str, str] | None = None
 ) -> tuple[Removal, list[PrefectCoiledError]]:
-    """Remove what of a plan belongs to no cluster; see `remove`."""
+    """Remove what of a plan belongs to no cluster; see `remove`.
+
+    Args:
+        aws: The door.
+        plan: The plan.
+        there: What there is.
+        unseen: Why AWS does not show some rows.
+        left: What is left of clusters, and why: it keeps what it uses.
+    """
+    stays = {row: error.diagnosis.why for row, error in unseen.items()}
+    stays |= {c.row: left[c.resource_id] for c in plan.todo if left and c.resource_id in left}
     listed: dict[str, list[Change]] = {}
     for change in plan.todo:
         if not change.cluster:
             listed.setdefault(change.row, []).append(change)
     doomed = {row: of_changes(KINDS[row], there[row], changes) for row, changes in listed.items()}
-    return remove(aws, doomed, as_steps, unseen=unseen)
+    return remove(aws, doomed, as_steps, stays=stays)

@@ -11,14 +11,16 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 
 from prefect_coiled import events
+from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS
 from prefect_coiled.aws.leases import lease
 from prefect_coiled.aws.parameters import set_up_lease
+from prefect_coiled.aws.subnets import ClosedZoneError
 from prefect_coiled.errors import AccessDeniedError
 from prefect_coiled.options import Egress, RegistryKind
 from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND
 from prefect_coiled.plan.changes import Plan
-from prefect_coiled.plan.kinds import There
+from prefect_coiled.plan.kinds import There, Wanted
 from prefect_coiled.provision.planning import asked_of, set_up_of, wanted, widened
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord
@@ -65,21 +67,43 @@ def set_up_account(
         who_future, zones_future = steps.check_credentials.submit(aws), steps.list_zones.submit(aws)
         settle([who_future, zones_future])
         who, names = who_future.result(), zones_future.result()
-        want = wanted(aws, names, zone, egress, every_zone=every_zone, network=network, registry=registry)
-        there = look(aws, asked_of(want), ours=True)
-        # Whoever holds the lease may be about to delete the NAT gateway that was just found.
-        if not set_up_of(aws, there, want).todo and not (want.nat and steps.is_held(aws)):
-            for name in ("network", "role", "log group"):
-                events.step(name, "there")
+
+        def wish(names: tuple[str, ...]) -> Wanted:
+            asked = {"every_zone": every_zone, "network": network}
+            return wanted(aws, names, zone, egress, registry=registry, **asked)
+
+        while True:
+            try:
+                want, there = _brought(aws, wish(names), registry)
+            except ClosedZoneError as error:
+                names = tuple(name for name in names if name != error.zone)
+                if not names:
+                    raise
+                events.step("network", f"without {error.zone}, where AWS makes no new subnets")
+                continue
             return steps.account_record(aws, who, want, there)
-        events.step("network", "creating")
-        with lease(aws, set_up_lease(account)):
-            want = widened(want, there, registry)
-            there = look(aws, asked_of(want), ours=True)
-            carry_out(set_up_of(aws, there, want), Making(aws, want, there))
+
+
+def _brought(aws: Aws, want: Wanted, registry: RegistryKind) -> tuple[Wanted, There]:
+    """See that there is what is wanted; gives that and all that is there.
+
+    Raises:
+        ClosedZoneError: If a zone takes no new subnets; what could be made without it was made.
+    """
+    there = look(aws, asked_of(want), ours=True)
+    # Whoever holds the lease may be about to delete the NAT gateway that was just found.
+    if not set_up_of(aws, there, want).todo and not (want.nat and steps.is_held(aws)):
         for name in ("network", "role", "log group"):
-            events.step(name, "ready")
-        return steps.account_record(aws, who, want, there)
+            events.step(name, "there")
+        return want, there
+    events.step("network", "creating")
+    with lease(aws, set_up_lease(aws.account)):
+        want = widened(want, there, registry)
+        there = look(aws, asked_of(want), ours=True)
+        carry_out(set_up_of(aws, there, want), Making(aws, want, there))
+    for name in ("network", "role", "log group"):
+        events.step(name, "ready")
+    return want, there
 
 
 def carry_out(plan: Plan, making: Making) -> None:

@@ -160,6 +160,7 @@ def test_a_redirect_that_leads_nowhere_is_told_too(code: str) -> None:
     [
         ("InvalidCarrierGatewayID.NotFound", 400, NotFoundError),
         ("Client.InvalidVpcID.NotFound", 400, NotFoundError),
+        ("InvalidKMSKey.InvalidState", 400, errors.InvalidRequestError),
         ("Server.InternalError", 500, ThrottledError),
         ("EgressOnlyInternetGatewayLimitExceeded", 400, QuotaError),
         ("AnotherThrottlingException", 400, ThrottledError),
@@ -171,6 +172,10 @@ def test_a_redirect_that_leads_nowhere_is_told_too(code: str) -> None:
 )
 def test_a_code_that_is_in_no_row_is_told_by_its_kind(code: str, status: int, cls: type[AwsError]) -> None:
     assert code_of(code, status).cls is cls
+
+
+def test_a_kms_key_that_a_disk_cannot_have_is_told_with_the_command_for_one_of_ones_own() -> None:
+    assert "--kms-key" in code_of("InvalidKmsKey.InvalidState").next_step
 
 
 def test_a_code_may_look_like_a_kind_and_be_another() -> None:

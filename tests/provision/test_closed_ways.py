@@ -1,0 +1,198 @@
+"""Ways that an AWS account or a zone has closed: said before anything runs, or gone around."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import botocore.client
+import pytest
+
+from prefect_coiled.aws import baked_images
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.kinds import KINDS, find
+from prefect_coiled.aws.own_network import check_own_network
+from prefect_coiled.aws.public_access import find_block
+from prefect_coiled.errors import NoCapacityError, OptionsError, ProvisionError
+from prefect_coiled.options import NetworkIds
+from prefect_coiled.plan import tags
+from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.provision import create_cluster, delete_cluster, set_up_account
+from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.tasks.steps import Session
+from tests.provision.laid import Lay, live, refusing
+
+Spec = Callable[..., ClusterSpec]
+Show = Callable[[str, Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]], None]
+_call: Any = botocore.client.BaseClient.__dict__["_make_api_call"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left(shared_sandbox: Sandbox) -> Iterator[None]:
+    shared_sandbox.reset()
+    shared_sandbox.set(boot="none")
+    yield
+    shared_sandbox.reset()
+
+
+@pytest.fixture
+def show(monkeypatch: pytest.MonkeyPatch) -> Show:
+    """Change what an EC2 call answers, given what was asked and answered."""
+
+    def over(operation: str, change: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]) -> None:
+        def call(self: Any, name: str, asked: dict[str, Any]) -> Any:
+            reply = _call(self, name, asked)
+            ec2 = self.meta.service_model.service_name == "ec2"
+            return change(asked, reply) if name == operation and ec2 else reply
+
+        monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", call)
+
+    return over
+
+
+def blocking(key: str, mode: str) -> Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]:
+    """https://docs.aws.amazon.com/vpc/latest/userguide/security-vpc-bpa.html"""
+    states = {"BlockPublicAccessStates": {"InternetGatewayBlockMode": mode}}
+    return lambda asked, reply: {**reply, key: [{**one, **states} for one in reply[key]]}
+
+
+@pytest.mark.parametrize("mode", ["block-bidirectional", "block-ingress"])
+def test_block_public_access_is_said_before_machines_run_that_reach_nothing(
+    session: Session, aws: Aws, spec: Spec, sandbox: Sandbox, show: Show, mode: str
+) -> None:
+    set_up_account("team", "us-east-1", every_zone=False)
+    show("DescribeSubnets", blocking("Subnets", mode))
+    with pytest.raises(ProvisionError, match=rf"Block Public Access \({mode}\).*Exclude vpc-"):
+        create_cluster(spec())
+    assert live(sandbox) == []
+    assert mode in find_block(aws)
+    show("DescribeSubnets", blocking("Subnets", "off"))
+    assert find_block(aws) == ""
+
+
+def test_block_public_access_is_known_before_the_account_has_a_network(
+    aws: Aws, sandbox: Sandbox, show: Show
+) -> None:
+    sandbox.reset()
+    sandbox.set(boot="none")
+    show("DescribeVpcs", blocking("Vpcs", "block-bidirectional"))
+    assert find_block(aws).startswith("A new VPC: VPC Block Public Access (block-bidirectional)")
+
+
+@pytest.mark.parametrize(("mode", "refused"), [("block-ingress", True), ("off", False)])
+def test_a_network_of_ones_own_is_looked_at_for_block_public_access(
+    aws: Aws, sandbox: Sandbox, show: Show, mode: str, refused: bool
+) -> None:
+    ec2 = sandbox.client("ec2")
+    vpc = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"][0]["VpcId"]
+    wanted = [{"Name": "vpc-id", "Values": [vpc]}]
+    subnet = ec2.describe_subnets(Filters=wanted)["Subnets"][0]["SubnetId"]
+    gateways = ec2.describe_internet_gateways(Filters=[{"Name": "attachment.vpc-id", "Values": [vpc]}])
+    table = ec2.describe_route_tables(Filters=wanted)["RouteTables"][0]["RouteTableId"]
+    if not gateways["InternetGateways"]:
+        gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+        ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
+        ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
+    show("DescribeSubnets", blocking("Subnets", mode))
+    ids = NetworkIds(network_id=vpc, scheduler_subnet_id=subnet, give_workers_public_ip=True)
+    said = f"scheduler_subnet_id {subnet} is closed by VPC Block Public Access"
+    with pytest.raises(OptionsError, match=said) if refused else nullcontext():
+        check_own_network(aws, ids, public_scheduler=True, egress="nat")
+
+
+def closing(*zones: str) -> Callable[[str, dict[str, Any]], tuple[str, str] | None]:
+    """Zones that take no new subnets: https://github.com/hashicorp/terraform/issues/3434"""
+
+    def rule(action: str, asked: dict[str, Any]) -> tuple[str, str] | None:
+        if action != "ec2:CreateSubnet" or (zone := asked["AvailabilityZone"]) not in zones:
+            return None
+        return (
+            "InvalidParameterValue",
+            f"Value ({zone}) for parameter availabilityZone is invalid. Subnets ...",
+        )
+
+    return rule
+
+
+def test_a_zone_that_takes_no_new_subnets_is_gone_around(
+    session: Session, spec: Spec, sandbox: Sandbox, lay: Lay
+) -> None:
+    sandbox.reset()
+    sandbox.set(boot="none")
+    lay(closing("us-east-1a", "us-east-1c"))
+    record = create_cluster(spec())
+    assert {m.zone for m in (record.scheduler, *record.workers)} == {"us-east-1b"}
+    delete_cluster("team", "us-east-1", record.name, record.uid)
+    with pytest.raises(ProvisionError, match=r"us-east-1a.*makes no new subnets in it.*us-east-1b"):
+        create_cluster(spec(backend_options={"zone": "us-east-1a"}))
+    assert live(sandbox) == []
+
+
+def test_where_no_zone_takes_new_subnets_it_is_said_why(session: Session, sandbox: Sandbox, lay: Lay) -> None:
+    sandbox.reset()
+    sandbox.set(boot="none")
+    lay(closing(*(f"us-east-1{letter}" for letter in "abcdef")))
+    with pytest.raises(NoCapacityError, match="AWS makes no new subnets of this AWS account in us-east-1"):
+        set_up_account("team", "us-east-1")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("InvalidParameterValue", "Invalid value 'gp3' for VolumeType."),
+        ("UnknownVolumeType", "Unknown volume type 'gp3'"),
+        ("VolumeTypeNotAvailableInZone", "The volume type 'gp3' is not available in this zone."),
+    ],
+)
+def test_where_a_zone_has_no_disks_of_that_kind_the_next_one_is_taken(
+    session: Session, spec: Spec, sandbox: Sandbox, lay: Lay, code: str, message: str
+) -> None:
+    set_up_account("team", "us-east-1")
+    wanted = [{"Name": "availability-zone", "Values": ["us-east-1a"]}]
+    first = {s["SubnetId"] for s in sandbox.client("ec2").describe_subnets(Filters=wanted)["Subnets"]}
+
+    def rule(action: str, asked: dict[str, Any]) -> tuple[str, str] | None:
+        here = action == "ec2:RunInstances" and asked["NetworkInterfaces"][0]["SubnetId"] in first
+        return (code, message) if here else None
+
+    lay(rule)
+    record = create_cluster(spec())
+    assert {m.zone for m in (record.scheduler, *record.workers)} == {"us-east-1b"}
+    delete_cluster("team", "us-east-1", record.name, record.uid)
+    lay(refusing("ec2:RunInstances", code, message=message))
+    with pytest.raises(NoCapacityError, match="Local or Wavelength Zone"):
+        create_cluster(spec())
+
+
+def test_a_profile_whose_role_ec2_does_not_see_yet_is_waited_for(
+    session: Session, spec: Spec, lay: Lay
+) -> None:
+    said = (
+        'IAM Instance Profile "arn:aws:iam::123456789012:instance-profile/team" has no associated IAM Roles'
+    )
+    lay(refusing("ec2:RunInstances", "InvalidParameterValue", times=2, message=said))
+    record = create_cluster(spec())
+    assert len(record.workers) == 2
+    delete_cluster("team", "us-east-1", record.name, record.uid)
+
+
+def test_an_image_that_somebody_disabled_is_seen_and_removed(aws: Aws, sandbox: Sandbox, show: Show) -> None:
+    ec2 = sandbox.client("ec2")
+    base = ec2.describe_images(Owners=["amazon"], MaxResults=5)["Images"][0]["ImageId"]
+    machine = ec2.run_instances(ImageId=base, InstanceType="t3.micro", MinCount=1, MaxCount=1)["Instances"][0]
+    ec2.get_waiter("instance_running").wait(InstanceIds=[machine["InstanceId"]])
+    tagged = tags.specifications(tags.account_tags("team"), "image", "snapshot")
+    ec2.create_image(InstanceId=machine["InstanceId"], Name="baked", TagSpecifications=tagged)
+    ec2.terminate_instances(InstanceIds=[machine["InstanceId"]])
+
+    def disabled(asked: dict[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
+        images = [{**one, "State": "disabled"} for one in reply["Images"]]
+        return {**reply, "Images": images if asked.get("IncludeDisabled") else []}
+
+    show("DescribeImages", disabled)
+    assert [image.state for image in baked_images.find_baked_images(aws)] == ["disabled"]
+    row = KINDS["image"]
+    assert row.delete is not None
+    row.delete(aws, find(aws, row))
+    assert find(aws, row) == []
