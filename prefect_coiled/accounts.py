@@ -25,17 +25,6 @@ from prefect_coiled.provision import set_up_account
 from prefect_coiled.records import AccountRecord, Record
 from prefect_coiled.tasks.steps import Session, use_session
 
-__all__ = [
-    "SavedAccount",
-    "administrator",
-    "make_account",
-    "reset_account",
-    "save_account",
-    "set_backend_options",
-    "set_up",
-    "verify",
-]
-
 T = TypeVar("T")
 
 
@@ -237,12 +226,7 @@ def save_account(block: Ec2DaskAccount, slug: str) -> SavedAccount:
 
 
 def set_up(block: Ec2DaskAccount, slug: str) -> AccountRecord:
-    """Make what the account's clusters share. Stopped anywhere, it goes on when it is run again.
-
-    Args:
-        block: The account's block.
-        slug: The account's slug.
-    """
+    """Make what the account's clusters share. Stopped anywhere, it goes on when it is run again."""
     loaded = account_from_block(block, slug)
     options = merge(None, loaded.options).options
     door = loaded.door()
@@ -281,7 +265,6 @@ def administrator(slug: str, profile: str | None = None) -> tuple[Account, Aws]:
     """The door by which somebody who manages IAM calls AWS for an account.
 
     Args:
-        slug: The account's slug.
         profile: A profile of `~/.aws`, also where the account has not been saved yet; else the account's own
             credentials.
 

@@ -20,8 +20,6 @@ from prefect_coiled.plan.prices import (
     usd,
 )
 
-__all__ = ["MINIMUM_SECONDS", "CostEstimate", "CostLine", "MachineUse", "basis", "estimate", "hourly"]
-
 MINIMUM_SECONDS = 60
 """EC2 bills machines by the second, but at least so many seconds each."""
 

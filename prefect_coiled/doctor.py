@@ -37,8 +37,6 @@ from prefect_coiled.records import Record
 from prefect_coiled.task_runner import CoiledTaskRunner
 from prefect_coiled.tasks.steps import Session, use_session
 
-__all__ = ["Examination", "StepRecord", "examine", "fields_of", "hourly_price"]
-
 # The smallest type on which Dask and Prefect fit; accounts on the free plan have it too.
 VM_TYPE = "t3.small"
 # Seconds that the cluster lives at most; a machine ends by itself then.

@@ -34,39 +34,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = [
-    "AccessDeniedError",
-    "AccountError",
-    "AccountStateError",
-    "AlreadyExistsError",
-    "ArgumentError",
-    "AwsError",
-    "ClusterStartError",
-    "CredentialsError",
-    "Diagnosis",
-    "InUseError",
-    "InvalidRequestError",
-    "NameTakenError",
-    "NoAnswerError",
-    "NoCapacityError",
-    "NodeError",
-    "NotFoundError",
-    "OptionsError",
-    "PrefectCoiledError",
-    "ProvisionError",
-    "QuotaError",
-    "SandboxError",
-    "StoppedError",
-    "TaskLostError",
-    "ThrottledError",
-    "UnavailableError",
-    "WaitTimeoutError",
-    "is_retryable",
-    "printable",
-]
-
+E = TypeVar("E", bound="AwsError")
 
 # C0 but for tab and line feed, DEL, C1, and what turns the direction of writing: https://unicode.org/reports/tr9/.
 _CONTROLS = dict.fromkeys(
@@ -111,8 +81,6 @@ class PrefectCoiledError(Exception):
     """Base of every error of this library.
 
     Args:
-        what: What failed, in one clause.
-        why: The first cause.
         next_step: What to do next, as one sentence.
 
     Attributes:
@@ -183,21 +151,22 @@ class AwsError(PrefectCoiledError):
         self.request_id = request_id
         self.retried = ""
 
+    def told_as(self, kind: type[E], *, what: str = "", why: str = "", next_step: str = "") -> E:
+        """The same failure of the same call as an error of another kind; words that are not given stay."""
+        d = self.diagnosis
+        call = {"operation": self.operation, "code": self.code, "request_id": self.request_id}
+        return kind(what or d.what, why or d.why, next_step or d.next_step, **call)
+
 
 class AccessDeniedError(AwsError):
     """The credentials lack a permission.
 
     Args:
-        what: What was being done.
-        why: AWS's message.
-        next_step: What to do next.
-        operation: The API action that was called.
-        code: AWS's error code.
-        request_id: AWS's request id.
         action: The permission that is missing, which may be another than the call's; empty if AWS does not
             say.
         resource: The ARN on which it is missing.
         statements: IAM statements that permit the call, by themselves.
+        **call: As of an `AwsError`.
 
     Attributes:
         denied_by: The kind of policy that denies it whatever else is attached, such as "service control
@@ -210,50 +179,27 @@ class AccessDeniedError(AwsError):
         why: str = "",
         next_step: str = "",
         *,
-        operation: str = "",
-        code: str = "",
-        request_id: str = "",
         action: str = "",
         resource: str = "",
         statements: Sequence[Mapping[str, Any]] = (),
+        **call: str,
     ) -> None:
-        super().__init__(what, why, next_step, operation=operation, code=code, request_id=request_id)
-        self.action = action
-        self.resource = resource
-        self.statements = tuple(statements)
+        super().__init__(what, why, next_step, **call)
+        self.action, self.resource, self.statements = action, resource, tuple(statements)
         self.denied_by = ""
 
     def retold(
-        self,
-        next_step: str,
-        *,
-        what: str = "",
-        why: str = "",
-        action: str = "",
-        statements: Sequence[Mapping[str, Any]] = (),
+        self, next_step: str, *, action: str = "", statements: Sequence[Mapping[str, Any]] = (), **words: str
     ) -> AccessDeniedError:
         """The same denial in other words, for whoever knows more of what it means.
 
         Args:
-            next_step: What to do next.
-            what: What was being done; as it was if not given, likewise the rest.
-            why: Why it did not work.
-            action: The permission that is missing.
             statements: IAM statements that permit the call; none if not given.
+            **words: What and why, as of `told_as`.
         """
-        d = self.diagnosis
-        told = AccessDeniedError(
-            what or d.what,
-            why or d.why,
-            next_step,
-            operation=self.operation,
-            code=self.code,
-            request_id=self.request_id,
-            action=action or self.action,
-            resource=self.resource,
-            statements=statements,
-        )
-        told.retried, told.denied_by = self.retried, self.denied_by
+        told = self.told_as(AccessDeniedError, next_step=next_step, **words)
+        told.__dict__.update(resource=self.resource, retried=self.retried, denied_by=self.denied_by)
+        told.action, told.statements = action or self.action, tuple(statements)
         return told
 
 

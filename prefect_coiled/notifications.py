@@ -18,15 +18,6 @@ from prefect_coiled.errors import OptionsError, PrefectCoiledError
 from prefect_coiled.events.rows import STREAM, Notification, choose, level_number
 from prefect_coiled.terminal import Terminal
 
-__all__ = [
-    "cluster_logs",
-    "follow_logs",
-    "get_notifications",
-    "machines_of",
-    "parse_since",
-    "read_notifications",
-]
-
 # As many rows as one call gives; older ones are in the log group, for CloudWatch's own search.
 _LOOKED_AT = 10_000
 _TIMES = 'must be a time such as "10m" or "2026-01-31T09:00".'
@@ -127,8 +118,6 @@ def follow_logs(
     """Yield (role, instance id, line) as lines come, until the cluster has ended.
 
     Args:
-        aws: The door.
-        name: The cluster's name.
         since: To begin with what was logged from then on.
         machines: Finds the machines that are wanted; by default all of the cluster.
         interval: Seconds between two looks.

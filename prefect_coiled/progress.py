@@ -38,11 +38,7 @@ _SHOWN = ("step", "workers", "dashboard")
 
 
 class Board:
-    """The state of each step and the second at which it was reached.
-
-    Args:
-        clock: Seconds, monotonic.
-    """
+    """The state of each step and the second at which it was reached."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

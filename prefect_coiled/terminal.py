@@ -10,15 +10,9 @@ from rich.segment import Segment
 
 from prefect_coiled.errors import printable
 
-__all__ = ["Terminal"]
-
 
 class Terminal(Console):
-    """A console of rich's that prints text only: no markup, and no control character but its own.
-
-    Args:
-        options: As of `rich.console.Console`.
-    """
+    """A console of rich's that prints text only: no markup, and no control character but its own."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, **options)

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from prefect_coiled.aws.door import Aws
 
-__all__ = ["Account"]
-
 
 @dataclass(frozen=True)
 class Account:
@@ -50,7 +48,6 @@ class Account:
 
         Args:
             aws_account_id: The 12 digits that the credentials are of.
-            region: The region that is meant.
         """
         if not self.is_sandbox:
             at = f" at {self.endpoint_url}" if self.endpoint_url else ""

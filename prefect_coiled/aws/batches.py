@@ -35,12 +35,9 @@ def pages_of(
     """Yield what a listing call shows of resources named by one filter, however many there are.
 
     Args:
-        aws: The door.
         action: Such as "ec2:DescribeInstances".
-        what: What is being done.
         key: Where the items are in a page.
         name: The filter, such as "instance-id".
-        values: Its values.
 
     Raises:
         AwsError: As `Aws.call` does.

@@ -122,9 +122,6 @@ def list_files(aws: Aws, bucket: str, prefix: str = "", *, now: datetime | None 
     """The keys of the files that stay for a good while yet.
 
     Args:
-        aws: The door.
-        bucket: The bucket's name.
-        prefix: What the keys begin with.
         now: The time; UTC now by default.
     """
     oldest = (now or datetime.now(timezone.utc)) - timedelta(days=RENEWED_DAYS)
@@ -138,9 +135,6 @@ def put_file(aws: Aws, bucket: str, key: str, content: bytes | Path, notes: Note
     """Put a file; its key holds a hash, so that another one of that key has the same content.
 
     Args:
-        aws: The door.
-        bucket: The bucket's name.
-        key: The file's key.
         content: Its content, or the file that holds it.
         notes: Where a large file's upload is written down, so that it can go on; without, it goes in one
             call.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AwsError
 
-__all__ = ["find_disk_key"]
-
 
 def find_disk_key(aws: Aws) -> str:
     """The ARN of the customer's key that encrypts disks in the region; empty for AWS's own (alias/aws/ebs).

@@ -116,7 +116,6 @@ class Aws:
 
     Args:
         session: A boto3 session whose credentials refresh by themselves.
-        region: Region of the regional services.
         account: The account's slug; what is made is tagged with it.
         endpoint_url: Endpoint of every service; None for AWS itself.
         sandbox: The sandbox that the door leads to; None for AWS, and for an endpoint of the user's own.
@@ -191,9 +190,7 @@ class Aws:
         """Tell something of this account in this region, to whoever hears what is told in this context.
 
         Args:
-            kind: As of an `Event`.
             text: What was done, for a person.
-            fields: The event's other fields.
         """
         tell(Event(kind, text, account=self.account, region=self.region, **fields))
 

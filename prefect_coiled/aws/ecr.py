@@ -191,7 +191,6 @@ def check_image(aws: Aws, image: ContainerImage, architecture: str) -> None:
     """See that an image of the account's repository is there, and fit for the machines. Reads only.
 
     Args:
-        aws: The door.
         image: The image; one of another registry is left alone, because only its registry knows.
         architecture: "x86_64" or "arm64".
 

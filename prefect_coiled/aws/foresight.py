@@ -35,8 +35,6 @@ def foresee(aws: Aws, caller: Caller, role_arn: str = "") -> tuple[Denied, ...]:
     """Ask IAM which of the permissions of both policies the caller lacks. Changes nothing.
 
     Args:
-        aws: The door.
-        caller: Who would make the calls.
         role_arn: The role that is worked as, if it is known: a session's ARN lacks the role's path.
 
     Raises:
@@ -63,10 +61,7 @@ def may_use_key(aws: Aws, caller: Caller, key: str, role_arn: str = "") -> bool 
     A key's own policy, which IAM cannot be asked about here, may permit it too.
 
     Args:
-        aws: The door.
-        caller: Who launches machines.
         key: The key's ARN.
-        role_arn: See `foresee`.
 
     Returns:
         None where IAM may not be asked, or does not answer.
@@ -110,14 +105,12 @@ def _refused(aws: Aws, source: str, question: Question) -> list[tuple[str, str]]
             )
         )
     except NotFoundError as error:
-        raise AccessDeniedError(
-            what,
-            f"IAM knows none of that ARN ({error.diagnosis.why.rstrip('. ')}): a session's ARN lacks the "
+        raise error.told_as(
+            AccessDeniedError,
+            why=f"IAM knows none of that ARN ({error.diagnosis.why.rstrip('. ')}): a session's ARN lacks the "
             "path of its role, and iam:GetRole did not tell it.",
-            "Give the role's ARN, with its path, as role_arn of the account or to `prefect-coiled policies`.",
-            operation=error.operation,
-            code=error.code,
-            request_id=error.request_id,
+            next_step="Give the role's ARN, with its path, as role_arn of the account or to "
+            "`prefect-coiled policies`.",
         ) from error
     return [
         (str(r["EvalActionName"]), str(r["EvalResourceName"]))

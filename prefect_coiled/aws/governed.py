@@ -13,8 +13,6 @@ from typing import Any
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AccessDeniedError
 
-__all__ = ["set_if_permitted"]
-
 logger = logging.getLogger(__name__)
 
 
@@ -22,10 +20,7 @@ def set_if_permitted(aws: Aws, action: str, what: str, without: str, **parameter
     """Make a call unless a policy above the account's own forbids it.
 
     Args:
-        aws: The door.
         action: Such as "logs:PutRetentionPolicy".
-        what: What is being done.
-        without: What is so without it.
         parameters: The API's own parameters.
 
     Returns:

@@ -23,8 +23,6 @@ from prefect_coiled.errors import (
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.iam_setup import Step
 
-__all__ = ["NewKey", "Task", "carry_out", "look"]
-
 T = TypeVar("T")
 
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html

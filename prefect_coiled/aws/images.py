@@ -27,7 +27,6 @@ def find_image(aws: Aws, architecture: str, gpu: bool = False) -> MachineImage:
     """The newest Amazon Linux 2023 image.
 
     Args:
-        aws: The door.
         architecture: "x86_64" or "arm64".
         gpu: Whether the machines have a GPU, and need its driver.
 

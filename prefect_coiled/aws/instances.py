@@ -171,13 +171,7 @@ def _profile_not_ready(error: AwsError) -> AwsError | None:
     # https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_general.html (eventual consistency)
     said = error.diagnosis.why.lower().replace(" ", "")
     if error.code == "InvalidParameterValue" and "iaminstanceprofile" in said:
-        return _ProfileNotReadyError(
-            error.diagnosis.what,
-            error.diagnosis.why,
-            operation=error.operation,
-            code=error.code,
-            request_id=error.request_id,
-        )
+        return error.told_as(_ProfileNotReadyError)
     return None
 
 
@@ -207,15 +201,12 @@ def _free_plan(aws: Aws, instance_type: str, error: AwsError) -> AwsError | None
     said = "free tier" in error.diagnosis.why.lower()
     if not said and (instance_type in allowed or not quotas.on_free_plan(aws)):
         return None
-    return AccountStateError(
-        error.diagnosis.what,
-        f"{error.diagnosis.why.rstrip('. ')}: the AWS account is on AWS's free plan, which launches "
+    return error.told_as(
+        AccountStateError,
+        why=f"{error.diagnosis.why.rstrip('. ')}: the AWS account is on AWS's free plan, which launches "
         f"{', '.join(allowed)} only",
-        f'Use worker_vm_types="{allowed[0]}" and scheduler_vm_types="{allowed[0]}", or upgrade the plan '
-        "(Billing and Cost Management console).",
-        operation=error.operation,
-        code=error.code,
-        request_id=error.request_id,
+        next_step=f'Use worker_vm_types="{allowed[0]}" and scheduler_vm_types="{allowed[0]}", or upgrade the '
+        "plan (Billing and Cost Management console).",
     )
 
 

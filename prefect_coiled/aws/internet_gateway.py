@@ -11,8 +11,6 @@ from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.kinds import Item, There, Wanted
 
-__all__ = ["INTERNET_GATEWAY"]
-
 
 def _lacks(item: Item, want: Wanted, there: There) -> str:
     vpcs = {vpc.get("VpcId") for vpc in there["vpc"]}

@@ -42,8 +42,6 @@ from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.plan.changes import Change, choose
 from prefect_coiled.plan.kinds import ALL, Item, Kind, Scope, There, Wanted
 
-__all__ = ["KINDS", "bring", "drop", "find", "find_all", "find_what_shows", "of_changes", "of_clusters"]
-
 KINDS: dict[str, Kind] = {
     "default route": route_tables.DEFAULT_ROUTE,
     "vpc": vpc.VPC,
@@ -80,8 +78,6 @@ def find(aws: Aws, kind: Kind, scope: Scope = ALL, *, ours: bool = False) -> lis
     """What there is of a kind, and is ours.
 
     Args:
-        aws: The door.
-        kind: The row.
         scope: Which clusters; all that the account has by default.
         ours: Whether all has to be ours that is found by its name.
 
@@ -112,9 +108,7 @@ def find_what_shows(
     """The same for a way down: what AWS does not show of lesser things keeps no machine running.
 
     Args:
-        aws: The door.
         keys: The rows; all by default.
-        scope: Which clusters.
         patience: Seconds for each row in which AWS may fail.
 
     Returns:
@@ -143,8 +137,6 @@ def bring(aws: Aws, change: Change, want: Wanted, there: There) -> None:
     """Make or repair what a change says. It is looked at before: an earlier attempt may have done it.
 
     Args:
-        aws: The door.
-        change: To "create" or to "update".
         want: What the set-up has to see to.
         there: What there is; what is made is put there.
     """
@@ -170,8 +162,6 @@ def drop(aws: Aws, kind: Kind, items: list[Item], patience: float) -> None:
     """Delete items of a kind; those that are not there are fine. Waits until nothing uses them any more.
 
     Args:
-        aws: The door.
-        kind: The row.
         items: At most as many as go at once.
         patience: Seconds to wait for what uses them.
 

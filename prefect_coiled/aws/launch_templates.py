@@ -11,8 +11,6 @@ from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.kinds import Item, Scope
 
-__all__ = ["LAUNCH_TEMPLATE", "ensure_launch_template", "find_launch_templates"]
-
 
 def find_launch_templates(aws: Aws, cluster: str) -> list[Item]:
     """The launch templates of the clusters of a name."""

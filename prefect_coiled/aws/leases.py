@@ -50,7 +50,6 @@ class Held:
 
     Args:
         aws: A door of its own: a stop of its holder does not end the renewals.
-        name: Full name of the parameter.
         holder: Who holds it: random.
         written: When the write that took it was begun, by `now`.
         now: Seconds.
@@ -117,10 +116,6 @@ def lease(aws: Aws, name: str) -> Iterator[Held]:
 
     As long as it is held, the door changes nothing any more once the lease is lost.
 
-    Args:
-        aws: The door.
-        name: Full name of the parameter.
-
     Raises:
         WaitTimeoutError: If another holder keeps it for 20 minutes.
         StoppedError: If a stop is asked for while waiting.
@@ -146,8 +141,6 @@ def _take(aws: Aws, name: str, first: str) -> str:
     """Try once to get the lease. Returns what its holder is called; empty if somebody else has it.
 
     Args:
-        aws: The door.
-        name: Full name of the parameter.
         first: What a holder is called who finds the name free.
     """
     if claim(aws, name, first, tags.account_tags(aws.account)):

@@ -24,8 +24,6 @@ from prefect_coiled.aws.instances import console_output
 from prefect_coiled.aws.pace import Pace
 from prefect_coiled.errors import NotFoundError, printable
 
-__all__ = ["EARLIER", "Follower", "read_log", "read_logs", "said"]
-
 # The clock of the program that made a cluster may be off by so much.
 EARLIER = timedelta(minutes=15)
 
@@ -45,8 +43,6 @@ def read_log(
     """Yield the lines of an instance's stream, oldest first.
 
     Args:
-        aws: The door.
-        stream: The instance id.
         since: Only what was logged from then on.
         tail: Only the last so many lines.
     """
@@ -71,7 +67,6 @@ def read_logs(
     """Yield the lines of each of many streams, oldest first; a stream that is not there has none.
 
     Args:
-        aws: The door.
         streams: The instance ids; they come back in this order.
         since: Only what was logged from then on. It spares AWS a search of all that is older.
     """
@@ -94,7 +89,6 @@ def said(
     """Yield what each of many machines wrote: its log, or its console if it never shipped a line.
 
     Args:
-        aws: The door.
         machines: The instance ids; they come back in this order.
         since: Only what was logged from then on.
         tail: Only the last so many lines of each, which takes calls for each.
@@ -113,7 +107,6 @@ class Follower:
     """Reads streams as they grow: of each line one time, whatever their number.
 
     Args:
-        aws: The door.
         since: To begin with what was logged from then on.
         clock: The time, in seconds since 1970.
     """

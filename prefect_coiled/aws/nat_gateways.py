@@ -16,8 +16,6 @@ from prefect_coiled.plan.aws_codes import BY_CLASS
 from prefect_coiled.plan.kinds import Item, Scope, There, Wanted
 from prefect_coiled.plan.prices import NAT_GATEWAY_USD_PER_HOUR, PUBLIC_IPV4_USD_PER_HOUR
 
-__all__ = ["ELASTIC_ADDRESS", "NAT_GATEWAY"]
-
 _LIVE = ["pending", "available"]
 # Old accounts see a zone of ap-northeast-1 that has none:
 # https://github.com/sysdiglabs/terraform-aws-secure-for-cloud/pull/52
@@ -89,8 +87,7 @@ def _release(aws: Aws, items: list[Item]) -> None:
         except CredentialsError as error:
             if error.code != "AuthFailure":
                 raise
-            why, then = error.diagnosis.why, BY_CLASS[InUseError].next_step
-            raise InUseError(what, why, then, operation=error.operation, code=error.code) from error
+            raise error.told_as(InUseError, next_step=BY_CLASS[InUseError].next_step) from error
 
 
 ELASTIC_ADDRESS = ec2_kind(

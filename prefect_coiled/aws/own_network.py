@@ -22,11 +22,8 @@ def check_own_network(
     """See that a network is fit for a cluster. Reads only.
 
     Args:
-        aws: The door.
-        ids: The network's parts.
         public_scheduler: Whether clients come by the scheduler's public address.
         egress: With "none", workers need no way out.
-        port: By which clients come.
 
     Returns:
         The zones of the two subnets.

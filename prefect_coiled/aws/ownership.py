@@ -12,15 +12,11 @@ from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import ProvisionError
 from prefect_coiled.plan import tags
 
-__all__ = ["check_ours", "foreign", "is_ours"]
-
 
 def is_ours(aws: Aws, labels: Mapping[str, str], owner: str) -> bool:
     """Whether something carries this account's tags and is in the AWS account of the credentials.
 
     Args:
-        aws: The door.
-        labels: Its tags.
         owner: Its ARN, or the number of the AWS account that it is in.
     """
     number = owner.split(":")[4] if owner.startswith("arn:") else owner
@@ -35,9 +31,7 @@ def check_ours(aws: Aws, what: str, labels: Mapping[str, str], owner: str) -> No
     """See that something is ours; the arguments are those of `is_ours`, and its name.
 
     Args:
-        aws: The door.
         what: Such as "role (my-team)".
-        labels: Its tags.
         owner: Its ARN, or the number of its AWS account.
 
     Raises:

@@ -8,16 +8,9 @@ from collections.abc import Callable
 
 from prefect_coiled.errors import StoppedError
 
-__all__ = ["Pace"]
-
 
 class Pace:
-    """Lets so many calls through in a second, one after the other, whatever their threads.
-
-    Args:
-        per_second: How many.
-        clock: Seconds, monotonic.
-    """
+    """Lets so many calls through in a second, one after the other, whatever their threads."""
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._apart = 1.0 / per_second
@@ -27,10 +20,6 @@ class Pace:
 
     def wait(self, stop: threading.Event, what: str) -> None:
         """Wait for this call's turn.
-
-        Args:
-            stop: Ends the wait.
-            what: What is being done.
 
         Raises:
             StoppedError: When a stop is asked for.

@@ -12,8 +12,6 @@ from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.kinds import Item, There, Wanted
 
-__all__ = ["DEFAULT_ROUTE", "PUBLIC", "ROUTE_TABLE", "place_of", "wanted_tables"]
-
 EVERYWHERE = "0.0.0.0/0"
 PUBLIC = "public"
 

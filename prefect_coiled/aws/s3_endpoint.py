@@ -9,8 +9,6 @@ from prefect_coiled.plan import tags
 from prefect_coiled.plan.aws_errors import aws_error
 from prefect_coiled.plan.kinds import Item, Scope, There, Wanted
 
-__all__ = ["S3_ENDPOINT"]
-
 _GONE = {"deleting", "deleted"}
 
 

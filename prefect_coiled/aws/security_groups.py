@@ -41,10 +41,6 @@ def ensure_security_group(
     The name is unique in its VPC, so that a repeat cannot double it.
 
     Args:
-        aws: The door.
-        name: Group name.
-        description: What the AWS console shows.
-        vpc_id: The VPC.
         labels: Tags, set inside the creating call.
         permissions: EC2 `IpPermissions`; the word "SELF" as a group id stands for the group itself.
 
@@ -83,11 +79,7 @@ def change_rules(
     """Make the group let in what `wanted` says and nothing else: open first, then close.
 
     Args:
-        aws: The door.
         name: The group's name, for error texts.
-        group_id: The group.
-        there: The `IpPermissions` it has.
-        wanted: Those it shall have.
     """
     have, want = _rules(there), _rules(wanted)
     missing = [rule for key, rule in want.items() if key not in have]

@@ -10,8 +10,6 @@ from prefect_coiled.plan.kinds import Item, There, Wanted
 from prefect_coiled.plan.network import TIERS, missing_subnets
 from prefect_coiled.records import Subnet
 
-__all__ = ["SUBNET", "ClosedZoneError", "record"]
-
 
 class ClosedZoneError(NoCapacityError):
     """AWS makes no new subnets of this AWS account in a zone, which is `zone`."""

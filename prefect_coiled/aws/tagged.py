@@ -12,8 +12,6 @@ from prefect_coiled.errors import NotFoundError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.kinds import ALL, Item, Kind, Scope
 
-__all__ = ["ZONE", "create_tagged", "ec2_kind", "find_tagged", "name_of", "zone_of"]
-
 ZONE = "coiled-zone"
 # The one call that names its filters otherwise, and the one without pages.
 _FILTERS = {"ec2:DescribeNatGateways": "Filter"}
@@ -33,7 +31,6 @@ def find_tagged(
     """What an EC2 listing call shows of the account, or of clusters of it.
 
     Args:
-        aws: The door.
         action: Such as "ec2:DescribeVpcs".
         key: Where the items are in a reply.
         scope: Which clusters; all that the account has by default.
@@ -60,12 +57,9 @@ def create_tagged(
     """Make something with our tags, as soon as what it is made in is visible.
 
     Args:
-        aws: The door.
         action: Such as "ec2:CreateSubnet".
-        what: What is being done.
         key: Where it is in the reply.
         resource_type: What EC2 calls it where tags are given with a call.
-        labels: Its tags.
         parameters: The others of the call. A `ClientToken` of "" becomes one for the repeats of this call;
             one that was fixed for ever would give back what somebody deleted, for AWS remembers it for long.
     """
@@ -89,13 +83,8 @@ def ec2_kind(
     """A row of what EC2 finds by tags and deletes by id; it can say otherwise.
 
     Args:
-        name: The kind's name.
-        describe: The call that lists it.
         key: Where the items are in the reply.
-        id_key: What its id is called.
         delete_call: The call that deletes it; empty where nothing does, or the row says how.
-        owners: See `find_tagged`.
-        more: The rest of the row.
     """
 
     def find(aws: Aws, scope: Scope) -> list[Item]:

@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AwsError
 
-__all__ = ["LARGE", "PART", "UNFINISHED_DAYS", "Notes", "put_parts"]
-
 # Bytes of a part: from 5 MB to 5 GB, at most 10,000 of them.
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 PART = 16 * 1024**2
@@ -47,10 +45,7 @@ def put_parts(aws: Aws, bucket: str, key: str, path: Path, notes: Notes) -> None
     """Put a file in parts, without those that an earlier call got through.
 
     Args:
-        aws: The door.
-        bucket: The bucket's name.
         key: The file's key, which holds a hash of its content: an earlier upload was of the same content.
-        path: The file.
         notes: Where the upload is written down until it is whole.
 
     Raises:

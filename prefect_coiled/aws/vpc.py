@@ -12,8 +12,6 @@ from prefect_coiled.plan import tags
 from prefect_coiled.plan.kinds import Item, Scope, There, Wanted
 from prefect_coiled.plan.network import VPC_CIDR
 
-__all__ = ["VPC", "find_vpcs"]
-
 _NAMES = "EnableDnsHostnames"
 
 

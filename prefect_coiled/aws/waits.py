@@ -50,7 +50,6 @@ def wait_for(
         probe: Returns None to go on waiting.
         timeout: Bound in seconds.
         interval: Longest pause between two probes, in seconds; the first pauses are shorter.
-        clock: Seconds, monotonic.
 
     Raises:
         WaitTimeoutError: When the bound is reached.
@@ -78,9 +77,6 @@ def persistently(aws: Aws, what: str, action: Callable[[], T], timeout: float = 
     the way down, on which nobody does.
 
     Args:
-        aws: Whose stop event ends it.
-        what: What is being done.
-        action: Does it.
         timeout: Seconds.
 
     Raises:
@@ -138,14 +134,11 @@ def wait_as(
     Its own way to wait hears no stop, and passes the door by.
 
     Args:
-        aws: The door.
         name: Such as "nat_gateway_available".
         action: The call that the waiter looks at, such as "ec2:DescribeNatGateways".
-        what: Name of the wait.
         timeout: Bound in seconds.
         interval: Longest pause between two calls, in seconds.
         next_step: What to do where the resource fails.
-        parameters: Those of the call.
 
     Returns:
         The last reply.

@@ -17,16 +17,8 @@ from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.blocks.base import AWS_LOGO, DOCUMENTATION, NO_INPUT, StrictFields
 from prefect_coiled.blocks.registry import Ec2DaskRegistry, registry_layer
 from prefect_coiled.errors import AccountError, OptionsError
-from prefect_coiled.options import DEFAULT_PORTS, BackendOptions, Egress, Region
+from prefect_coiled.options import DEFAULT_PORTS, BackendOptions, Egress, NetworkIds, Region
 from prefect_coiled.plan.boundary import check_boundary
-
-_NETWORK_FIELDS = (
-    "network_id",
-    "scheduler_subnet_id",
-    "worker_subnet_id",
-    "scheduler_firewall_id",
-    "firewall_id",
-)
 
 
 class Ec2DaskAccount(StrictFields, Block):
@@ -210,9 +202,9 @@ def account_layer(block: Ec2DaskAccount) -> dict[str, Any]:
         layer["ingress"] = [{"ports": block.ingress_ports, "cidr": cidr} for cidr in cidrs]
     layer["egress"] = block.egress
     layer["registry"] = registry_layer(block.registry)
-    network: dict[str, Any] = {name: value for name in _NETWORK_FIELDS if (value := getattr(block, name))}
-    if network:
-        layer["network"] = {**network, "give_workers_public_ip": block.give_workers_public_ip}
+    network = {name: value for name in NetworkIds.model_fields if (value := getattr(block, name)) != ""}
+    if len(network) > 1:  # more than whether workers get addresses
+        layer["network"] = network
     return layer
 
 

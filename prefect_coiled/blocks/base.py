@@ -88,7 +88,6 @@ class StrictFields:
         """Prefect's step from a document to a block, in its own `load`, with words about what is wrong.
 
         Args:
-            block_document: What is saved.
             validate: If not, what is wrong is left out with a warning, for the caller to put right.
 
         Raises:

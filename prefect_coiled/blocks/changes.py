@@ -12,8 +12,6 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 from prefect_coiled.internals.prefect import is_saved_apart, name_of
 from prefect_coiled.options.base import SOUNDS_SECRET
 
-__all__ = ["Change", "differences", "leaves"]
-
 HIDDEN = "(hidden)"
 
 

@@ -29,16 +29,14 @@ from prefect_aws import AwsCredentials
 from prefect_coiled.blocks.account import Ec2DaskAccount
 from prefect_coiled.blocks.base import what_is_wrong
 from prefect_coiled.blocks.changes import Change, changes_between, leaves
-from prefect_coiled.blocks.loading import account_slug, patient, unreachable
+from prefect_coiled.blocks.loading import account_slug, asking, find_document
 from prefect_coiled.blocks.registry import Ec2DaskRegistry
-from prefect_coiled.errors import OptionsError, PrefectCoiledError
+from prefect_coiled.errors import OptionsError
 from prefect_coiled.internals.prefect import block_of, saved_as
 from prefect_coiled.options.base import SOUNDS_SECRET, near
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-
-__all__ = ["Applied", "Document", "apply_documents", "find_files", "read_document"]
 
 # In the order in which they are saved: an account may name one of the others.
 TYPES: dict[str, type[Block]] = {
@@ -104,7 +102,6 @@ def read_document(path: Path, environ: Mapping[str, str] | None = None) -> Docum
     """Read a document and fill in its variables.
 
     Args:
-        path: The file.
         environ: The variables; the process's own by default.
 
     Raises:
@@ -141,15 +138,12 @@ def apply_documents(documents: Iterable[Document], dry_run: bool = False) -> lis
     Everything is checked before anything is saved. Run again, it changes nothing.
 
     Args:
-        documents: The documents.
         dry_run: Whether to say what would change, and to save nothing.
 
     Raises:
         OptionsError: If a document is wrong; nothing was saved.
         AccountError: If the Prefect API could not be asked.
     """
-    from prefect.client.orchestration import get_client
-
     order = list(TYPES)
     listed = sorted(documents, key=lambda d: order.index(d.type))
     twice = {
@@ -158,20 +152,14 @@ def apply_documents(documents: Iterable[Document], dry_run: bool = False) -> lis
     if twice:
         kind, name = sorted(twice)[0]
         raise OptionsError(f"{kind}/{name}", "two documents say what it is.", "Keep one of them.")
-    # As in `loading`: whatever fails is a failure to ask, told in one line.
-    try:
-        with patient(), get_client(sync_client=True) as client:
-            new = _Blocks(client, listed)
-            blocks = [new.make(d) for d in listed]
-            if not dry_run:
-                for cls in (Ec2DaskRegistry, Ec2DaskAccount):
-                    register: Any = cls.register_type_and_schema
-                    register(_sync=True)
-            return [_apply(client, d, b, dry_run) for d, b in zip(listed, blocks, strict=True)]
-    except PrefectCoiledError:
-        raise
-    except Exception as error:
-        raise unreachable("blocks", error) from error
+    with asking("blocks") as client:
+        new = _Blocks(client, listed)
+        blocks = [new.make(d) for d in listed]
+        if not dry_run:
+            for cls in (Ec2DaskRegistry, Ec2DaskAccount):
+                register: Any = cls.register_type_and_schema
+                register(_sync=True)
+        return [_apply(client, d, b, dry_run) for d, b in zip(listed, blocks, strict=True)]
 
 
 class _Blocks:
@@ -198,7 +186,7 @@ class _Blocks:
             return self.make(self._documents[named])
         kind, _, name = named.partition("/")
         cls = TYPES.get(kind)
-        found = _find(self._client, kind, name) if cls and name else None
+        found = find_document(self._client, cls, name) if cls and name else None
         if cls is None or found is None:
             raise OptionsError(
                 f"{document.path}: block {named!r}",
@@ -221,17 +209,8 @@ def _checked(document: Document, fields: Mapping[str, Any]) -> Block:
     raise OptionsError(f"{document.path}: {d.what}", d.why, d.next_step)
 
 
-def _find(client: SyncPrefectClient, kind: str, name: str) -> Any:
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        return client.read_block_document_by_name(name=name, block_type_slug=kind, include_secrets=True)
-    except ObjectNotFound:
-        return None
-
-
 def _apply(client: SyncPrefectClient, document: Document, block: Block, dry_run: bool) -> Applied:
-    found = _find(client, document.type, document.name)
+    found = find_document(client, type(block), document.name)
     before: dict[str, Any] = {}
     if found is not None:
         try:

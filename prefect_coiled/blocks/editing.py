@@ -14,21 +14,12 @@ from pydantic import SecretStr
 from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer
 from prefect_coiled.blocks.registry import Ec2DaskRegistry
 from prefect_coiled.errors import AccountError, OptionsError
-from prefect_coiled.options import BackendOptions, merge
+from prefect_coiled.options import BackendOptions, NetworkIds, merge
 from prefect_coiled.options.base import near
 from prefect_coiled.options.ingress import ANYWHERE, Firewall, IngressRule, changed_rules, lets_in_more
 from prefect_coiled.options.models import check_zone
 
-__all__ = ["CLEARABLE", "NETWORK_FIELDS", "check_nothing_opened", "edited"]
-
-NETWORK_FIELDS = (
-    "network_id",
-    "scheduler_subnet_id",
-    "worker_subnet_id",
-    "scheduler_firewall_id",
-    "firewall_id",
-    "give_workers_public_ip",
-)
+NETWORK_FIELDS = tuple(NetworkIds.model_fields)
 # Fields that can be emptied, and what else is emptied with them.
 CLEARABLE: dict[str, tuple[str, ...]] = {
     "zone": ("zone",),
@@ -165,8 +156,6 @@ def check_nothing_opened(before: Ec2DaskAccount, after: Ec2DaskAccount, given: C
     """Refuse what would open an account wider than it is saved by an option that nobody gave.
 
     Args:
-        before: What is saved.
-        after: What would take its place.
         given: Which of "ingress", "egress" and "network" were given.
 
     Raises:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
 from prefect_coiled.aws.account import Account
-from prefect_coiled.aws.credentials import CredentialSource
+from prefect_coiled.aws.credentials import ADMINISTRATOR, CredentialSource
 from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer, credential_source
 from prefect_coiled.blocks.base import age_of, what_is_wrong
 from prefect_coiled.errors import AccountError, PrefectCoiledError
@@ -26,15 +27,17 @@ from prefect_coiled.options import cluster_defaults
 from prefect_coiled.options.base import near
 
 if TYPE_CHECKING:
+    from prefect.blocks.core import Block
+    from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import BlockDocument
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_ACCOUNT = "default"
 EPHEMERAL_STARTUP_S = 300
-# An account's slug names an IAM role (at most 64 characters) and a block document.
 # What was said of regions, by account.
 _said: set[tuple[str, str]] = set()
+# An account's slug names an IAM role (at most 64 characters) and a block document.
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 
 
@@ -123,19 +126,8 @@ def find_accounts() -> list[BlockDocument]:
     Raises:
         AccountError: The Prefect API could not be asked.
     """
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
-
-    # As in `_read`: whatever fails is a failure to ask, told in one line.
-    try:
-        with patient(), get_client(sync_client=True) as client:
-            try:
-                found = client.read_block_documents_by_type(Ec2DaskAccount.get_block_type_slug())
-            except ObjectNotFound:
-                return []
-    except Exception as error:
-        raise unreachable("accounts", error) from error
-    return sorted((d for d in found if d.name), key=lambda d: str(d.name))
+    with asking("accounts") as client:
+        return _documents(client)
 
 
 def account_slug(slug: str | None = None) -> str:
@@ -158,45 +150,66 @@ def delete_account(slug: str) -> bool:
     Raises:
         AccountError: The Prefect API could not be asked.
     """
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
-
-    kind = Ec2DaskAccount.get_block_type_slug()
-    try:
-        with patient(), get_client(sync_client=True) as client:
-            try:
-                document = client.read_block_document_by_name(name=slug, block_type_slug=kind)
-                client.delete_block_document(document.id)
-            except ObjectNotFound:
-                return False
-    except Exception as error:
-        raise unreachable(f"account {slug!r}", error) from error
+    with asking(f"account {slug!r}") as client:
+        document = find_document(client, Ec2DaskAccount, slug)
+        if document is None:
+            return False
+        client.delete_block_document(document.id)
     return True
 
 
 def _read(slug: str) -> BlockDocument | list[str]:
     """The block document, or the names of those that there are; synchronously, whatever is running."""
-    from prefect.client.orchestration import get_client
+    with asking(f"account {slug!r}") as client:
+        found = find_document(client, Ec2DaskAccount, slug)
+        return found or [str(d.name) for d in _documents(client)]
+
+
+def find_document(client: SyncPrefectClient, kind: type[Block], name: str) -> BlockDocument | None:
+    """The document of a block, with its secrets; None if there is none."""
     from prefect.exceptions import ObjectNotFound
 
-    kind = Ec2DaskAccount.get_block_type_slug()
-    # Any failure of Prefect's client, its transport or its temporary server must end here: going on
-    # with the sandbox instead would run somewhere else than was asked for.
     try:
-        with patient(), get_client(sync_client=True) as client:
-            try:
-                return client.read_block_document_by_name(name=slug, block_type_slug=kind)
-            except ObjectNotFound:
-                pass
-            try:
-                return sorted(d.name for d in client.read_block_documents_by_type(kind) if d.name)
-            except ObjectNotFound:
-                return []
+        return client.read_block_document_by_name(name=name, block_type_slug=kind.get_block_type_slug())
+    except ObjectNotFound:
+        return None
+
+
+def _documents(client: SyncPrefectClient) -> list[BlockDocument]:
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        found = client.read_block_documents_by_type(Ec2DaskAccount.get_block_type_slug())
+    except ObjectNotFound:  # the type is not registered: no account was ever saved
+        return []
+    return sorted((d for d in found if d.name), key=lambda d: str(d.name))
+
+
+@contextmanager
+def asking(what: str) -> Iterator[SyncPrefectClient]:
+    """A client of the Prefect API.
+
+    Any failure of it, of its transport or of a temporary server ends here: to go on with the sandbox instead
+    would run somewhere else than was asked for.
+
+    Args:
+        what: What is asked about, for the error.
+
+    Raises:
+        AccountError: The Prefect API could not be asked.
+    """
+    from prefect.client.orchestration import get_client
+
+    try:
+        with _patient(), get_client(sync_client=True) as client:
+            yield client
+    except PrefectCoiledError:
+        raise
     except Exception as error:
-        raise unreachable(f"account {slug!r}", error) from error
+        raise _unreachable(what, error) from error
 
 
-def patient() -> AbstractContextManager[object]:
+def _patient() -> AbstractContextManager[object]:
     """Give Prefect's ephemeral server time to make its database.
 
     Prefect's own 20 s are short on a busy machine, and on running out it leaves the server behind.
@@ -213,7 +226,7 @@ def patient() -> AbstractContextManager[object]:
     return temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: seconds})
 
 
-def unreachable(what: str, error: Exception) -> AccountError:
+def _unreachable(what: str, error: Exception) -> AccountError:
     """The error that says that Prefect's API could not be asked."""
     from prefect.settings import PREFECT_API_URL
 
@@ -240,13 +253,8 @@ def save_block(block: Ec2DaskAccount, slug: str) -> None:
         AccountError: The Prefect API could not be asked.
     """
     save: Any = block.save  # Prefect's types do not know `_sync`
-    try:
-        with patient():
-            save(slug, overwrite=True, _sync=True)
-    except PrefectCoiledError:
-        raise
-    except Exception as error:  # as in `_read`
-        raise unreachable(f"account {slug!r}", error) from error
+    with asking(f"account {slug!r}"):
+        save(slug, overwrite=True, _sync=True)
 
 
 def _validated(document: BlockDocument) -> Ec2DaskAccount:
@@ -286,7 +294,7 @@ def _sandbox_account(slug: str, layer: dict[str, Any], tags: dict[str, str]) -> 
         slug=slug,
         options=layer,
         credentials=CredentialSource(
-            access_key_id="sandbox", secret_access_key=SecretStr(info.secret_access_key)
+            access_key_id=ADMINISTRATOR, secret_access_key=SecretStr(info.secret_access_key)
         ),
         endpoint_url=info.endpoint,
         sandbox=info,

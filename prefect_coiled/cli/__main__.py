@@ -7,8 +7,6 @@ import os
 
 from prefect_coiled.cli import app
 
-__all__ = ["run"]
-
 
 def run() -> None:
     """Run the command line as this process, which is the command's own."""

@@ -218,11 +218,7 @@ def show(
     Args:
         found: Records, or what JSON knows.
         as_json: Whether to print that, and nothing beside it.
-        columns: The table's headings.
-        rows: Its rows.
         none: The sentence; without one, the table is printed empty.
-        before: A line above the table.
-        after: Lines below it.
     """
     listed = list(found)
     if as_json:

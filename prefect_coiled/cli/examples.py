@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import typer
 
-__all__ = ["EXAMPLES", "add_examples"]
-
 EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("setup", "aws"): ("setup aws --account my-team", "setup aws --account my-team --profile work --yes"),
     ("setup", "iam"): (

@@ -12,8 +12,6 @@ from prefect_coiled.errors import OptionsError
 if TYPE_CHECKING:
     from prefect_coiled.blocks import Ec2DaskAccount
 
-__all__ = ["AccountFlags"]
-
 
 @dataclass
 class AccountFlags:

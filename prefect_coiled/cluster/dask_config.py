@@ -9,8 +9,6 @@ import dask.config
 
 from prefect_coiled.options.kinds import plain
 
-__all__ = ["config_to_send"]
-
 # What belongs to this machine, or to the connection itself: of no interest there, and not missed.
 _OF_THIS_MACHINE = (
     "coiled",

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable
 
 from prefect_coiled.records import InstanceRecord
 
-__all__ = ["Fleet"]
-
 # Seconds for which AWS may not list a machine that it has just launched.
 # https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
 _NOT_LISTED_YET = 120.0

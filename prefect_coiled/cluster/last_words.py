@@ -6,8 +6,6 @@ import re
 import threading
 from collections.abc import Callable
 
-__all__ = ["last_words", "why_it_ended"]
-
 # What the agent, Dask's nanny and the kernel say of an end.
 _END = re.compile(
     r"exited with status|killed by signal|exceeded \d+% memory|Restarting worker|spot notice|reason=|"
@@ -30,7 +28,6 @@ def why_it_ended(
     Args:
         read: Gives the end of the log.
         patience: Seconds to wait for a line that tells of an end.
-        stop: Ends the wait.
     """
     stop = stop or threading.Event()
     for _ in range(max(1, int(patience / _PAUSE))):

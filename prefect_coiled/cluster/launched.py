@@ -244,8 +244,6 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
     What is told of the cluster from now on, in this context's stream, is kept and shown in Prefect.
 
     Args:
-        request: What was asked for.
-        stop: When set, the launch ends.
         modules: The program's own modules, for machines that install their own environment.
 
     Raises:

@@ -22,8 +22,6 @@ from prefect_coiled.environment.modules_wheel import NAME
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.node.modules import Answer, Claim, digest, offer, process_id, top_of
 
-__all__ = ["gather_modules", "modules_beside", "send_modules"]
-
 logger = logging.getLogger(__name__)
 _told: set[Path] = set()
 
@@ -67,7 +65,6 @@ async def send_modules(scheduler: Any, modules: Modules, client: str | None = No
     """Give the modules to the scheduler and to every worker, also to those that come later.
 
     Args:
-        scheduler: The connection to it.
         modules: The modules; what the scheduler has already is not sent.
         client: The id of the Dask client whose tasks need them.
         title: What a person calls that program, for others who come to the cluster.

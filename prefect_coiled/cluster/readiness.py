@@ -40,12 +40,9 @@ async def wait_until_ready(
     """Connect to the scheduler, then wait until `least` workers have joined.
 
     Args:
-        cluster: The cluster.
-        launched: Its machines.
         least: How many workers must have joined.
         timeout: Seconds from `began` on.
         began: When the machines were launched, by the same clock.
-        clock: Seconds, monotonic.
 
     Raises:
         ClusterStartError: If the time is up, or machines ended so that too few are left.

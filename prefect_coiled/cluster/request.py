@@ -211,7 +211,6 @@ class Request:
 
         Args:
             account: The account, as it was loaded.
-            creator: Who asks for it.
             own_cidr: Finds the caller's address; called only if some rule says "me".
             ports: Of the scheduler and of the dashboard, and one for both, if there is to be one.
             now: The time; UTC now by default.

@@ -16,8 +16,6 @@ from prefect_coiled.options.kinds import plain, shown
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.node_config import NodeConfig
 
-__all__ = ["WorkerSize", "check_adaptive", "worker_size"]
-
 # What Dask's `Adaptive` takes besides the limits, and hands on to `Scheduler.workers_to_close`.
 _ADAPTIVE = ("interval", "wait_count", "target_duration", "worker_key", "memory_ratio")
 _LIMITS = tuple(f"{end}{what}" for end in ("minimum", "maximum") for what in ("", "_cores", "_memory"))
@@ -83,7 +81,6 @@ def worker_size(node: NodeConfig, vm_types: Iterable[str], there: Iterable[Mappi
     """What a worker has: what it was told, else what those have that are there, else its machine's type.
 
     Args:
-        node: What workers are told.
         vm_types: The types of their machines, the likeliest first.
         there: What the scheduler knows of workers.
     """

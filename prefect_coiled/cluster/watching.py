@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-__all__ = ["Watching"]
-
 # Seconds in which further ones are told of together.
 _TOGETHER = 1.0
 

@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["archive_of", "entries_of", "has_module", "read"]
-
 
 def archive_of(path: Path) -> Path | None:
     """The archive that a path leads into, or is; None where it leads into none."""
@@ -26,7 +24,6 @@ def has_module(root: Path, name: str, suffixes: tuple[str, ...]) -> bool:
 
     Args:
         root: An entry of the search path: the archive, or a folder in it.
-        name: Without dots.
         suffixes: What the file of a module may end with.
     """
     inside = entries_of(root)

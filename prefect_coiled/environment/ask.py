@@ -13,8 +13,6 @@ from prefect_coiled.environment.target import Target
 from prefect_coiled.environment.uv import run_uv
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["PackageNotFoundError", "compiled", "found_alone", "name_of"]
-
 _SECONDS = 300
 
 
@@ -33,12 +31,9 @@ def compiled(
     """The packages of a pylock.toml for requirements, resolved for the machines.
 
     Args:
-        requirements: As in a project's dependencies.
-        target: What the machines run.
         indexes: Where to look.
         options: More of uv's for `pip compile`.
         chosen: Which of its indexes a package is asked of, where its sources name several; else the first.
-        files: That the options name.
 
     Raises:
         PackageNotFoundError: They cannot be met.
@@ -70,8 +65,6 @@ def found_alone(
     Asked for are all at once; where that fails, each half, until those are known that fail alone.
 
     Args:
-        pins: The requirements.
-        target: What the machines run.
         indexes: Where to look.
         bad: Gets what cannot be had, with uv's words.
         chosen: Gets the index of a package whose sources name several.

@@ -23,8 +23,6 @@ from prefect_coiled.environment.sources import as_installed, backend_of, clone, 
 from prefect_coiled.environment.uv import run_uv
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["as_of_directory", "build", "wheel_of"]
-
 _CHUNK = 1 << 20
 
 
@@ -48,7 +46,6 @@ def build(package: Package, folder: Path, indexes: Indexes, source: Path | None 
     Args:
         package: From a directory, an archive or a repository.
         folder: Where the wheel is put.
-        indexes: For what the build needs.
         source: Its sources, where they were fetched already.
 
     Raises:
@@ -127,11 +124,6 @@ def as_of_directory(package: Package, wheel: Path, notes: list[str]) -> Path:
 
     What may hold a secret, or is named by an ignore file of ours, is taken out. The directory may say another
     name or version by now than what is installed, which is what `importlib.metadata` says here.
-
-    Args:
-        package: Of a directory.
-        wheel: The file, built or packed.
-        notes: Gets what stays here.
     """
     secret = secrets_in(wheel)
     if secret:

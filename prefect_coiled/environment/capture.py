@@ -16,8 +16,6 @@ from prefect_coiled.environment.distributions import Found, find
 from prefect_coiled.environment.records import DISTRIBUTION, Environment, Package, normal_version
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["capture", "check_ignored", "without_secrets"]
-
 # What manages conda's environments rather than belongs to one.
 _OF_CONDA = re.compile(
     r"^(conda|conda-(anaconda-.*|build|content-trust|env|index|libmamba-solver|package-(handling|streaming)|"

@@ -10,16 +10,9 @@ from prefect_coiled.environment.lock import Locked
 from prefect_coiled.environment.records import Change, Environment
 from prefect_coiled.node.packages import hash_of
 
-__all__ = ["against_lock", "against_machines", "manifest"]
-
 
 def against_lock(environment: Environment, locked: Locked) -> list[Change]:
-    """What the machines would get otherwise than it is here.
-
-    Args:
-        environment: As `capture` found it.
-        locked: The lock of it.
-    """
+    """What the machines would get otherwise than it is here."""
     changes = list(locked.changes)
     told = {change.package for change in changes}
     here = {package.name: package for package in environment.packages}
@@ -42,7 +35,6 @@ def manifest(environment: Environment, locked: Locked) -> dict[str, dict[str, st
     """The Python files of the client's packages with the hashes that they have now, by package.
 
     Args:
-        environment: As `capture` found it.
         locked: The lock of it, whose wheels tell the files of editable packages.
     """
     hashes = {wheel.name: wheel.sha256 for wheel in locked.lock.wheels}
@@ -69,8 +61,6 @@ def against_machines(
     """What machines that run import otherwise than it is here.
 
     Args:
-        expected: See `manifest`.
-        versions: Of the packages here.
         ask: Has each machine run `prefect_coiled.node.packages.differing`; gives its answers by machine.
     """
     by_package: dict[str, dict[str, list[str]]] = {}

@@ -29,17 +29,6 @@ from prefect_coiled.environment.sites import path_of
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.node.packages import as_recorded, hash_of, imported_from
 
-__all__ = [
-    "Difference",
-    "check_record",
-    "contents",
-    "contents_of_file",
-    "difference",
-    "imported_files",
-    "python_files",
-    "read_record",
-]
-
 _PART, _SECONDS = 32 * 1024, 30.0
 # To be raised when other files of a wheel count.
 _FORMAT = 2
@@ -79,11 +68,7 @@ class Difference:
 
 
 def read_record(folder: Path) -> dict[str, str]:
-    """The installed files that a record lists, with their hashes; those without one have "".
-
-    Args:
-        folder: The `.dist-info`.
-    """
+    """The installed files that a record lists, with their hashes; those without one have ""."""
     try:
         listed = _record((folder / "RECORD").read_text(encoding="utf-8", errors="replace"))
     except OSError:
@@ -127,7 +112,6 @@ def contents(wheel: Wheel, indexes: Indexes) -> Mapping[str, str]:
 
     Args:
         wheel: With its address, and its hash where it is known.
-        indexes: Who knows the credentials.
 
     Raises:
         OptionsError: The index does not give it.
@@ -165,9 +149,6 @@ def check_record(path: Path) -> str:
 
     Of a wheel that was not downloaded RECORD alone was read: it was believed, and counts when this is empty.
     Installers do not look.
-
-    Args:
-        path: The file.
     """
     with zipfile.ZipFile(path) as wheel:
         names = wheel.namelist()

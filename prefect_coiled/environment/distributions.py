@@ -21,8 +21,6 @@ from prefect_coiled.environment.records import normalized
 from prefect_coiled.environment.sites import EggLink, egg_links, real, site_folders
 from prefect_coiled.node.packages import hash_of
 
-__all__ = ["Found", "find"]
-
 # https://packaging.python.org/en/latest/specifications/name-normalization/
 # pip skips what has no such name too: what it is about to remove gets one that begins with "~".
 _NAME = re.compile(r"^([A-Z0-9]|[A-Z0-9][A-Z0-9._-]*[A-Z0-9])\Z", re.IGNORECASE)

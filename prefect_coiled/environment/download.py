@@ -18,8 +18,6 @@ from prefect_coiled.environment.records import Wheel
 from prefect_coiled.environment.sites import path_of
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["download"]
-
 _SECONDS, _TRIES, _CHUNK = 60.0, 4, 1 << 20
 # Answers that may be others a moment later.
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -37,8 +35,6 @@ def download(
     Args:
         wheel: Its name, address and hash. Without a hash, the index has to say how long it is.
         folder: Where to put it.
-        indexes: Who knows the credentials.
-        sleep: Waits between tries.
 
     Raises:
         OptionsError: It cannot be had, is not whole, or is another file than the lock says.

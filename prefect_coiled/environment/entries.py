@@ -14,8 +14,6 @@ from packaging.utils import parse_wheel_filename
 from prefect_coiled.environment.records import Package, Wheel, is_version
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["Source", "check_entry", "file_of", "pick", "source_of"]
-
 
 def pick(entry: Mapping[str, Any], tags: Sequence[Tag]) -> Wheel | None:
     """The best wheel of a package in a pylock.toml, or None if it has none that fits."""

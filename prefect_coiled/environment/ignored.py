@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pathspec
 
-__all__ = ["IGNORE_FILE", "Ignored", "is_environment", "is_secret", "leads_to_secret"]
-
 IGNORE_FILE = ".coiledignore"
 _GIT = ".gitignore"
 # Names under which keys and passwords are kept.
@@ -52,7 +50,6 @@ def is_secret(name: str, content: bytes = b"") -> bool:
     """Whether a file holds a secret, by its name or by what it begins with.
 
     Args:
-        name: Its name without folders.
         content: What it holds, if that was read. A certificate alone is no secret; what is compiled may have
             the words of such files in it.
     """

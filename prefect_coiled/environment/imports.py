@@ -17,8 +17,6 @@ from prefect_coiled.environment.modules import Modules, gather
 from prefect_coiled.environment.records import Change, Environment
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["missing_imports"]
-
 
 def missing_imports(script: Path, environment: Environment, locked: Locked) -> list[Change]:
     """What a script and its own modules import that no machine would find.
@@ -27,8 +25,6 @@ def missing_imports(script: Path, environment: Environment, locked: Locked) -> l
 
     Args:
         script: The file, as `python FILE` or a deployment would run it. It is read, not run.
-        environment: As `capture` found it.
-        locked: The lock of it.
 
     Raises:
         OptionsError: There is no such file, or it is no Python.

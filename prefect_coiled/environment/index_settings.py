@@ -14,18 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-__all__ = [
-    "Index",
-    "IndexSettings",
-    "Source",
-    "address_of",
-    "credentials_of",
-    "index_table",
-    "link_of",
-    "merged",
-    "text_of",
-]
-
 
 @dataclass(frozen=True)
 class Index:
@@ -148,7 +136,6 @@ def address_of(place: str, base: Path) -> str:
     """The address of what is written as an address or as a path.
 
     Args:
-        place: What is written.
         base: The folder that a path starts from.
     """
     if re.match(r"^[A-Za-z][A-Za-z0-9+.-]+:", place):
@@ -179,7 +166,6 @@ def index_table(key: str, index: Index) -> str:
 
     Args:
         key: The table's name, such as "tool.uv.index".
-        index: The index.
     """
     fields: dict[str, Any] = {"name": index.name, "url": index.url}
     fields |= {"default": index.default, "explicit": index.explicit}

@@ -35,8 +35,6 @@ from prefect_coiled.environment.project_settings import read_pdm, read_poetry
 from prefect_coiled.environment.uv_settings import environ_of, read_uv
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["Indexes", "Trust"]
-
 _USER = re.compile(r"://[^\s/@'\"]+@")
 
 
@@ -83,7 +81,6 @@ class Indexes:
         pyproject.toml, and else pip's settings.
 
         Args:
-            environ: The program's variables.
             folder: Of the project; by default the main script's, else the working directory.
 
         Raises:
@@ -108,8 +105,6 @@ class Indexes:
 
         Args:
             settings: What was told; indexes of which uv needs credentials and that have no name get one.
-            environ: The program's variables.
-            tool: See `Indexes`.
         """
         named = []
         for n, index in enumerate(settings.indexes):
@@ -162,10 +157,6 @@ class Indexes:
     def sources_for(self, name: str, markers: Mapping[str, str]) -> list[str]:
         """The names of the indexes that a package is asked of; none where all are asked.
 
-        Args:
-            name: Of the package, normalised.
-            markers: Of the machines, see `Target.markers`.
-
         Raises:
             OptionsError: A source names an index that nobody has described, or its marker is none.
         """
@@ -215,7 +206,6 @@ class Indexes:
         """A pyproject.toml that requires packages, some of them of one index alone.
 
         Args:
-            requirements: As in `[project] dependencies`.
             sources: The name of the index by the package's name.
         """
         text = '[project]\nname = "prefect-coiled-machines"\nversion = "0"\n'

@@ -37,15 +37,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Installed"]
-
 
 class Installed:
-    """What is installed here, as it was when this was made.
-
-    Args:
-        path: The search path, as `sys.path`.
-    """
+    """What is installed here, as it was when this was made."""
 
     def __init__(self, path: Iterable[str] | None = None) -> None:
         entries = search_path(path)
@@ -60,12 +54,7 @@ class Installed:
         self._editable = [e for place in sorted(self._sites) for e in _editables(place)]
 
     def owns(self, file: Path, name: str) -> bool:
-        """Whether a module is Python's own or comes with something that is installed.
-
-        Args:
-            file: Its file.
-            name: Its full name.
-        """
+        """Whether a module is Python's own or comes with something that is installed."""
         key = os.path.dirname(os.path.abspath(file)), name.partition(".")[0]
         if key not in self._known:
             self._known[key] = self._owns(*key)

@@ -16,8 +16,6 @@ from pathlib import Path
 
 from prefect_coiled.environment.records import Package
 
-__all__ = ["find", "folder", "keep", "key_of", "let_go", "read", "write"]
-
 _DAYS = 60
 # To be raised when the same sources would give another wheel.
 _FORMAT = 1
@@ -51,9 +49,6 @@ def _make(place: Path) -> None:
 def read(path: Path) -> str:
     """A small file that was kept.
 
-    Args:
-        path: In one of the folders.
-
     Raises:
         OSError: There is none, or somebody else can have written it.
     """
@@ -63,12 +58,7 @@ def read(path: Path) -> str:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Keep a small file, whole or not at all. A full disk is no error: it is found out again.
-
-    Args:
-        path: In one of the folders.
-        content: What it holds.
-    """
+    """Keep a small file, whole or not at all. A full disk is no error: it is found out again."""
     try:
         _make(path.parent)
         handle, beside = tempfile.mkstemp(prefix=".new-", dir=path.parent)
@@ -86,7 +76,6 @@ def key_of(package: Package, sha256: str = "") -> str:
     """What a wheel is kept under; empty for sources that may change.
 
     Args:
-        package: What is built.
         sha256: Of the archive of its sources, where there is one.
     """
     if not sha256 and not (package.origin == "vcs" and package.commit):
@@ -99,12 +88,7 @@ def key_of(package: Package, sha256: str = "") -> str:
 
 
 def find(key: str, target: Path) -> Path | None:
-    """A copy of the wheel that is kept under a key, if one is.
-
-    Args:
-        key: See `key_of`.
-        target: The folder for the copy.
-    """
+    """A copy of the wheel that is kept under a key, if one is."""
     for wheel in sorted((folder() / key).glob("*.whl")) if key else ():
         try:
             if not all(map(_is_ours, (wheel, wheel.parent, wheel.parent.parent))):
@@ -122,7 +106,6 @@ def keep(key: str, wheel: Path) -> None:
 
     Args:
         key: See `key_of`; nothing is kept without one.
-        wheel: The file.
     """
     if not key:
         return
@@ -142,11 +125,7 @@ def keep(key: str, wheel: Path) -> None:
 
 
 def let_go(kind: str = "built") -> None:
-    """Remove what nobody has wanted, or found out, for two months.
-
-    Args:
-        kind: See `folder`.
-    """
+    """Remove what nobody has wanted, or found out, for two months."""
     try:
         for old in folder(kind).iterdir():
             if old.stat().st_mtime < time.time() - _DAYS * 86400:

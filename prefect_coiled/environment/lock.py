@@ -37,8 +37,6 @@ from prefect_coiled.environment.repack import Packable, can_be_packed, pack
 from prefect_coiled.environment.target import Target, check_fits
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["Locked", "lock", "lock_entries", "pick"]
-
 logger = logging.getLogger(__name__)
 _AT_ONCE = 4
 

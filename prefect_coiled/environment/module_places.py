@@ -27,8 +27,6 @@ from prefect_coiled.environment.installed import Installed
 from prefect_coiled.environment.sites import search_path
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["Alias", "Places", "Tree", "find", "has_own", "module_name", "module_suffix", "names_in"]
-
 _SUFFIXES = tuple(sorted(all_suffixes(), key=len, reverse=True))  # ".cpython-311-x86_64-linux-gnu.so" first
 _STANDARD = frozenset(sys.stdlib_module_names) | frozenset(sys.builtin_module_names)
 # Without these no worker works; whoever has a file of that name beside a script means them.
@@ -106,7 +104,6 @@ def find(flow_module: str | None = None, flow_file: str | None = None) -> Places
 
     Args:
         flow_module: The name of the module of the running flow, if one runs.
-        flow_file: Its file.
 
     Raises:
         OptionsError: One that is imported has the name of a module of Python's own.

@@ -35,8 +35,6 @@ from prefect_coiled.environment.modules_wheel import NAME
 from prefect_coiled.environment.sizes import amount, heaviest, megabytes
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["Modules", "gather"]
-
 _MOST_FILES, _MOST_BYTES = 10_000, 50_000_000
 # In a folder that no __init__.py makes a package, data of more bytes than this is hardly a module's own.
 _LARGE = 1_000_000
@@ -82,7 +80,6 @@ def gather(flow_module: str | None = None, flow_file: str | None = None) -> Modu
 
     Args:
         flow_module: The name of the module of the running flow, if one runs.
-        flow_file: Its file.
 
     Raises:
         OptionsError: They are too large, or one has the name of a module of Python's own.

@@ -8,8 +8,6 @@ import io
 import zipfile
 from pathlib import Path
 
-__all__ = ["NAME", "fingerprint", "write_wheel"]
-
 NAME = "prefect-coiled-modules"
 
 

@@ -16,8 +16,6 @@ from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Environment, Package, normalized
 from prefect_coiled.environment.target import Target
 
-__all__ = ["is_like", "needed_elsewhere_only", "needs_of", "requirements_of_built", "told"]
-
 
 def is_like(client: Environment, target: Target) -> bool:
     """Whether the client's system is the machines', so that its list of packages is whole."""
@@ -36,12 +34,9 @@ def needs_of(
     """What requirements need on the machines and the client does not have.
 
     Args:
-        requirements: What the machines get.
         pins: The versions that hold, of all that comes from an index.
         client: Its packages; those that are built or left out are asked of no index.
-        target: What the machines run.
         indexes: Where to look.
-        chosen: See `compiled`.
 
     Raises:
         PackageNotFoundError: Something needed cannot be had.
@@ -150,12 +145,7 @@ def _parsed(package: Package) -> Iterable[tuple[str, Requirement]]:
 
 
 def told(entries: Sequence[Mapping[str, Any]], most: int = 1000) -> str:
-    """Packages of a pylock.toml in words, with their size where the index gives it.
-
-    Args:
-        entries: The packages.
-        most: How many are named.
-    """
+    """Packages of a pylock.toml in words, with their size where the index gives it."""
     sizes = [min((int(w.get("size", 0)) for w in e.get("wheels", ())), default=0) for e in entries]
     named = sorted(f"{e['name']}=={e.get('version', '?')}" for e in entries)
     names = ", ".join(named[:most]) + (f" and {len(named) - most} more" if len(named) > most else "")

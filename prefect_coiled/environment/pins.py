@@ -16,8 +16,6 @@ from prefect_coiled.environment.target import Target
 from prefect_coiled.environment.variants import home_of, label_of, public_of, where_to_say, with_backend
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["compile_all"]
-
 _NO_VERSION = (
     "its version is none of https://packaging.python.org/en/latest/specifications/version-specifiers/"
 )
@@ -36,8 +34,6 @@ def compile_all(
     """All packages with their files, and what they need on Linux beyond what the client has.
 
     Args:
-        packages: Of an index.
-        target: What the machines run.
         indexes: Where to look.
         strict: Whether another build of the same version is an error.
         notes: Gets what a user should know.

@@ -18,8 +18,6 @@ from prefect_coiled.environment.index_settings import (
     link_of,
 )
 
-__all__ = ["read_pip"]
-
 _SECTIONS = ("global", "install", "download")
 _KEYS = ("index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "cert")
 
@@ -29,7 +27,6 @@ def read_pip(content: Mapping[str, Any], environ: Mapping[str, str]) -> IndexSet
 
     Args:
         content: Of the pyproject.toml, in which pip reads no settings.
-        environ: The program's variables.
     """
     said = _settings(environ)
     here = Path.cwd()

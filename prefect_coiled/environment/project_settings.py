@@ -12,14 +12,11 @@ from prefect_coiled.environment.projects import read_file, table
 from prefect_coiled.environment.records import normalized
 from prefect_coiled.environment.uv_settings import PUBLIC
 
-__all__ = ["read_pdm", "read_poetry"]
-
 
 def read_poetry(content: Mapping[str, Any], environ: Mapping[str, str]) -> IndexSettings:
     """Poetry's sources: https://python-poetry.org/docs/repositories/.
 
     Args:
-        content: Of the pyproject.toml.
         environ: Holds `POETRY_HTTP_BASIC_NAME_USERNAME` and `_PASSWORD`, and where `auth.toml` is.
     """
     poetry = table(content, "tool", "poetry")
@@ -83,12 +80,7 @@ def _poetry_credentials(name: str, environ: Mapping[str, str]) -> tuple[str, str
 
 
 def read_pdm(content: Mapping[str, Any], environ: Mapping[str, str]) -> IndexSettings:
-    """PDM's sources: https://pdm-project.org/latest/usage/config/.
-
-    Args:
-        content: Of the pyproject.toml.
-        environ: For the variables in addresses.
-    """
+    """PDM's sources: https://pdm-project.org/latest/usage/config/."""
     indexes: list[Index] = []
     links: list[str] = []
     sources: dict[str, tuple[Source, ...]] = {}

@@ -19,20 +19,6 @@ from prefect_coiled.environment.records import normalized, read_toml
 from prefect_coiled.environment.sites import real, site_folders
 from prefect_coiled.errors import OptionsError
 
-__all__ = [
-    "Project",
-    "beside",
-    "find_project",
-    "lock_files",
-    "locked_versions",
-    "main_script",
-    "read_file",
-    "script_settings",
-    "settings_files",
-    "start_folder",
-    "table",
-]
-
 # https://packaging.python.org/en/latest/specifications/inline-script-metadata/
 _INLINE = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 
@@ -71,7 +57,6 @@ def start_folder(environ: Mapping[str, str], script: Path | None) -> Path:
 
     Args:
         environ: `UV_PROJECT` names another folder, as for uv.
-        script: The main script.
 
     Raises:
         OptionsError: The working directory is not there any more.

@@ -26,8 +26,6 @@ from prefect_coiled.environment.target import Target
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.node.packages import hash_of
 
-__all__ = ["INDEXED", "Proven", "check_editables", "prove"]
-
 # Origins of which an index is asked: what has a record of an installer's and no address of its own.
 INDEXED = ("index", "conda", "system")
 _AT_ONCE = 16
@@ -66,11 +64,8 @@ def prove(
     """Compare what indexes offer with what is installed here.
 
     Args:
-        entries: What the indexes have.
         packages: What is installed here and was asked for.
         here: Names of those whose files here would run on the machines.
-        target: What the machines run.
-        indexes: Who knows the credentials.
         strict: Whether a package whose files on the machines would differ from those here is an error.
         fresh: Whether to read files again that look as they did when they were read last.
 
@@ -171,7 +166,6 @@ def check_editables(
 
     Args:
         packages: Among them those that the client runs from their directories.
-        lock: The lock that has them.
         built: The files of their wheels, by hash.
         strict: Whether a difference is an error.
 

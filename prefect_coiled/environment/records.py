@@ -22,20 +22,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = [
-    "DISTRIBUTION",
-    "Change",
-    "Environment",
-    "Lock",
-    "Origin",
-    "Package",
-    "Wheel",
-    "is_version",
-    "normal_version",
-    "normalized",
-    "read_toml",
-]
-
 DISTRIBUTION = "prefect-dask-ec2"
 # Hosts whose files everybody may fetch, and that machines with a way out reach.
 PUBLIC_INDEXES = frozenset(

@@ -25,8 +25,6 @@ from prefect_coiled.environment.records import Package, is_version
 from prefect_coiled.environment.rewrite import settled
 from prefect_coiled.node.packages import hash_of
 
-__all__ = ["Packable", "can_be_packed", "pack"]
-
 _NATIVE = re.compile(r"\.(so|pyd|dylib|dll)(\.\d+)*\Z")
 _WHEEL = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 # What an installer wrote about this very installation; some of it may hold an address with a password.
@@ -70,7 +68,6 @@ class Packable(Container[str]):
     """The names of the packages that `can_be_packed`; each is looked at when it is asked for, once.
 
     Args:
-        packages: Which they may be.
         tags: Of the wheels that the machines install.
     """
 
@@ -90,7 +87,6 @@ def pack(package: Package, folder: Path) -> Path:
     """Write the wheel; the same files give the same one.
 
     Args:
-        package: One that `can_be_packed`.
         folder: Where it is put.
     """
     record = Path(package.record)

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["with_absolute_paths"]
-
 _FILE = re.compile(r"^(\s*(?:-r|--requirements?|-c|--constraints?)(?:\s+|=))([^\s#]+)(.*)\Z")
 _PATH = re.compile(r"^(\s*(?:(?:-e|--editable|-f|--find-links)(?:\s+|=))?)([^\s;#\[]+)(.*)\Z")
 _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2")
@@ -21,9 +19,6 @@ _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2")
 
 def with_absolute_paths(path: Path) -> dict[str, str]:
     """The texts of a file of requirements and of those that it names, the file itself first, by new names.
-
-    Args:
-        path: The file.
 
     Raises:
         OptionsError: It cannot be read.

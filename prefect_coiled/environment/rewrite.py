@@ -24,8 +24,6 @@ from prefect_coiled.environment.ignored import IGNORE_FILE, Ignored, is_environm
 from prefect_coiled.environment.module_places import module_name
 from prefect_coiled.node.packages import as_recorded
 
-__all__ = ["ignored_in", "named", "secrets_in", "settled", "take_out"]
-
 _LOOKED_AT = 65536
 _TIME = (2020, 2, 2, 0, 0, 0)
 
@@ -48,13 +46,7 @@ def take_out(wheel: Path, names: Collection[str]) -> None:
 
 
 def named(wheel: Path, name: str, version: str) -> Path:
-    """The wheel under a name and a version, which its sources may say otherwise by now; gives its path.
-
-    Args:
-        wheel: The file, which is replaced.
-        name: As installed, normalised.
-        version: As installed.
-    """
+    """The wheel under a name and a version, which its sources may say otherwise by now; gives its path."""
     parts = wheel.name.split("-")
     before = "-".join(parts[:2])
     after = f"{name.replace('-', '_')}-{version}"
@@ -123,7 +115,6 @@ def ignored_in(wheel: Path, source: Path) -> dict[str, str]:
     has the most of its own path at its end; what has none was made by the build.
 
     Args:
-        wheel: The file.
         source: The directory that it was built of.
     """
     ignored = Ignored(source)

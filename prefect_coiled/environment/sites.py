@@ -18,17 +18,6 @@ from urllib.request import url2pathname
 
 from prefect_coiled.environment.records import normalized
 
-__all__ = [
-    "SITE_NAMES",
-    "EggLink",
-    "egg_links",
-    "names_ending",
-    "path_of",
-    "real",
-    "search_path",
-    "site_folders",
-]
-
 SITE_NAMES = ("site-packages", "dist-packages")
 
 

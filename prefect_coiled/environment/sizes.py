@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-__all__ = ["amount", "heaviest", "megabytes"]
-
 
 def megabytes(size: int) -> str:
     """Bytes in words."""

@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from prefect_coiled.environment.ask import PackageNotFoundError, compiled
-from prefect_coiled.environment.entries import check_entry
+from prefect_coiled.environment.entries import check_entry, pick
 from prefect_coiled.environment.indexes import Indexes
-from prefect_coiled.environment.lock import Locked, lock_entries, pick
+from prefect_coiled.environment.lock import Locked, lock_entries
 from prefect_coiled.environment.records import DISTRIBUTION, Environment, minor, normalized, read_toml
 from prefect_coiled.environment.requirement_files import with_absolute_paths
 from prefect_coiled.environment.target import Target
 from prefect_coiled.errors import OptionsError
-
-__all__ = ["check_software", "lock_software"]
 
 # What a machine needs of its own accord; see the import contract of `node`.
 _NODE = ("boto3", "bokeh", "cryptography", "dask", "distributed", "pydantic", "typing-extensions")

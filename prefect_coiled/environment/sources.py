@@ -19,8 +19,6 @@ from prefect_coiled.environment.projects import find_project
 from prefect_coiled.environment.records import Package, read_toml
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["as_installed", "backend_of", "clone", "copied", "copied_beside", "needs_copy"]
-
 _SECONDS = 600
 # https://packaging.python.org/en/latest/specifications/pyproject-toml/#build-system: what counts without one.
 _DEFAULT_BACKEND = "setuptools.build_meta"
@@ -68,7 +66,6 @@ def copied_beside(source: Path, scratch: Path) -> Path:
     and for paths such as `../VERSION`.
 
     Args:
-        source: The project's folder.
         scratch: Where all that is made.
 
     Raises:
@@ -104,7 +101,6 @@ def copied(source: Path, target: Path) -> Path:
     """A copy of a project without what builds, tools and editors leave in it.
 
     Args:
-        source: The project's folder.
         target: Where the copy is made.
 
     Raises:
@@ -181,7 +177,6 @@ def clone(package: Package, target: Path, indexes: Indexes) -> Path:
     Args:
         package: From a repository, with the commit.
         target: Where they are put.
-        indexes: Hides credentials.
 
     Raises:
         OptionsError: The repository does not give it; in Git's own words.

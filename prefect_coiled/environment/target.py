@@ -14,8 +14,6 @@ from packaging.utils import parse_wheel_filename
 
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["GLIBC", "Target", "check_architecture", "check_fits", "target_tags"]
-
 # The C library of Amazon Linux 2023 is 2.34.
 GLIBC = 34
 _SYMBOL = re.compile(rb"GLIBC_2\.(\d{1,3})\b")

@@ -19,8 +19,6 @@ from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.uv_settings import environ_of
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["Place", "Said", "find_uv", "prepared", "run_uv"]
-
 _SECONDS = 600
 
 
@@ -105,8 +103,6 @@ def run_uv(
         what: What it is run for, for the error.
         input: What it reads from its standard input.
         files: Texts in its working directory, by name.
-        environ: More variables.
-        seconds: How long it may take.
 
     Raises:
         OptionsError: It does not start, or takes too long.

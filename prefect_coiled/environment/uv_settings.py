@@ -20,8 +20,6 @@ from prefect_coiled.environment.index_settings import (
 )
 from prefect_coiled.environment.records import normalized
 
-__all__ = ["PUBLIC", "environ_of", "read_uv"]
-
 PUBLIC = "https://pypi.org/simple"
 # How uv reaches an index, where it keeps what it fetched, and how fast: no variable of these changes what it
 # finds. https://docs.astral.sh/uv/reference/environment/
@@ -39,8 +37,6 @@ def read_uv(environ: Mapping[str, str], project: projects.Project, start: Path) 
     """What uv would do for this program, see https://docs.astral.sh/uv/concepts/configuration-files/.
 
     Args:
-        environ: The program's variables.
-        project: The project it belongs to.
         start: The folder that the search for files started from.
 
     Raises:

@@ -11,8 +11,6 @@ from dataclasses import replace
 from prefect_coiled.environment.index_settings import Index, Source
 from prefect_coiled.environment.indexes import Indexes
 
-__all__ = ["home_of", "label_of", "public_of", "where_to_say", "with_backend"]
-
 # Each build has an index of its own: https://docs.astral.sh/uv/guides/integration/pytorch/
 _TORCH = re.compile(r"torch|torch(vision|audio|text|data|ao|rec|codec|tune|-\w+)|pytorch-\w+")
 _TORCH_LABEL = re.compile(r"cpu|xpu|cu\d{2,3}|rocm\d[\d.]*")
@@ -51,8 +49,6 @@ def with_backend(indexes: Indexes, name: str, label: str) -> Indexes | None:
     """The indexes with that of a build, where uv was told to choose among PyTorch's itself; else None.
 
     Args:
-        indexes: The user's.
-        name: Of the package.
         label: Of its build here; without one, the backend that was told.
     """
     backend = indexes.settings.torch_backend

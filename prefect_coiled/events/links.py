@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-__all__ = ["log_group_url", "log_stream_url"]
-
 
 def log_group_url(region: str, group: str) -> str:
-    """Where the console shows a CloudWatch log group.
-
-    Args:
-        region: The AWS region.
-        group: The group's name.
-    """
+    """Where the console shows a CloudWatch log group."""
     # The console wants what is behind the hash encoded twice, "%" as "$".
     return f"{_console(region)}#logsV2:log-groups/log-group/{_encoded(group)}"
 

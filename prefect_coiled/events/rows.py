@@ -17,8 +17,6 @@ from prefect_coiled.errors import OptionsError, printable
 from prefect_coiled.options.base import near
 from prefect_coiled.records import Record
 
-__all__ = ["EVENT_TYPES", "OF_CALLS", "STREAM", "Notification", "choose", "level_number"]
-
 _log = logging.getLogger(__name__)
 
 # The stream in the account's log group.

@@ -13,8 +13,6 @@ from typing import Any
 
 from prefect_coiled.records import ClusterRecord, Removal
 
-__all__ = ["EVERYWHERE", "Event", "Stream", "Subscriber", "Watch", "hearing", "here", "step", "tell"]
-
 logger = logging.getLogger(__name__)
 
 
@@ -74,11 +72,7 @@ Subscriber = Callable[[Event], None]
 
 
 class Stream:
-    """Tells its subscribers, and then those of the stream in which it was made.
-
-    Args:
-        parent: The stream around it.
-    """
+    """Tells its subscribers, and then those of the stream in which it was made."""
 
     def __init__(self, parent: Stream | None = None) -> None:
         self._parent = parent

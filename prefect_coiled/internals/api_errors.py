@@ -11,8 +11,6 @@ from urllib.parse import urlsplit
 
 import httpx
 
-__all__ = ["cause_and_step", "without_user"]
-
 _STEPS = {
     401: (
         "It wants credentials. A server with a password: `prefect config set"

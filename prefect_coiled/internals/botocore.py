@@ -11,8 +11,6 @@ import botocore.session
 from botocore import xform_name
 from botocore.credentials import Credentials
 
-__all__ = ["botocore_session", "session_with", "waiter"]
-
 
 def botocore_session(session: boto3.Session) -> Any:
     """The session of botocore behind one of boto3."""

@@ -11,8 +11,6 @@ from distributed import Client, Future, threadpoolexecutor
 from distributed.deploy.spec import SpecCluster
 from distributed.utils import thread_state
 
-__all__ = ["StandIn", "calls", "cancel", "computation", "has_clusters", "prepare_streams"]
-
 
 def computation(key: Any, function: Callable[..., Any], *args: Any) -> Any:
     """What the scheduler keeps of a task, as `TaskState.run_spec`: the call that computes it."""

@@ -8,30 +8,15 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import prefect.utilities.engine as _engine
-from prefect._flow_run_suspension import raise_if_flow_run_suspension_requested
+from prefect._flow_run_suspension import (
+    raise_if_flow_run_suspension_requested as raise_if_flow_run_suspension_requested,
+)
 from prefect._internal.concurrency.services import QueueService
 from prefect.blocks.core import Block
 from prefect.client.schemas.objects import BlockDocument
 from prefect.context import AssetContext, ContextModel, FlowRunContext, TagsContext, TaskRunContext
 from prefect.transactions import BaseTransaction
 from prefect.types._concurrency import ConcurrencyLeaseHolder
-
-__all__ = [
-    "block_of",
-    "drain",
-    "enter_for_good",
-    "is_saved_apart",
-    "leave_all",
-    "loaded_from",
-    "name_of",
-    "raise_if_flow_run_suspension_requested",
-    "route_task_run_events",
-    "running_services",
-    "saved_as",
-    "slot_holder",
-    "stored_values",
-    "wait_until_sent",
-]
 
 B = TypeVar("B", bound=Block)
 

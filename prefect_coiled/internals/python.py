@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, TypeVar
 
-__all__ = ["before_threads_end", "side_by_side"]
-
 A = TypeVar("A")
 R = TypeVar("R")
 
@@ -20,8 +18,6 @@ def side_by_side(function: Callable[[A], R], arguments: Iterable[A], at_once: in
     Who listens to calls of AWS tells Prefect of them, and finds flow run and API by the context.
 
     Args:
-        function: Called with each argument.
-        arguments: Any number.
         at_once: How many threads there are at most.
 
     Returns:

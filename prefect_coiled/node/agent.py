@@ -32,8 +32,6 @@ from prefect_coiled.node.pacing import first_pause
 from prefect_coiled.node.secrets import NodeFiles, fetch_secrets
 from prefect_coiled.plan.node_config import NodeConfig
 
-__all__ = ["Agent", "power_off"]
-
 # Seconds. A spot notice comes two minutes before the end.
 SPOT_POLL_S = 5.0
 DRAIN_S = 100.0
@@ -64,8 +62,6 @@ class Agent:
     """Runs one machine from its configuration to its end.
 
     Args:
-        config: What the machine is told.
-        imds: The metadata service.
         client: Makes an AWS client of a service in a region.
         settings: Overrides of "spot_poll_s", "drain_s", "client_grace_s", "pulse_s", "hang_s" and
             "secrets_wait_s", in seconds.

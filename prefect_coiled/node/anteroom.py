@@ -15,8 +15,6 @@ from typing import Any
 
 from prefect_coiled.internals.distributed import prepare_streams
 
-__all__ = ["Anteroom", "guard_dask", "guard_http"]
-
 _log = logging.getLogger(__name__)
 
 # Connections, and seconds in which one has to have shown its certificate or its token.
@@ -27,7 +25,6 @@ class Anteroom:
     """Connections that have not shown yet what they may. For one event loop.
 
     Args:
-        room: How many may wait.
         patience_s: Seconds that each may.
     """
 
@@ -43,9 +40,7 @@ class Anteroom:
         """A connection came.
 
         Args:
-            visitor: The connection.
             address: Where it comes from.
-            send_away: Closes it.
         """
         if len(self._waiting) >= self._room:
             counted = Counter(one for one, _, _ in self._waiting.values())

@@ -12,8 +12,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["DaskChild"]
-
 
 class DaskChild:
     """Starts the Dask process, with its output on one pipe, so that the last words of a crash count too.

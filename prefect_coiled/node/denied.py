@@ -14,8 +14,6 @@ from distributed.protocol.pickle import dumps, loads
 
 from prefect_coiled.plan.node_config import DENIED_TOPIC
 
-__all__ = ["ACCOUNT_VARIABLE", "PLUGIN", "Denials", "causes", "denials_plugin", "denied_hint"]
-
 # Set by the agent of each machine.
 ACCOUNT_VARIABLE = "PREFECT_COILED_ACCOUNT"
 PLUGIN = "prefect-coiled-denials"

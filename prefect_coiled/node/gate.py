@@ -17,14 +17,11 @@ import tornado.httputil as httputil
 
 from prefect_coiled.node.anteroom import Anteroom
 
-__all__ = ["Gate"]
-
 
 class Gate(httputil.HTTPServerConnectionDelegate):  # type: ignore[misc]
     """Lets requests with the token through to an application.
 
     Args:
-        application: What is protected.
         token: The dashboard's token; empty closes the door to everybody.
         port: The dashboard's port: cookies are shared by the ports of one host, so it is in the name.
         room: Where connections wait until one of their requests has the token.

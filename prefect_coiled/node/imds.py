@@ -15,8 +15,6 @@ from dataclasses import dataclass
 
 from prefect_coiled.errors import NodeError
 
-__all__ = ["Identity", "Imds"]
-
 DEFAULT_ENDPOINT = "http://169.254.169.254"
 _TOKEN_TTL_S = 21600
 
@@ -44,7 +42,6 @@ class Imds:
     Args:
         endpoint: Its address; by default AWS_EC2_METADATA_SERVICE_ENDPOINT, else the real one.
         timeout_s: Seconds that one request may take.
-        sleep: Waits between attempts.
     """
 
     def __init__(

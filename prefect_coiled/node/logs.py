@@ -14,8 +14,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["LogShipper"]
-
 BATCH_BYTES = 1_000_000  # AWS allows 1,048,576 with 26 for each event
 BATCH_EVENTS = 10_000
 EVENT_BYTES = 200_000  # AWS allows 262,144
@@ -34,7 +32,6 @@ class LogShipper:
         start: Whether to start now; else lines wait for `start()`.
         interval_s: Seconds between two sends.
         clock: The time of day, in seconds.
-        buffer_bytes: How much may wait.
         chance: Gives numbers from 0 to 1, for pauses.
     """
 

@@ -32,8 +32,6 @@ import dask
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol.pickle import dumps
 
-__all__ = ["Answer", "Claim", "WorkerModules", "digest", "left_out", "offer", "process_id", "top_of"]
-
 PLUGIN = "prefect-coiled-modules"
 _unique = uuid4().hex
 
@@ -144,9 +142,7 @@ async def offer(claim: Claim, contents: Mapping[str, bytes], dask_scheduler: Any
     """Give modules to a scheduler; runs there.
 
     Args:
-        claim: What the program has.
         contents: Files that the scheduler does not have yet, by hash.
-        dask_scheduler: Filled in by Dask.
     """
     keeper = _keepers.setdefault(dask_scheduler, _Keeper())
     async with keeper.lock:
@@ -195,12 +191,7 @@ def _reason(response: Any) -> str:
 
 
 class WorkerModules(WorkerPlugin):  # type: ignore[misc]
-    """Makes modules importable in a worker's process.
-
-    Args:
-        claims: Whose modules there are.
-        contents: The files by hash.
-    """
+    """Makes modules importable in a worker's process."""
 
     name = PLUGIN
     idempotent = False

@@ -13,8 +13,6 @@ import struct
 
 from prefect_coiled.node.anteroom import Anteroom
 
-__all__ = ["OnePort", "wants_http"]
-
 # Seconds, and bytes, in which a connection has to say what it wants: a TLS record holds 16 KiB.
 _HELLO_S, _HELLO = 10.0, 16 * 1024 + 5
 _CHUNK = 1 << 18
@@ -27,8 +25,6 @@ class OnePort:
     Args:
         address: The machine's own address.
         port: Where to listen.
-        scheduler: The port of Dask's scheduler.
-        dashboard: The port of its pages.
     """
 
     def __init__(self, address: str, port: int, scheduler: int, dashboard: int) -> None:
@@ -104,9 +100,6 @@ def wants_http(hello: bytes) -> bool:
 
     https://www.rfc-editor.org/rfc/rfc8446#section-4.1.2 has its form. A client whose list does not fit
     into one record, or is no such list, is taken for Dask's.
-
-    Args:
-        hello: The record.
     """
     try:
         body = hello[5:]

@@ -10,8 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-__all__ = ["LONGEST", "first_pause", "pauses"]
-
 # Machines of one call to RunInstances whose first call to AWS falls into the same second.
 FIRST_CALLS = 20.0
 # Seconds between two tries, at most (give or take a half).

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from importlib import util
 from pathlib import Path
 
-__all__ = ["as_recorded", "differing", "hash_of", "imported_from"]
-
 
 def hash_of(path: Path) -> str:
     """The hash of a file in the form that RECORD has it; empty where there is no such file.

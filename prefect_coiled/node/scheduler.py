@@ -21,8 +21,6 @@ from prefect_coiled.node.one_port import OnePort
 from prefect_coiled.node.timers import CLIENT_GRACE_S, Timers
 from prefect_coiled.plan.node_config import DENIED_TOPIC, LEAVING_TOPIC, SPOT_TOPIC, NodeConfig
 
-__all__ = ["NodeScheduler", "SchedulerRole"]
-
 _PASSED_ON = {SPOT_TOPIC: "spot_notice", LEAVING_TOPIC: "leaving", DENIED_TOPIC: "denied"}
 _REASONS = {"idle-timeout-exceeded": "idle", "unknown": "closed"}
 
@@ -112,7 +110,6 @@ class SchedulerRole:
     """Runs one scheduler.
 
     Args:
-        config: What the machine was told.
         order: What the agent ordered: "address", "dashboard_token", "client_grace_s".
     """
 

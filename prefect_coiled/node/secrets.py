@@ -15,8 +15,6 @@ from prefect_coiled.errors import NodeError
 from prefect_coiled.node.pacing import pauses
 from prefect_coiled.plan.node_config import NodeSecrets
 
-__all__ = ["NodeFiles", "fetch_secrets"]
-
 
 def fetch_secrets(
     client: Callable[[], Any],
@@ -34,10 +32,8 @@ def fetch_secrets(
 
     Args:
         client: Makes an SSM client; called again after a failure, so that credentials are looked up anew.
-        parameter: The parameter's name.
         wait_s: Seconds until the node gives up.
         clock: A monotonic clock, in seconds.
-        sleep: Waits.
         between: Gives the seconds between tries.
 
     Raises:

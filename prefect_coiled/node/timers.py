@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["CLIENT_GRACE_S", "Timers"]
-
 # A cluster that nobody ever connected to is one that its maker lost: seconds from start.
 CLIENT_GRACE_S = 600.0
 

@@ -23,8 +23,6 @@ from distributed.utils import import_term
 
 from prefect_coiled.plan.node_config import SPOT_TOPIC, NodeConfig
 
-__all__ = ["NodeNanny", "WorkerRole"]
-
 logger = logging.getLogger("distributed.node")
 
 _REASONS = {
@@ -62,7 +60,6 @@ class WorkerRole:
     """Runs the nannies of one machine.
 
     Args:
-        config: What the machine was told.
         order: What the agent ordered: "address", "instance_id", "scratch".
     """
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["SAME", "TABLES", "instead"]
-
 _TLS = "Nothing to give: the cluster always has TLS with certificates of its own."
 _PORTS = "Clients come to 8786 and the dashboard is at 8787; `scheduler_port=443` puts both on one port."
 _NETWORK = "Use `backend_options={'network': {...}}`."

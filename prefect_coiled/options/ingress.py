@@ -90,7 +90,6 @@ def ingress_rules(value: object, sources: Sequence[str] = (ANYWHERE,)) -> tuple[
     """Rules from however they were written: one mapping or a list of them.
 
     Args:
-        value: The rules.
         sources: Who gets in by a rule that only says ports: those who got in before. Other ports are no
             reason to let others in.
 
@@ -210,7 +209,6 @@ def by_one_port(rules: Sequence[IngressRule], port: int | None) -> tuple[Ingress
     """The rules of a cluster whose clients and dashboard share a port: it stands in for their usual two.
 
     Args:
-        rules: The rules.
         port: The port; None where each has its own.
     """
     if port is None:

@@ -240,8 +240,6 @@ def keyword(name: str, where: str = "Cluster", *, runner: bool = False) -> Keywo
     """The keyword of that name.
 
     Args:
-        name: Its name.
-        where: Who was given it.
         runner: Whether it must be one that a task runner takes.
 
     Raises:

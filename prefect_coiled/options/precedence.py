@@ -87,7 +87,6 @@ class Place:
     """What one place says: keywords as they are meant, and backend options by what they are about.
 
     Args:
-        name: What to call the place.
         given: Keywords of `Cluster` that were checked.
 
     Raises:
@@ -151,7 +150,6 @@ def stacked(places: Sequence[Place], region: str | None = None) -> Stack:
     region. A network of another region does not: machines elsewhere would be a surprise.
 
     Args:
-        places: The places.
         region: The region below all of them, where it is known.
 
     Raises:

@@ -11,19 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-__all__ = [
-    "ACTIONS",
-    "ADMINISTRATION",
-    "PERMISSIONS_ALONE",
-    "Action",
-    "Condition",
-    "Grant",
-    "Mode",
-    "Phase",
-    "changes",
-    "mode_of",
-]
-
 # "safe" calls may be repeated by botocore; the others are sent once, launches apart from the rest.
 Mode = Literal["safe", "once", "launch"]
 # What has to be permitted while an account is set up, extended or taken down; and at every cluster.

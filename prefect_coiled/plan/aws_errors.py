@@ -23,8 +23,6 @@ from prefect_coiled.errors import (
 )
 from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, Code
 
-__all__ = ["STATE_REASONS", "aws_error", "code_of", "denied_by", "state_words"]
-
 # How AWS spells kinds, for codes that are in no row; the first that fits.
 _SPELT: tuple[tuple[str, type[AwsError]], ...] = (
     (r".*(\.NotFound|NotFoundException|\.NotFoundException)", NotFoundError),

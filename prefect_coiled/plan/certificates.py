@@ -16,8 +16,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 from cryptography.x509.oid import NameOID
 
-__all__ = ["ClusterCertificates", "KeyPair"]
-
 WEEK_S = 7 * 24 * 3600.0
 # Certificates are valid from a little before "now": the clocks of the machines differ.
 BACKDATE = timedelta(minutes=15)

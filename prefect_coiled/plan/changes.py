@@ -13,8 +13,6 @@ from prefect_coiled.plan.kinds import Cluster, Item, Kind, There, Wanted, order
 from prefect_coiled.plan.prices import total, usd
 from prefect_coiled.records import Record
 
-__all__ = ["Change", "Plan", "Standing", "choose", "of_destruction", "of_set_up", "of_sweep", "standing"]
-
 Action = Literal["create", "update", "delete", "keep"]
 
 
@@ -186,13 +184,7 @@ def of_set_up(kinds: Mapping[str, Kind], there: There, want: Wanted) -> Iterator
 def of_sweep(
     kinds: Mapping[str, Kind], there: There, *, kept: frozenset[str] = frozenset()
 ) -> Iterator[Change]:
-    """What a sweep removes: what dead clusters left, and what nothing uses.
-
-    Args:
-        kinds: The rows.
-        there: What there is.
-        kept: Rows of which nothing goes.
-    """
+    """What a sweep removes: what dead clusters left, and what nothing uses."""
     clusters = standing(kinds, there)
     there = {key: list(items) for key, items in there.items()}
     for key in order(kinds, down=True):
@@ -227,8 +219,6 @@ def of_destruction(
     """What goes with an account in a region: all of it.
 
     Args:
-        kinds: The rows.
-        there: What there is.
         stays: Why what all regions share stays; empty if it goes.
         needed: Whether another region needs it.
     """

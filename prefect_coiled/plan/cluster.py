@@ -283,7 +283,6 @@ def launch_attempts(
     """The ways to get machines, in order: next type, next zone, then on demand where spot may fall back.
 
     Args:
-        spec: The cluster.
         role: Schedulers are never spot machines.
         zones: The zones that the network has.
         first_zone: The zone to begin with: workers start where their scheduler is.

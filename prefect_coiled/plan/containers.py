@@ -13,8 +13,6 @@ from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import RegistryOptions
 from prefect_coiled.records import Record
 
-__all__ = ["DOCKER_HUB", "ContainerImage", "check_reference", "container_image", "repository_name"]
-
 DOCKER_HUB = "docker.io"
 # What Docker calls the machine types of EC2.
 PLATFORMS = {"x86_64": "amd64", "arm64": "arm64"}
@@ -89,8 +87,6 @@ def container_image(
     Args:
         text: A full reference, "user/image:tag" of Docker Hub, or a short name in the account's registry:
             a tag of its repository in ECR, or "name:tag" of its namespace in Docker Hub.
-        registry: The account's registry.
-        account: The account's slug.
         number: The 12 digits of the AWS account.
         region: Where the cluster runs.
 

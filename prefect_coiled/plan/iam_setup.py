@@ -14,18 +14,6 @@ from typing import Any, Literal, NamedTuple, get_args
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.plan import tags
 
-__all__ = [
-    "FORMATS",
-    "PRINCIPALS",
-    "Format",
-    "Principal",
-    "Step",
-    "command",
-    "policy_name",
-    "steps",
-    "written",
-]
-
 Principal = Literal["user", "group", "role"]
 PRINCIPALS: tuple[Principal, ...] = get_args(Principal)
 Format = Literal["json", "cloudformation", "terraform"]

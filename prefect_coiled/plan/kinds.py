@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 from prefect_coiled.plan import tags
 from prefect_coiled.records import Record
 
-__all__ = ["ALL", "Cluster", "Item", "Kind", "Scope", "There", "Wanted", "free", "order"]
-
 Item = dict[str, Any]
 # What there is, by the rows' keys.
 There = dict[str, list[Item]]

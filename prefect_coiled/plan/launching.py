@@ -19,8 +19,6 @@ from prefect_coiled.plan.aws_codes import SLOW_DOWN, SPOT_ROLE_MISSING
 from prefect_coiled.plan.cluster import Attempt, shortage
 from prefect_coiled.plan.quotas import Quota, machine_quota, vcpus
 
-__all__ = ["LARGEST_CALL", "Tally", "halves", "smaller_call"]
-
 # "For larger numbers of instances, request in smaller batches", such as of 100:
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RunInstances.html
 LARGEST_CALL = 100
@@ -147,8 +145,6 @@ class Tally:
         """The error of a launch that could not go on.
 
         Args:
-            what: What was being done.
-            got: How many machines came up.
             extra: A sentence about the quota that is used up.
         """
         last = self.last

@@ -18,16 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from prefect_coiled.errors import NodeError, OptionsError
 
-__all__ = [
-    "DENIED_TOPIC",
-    "LEAVING_TOPIC",
-    "SPOT_TOPIC",
-    "ClientSecrets",
-    "NodeConfig",
-    "NodeSecrets",
-    "check_dask_options",
-]
-
 # The topic among Dask's events under which a machine says that AWS takes it back.
 SPOT_TOPIC = "prefect-coiled-spot"
 # The topic under which a `Cluster` object says which workers it is about to retire.
@@ -80,7 +70,6 @@ def check_dask_options(
 
     Args:
         worker_options: Keyword arguments of `distributed.Nanny` and `distributed.Worker`.
-        scheduler_options: Keyword arguments of `distributed.Scheduler`.
 
     Raises:
         OptionsError: An option belongs to this library (TLS, addresses, names), or cannot go through JSON.

@@ -4,18 +4,6 @@ from __future__ import annotations
 
 from prefect_coiled.plan import machines
 
-__all__ = [
-    "EBS_GP3_USD_PER_GB_MONTH",
-    "HOURS_PER_MONTH",
-    "NAT_GATEWAY_USD_PER_HOUR",
-    "NOT_KNOWN",
-    "PUBLIC_IPV4_USD_PER_HOUR",
-    "hourly",
-    "priced",
-    "total",
-    "usd",
-]
-
 # https://aws.amazon.com/ebs/pricing, /vpc/pricing; us-east-1.
 EBS_GP3_USD_PER_GB_MONTH = 0.08
 NAT_GATEWAY_USD_PER_HOUR = 0.045

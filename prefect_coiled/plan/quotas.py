@@ -14,8 +14,6 @@ from typing import NamedTuple
 
 from prefect_coiled.plan import machines
 
-__all__ = ["OF_CODES", "Quota", "machine_quota", "of_machines", "room", "used_vcpus", "vcpus"]
-
 
 class Quota(NamedTuple):
     """A quota of an AWS account, nearly always in one region.
@@ -133,9 +131,7 @@ def room(limit: float, used: int, size: int, beside: int = 0) -> int:
     """How many machines of `size` vCPUs fit under a limit of vCPUs.
 
     Args:
-        limit: The quota's value.
         used: The vCPUs that count against it now.
-        size: vCPUs of one machine.
         beside: vCPUs of what is launched with them, such as a scheduler.
     """
     return max(0, int(limit - used - beside) // size)
@@ -146,6 +142,5 @@ def used_vcpus(running: Iterable[tuple[str, bool, int]], quota: Quota) -> int:
 
     Args:
         running: Type, whether it is spot, and vCPUs of each machine that is pending or running.
-        quota: The quota.
     """
     return sum(vcpus(kind) or size for kind, spot, size in running if machine_quota(kind, spot=spot) == quota)

@@ -39,7 +39,6 @@ def account_tags(account: str, **more: str) -> dict[str, str]:
     """The tags of what an account owns: `owner`, the account's slug, and what is given.
 
     Args:
-        account: The account's slug.
         more: Further tags, keyed by the constants of this module in lower case, such as `tier="public"`.
     """
     return {

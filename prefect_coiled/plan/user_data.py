@@ -19,17 +19,6 @@ from prefect_coiled.errors import OptionsError
 from prefect_coiled.plan.containers import ContainerImage
 from prefect_coiled.plan.node_config import NodeConfig, check_dask_options
 
-__all__ = [
-    "BAKED",
-    "DISTRIBUTED_PYTHONS",
-    "LIMIT",
-    "Place",
-    "bake_data",
-    "check_python",
-    "token_parameter",
-    "user_data",
-]
-
 # Bytes before base64: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html
 LIMIT = 16 * 1024
 # From this line on, `container.sh` stands in for the rest of the script.
@@ -103,7 +92,6 @@ def bake_data(environment: Place, region: str, timeout: float) -> str:
 
     Args:
         environment: Where the list of packages is.
-        region: The AWS region.
         timeout: Seconds until it gives up.
     """
     return _fill(_script("bake.sh"), {**_blanks(region, timeout, environment), "BAKED": BAKED})
@@ -113,7 +101,6 @@ def check_python(python: str, *, way_out: bool) -> None:
     """See that machines can have this Python.
 
     Args:
-        python: Its version.
         way_out: Whether the machines reach the internet, for a download of Python.
 
     Raises:

@@ -27,8 +27,6 @@ from prefect_coiled.tasks.environment import deliver, prepare
 from prefect_coiled.tasks.launch import launch
 from prefect_coiled.tasks.steps import Session
 
-__all__ = ["bake_image", "builder_name"]
-
 
 def builder_name(environment: str) -> str:
     """Name of the cluster of one machine that bakes an environment."""

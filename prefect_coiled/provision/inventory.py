@@ -35,7 +35,6 @@ def take_inventory(aws: Aws, cluster: str | None = None) -> tuple[Resource, ...]
     """All that the account has in the door's region; its role and instance profile belong to all regions.
 
     Args:
-        aws: The door.
         cluster: Only what belongs to the clusters of that name.
     """
     keys = [key for key, kind in KINDS.items() if kind.listed and (cluster is None or kind.of_clusters)]

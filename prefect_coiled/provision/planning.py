@@ -15,19 +15,6 @@ from prefect_coiled.plan import changes
 from prefect_coiled.plan.changes import Plan
 from prefect_coiled.plan.kinds import There, Wanted
 
-__all__ = [
-    "asked_of",
-    "destruction_of",
-    "plan_destruction",
-    "plan_set_up",
-    "plan_sweep",
-    "refuse_while_clusters_live",
-    "set_up_of",
-    "sweep_of",
-    "wanted",
-    "widened",
-]
-
 
 def wanted(
     aws: Aws,
@@ -116,7 +103,6 @@ def plan_sweep(aws: Aws, release_nat: bool = True) -> Plan:
     """What `sweep` would remove. Changes nothing.
 
     Args:
-        aws: The door.
         release_nat: Whether idle NAT gateways go.
     """
     return sweep_of(aws, find_all(aws), release_nat)

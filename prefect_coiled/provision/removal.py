@@ -43,9 +43,7 @@ def remove(
     """Remove items, each kind after those that wait for it; what fails is left, and keeps what it needs.
 
     Args:
-        aws: The door.
         doomed: What goes, by the rows' keys.
-        run: How the steps are run.
         patience: Seconds to wait for what goes first.
         asked: Rows whose items were asked to go already.
         stays: Rows of which something stays, or may, and why.
@@ -154,8 +152,6 @@ def remove_cluster(
     """Remove a cluster with plain calls, machines first. A repeat finds nothing and is fine.
 
     Args:
-        aws: The door.
-        name: The cluster's name.
         uid: Only this cluster of that name; None for those that there are now.
         ids: Machines known by id, in case lists are stale.
         patience: Seconds to wait for the machines to be gone.
@@ -304,7 +300,6 @@ def not_shown(unseen: Mapping[str, AwsError], raised: PrefectCoiledError | None)
     """What AWS does not show, as a removal: how much of it there is, and what it costs, is not known.
 
     Args:
-        unseen: Why, by row.
         raised: The error that will be raised: its cause is told with it.
     """
     rows = {KINDS[row].name: e for row, e in unseen.items() if KINDS[row].delete is not None}

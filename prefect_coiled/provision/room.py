@@ -56,7 +56,6 @@ def find_room(aws: Aws, worker_type: str, scheduler_type: str, *, spot: bool) ->
     """For how many workers the AWS account's quotas leave room now.
 
     Args:
-        aws: The door.
         worker_type: The workers' type, such as "m6i.xlarge".
         scheduler_type: The scheduler's, which is never a spot machine.
         spot: Whether the workers are spot machines.

@@ -32,8 +32,6 @@ from prefect_coiled import events
 from prefect_coiled.errors import StoppedError
 from prefect_coiled.internals.prefect import slot_holder
 
-__all__ = ["LEASE", "Slot", "limit_name", "take_slot"]
-
 logger = logging.getLogger(__name__)
 
 # Seconds: Prefect allows no shorter lease; how often it is renewed; and between two tries to get one.
@@ -53,7 +51,6 @@ class Slot:
     """A slot that is held.
 
     Args:
-        limit: Name of the limit.
         lease_id: The lease at the Prefect API.
         holder: Who holds it, as the API shows it.
         waited: Seconds that it was waited for.
@@ -130,10 +127,7 @@ def take_slot(
     """Take a slot of the account's limit; wait until there is one.
 
     Args:
-        account: The account's slug.
         running: Counts the account's clusters that AWS shows.
-        stop: Ends the wait.
-        clock: Seconds, monotonic.
 
     Returns:
         The slot, or None where the account has no limit.

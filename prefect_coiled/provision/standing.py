@@ -11,8 +11,6 @@ from prefect_coiled.aws.kinds import KINDS, find_what_shows, of_clusters
 from prefect_coiled.plan.changes import Standing, standing
 from prefect_coiled.plan.kinds import Scope
 
-__all__ = ["look", "removable", "uids_of"]
-
 
 def removable() -> tuple[str, ...]:
     """The keys of the rows of clusters that are deleted by themselves; the others go with these."""

@@ -17,8 +17,6 @@ from typing import Any
 from prefect_coiled.events import Event
 from prefect_coiled.progress import Board, is_underway
 
-__all__ = ["CellBoard", "in_notebook"]
-
 # Seconds between two updates at least; the last state is always shown.
 _APART = 0.2
 
@@ -34,9 +32,7 @@ class CellBoard:
     """A board whose rows are an output of the cell that it is made in.
 
     Args:
-        name: Heading.
         display: Shows HTML and returns a handle with `update`; IPython's by default.
-        clock: Seconds, monotonic.
     """
 
     def __init__(

@@ -46,9 +46,6 @@ _IDS = (
 class Notifications:
     """Keeps the notifications of one account in one region.
 
-    Args:
-        aws: A door of the account; the rows are written through one of their own.
-
     Attributes:
         threads: Whether threads can be started; not while the interpreter ends.
     """

@@ -25,8 +25,6 @@ from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.records import ClusterRecord
 from prefect_coiled.subscribers.artifacts import Artifacts, Told
 
-__all__ = ["Story", "storied"]
-
 # Seconds that the end of a cluster may wait for its last artifacts, and the end of one that is in a hurry.
 _LAST, _LAST_HURRIED = 5.0, 2.0
 
@@ -37,9 +35,7 @@ class Story:
     Made in the flow run that asks for the cluster, if there is one.
 
     Args:
-        spec: The cluster.
         sandbox: Whether its logs are in no console of AWS's.
-        clock: Seconds, monotonic.
         artifacts: Where to show it.
     """
 

@@ -19,8 +19,6 @@ from prefect.settings import get_current_settings
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.internals.api_errors import without_user
 
-__all__ = ["NEXT_STEP", "check_api_url", "is_loopback", "is_private"]
-
 NEXT_STEP = (
     "Use Prefect Cloud: `prefect cloud login`. Or a server that the machines can reach: start it with"
     " `prefect server start --host 0.0.0.0`, and name its address as the machines see it:"

@@ -19,8 +19,6 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
-__all__ = ["Pickler"]
-
 _MAIN = frozenset({"__main__", "__mp_main__"})
 # What decorators call the function that they took the place of: Prefect's, functools'.
 _INNER = ("fn", "__wrapped__")

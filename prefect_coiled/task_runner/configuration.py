@@ -12,8 +12,6 @@ from typing_extensions import Self, Unpack
 from prefect_coiled.options.keywords import ClusterOptions, taken
 from prefect_coiled.task_runner.shipping import is_shipping
 
-__all__ = ["ConfiguredRunner"]
-
 
 class ConfiguredRunner(DaskTaskRunner):
     """A task runner's configuration; see `CoiledTaskRunner`."""

@@ -24,8 +24,6 @@ from prefect_coiled.task_runner.reach import check_reach
 from prefect_coiled.task_runner.submission import Submission
 from prefect_coiled.task_runner.worker_logs import WorkerLogs
 
-__all__ = ["ConnectedRunner", "on_worker"]
-
 
 class ConnectedRunner(ConfiguredRunner):
     """A task runner that has a cluster; see `CoiledTaskRunner`."""

@@ -19,8 +19,6 @@ from prefect_dask.client import PrefectDaskClient
 
 from prefect_coiled.errors import StoppedError
 
-__all__ = ["Connection", "OwnAddressClient"]
-
 logger = get_logger("prefect_coiled.task_runner.connection")
 
 # Prefect kills a cancelled flow run 30 s after the signal.

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from itertools import count
 from uuid import UUID
 
-__all__ = ["Batch", "Event", "Flight", "Waiting"]
-
 
 @dataclass(frozen=True)
 class Event:

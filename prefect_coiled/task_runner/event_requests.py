@@ -20,8 +20,6 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLOUD_API_URL, get_current
 
 from prefect_coiled.task_runner.event_batches import Event, Flight
 
-__all__ = ["missing", "send"]
-
 logger = get_logger("prefect_coiled.task_runner.events")
 
 # Task runs in a question.
@@ -32,8 +30,6 @@ def send(client: SyncPrefectClient, events: list[Event], resources: list[bytes])
     """Send events, each related to some resources.
 
     Args:
-        client: Of the API.
-        events: The events, in their order.
         resources: The resources, as JSON.
     """
     bodies = [_with_related(event, resources) for event in events]

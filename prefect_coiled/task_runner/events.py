@@ -30,8 +30,6 @@ from prefect.logging import get_logger
 from prefect_coiled.task_runner.event_batches import Batch, Event, Flight, Waiting
 from prefect_coiled.task_runner.event_requests import missing, send
 
-__all__ = ["Outbox"]
-
 logger = get_logger("prefect_coiled.task_runner.events")
 
 # Events in a request: about 300 KB.

@@ -19,8 +19,6 @@ from typing import Any
 from prefect.context import FlowRunContext
 from prefect.flow_engine import AsyncFlowRunEngine, FlowRunEngine
 
-__all__ = ["Settles", "install"]
-
 _MARK = "_prefect_coiled_settles"
 
 
@@ -29,11 +27,7 @@ class Settles(ABC):
 
     @abstractmethod
     def settle(self, returned: Any = None) -> None:
-        """Wait until every task has ended; raise when the flow run must not be Completed.
-
-        Args:
-            returned: What the flow function returned.
-        """
+        """Wait until every task has ended; raise when the flow run must not be Completed."""
 
 
 def _runner() -> Settles | None:

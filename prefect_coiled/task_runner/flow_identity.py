@@ -10,21 +10,13 @@ from typing import Any
 
 from prefect.flows import Flow
 
-__all__ = ["FlowBody", "identity_of"]
-
 _HOOKS = "on_completion", "on_failure", "on_cancellation", "on_crashed", "on_running"
 # What `functools.update_wrapper` took from the body.
 _FROM_BODY = "__wrapped__", "__annotations__", "__type_params__"
 
 
 class FlowBody:
-    """Stands for a flow's function where that is not.
-
-    Args:
-        module: The function's module.
-        qualname: Its name there.
-        doc: Its documentation.
-    """
+    """Stands for a flow's function where that is not."""
 
     def __init__(self, module: str, qualname: str, doc: str | None = None) -> None:
         self.__module__, self.__qualname__, self.__doc__ = module, qualname, doc

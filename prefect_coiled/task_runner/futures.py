@@ -36,8 +36,6 @@ from prefect_coiled.task_runner.lost_tasks import crashed, report, unfinished
 from prefect_coiled.task_runner.news import Ending
 from prefect_coiled.task_runner.remote_result import RemoteRecord, with_result_of
 
-__all__ = ["CoiledFuture"]
-
 R = TypeVar("R")
 # One for all futures: what it guards is done in microseconds, and a lock each is memory for many of them.
 _lock = threading.RLock()
@@ -52,7 +50,6 @@ class CoiledFuture(PrefectDaskFuture[R]):
     """The future of a task run submitted by a `CoiledTaskRunner`.
 
     Args:
-        task: The task that runs.
         task_run_id: The id of its run.
         last_words: Gives what the machine of a lost worker last said; of the scheduler's for None.
         ended: Called once the task has ended well, that is with a state of its own.

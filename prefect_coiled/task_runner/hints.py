@@ -9,17 +9,14 @@ from typing import Any
 
 from prefect.client.schemas.objects import State
 
-from prefect_coiled.node.denied import ACCOUNT_VARIABLE, causes, denied_hint
+from prefect_coiled.node.denied import causes, denied_hint
 from prefect_coiled.node.modules import left_out
-
-__all__ = ["ACCOUNT_VARIABLE", "add_hint", "advise", "hint_for", "missing_module"]
 
 
 def hint_for(error: BaseException | None, account: str | None = None) -> str:
     """What to do if the error, or what caused it, is a denied access to S3 or a missing module; else empty.
 
     Args:
-        error: The task's exception.
         account: The account's slug; that of this machine by default.
     """
     for one in causes(error):

@@ -29,8 +29,6 @@ from prefect.context import (
 from prefect_coiled.internals.prefect import enter_for_good, leave_all
 from prefect_coiled.task_runner.outboxes import use_outbox
 
-__all__ = ["Hydrated", "hydrated", "made"]
-
 # Flow runs whose context a thread keeps: with more at a time on one cluster, the least used is made anew.
 _KEPT = 4
 _of_thread = threading.local()

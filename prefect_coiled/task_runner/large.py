@@ -20,8 +20,6 @@ from dask.sizeof import sizeof
 from prefect_coiled.task_runner.by_name import Pickler
 from prefect_coiled.task_runner.shipping import LARGE
 
-__all__ = ["Large", "LargeValues"]
-
 # Whose values are asked for their size: to ask all is dear, and objects of users' may take it amiss.
 _SIZED = frozenset({"numpy", "pandas", "pyarrow", "polars", "torch", "scipy", "xarray", "array"})
 _BYTES = (bytes, bytearray, memoryview)
@@ -30,12 +28,7 @@ _KEPT, _KEPT_BYTES = 8, 1_000_000_000
 
 
 class Large:
-    """A value as bytes and buffers, which Dask moves without copying them.
-
-    Args:
-        pickled: The value without its buffers.
-        buffers: The buffers.
-    """
+    """A value as bytes and buffers, which Dask moves without copying them."""
 
     def __init__(self, pickled: bytes, buffers: list[Any]) -> None:
         self.pickled, self.buffers = pickled, buffers

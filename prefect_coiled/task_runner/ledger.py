@@ -20,8 +20,6 @@ from prefect_coiled.task_runner.futures import CoiledFuture
 from prefect_coiled.task_runner.lost_tasks import Ending, report
 from prefect_coiled.task_runner.remote_result import RemoteRecord
 
-__all__ = ["Ledger", "as_one", "fetch_returned", "unseen"]
-
 
 class Ledger:
     """The futures of the tasks that have not ended well so far."""
@@ -78,8 +76,6 @@ def unseen(lost: list[CoiledFuture[Any]], returned: Any, in_flow: bool) -> list[
     """The lost tasks that a flow was not handed the error of, and whose futures it does not return.
 
     Args:
-        lost: The lost tasks.
-        returned: What the flow returned.
         in_flow: Whether there is a flow run, whose state must tell of a loss. Without one, who
             waited for a task has its state in hand.
     """
@@ -98,11 +94,7 @@ def unseen(lost: list[CoiledFuture[Any]], returned: Any, in_flow: bool) -> list[
 
 
 def fetch_returned(returned: Any) -> None:
-    """Have the results of futures and states that a flow returns here, before the cluster is gone.
-
-    Args:
-        returned: What the flow returned.
-    """
+    """Have the results of futures and states that a flow returns here, before the cluster is gone."""
 
     def visit(expression: Any) -> Any:
         state = expression.state if isinstance(expression, CoiledFuture) else expression

@@ -26,8 +26,6 @@ from prefect.utilities.engine import emit_task_run_state_change_event
 
 from prefect_coiled.errors import TaskLostError
 
-__all__ = ["Ending", "crashed", "report", "unfinished"]
-
 logger = get_logger("prefect_coiled.task_runner.lost_tasks")
 _AT_ONCE = 8
 
@@ -64,7 +62,6 @@ def report(endings: Iterable[Ending], timeout: float = 30.0) -> None:
     knew more about it. One that the server has as completed is overruled, because its result is gone.
 
     Args:
-        endings: The runs and their states.
         timeout: Seconds for all of them together.
     """
     todo = list(endings)

@@ -16,8 +16,6 @@ from prefect_coiled.environment.module_places import has_own
 from prefect_coiled.environment.modules import Modules
 from prefect_coiled.errors import PrefectCoiledError
 
-__all__ = ["Supply"]
-
 
 class Supply:
     """The modules that a cluster has of this program.

@@ -21,8 +21,6 @@ from weakref import WeakValueDictionary
 from prefect.client.schemas.objects import TERMINAL_STATES, State, StateType
 from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]
 
-__all__ = ["PREFIX", "Ending", "News", "tell"]
-
 PREFIX = "prefect-coiled-"
 
 # Bytes of a result that comes along.
@@ -97,10 +95,7 @@ def tell(
     """On a worker: say that a task run has ended.
 
     Args:
-        worker: The Dask worker.
         topic: Who is to know it, as the call says.
-        run: The task run.
-        state: Its last state here.
         again: Whether it may be run again if its result is lost.
         transaction: What its part of a transaction came to.
     """
@@ -147,11 +142,7 @@ def _is_plain(value: Any, depth: int) -> bool:
 
 
 class News:
-    """The client's side: gives each ending to the future that stands for the run.
-
-    Args:
-        client: The Dask client that listens.
-    """
+    """The client's side: gives each ending to the future that stands for the run."""
 
     def __init__(self, client: Any) -> None:
         self.topic = f"{PREFIX}{uuid4().hex[:16]}"

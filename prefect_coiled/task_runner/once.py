@@ -22,8 +22,6 @@ from prefect_coiled.internals.distributed import calls, computation
 from prefect_coiled.task_runner.news import PREFIX, Ending
 from prefect_coiled.task_runner.worker import run_task
 
-__all__ = ["Once", "state_of_lost"]
-
 
 class Once(SchedulerPlugin):
     """Keeps ended task runs from being run again."""
@@ -65,12 +63,7 @@ class Once(SchedulerPlugin):
 
 
 def state_of_lost(run: bytes, ending: Ending) -> State[Any]:
-    """On a worker: the state of a task run that ended on one that is gone.
-
-    Args:
-        run: The run's id.
-        ending: How it ended.
-    """
+    """On a worker: the state of a task run that ended on one that is gone."""
     if ending.completed and ending.persisted is not None:
         kept = ending.with_metadata()
         kept.state_details.task_run_id = UUID(bytes=run)

@@ -20,8 +20,6 @@ from prefect_coiled.errors import OptionsError
 from prefect_coiled.task_runner.api_url import check_api_url
 from prefect_coiled.task_runner.run_options import parameter, resolve
 
-__all__ = ["Opened", "open_target"]
-
 
 @dataclass(frozen=True)
 class Opened:
@@ -53,11 +51,7 @@ def open_target(
     Args:
         given: A cluster or an address, if the runner was given one.
         make: Another cluster class, if the runner was given one.
-        keywords: Keywords for the cluster.
-        parameters: The flow run's parameters.
-        stack: Closes what is made.
         stop: When set, the making ends as soon as it can.
-        log: The flow run's logger.
 
     Raises:
         OptionsError: The flow run's options are wrong, or its API is out of reach; nothing was made.

@@ -29,8 +29,6 @@ from prefect_coiled.task_runner.event_batches import Event
 from prefect_coiled.task_runner.events import Outbox
 from prefect_coiled.task_runner.time_limit import Limit, present_limit
 
-__all__ = ["find", "install", "present", "related_of_flow_run", "report_timeout", "use_outbox"]
-
 _MARK = "_prefect_coiled_routes"
 # Flow runs whose outbox a process keeps; one that is not empty is kept anyway.
 _KEPT = 16

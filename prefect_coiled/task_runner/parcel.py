@@ -30,8 +30,6 @@ from prefect_coiled.task_runner.flow_identity import identity_of
 from prefect_coiled.task_runner.shipping import dumps
 from prefect_coiled.task_runner.transactions import for_worker
 
-__all__ = ["PARTS", "FlowRunParcel", "task_context"]
-
 #: What of the context differs from task to task.
 PARTS = ("task_run_context", "tags_context", "asset_context", "deployment_id", "deployment_parameters")
 
@@ -89,7 +87,6 @@ def task_context(
     Together with the shared part this is what `prefect.context.serialize_context` gives.
 
     Args:
-        task: The task.
         task_run_id: The id of its run.
         inputs: The task runs that its parameters come from.
         wait_for: What it waits for, whose assets are upstream of its own.

@@ -23,8 +23,6 @@ from prefect_coiled.errors import ProvisionError
 from prefect_coiled.internals.api_errors import cause_and_step, without_user
 from prefect_coiled.task_runner.api_url import NEXT_STEP
 
-__all__ = ["check_reach"]
-
 # Seconds that the machine may wait for an answer.
 _REQUEST = 10.0
 
@@ -33,7 +31,6 @@ def check_reach(client: distributed.Client, shared: bytes) -> None:
     """Raise when the first worker of a cluster does not reach the Prefect API. Does nothing without workers.
 
     Args:
-        client: The Dask client.
         shared: The context of the flow run, as `FlowRunParcel` makes it.
 
     Raises:

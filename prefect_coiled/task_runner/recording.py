@@ -24,8 +24,6 @@ from prefect_coiled.task_runner.outboxes import present, related_of_flow_run
 from prefect_coiled.task_runner.submission import Submission
 from prefect_coiled.task_runner.worker import flush_worker
 
-__all__ = ["Recording", "wait_until_recorded"]
-
 logger = get_logger("prefect_coiled.task_runner.recording")
 
 # Seconds without any progress after which the end of this process waits no more.
@@ -42,7 +40,6 @@ class Recording:
         """Take what the workers of a flow run still hold, and what those that are gone have not told.
 
         Args:
-            client: The Dask client.
             submission: What sent the flow run's tasks.
             seconds: How long the workers may take.
         """

@@ -12,8 +12,6 @@ from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[a
 
 from prefect_coiled.task_runner.news import Ending
 
-__all__ = ["RemoteRecord", "with_result_of"]
-
 _OF_THE_RECORD = frozenset(
     {"result", "metadata", "expiration", "serializer", "is_persisted", "serialize", "serialize_result"}
 )
@@ -28,7 +26,6 @@ class RemoteRecord(ResultRecord[Any]):
 
         Args:
             future: The Dask future, which keeps the result where it is.
-            ending: How the task ended.
             fetch: Gets the state with its record.
         """
         made: Any = cls.model_construct(metadata=None, result=None)  # type: ignore[arg-type]
@@ -90,9 +87,7 @@ def with_result_of(
     """The state of a task run that has completed, without its result being moved.
 
     Args:
-        run: The task run.
         flow_run: Its flow run, if it has one.
-        ending: How it ended.
         future: The Dask future, which keeps the result where it is.
         fetch: Gets the state with its result.
     """

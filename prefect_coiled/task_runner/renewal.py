@@ -19,8 +19,6 @@ import distributed
 from distributed.core import Status
 from prefect.logging import get_logger
 
-__all__ = ["renew_if_stuck"]
-
 # Seconds that a thread has to come back by itself; that other tasks have to end, while no new ones come;
 # and between two attempts.
 BACK, HELD, AGAIN = 30.0, 60.0, 300.0

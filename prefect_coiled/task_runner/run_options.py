@@ -25,8 +25,6 @@ from prefect_coiled.options.base import OptionsModel
 from prefect_coiled.options.keywords import KEYWORDS, from_variables, taken
 from prefect_coiled.options.precedence import Place, stacked
 
-__all__ = ["ClusterSettings", "resolve"]
-
 # A deployment's parameters are kept and shown as they are.
 _NOT_AS_PARAMETER = {"environ"}
 
@@ -116,8 +114,6 @@ def resolve(
     """The keywords that hold for a flow run, and where those came from that are not the code's.
 
     Args:
-        keywords: Those of the task runner.
-        parameters: The flow run's parameters.
         environ: The environment; by default this process's.
 
     Raises:

@@ -46,8 +46,6 @@ from prefect_coiled.task_runner.submission import Request, Submission, as_lists,
 from prefect_coiled.task_runner.transactions import Part
 from prefect_coiled.task_runner.wishes import wishes_of
 
-__all__ = ["CoiledTaskRunner"]
-
 R = TypeVar("R")
 flow_end.install()
 

@@ -22,8 +22,6 @@ from prefect_dask.task_runners import PrefectDaskFuture
 
 from prefect_coiled.task_runner.by_name import Pickler
 
-__all__ = ["dumps", "is_shipping", "pack", "unpack"]
-
 _local = threading.local()
 # Bytes from which on a value goes apart from the call that it belongs to, once a worker.
 LARGE = 100_000

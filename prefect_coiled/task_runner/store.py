@@ -16,8 +16,6 @@ from distributed.utils import sync
 
 from prefect_coiled.errors import PrefectCoiledError
 
-__all__ = ["Store", "load"]
-
 _PREFIX = "prefect-coiled"
 _cache: dict[tuple[str, str], Any] = {}
 _CACHED = 256
@@ -28,7 +26,6 @@ class Store:
     """The client's side.
 
     Args:
-        client: The Dask client.
         space: Tells what belongs to this flow run from what belongs to others.
     """
 

@@ -36,8 +36,6 @@ from prefect_coiled.task_runner.worker import Call, run_task
 
 logger = get_logger("prefect_coiled.task_runner.submission")
 
-__all__ = ["Request", "Submission", "as_lists", "inputs_of"]
-
 _GRAPH = 1_000
 
 
@@ -81,7 +79,6 @@ class Submission:
     """Sends the tasks of a flow run to one Dask client.
 
     Args:
-        client: The Dask client.
         space: Where the flow run's things are kept (see `store`).
         parcel: The flow run's context.
     """
@@ -234,7 +231,6 @@ def inputs_of(parameters: dict[str, Any], more: dict[str, set[RunInput]] | None)
     """The task runs that a task depends on, by parameter.
 
     Args:
-        parameters: The task's parameters.
         more: Those that somebody else has found, of parameters.
     """
     inputs: dict[str, set[RunInput]] = {

@@ -21,8 +21,6 @@ from prefect.states import Failed
 
 from prefect_coiled.internals.distributed import StandIn
 
-__all__ = ["Limit", "present_limit", "run_within"]
-
 #: Seconds that Prefect's own interruption has, which is the better one: the task may clean up.
 GRACE = 1.0
 _present: ContextVar[Limit | None] = ContextVar("prefect_coiled_limit", default=None)

@@ -23,8 +23,6 @@ from prefect_coiled.internals.prefect import stored_values
 from prefect_coiled.task_runner.lost_tasks import Ending, report
 from prefect_coiled.task_runner.remote_result import RemoteRecord
 
-__all__ = ["Part", "for_worker", "part_of", "stand_for"]
-
 
 class _StandIn(Transaction):
     """The flow's transaction on a worker: the outermost one there."""
@@ -71,11 +69,7 @@ class Part(Transaction):
 
     @classmethod
     def begin_one(cls, future: Any) -> Part | None:
-        """A child of the transaction that is open here; None if there is none.
-
-        Args:
-            future: The `CoiledFuture` of the task.
-        """
+        """A child of the transaction that is open here; None if there is none."""
         parent = get_transaction()
         if parent is None:
             return None

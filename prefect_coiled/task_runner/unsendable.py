@@ -12,21 +12,13 @@ from prefect.utilities.annotations import BaseAnnotation
 from prefect_coiled.errors import ArgumentError
 from prefect_coiled.task_runner.shipping import pack
 
-__all__ = ["explain"]
-
 _DEEP = 20
 # Parts that are tried at most, of a value with millions of them.
 _TRIED = 2_000
 
 
 def explain(task: Task[Any, Any], parameters: Mapping[str, Any], error: Exception) -> Exception:
-    """The error that names the parameter, and the path in its value; the first one if none is to blame.
-
-    Args:
-        task: The task.
-        parameters: Its parameters.
-        error: What serialising raised.
-    """
+    """The error that names the parameter, and the path in its value; the first one if none is to blame."""
     for name, value in parameters.items():
         if _can_be_sent(value):
             continue

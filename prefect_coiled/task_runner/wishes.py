@@ -21,8 +21,6 @@ from prefect.tasks import Task
 
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["Wishes", "wishes_of"]
-
 _PREFIX = "dask:"
 
 

@@ -42,8 +42,6 @@ from prefect_coiled.task_runner.shipping import unpack
 from prefect_coiled.task_runner.time_limit import run_within
 from prefect_coiled.task_runner.transactions import part_of, stand_for
 
-__all__ = ["Call", "flush_worker", "run_task", "where_it_runs"]
-
 # Seconds for each of what a process that is to be replaced still sends.
 _LAST = 20.0
 
@@ -93,7 +91,6 @@ def run_task(call: bytes | Large, results: list[Any]) -> State[Any]:
     """Run one task, and return its final state.
 
     Args:
-        call: A `Call`, packed.
         results: What the futures in it came to.
     """
     try:

@@ -11,20 +11,13 @@ from typing import Any
 
 from prefect_coiled.events.links import log_group_url, log_stream_url
 
-__all__ = ["WorkerLogs"]
-
 # Machines whose logs are fetched at most, of a flow run in which hundreds may be lost.
 _ASKED = 5
 _LINES = 200
 
 
 class WorkerLogs:
-    """What can be said of the machines of a cluster.
-
-    Args:
-        cluster: A `prefect_coiled.cluster.Cluster`, or anything else.
-        log: The flow run's logger.
-    """
+    """What can be said of the machines of a cluster."""
 
     def __init__(self, cluster: Any, log: Any) -> None:
         self._launched: Any = getattr(cluster, "launched", None)

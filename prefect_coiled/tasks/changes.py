@@ -16,19 +16,6 @@ from prefect_coiled.plan.changes import Change
 from prefect_coiled.plan.kinds import ALL, Item, Scope, There, Wanted
 from prefect_coiled.tasks.steps import failure_of, step
 
-__all__ = [
-    "Doomed",
-    "Making",
-    "Run",
-    "as_steps",
-    "bring",
-    "drop",
-    "look",
-    "look_around",
-    "plainly",
-    "wait_gone",
-]
-
 
 class Making:
     """What the steps of a set-up share. A plain class: Prefect copies what it can look into."""

@@ -62,9 +62,6 @@ class Delivery(Record):
 def prepare(spec: ClusterSpec) -> Locked:
     """Lock what the machines of a cluster shall have, and tell what a user should know. Makes nothing in AWS.
 
-    Args:
-        spec: The cluster.
-
     Raises:
         OptionsError: A package cannot be had for the machines, or Python itself.
     """
@@ -114,9 +111,6 @@ def send(
     of a list; the rest is left to the machines.
 
     Args:
-        aws: The door.
-        locked: What is delivered.
-        name: The bucket's name.
         patience: Seconds for what the machines could fetch themselves.
         clock: Gives seconds.
     """

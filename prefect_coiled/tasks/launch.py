@@ -68,15 +68,8 @@ def launch(
 
     Args:
         session: Whose `launched` notes every id at once.
-        spec: The cluster.
-        role: Scheduler or worker.
         zones: The zones that may be tried; with a network of the user's own, its one.
-        network: The account's network.
-        count: How many.
         least: With fewer than that the step fails, saying what was tried.
-        template_id: Launch template of the role.
-        group_ids: Security groups.
-        first_zone: The zone to begin with.
         batch: Distinguishes this launch from others of the cluster, such as a later scaling.
 
     Raises:
@@ -285,7 +278,8 @@ def _with_spot_role(aws: Aws, launch: Callable[[], list[InstanceRecord]]) -> lis
         try:
             return launch()
         except AwsError as error:
-            raise _RoleNotReadyError.of(error) if error.code == SPOT_ROLE_MISSING else error from error
+            missing = error.code == SPOT_ROLE_MISSING
+            raise error.told_as(_RoleNotReadyError) if missing else error from error
 
     what = "waiting for EC2 to know the service-linked role of spot machines"
     return retry_while(aws, what, again, _RoleNotReadyError, timeout=ROLE_USABLE)
@@ -293,8 +287,3 @@ def _with_spot_role(aws: Aws, launch: Callable[[], list[InstanceRecord]]) -> lis
 
 class _RoleNotReadyError(AwsError):
     """EC2 does not know the role yet that was just made."""
-
-    @classmethod
-    def of(cls, error: AwsError) -> _RoleNotReadyError:
-        d = error.diagnosis
-        return cls(d.what, d.why, d.next_step, operation=error.operation, code=error.code)

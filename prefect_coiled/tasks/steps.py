@@ -46,7 +46,6 @@ class Session:
     Args:
         aws: The door, with the stop event of this run.
         environ: Environment variables for the machines; may hold secrets.
-        dask_config: Dask configuration for the machines.
         registry_token: The access token with which machines log in to the account's registry.
         cluster: The cluster that it is about; a tag of the runs in Prefect.
         role_arn: The role that is worked as, if the account says one.
@@ -97,7 +96,6 @@ def use_session(session: Session, *, threads: bool = True) -> Iterator[Session]:
     What happens inside is kept among the account's notifications.
 
     Args:
-        session: The session.
         threads: Whether threads can be started; not while the interpreter ends.
     """
     heard = [one for one in here().everybody if isinstance(one, Notifications) and one.are_of(session.aws)]
