@@ -9,6 +9,8 @@ export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 # The machine's own certificates, as in scripts/environment.
 export UV_SYSTEM_CERTS ?= 1
 export UV_NATIVE_TLS ?= 1
+# Of the emulators' environments; a path where uv finds none and may fetch none.
+EMULATORS_PYTHON ?= 3.13
 
 # Suites with a target of their own; and files that take minutes for what others show in part.
 APART := tests/netns tests/ui tests/vm tests/qemu tests/clients tests/emulators tests/upstream
@@ -95,7 +97,7 @@ moto-test: $(STAMP)  ## moto's own tests with the sandbox's corrections; MOTO_TE
 
 emulators: $(STAMP)  ## the life of an account on AWS emulators that others wrote; LocalEmu needs Python 3.13
 	for name in ministack localemu; do \
-	  [ -x .emulators/$$name/bin/$$name ] || { $(BIN)/uv venv --quiet --clear --python 3.13 .emulators/$$name \
+	  [ -x .emulators/$$name/bin/$$name ] || { $(BIN)/uv venv --quiet --clear --python $(EMULATORS_PYTHON) .emulators/$$name \
 	    && $(BIN)/uv pip install --quiet --python .emulators/$$name/bin/python $$name; } || exit 1; \
 	done
 	$(BIN)/python -m pytest tests/emulators --timeout 900

@@ -16,7 +16,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from typing import Any
 
@@ -180,7 +180,7 @@ def _live(account: Account, seconds: float) -> tuple[list[StepRecord], tuple[str
             )
             _tell(title, f"{'; '.join(notes) or 'done'} ({took} s)" if not error else f"failed: {error}")
 
-    left: tuple[str, ...] = ()
+    left: Mapping[str, str] = {}
     try:
         with step("check") as notes:
             denied = foresee(aws, find_caller(aws))
@@ -189,7 +189,15 @@ def _live(account: Account, seconds: float) -> tuple[list[StepRecord], tuple[str
             room = find_room(aws, VM_TYPE, VM_TYPE, spot=False)
             notes.append(f"{'unknown' if room.workers is None else room.workers} workers")
         with step("set-up"), use_session(Session(aws)):
-            set_up_account(account.slug, options.region, options.default_zone, "public-ip", every_zone=False)
+            set_up_account(
+                account.slug,
+                options.region,
+                options.default_zone,
+                "public-ip",
+                every_zone=False,
+                network=options.network is None,
+                registry=options.registry.kind,
+            )
         with step("cluster") as notes:
             made.append(_cluster(account, name, seconds))
             notes.append(f"{len(made[0].scheduler_info['workers'])} worker")
@@ -204,16 +212,19 @@ def _live(account: Account, seconds: float) -> tuple[list[StepRecord], tuple[str
         _tell("close", "removing what was made")
     finally:
         for cluster in made:
-            cluster.close()
-        removal = remove_cluster(aws, name)
+            with suppress(Exception):  # what it could not remove is removed below, or is the report's
+                cluster.close()
         try:
             with step("sweep") as notes, use_session(Session(aws)):
+                removal = remove_cluster(aws, name)
+                left = removal.left
                 removal += sweep(account.slug, options.region, release_nat=False)
-                notes.append("nothing is left" if not removal.left else f"{len(removal.left)} left")
-        except _GaveUpError:
+                left = removal.left
+                notes.append(f"{len(left) or 'nothing is'} left")
+        except _GaveUpError as failure:
+            left = {**left, **getattr(failure.__cause__, "left", {})}
             _tell("sweep", "run `prefect-coiled sweep`")
-        left = tuple(sorted(Counter(_redacted(key) for key in removal.left)))
-    return steps, left
+    return steps, tuple(sorted({_redacted(key) for key in left}))
 
 
 class _GaveUpError(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 from dask.utils import parse_timedelta
 from distributed.utils import Log, Logs
@@ -21,6 +21,7 @@ from prefect_coiled.terminal import Terminal
 # As many rows as one call gives; older ones are in the log group, for CloudWatch's own search.
 _LOOKED_AT = 10_000
 _TIMES = 'must be a time such as "10m" or "2026-01-31T09:00".'
+_SHOWN = (*instances.LIVE, "shutting-down", "terminated")
 _STYLES = {logging.ERROR: "red", logging.WARNING: "yellow"}
 
 
@@ -85,26 +86,41 @@ def read_notifications(
 def machines_of(aws: Aws, name: str) -> dict[str, str]:
     """The machines of a cluster by id, with "scheduler" or "worker"; also of one that is gone.
 
-    EC2 forgets terminated machines after an hour; the account's notifications know them for 30 days.
+    Of several that had the name one after the other, those of the newest. EC2 forgets terminated machines
+    after an hour; the account's notifications know them for 30 days.
     """
-    return _machines(aws, name)[0]
+    return _known(aws, name).machines
 
 
-def _machines(aws: Aws, name: str) -> tuple[dict[str, str], datetime | None]:
-    """The machines of a cluster, and since when there are any; None if that is not known."""
-    found: dict[str, str] = {}
-    begun: datetime | None = None
-    for row in read_notifications(aws, limit=_LOOKED_AT):
-        if row.data.get("cluster") == name and row.event_type in ("create_scheduler", "create_worker"):
-            role = row.event_type.removeprefix("create_")
-            found.update(dict.fromkeys(row.data.get("InstanceIds", ()), role))
-            begun = min(begun or row.time, row.time)
-    states = (*instances.LIVE, "shutting-down", "terminated")
-    there = instances.find_instances(aws, name, states=states)
-    if any(m.instance_id not in found for m in there):
-        begun = None  # machines that nothing was told of
-    found.update({m.instance_id: m.role for m in there})
-    return found, begun
+class _Known(NamedTuple):
+    """What is known of the newest cluster of a name.
+
+    Attributes:
+        machines: The role of each machine, by id.
+        begun: Since when there are any; None if that is not known.
+    """
+
+    uid: str
+    machines: dict[str, str]
+    begun: datetime | None
+
+
+def _known(aws: Aws, name: str, uid: str | None = None) -> _Known:
+    made = ("create_scheduler", "create_worker")
+    rows = read_notifications(aws, limit=_LOOKED_AT)
+    rows = [r for r in rows if r.data.get("cluster") == name and r.event_type in made]
+    there = instances.find_instances(aws, name, states=_SHOWN)
+    if uid is None:  # what EC2 still shows is newer than what it has forgotten
+        newest = [*(row.data.get("uid", "") for row in rows), *(m.cluster_uid for m in there)]
+        uid = newest[-1] if newest else ""
+    rows = [row for row in rows if row.data.get("uid", "") == uid]
+    there = [m for m in there if m.cluster_uid == uid]
+    found = {
+        one: row.event_type.removeprefix("create_") for row in rows for one in row.data.get("InstanceIds", ())
+    }
+    told_of_all = all(m.instance_id in found for m in there)
+    found |= {m.instance_id: m.role for m in there}
+    return _Known(uid, found, rows[0].time if rows and told_of_all else None)
 
 
 def follow_logs(
@@ -112,21 +128,22 @@ def follow_logs(
     name: str,
     *,
     since: datetime | None = None,
-    machines: Callable[[], Mapping[str, str]] | None = None,
+    wanted: Callable[[Mapping[str, str]], Mapping[str, str]] = lambda machines: machines,
     interval: float = 2.0,
 ) -> Iterator[tuple[str, str, str]]:
     """Yield (role, instance id, line) as lines come, until the cluster has ended.
 
     Args:
         since: To begin with what was logged from then on.
-        machines: Finds the machines that are wanted; by default all of the cluster.
+        wanted: Chooses from the cluster's machines and their roles.
         interval: Seconds between two looks.
     """
     follower = log_events.Follower(aws, since)
+    uid = _known(aws, name).uid
     while True:
-        alive = bool(instances.find_instances(aws, name, states=(*instances.LIVE, "shutting-down")))
+        alive = bool(instances.find_instances(aws, name, uid=uid, states=_SHOWN[:-1]))
         heard = False
-        roles = (machines or (lambda: machines_of(aws, name)))()
+        roles = wanted(_known(aws, name, uid).machines)
         for instance_id, line in follower.more(list(roles)):
             heard = True
             yield roles[instance_id], instance_id, line
@@ -166,7 +183,8 @@ def cluster_logs(
 ) -> Logs:
     """The logs of a cluster, whether it runs or is gone. They are kept for 30 days.
 
-    A machine that never came up has its console output instead.
+    Of several that had the name one after the other, those of the newest. A machine that never came
+    up has its console output instead.
 
     Args:
         name: The cluster's name.
@@ -181,7 +199,7 @@ def cluster_logs(
         PrefectCoiledError: If nothing is known of such a cluster.
     """
     door = _door(account, region)
-    machines, begun = _machines(door, name)
+    _, machines, begun = _known(door, name)
     if not machines:
         raise PrefectCoiledError(
             f"logs of cluster {name!r}",

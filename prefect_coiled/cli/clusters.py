@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,11 +34,11 @@ def list_clusters(at: At, as_json: JsonOption = False) -> None:
     from prefect_coiled import costs
     from prefect_coiled.aws.instances import find_instances
 
-    clusters: dict[str, list[InstanceRecord]] = {}
+    clusters: dict[tuple[str, str], list[InstanceRecord]] = {}
     for machine in find_instances(at.aws):
-        clusters.setdefault(machine.cluster, []).append(machine)
+        clusters.setdefault((machine.cluster, machine.cluster_uid), []).append(machine)
     basis, listed, rows = "", [], []
-    for name, machines in clusters.items():
+    for (name, _), machines in clusters.items():
         uses = [
             costs.MachineUse(vm_type=m.instance_type, spot=m.spot, public_ip=bool(m.public_ip))
             for m in machines
@@ -143,17 +143,16 @@ def show_logs(
     begin = parse_since(since) if since else None
     console = out()
 
-    def wanted() -> dict[str, str]:
-        found = machines_of(aws, name)
+    def wanted(found: Mapping[str, str]) -> Mapping[str, str]:
         if instance == "scheduler":
             return {m: role for m, role in found.items() if role == "scheduler"}
         return {instance: found.get(instance, "machine")} if instance is not None else found
 
-    machines = wanted()
+    machines = wanted(machines_of(aws, name))
     if not machines:
         raise no_cluster(aws, name)
     if follow:
-        for role, one, line in follow_logs(aws, name, since=begin, machines=wanted):
+        for role, one, line in follow_logs(aws, name, since=begin, wanted=wanted):
             console.print(f"{role} {one} | {line}")
         return
     for one, lines in said(aws, machines, since=begin, tail=tail):

@@ -9,16 +9,13 @@ has its provisioning and its removal recorded below that flow.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import contextvars
 import inspect
 import logging
-import os
 import re
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -37,6 +34,7 @@ from typing_extensions import Unpack
 from prefect_coiled import events
 from prefect_coiled.blocks import load_account
 from prefect_coiled.cluster.fleet import Fleet
+from prefect_coiled.cluster.forgotten import open_clusters, remove_before_prefect_ends
 from prefect_coiled.cluster.launched import Launched, launch
 from prefect_coiled.cluster.modules import gather_modules, send_modules
 from prefect_coiled.cluster.readiness import wait_until_ready
@@ -45,7 +43,6 @@ from prefect_coiled.cluster.sizes import WorkerSize, check_adaptive, worker_size
 from prefect_coiled.cluster.watching import Watching
 from prefect_coiled.costs import CostEstimate
 from prefect_coiled.errors import OptionsError, PrefectCoiledError, StoppedError, printable
-from prefect_coiled.internals.python import before_threads_end
 from prefect_coiled.options import IngressRule
 from prefect_coiled.options.ingress import ingress_rules
 from prefect_coiled.options.keywords import ClusterKeywords, arguments, signature
@@ -61,8 +58,6 @@ logger = logging.getLogger(__name__)
 # Seconds to wait for machines to be gone when a cluster is closed, and when the way down is a hurried one
 # (Ctrl-C, cancellation: Prefect leaves 30 seconds).
 PATIENCE, HURRIED = 120.0, 15.0
-
-_open: weakref.WeakSet[Cluster] = weakref.WeakSet()
 
 
 class Cluster(DistributedCluster):
@@ -129,7 +124,7 @@ class Cluster(DistributedCluster):
         super().__init__(
             asynchronous=held["asynchronous"], loop=held["loop"], quiet=held["quiet"], name=held["name"]
         )
-        _open.add(self)
+        open_clusters.add(self)
         if not self.called_from_running_loop:
             self._loop_runner.start()
             try:
@@ -165,9 +160,7 @@ class Cluster(DistributedCluster):
             # Packing and uploading have bounds of their own, and may take what they take.
             await wait_until_ready(self, launched, least=least, timeout=self.timeout, began=launched.since)
             self._tell_workers()
-            # Asked for again with each cluster: it goes before what Prefect has at work. Prefect's temporary
-            # server ends after all of that.
-            before_threads_end(_remove_what_was_forgotten)
+            remove_before_prefect_ends()
             if not launched.attached:
                 ready, seconds = sorted(map(str, self.observed)), time.monotonic() - began - launched.waited
                 text = f"{len(ready)} of {len(self.workers)} workers are ready"
@@ -507,7 +500,7 @@ class Cluster(DistributedCluster):
                     await self.in_thread(self.launched.let_go)
             ended = Status.closed
             self.scheduler_info["workers"].clear()
-            _open.discard(self)
+            open_clusters.discard(self)
         finally:
             self.status = ended
             closing, self._closing = self._closing, None
@@ -622,17 +615,3 @@ def _security(launched: Launched) -> Security:
         tls_client_key=launched.keys.key.get_secret_value(),
         require_encryption=True,
     )
-
-
-def _remove_what_was_forgotten() -> None:
-    # Like Dask's own clusters: what a script did not close ends with it.
-    for cluster in list(_open):
-        with contextlib.suppress(PrefectCoiledError):  # its own timers end it then
-            cluster.remove_at_exit()
-
-
-if hasattr(os, "register_at_fork"):
-    # Only the process that made a cluster closes it, as with Dask's own.
-    os.register_at_fork(after_in_child=_open.clear)
-# Where clusters were made while the interpreter was ending already.
-atexit.register(_remove_what_was_forgotten)

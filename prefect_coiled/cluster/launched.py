@@ -177,7 +177,7 @@ class Launched:
         record, watch = self.record, Watch()
         with use_session(Session(self.aws, cluster=record.name), threads=threads):
             removal = remove_cluster(self.aws, record.name, record.uid, ids=tuple(ids), patience=patience)
-            told(self.aws, record.name, removal, watch)
+            told(self.aws, record.name, (record.uid,), removal, watch)
         return removal
 
     def machines(self, states: Iterable[str]) -> list[InstanceRecord]:
@@ -332,7 +332,8 @@ def _attached(found: Launched, place: str) -> Launched:
 
 
 def _running(aws: Aws) -> int:
-    return len({m.cluster for m in instances.find_instances(aws) if m.role == "scheduler"})
+    found = instances.find_instances(aws)
+    return len({(m.cluster, m.cluster_uid) for m in found if m.role == "scheduler"})
 
 
 def find_launched(aws: Aws, name: str) -> Launched | None:

@@ -53,9 +53,10 @@ class Watching:
         self._soon()
 
     def stop(self) -> None:
-        """What goes from now on goes with the cluster."""
+        """What goes from now on goes with the cluster; what was seen so far is told now."""
         if self._task is not None:
             self._task.cancel()
+        self._tell_now()
 
     def _soon(self) -> None:
         if self._task is None or self._task.done():
@@ -64,14 +65,16 @@ class Watching:
     async def _tell_soon(self) -> None:
         while self._lost or self._announced:
             await asyncio.sleep(_TOGETHER)
-            # Adapting lets a worker go first and says so afterwards.
-            lost, self._lost = [n for n in self._lost if n not in self._leaving], {}
-            announced, self._announced = list(self._announced), {}
-            for event_type, names, what in (
-                ("spot_notice", announced, "AWS takes back"),
-                ("worker_lost", lost, "lost"),
-            ):
-                if not names:
-                    continue
+            self._tell_now()
+
+    def _tell_now(self) -> None:
+        # Adapting lets a worker go first and says so afterwards.
+        lost, self._lost = [n for n in self._lost if n not in self._leaving], {}
+        announced, self._announced = list(self._announced), {}
+        for event_type, names, what in (
+            ("spot_notice", announced, "AWS takes back"),
+            ("worker_lost", lost, "lost"),
+        ):
+            if names:
                 text = f"{what} {len(names)} worker{'s' if len(names) != 1 else ''}"
                 self._tell(event_type, text, ids=tuple(names))

@@ -16,10 +16,11 @@ from typing import Any
 
 BATCH_BYTES = 1_000_000  # AWS allows 1,048,576 with 26 for each event
 BATCH_EVENTS = 10_000
+BATCH_MS = 24 * 3600 * 1000  # first to last; lines may have waited for longer
 EVENT_BYTES = 200_000  # AWS allows 262,144
 EVENT_OVERHEAD = 26
 BUFFER_BYTES = 16 * 1024 * 1024
-_PERMANENT = {"InvalidParameterException", "DataAlreadyAcceptedException"}
+_LOST = "log lines were lost: CloudWatch could not be reached, or refused them)"
 
 
 class LogShipper:
@@ -125,7 +126,7 @@ class LogShipper:
     def _batch(self) -> list[tuple[int, str, int]]:
         with self._lock:
             if self._dropped:
-                note = f"({self._dropped} log lines were lost while CloudWatch could not be reached)"
+                note = f"({self._dropped} {_LOST}"
                 at = self._lines[0][0] if self._lines else self._last_time
                 self._lines.appendleft((at, note, len(note) + EVENT_OVERHEAD))
                 self._size += len(note) + EVENT_OVERHEAD
@@ -133,6 +134,8 @@ class LogShipper:
             batch: list[tuple[int, str, int]] = []
             size = 0
             while self._lines and len(batch) < BATCH_EVENTS and size + self._lines[0][2] <= BATCH_BYTES:
+                if batch and self._lines[0][0] - batch[0][0] >= BATCH_MS:
+                    break
                 item = self._lines.popleft()
                 size += item[2]
                 batch.append(item)
@@ -167,8 +170,12 @@ class LogShipper:
             self._client.put_log_events(**names, logEvents=events)
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
-            if code in _PERMANENT:
-                return  # would be refused again and hold up all that follows
+            if code == "InvalidParameterException":  # would be refused again and hold up all that follows
+                with self._lock:
+                    self._dropped += sum(not message.endswith(_LOST) for _, message, _ in batch)
+                return
+            if code == "DataAlreadyAcceptedException":
+                return
             if code != "ResourceNotFoundException":
                 raise
             self._make_stream(names)

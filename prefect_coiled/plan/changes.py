@@ -47,9 +47,9 @@ class Change(Record):
     needed: bool = False
 
     @property
-    def same(self) -> tuple[str, str, str]:
-        """What makes two changes the same."""
-        return self.action, self.row, self.resource_id
+    def of(self) -> tuple[str, str]:
+        """Which resource it is of."""
+        return self.row, self.resource_id
 
 
 class Plan(Record):
@@ -88,10 +88,10 @@ class Plan(Record):
         return total([c.usd_per_hour for c in self.changes if c.action == "delete"])
 
     def within(self, other: Plan) -> Plan:
-        """This one without what another one, made later, would not do any more."""
-        still = {c.same for c in other.todo}
-        kept = tuple(c for c in self.changes if c.action == "keep" or c.same in still)
-        return self.model_copy(update={"changes": kept})
+        """This one without what another one, made later, would not do any more; why it is left is kept."""
+        later = {c.of: c for c in other.changes}
+        agreed = (c if c.action == "keep" else later.get(c.of) for c in self.changes)
+        return self.model_copy(update={"changes": tuple(c for c in agreed if c is not None)})
 
     def summary(self) -> str:
         """In one line: how much of what, and what it costs and saves an hour."""

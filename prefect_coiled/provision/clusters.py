@@ -271,29 +271,20 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
             first_zone=own.worker_zone if own else record.scheduler.zone,
             batch=batch,
         )
-        aws.tell("scale", f"added {len(made)} workers to {spec.name}", cluster=spec.name)
+        aws.tell("scale", f"added {len(made)} workers to {spec.name}", cluster=spec.name, uid=spec.uid)
         return made
 
 
 def find_cluster(aws: Aws, name: str) -> tuple[ClusterSpec, ClusterRecord] | None:
-    """The cluster of that name if it is alive: its plan and what runs of it. Reads only.
-
-    Raises:
-        PrefectCoiledError: If there are several, which only a name claimed past its lease can cause.
-    """
-    running = instances.find_instances(aws, name, states=("pending", "running"))
-    schedulers = [i for i in running if i.role == "scheduler"]
-    if len(schedulers) > 1:
-        raise PrefectCoiledError(
-            f"finding cluster {name!r}",
-            f"it has {len(schedulers)} schedulers: {', '.join(i.instance_id for i in schedulers)}",
-            f"Remove them: `prefect-coiled stop {name}`.",
-        )
-    spec = steps.read_plan(aws, name) if schedulers else None
-    if spec is None or schedulers[0].cluster_uid != spec.uid:
+    """The cluster that has the name, if it is alive: its plan and what runs of it. Reads only."""
+    spec = steps.read_plan(aws, name)
+    if spec is None:
         return None
-    workers = [i for i in running if i.role == "worker" and i.cluster_uid == spec.uid]
-    return spec, _record(spec, schedulers[0], workers, aws.account)
+    running = instances.find_instances(aws, name, uid=spec.uid, states=("pending", "running"))
+    scheduler = next((i for i in running if i.role == "scheduler"), None)
+    if scheduler is None:
+        return None
+    return spec, _record(spec, scheduler, [i for i in running if i.role == "worker"], aws.account)
 
 
 def _record(

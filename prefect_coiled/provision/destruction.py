@@ -53,8 +53,8 @@ def destroy_account(account: str, region: str, plan: Plan | None = None) -> Remo
             removal, refused = remove_shared(aws, wanted, there, unseen, total.left)
             errors = [*failed, *refused, *unseen.values()]
             total += removal + said(now) + not_shown(unseen, errors[0] if errors else None)
-            planned = {change.same for change in wanted.todo}
-            late = [c for c in now.todo if c.same not in planned]
+            planned = {change.of for change in wanted.todo}
+            late = [c for c in now.todo if c.of not in planned]
             text = "it came after the plan"
             total += Removal(left={c.resource_id: priced(text, c.usd_per_hour) for c in late})
         if errors:

@@ -64,5 +64,5 @@ def change_ingress(
         # What is written down first: workers that are added later see to the same rules.
         steps.write_plan(aws, changed)
         steps.ensure_security_groups(aws, changed, str(groups[0]["VpcId"]))
-        aws.tell("change_ingress", f"changed who may reach {name}", cluster=name)
+        aws.tell("change_ingress", f"changed who may reach {name}", cluster=name, uid=spec.uid)
         return list(held_rules(changed.ingress, ssh=changed.ssh))

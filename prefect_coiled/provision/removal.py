@@ -8,7 +8,7 @@ is still shutting down) is left with a reason, costs nothing, and goes with the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -159,9 +159,11 @@ def remove_cluster(
     return _remove(aws, name, _meant(aws, name, uid, ids), ids, patience, plainly)[0]
 
 
-def told(aws: Aws, name: str, removal: Removal, watch: Watch) -> None:
-    """Tell that a cluster was removed."""
-    aws.tell("delete_cluster", f"removed {removal}", seconds=watch.seconds, cluster=name, removal=removal)
+def told(aws: Aws, name: str, uids: Sequence[str], removal: Removal, watch: Watch) -> None:
+    """Tell that clusters were removed; whose it was, if it was one."""
+    uid = uids[0] if len(uids) == 1 else ""
+    text = f"removed {removal}"
+    aws.tell("delete_cluster", text, seconds=watch.seconds, cluster=name, uid=uid, removal=removal)
 
 
 def _remove(
@@ -243,8 +245,9 @@ def delete_cluster(
     with session_for(account, region, name) as session:
         aws = session.aws.without_stop()
         watch = Watch()
-        removal, _ = _remove(aws, name, _meant(aws, name, uid, tuple(ids)), tuple(ids), patience, as_steps)
-        told(aws, name, removal, watch)
+        uids = _meant(aws, name, uid, tuple(ids))
+        removal, _ = _remove(aws, name, uids, tuple(ids), patience, as_steps)
+        told(aws, name, uids, removal, watch)
         return removal
 
 

@@ -63,7 +63,9 @@ def set_up_account(
     """
     with session_for(account, region) as session:
         aws = session.aws
-        events.step("network", "looking")
+        # Of a network of the user's own nothing is made, and nothing said.
+        told = ("network", "role", "log group") if network else ("role", "log group")
+        events.step(told[0], "looking")
         who_future, zones_future = steps.check_credentials.submit(aws), steps.list_zones.submit(aws)
         settle([who_future, zones_future])
         who, names = who_future.result(), zones_future.result()
@@ -74,7 +76,7 @@ def set_up_account(
 
         while True:
             try:
-                want, there = _brought(aws, wish(names), registry)
+                want, there = _brought(aws, wish(names), registry, told)
             except ClosedZoneError as error:
                 names = tuple(name for name in names if name != error.zone)
                 if not names:
@@ -84,8 +86,10 @@ def set_up_account(
             return steps.account_record(aws, who, want, there)
 
 
-def _brought(aws: Aws, want: Wanted, registry: RegistryKind) -> tuple[Wanted, There]:
-    """See that there is what is wanted; gives that and all that is there.
+def _brought(
+    aws: Aws, want: Wanted, registry: RegistryKind, told: tuple[str, ...]
+) -> tuple[Wanted, There]:
+    """See that there is what is wanted, and tell of the things named; gives that and all that is there.
 
     Raises:
         ClosedZoneError: If a zone takes no new subnets; what could be made without it was made.
@@ -93,15 +97,15 @@ def _brought(aws: Aws, want: Wanted, registry: RegistryKind) -> tuple[Wanted, Th
     there = look(aws, asked_of(want), ours=True)
     # Whoever holds the lease may be about to delete the NAT gateway that was just found.
     if not set_up_of(aws, there, want).todo and not (want.nat and steps.is_held(aws)):
-        for name in ("network", "role", "log group"):
+        for name in told:
             events.step(name, "there")
         return want, there
-    events.step("network", "creating")
+    events.step(told[0], "creating")
     with lease(aws, set_up_lease(aws.account)):
         want = widened(want, there, registry)
         there = look(aws, asked_of(want), ours=True)
         carry_out(set_up_of(aws, there, want), Making(aws, want, there))
-    for name in ("network", "role", "log group"):
+    for name in told:
         events.step(name, "ready")
     return want, there
 

@@ -1,7 +1,8 @@
 """Sends artifacts to Prefect, from a thread of its own.
 
-Whoever tells something never waits and never fails: of what changes quickly only the newest is sent, and what
-cannot be sent is dropped with a word in the log. Provisioning is the same with and without it.
+Whoever tells something never waits and never fails: of what changes quickly only the newest is sent. What is
+refused, or cannot be sent until the end, is dropped with a word in the log. Provisioning is the same
+with and without it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextvars import copy_context
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 
@@ -19,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two rounds of sending, and for one answer of the API.
 _EVERY, _TIMEOUT = 0.5, 10.0
-# After so many failures in a row nothing more is tried: the API is down, or refuses us.
-_MOST_FAILURES = 3
+# After so many failures in a row the API is down, or refuses us: it is left alone for so many seconds.
+_MOST_FAILURES, _PAUSE = 3, 60.0
 
 
 class Told:
@@ -97,7 +99,6 @@ class Artifacts:
                 while self._round(client):
                     pass
         except Exception as error:  # no API, or one that cannot be asked: nothing depends on it
-            self._failures = _MOST_FAILURES
             logger.info("No artifacts are sent to Prefect: %s", error)
 
     def _round(self, client: SyncPrefectClient) -> bool:
@@ -105,17 +106,23 @@ class Artifacts:
         with self._changed:
             while not self._waiting and not self._over:
                 self._changed.wait()
-            chosen, self._waiting = list(self._waiting.values()), {}
-        for told in chosen:
-            if self._failures >= _MOST_FAILURES:
-                return False
-            self._send(client, told)
+            chosen, self._waiting = self._waiting, {}
+        for key, told in list(chosen.items()):
+            if self._failures < _MOST_FAILURES and self._sent(client, told):
+                del chosen[key]
+        down = self._failures >= _MOST_FAILURES
         with self._changed:
+            self._waiting = chosen | self._waiting
+            if down and self._over:
+                return False
             # Not at once again: what changes quickly is sent as it then is.
-            self._changed.wait_for(lambda: self._over, _EVERY)
+            self._changed.wait_for(lambda: self._over, _PAUSE if down else _EVERY)
+            if down:
+                self._failures -= 1
             return bool(self._waiting) or not self._over
 
-    def _send(self, client: SyncPrefectClient, told: Told) -> None:
+    def _sent(self, client: SyncPrefectClient, told: Told) -> bool:
+        """Send it; says whether that is done with, and is not to be tried again."""
         try:
             if told.id is None:
                 create = ArtifactCreate(
@@ -130,6 +137,10 @@ class Artifacts:
                 update = ArtifactUpdate(data=told.data, description=told.description)
                 client.update_artifact(told.id, update)
             self._failures = 0
+            return True
         except Exception as error:  # whatever it is, the cluster comes up and goes without this artifact
             self._failures += 1
-            logger.info("The artifact %s was not sent to Prefect: %s", told.key, error)
+            level = logging.INFO if self._failures == 1 else logging.DEBUG
+            logger.log(level, "The artifact %s was not sent to Prefect: %s", told.key, error)
+            failed = isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error
+            return not (failed or isinstance(error, httpx.TransportError))

@@ -1,6 +1,6 @@
 """Keeps what happens to an account's resources: in its log group, and as Prefect events.
 
-Nobody waits for it: rows go into a buffer that a thread of its own sends, and what cannot be sent is dropped
+Nobody waits for it: rows go into a buffer that a thread of its own sends, and what cannot be kept is dropped
 with one word in the log. Where the interpreter ends no thread can be started: there, all is sent at the end,
 by whoever ends it.
 """
@@ -57,6 +57,7 @@ class Notifications:
         # Its own door: a stop does not end it.
         self._door = aws.beside()
         self._rows: list[Notification] = []
+        self._lost = 0
         self._lock, self._sending = threading.Lock(), threading.Lock()
         self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
@@ -97,6 +98,8 @@ class Notifications:
             self._events.append((copy_context(), _event(self._door.account, row)))
             if len(self._rows) < _MOST:
                 self._rows.append(row)
+            else:
+                self._lost += 1
             # What is told after the end (a machine that is let go) is sent all the same.
             if self._thread is None and self.threads:
                 self._hurry.clear()
@@ -106,7 +109,7 @@ class Notifications:
     def close(self) -> None:
         """Send what is left; wait for that for a bounded time."""
         if not self.threads:
-            self._send()
+            self._end(sent=self._send())
             _post([event for _, event in self._taken()])
             return
         self._hurry.set()
@@ -123,13 +126,19 @@ class Notifications:
                 context.run(_emit, event)
             sent = self._send()
             with self._lock:
-                if hurried and not sent:  # nobody waits any longer
-                    text = "%d notifications of account %s were not kept"
-                    logger.info(text, len(self._rows), self._door.account)
-                    self._rows.clear()
+                self._end(sent=sent or not hurried)  # hurried, nobody waits any longer
                 if not self._rows and not (self._events and self.threads):
                     self._thread = None
                     return
+
+    def _end(self, *, sent: bool) -> None:
+        """Give up what could not be sent, and say of how many that and want of room is true."""
+        if not sent:
+            self._lost += len(self._rows)
+            self._rows.clear()
+        if self._lost:
+            logger.info("%d notifications of account %s were not kept", self._lost, self._door.account)
+            self._lost = 0
 
     def _taken(self) -> list[tuple[Context, PrefectEvent]]:
         with self._lock:

@@ -31,8 +31,7 @@ from prefect_dask.task_runners import PrefectDaskFuture
 from prefect_coiled.errors import TaskLostError
 from prefect_coiled.internals.prefect import raise_if_flow_run_suspension_requested
 from prefect_coiled.task_runner.hints import hint_for
-from prefect_coiled.task_runner.lost_tasks import Ending as Ended
-from prefect_coiled.task_runner.lost_tasks import crashed, report, unfinished
+from prefect_coiled.task_runner.lost_tasks import Ended, crashed, report, unfinished
 from prefect_coiled.task_runner.news import Ending
 from prefect_coiled.task_runner.remote_result import RemoteRecord, with_result_of
 

@@ -17,7 +17,7 @@ from prefect.utilities.collections import visit_collection
 
 from prefect_coiled.errors import TaskLostError
 from prefect_coiled.task_runner.futures import CoiledFuture
-from prefect_coiled.task_runner.lost_tasks import Ending, report
+from prefect_coiled.task_runner.lost_tasks import Ended, report
 from prefect_coiled.task_runner.remote_result import RemoteRecord
 
 
@@ -48,7 +48,7 @@ class Ledger:
             report_timeout: Seconds for reporting them to the Prefect API.
         """
         lost: list[CoiledFuture[Any]] = []
-        endings: list[Ending] = []
+        endings: list[Ended] = []
         while True:
             with self._lock:
                 futures = list(self._open.values())
@@ -63,7 +63,7 @@ class Ledger:
         report(endings, report_timeout)
         return lost
 
-    def abandon(self) -> tuple[list[Ending], list[distributed.Future]]:
+    def abandon(self) -> tuple[list[Ended], list[distributed.Future]]:
         """Give up every task; return what to report of them, and the Dask futures to cancel."""
         with self._lock:
             futures = list(self._open.values())

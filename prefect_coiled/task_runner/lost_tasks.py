@@ -31,7 +31,7 @@ _AT_ONCE = 8
 
 
 @dataclass(frozen=True)
-class Ending:
+class Ended:
     """A terminal state that a task run shall get, reported from outside the task.
 
     Attributes:
@@ -55,7 +55,7 @@ def unfinished() -> State[Any]:
     return Cancelled(message="The flow run ended before this task run did.")
 
 
-def report(endings: Iterable[Ending], timeout: float = 30.0) -> None:
+def report(endings: Iterable[Ended], timeout: float = 30.0) -> None:
     """Put task runs into their terminal states on the API; failures are logged, never raised.
 
     A run that the server has as crashed, failed or cancelled already keeps that state: the worker
@@ -80,7 +80,7 @@ def report(endings: Iterable[Ending], timeout: float = 30.0) -> None:
         logger.error("%d task runs ended, but the Prefect API did not take it in %.0f s", len(late), timeout)
 
 
-def _report_one(ending: Ending) -> None:
+def _report_one(ending: Ended) -> None:
     # Without its data, which is for this process alone.
     state: State[Any] = State(type=ending.state.type, name=ending.state.name, message=ending.state.message)
     with get_client(sync_client=True) as client:
@@ -97,7 +97,7 @@ def _report_one(ending: Ending) -> None:
             _introduce(ending, state)
 
 
-def _introduce(ending: Ending, state: State[Any]) -> None:
+def _introduce(ending: Ended, state: State[Any]) -> None:
     task_run: TaskRun = run_coro_as_sync(ending.task.create_local_run(id=ending.task_run_id))
     initial, task_run.state = task_run.state, state
     state.state_details.task_run_id = task_run.id

@@ -19,7 +19,7 @@ from prefect.logging import get_logger, get_run_logger
 from prefect_coiled.internals.python import before_threads_end
 from prefect_coiled.task_runner.event_batches import Batch
 from prefect_coiled.task_runner.events import Outbox
-from prefect_coiled.task_runner.lost_tasks import Ending, report
+from prefect_coiled.task_runner.lost_tasks import Ended, report
 from prefect_coiled.task_runner.outboxes import present, related_of_flow_run
 from prefect_coiled.task_runner.submission import Submission
 from prefect_coiled.task_runner.worker import flush_worker
@@ -61,7 +61,7 @@ class Recording:
         gone = [ended for worker, ended in submission.news.ended.items() if worker not in held]
         submission.news.ended.clear()
         if gone:
-            report(Ending(task, run, ending.state()) for runs in gone for run, (task, ending) in runs.items())
+            report(Ended(task, run, ending.state()) for runs in gone for run, (task, ending) in runs.items())
 
     def _take(self, batches: list[Batch]) -> None:
         if not batches:

@@ -39,7 +39,7 @@ from prefect_coiled.task_runner import flow_end
 from prefect_coiled.task_runner.connecting import ConnectedRunner, on_worker
 from prefect_coiled.task_runner.futures import CoiledFuture
 from prefect_coiled.task_runner.ledger import Ledger, as_one, fetch_returned, unseen
-from prefect_coiled.task_runner.lost_tasks import Ending, report
+from prefect_coiled.task_runner.lost_tasks import Ended, report
 from prefect_coiled.task_runner.parcel import task_context
 from prefect_coiled.task_runner.recording import Recording
 from prefect_coiled.task_runner.submission import Request, Submission, as_lists, inputs_of
@@ -303,7 +303,7 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
                 error = lost
         if exc_type is not None or not self._settled:
             self._connection.stop.set()
-        endings: list[Ending] = []
+        endings: list[Ended] = []
         if not self._settled:
             endings = self._abandon()
             self._record(_RECORD_SECONDS if exc_type is None else _RECORD_SECONDS_WHEN_STOPPED)
@@ -318,7 +318,7 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
         if error is not None and exc_type is None:
             raise error
 
-    def _abandon(self) -> list[Ending]:
+    def _abandon(self) -> list[Ended]:
         with self._run_lock:
             self._backlog.clear()
             endings, given_up = self._ledger.abandon()

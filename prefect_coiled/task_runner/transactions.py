@@ -20,7 +20,7 @@ from prefect.results import get_result_store
 from prefect.transactions import CommitMode, Transaction, TransactionState, get_transaction
 
 from prefect_coiled.internals.prefect import stored_values
-from prefect_coiled.task_runner.lost_tasks import Ending, report
+from prefect_coiled.task_runner.lost_tasks import Ended, report
 from prefect_coiled.task_runner.remote_result import RemoteRecord
 
 
@@ -118,7 +118,7 @@ class Part(Transaction):
         state: State[Any] = State(
             type=StateType.COMPLETED, name="RolledBack", message="Task rolled back as part of transaction"
         )
-        report([Ending(future.task, future.task_run_id, state)])
+        report([Ended(future.task, future.task_run_id, state)])
 
     def commit(self) -> bool:
         """Commit what the task did; waits for its end."""

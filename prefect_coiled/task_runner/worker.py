@@ -32,7 +32,7 @@ from prefect_coiled.events.links import log_stream_url
 from prefect_coiled.internals.prefect import drain, enter_for_good, running_services, wait_until_sent
 from prefect_coiled.task_runner import store
 from prefect_coiled.task_runner.event_batches import Batch
-from prefect_coiled.task_runner.hints import ACCOUNT_VARIABLE, add_hint, advise
+from prefect_coiled.task_runner.hints import add_hint, advise
 from prefect_coiled.task_runner.hydration import Hydrated, hydrated
 from prefect_coiled.task_runner.large import Large
 from prefect_coiled.task_runner.news import tell

@@ -221,6 +221,7 @@ def _call_of(
             f"launched {len(got)} x {attempt}",
             seconds=watch.seconds,
             cluster=spec.name,
+            uid=spec.uid,
             ids=tuple(i.instance_id for i in got),
         )
         return got

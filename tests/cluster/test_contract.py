@@ -258,9 +258,9 @@ def test_a_process_that_forks_off_does_not_close_the_cluster(cluster: Cluster) -
 
     child = os.fork()
     if child == 0:
-        from prefect_coiled.cluster.cluster import _remove_what_was_forgotten
+        from prefect_coiled.cluster.forgotten import remove_forgotten
 
-        _remove_what_was_forgotten()  # as at the end of an interpreter
+        remove_forgotten()  # as at the end of an interpreter
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     with Client(cluster) as client:

@@ -11,6 +11,7 @@ import pytest
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AwsError, OptionsError
+from prefect_coiled.events import Event
 from prefect_coiled.events.rows import choose, level_number
 from prefect_coiled.notifications import machines_of, read_notifications
 from prefect_coiled.plan.cluster import ClusterSpec
@@ -89,6 +90,28 @@ def test_logs_that_cannot_be_written_change_nothing(aws: Aws, sandbox: Sandbox) 
     )
     with use_session(Session(aws)):
         assert set_up_account("team", "us-east-1").network is not None
+
+
+def test_what_could_not_be_kept_is_counted_also_for_want_of_room(
+    aws: Aws, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(notifications, "_MOST", 3)
+    monkeypatch.setattr(notifications, "_emit", lambda event: None)
+    caplog.set_level(logging.INFO, logger="prefect_coiled")
+    kept = notifications.Notifications(aws)  # there is no log group
+    for n in range(5):
+        kept(Event("scale", f"number {n}", account="team", region="us-east-1"))
+    kept.close()
+    assert "5 notifications of account team were not kept" in caplog.text
+    caplog.clear()
+    with use_session(Session(aws)):
+        set_up_account("team", "us-east-1", egress="none")
+    kept.threads = False  # as while the interpreter ends
+    for n in range(5):
+        kept(Event("scale", f"number {n}", account="team", region="us-east-1"))
+    kept.close()
+    assert len(read_notifications(aws, event_type="scale")) == 3
+    assert "2 notifications of account team were not kept" in caplog.text
 
 
 def test_writing_takes_few_calls_however_much_is_told(aws: Aws, sandbox: Sandbox) -> None:

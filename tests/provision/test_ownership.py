@@ -10,14 +10,18 @@ from typing import Any
 import boto3
 import pytest
 from pydantic import SecretStr
+from typer.testing import CliRunner
 
 from prefect_coiled.aws import bucket, instances, leases, parameters, security_groups
 from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.ownership import is_ours
+from prefect_coiled.cli import app
+from prefect_coiled.cluster import launched
 from prefect_coiled.errors import AccessDeniedError, NameTakenError, PrefectCoiledError, ProvisionError
 from prefect_coiled.events import Event, hearing
+from prefect_coiled.notifications import machines_of, read_notifications
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.policies import bucket_name
@@ -25,11 +29,13 @@ from prefect_coiled.provision import (
     add_workers,
     change_ingress,
     create_cluster,
+    delete_cluster,
     destroy_account,
     remove_cluster,
     set_up_account,
     sweep,
 )
+from prefect_coiled.provision.clusters import find_cluster
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
 
@@ -150,6 +156,48 @@ def test_a_sweep_leaves_the_new_cluster_of_an_old_name(
     old = spec(name="nightly").model_copy(update={"uid": "old"})
     with pytest.raises(NameTakenError, match="another cluster's by now"):
         add_workers(old, record, 1, "more")
+
+
+def test_of_the_clusters_that_had_a_name_the_one_that_has_it_is_meant(
+    aws: Aws, spec: Callable[..., ClusterSpec], account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = spec(name="again", n_workers=1), spec(name="again", n_workers=0)
+    with use_session(Session(aws)):
+        create_cluster(old)
+        # Its name is free although its machines are there, as it is when a parameter was deleted by hand.
+        aws.call("ssm:DeleteParameters", "", Names=[parameters.intent_of("team", "again")])
+        record = create_cluster(new)
+        add_workers(new, record, 1, "more")
+        change_ingress("team", "us-east-1", "again", [], uid=new.uid)
+    found = find_cluster(aws, "again")
+    assert found is not None
+    assert (found[0].uid, found[1].scheduler.instance_id) == (new.uid, record.scheduler.instance_id)
+    newest = {record.scheduler.instance_id, *(w.instance_id for w in found[1].workers)}
+    assert len(newest) == 2
+    assert machines_of(aws, "again").keys() == newest
+    # Both count, and both are listed.
+    assert launched._running(aws) == 2
+    monkeypatch.setattr("prefect_coiled.blocks.load_account", lambda slug: account)
+    listed = json.loads(CliRunner().invoke(app, ["ls", "--json", "--account", "team"]).stdout)
+    assert [(c["name"], c["workers"]) for c in listed] == [("again", 1), ("again", 1)]
+    with use_session(Session(aws)):
+        delete_cluster("team", "us-east-1", "again", new.uid)
+    # Whatever is told of a cluster says which it is.
+    of = {
+        r.event_type: r.data.get("uid") for r in read_notifications(aws) if r.data.get("cluster") == "again"
+    }
+    assert {kind for kind, uid in of.items() if uid == new.uid} >= {
+        "create_scheduler",
+        "create_worker",
+        "create_cluster",
+        "scale",
+        "change_ingress",
+        "delete_cluster",
+    }
+    # Of one that is gone too: EC2 shows both, and forgets both.
+    assert machines_of(aws, "again").keys() == newest
+    monkeypatch.setattr(instances, "find_instances", lambda *args, **kwargs: [])
+    assert machines_of(aws, "again").keys() == newest
 
 
 def test_a_lease_is_held_by_one(aws: Aws, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from prefect import flow
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterName
 from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
@@ -33,7 +35,7 @@ from prefect_coiled.subscribers.artifacts import Artifacts
 from prefect_coiled.subscribers.story import Story
 from prefect_coiled.tasks.steps import Session
 
-Plan = Callable[..., ClusterSpec]
+Plan, Until = Callable[..., ClusterSpec], Callable[..., Any]
 
 
 class Relay:
@@ -122,6 +124,34 @@ def test_of_what_changes_quickly_the_newest_is_kept(prefect_server: None) -> Non
     with get_client(sync_client=True) as client:
         (found,) = [a for a in client.read_artifacts() if a.key == "quick"]
     assert (float(found.data), found.description) == (100.0, "100 of 100")
+
+
+def test_an_api_that_comes_back_is_sent_the_newest_and_what_it_refuses_is_let_go(
+    prefect_server: None, monkeypatch: pytest.MonkeyPatch, until: Until
+) -> None:
+    monkeypatch.setattr("prefect_coiled.subscribers.artifacts._PAUSE", 0.2)
+    down, tries = [True], [0]
+    create = SyncPrefectClient.create_artifact
+
+    def flaky(client: SyncPrefectClient, artifact: ArtifactCreate) -> Any:
+        tries[0] += 1
+        if down:
+            raise httpx.ConnectError("down")
+        return create(client, artifact)
+
+    monkeypatch.setattr(SyncPrefectClient, "create_artifact", flaky)
+    artifacts = Artifacts()
+    refused = artifacts.put("Not A Key", "progress", None, 0.0, "")
+    told = artifacts.put("comes-back", "progress", None, 0.0, "none yet")
+    until(lambda: tries[0] > 5, 20)
+    artifacts.change(told, 50.0, "half")
+    down.clear()
+    until(lambda: told.id is not None, 20)
+    artifacts.close(10.0)
+    assert refused.id is None
+    with get_client(sync_client=True) as client:
+        (found,) = [a for a in client.read_artifacts() if a.key == "comes-back"]
+    assert (float(found.data), found.description) == (50.0, "half")
 
 
 def test_nothing_is_sent_where_nobody_can_look() -> None:

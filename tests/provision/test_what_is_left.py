@@ -22,7 +22,9 @@ from prefect_coiled.cli import accounts as account_commands
 from prefect_coiled.cli import resources as resource_commands
 from prefect_coiled.cli.common import tell_removal
 from prefect_coiled.cluster.launched import Launched
+from prefect_coiled.doctor import examine
 from prefect_coiled.errors import AccessDeniedError, NameTakenError, OptionsError, ProvisionError
+from prefect_coiled.events import hearing
 from prefect_coiled.notifications import read_notifications
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.provision import (
@@ -128,6 +130,45 @@ def test_the_command_set_up_makes_no_network_beside_a_users_own(
     ec2 = sandbox.client("ec2")
     assert ec2.describe_nat_gateways()["NatGateways"] == []
     assert ec2.describe_vpcs(Filters=[{"Name": "tag:coiled-account", "Values": ["team"]}])["Vpcs"] == []
+
+
+def test_the_doctor_makes_no_network_beside_a_users_own_and_says_what_is_left(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"network_id": "vpc-0123456789abcdef0", "scheduler_subnet_id": "subnet-0123456789abcdef0"}
+    keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
+    account = Account(
+        "team",
+        options={"network": own},
+        credentials=keys,
+        endpoint_url=sandbox.endpoint,
+        sandbox=sandbox.info,
+    )
+
+    class Stuck:
+        @property
+        def scheduler_info(self) -> dict[str, Any]:
+            raise ProvisionError("a worker", "it did not come")
+
+        def close(self) -> None:
+            raise ProvisionError("closing", "a machine stays")
+
+    def sweep(*args: Any, **keywords: Any) -> None:
+        error = ProvisionError("sweeping", "a group stays")
+        error.left = {"sg-0123456789abcdef0": "it is in use"}
+        raise error
+
+    monkeypatch.setattr("prefect_coiled.doctor._cluster", lambda *args: Stuck())
+    monkeypatch.setattr("prefect_coiled.doctor.sweep", sweep)
+    told: list[str] = []
+    with hearing(lambda event: told.append(event.step) if event.kind == "step" else None):
+        found = examine(account)
+    assert [step.name for step in found.steps if not step.ok] == ["cluster", "sweep"]
+    assert found.left == ("sg",)
+    ours = [{"Name": "tag:coiled-account", "Values": ["team"]}]
+    assert sandbox.client("ec2").describe_vpcs(Filters=ours)["Vpcs"] == []
+    assert "role" in told
+    assert "network" not in told
 
 
 def test_workers_that_are_added_cost_and_those_removed_do_not_and_both_are_told(

@@ -149,6 +149,16 @@ def test_a_plan_is_carried_out_as_far_as_a_later_one_agrees() -> None:
     assert [c.resource_id for c in before.within(later).todo] == ["g-2"]
 
 
+def test_what_may_not_go_any_more_when_a_plan_is_carried_out_is_said() -> None:
+    def plan_with(held: str) -> Plan:
+        rows = {"gate": kind("gate", surplus=lambda item, there, idle: "idle", held=lambda item: held)}
+        return plan(of_sweep(rows, {"gate": [item("g-1")]}))
+
+    found = plan_with("").within(plan_with("in use"))
+    assert found.todo == ()
+    assert [(c.resource_id, c.why) for c in found.left] == [("g-1", "in use")]
+
+
 @pytest.mark.parametrize(
     ("price", "text"),
     [(0.0, "1 removed"), (0.05, "1 removed; saves $0.0500 an hour"), (None, "saves price not known")],

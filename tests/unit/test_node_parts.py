@@ -159,11 +159,20 @@ def test_closing_is_bounded_when_cloudwatch_hangs():
     release.set()
 
 
-def test_a_batch_that_cloudwatch_refuses_for_good_does_not_hold_up_the_rest():
-    cloud = Cloud(refusal("InvalidParameterException"))
-    _, done = ship(cloud, ["bad"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_batch_that_cloudwatch_refuses_for_good_does_not_hold_up_the_rest_and_is_told(times):
+    cloud = Cloud(*[refusal("InvalidParameterException")] * times)
+    _, done = ship(cloud, ["bad", "bad"])
     assert done
-    assert cloud.messages() == []
+    # What cannot even be told is let go.
+    assert [m[:21] for m in cloud.messages()] == ["(2 log lines were los"] * (2 - times)
+
+
+def test_lines_of_more_than_a_day_go_in_batches_that_cloudwatch_takes():
+    hours = iter([0, 23, 25, 48])
+    cloud = Cloud()
+    ship(cloud, ["a", "b", "c", "d"], clock=lambda: next(hours) * 3600.0)
+    assert [[e["message"] for e in batch] for batch in cloud.batches] == [["a", "b"], ["c", "d"]]
 
 
 class Store:
