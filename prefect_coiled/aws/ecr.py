@@ -35,10 +35,8 @@ class ImageRecord(Record):
 
     Attributes:
         repository: The repository's URI; with ":" and a tag it is what `docker pull` takes.
-        tags: Its tags.
         digest: Such as "sha256:0123...".
         size: Compressed, in bytes; 0 where ECR does not say.
-        pushed_at: When it was pushed.
     """
 
     repository: str

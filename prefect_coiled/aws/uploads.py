@@ -31,7 +31,6 @@ class Notes(NamedTuple):
     """Where uploads are written down, and how: others may be able to write there.
 
     Attributes:
-        folder: The folder.
         read: Gives a file's text; an OSError for one that somebody else can have written.
         write: Puts a file there, through no link of somebody else's; a full disk is no error.
     """

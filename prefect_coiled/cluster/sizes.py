@@ -26,7 +26,6 @@ class WorkerSize:
     """What one worker has; None where nobody knows.
 
     Attributes:
-        threads: Its threads.
         memory: Its memory in bytes.
     """
 

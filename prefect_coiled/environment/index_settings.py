@@ -45,7 +45,6 @@ class Source:
     """Which index a package comes from.
 
     Attributes:
-        index: The index's name.
         marker: Where that holds; empty for everywhere.
     """
 

@@ -46,7 +46,6 @@ class Locked:
     """A lock, and the wheels that were built for it on this machine.
 
     Attributes:
-        lock: The lock.
         built: Their files by hash.
         indexes: For downloads of the others.
         notes: What a user should know, such as a package that was left out.

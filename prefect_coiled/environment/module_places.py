@@ -62,7 +62,6 @@ class Alias:
 
     Attributes:
         name: The name in `sys.modules`.
-        file: Its file.
         package: Whether it imports its neighbours relatively (`from .near import x`), which Prefect's loader
             makes work for a plain file.
     """

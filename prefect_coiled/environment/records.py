@@ -109,7 +109,6 @@ class Change(Record):
     """A package that is not the same here, on the machines and in its release.
 
     Attributes:
-        package: Its name.
         here: The version that is installed here; empty for what only the machines get.
         machines: What the machines get: a version, or "as here".
         files: Python files that differ.
@@ -129,7 +128,6 @@ class Wheel(Record):
     Attributes:
         name: Of the distribution, normalised.
         version: Of the distribution.
-        file: File name.
         sha256: Hash of the content.
         size: Bytes; 0 where the index does not say.
         url: Where the client can download it; empty for one that it built.
@@ -158,7 +156,6 @@ class Lock(Record):
     """The wheels that a machine installs: a lock in the standard form, with paths of the bucket.
 
     Attributes:
-        python: Version of Python.
         architecture: "x86_64" or "arm64".
         wheels: All that is installed, by name.
         uv: What installs them.

@@ -28,10 +28,6 @@ class Event:
         text: What was done, for a person; of a step, its state.
         step: The step that it is progress of, such as "network".
         action: The call to AWS, such as "ec2:CreateVpc".
-        account: The account's slug.
-        region: The AWS region.
-        cluster: The cluster's name.
-        uid: The cluster's uid.
         ids: Ids of machines, or of what the kind names.
         seconds: How long it took.
         level: A level of `logging`.

@@ -36,7 +36,6 @@ class MergedOptions:
     """The options that hold, and where each came from.
 
     Attributes:
-        options: The validated options.
         sources: The source of each option.
         notes: Remarks by option, such as a zone that fell away with its region.
     """

@@ -25,17 +25,6 @@ from prefect_coiled.errors import (
     ThrottledError,
 )
 
-__all__ = [
-    "BY_CLASS",
-    "CODES",
-    "DO_WITHOUT",
-    "SLOW_DOWN",
-    "SPOT_ROLE_COMMAND",
-    "SPOT_ROLE_MISSING",
-    "Code",
-    "Retried",
-]
-
 # Who tries again: nobody; botocore, where the call may be repeated, and then the step; the step alone; or the
 # launch, in the next type, zone or market.
 Retried = Literal["never", "call", "step", "launch"]

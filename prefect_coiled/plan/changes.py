@@ -57,8 +57,6 @@ class Plan(Record):
 
     Attributes:
         what: "set-up", "sweep" or "destroy".
-        account: The account's slug.
-        region: The AWS region.
         changes: What becomes of each resource that was looked at.
     """
 

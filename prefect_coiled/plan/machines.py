@@ -39,9 +39,7 @@ class MachineType:
     Attributes:
         name: Such as "m6i.xlarge".
         vcpus: Virtual CPUs.
-        memory_gib: Memory in GiB.
         arch: Processor architecture.
-        gpus: Number of GPUs.
         gpu_type: Name of the GPU, such as "T4", or "".
         usd_per_hour: On-demand list price, US dollars an hour, in the region and on the day of the table.
     """

@@ -96,8 +96,6 @@ class NodeConfig(BaseModel):
     """What one kind of machine (scheduler, or all workers) of a cluster is told in its user data.
 
     Attributes:
-        account: The account's slug.
-        region: The AWS region.
         cluster: The cluster's id, which is its name.
         role: What this machine runs.
         scheduler_host: The scheduler's private address; workers only.

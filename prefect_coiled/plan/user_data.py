@@ -36,7 +36,6 @@ class Place(NamedTuple):
     """Where a machine finds the list of what it installs.
 
     Attributes:
-        bucket: The account's bucket.
         key: Of the lock.
         python: The version of Python, such as "3.11.9".
     """

@@ -14,7 +14,6 @@ class Room(Record):
     """How many workers of a type fit, beside their scheduler.
 
     Attributes:
-        worker_type: The type.
         spot: Whether they are spot machines.
         workers: How many; None where that cannot be told.
         quota: The quota that decides, with what is used of it.

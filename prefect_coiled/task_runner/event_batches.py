@@ -13,7 +13,6 @@ class Event:
     """A state that a task run has got.
 
     Attributes:
-        run: The task run.
         state: The state's id, which is the event's too.
         body: The event as JSON, without the resources that it is related to.
         final: Whether the state is the last one.
@@ -47,7 +46,6 @@ class Flight:
     """Events that go, or have gone, in one request.
 
     Attributes:
-        events: The events.
         sent: When they were sent, by the monotonic clock; 0 before.
         asked: When the API was asked about them last.
         times: How often they were sent.

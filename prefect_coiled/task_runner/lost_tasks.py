@@ -36,8 +36,6 @@ class Ended:
 
     Attributes:
         task: The task, for a run that the server has not heard of yet.
-        task_run_id: The run.
-        state: The terminal state.
     """
 
     task: Task[Any, Any]

@@ -39,7 +39,6 @@ class Ending:
         at: When, in seconds of UTC.
         state_id: The id of its state.
         result: The result, pickled; None where that is with the worker.
-        worker: The worker's address.
         again: Whether it may be run again if its result is lost.
         persisted: Where its result is kept, as JSON, if it is.
         transaction: What its part of a transaction came to, pickled, if it ran in one.

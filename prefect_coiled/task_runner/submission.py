@@ -44,9 +44,7 @@ class Request:
     """A task that is to be sent.
 
     Attributes:
-        task: The task.
         run: The id of its run.
-        parameters: Its parameters.
         wait_for: What it waits for, in any shape.
         inputs: The task runs that it depends on, by parameter.
         own: The part of the context that only this task has.

@@ -29,7 +29,6 @@ class Wishes:
     """What a task asks of Dask.
 
     Attributes:
-        annotations: Dask's annotations.
         again: Whether it may be run again if its result is lost.
     """
 

@@ -55,9 +55,7 @@ class Call:
         shared: The name there of the flow run's context.
         task: The name there of the task.
         topic: Who is to know how it ended.
-        run: The task run.
         own: What there is of the context that only this task has.
-        parameters: The task's parameters.
         wait_for: What it waits for.
         inputs: The task runs that the parameters come from, by parameter.
         again: Whether it may be run again if its result is lost.
