@@ -30,6 +30,7 @@ from prefect.tasks import Task
 
 from prefect_coiled.events.links import log_stream_url
 from prefect_coiled.internals.prefect import drain, enter_for_good, running_services, wait_until_sent
+from prefect_coiled.node.denied import ACCOUNT_VARIABLE
 from prefect_coiled.task_runner import store
 from prefect_coiled.task_runner.event_batches import Batch
 from prefect_coiled.task_runner.hints import add_hint, advise
