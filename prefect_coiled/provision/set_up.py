@@ -86,9 +86,7 @@ def set_up_account(
             return steps.account_record(aws, who, want, there)
 
 
-def _brought(
-    aws: Aws, want: Wanted, registry: RegistryKind, told: tuple[str, ...]
-) -> tuple[Wanted, There]:
+def _brought(aws: Aws, want: Wanted, registry: RegistryKind, told: tuple[str, ...]) -> tuple[Wanted, There]:
     """See that there is what is wanted, and tell of the things named; gives that and all that is there.
 
     Raises:
