@@ -266,12 +266,14 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
             "Check the keys; those of GovCloud and China are not valid in other regions.",
         ),
         "InvalidSecurity.RequestHasExpired": ("", _CLOCK),
+        "InvalidSignature": ("", "Check the secret key, and this machine's clock."),
         "InvalidSignatureException": ("", _CLOCK),
         "InvalidToken": ("", _LOG_IN),
         "RequestExpired": ("", f"{_LOG_IN} If they have not expired: {_CLOCK[0].lower()}{_CLOCK[1:]}"),
         "RequestTimeTooSkewed": ("", _CLOCK),
         "SignatureDoesNotMatch": ("", "Check the secret key, and this machine's clock."),
         "TokenRefreshRequired": ("", _LOG_IN),
+        "UnsupportedSignature": ("", "Check the credentials, and that boto3 is not years old."),
         "UnrecognizedClientException": ("", "Check the keys, and that the region is enabled."),
     },
     AlreadyExistsError: {
@@ -340,6 +342,8 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
         "InvalidUserData.Malformed": ("", "Use shorter worker_options or scheduler_options."),
         "InvalidZone.NotFound": ("this AWS account sees no such zone", "Choose another zone, or none."),
         "KMS.DisabledException": ("", _KMS),
+        "KMS.InvalidKeyUsageException": ("", _KMS),
+        "KMS.KMSInvalidStateException": ("", _KMS),
         "KMS.NotFoundException": ("", _KMS),
         "KMSDisabledException": ("", _KMS),
         "KMSInvalidStateException": ("", _KMS),
@@ -352,9 +356,14 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
         ),
         "PermanentRedirect": ("a bucket of that name is in another region", _BUCKET_TAKEN),
         "PolicyNotAttachable": ("only AWS's own services may attach that policy", "Choose another policy."),
-        "TagPolicyViolation": (
-            "a tag policy of the organisation does not take a tag, or asks for one",
-            "Give tags that it takes (`tags` of the account); owner, Name and coiled-... are always there.",
+        # EC2's, and S3's.
+        **dict.fromkeys(
+            ("TagPolicyViolation", "TagPolicyException"),
+            (
+                "a tag policy of the organisation does not take a tag, or asks for one",
+                "Give tags that it takes (`tags` of the account); "
+                "owner, Name and coiled-... are always there.",
+            ),
         ),
         "TemporaryRedirect": ("S3 is still making the bucket known", "Run again in a minute."),
         "UnmodifiableEntity": ("only AWS's own services may change that role",),

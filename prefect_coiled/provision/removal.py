@@ -71,12 +71,17 @@ def remove(
         for row in [row for row in rows if row in going]:
             waited = going.pop(row)
             (error,) = run(steps.wait_gone, [(aws, waited)])
-            if error is not None:
-                errors.append(error)
-                blocked.setdefault(row, error.diagnosis.why)
-                # What stays because of it says so.
-                if not any(doomed.get(other) for other in KINDS[row].waits_for):
-                    leave(row, waited.items, error.diagnosis.why)
+            if error is None:
+                continue
+            kind, why = KINDS[row], f"{error.diagnosis.what}: {error.diagnosis.why}"
+            errors.append(error)
+            blocked.setdefault(row, why)
+            if costly := _costly(aws, row, waited.items):
+                leave(row, costly, why)
+                there = {kind.id_of(item) for item in costly}
+                removed[kind.name] = tuple(one for one in removed[kind.name] if one not in there)
+            elif not any(doomed.get(other) for other in kind.waits_for):  # else what stays for it says so
+                leave(row, waited.items, why)
 
     def go(row: str) -> None:
         kind, items = KINDS[row], doomed.get(row, [])
@@ -118,6 +123,16 @@ def remove(
         error.left = left
         raise
     return Removal(removed=removed, left=left), errors
+
+
+def _costly(aws: Aws, row: str, items: Iterable[Item]) -> list[Item]:
+    """Those of the items that AWS shows, and that still cost: it took their deletion, and did not do it."""
+    kind = KINDS[row]
+    ids = {kind.id_of(item) for item in items}
+    try:
+        return [item for item in find(aws, kind) if kind.id_of(item) in ids and kind.usd(item) != 0.0]
+    except AwsError:
+        return []
 
 
 def terminate(aws: Aws, name: str, uid: str, ids: tuple[str, ...] = ()) -> list[str]:

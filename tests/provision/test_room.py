@@ -8,7 +8,9 @@ import botocore.client
 import pytest
 from botocore.exceptions import ClientError
 
+from prefect_coiled.aws.caller import Caller
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.foresight import may_use_key
 from prefect_coiled.aws.quotas import FREE_PLAN_TYPES, find_uses
 from prefect_coiled.provision.room import Room, find_room
 
@@ -116,3 +118,21 @@ def test_the_free_plan_is_told_with_its_types(aws: Aws, answers: dict[str, Any])
     assert not found.suffices
     assert all(name in found.lines()[0] for name in FREE_PLAN_TYPES)
     assert room(aws, "t3.small").suffices
+
+
+@pytest.mark.parametrize("failing", ["GetServiceQuota", "DescribeInstances"])
+def test_where_aws_fails_to_say_it_that_is_told_and_nothing_depends_on_it(
+    aws: Aws, answers: dict[str, Any], failing: str
+) -> None:
+    answers |= {"GetServiceQuota": {"Quota": {"Value": 32.0}}, failing: "InternalError"}
+    found = room(aws)
+    assert (found.workers, found.suffices) == (None, True)
+    assert f":{failing} answered InternalError" in found.lines()[0]
+
+
+def test_where_iam_fails_to_say_whether_a_key_may_be_used_it_is_unknown(
+    aws: Aws, answers: dict[str, Any]
+) -> None:
+    answers["SimulatePrincipalPolicy"] = "ServiceFailure"
+    caller = Caller(aws_account_id="123456789012", arn="arn:aws:iam::123456789012:user/me")
+    assert may_use_key(aws, caller, "arn:aws:kms:us-east-1:123456789012:key/1") is None
