@@ -93,7 +93,7 @@ class Hydrated:
         enter_for_good(client)
         if flow_run := shared["flow_run_context"]:
             with hydrated_context(None):
-                """Prefect's models are completed by that."""
+                pass  # Prefect's models are completed by that
             runner = flow_run["flow"].task_runner.duplicate()
             context = FlowRunContext(**flow_run, client=client.client, task_runner=runner, detached=True)
             enter_for_good(context)
