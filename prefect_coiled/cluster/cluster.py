@@ -16,7 +16,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from functools import partial
@@ -33,7 +33,7 @@ from typing_extensions import Unpack
 
 from prefect_coiled import events
 from prefect_coiled.blocks import load_account
-from prefect_coiled.cluster.fleet import Fleet
+from prefect_coiled.cluster.fleet import Fleet, Workers
 from prefect_coiled.cluster.forgotten import open_clusters, remove_before_prefect_ends
 from prefect_coiled.cluster.launched import Launched, launch
 from prefect_coiled.cluster.modules import gather_modules, send_modules
@@ -241,9 +241,9 @@ class Cluster(DistributedCluster):
     # -- the contract: scale, adapt, logs
 
     @property
-    def workers(self) -> dict[str, InstanceRecord]:
-        """The worker machines that are there or on their way, by name, which is the machine's id."""
-        return {} if self.status == Status.closed else self._fleet.workers
+    def workers(self) -> Mapping[str, InstanceRecord]:
+        """A live view of the worker machines, there or on their way, by name, which is the machine's id."""
+        return Workers(lambda: {} if self.status == Status.closed else self._fleet.workers)
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
         if op == "spot_notice":

@@ -8,7 +8,7 @@ nanny may be starting it anew. No clock but the given one, and no call.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prefect_coiled.records import InstanceRecord
 
@@ -96,3 +96,26 @@ class Fleet:
             self._lost.discard(name)
             self._away.discard(name)
         return known
+
+
+class Workers(Mapping[str, InstanceRecord]):
+    """A view of worker machines by name: it shows what is, also to who keeps it, as in Dask's own clusters.
+
+    Args:
+        look: Gives the machines as they are now, as a dictionary of its own.
+    """
+
+    def __init__(self, look: Callable[[], dict[str, InstanceRecord]]) -> None:
+        self._look = look
+
+    def __getitem__(self, name: str) -> InstanceRecord:
+        return self._look()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._look())  # of a copy: machines come and go in another thread
+
+    def __len__(self) -> int:
+        return len(self._look())
+
+    def __repr__(self) -> str:
+        return repr(self._look())

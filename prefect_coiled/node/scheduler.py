@@ -106,6 +106,10 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         await super().close(timeout=timeout, reason=reason)
 
 
+# By which `scheduler_info` and Dask's own messages tell of it.
+NodeScheduler.__name__ = Scheduler.__name__
+
+
 class SchedulerRole:
     """Runs one scheduler.
 

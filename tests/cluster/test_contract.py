@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import inspect
 import json
 import socket
 import ssl
@@ -226,7 +228,10 @@ def test_it_adapts_to_the_work(sandbox: Sandbox, until: Until) -> None:
 
 
 def test_workers_that_start_anew_and_those_of_another_object_are_counted_once(
-    sandbox: Sandbox, until: Until, live: Callable[[], list[dict[str, Any]]]
+    sandbox: Sandbox,
+    until: Until,
+    live: Callable[[], list[dict[str, Any]]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     before = len(live())
     with (
@@ -248,9 +253,30 @@ def test_workers_that_start_anew_and_those_of_another_object_are_counted_once(
         second.scale(1)
         until(lambda: len(live()) == before + 2)
         until(lambda: len(first.workers) == 1)
+    caplog.clear()
     assert first.scale(2) is None, "there is nothing to scale any more"
+    assert caplog.text == ""
     assert "workers=0" in repr(first)
     assert len(live()) == before
+
+
+def test_a_client_of_an_attached_object_that_shuts_down_leaves_the_cluster_running(cluster: Cluster) -> None:
+    second = Cluster(name=cluster.name, quiet=True)
+    Client(second, set_as_default=False).shutdown()
+    assert second.status.name == "closed"
+    with Client(cluster) as client:
+        assert len(client.nthreads()) == 2
+
+
+def test_who_keeps_the_workers_sees_them_come_and_go(sandbox: Sandbox, until: Until) -> None:
+    with Cluster(n_workers=0, quiet=True) as cluster:
+        kept = cluster.workers
+        assert not kept
+        cluster.scale(1)
+        (name,) = kept
+        assert kept[name].instance_id == name
+        assert name in kept
+    assert len(kept) == 0
 
 
 def test_a_process_that_forks_off_does_not_close_the_cluster(cluster: Cluster) -> None:
@@ -327,6 +353,27 @@ async def test_it_works_asynchronously(sandbox: Sandbox) -> None:
         assert not cluster.workers
     assert cluster.removal is not None
     assert len(cluster.removal.removed["instance"]) == 2
+
+
+async def test_the_extension_of_jupyterlab_makes_scales_adapts_and_closes_it(sandbox: Sandbox) -> None:
+    # As its manager does it, with a factory of the configuration: https://github.com/dask/dask-labextension
+    module, name, keywords = "prefect_coiled", "Cluster", {"n_workers": 0, "quiet": True}
+    cluster = await getattr(importlib.import_module(module), name)(asynchronous=True, **keywords)
+    try:
+        scaled = cluster.scale(1)
+        if inspect.isawaitable(scaled):
+            await scaled
+        await cluster.wait_for_workers(1, timeout=90)
+        workers = cluster.scheduler_info["workers"].values()
+        assert sum(worker["nthreads"] for worker in workers) > 0
+        assert cluster.dashboard_link.startswith("https://")
+        adaptive = cluster.adapt(minimum=1, maximum=2)
+        assert (adaptive.minimum, adaptive.maximum) == (1, 2)
+        async with Client(cluster, asynchronous=True) as client:
+            assert await client.submit(sum, [1, 2]) == 3
+    finally:
+        await cluster.close()
+    assert cluster.status.name == "closed"
 
 
 async def test_it_works_synchronously_inside_a_running_loop_as_in_a_notebook(sandbox: Sandbox) -> None:
