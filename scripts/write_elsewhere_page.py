@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefect_coiled.options.elsewhere import SAME, TABLES
+from prefect_coiled.options.elsewhere import OTHER, SAME, TABLES
 
 PAGE = Path(__file__).parent.parent / "docs" / "keywords-elsewhere.md"
 _HEAD = """# Keywords of other tools
@@ -23,7 +23,11 @@ def page() -> str:
         same = ", ".join(f"`{name}`" for name in SAME[tool])
         rows = "\n".join(f"| `{name}` | {text} |" for name, text in table.items())
         title = tool[0].upper() + tool[1:]
-        parts.append(f"\n## {title}\n\nThe same here: {same}.\n\n| there | here |\n|---|---|\n{rows}\n")
+        parts.append(f"\n## {title}\n\nThe same here: {same}.\n")
+        if OTHER[tool]:
+            others = "\n".join(f"| `{name}` | {text} |" for name, text in OTHER[tool].items())
+            parts.append(f"\n| the same word | what it means here |\n|---|---|\n{others}\n")
+        parts.append(f"\n| there | here: refused, with this |\n|---|---|\n{rows}\n")
     return "".join(parts)
 
 

@@ -1,7 +1,8 @@
 """Keywords of other tools' clusters that people try here, and what becomes of them.
 
-A word that is a keyword of `Cluster` too means the same, and stands in no table: `SAME` lists those. For all
-others the error says what to write instead. Knows nothing of this library's own keywords but their names.
+A word that is a keyword of `Cluster` too stands in no table: `SAME` lists those that mean the same, `OTHER`
+says what the rest mean here. For all others the error says what to write instead. Knows nothing of this
+library's own keywords but their names.
 """
 
 from __future__ import annotations
@@ -51,6 +52,33 @@ _DASK: Mapping[str, str] = {
     "ngpus": "Use `worker_gpu=1`.",
 }
 
+_WORKER = "Use `worker_options={{{0!r}: ...}}`."
+_CLASS = "Use `worker_class`, the dotted path of a class of your own that sets it."
+_ADDRESS = "Each machine has its own address, and a worker the ports that Dask gives it."
+_FINDS = "Nothing to give: workers are told where their scheduler is."
+
+# Keywords of Dask's `Nanny` and `Worker`, which a LocalCluster hands on.
+_DASK_WORKERS: Mapping[str, str] = {
+    **{
+        name: _WORKER.format(name)
+        for name in (
+            *("lifetime_stagger", "lifetime_restart", "preload_argv", "preload_nanny_argv", "validate"),
+            *("transition_counter_max", "low_level_profiler", "profile_cycle_interval"),
+        )
+    },
+    **dict.fromkeys(
+        ("data", "executor", "metrics", "startup_information", "WorkerStateClass"),
+        _CLASS,
+    ),
+    **dict.fromkeys(
+        ("port", "worker_port", "listen_address", "contact_address", "dashboard", "http_prefix"), _ADDRESS
+    ),
+    **dict.fromkeys(("scheduler_ip", "scheduler_sni"), _FINDS),
+    "config": "Dask's configuration goes there by itself; `send_dask_config=False` keeps it here.",
+    "nanny": "Each worker has a nanny.",
+    "reconnect": "Dask does not know it any more.",
+}
+
 # Keywords of Dask's `Client`, which takes them with a cluster of this library as with any other.
 _DASK_CLIENT: Mapping[str, str] = {
     "address": "Attach to a running cluster by its name: `Cluster(name=...)`.",
@@ -62,6 +90,7 @@ _DASK_CLIENT: Mapping[str, str] = {
     "extensions": _CLIENT,
     "direct_to_workers": _CLIENT,
     "connection_limit": _CLIENT,
+    "security": _TLS,
 }
 
 # Keywords of dask-cloudprovider's `EC2Cluster`.
@@ -89,6 +118,8 @@ _EC2_CLUSTER: Mapping[str, str] = {
     "enable_detailed_monitoring": "There is none; the dashboard and the logs tell how machines are.",
     "worker_module": "Use `worker_class`.",
     "worker_command": "Use `worker_class` or `worker_options`.",
+    "security": _TLS,
+    "protocol": _TLS,
 }
 
 # Keywords of the hosted service's `Cluster`.
@@ -124,12 +155,21 @@ _HOSTED: Mapping[str, str] = {
     "host_setup_script_content": "Use `container`, or an image that `prefect-coiled environment bake` makes.",
     "pause_on_exit": "Use `shutdown_on_close=False`.",
     "filestores_to_attach": "There are none.",
+    "ignore_container_entrypoint": "An image's entry point is never run.",
+    "worker_disk_config": "Use `worker_disk_size`.",
+    "scheduler_disk_config": "Use `scheduler_disk_size`.",
+    "skip_ssd_mount": "There is nothing to set here.",
+    "scheduler_gpu": "Use `scheduler_vm_types`.",
+    "capacity_retry_timeout": "Use `timeout`; what has no machines is tried in other types and zones.",
+    "batch_job_ids": "There are no batch jobs.",
+    "batch_job_container": "There are no batch jobs.",
     "scheduler_sidecars": "There are none.",
     "worker_sidecars": "There are none.",
 }
 
 TABLES: Mapping[str, Mapping[str, str]] = {
     "Dask's LocalCluster or SpecCluster": _DASK,
+    "Dask's Nanny or Worker": _DASK_WORKERS,
     "Dask's Client": _DASK_CLIENT,
     "dask-cloudprovider's EC2Cluster": _EC2_CLUSTER,
     "the hosted service's Cluster": _HOSTED,
@@ -138,12 +178,13 @@ TABLES: Mapping[str, Mapping[str, str]] = {
 
 SAME: Mapping[str, tuple[str, ...]] = {
     "Dask's LocalCluster or SpecCluster": (
-        *("n_workers", "name", "asynchronous", "loop", "worker_class", "nthreads", "memory_limit"),
-        "shutdown_on_close",
+        *("n_workers", "name", "asynchronous", "loop", "nthreads", "quiet", "shutdown_on_close"),
     ),
-    "Dask's Client": ("asynchronous", "loop", "name", "timeout"),
+    "Dask's Nanny or Worker": ("nthreads", "worker_class", "loop"),
+    "Dask's Client": ("asynchronous", "loop"),
     "dask-cloudprovider's EC2Cluster": (
-        *("n_workers", "region", "key_name", "spot", "worker_options", "scheduler_options", "asynchronous"),
+        *("n_workers", "region", "key_name", "spot", "worker_class", "worker_options", "scheduler_options"),
+        "asynchronous",
     ),
     "the hosted service's Cluster": (
         *("n_workers", "name", "account", "region", "tags", "environ", "container", "timeout"),
@@ -151,11 +192,37 @@ SAME: Mapping[str, tuple[str, ...]] = {
         *("worker_gpu_type", "worker_class", "worker_options", "scheduler_options", "scheduler_vm_types"),
         *("scheduler_cpu", "scheduler_memory", "scheduler_disk_size", "scheduler_port", "asynchronous"),
         *("use_scheduler_public_ip", "shutdown_on_close", "idle_timeout", "no_client_timeout"),
-        *("wait_for_workers", "send_dask_config", "backend_options", "spot_policy", "allow_ingress_from"),
-        *("allow_ssh", "package_sync_strict", "package_sync_ignore", "show_widget"),
+        *("cluster_timeout", "wait_for_workers", "send_dask_config", "backend_options", "spot_policy"),
+        *("allow_ingress_from", "allow_ssh", "package_sync_strict", "package_sync_ignore", "show_widget"),
     ),
 }
 """By tool: the keywords that `Cluster` has too, and that mean the same."""
+
+_LIMIT = 'A number, a size, "auto" as there; no limit is 0, and `None` says nothing.'
+
+OTHER: Mapping[str, Mapping[str, str]] = {
+    "Dask's LocalCluster or SpecCluster": {
+        "memory_limit": _LIMIT,
+        "scheduler_port": "One port for clients and the dashboard; by itself clients come to 8786.",
+        "worker_class": "The dotted path of a class, as text.",
+    },
+    "Dask's Nanny or Worker": {
+        "environ": "Variables of all machines, before a worker's process starts.",
+        "memory_limit": _LIMIT,
+        "name": "The cluster's; a worker is named as its machine.",
+        "quiet": "No progress is printed here.",
+        "scheduler_port": "One port for clients and the dashboard; workers know it by themselves.",
+    },
+    "Dask's Client": {
+        "name": "The cluster's; the client's own goes to `distributed.Client`.",
+        "timeout": "How long a start may take; the connection's goes to `distributed.Client`.",
+    },
+    "dask-cloudprovider's EC2Cluster": {},
+    "the hosted service's Cluster": {
+        "software": "The path of a requirements file or a pylock.toml.",
+    },
+}
+"""By tool: the keywords that `Cluster` has too, and what they mean here."""
 
 
 def instead(name: str) -> str:

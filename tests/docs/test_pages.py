@@ -14,6 +14,8 @@ from typer.main import get_command
 
 import prefect_coiled
 from prefect_coiled.cli import app
+from prefect_coiled.options import elsewhere
+from prefect_coiled.options.keywords import KEYWORDS
 
 from .conftest import ROOT
 from .test_examples import PAGES, blocks
@@ -85,6 +87,23 @@ def test_the_page_of_other_tools_keywords_is_that_of_their_table() -> None:
     assert page == (ROOT / "docs" / "keywords-elsewhere.md").read_text(encoding="utf-8"), (
         "run scripts/write_elsewhere_page.py and look at what has changed"
     )
+
+
+def test_the_table_for_those_who_come_from_ec2_clusters_says_of_a_keyword_what_its_refusal_says() -> None:
+    text = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
+    part = text.partition("## From dask-cloudprovider's EC2Cluster")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("| `")]
+    tool = "dask-cloudprovider's EC2Cluster"
+    seen = set()
+    for there, here in rows:
+        for name in re.findall(r"`(\w+)`", there):
+            seen.add(name)
+            if name in elsewhere.SAME[tool]:
+                assert f"`{name}`" in here
+                continue
+            advised = {n for n in re.findall(r"`(\w+)[=`]", elsewhere.TABLES[tool][name]) if n in KEYWORDS}
+            assert not advised or advised & set(re.findall(r"`(\w+)[=`]", here)), name
+    assert {"instance_type", "ami", "auto_shutdown", "security"} <= seen
 
 
 def test_every_exported_name_is_in_the_reference() -> None:

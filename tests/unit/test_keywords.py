@@ -9,8 +9,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import distributed
 import numpy as np
 import pytest
+from distributed.deploy.cluster import Cluster as DaskCluster
 
 from prefect_coiled import Cluster, ClusterSettings, CoiledTaskRunner, Ec2DaskAccount
 from prefect_coiled.cluster.request import Request
@@ -189,10 +191,27 @@ def test_a_keyword_of_another_tool_is_refused_with_what_to_write_instead(name: s
         assert advised in KEYWORDS, advised
 
 
-def test_a_word_that_means_the_same_elsewhere_is_a_keyword_here() -> None:
-    assert set(elsewhere.SAME) == set(elsewhere.TABLES)
+def test_a_word_that_is_elsewhere_too_is_a_keyword_here_and_stands_once() -> None:
+    assert set(elsewhere.SAME) == set(elsewhere.OTHER) == set(elsewhere.TABLES)
     for tool, names in elsewhere.SAME.items():
-        assert not set(names) - set(KEYWORDS), tool
+        assert not {*names, *elsewhere.OTHER[tool]} - set(KEYWORDS), tool
+        assert not set(names) & set(elsewhere.OTHER[tool]), tool
+
+
+_OF_DASK = {
+    "Dask's LocalCluster or SpecCluster": (distributed.LocalCluster, distributed.SpecCluster, DaskCluster),
+    "Dask's Nanny or Worker": (distributed.Nanny, distributed.Worker),
+    "Dask's Client": (distributed.Client,),
+}
+
+
+@pytest.mark.parametrize("tool", _OF_DASK)
+def test_every_keyword_of_the_dask_that_is_installed_is_the_same_another_or_refused(tool: str) -> None:
+    judged = {*elsewhere.SAME[tool], *elsewhere.OTHER[tool]}.union(*elsewhere.TABLES.values())
+    for made in _OF_DASK[tool]:
+        found = inspect.signature(made.__init__).parameters.values()
+        names = {p.name for p in found if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)} - {"self"}
+        assert names - judged == set(), f"keywords of {made.__name__} that nobody has judged"
 
 
 @pytest.mark.parametrize("make", [Cluster, CoiledTaskRunner])
