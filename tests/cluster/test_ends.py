@@ -165,6 +165,7 @@ def test_a_script_that_forgets_to_close_leaves_nothing(
     process = script("pass")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
+    assert "Traceback" not in errors, "as silent as with a LocalCluster"
     assert live() == []
 
 
