@@ -48,8 +48,8 @@ class Request:
     def __init__(
         self,
         config: Mapping[str, Any] | None = None,
-        *,
         defaults: Mapping[str, Any] | None = None,
+        /,
         **keywords: Unpack[ClusterKeywords],
     ) -> None:
         self._given = taken(keywords)
