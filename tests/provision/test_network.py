@@ -111,7 +111,10 @@ def test_without_the_permission_the_error_names_the_zone_and_those_that_work(
 def test_a_zone_that_the_region_does_not_show_is_refused_before_anything_runs(
     session: Session, sandbox: Sandbox, spec: Callable[..., ClusterSpec]
 ) -> None:
-    with pytest.raises(ProvisionError, match=r"no such zone in us-east-1, or makes no new subnets in it\. Choose one of: us-east-1a"):
+    with pytest.raises(
+        ProvisionError,
+        match=r"no such zone in us-east-1, or makes no new subnets in it\. Choose one of: us-east-1a",
+    ):
         create_cluster(spec(zone="us-east-1z"))
     assert sandbox.instances() == {}
 
