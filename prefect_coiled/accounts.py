@@ -109,7 +109,8 @@ def set_backend_options(
         external_id: External id that the role asks for.
         tags: Tags for everything that is made in AWS.
         endpoint_url: Where AWS's API is, if not at AWS.
-        permissions_boundary: ARN of a policy that bounds the machines' role.
+        permissions_boundary: ARN of a policy that bounds the machines' role, instead of the one that is made
+            with the account's policies; "none" for a role without.
         run_setup: Whether to set the account up at once. By default, a terminal is asked.
 
     Returns:

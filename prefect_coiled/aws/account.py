@@ -31,7 +31,8 @@ class Account:
         sandbox: The sandbox that it runs in, or None: said by its block, and never guessed from an endpoint.
         tags: Tags for everything the account makes.
         instead_of: Names of the accounts that were saved, where it is the sandbox because none has its name.
-        permissions_boundary: ARN of the policy that bounds the machines' role, if it has to have one.
+        permissions_boundary: ARN of the policy that bounds the machines' role; "none"; or empty, for the one
+            that is made with the account's policies.
     """
 
     slug: str

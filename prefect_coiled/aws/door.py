@@ -46,7 +46,7 @@ from prefect_coiled.events import Event, Watch, tell
 from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE, changes, mode_of
 from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, DO_WITHOUT, SPOT_ROLE_MISSING
 from prefect_coiled.plan.aws_errors import aws_error
-from prefect_coiled.plan.boundary import BOUND
+from prefect_coiled.plan.boundary import BOUND, NO_BOUNDARY, boundary_arn
 from prefect_coiled.plan.policies import permitting_statements
 from prefect_coiled.plan.quotas import OF_CODES
 
@@ -78,13 +78,21 @@ _WITHOUT_OWNER = {"s3:CreateBucket"}
 
 def _bound(boundary: str, account: str) -> str:
     """What to do where the set-up policy wants a permissions boundary and there is none, or another one."""
+    if boundary == NO_BOUNDARY:
+        return (
+            "The set-up policy wants a permissions boundary, and the account says that there is none: "
+            f"`prefect-coiled account edit {account} --clear boundary`."
+        )
     if boundary:
         return (
             f"The set-up policy wants another permissions boundary than {boundary}, or denies this outright."
         )
+    named = boundary_arn(account, "NUMBER")
     return (
-        "The set-up policy denies it outright; most likely it wants a permissions boundary, and the account "
-        f"has none: `prefect-coiled account edit {account} --permissions-boundary ARN`."
+        "The set-up policy wants the role to have its permissions boundary; most likely the role is from "
+        f"before that: `prefect-coiled account edit {account} --permissions-boundary {named}`, with the "
+        "number of the AWS account, then run again. Or an administrator does it: `prefect-coiled setup iam "
+        f"--account {account} --user NAME --apply`."
     )
 
 
@@ -120,7 +128,8 @@ class Aws:
         endpoint_url: Endpoint of every service; None for AWS itself.
         sandbox: The sandbox that the door leads to; None for AWS, and for an endpoint of the user's own.
         stop: When set, calls and waits end with `StoppedError`.
-        boundary: ARN of the permissions boundary of the machines' role, if it has to have one.
+        boundary: ARN of the permissions boundary of the machines' role; "none"; or empty, for the one that is
+            made with the account's policies.
 
     Attributes:
         fence: Called before each call that changes something; raises where it must not be made any more.

@@ -7,8 +7,10 @@ import re
 from contextlib import suppress
 from urllib.parse import unquote
 
+from prefect_coiled.aws.boundary import wanted_arn
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.ownership import check_ours
+from prefect_coiled.aws.waits import VISIBLE, retry_while
 from prefect_coiled.errors import (
     AccessDeniedError,
     NotFoundError,
@@ -17,6 +19,7 @@ from prefect_coiled.errors import (
     QuotaError,
 )
 from prefect_coiled.plan import policies, tags
+from prefect_coiled.plan.boundary import NO_BOUNDARY
 from prefect_coiled.plan.kinds import ALL, Item, Kind, Scope, There, Wanted
 
 _POLICY_ARN = re.compile(r"arn:aws[a-z-]*:iam::(aws|\d{12}):policy/[\w+=,.@/-]+", re.ASCII)
@@ -45,24 +48,31 @@ def _find_role(aws: Aws, scope: Scope) -> list[Item]:
 
 
 def _create_role(aws: Aws, place: str, want: Wanted, there: There) -> Item:
-    made: Item = aws.call(
-        "iam:CreateRole",
-        f"creating role ({aws.account})",
-        RoleName=aws.account,
-        AssumeRolePolicyDocument=policies.trust_policy(aws.session.get_partition_for_region(aws.region)),
-        Description="Machines of Dask clusters made by prefect_coiled",
-        Tags=tags.to_aws(tags.named(tags.account_tags(aws.account), aws.account)),
-        **({"PermissionsBoundary": want.boundary} if want.boundary else {}),
-    )["Role"]
-    return made
+    bound = wanted_arn(aws)
+    what = f"creating role ({aws.account})"
+
+    def make() -> Item:
+        made: Item = aws.call(
+            "iam:CreateRole",
+            what,
+            RoleName=aws.account,
+            AssumeRolePolicyDocument=policies.trust_policy(aws.session.get_partition_for_region(aws.region)),
+            Description="Machines of Dask clusters made by prefect_coiled",
+            Tags=tags.to_aws(tags.named(tags.account_tags(aws.account), aws.account)),
+            **({"PermissionsBoundary": bound} if bound else {}),
+        )["Role"]
+        return made
+
+    # IAM may not know a boundary yet that was made a moment ago.
+    return retry_while(aws, what, make, NotFoundError, timeout=VISIBLE) if bound else make()
 
 
 def _role_lacks(item: Item, want: Wanted, there: There) -> str:
-    """The boundary is the wanted one, and the policy that which machines of this version need.
+    """The boundary is the named one, and the policy that which machines of this version need.
 
-    A boundary that somebody else gave the role stays where none is asked for.
+    Where none is named, a role keeps the boundary that it has, or has not; see `boundary.unbound`.
     """
-    if want.boundary and _boundary_of(item) != want.boundary:
+    if _is_to_be_bound(item, want):
         return f"its permissions boundary is {_boundary_of(item) or 'missing'}"
     found = item.get("Policy")
     if found is None:
@@ -71,12 +81,16 @@ def _role_lacks(item: Item, want: Wanted, there: There) -> str:
     return "" if current else "its policy is not that of this version"
 
 
+def _is_to_be_bound(item: Item, want: Wanted) -> bool:
+    return want.boundary not in ("", NO_BOUNDARY, _boundary_of(item))
+
+
 def _boundary_of(item: Item) -> str:
     return str((item.get("PermissionsBoundary") or {}).get("PermissionsBoundaryArn", ""))
 
 
 def _write_policy(aws: Aws, item: Item, want: Wanted, there: There) -> Item:
-    if want.boundary and _boundary_of(item) != want.boundary:
+    if _is_to_be_bound(item, want):
         aws.call(
             "iam:PutRolePermissionsBoundary",
             f"bounding role ({aws.account})",
@@ -227,6 +241,10 @@ def _delete_profile(aws: Aws, items: list[Item]) -> None:
 
 def _delete_role(aws: Aws, items: list[Item]) -> None:
     what, role = f"deleting role ({aws.account})", {"RoleName": aws.account}
+    if not _boundary_of(items[0]) and (bound := wanted_arn(aws)):
+        # From a role from before its boundary the set-up policy of this version lets no policy be taken.
+        with suppress(AccessDeniedError, NotFoundError):
+            aws.call("iam:PutRolePermissionsBoundary", what, PermissionsBoundary=bound, **role)
     for name in aws.pages("iam:ListRolePolicies", what, "PolicyNames", **role):
         with suppress(NotFoundError):
             aws.call("iam:DeleteRolePolicy", what, PolicyName=name, **role)
@@ -265,6 +283,7 @@ ROLE = Kind(
     create=_create_role,
     update=_write_policy,
     delete=_delete_role,
+    waits_for=("boundary",),
 )
 
 INSTANCE_PROFILE = Kind(

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.iam_role import attached_policies
 from prefect_coiled.aws.ownership import check_ours
 from prefect_coiled.aws.waits import VISIBLE, retry_while
 from prefect_coiled.errors import (
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
 _MOST_VERSIONS = 5
+_BIND = "PutRolePermissionsBoundary"
 _ADMINISTRATOR = (
     "Use the credentials of somebody who manages IAM (--profile), or give them the commands that are printed "
     "without --apply."
@@ -68,6 +70,17 @@ def look(aws: Aws, steps: Sequence[Step], number: str, partition: str) -> list[T
         )
     _explained(lambda: _refuse_foreign_role(aws))
     return _explained(lambda: [Task(step, _state(aws, step, number, partition)) for step in steps])
+
+
+def held_by_boundary(aws: Aws, tasks: Sequence[Task]) -> list[str]:
+    """The policies of a role that is about to be bound: they hold as far as the boundary allows from then on.
+
+    Args:
+        aws: The door of an administrator.
+        tasks: As `look` gave them.
+    """
+    bound = any(task.step.call == _BIND and task.state != "there" for task in tasks)
+    return attached_policies(aws) if bound else []
 
 
 def _refuse_foreign_role(aws: Aws) -> None:
@@ -120,6 +133,11 @@ def _state(aws: Aws, step: Step, number: str, partition: str) -> Literal["missin
     if step.call == "CreateAccessKey":
         items = _pages(aws, "iam:ListAccessKeys", "AccessKeyMetadata", **given)
         return "there" if items else "missing"
+    if step.call == _BIND:
+        role = _found(aws, "iam:GetRole", RoleName=given["RoleName"]).get("Role", {})
+        bound = role.get("PermissionsBoundary", {}).get("PermissionsBoundaryArn")
+        # Set-up makes the role with it.
+        return "missing" if role and bound != given["PermissionsBoundary"] else "there"
     if step.call == "CreateUser":
         return "there" if _found(aws, "iam:GetUser", **given) else "missing"
     kind = step.call.removeprefix("Attach").removesuffix("Policy")

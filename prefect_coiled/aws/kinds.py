@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from prefect_coiled.aws import (
     baked_images,
+    boundary,
     bucket,
     ecr,
     iam_role,
@@ -51,6 +52,7 @@ KINDS: dict[str, Kind] = {
     "nat gateway": nat_gateways.NAT_GATEWAY,
     "route table": route_tables.ROUTE_TABLE,
     "s3 endpoint": s3_endpoint.S3_ENDPOINT,
+    "boundary": boundary.BOUNDARY,
     "role": iam_role.ROLE,
     "instance profile": iam_role.INSTANCE_PROFILE,
     "spot role": spot_role.SPOT_ROLE,

@@ -77,7 +77,7 @@ class Ec2DaskAccount(StrictFields, Block):
     permissions_boundary: str = Field(
         default="",
         title="Permissions Boundary",
-        description="ARN of a policy that bounds the machines' role, if the set-up policy wants one.",
+        description="ARN of a policy that bounds the machines' role; the account's own when empty; or none.",
         examples=["arn:aws:iam::123456789012:policy/coiled-boundary-my-team"],
     )
     spot: bool = Field(

@@ -34,13 +34,14 @@ def setup_iam(
     ] = False,
     boundary: Annotated[
         bool,
-        typer.Option("--boundary", help="Bound the machines' role: make the policy, and want it in `setup`."),
-    ] = False,
+        typer.Option(
+            "--boundary/--no-boundary",
+            help="Whether to bound the machines' role: make the policy, and want it in `setup`.",
+        ),
+    ] = True,
     service: Annotated[
         list[str] | None,
-        typer.Option(
-            help="With --boundary: a service that the machines' work may use; several times for more."
-        ),
+        typer.Option(help="A service that the machines' work may use beside S3; several times for more."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="With --apply: do not ask.")] = False,
 ) -> None:
@@ -51,6 +52,7 @@ def setup_iam(
     and it asks first. None of the printed policies permits that.
     """
     from prefect_coiled.blocks.loading import account_slug
+    from prefect_coiled.plan.boundary import GIVEN_UP, NO_BOUNDARY
     from prefect_coiled.plan.iam_setup import command, steps
     from prefect_coiled.plan.policies import boundary_of, iam_policies
 
@@ -63,7 +65,7 @@ def setup_iam(
     if not apply and (profile or key or yes):
         raise OptionsError("setup iam", "takes --profile, --key and --yes with --apply alone.")
     if service and not boundary:
-        raise OptionsError("setup iam --service", "is for --boundary alone.")
+        raise OptionsError("setup iam --service", "is not for --no-boundary.")
     ((principal, name),) = named
     if key and principal != "user":
         raise OptionsError("setup iam --key", f"makes the key of a user, and none of a {principal}.")
@@ -79,9 +81,13 @@ def setup_iam(
         raise OptionsError(
             "setup iam", "needs --aws-account-id.", "`aws sts get-caller-identity` says which it is."
         )
-    (bound, limits) = boundary_of(slug, number, partition, service or ()) if boundary else ("", None)
+    limits = boundary_of(slug, number, partition, service or ())[1] if boundary else None
     made = iam_policies(
-        slug, aws_account_id=number, partition=partition, role_arn=arn, permissions_boundary=bound
+        slug,
+        aws_account_id=number,
+        partition=partition,
+        role_arn=arn,
+        permissions_boundary="" if boundary else NO_BOUNDARY,
     )
     wanted = steps(
         {phase: made[phase] for phase in ("setup", "ongoing", "own") if phase in made},
@@ -97,10 +103,14 @@ def setup_iam(
         _apply(aws, wanted, number, partition, yes)
     else:
         for step in wanted:
-            typer.echo(command(step))
-    if bound:
-        # A comment, where the rest is for a shell.
-        typer.echo(f"# Then: prefect-coiled account edit {slug} --permissions-boundary {bound}")
+            if step.call == "PutRolePermissionsBoundary":
+                # A comment, where the rest is for a shell.
+                typer.echo(f"# Only if there is a role {slug} already: {command(step)}")
+            else:
+                typer.echo(command(step))
+    if not boundary:
+        typer.echo(f"# {GIVEN_UP}")
+        typer.echo(f"# Then: prefect-coiled account edit {slug} --permissions-boundary {NO_BOUNDARY}")
 
 
 def _administrator(
@@ -120,13 +130,18 @@ def _administrator(
 
 def _apply(aws: Aws, wanted: list[Step], number: str, partition: str, yes: bool) -> None:
     """Show what is there and what is not, ask, and do it."""
-    from prefect_coiled.aws.iam_setup import carry_out, look
+    from prefect_coiled.aws.iam_setup import carry_out, held_by_boundary, look
 
     console = out()
     tasks = look(aws, wanted, number, partition)
     words = {"missing": "to make", "there": "is there", "differs": "to renew: it says something else"}
     for task in tasks:
         console.print(f"   {task.step.what}: {words[task.state]}")
+    if held := held_by_boundary(aws, tasks):
+        console.print(
+            f"   What else the role has holds as far as the boundary allows: {', '.join(held)}. "
+            "Name the services that the work uses by --service."
+        )
     if all(task.state == "there" for task in tasks):
         console.print("Nothing is missing.")
         return

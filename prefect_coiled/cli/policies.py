@@ -50,12 +50,18 @@ def show_policy(
     ] = "",
     boundary: Annotated[
         str,
-        typer.Option("--permissions-boundary", help="ARN of the policy that the machines' role must have."),
+        typer.Option(
+            "--permissions-boundary",
+            help="ARN of a policy to bound the machines' role instead of `boundary`.",
+        ),
     ] = "",
+    no_boundary: Annotated[
+        bool, typer.Option("--no-boundary", help="Let the machines' role be without one.")
+    ] = False,
     service: Annotated[
         list[str] | None,
         typer.Option(
-            help="For `boundary`: a service that the machines' work may use; several times for more."
+            help="For `boundary`: a service that the work may use beside S3; several times for more."
         ),
     ] = None,
     form: Annotated[
@@ -66,17 +72,22 @@ def show_policy(
 
     Attach `setup` and `ongoing` to the user whose keys the account has. Once it is set up, `setup` can go.
     Where `ongoing` has no room for a network, key or role of your own, it says so: they are in `own` then.
-    An administrator makes the one of `boundary`; with its ARN, `setup` permits no role without it.
+    An administrator makes the one of `boundary`, once: `setup` permits no role without it.
     """
     from prefect_coiled.blocks import load_account
     from prefect_coiled.blocks.loading import DEFAULT_ACCOUNT
     from prefect_coiled.options import cluster_defaults, merge
     from prefect_coiled.options.keywords import KEYWORDS
+    from prefect_coiled.plan.boundary import GIVEN_UP, NO_BOUNDARY
     from prefect_coiled.plan.iam_setup import written
     from prefect_coiled.plan.policies import boundary_of, iam_policies
 
     if service and name != "boundary":
         raise OptionsError("--service", "is for the policy `boundary` alone.")
+    if no_boundary and (boundary or name == "boundary"):
+        raise OptionsError("--no-boundary", "is not for a policy with a boundary.")
+    if no_boundary and name == "setup":
+        typer.echo(f"# {GIVEN_UP}", err=True)
     if region != "*":
         KEYWORDS["region"].take(region)
     slug = account or str(cluster_defaults().get("account") or DEFAULT_ACCOUNT)
@@ -88,7 +99,7 @@ def show_policy(
         network=network,
         kms_key=kms_key,
         role_arn=role_arn,
-        permissions_boundary=boundary,
+        permissions_boundary=NO_BOUNDARY if no_boundary else boundary,
     )
     if name == "ongoing" and "own" in made:
         told = "# The network, key or role of your own is in a second policy: print `own` with these options."

@@ -49,8 +49,10 @@ def _ec2(kind: str) -> str:
 
 
 _ROLE = "arn:{partition}:iam::{number}:role/{account}"
+# See `plan.boundary`.
+BOUNDARY = "arn:{partition}:iam::{number}:policy/coiled-boundary-{account}"
 _PROFILE = "arn:{partition}:iam::{number}:instance-profile/{account}"
-_SPOT_ROLE = "arn:{partition}:iam::{number}:role/aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot"
+_SPOT_ROLE = "arn:{partition}:iam::{number}:role/aws-service-role/spot.amazonaws.com/*"
 # A user's ARN holds the path, which the name does not.
 _OWN_USER = "arn:{partition}:iam::{number}:user/${{aws:username}}"
 _OWN_USER_BY_PATH = "arn:{partition}:iam::{number}:user/*/${{aws:username}}"
@@ -196,7 +198,9 @@ def _table() -> dict[str, Action]:
     ):
         add("setup", "safe", call, Grant(call, _ROLE))
     add("setup", "safe", "iam:AttachRolePolicy", Grant("iam:AttachRolePolicy", _ROLE, "policy"))
-    # Where the account has a permissions boundary, and a role from before it.
+    # Whether it is there is asked before anything is made. Only an administrator makes it.
+    add("setup", "safe", "iam:GetPolicy", Grant("iam:GetPolicy", BOUNDARY))
+    # Where a role is from before its boundary.
     put_boundary = "iam:PutRolePermissionsBoundary"
     add("setup", "safe", put_boundary, Grant(put_boundary, _ROLE, "bounded"))
     # Taking a policy away gives nobody anything; a role with one is not deleted.
@@ -309,19 +313,20 @@ def _table() -> dict[str, Action]:
 
 ACTIONS: dict[str, Action] = _table()
 
-# What `prefect-coiled setup iam --apply` alone sends, by the keys of somebody who manages IAM. No policy of
-# ours permits any of it: keys that could make users and policies could do everything. (What it does with
-# roles is above, where it is permitted on the machines' role.)
+# What `prefect-coiled setup iam --apply` sends, by the keys of somebody who manages IAM; set-up and destroy
+# try it for the permissions boundary, where such keys are theirs. No policy of ours permits any of it: keys
+# that could make users and policies could do everything. (What it does with roles is above, where it is
+# permitted on the machines' role.)
 ADMINISTRATION: dict[str, Mode] = {
     "iam:GetUser": "safe",
     "iam:GetGroup": "safe",
     "iam:CreateUser": "once",
-    "iam:GetPolicy": "safe",
     "iam:GetPolicyVersion": "safe",
     "iam:ListPolicyVersions": "safe",
     "iam:CreatePolicy": "once",
     "iam:CreatePolicyVersion": "once",
     "iam:DeletePolicyVersion": "safe",
+    "iam:DeletePolicy": "safe",
     "iam:ListAttachedUserPolicies": "safe",
     "iam:ListAttachedGroupPolicies": "safe",
     "iam:AttachUserPolicy": "safe",

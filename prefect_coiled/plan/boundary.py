@@ -1,8 +1,8 @@
 """A permissions boundary of the machines' role: the most that it can ever be given, by whomever.
 
-Whoever may write a role's policies may give it everything, and start a machine that has it. A boundary that
-the same person could make and unmake would be none: an administrator makes it, and `guards`, which are part
-of the set-up policy then, hold its holder to it.
+Whoever may write a role's policies may give it everything, and start a machine that has it. So the set-up
+policy wants a boundary, by `guards`. A boundary that its holder could make would be none, since nothing holds
+what is in it: an administrator makes it, once, and the holder neither makes, changes nor removes it.
 https://docs.aws.amazon.com/IAM/latest/UserGuide/access_policies_boundaries.html
 """
 
@@ -14,7 +14,27 @@ from typing import Any
 
 from prefect_coiled.errors import OptionsError
 
-__all__ = ["BOUND", "boundary_arn", "boundary_policy", "check_boundary", "guards"]
+__all__ = [
+    "BOUND",
+    "GIVEN_UP",
+    "NO_BOUNDARY",
+    "SERVICES",
+    "boundary_arn",
+    "boundary_policy",
+    "check_boundary",
+    "effective_boundary",
+    "guards",
+]
+
+# What is said instead of an ARN where the role is to have none.
+NO_BOUNDARY = "none"
+# What that means.
+GIVEN_UP = (
+    "Without a boundary, whoever has the set-up policy can give the machines' role everything that the AWS "
+    "account has, and use it by a machine: he is as good as an administrator."
+)
+# What the work on machines may use in every boundary, where the role has a policy for it.
+SERVICES = ("s3",)
 
 _ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:policy/[\w+=,.@/-]+", re.ASCII)
 _SERVICE = re.compile(r"[a-z0-9-]+")
@@ -25,49 +45,71 @@ _NEVER = frozenset({"iam", "identitystore", "organizations", "account", "sso", "
 BOUND = (
     "iam:AttachRolePolicy",
     "iam:CreateRole",
+    "iam:DeleteRolePolicy",
+    "iam:DetachRolePolicy",
     "iam:PutRolePermissionsBoundary",
     "iam:PutRolePolicy",
 )
+# The same, and making, changing and removing the boundary, with patterns that leave room in the policy.
+_GIVEN = ("iam:*tachRolePolicy", "iam:CreateRole", "iam:DeleteRolePolicy", "iam:PutRole*")
 _CHANGES = (
-    "iam:CreatePolicyVersion",
-    "iam:DeletePolicy",
-    "iam:DeletePolicyVersion",
-    "iam:DeleteRolePermissionsBoundary",
-    "iam:SetDefaultPolicyVersion",
+    "iam:CreatePolicy*",
+    "iam:DeletePolicy*",
+    "iam:DeleteRolePerm*",
+    "iam:SetDefault*",
 )
 
 
 def check_boundary(arn: str) -> str:
-    """Check the form of the ARN of a permissions boundary.
+    """Check the form of the ARN of a permissions boundary; "none" is one, too.
 
     Raises:
         OptionsError: If it is none: a boundary is a policy of the AWS account's own.
     """
-    if not _ARN.fullmatch(arn):
+    if arn != NO_BOUNDARY and not _ARN.fullmatch(arn):
         raise OptionsError(
             f"permissions_boundary {arn!r}",
-            "must look like arn:aws:iam::123456789012:policy/coiled-boundary-my-team.",
+            'must look like arn:aws:iam::123456789012:policy/coiled-boundary-my-team, or be "none".',
             "`prefect-coiled policies boundary` prints one, for an administrator to make.",
         )
     return arn
 
 
 def boundary_arn(account: str, number: str, partition: str = "aws") -> str:
-    """The ARN of the boundary that `prefect-coiled setup iam --boundary` makes."""
+    """The ARN of the boundary that is made with the policies of an account."""
     return f"arn:{partition}:iam::{number}:policy/coiled-boundary-{account}"
 
 
-def boundary_policy(instance: Mapping[str, Any], services: Iterable[str] = ()) -> dict[str, Any]:
+def effective_boundary(said: str, account: str, number: str, partition: str = "aws") -> str:
+    """The ARN of the boundary that the machines' role must have; empty if it needs none.
+
+    Args:
+        said: Of the account: empty for the boundary that is made with its policies, an ARN, or "none".
+        account: The account's slug.
+        number: The AWS account's number; "*" makes a pattern for `ArnLike`.
+        partition: "aws", or that of China or GovCloud.
+    """
+    if said == NO_BOUNDARY:
+        return ""
+    return said or boundary_arn(account, number, partition)
+
+
+def boundary_policy(
+    instance: Mapping[str, Any], services: Iterable[str] = (), partition: str = "aws"
+) -> dict[str, Any]:
     """The document of a boundary: what every machine needs, and all of the services that its work may use.
+
+    What other accounts of this library have in these services stays out of reach.
 
     Args:
         instance: The policy of the machines' role; see `plan.policies`.
-        services: By their names in IAM, such as "s3" or "dynamodb".
+        services: Beside those of `SERVICES`, by their names in IAM, such as "dynamodb".
+        partition: "aws", or that of China or GovCloud.
 
     Raises:
         OptionsError: If one is no such name, or by it everything else could be had.
     """
-    wanted = sorted(dict.fromkeys(services))
+    wanted = sorted({*SERVICES, *services})
     for service in wanted:
         if not _SERVICE.fullmatch(service):
             raise OptionsError(
@@ -79,17 +121,22 @@ def boundary_policy(instance: Mapping[str, Any], services: Iterable[str] = ()) -
         "Sid": "Work",
         "Effect": "Allow",
         "Action": [f"{service}:*" for service in wanted],
-        "Resource": ["*"],
+        "NotResource": [
+            f"arn:{partition}:s3:::coiled-*",
+            f"arn:{partition}:ssm:*:*:parameter/prefect-coiled/*",
+            f"arn:{partition}:ecr:*:*:repository/coiled-*",
+        ],
     }
-    return {**instance, "Statement": [*instance["Statement"], *([work] if wanted else [])]}
+    return {**instance, "Statement": [*instance["Statement"], work]}
 
 
-def guards(boundary: str, role: str) -> list[tuple[str, dict[str, Any]]]:
+def guards(boundary: str, account: str, partition: str) -> list[tuple[str, dict[str, Any]]]:
     """What the set-up policy denies, whatever else permits it: a role without the boundary, or another one.
 
     Args:
-        boundary: The ARN of the boundary.
-        role: The ARN of the machines' role.
+        boundary: The ARN of the boundary, or a pattern of ARNs.
+        account: The account's slug, which is the name of the machines' role.
+        partition: "aws", or that of China or GovCloud.
 
     Returns:
         The statements, each with its name.
@@ -99,8 +146,10 @@ def guards(boundary: str, role: str) -> list[tuple[str, dict[str, Any]]]:
         made = {"Effect": "Deny", "Action": sorted(actions), "Resource": resources}
         return {**made, "Condition": condition} if condition else made
 
-    unless = {"StringNotEquals": {"iam:PermissionsBoundary": boundary}}
+    # Wherever they are: none of another AWS account is in reach.
+    kept = [f"arn:{partition}:iam::*:{name}" for name in (boundary.rpartition(":")[2], f"role/{account}")]
+    unless = {"ArnNotLike": {"iam:PermissionsBoundary": boundary}}
     return [
-        ("KeepRoleBound", deny(BOUND, ["*"], unless)),
-        ("KeepBoundary", deny(_CHANGES, [boundary, role])),
+        ("KeepRoleBound", deny(_GIVEN, ["*"], unless)),
+        ("KeepBoundary", deny(_CHANGES, kept)),
     ]

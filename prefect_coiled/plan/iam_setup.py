@@ -47,6 +47,8 @@ class Step(NamedTuple):
             return f"policy {given['PolicyName']}"
         kind = next(p for p in PRINCIPALS if f"{p.capitalize()}Name" in given)
         whom = f"{kind} {given[f'{kind.capitalize()}Name']}"
+        if "PermissionsBoundary" in given:
+            return f"permissions boundary of {whom}"
         if "PolicyArn" in given:
             return f"policy {given['PolicyArn'].rpartition('/')[2]} attached to {whom}"
         return f"access key of {whom}" if self.call == "CreateAccessKey" else whom
@@ -76,7 +78,8 @@ def steps(
         aws_account_id: 12 digits; they are in the ARNs of the policies.
         partition: "aws", or that of China or GovCloud.
         key: Whether a user gets an access key.
-        boundary: The permissions boundary of the machines' role, which is made and attached to nobody here.
+        boundary: The permissions boundary of the machines' role. It is made and attached to nobody; a role
+            that is there already is given it.
 
     Raises:
         OptionsError: If the name is none that IAM takes, or the AWS account's number is not one.
@@ -97,9 +100,12 @@ def steps(
         called = policy_name(phase, account)
         text = json.dumps(document, separators=(",", ":"))
         found.append(Step("CreatePolicy", {"PolicyName": called, "PolicyDocument": text, "Tags": labels}))
-        if document is boundary:
-            continue
         arn = f"arn:{partition}:iam::{aws_account_id}:policy/{called}"
+        if document is boundary:
+            found.append(
+                Step("PutRolePermissionsBoundary", {"RoleName": account, "PermissionsBoundary": arn})
+            )
+            continue
         found.append(Step(f"Attach{kind}Policy", {**whom, "PolicyArn": arn}))
     return [*found, Step("CreateAccessKey", whom)] if principal == "user" and key else found
 

@@ -51,7 +51,8 @@ class Wanted(Record):
         network: Whether a network is needed.
         nat: Whether private subnets need a NAT gateway.
         repository: Whether a repository for container images is needed.
-        boundary: ARN of the permissions boundary that the machines' role must have, if there is to be one.
+        boundary: What the account says of the permissions boundary of the machines' role: its ARN, "none",
+            or nothing, for the one that is made with the account's policies.
     """
 
     zones: tuple[str, ...]
@@ -98,6 +99,7 @@ class Kind:
         everywhere: Whether all regions share it.
         part_of: The row with which it goes, if it is not worth a word beside that.
         listed: Whether `resources` shows it.
+        administered: Whether it is left to an administrator where its removal is denied.
         prefix: What tells its names from those of other kinds.
         alive: For a cluster's items: "live" or "starting" if the cluster is that because of it.
         young: What to say of an item because of which a cluster is "starting", to whoever sweeps.
@@ -129,6 +131,7 @@ class Kind:
     everywhere: bool = False
     part_of: str = ""
     listed: bool = True
+    administered: bool = False
     prefix: str = ""
     alive: Callable[[Item], str] = _nothing
     young: Callable[[Item], str] = _nothing

@@ -3,6 +3,7 @@
     setup       to set an account up, extend it, and take it down; may be detached afterwards
     ongoing     for everything else: clusters, logs, NAT gateways
     instance    of the machines' role
+    boundary    the most that the machines' role can be given
 
 The first two are written from `plan.actions`: what is not in that table is neither called nor permitted.
 """
@@ -21,8 +22,15 @@ from typing import Any, Literal, NamedTuple, get_args
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import NetworkIds
 from prefect_coiled.plan import tags
-from prefect_coiled.plan.actions import ACTIONS, Condition, Grant, Phase
-from prefect_coiled.plan.boundary import BOUND, boundary_arn, boundary_policy, check_boundary, guards
+from prefect_coiled.plan.actions import ACTIONS, BOUNDARY, Condition, Grant, Phase
+from prefect_coiled.plan.boundary import (
+    BOUND,
+    boundary_arn,
+    boundary_policy,
+    check_boundary,
+    effective_boundary,
+    guards,
+)
 from prefect_coiled.plan.containers import repository_name
 
 __all__ = [
@@ -72,7 +80,7 @@ OWN_PATH = "coiled"
 ATTACHABLE = (
     "arn:*:iam::aws:policy/*ReadOnly*",
     "arn:*:iam::aws:policy/AmazonS3*",
-    f"arn:*:iam::{{number}}:policy/{OWN_PATH}/*",
+    f"arn:*:iam::*:policy/{OWN_PATH}/*",
 )
 
 
@@ -91,7 +99,8 @@ def iam_policies(
 
     Attach the first two to whoever calls AWS for you. Once the account is set up, the set-up policy can be
     detached: everything but new subnets, networks and images goes on. The third belongs to the machines'
-    role; set-up writes it.
+    role; set-up writes it. What bounds that role, `prefect-coiled policies boundary` prints: an administrator
+    makes it, as the policy `coiled-boundary-SLUG`.
 
     Args:
         account: The account's slug, which is in the names and tags that the policies allow.
@@ -102,9 +111,9 @@ def iam_policies(
         kms_key: ARN of a KMS key of one's own, where the AWS account encrypts disks with one by default.
         role_arn: The role that the policies are attached to, if it is one: it may then ask what it may do.
             A user may without that, because IAM has a variable for a user's name and none for a role's.
-        permissions_boundary: ARN of a policy that bounds the machines' role. The set-up policy then denies
-            its holder a role without it, and any change of it. An administrator makes it:
-            `prefect-coiled policies boundary` prints one.
+        permissions_boundary: ARN of the policy that bounds the machines' role, if it is to be another one
+            than `coiled-boundary-SLUG`. The set-up policy denies its holder a role without it, and any change
+            of it. With "none" it does not, and whoever has it can make an administrator of himself.
 
     Returns:
         The documents by name; `json.dumps` makes what AWS takes. Where a long slug leaves no room for the
@@ -156,37 +165,43 @@ def policy(
     permissions_boundary: str = "",
 ) -> dict[str, Any]:
     """The document of a phase; see `iam_policies`."""
-    listed = [g for g in grants(phase) if g.condition != "bounded"]
-    if permissions_boundary:
-        # The guards hold them to it; with them, a list of what may be attached says nothing more.
-        listed = [g._replace(condition="") if _is_bound(g) else g for g in grants(phase)]
+    boundary = effective_boundary(permissions_boundary, account, number, partition)
+    # The guards hold them to it.
+    listed = [g._replace(condition="") if g.condition == "bounded" else g for g in _held(phase, boundary)]
     named = _named_statements(listed, account, number, region, partition)
     named += _never(phase, partition)
-    if permissions_boundary and phase == "setup":
-        role = f"arn:{partition}:iam::{number}:role/{account}"
-        named += guards(permissions_boundary, role)
+    if boundary and phase == "setup":
+        named += guards(boundary, account, partition)
     seen: Counter[str] = Counter()
     statements = []
     for sid, statement in named:
         if sid == "ChangeOurs":
             statement["Resource"] = _of_any_kind(statement["Resource"], number)
+        if sid != "AmazonsImages":
+            statement["Resource"] = _of_any_kind(statement["Resource"], "")
         seen[sid] += 1
         statements.append({"Sid": f"{sid}{seen[sid]}" if seen[sid] > 1 else sid, **statement})
     return {"Version": "2012-10-17", "Statement": statements}
 
 
-def _is_bound(grant: Grant) -> bool:
-    return grant.condition in ("bounded", "policy")
+def _held(phase: Phase, boundary: str) -> list[Grant]:
+    """The permissions of a phase, about a boundary only if there is one, and then about that one."""
+    listed = grants(phase)
+    if not boundary:
+        return [g for g in listed if g.condition != "bounded" and g.resource != BOUNDARY]
+    return [g._replace(resource=boundary) if g.resource == BOUNDARY else g for g in listed]
 
 
-def _of_any_kind(resources: list[str], number: str) -> list[str]:
-    """EC2's resources, which are known by their tags here, without their kinds.
+def _of_any_kind(resources: list[str], owner: str) -> list[str]:
+    """EC2's resources of one owner, which are known by their tags here, without their kinds.
 
-    What is done to which kind the actions say already; named once more, the policy would be too long.
+    What is done to which kind the actions say already; named once more, the policy would be too long. Images
+    and snapshots have no owner.
     """
-    kept = [r for r in resources if r.split(":")[2] != "ec2" or r.split(":")[4] != number]
-    some = next((r for r in resources if r not in kept), "")
-    return sorted([*kept, *([some.rpartition(":")[0] + ":*/*"] if some else [])])
+    some = [r for r in resources if r.startswith("arn:") and r.split(":")[2::2][:2] == ["ec2", owner]]
+    if len(some) < 2:
+        return resources
+    return sorted([*(r for r in resources if r not in some), some[0].rpartition(":")[0] + ":*/*"])
 
 
 def _never(phase: Phase, partition: str) -> list[tuple[str, dict[str, Any]]]:
@@ -225,8 +240,9 @@ WHAT_FOR = {
     "the path /coiled/.",
     "NoOpenMetadata": "No machine whose metadata answers without a token, whatever else permits it.",
     "NoPlainDisks": "No disk that is not encrypted.",
-    "KeepRoleBound": "No role without the permissions boundary, and no policy for one without it.",
-    "KeepBoundary": "No change of the boundary itself, and the machines' role keeps it.",
+    "KeepRoleBound": "No role without the permissions boundary, and no policy given to or taken from one "
+    "without it.",
+    "KeepBoundary": "No boundary of one's own making, no change of it, and the machines' role keeps it.",
 }
 _SIDS: dict[Condition, str] = {
     "": "ByName",
@@ -267,12 +283,11 @@ def questions(
 ) -> list[Question]:
     """All that a phase asks of IAM, for a simulation: the statements of its policy taken apart."""
     places = _places(account, number, region, partition)
+    boundary = effective_boundary(permissions_boundary, account, number, partition)
     groups: dict[tuple[Condition, str], list[str]] = {}
-    for grant in grants(phase):
-        if grant.condition == "bounded" and not permissions_boundary:
-            continue
+    for grant in _held(phase, boundary):
         groups.setdefault((grant.condition, grant.resource), []).append(grant.action)
-    bound = {"iam:PermissionsBoundary": permissions_boundary} if permissions_boundary else {}
+    bound = {"iam:PermissionsBoundary": boundary} if boundary else {}
     found = [
         Question(
             tuple(actions),
@@ -335,7 +350,7 @@ def _merged(listed: list[Grant]) -> list[_Group]:
 
 
 def _side_by_side(groups: list[_Group]) -> list[_Group]:
-    """Groups of different services under one condition, as one."""
+    """Groups of different services, or kinds, under one condition, as one."""
     found: list[_Group] = []
     for condition, actions, resources in groups:
         services = {_service(name) for name in (*actions, *resources)}
@@ -356,8 +371,16 @@ def _alike(one: Condition, other: Condition) -> bool:
 
 
 def _service(name: str) -> str:
-    """The service of an action or of an ARN."""
-    return name.split(":")[2] if name.startswith("arn:") else name.partition(":")[0]
+    """The service of an action or of an ARN; of IAM the kind, too: each of its actions knows one kind."""
+    if not name.startswith("arn:"):
+        return _IAM_KINDS.get(name) or name.partition(":")[0]
+    service, place = name.split(":")[2], name.rpartition(":")[2]
+    return f"iam:{place.partition('/')[0]}" if service == "iam" else service
+
+
+_IAM_KINDS = {
+    g.action: _service(g.resource) for g in grants() if g.resource.startswith("arn:{partition}:iam:")
+}
 
 
 def permitting_statements(
@@ -377,7 +400,7 @@ def permitting_statements(
         number: See `iam_policies`; likewise the rest.
         region: See `number`.
         partition: See `number`.
-        permissions_boundary: See `number`.
+        permissions_boundary: See `number`; what is given to roles is permitted for one that has it.
 
     Returns:
         The policy's name and the statements; None for a call that is in no policy.
@@ -385,18 +408,22 @@ def permitting_statements(
     row = ACTIONS.get(call)
     if row is None or not row.grants:
         return None
-    found = _statements(list(row.grants), account, number, region, partition)
-    if any(grant.condition == "bounded" for grant in row.grants):
-        # Beside no guard: another boundary would be a way out of this one.
-        held = {"StringEquals": {"iam:PermissionsBoundary": permissions_boundary}}
-        found = [{**statement, "Condition": held} for statement in found]
-    return row.phase, tuple(found)
+    boundary = effective_boundary(permissions_boundary, account, number, partition)
+    listed = [g._replace(resource=boundary or BOUNDARY) if g.resource == BOUNDARY else g for g in row.grants]
+    found = [s for _, s in _named_statements(listed, account, number, region, partition)]
+    return row.phase, tuple(part for statement in found for part in _bounded(statement, boundary))
 
 
-def _statements(
-    listed: list[Grant], account: str, number: str, region: str, partition: str
-) -> list[dict[str, Any]]:
-    return [s for _, s in _named_statements(listed, account, number, region, partition)]
+def _bounded(statement: dict[str, Any], boundary: str) -> list[dict[str, Any]]:
+    """A statement as one that is safe beside no guard: without the boundary it would be a way around it."""
+    actions = [a for a in statement["Action"] if a in BOUND]
+    others = [a for a in statement["Action"] if a not in BOUND]
+    if not (actions and boundary):
+        return [statement]
+    condition = dict(statement.get("Condition", {}))
+    condition["ArnLike"] = {**condition.get("ArnLike", {}), "iam:PermissionsBoundary": boundary}
+    held = {**statement, "Action": actions, "Condition": condition}
+    return [held, *([{**statement, "Action": others}] if others else [])]
 
 
 def _named_statements(
@@ -453,7 +480,7 @@ def _condition(
         # Putting a role into a profile passes it too, without saying to which service.
         "ec2-if-said": {"StringEqualsIfExists": {"iam:PassedToService": ec2_principal(partition)}},
         "spot": {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}},
-        "policy": {"ArnLike": {"iam:PolicyARN": [one.format(number=number) for one in ATTACHABLE]}},
+        "policy": {"ArnLike": {"iam:PolicyARN": list(ATTACHABLE)}},
         "owned": owned_by(number),
         "bounded": None,
     }
@@ -644,13 +671,14 @@ def boundary_of(
         account: The account's slug.
         aws_account_id: The 12 digits of the AWS account.
         partition: "aws", or that of China or GovCloud.
-        services: What the work on the machines may use besides, in full; see `plan.boundary`.
+        services: What the work on the machines may use beside S3, in full; see `plan.boundary`.
 
     Raises:
         OptionsError: If a service is none that may be in it.
     """
     instance = json.loads(instance_policy(account, aws_account_id, partition))
-    return boundary_arn(account, aws_account_id, partition), boundary_policy(instance, services)
+    document = boundary_policy(instance, services, partition)
+    return boundary_arn(account, aws_account_id, partition), document
 
 
 def attachable(arn: str, number: str) -> bool:
@@ -660,7 +688,8 @@ def attachable(arn: str, number: str) -> bool:
         arn: The policy's ARN.
         number: The AWS account's number.
     """
-    return any(fnmatch.fnmatchcase(arn, one.format(number=number)) for one in ATTACHABLE)
+    # IAM takes those of the AWS account itself, beside AWS's.
+    return arn.split(":")[4] in ("aws", number) and any(fnmatch.fnmatchcase(arn, one) for one in ATTACHABLE)
 
 
 def bucket_name(account: str, aws_account_id: str, region: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from prefect_coiled.aws import instances, vpc, zones
+from prefect_coiled.aws.boundary import find_boundary
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS, find, find_all
 from prefect_coiled.errors import AwsError, ProvisionError
@@ -70,7 +71,8 @@ def sweep_of(aws: Aws, there: There, release_nat: bool = True) -> Plan:
 
 
 def destruction_of(aws: Aws, there: There) -> Plan:
-    """What goes with the account of what there is."""
+    """What goes with the account of what there is; of that, too, which is looked for at its end alone."""
+    there["boundary"] = find_boundary(aws)
     elsewhere = other_regions(aws)
     made = changes.of_destruction(KINDS, there, stays=elsewhere.why, needed=bool(elsewhere.used))
     return _plan(aws, "destroy", made)

@@ -18,7 +18,7 @@ from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS, find, find_what_shows, of_changes
 from prefect_coiled.aws.leases import lease
 from prefect_coiled.aws.waits import AWS_FAILS, TERMINATED, persistently
-from prefect_coiled.errors import AwsError, CredentialsError, PrefectCoiledError
+from prefect_coiled.errors import AccessDeniedError, AwsError, CredentialsError, PrefectCoiledError
 from prefect_coiled.events import Watch
 from prefect_coiled.plan.changes import Change, Plan
 from prefect_coiled.plan.kinds import Cluster, Item, Scope, There, order
@@ -56,6 +56,7 @@ def remove(
     """
     removed: dict[str, tuple[str, ...]] = {}
     left: dict[str, str] = {}
+    needed: list[str] = []
     errors: list[PrefectCoiledError] = []
     going: dict[str, Doomed] = {}
     # What goes with something else, such as a route, keeps nothing.
@@ -98,6 +99,10 @@ def remove(
         ends = [None] * len(chunks) if row in asked else run(steps.drop, [(aws, chunk) for chunk in chunks])
         gone: list[Item] = []
         for chunk, error in zip(chunks, ends, strict=True):
+            if kind.administered and isinstance(error, AccessDeniedError):
+                leave(row, chunk.items, error.diagnosis.why)
+                needed += [f"{kind.prefix}{kind.id_of(item)}" for item in chunk.items]
+                continue
             # Of several that go at once, the error may say which are left.
             kept = None if error is None else error.left or dict.fromkeys(map(kind.id_of, chunk.items), "")
             gone += [item for item in chunk.items if kind.id_of(item) not in (kept or {})]
@@ -122,7 +127,7 @@ def remove(
             leave(row, [item for item in rest if f"{kind.prefix}{kind.id_of(item)}" not in left], why)
         error.left = left
         raise
-    return Removal(removed=removed, left=left), errors
+    return Removal(removed=removed, left=left, needed=tuple(needed)), errors
 
 
 def _costly(aws: Aws, row: str, items: Iterable[Item]) -> list[Item]:

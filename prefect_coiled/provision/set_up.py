@@ -11,6 +11,7 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 
 from prefect_coiled import events
+from prefect_coiled.aws.boundary import unbound
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS
 from prefect_coiled.aws.leases import lease
@@ -83,6 +84,7 @@ def set_up_account(
                     raise
                 events.step("network", f"without {error.zone}, where AWS makes no new subnets")
                 continue
+            _tell_unbound(aws, there, every_zone)
             return steps.account_record(aws, who, want, there)
 
 
@@ -108,6 +110,12 @@ def _brought(aws: Aws, want: Wanted, registry: RegistryKind, told: tuple[str, ..
     return want, there
 
 
+def _tell_unbound(aws: Aws, there: There, asked: bool) -> None:
+    """Say of a role from before its boundary what to do, to whoever asked for a set-up."""
+    if asked and (text := unbound(aws, there)):
+        events.step("role", text)
+
+
 def carry_out(plan: Plan, making: Making) -> None:
     """Make and repair what a plan says, each after what it waits for.
 
@@ -116,7 +124,10 @@ def carry_out(plan: Plan, making: Making) -> None:
     """
     before = {row: list(items) for row, items in making.there.items()}
     futures: dict[str, list[PrefectFuture[None]]] = {}
-    for change in plan.todo:
+    # What only an administrator may make ends a set-up before anything else is made.
+    first = [change for change in plan.todo if KINDS[change.row].administered]
+    settle([bring.submit(making, change) for change in first])
+    for change in [change for change in plan.todo if change not in first]:
         waits_for = [future for row in KINDS[change.row].waits_for for future in futures.get(row, ())]
         # Prefect's overloads know `wait_for` only together with `return_state`.
         future = bring.submit(making, change, wait_for=waits_for, return_state=False)

@@ -26,7 +26,7 @@ from prefect_coiled.accounts import reset_account
 from prefect_coiled.errors import AccountError, CredentialsError, OptionsError
 from prefect_coiled.options import merge
 from prefect_coiled.plan.actions import ADMINISTRATION
-from prefect_coiled.plan.policies import iam_policies
+from prefect_coiled.plan.policies import boundary_of, iam_policies
 from prefect_coiled.provision import take_inventory
 from prefect_coiled.sandbox import Sandbox
 
@@ -37,6 +37,10 @@ from .conftest import run
 def aws() -> Iterator[Sandbox]:
     """The AWS of these tests: machines without processes, keys that must be right."""
     with Sandbox({"boot": "none", "iam": "on"}) as running:
+        arn, document = boundary_of("guided", "123456789012")
+        running.client("iam").create_policy(
+            PolicyName=arn.rpartition("/")[2], PolicyDocument=json.dumps(document)
+        )
         yield running
 
 
@@ -651,32 +655,71 @@ def test_a_boundary_is_made_with_the_policies_and_attached_to_nobody(
 ) -> None:
     arn = "arn:aws:iam::123456789012:policy/coiled-boundary-applied"
     iam = aws.client("iam")
-    flags = ("--user", "bounded", "--boundary", "--service", "s3", "--yes")
+    flags = ("--user", "bounded", "--service", "dynamodb", "--yes")
     result = administrator(*flags)
     assert result.exit_code == 0, result.output
-    assert f"account edit applied --permissions-boundary {arn}" in result.output
     held = iam.get_policy_version(PolicyArn=arn, VersionId="v1")["PolicyVersion"]["Document"]
-    assert held["Statement"][-1]["Action"] == ["s3:*"]
+    assert held["Statement"][-1]["Action"] == ["dynamodb:*", "s3:*"]
     assert iam.get_policy(PolicyArn=arn)["Policy"]["AttachmentCount"] == 0
     attached = iam.list_attached_user_policies(UserName="bounded")["AttachedPolicies"]
     assert {p["PolicyArn"] for p in attached} == APPLIED
     assert "Nothing is missing." in administrator(*flags).output
     # Printed, it is the same.
-    printed = "policies boundary --account applied --aws-account-id 123456789012 --service s3"
+    printed = "policies boundary --account applied --aws-account-id 123456789012 --service dynamodb"
     assert json.loads(of(printed)) == held
-    bound = json.loads(of(f"policies setup --account applied --permissions-boundary {arn}"))
-    assert [s["Sid"] for s in bound["Statement"] if s["Effect"] == "Deny"] == [
-        "KeepRoleBound",
-        "KeepBoundary",
-    ]
-    lines = of(
-        "setup iam --account applied --user bounded --aws-account-id 123456789012 --boundary"
-    ).splitlines()
+    bound = json.loads(of("policies setup --account applied --aws-account-id 123456789012"))
+    guards = [s for s in bound["Statement"] if s["Effect"] == "Deny"]
+    assert [s["Sid"] for s in guards] == ["KeepRoleBound", "KeepBoundary"]
+    assert guards[0]["Condition"] == {"ArnNotLike": {"iam:PermissionsBoundary": arn}}
+    lines = of("setup iam --account applied --user bounded --aws-account-id 123456789012").splitlines()
     assert lines[1].startswith("aws iam create-policy --policy-name coiled-boundary-applied ")
-    assert lines[-1].startswith("# Then: prefect-coiled account edit applied --permissions-boundary ")
-    refused = administrator("--user", "bounded", "--boundary", "--service", "iam", "--yes")
+    assert lines[2] == (
+        "# Only if there is a role applied already: aws iam put-role-permissions-boundary "
+        f"--role-name applied --permissions-boundary {arn}"
+    )
+    refused = administrator("--user", "bounded", "--service", "iam", "--yes")
     assert refused.exit_code == 1
     assert "would let a machine give itself everything else" in refused.output
+
+
+def test_a_role_from_before_is_bound_and_what_else_it_has_is_said(
+    aws: Sandbox, administrator: Callable[..., Result]
+) -> None:
+    iam = aws.client("iam")
+    trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    tags = [{"Key": "owner", "Value": "coiled"}, {"Key": "coiled-account", "Value": "applied"}]
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    named = {"RoleName": "applied"}
+    iam.create_role(AssumeRolePolicyDocument=document, Tags=tags, **named)
+    attached = "arn:aws:iam::aws:policy/AmazonDynamoDBFullAccess"
+    iam.attach_role_policy(PolicyArn=attached, **named)
+    try:
+        result = administrator("--user", "upgraded", "--yes")
+        assert result.exit_code == 0, result.output
+        assert "permissions boundary of role applied: to make" in result.output
+        assert f"as far as the boundary allows: {attached}" in " ".join(result.output.split())
+        bound = iam.get_role(**named)["Role"]["PermissionsBoundary"]["PermissionsBoundaryArn"]
+        assert bound == "arn:aws:iam::123456789012:policy/coiled-boundary-applied"
+        assert "Nothing is missing." in administrator("--user", "upgraded", "--yes").output
+    finally:
+        iam.detach_role_policy(PolicyArn=attached, **named)
+        iam.delete_role(**named)
+
+
+def test_without_a_boundary_it_is_said_what_is_given_up(
+    aws: Sandbox, administrator: Callable[..., Result]
+) -> None:
+    printed = of("setup iam --account applied --user u --aws-account-id 123456789012 --no-boundary")
+    assert "boundary-applied" not in printed
+    assert "# Without a boundary, whoever has the set-up policy can give the machines' role" in printed
+    assert "# Then: prefect-coiled account edit applied --permissions-boundary none" in printed
+    policy = run("policies", "setup", "--account", "applied", "--no-boundary")
+    assert "as good as an administrator" in policy.stderr
+    assert "PermissionsBoundary" not in policy.stdout
+    for flags in (("policies", "boundary"), ("policies", "setup", "--permissions-boundary", "none")):
+        refused = run(*flags, "--no-boundary")
+        assert refused.exit_code == 1
+        assert "is not for a policy with a boundary" in refused.output
 
 
 def test_a_policy_of_that_name_that_is_not_ours_stays(

@@ -15,7 +15,8 @@ from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.foresight import foresee
-from prefect_coiled.errors import AccessDeniedError
+from prefect_coiled.errors import AccessDeniedError, ProvisionError
+from prefect_coiled.events import EVERYWHERE, Event
 from prefect_coiled.plan.policies import boundary_of, iam_policies
 from prefect_coiled.provision import destroy_account, set_up_account
 from prefect_coiled.sandbox import Sandbox
@@ -23,7 +24,7 @@ from prefect_coiled.tasks.steps import Session, use_session
 
 NUMBER = "123456789012"
 BOUNDARY, LIMITS = boundary_of("bound", NUMBER, services=["dynamodb"])
-SHIPPED = iam_policies("bound", aws_account_id=NUMBER, permissions_boundary=BOUNDARY)
+SHIPPED = iam_policies("bound", aws_account_id=NUMBER)
 EVERYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
 ANYBODY = {
     "Version": "2012-10-17",
@@ -39,6 +40,8 @@ def own_sandbox() -> Iterator[Sandbox]:
         for name, document in (("coiled-boundary-bound", LIMITS), ("wide", EVERYTHING)):
             iam.create_policy(PolicyName=name, PolicyDocument=json.dumps(document))
         iam.create_role(RoleName="theirs", AssumeRolePolicyDocument=json.dumps(ANYBODY))
+        iam.put_role_policy(RoleName="theirs", PolicyName="denies", PolicyDocument=json.dumps(EVERYTHING))
+        iam.attach_role_policy(RoleName="theirs", PolicyArn=f"arn:aws:iam::{NUMBER}:policy/wide")
         yield running
 
 
@@ -46,10 +49,10 @@ def own_sandbox() -> Iterator[Sandbox]:
 def door(own_sandbox: Sandbox) -> Callable[..., Aws]:
     """The door of a new user with some policies."""
 
-    def open_as(name: str, *policies: Any, boundary: str = BOUNDARY) -> Aws:
+    def open_as(name: str, *policies: Any, boundary: str = "", account: str = "bound") -> Aws:
         key, secret = own_sandbox.add_user(name, *policies)
         return Account(
-            "bound",
+            account,
             credentials=CredentialSource(key, SecretStr(secret)),
             endpoint_url=own_sandbox.endpoint,
             sandbox=own_sandbox.info,
@@ -62,7 +65,7 @@ def door(own_sandbox: Sandbox) -> Callable[..., Aws]:
 def set_up(aws: Aws) -> None:
     """All that an account has beside its network."""
     with use_session(Session(aws)):
-        set_up_account("bound", "us-east-1", network=False, registry="docker_hub")
+        set_up_account(aws.account, "us-east-1", network=False, registry="docker_hub")
 
 
 SHIPPED_FOR_KEYS = (SHIPPED["setup"], SHIPPED["ongoing"])
@@ -83,7 +86,7 @@ def bound_by(sandbox: Sandbox, name: str = "bound") -> str:
 
 def test_set_up_makes_the_role_with_the_boundary(own_sandbox: Sandbox, installer: Aws) -> None:
     assert bound_by(own_sandbox) == BOUNDARY
-    assert iam_role.attach_policy(installer, "arn:aws:iam::aws:policy/AmazonDynamoDBFullAccess")
+    assert iam_role.attach_policy(installer, "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess")
     assert foresee(installer, caller.find_caller(installer)) == ()
     set_up(installer)  # again, it changes nothing
     assert bound_by(own_sandbox) == BOUNDARY
@@ -113,7 +116,22 @@ def attacks(iam: Any) -> dict[str, Callable[[], Any]]:
             PolicyArn=BOUNDARY, PolicyDocument=all_of_it, SetAsDefault=True
         ),
         "an older version of it": lambda: iam.set_default_policy_version(PolicyArn=BOUNDARY, VersionId="v1"),
+        "room for a wider version": lambda: iam.delete_policy_version(PolicyArn=BOUNDARY, VersionId="v1"),
+        "making it anew": lambda: iam.create_policy(
+            PolicyName=BOUNDARY.rpartition("/")[2], PolicyDocument=all_of_it
+        ),
         "removing it": lambda: iam.delete_policy(PolicyArn=BOUNDARY),
+        "a policy that denies taken from a role without one": lambda: iam.delete_role_policy(
+            RoleName="theirs", PolicyName="denies"
+        ),
+        "the same that is attached": lambda: iam.detach_role_policy(RoleName="theirs", PolicyArn=wide),
+        "a job's policy for the machines": lambda: iam.attach_role_policy(
+            PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess", **named
+        ),
+        "a policy of one's own for the machines": lambda: iam.attach_role_policy(PolicyArn=wide, **named),
+        "somebody else who may be a machine": lambda: iam.update_assume_role_policy(
+            PolicyDocument=trust, **named
+        ),
         "more for a role without a boundary": lambda: iam.put_role_policy(
             RoleName="theirs", PolicyName="x", PolicyDocument=all_of_it
         ),
@@ -124,8 +142,24 @@ def attacks(iam: Any) -> dict[str, Callable[[], Any]]:
     }
 
 
-@pytest.mark.parametrize("attack", attacks(None))
-@pytest.mark.parametrize("also", [(), (EVERYTHING,)], ids=["the set-up policy", "and everything else"])
+# What the guards leave to other policies: it holds as far as the boundary allows.
+_WITHIN = {
+    "a job's policy for the machines",
+    "a policy of one's own for the machines",
+    "somebody else who may be a machine",
+}
+
+
+@pytest.mark.parametrize(
+    ("attack", "also"),
+    [
+        (attack, also)
+        for attack in attacks(None)
+        for also in ((), (EVERYTHING,))
+        if not (also and attack in _WITHIN)
+    ],
+    ids=lambda value: value if isinstance(value, str) else "and everything else" if value else "",
+)
 def test_nobody_with_the_set_up_policy_makes_itself_an_administrator(
     own_sandbox: Sandbox, door: Callable[..., Aws], installer: Aws, attack: str, also: tuple[Any, ...]
 ) -> None:
@@ -145,7 +179,9 @@ def test_a_role_that_was_given_everything_may_do_what_the_boundary_allows(
 ) -> None:
     iam = installer.session.client("iam", endpoint_url=own_sandbox.endpoint)
     iam.put_role_policy(RoleName="bound", PolicyName="all", PolicyDocument=json.dumps(EVERYTHING))
-    iam.attach_role_policy(RoleName="bound", PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess")
+    theirs = f"coiled-{NUMBER}-us-east-1-other-hash"
+    for bucket in ("data-of-the-team", theirs):
+        own_sandbox.client("s3").create_bucket(Bucket=bucket)
     own_sandbox.client("iam").update_assume_role_policy(RoleName="bound", PolicyDocument=json.dumps(ANYBODY))
     given = own_sandbox.client("sts").assume_role(
         RoleArn=f"arn:aws:iam::{NUMBER}:role/bound", RoleSessionName="machine"
@@ -162,25 +198,119 @@ def test_a_role_that_was_given_everything_may_do_what_the_boundary_allows(
     for call in (
         lambda: machine("iam").create_user(UserName="mine"),
         lambda: machine("ec2").describe_instances(),
-        lambda: machine("s3").list_buckets(),
+        lambda: machine("s3").list_objects_v2(Bucket=theirs),
+        lambda: machine("s3").put_bucket_policy(Bucket=theirs, Policy="{}"),
         lambda: machine("ssm").get_parameter(Name="/prefect-coiled/other/c/uid/node/worker"),
     ):
         with pytest.raises(ClientError, match=r"no permissions boundary allows|AccessDenied"):
             call()
     assert machine("dynamodb").list_tables()["TableNames"] == []
+    assert machine("s3").list_objects_v2(Bucket="data-of-the-team")["KeyCount"] == 0
 
 
-def test_a_role_from_before_gets_the_boundary(own_sandbox: Sandbox, installer: Aws) -> None:
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """What was told of the steps."""
+    heard: list[str] = []
+
+    def hear(event: Event) -> None:
+        heard.append(event.text)
+
+    EVERYWHERE.subscribe(hear)
+    yield heard
+    EVERYWHERE.unsubscribe(hear)
+
+
+def test_a_role_from_before_goes_on_until_somebody_asks_for_the_boundary(
+    own_sandbox: Sandbox, door: Callable[..., Aws], installer: Aws, told: list[str]
+) -> None:
     own_sandbox.client("iam").delete_role_permissions_boundary(RoleName="bound")
     set_up(installer)
+    assert bound_by(own_sandbox) == ""
+    (text,) = {text for text in told if "without a permissions boundary" in text}
+    assert "`prefect-coiled setup iam --account bound --user NAME --apply`" in text
+    assert f"account edit bound --permissions-boundary {BOUNDARY}`" in text
+    # What a version changes cannot be written before, and it is said what to do.
+    own_sandbox.client("iam").delete_role_policy(RoleName="bound", PolicyName="coiled-instance")
+    with pytest.raises(AccessDeniedError, match="account edit bound --permissions-boundary arn:aws:iam::"):
+        set_up(installer)
+    # As `account edit` says it.
+    set_up(door("upgrader", *SHIPPED_FOR_KEYS, boundary=BOUNDARY))
     assert bound_by(own_sandbox) == BOUNDARY
+    told.clear()
+    set_up(installer)
+    assert not [text for text in told if "permissions boundary" in text]
 
 
-def test_an_account_without_the_boundary_that_its_policies_want_is_told(
-    door: Callable[..., Aws], installer: Aws
+def test_without_the_boundary_nothing_is_made_and_its_maker_is_named(
+    own_sandbox: Sandbox, door: Callable[..., Aws], prefect_server: None
 ) -> None:
-    with use_session(Session(installer)):
-        destroy_account("bound", "us-east-1")  # which its policies permit
-    aws = door("forgetful", *SHIPPED_FOR_KEYS, boundary="")
-    with pytest.raises(AccessDeniedError, match="account edit bound --permissions-boundary ARN"):
+    shipped = iam_policies("fresh", aws_account_id=NUMBER)
+    aws = door("early", shipped["setup"], shipped["ongoing"], account="fresh")
+    with use_session(Session(aws)), pytest.raises(AccessDeniedError, match="setup iam --account fresh") as no:
+        set_up_account("fresh", "us-east-1")
+    assert "--permissions-boundary none" in str(no.value)
+    ec2, iam = own_sandbox.client("ec2"), own_sandbox.client("iam")
+    wanted = [{"Name": "tag:coiled-account", "Values": ["fresh"]}]
+    assert ec2.describe_vpcs(Filters=wanted)["Vpcs"] == []
+    assert "fresh" not in {role["RoleName"] for role in iam.list_roles()["Roles"]}
+    # Nor can its holder be first, with one of his own making.
+    own = aws.session.client("iam", endpoint_url=own_sandbox.endpoint)
+    for also in ({}, {"Path": "/coiled/"}):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            own.create_policy(
+                PolicyName="coiled-boundary-fresh", PolicyDocument=json.dumps(EVERYTHING), **also
+            )
+
+
+def test_an_administrator_who_sets_up_makes_the_boundary_and_takes_it_away(
+    own_sandbox: Sandbox, door: Callable[..., Aws], prefect_server: None
+) -> None:
+    aws = door("administrator", EVERYTHING, account="whole")
+    set_up(aws)
+    arn, limits = boundary_of("whole", NUMBER)
+    assert bound_by(own_sandbox, "whole") == arn
+    iam = own_sandbox.client("iam")
+    held = iam.get_policy_version(PolicyArn=arn, VersionId="v1")["PolicyVersion"]["Document"]
+    assert held == limits
+    # What an administrator changed stays; and a holder of the policies leaves it at the end.
+    wider = boundary_of("whole", NUMBER, services=["dynamodb"])[1]
+    iam.create_policy_version(PolicyArn=arn, PolicyDocument=json.dumps(wider), SetAsDefault=True)
+    set_up(aws)
+    shipped = iam_policies("whole", aws_account_id=NUMBER)
+    holder = door("holder", shipped["setup"], shipped["ongoing"], account="whole")
+    with use_session(Session(holder)):
+        removal = destroy_account("whole", "us-east-1")
+    assert removal.is_done
+    assert f"aws iam delete-policy --policy-arn {arn}" in removal.left[arn]
+    assert iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"] == "v2"
+    set_up(holder)
+    with use_session(Session(aws)):
+        assert destroy_account("whole", "us-east-1").left == {}
+    with pytest.raises(ClientError, match="NoSuchEntity"):
+        iam.get_policy(PolicyArn=arn)
+
+
+def test_an_account_may_do_without_if_it_says_so(
+    own_sandbox: Sandbox, door: Callable[..., Aws], prefect_server: None
+) -> None:
+    shipped = iam_policies("open", aws_account_id=NUMBER, permissions_boundary="none")
+    aws = door("opener", shipped["setup"], shipped["ongoing"], boundary="none", account="open")
+    set_up(aws)
+    assert bound_by(own_sandbox, "open") == ""
+    assert foresee(aws, caller.find_caller(aws)) == ()
+    with use_session(Session(aws)):
+        assert destroy_account("open", "us-east-1").left == {}
+    # Not with policies that want one.
+    wanting = iam_policies("open", aws_account_id=NUMBER)
+    aws = door("careless", wanting["setup"], wanting["ongoing"], boundary="none", account="open")
+    with pytest.raises(AccessDeniedError, match="account edit open --clear boundary"):
+        set_up(aws)
+
+
+def test_a_boundary_of_ones_own_has_to_be_there(door: Callable[..., Aws], prefect_server: None) -> None:
+    missing = f"arn:aws:iam::{NUMBER}:policy/nowhere"
+    shipped = iam_policies("named", aws_account_id=NUMBER, permissions_boundary=missing)
+    aws = door("namer", shipped["setup"], shipped["ongoing"], boundary=missing, account="named")
+    with pytest.raises(ProvisionError, match="there is no such policy"):
         set_up(aws)

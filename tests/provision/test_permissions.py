@@ -28,7 +28,7 @@ from prefect_coiled.options import RegistryOptions
 from prefect_coiled.plan.actions import ACTIONS
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.containers import ContainerImage, container_image
-from prefect_coiled.plan.policies import bucket_name, iam_policies, permitting_statements
+from prefect_coiled.plan.policies import boundary_of, bucket_name, iam_policies, permitting_statements
 from prefect_coiled.plan.quotas import machine_quota
 from prefect_coiled.provision import (
     add_workers,
@@ -58,8 +58,12 @@ Decision = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def own_sandbox() -> Iterator[Sandbox]:
-    """A sandbox in which IAM judges."""
+    """A sandbox in which IAM judges, and in which an administrator has made the boundary."""
     with Sandbox({"boot": "none", "iam": "on"}) as running:
+        arn, document = boundary_of("team", NUMBER)
+        running.client("iam").create_policy(
+            PolicyName=arn.rpartition("/")[2], PolicyDocument=json.dumps(document)
+        )
         yield running
 
 

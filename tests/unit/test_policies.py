@@ -13,7 +13,7 @@ import pytest
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import NetworkIds
 from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE
-from prefect_coiled.plan.boundary import boundary_arn
+from prefect_coiled.plan.boundary import BOUND, NO_BOUNDARY, boundary_arn
 from prefect_coiled.plan.policies import (
     LONGEST,
     PARTITIONS,
@@ -27,6 +27,7 @@ from prefect_coiled.plan.policies import (
     size,
     trust_policy,
 )
+from prefect_coiled.sandbox.iam.decide import Request, decide
 from prefect_coiled.sandbox.iam.table import action_row, known_actions
 
 NUMBER = "123456789012"
@@ -59,7 +60,7 @@ def statements(name: str, **keywords: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_policy_fits_into_what_aws_allows(name: str) -> None:
     for partition in PARTITIONS:
-        for boundary in ("", boundary_arn("a" * 64, NUMBER, partition)):
+        for boundary in ("", f"arn:{partition}:iam::{NUMBER}:policy/{'b' * 80}", NO_BOUNDARY):
             longest = iam_policies(
                 "a" * 64,
                 aws_account_id=NUMBER,
@@ -71,12 +72,13 @@ def test_a_policy_fits_into_what_aws_allows(name: str) -> None:
 
 
 def test_a_boundary_fits_too_and_lets_machines_do_what_they_must() -> None:
-    arn, document = boundary_of("a" * 64, NUMBER, "aws-us-gov", ["s3", "dynamodb"])
+    arn, document = boundary_of("a" * 64, NUMBER, "aws-us-gov", ["dynamodb"])
     assert arn == boundary_arn("a" * 64, NUMBER, "aws-us-gov")
     assert size(document) <= LONGEST
     role = iam_policies("a" * 64, aws_account_id=NUMBER, partition="aws-us-gov")["instance"]
     assert document["Statement"][:-1] == role["Statement"]
     assert document["Statement"][-1]["Action"] == ["dynamodb:*", "s3:*"]
+    assert boundary_of("a" * 64, NUMBER)[1]["Statement"][-1]["Action"] == ["s3:*"]
 
 
 @pytest.mark.parametrize("service", ["iam", "sts", "organizations", "*", "s3:Get*", "", "s3\n"])
@@ -91,6 +93,27 @@ def test_a_boundary_by_which_everything_could_be_had_is_none(service: str) -> No
 def test_a_boundary_is_a_policy_of_ones_own(arn: str) -> None:
     with pytest.raises(OptionsError, match="permissions_boundary"):
         iam_policies("team", permissions_boundary=arn)
+
+
+@pytest.mark.parametrize("call", [call for call in BOUND if call in ACTIONS])
+@pytest.mark.parametrize("number", [NUMBER, "*"])
+def test_what_an_error_offers_about_roles_wants_the_boundary(call: str, number: str) -> None:
+    found = permitting_statements(call, "team", number)
+    assert found is not None
+
+    def may(**bound: str) -> bool:
+        context = {
+            "iam:policyarn": "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess",
+            "aws:requesttag/owner": "coiled",
+            "aws:requesttag/coiled-account": "team",
+            **{f"iam:{key}": value for key, value in bound.items()},
+        }
+        asked = Request(call, f"arn:aws:iam::{NUMBER}:role/team", context)
+        return decide([{"Statement": list(found[1])}], asked).allowed
+
+    assert not may()
+    assert not may(permissionsboundary=boundary_arn("other", NUMBER))
+    assert may(permissionsboundary=boundary_arn("team", NUMBER))
 
 
 def test_every_call_has_its_permission_and_every_permission_its_call() -> None:
@@ -163,7 +186,8 @@ def lengthened(slug: str, partition: str, region: str) -> Iterator[dict[str, dic
     keys = f"arn:{partition}:kms:{region}:{NUMBER}:key/mrk-0123456789abcdef0123456789abcdef"
     role = f"arn:{partition}:iam::{NUMBER}:role/{'p' * 510}/{'r' * 64}"
     bound = boundary_arn(slug, NUMBER, partition)
-    for network, key, arn, boundary in product((None, own, groups), ("", keys), ("", role), ("", bound)):
+    bounds = ("", bound, NO_BOUNDARY)
+    for network, key, arn, boundary in product((None, own, groups), ("", keys), ("", role), bounds):
         yield iam_policies(
             slug,
             aws_account_id=NUMBER,
@@ -237,6 +261,21 @@ def fits(resource: str, wanted: str) -> bool:
     return resource.split(":")[2] == wanted.split(":")[2] and kind in (wanted.split(":")[-1], "*/*")
 
 
+def kind_of(arn: str) -> str:
+    return arn.rpartition(":")[2].partition("/")[0]
+
+
+def test_each_action_of_iam_knows_one_kind_of_resource() -> None:
+    found: dict[str, set[str]] = {}
+    for grant in grants():
+        if grant.action.startswith("iam:"):
+            found.setdefault(grant.action, set()).add(kind_of(grant.resource))
+    assert {action: kinds for action, kinds in found.items() if len(kinds) > 1} == {}
+    for action, (kind,) in found.items():
+        if kind in ("role", "policy", "instance-profile"):
+            assert set(action_row(action).kinds) & {"role", "policy", "instance-profile", "user"} == {kind}
+
+
 def test_a_statement_about_several_services_permits_nothing_new() -> None:
     places = {
         "account": "my-team",
@@ -246,6 +285,8 @@ def test_a_statement_about_several_services_permits_nothing_new() -> None:
         "bucket": bucket_name("my-team", NUMBER, "*"),
     }
     wanted = {(g.action, g.resource.format(**places)) for g in grants()}
+    # Of IAM each action knows one kind: of another it permits nothing.
+    kinds = {g.action: kind_of(g.resource) for g in grants() if g.action.startswith("iam:")}
     seen = 0
     for name in ("setup", "ongoing"):
         for s in statements(name, aws_account_id=NUMBER):
@@ -258,7 +299,11 @@ def test_a_statement_about_several_services_permits_nothing_new() -> None:
                 pairs = {(a, r) for a, r in pairs if not a.startswith("ec2:")}
             if len(services) > 1 and s["Resource"] != ["*"] and not ours:
                 seen += 1
-                assert {(a, r) for a, r in pairs if a.partition(":")[0] == r.split(":")[2]} <= wanted
+                assert {
+                    (a, r)
+                    for a, r in pairs
+                    if a.partition(":")[0] == r.split(":")[2] and kinds.get(a, kind_of(r)) == kind_of(r)
+                } <= wanted
     assert seen > 1
 
 

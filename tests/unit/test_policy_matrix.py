@@ -11,7 +11,7 @@ import pytest
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.boundary import boundary_arn
 from prefect_coiled.plan.containers import repository_name
-from prefect_coiled.plan.policies import POLICIES, PolicyName, bucket_name, iam_policies
+from prefect_coiled.plan.policies import POLICIES, PolicyName, boundary_of, bucket_name, iam_policies
 from prefect_coiled.sandbox.iam.decide import Request, decide
 
 NUMBER, OTHER_NUMBER, REGION = "123456789012", "210987654321", "us-east-1"
@@ -93,6 +93,32 @@ def test_with_a_boundary_no_policy_reaches_further() -> None:
         # Also where what another account has is within the same boundary.
         for boundary in (boundary_arn(slug, NUMBER), boundary_arn(other, NUMBER)):
             assert crossing(slug, "setup", NUMBER, other, NUMBER, boundary) == []
+
+
+@pytest.mark.parametrize("services", [(), ("ssm", "ecr", "dynamodb")])
+def test_whatever_a_bounded_role_is_given_it_reaches_nothing_of_another_account(
+    services: tuple[str, ...],
+) -> None:
+    everything = [{"Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}}]
+    for slug, other in itertools.permutations(SLUGS, 2):
+        _, boundary = boundary_of(slug, NUMBER, services=services)
+        for service, arn, context in resources(other, NUMBER):
+            for action in TAKEN[service]:
+                asked = Request(action, arn, {**context, "aws:principalaccount": NUMBER})
+                assert not decide(everything, asked, boundary).allowed, (slug, action, arn)
+        theirs = Request("s3:GetObject", "arn:aws:s3:::data-of-the-team/x", {"aws:resourceaccount": NUMBER})
+        assert decide(everything, theirs, boundary).allowed
+
+
+# What would be of use to somebody, by service.
+TAKEN = {
+    "s3": ("s3:GetObject", "s3:PutObject", "s3:DeleteBucket", "s3:PutBucketPolicy"),
+    "ssm": ("ssm:GetParameter", "ssm:GetParametersByPath", "ssm:PutParameter", "ssm:DeleteParameters"),
+    "logs": ("logs:PutLogEvents", "logs:GetLogEvents", "logs:DeleteLogGroup"),
+    "ecr": ("ecr:BatchGetImage", "ecr:PutImage", "ecr:DeleteRepository"),
+    "ec2": ("ec2:TerminateInstances", "ec2:RunInstances", "ec2:CreateTags"),
+    "iam": ("iam:PutRolePolicy", "iam:PassRole", "iam:AttachRolePolicy"),
+}
 
 
 def test_key_pairs_which_are_nobodys_are_used_and_not_changed() -> None:
