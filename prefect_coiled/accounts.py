@@ -17,7 +17,7 @@ from prefect_coiled.blocks import Ec2DaskAccount, account_from_block
 from prefect_coiled.blocks.changes import differences
 from prefect_coiled.blocks.editing import check_nothing_opened, edited
 from prefect_coiled.blocks.loading import account_slug, delete_account, load_account, save_block, saved_block
-from prefect_coiled.errors import AccountError, OptionsError
+from prefect_coiled.errors import AccountError, OptionsError, printable
 from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.options import BackendOptions, merge
 from prefect_coiled.options.ingress import says_who
@@ -161,7 +161,7 @@ def set_backend_options(
         check_nothing_opened(before, block, [name for name, value in said.items() if value])
     changes = differences(before, block) if before is not None else ()
     saved = save_account(block, slug)
-    print(saved)
+    print(printable(str(saved)))
     for change in changes:
         print(f"  {change}")
     if run_setup is None and sys.stdin.isatty() and sys.stdout.isatty():

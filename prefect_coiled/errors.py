@@ -40,7 +40,17 @@ E = TypeVar("E", bound="AwsError")
 
 # C0 but for tab and line feed, DEL, C1, and what turns the direction of writing: https://unicode.org/reports/tr9/.
 _CONTROLS = dict.fromkeys(
-    [*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)],
+    [
+        *range(0x09),
+        *range(0x0B, 0x20),
+        *range(0x7F, 0xA0),
+        # Marks that turn the direction of a line, ends of lines and paragraphs, and tags, which are not seen.
+        0x061C,
+        *range(0x200E, 0x2010),
+        *range(0x2028, 0x202F),
+        *range(0x2066, 0x206A),
+        *range(0xE0000, 0xE0080),
+    ],
     "?",
 )
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import unquote
 
+from pydantic import SecretStr
+
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.iam_role import attached_policies
 from prefect_coiled.aws.ownership import check_ours
@@ -46,7 +48,7 @@ class NewKey(NamedTuple):
     """An access key, whose secret AWS tells this once."""
 
     access_key_id: str
-    secret_access_key: str
+    secret_access_key: SecretStr
 
 
 def look(aws: Aws, steps: Sequence[Step], number: str, partition: str) -> list[Task]:
@@ -123,7 +125,7 @@ def carry_out(aws: Aws, task: Task, number: str, partition: str) -> NewKey | Non
             return {}
 
     key = _explained(make).get("AccessKey")
-    return NewKey(str(key["AccessKeyId"]), str(key["SecretAccessKey"])) if key else None
+    return NewKey(str(key["AccessKeyId"]), SecretStr(key["SecretAccessKey"])) if key else None
 
 
 def _state(aws: Aws, step: Step, number: str, partition: str) -> Literal["missing", "there", "differs"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,7 +23,7 @@ class AccountFlags:
     access_key_id: Annotated[str | None, typer.Option(help="Access key id of an IAM user.")] = None
     secret_access_key: Annotated[
         str | None, typer.Option(envvar="PREFECT_COILED_SECRET_ACCESS_KEY", help="Its secret key.")
-    ] = None
+    ] = field(default=None, repr=False)
     role_arn: Annotated[str | None, typer.Option(help="A role to assume.")] = None
     external_id: Annotated[str | None, typer.Option(help="External id that the role asks for.")] = None
     permissions_boundary: Annotated[
@@ -50,7 +50,7 @@ class AccountFlags:
     registry_username: Annotated[str | None, typer.Option(help="Docker Hub user.")] = None
     registry_access_token: Annotated[
         str | None, typer.Option(envvar="PREFECT_COILED_REGISTRY_TOKEN", help="Docker Hub access token.")
-    ] = None
+    ] = field(default=None, repr=False)
     endpoint_url: Annotated[str | None, typer.Option(help="Where AWS's API is, if not at AWS.")] = None
     clear: Annotated[
         list[str] | None,
@@ -60,10 +60,10 @@ class AccountFlags:
     ] = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for one in fields(self):
+            value = getattr(self, one.name)
             if isinstance(value, str) and not value.strip():
-                flag = "--" + field.name.replace("_", "-")
+                flag = "--" + one.name.replace("_", "-")
                 raise OptionsError(flag, "is blank.", "Leave it out to keep what is saved; see --clear.")
 
     @property

@@ -155,7 +155,7 @@ def _apply(aws: Aws, wanted: list[Step], number: str, partition: str, yes: bool)
     if made is not None:
         # Past the console, which would break a line.
         typer.echo(f"Access key id: {made.access_key_id}")
-        typer.echo(f"Secret access key: {made.secret_access_key}")
+        typer.echo(f"Secret access key: {made.secret_access_key.get_secret_value()}")
         console.print(
             "AWS tells the secret this once: put it into the account with `prefect-coiled setup aws`."
         )

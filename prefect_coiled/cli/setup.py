@@ -14,7 +14,7 @@ import typer
 from prefect_coiled.cli.common import out, showing, table, told
 from prefect_coiled.cli.flags import AccountFlags
 from prefect_coiled.cli.iam import setup_iam
-from prefect_coiled.errors import AccountError, OptionsError, PrefectCoiledError
+from prefect_coiled.errors import AccountError, OptionsError, PrefectCoiledError, printable
 
 if TYPE_CHECKING:
     from prefect_coiled.blocks import Ec2DaskAccount
@@ -165,7 +165,7 @@ def _verify(block: Ec2DaskAccount, slug: str) -> None:
     from prefect_coiled.accounts import verify
 
     caller = verify(block, slug)
-    typer.echo(f"   AWS account {caller.aws_account_id} as {caller.arn}")
+    typer.echo(printable(f"   AWS account {caller.aws_account_id} as {caller.arn}"))
 
 
 def _ask(question: str, default: str | None, read: Callable[[str], T]) -> T:
@@ -178,7 +178,7 @@ def _ask(question: str, default: str | None, read: Callable[[str], T]) -> T:
 
 
 def _tell(error: PrefectCoiledError) -> None:
-    typer.echo(f"Error: {' '.join(str(error).split())}")
+    typer.echo(printable(f"Error: {' '.join(str(error).split())}"))
 
 
 def _secret(question: str) -> str:

@@ -30,6 +30,8 @@ from prefect_coiled.errors import OptionsError
 from prefect_coiled.node.packages import as_recorded, hash_of, imported_from
 
 _PART, _SECONDS = 32 * 1024, 30.0
+# Bytes of a RECORD, which has a line for each file; large packages have some MiB.
+_LONGEST_RECORD = 64 << 20
 # To be raised when other files of a wheel count.
 _FORMAT = 2
 _EMPTY = as_recorded(hashlib.sha256().digest())
@@ -155,10 +157,21 @@ def check_record(path: Path) -> str:
         if len(set(names)) != len(names):
             return "a file is twice in it"
         for record in (n for n in names if n.endswith(".dist-info/RECORD")):
-            for name, digest in _record(wheel.read(record).decode(errors="replace")).items():
+            for name, digest in _record(_told(wheel, record)).items():
                 if name in names and re.fullmatch(r"[\w-]{43}", digest) and _digest(wheel, name) != digest:
                     return f"{name} is not what its RECORD says"
     return ""
+
+
+def _told(wheel: zipfile.ZipFile, record: str) -> str:
+    """A RECORD, which is read as a whole: a small archive can hold one that fills the memory.
+
+    Raises:
+        zipfile.BadZipFile: It is longer than one is.
+    """
+    if wheel.getinfo(record).file_size > _LONGEST_RECORD:
+        raise zipfile.BadZipFile(f"{record} is longer than {_LONGEST_RECORD >> 20} MiB")
+    return wheel.read(record).decode(errors="replace")
 
 
 def _digest(wheel: zipfile.ZipFile, name: str) -> str:
@@ -182,7 +195,7 @@ def _read(file: IO[bytes], called: str) -> dict[str, str]:
     with zipfile.ZipFile(file) as wheel:
         names = wheel.namelist()
         record = next((n for n in names if re.fullmatch(r"[^/]+\.dist-info/RECORD", n)), None)
-        told = _record(wheel.read(record).decode(errors="replace")) if record else {}
+        told = _record(_told(wheel, record)) if record else {}
         for name in names:
             if name.endswith(".dist-info/METADATA") and name.count("/") == 1:
                 place = _METADATA
@@ -194,7 +207,7 @@ def _read(file: IO[bytes], called: str) -> dict[str, str]:
                 if moved is None and re.match(r"[^/]+\.data/", name):
                     continue
                 place = moved[2] if moved else name
-            found[place] = told.get(name) or as_recorded(hashlib.sha256(wheel.read(name)).digest())
+            found[place] = told.get(name) or _digest(wheel, name)
     return found
 
 
@@ -335,4 +348,17 @@ def _remote(url: str, indexes: Indexes) -> IO[bytes]:
 
 @lru_cache(maxsize=4)
 def _client(trust: Trust) -> httpx.Client:
-    return httpx.Client(verify=trust.context(), timeout=_SECONDS, follow_redirects=True)
+    made = httpx.Client(verify=trust.context(), timeout=_SECONDS, follow_redirects=True)
+    made.event_hooks["response"].append(refuse_downgrade)
+    return made
+
+
+def refuse_downgrade(reply: httpx.Response) -> None:
+    """Follow no index from https to http, where anybody may answer.
+
+    Raises:
+        httpx.RemoteProtocolError: It leads there.
+    """
+    to = reply.url.join(reply.headers["Location"]) if reply.has_redirect_location else reply.url
+    if (reply.url.scheme, to.scheme) == ("https", "http"):
+        raise httpx.RemoteProtocolError("the index leads on to http, where anybody may answer")

@@ -105,6 +105,8 @@ def _fetch(wheel: Wheel, path: Path, indexes: Indexes, what: str) -> None:
         for chunk in reply.iter_bytes(_CHUNK):
             digest.update(chunk)
             out.write(chunk)
+            if wheel.size and out.tell() > wheel.size:
+                raise _OtherFileError(f"it is longer than the {wheel.size:,} bytes that the index said")
     _check(wheel, digest.hexdigest())
 
 

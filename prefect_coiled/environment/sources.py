@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from prefect_coiled.environment.ignored import Ignored
 from prefect_coiled.environment.indexes import Indexes
@@ -171,6 +172,40 @@ def as_installed(package: Package) -> Mapping[str, str]:
     }
 
 
+# Asked by Git for one address alone, so that no other host gets them: a redirect, or a submodule.
+_HELPER = (
+    '!f() { test "$1" != get || '
+    r"""printf 'username=%s\npassword=%s\n' "$PREFECT_COILED_GIT_USER" "$PREFECT_COILED_GIT_PASSWORD"; }; f"""
+)
+
+
+def _credentials_apart(url: str) -> tuple[str, dict[str, str]]:
+    """An address without what it says of user and password, and variables by which Git knows them.
+
+    The arguments of processes, and of those that Git starts with the address, are for all users to see.
+    https://git-scm.com/docs/gitcredentials, https://git-scm.com/docs/git-config#ENVIRONMENT
+    """
+    parts = urlsplit(url)
+    user, at, place = parts.netloc.rpartition("@")
+    if not at or parts.scheme not in ("http", "https"):
+        return url, {}
+    name, _, password = user.partition(":")
+    said = [("username", unquote(name))]
+    if password:
+        # The empty one takes back what is configured elsewhere.
+        said = [("helper", ""), ("helper", _HELPER)]
+    there = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+    environ = {
+        "GIT_CONFIG_COUNT": str(there + len(said)),
+        "PREFECT_COILED_GIT_USER": unquote(name),
+        "PREFECT_COILED_GIT_PASSWORD": unquote(password),
+    }
+    for n, (key, value) in enumerate(said, there):
+        environ[f"GIT_CONFIG_KEY_{n}"] = f"credential.{parts.scheme}://{place}.{key}"
+        environ[f"GIT_CONFIG_VALUE_{n}"] = value
+    return urlunsplit(parts._replace(netloc=place)), environ
+
+
 def clone(package: Package, target: Path, indexes: Indexes) -> Path:
     """The files of a commit.
 
@@ -191,9 +226,11 @@ def clone(package: Package, target: Path, indexes: Indexes) -> Path:
         if told.startswith("-"):  # Git would take it for an option, and some of these run programs
             raise OptionsError(what, f"{told!r} is neither an address nor a commit.")
 
+    url, known = _credentials_apart(url)
+
     def git(*arguments: str) -> None:
         command = [program, "-C", str(target), *arguments]
-        environ = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+        environ = {**os.environ, "GIT_TERMINAL_PROMPT": "0", **known}
         try:
             done = subprocess.run(
                 command,

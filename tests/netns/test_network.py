@@ -107,6 +107,81 @@ def test_nobody_is_another_by_taking_its_address(network):
     assert f"as {victim.address} nothing" in printed
 
 
+# Says what datagrams come in.
+HEARS = """#!/usr/bin/env python
+import socket
+ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+ear.bind(("", 5000))
+while True:
+    data, peer = ear.recvfrom(100)
+    print("got", data.decode(), "from", peer[0], flush=True)
+"""
+
+# Sends one all the time.
+SPEAKS = """#!/usr/bin/env python
+import socket, time
+mouth = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+while True:
+    mouth.sendto(b"true", ("{target}", 5000))
+    time.sleep(0.05)
+"""
+
+# Says that it has another's address, to all of its link and to the router, in the words of ARP; sends
+# datagrams with addresses that are not its own; and listens for what is meant for the other.
+LIES = """#!/usr/bin/env python
+import socket, struct, subprocess, time
+victim, target = "{victim}", "{target}"
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(0x0003))
+wire.bind(("eth0", 0))
+wire.setblocking(False)
+mac = wire.getsockname()[4]
+def arp(operation, of, to):
+    body = struct.pack("!HHBBH", 1, 0x0800, 6, 4, operation) + mac + socket.inet_aton(of)
+    return b"\\xff" * 6 + mac + b"\\x08\\x06" + body + b"\\xff" * 6 + socket.inet_aton(to)
+subprocess.run(["ip", "addr", "add", victim + "/32", "dev", "eth0"], check=True)
+for other in (target, "203.0.113.9"):
+    subprocess.run(["ip", "addr", "add", other + "/32", "dev", "eth0"])
+sniffed, end = 0, time.monotonic() + 3
+while time.monotonic() < end:
+    for frame in (arp(1, victim, victim), arp(2, victim, target), arp(2, victim, "{router}")):
+        wire.send(frame)
+    for source in (victim, "203.0.113.9"):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth:
+            mouth.bind((source, 0))
+            try:
+                mouth.sendto(b"forged", (target, 5000))
+            except OSError:
+                pass
+    try:
+        while True:
+            frame = wire.recv(2000)
+            if frame[6:12] != mac and socket.inet_aton(victim) in frame[26:34]:
+                sniffed += 1
+    except BlockingIOError:
+        pass
+    time.sleep(0.05)
+print("sniffed", sniffed, flush=True)
+time.sleep(600)
+"""
+
+
+def test_nobody_speaks_or_listens_for_another_by_lies_about_addresses(network):
+    trusted, heard, other = network.group("trusted"), network.group("heard"), network.group("other")
+    peers = [{"GroupId": trusted}]
+    flow = {"IpProtocol": "udp", "FromPort": 5000, "ToPort": 5000, "UserIdGroupPairs": peers}
+    network.ec2.authorize_security_group_ingress(GroupId=heard, IpPermissions=[flow])
+    target = network.launch(HEARS, heard)
+    victim = network.launch(SPEAKS.format(target=target.address), trusted)
+    target.says(f"got true from {victim.address}")
+    router = ".".join([*victim.address.split(".")[:2], "16", "1"])
+    told = {"victim": victim.address, "target": target.address, "router": router}
+    thief = network.launch(LIES.format(**told), other)
+    assert thief.says("sniffed ").split("sniffed ")[1].split()[0] == "0"
+    before = network.sandbox.console(target.name).count("got true")
+    network.until(lambda: network.sandbox.console(target.name).count("got true") > before)
+    assert "forged" not in network.sandbox.console(target.name)
+
+
 def test_a_private_subnet_has_no_way_out_until_its_route_to_the_nat_gateway_is_there(network):
     box = network.launch(WAY_OUT, network.group("any"))
     box.says("api nothing")

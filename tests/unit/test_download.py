@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import io
@@ -10,11 +11,12 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from prefect_coiled.environment import sites
+from prefect_coiled.environment import contents, sites
 from prefect_coiled.environment.download import download
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Wheel
@@ -217,3 +219,75 @@ def test_an_index_that_leads_from_https_to_http_is_not_followed_there(
 def test_the_address_of_a_file_is_read_as_windows_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sites, "url2pathname", nturl2path.url2pathname)
     assert str(sites.path_of("file:///C:/a%20b/x.whl")) == "C:\\a b\\x.whl"
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_what_is_looked_into_is_not_followed_to_http_either(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, back: bool
+) -> None:
+    asked: list[str] = []
+    leads = {"https://index/a.whl": "http://anybody/a.whl"}
+    leads |= {"http://anybody/a.whl": "https://else/a.whl"} if back else {}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        to = leads.get(str(request.url))
+        return httpx.Response(302, headers={"Location": to}) if to else httpx.Response(200, content=BODY)
+
+    made = httpx.Client
+    monkeypatch.setattr(
+        contents.httpx, "Client", lambda **options: made(transport=httpx.MockTransport(answer), **options)
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    contents._client.cache_clear()
+    try:
+        wheel = Wheel(
+            name="a", version="1", file="a-1-py3-none-any.whl", sha256="", url="https://index/a.whl"
+        )
+        with pytest.raises(OptionsError, match="leads on to http"):
+            contents.contents(wheel, Indexes())
+    finally:
+        contents._client.cache_clear()
+    assert asked == ["https://index/a.whl"]
+
+
+def test_a_record_that_fills_the_memory_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a-1-py3-none-any.whl"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel,
+        wheel.open("a-1.dist-info/RECORD", "w", force_zip64=True) as record,
+    ):
+        for _ in range(65):
+            record.write(bytes(1 << 20))
+    assert path.stat().st_size < 1 << 20
+
+    def read(*_: object) -> bytes:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(zipfile.ZipFile, "read", read)
+    for look in (contents.check_record, contents.contents_of_file):
+        with pytest.raises(zipfile.BadZipFile, match="longer than 64 MiB"):
+            look(path)
+
+
+def test_a_body_that_is_longer_than_the_index_said_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = 0
+
+    def body() -> Iterator[bytes]:
+        nonlocal given
+        while given < 100:
+            given += 1
+            yield bytes(1 << 20)
+
+    def stream(method: str, url: str, **_: object) -> Any:
+        reply = httpx.Response(200, content=body(), request=httpx.Request(method, url))
+        return contextlib.nullcontext(reply)
+
+    monkeypatch.setattr(httpx, "stream", stream)
+    wheel = Wheel(name="a", version="1", file="a-1.tar.gz", sha256="0" * 64, size=1000, url="https://index/a")
+    with pytest.raises(OptionsError, match="longer than the 1,000 bytes"):
+        download(wheel, tmp_path, Indexes(), sleep=lambda _: None)
+    assert given < 20
+    assert not list(tmp_path.iterdir())

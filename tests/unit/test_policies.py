@@ -95,6 +95,35 @@ def test_a_boundary_is_a_policy_of_ones_own(arn: str) -> None:
         iam_policies("team", permissions_boundary=arn)
 
 
+def test_the_set_up_policy_wants_the_boundary_unless_one_opts_out() -> None:
+    everything = {"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    role, own = f"arn:aws:iam::{NUMBER}:role/team", boundary_arn("team", NUMBER)
+    changes = ("CreatePolicy", "CreatePolicyVersion", "DeletePolicy", "DeletePolicyVersion")
+
+    def may(action: str, resource: str, bound: str, **keywords: Any) -> bool:
+        for number in (NUMBER, "*"):
+            policy = iam_policies("team", aws_account_id=number, **keywords)["setup"]
+            context = {"iam:permissionsboundary": bound} if bound else {}
+            if decide([everything, policy], Request(action, resource, context)).allowed:
+                return True
+        return False
+
+    for action in BOUND:
+        assert not may(action, role, "")
+        assert not may(action, role, boundary_arn("team-2", NUMBER))
+        assert may(action, role, own)
+        assert may(action, role, "", permissions_boundary=NO_BOUNDARY)
+    for action in (*changes, "SetDefaultPolicyVersion"):
+        assert not may(f"iam:{action}", own, "")
+        assert may(f"iam:{action}", boundary_arn("team-2", NUMBER), "")
+    assert not may("iam:DeleteRolePermissionsBoundary", role, own)
+    # Another one, if it is named.
+    other = f"arn:aws:iam::{NUMBER}:policy/limits"
+    assert may("iam:PutRolePolicy", role, other, permissions_boundary=other)
+    assert not may("iam:PutRolePolicy", role, own, permissions_boundary=other)
+    assert not may("iam:CreatePolicyVersion", other, "", permissions_boundary=other)
+
+
 @pytest.mark.parametrize("call", [call for call in BOUND if call in ACTIONS])
 @pytest.mark.parametrize("number", [NUMBER, "*"])
 def test_what_an_error_offers_about_roles_wants_the_boundary(call: str, number: str) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import inspect
 import json
+import pkgutil
+import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ import pytest
 from prefect_aws import AwsCredentials
 from pydantic import BaseModel, ValidationError
 
+import prefect_coiled
 from prefect_coiled import BackendOptions, Ec2DaskAccount, Ec2DaskRegistry
 from prefect_coiled.blocks.base import what_is_wrong
 from prefect_coiled.blocks.changes import changes_between
@@ -141,3 +147,35 @@ def test_a_change_hides_a_secret_that_is_a_plain_text() -> None:
     (change,) = changes_between({"aws_session_token": "old-canary"}, {"aws_session_token": SECRET})
     assert SECRET not in str(change) + repr(change)
     assert "canary" not in str(change) + repr(change)
+
+
+# What holds a secret, by its name; what says where one is, or by what something is found, does not.
+_HOLDS = re.compile(r"(secret|token|password)(_access_key)?$|^(ca_)?key$|^secret_")
+_PLACES = {"Part.key", "Place.key", "_Packed.key", "_StandIn.key"}
+
+
+def _shown_fields() -> Iterator[str]:
+    """The fields of all classes of ours that hold a secret, and show it where they are represented."""
+    for module in pkgutil.walk_packages(prefect_coiled.__path__, "prefect_coiled."):
+        try:
+            found = vars(importlib.import_module(module.name))
+        except ImportError:  # of a system that is not this one
+            continue
+        for name, cls in found.items():
+            if not inspect.isclass(cls) or cls.__module__ != module.name:
+                continue
+            if dataclasses.is_dataclass(cls):
+                fields = {f.name: str(f.type) for f in dataclasses.fields(cls) if f.repr}
+            elif issubclass(cls, tuple) and hasattr(cls, "_fields"):
+                fields = {f: str(cls.__annotations__[f]) for f in cls._fields}
+            elif issubclass(cls, BaseModel):
+                fields = {f: str(i.annotation) for f, i in cls.model_fields.items() if i.repr}
+            else:
+                continue
+            for field, kind in fields.items():
+                if _HOLDS.search(field) and "SecretStr" not in kind and "str" in kind:
+                    yield f"{name}.{field}"
+
+
+def test_no_class_shows_a_secret_where_it_is_represented() -> None:
+    assert set(_shown_fields()) - _PLACES == set()

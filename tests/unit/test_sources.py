@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -305,3 +310,76 @@ def test_a_build_may_read_of_what_lies_beside_its_project_and_above_it(tmp_path:
     (tmp_path / "out").mkdir()
     assert build(directory(source), tmp_path / "out", ALONE).name == "mine-1.0-7-py3-none-any.whl"
     assert listing(tmp_path / "all") == before
+
+
+class _Guarded(SimpleHTTPRequestHandler):
+    """A repository that wants a user and a password."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        given = self.headers.get("Authorization", "")
+        self.asked.append(given)
+        if given == "Basic " + base64.b64encode(b"me:p@ss word").decode():
+            super().do_GET()
+            return
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", "Basic realm=repository")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """It stays quiet."""
+
+
+def test_credentials_of_a_repository_are_in_no_arguments_and_go_to_no_other_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "me")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "me@example.com")
+
+    def git(folder: Path, *words: str) -> str:
+        done = subprocess.run(["git", "-C", str(folder), *words], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    (tmp_path / "served").mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Guarded, directory=str(tmp_path / "served")))
+    other = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Guarded, directory=str(tmp_path)))
+    for one in (server, other):
+        threading.Thread(target=one.serve_forever, daemon=True).start()
+    try:
+        source = project(tmp_path / "mine")
+        git(source, "init", "--quiet")
+        modules = f'[submodule "x"]\n\tpath = x\n\turl = http://127.0.0.1:{other.server_port}/x.git\n'
+        (source / ".gitmodules").write_text(modules)
+        git(source, "add", ".")
+        git(source, "commit", "--quiet", "-m", "one")
+        plain = git(source, "rev-parse", "HEAD")
+        git(source, "update-index", "--add", "--cacheinfo", f"160000,{plain},x")
+        git(source, "commit", "--quiet", "-m", "with somebody else's submodule")
+        commit = git(source, "rev-parse", "HEAD")
+        git(tmp_path / "served", "clone", "--quiet", "--bare", str(source), "mine.git")
+        git(tmp_path / "served" / "mine.git", "update-server-info")
+        trace = tmp_path / "trace"
+        monkeypatch.setenv("GIT_TRACE", str(trace))
+        url = f"git+http://me:p%40ss%20word@127.0.0.1:{server.server_port}/mine.git"
+
+        def package(which: str) -> Package:
+            return Package(name="mine", version="1", origin="vcs", url=url, commit=which)
+
+        fetched = clone(package(plain), tmp_path / "one", Indexes())
+        assert (fetched / "mine" / "now.py").exists()
+        _Guarded.asked.clear()
+        with pytest.raises(OptionsError):  # the other host asks for what is not for it
+            clone(package(commit), tmp_path / "two", Indexes())
+        assert _Guarded.asked.count("") > 1
+    finally:
+        for one in (server, other):
+            one.shutdown()
+            one.server_close()
+    said = trace.read_text()
+    assert "git-remote-http" in said
+    for secret in ("p%40ss", "p@ss", "me:"):
+        assert secret not in said
+        assert secret not in (tmp_path / "one" / ".git" / "config").read_text()

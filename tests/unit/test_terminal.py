@@ -156,3 +156,15 @@ def test_machines_write_streams_of_machines_only() -> None:
         s for s in json.loads(instance_policy("team", "123456789012"))["Statement"] if s["Sid"] == "ShipLogs"
     )
     assert [arn.rpartition(":")[2] for arn in written["Resource"]] == ["i-*"]
+
+
+@pytest.mark.parametrize(
+    "mark", ["\u061c", "\u200e", "\u200f", "\u2028", "\u2029", "\u202a", "\u2069", "\U000e0041", "\U000e007f"]
+)
+def test_what_is_not_seen_is_shown(mark: str) -> None:
+    out = io.StringIO()
+    Terminal(file=out, width=200).print(f"a{mark}b")
+    assert out.getvalue() == "a?b\n"
+    assert str(ProvisionError("x", f"a{mark}b")).count("?") == 1
+    # What is a part of words in some scripts, or of pictures, stays.
+    assert printable("a\u200db\ufe0fé") == "a\u200db\ufe0fé"
