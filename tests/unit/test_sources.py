@@ -315,11 +315,11 @@ def test_a_build_may_read_of_what_lies_beside_its_project_and_above_it(tmp_path:
 class _Guarded(SimpleHTTPRequestHandler):
     """A repository that wants a user and a password."""
 
-    asked: ClassVar[list[str]] = []
+    asked: ClassVar[list[tuple[int, str]]] = []
 
     def do_GET(self) -> None:
         given = self.headers.get("Authorization", "")
-        self.asked.append(given)
+        self.asked.append((self.server.server_address[1], given))
         if given == "Basic " + base64.b64encode(b"me:p@ss word").decode():
             super().do_GET()
             return
@@ -373,7 +373,8 @@ def test_credentials_of_a_repository_are_in_no_arguments_and_go_to_no_other_host
         _Guarded.asked.clear()
         with pytest.raises(OptionsError):  # the other host asks for what is not for it
             clone(package(commit), tmp_path / "two", Indexes())
-        assert _Guarded.asked.count("") > 1
+        assert {given for port, given in _Guarded.asked if port == other.server_port} == {""}
+        assert any(given for port, given in _Guarded.asked if port == server.server_port)
     finally:
         for one in (server, other):
             one.shutdown()
