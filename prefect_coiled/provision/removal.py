@@ -101,7 +101,7 @@ def remove(
         for chunk, error in zip(chunks, ends, strict=True):
             if kind.administered and isinstance(error, AccessDeniedError):
                 leave(row, chunk.items, error.diagnosis.why)
-                needed += [f"{kind.prefix}{kind.id_of(item)}" for item in chunk.items]
+                needed.extend(f"{kind.prefix}{kind.id_of(item)}" for item in chunk.items)
                 continue
             # Of several that go at once, the error may say which are left.
             kept = None if error is None else error.left or dict.fromkeys(map(kind.id_of, chunk.items), "")
