@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,8 @@ async def test_where_they_are_too_many_the_oldest_of_the_address_with_the_most_g
     for name in ("c1", "d1", "e1", "never"):
         room.leave(name)
     assert len(room) == 0
+
+
+def test_what_the_documents_say_of_patience_holds_where_nothing_else_is_said() -> None:
+    parameters = signature(Anteroom).parameters
+    assert (parameters["room"].default, parameters["patience_s"].default) == (256, 20.0)
