@@ -11,8 +11,6 @@ from prefect_coiled.aws.tagged import find_tagged
 from prefect_coiled.errors import AwsError
 from prefect_coiled.plan.network import blocked_words
 
-__all__ = ["find_block"]
-
 
 def find_block(aws: Aws) -> str:
     """Why machines of the account's network would reach nothing, and what to do; empty if nothing is known.
