@@ -1,7 +1,7 @@
 """The permissions boundary of the machines' role: looked for before anything is made, made where that may be.
 
-Only an administrator may make it (see `plan.boundary`): by `prefect-coiled setup iam`, or by setting up with
-credentials that may. One that is there is never changed: an administrator may have widened or narrowed it.
+The first set-up makes it, if `prefect-coiled setup iam` has not (see `plan.boundary`). One that is there is
+never changed: an administrator may have widened or narrowed it.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def show_policy(
 
     Attach `setup` and `ongoing` to the user whose keys the account has. Once it is set up, `setup` can go.
     Where `ongoing` has no room for a network, key or role of your own, it says so: they are in `own` then.
-    An administrator makes the one of `boundary`, once: `setup` permits no role without it.
+    `setup` permits no role without the one of `boundary`, and to make that once, if nobody has before.
     """
     from prefect_coiled.blocks import load_account
     from prefect_coiled.blocks.loading import DEFAULT_ACCOUNT

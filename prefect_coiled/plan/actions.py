@@ -198,8 +198,15 @@ def _table() -> dict[str, Action]:
     ):
         add("setup", "safe", call, Grant(call, _ROLE))
     add("setup", "safe", "iam:AttachRolePolicy", Grant("iam:AttachRolePolicy", _ROLE, "policy"))
-    # Whether it is there is asked before anything is made. Only an administrator makes it.
+    # The boundary: looked for before anything is made, made if it is not there, and never changed again.
     add("setup", "safe", "iam:GetPolicy", Grant("iam:GetPolicy", BOUNDARY))
+    add(
+        "setup",
+        "once",
+        "iam:CreatePolicy",
+        Grant("iam:CreatePolicy", BOUNDARY),
+        Grant("iam:TagPolicy", BOUNDARY),
+    )
     # Where a role is from before its boundary.
     put_boundary = "iam:PutRolePermissionsBoundary"
     add("setup", "safe", put_boundary, Grant(put_boundary, _ROLE, "bounded"))
@@ -313,8 +320,8 @@ def _table() -> dict[str, Action]:
 
 ACTIONS: dict[str, Action] = _table()
 
-# What `prefect-coiled setup iam --apply` sends, by the keys of somebody who manages IAM; set-up and destroy
-# try it for the permissions boundary, where such keys are theirs. No policy of ours permits any of it: keys
+# What `prefect-coiled setup iam --apply` sends, by the keys of somebody who manages IAM; destroy tries it for
+# the permissions boundary, where such keys are its own. No policy of ours permits any of it: keys
 # that could make users and policies could do everything. (What it does with roles is above, where it is
 # permitted on the machines' role.)
 ADMINISTRATION: dict[str, Mode] = {
@@ -323,7 +330,6 @@ ADMINISTRATION: dict[str, Mode] = {
     "iam:CreateUser": "once",
     "iam:GetPolicyVersion": "safe",
     "iam:ListPolicyVersions": "safe",
-    "iam:CreatePolicy": "once",
     "iam:CreatePolicyVersion": "once",
     "iam:DeletePolicyVersion": "safe",
     "iam:DeletePolicy": "safe",
@@ -361,6 +367,7 @@ PERMISSIONS_ALONE = frozenset(
         "ecr:TagResource",
         "iam:PassRole",
         "iam:TagInstanceProfile",
+        "iam:TagPolicy",
         "iam:TagRole",
         "logs:TagResource",
         "ssm:AddTagsToResource",

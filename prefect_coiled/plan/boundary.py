@@ -1,8 +1,9 @@
 """A permissions boundary of the machines' role: the most that it can ever be given, by whomever.
 
 Whoever may write a role's policies may give it everything, and start a machine that has it. So the set-up
-policy wants a boundary, by `guards`. A boundary that its holder could make would be none, since nothing holds
-what is in it: an administrator makes it, once, and the holder neither makes, changes nor removes it.
+policy wants a boundary, by `guards`. It is made once: by an administrator with the policies, or else by the
+first set-up. The policy's holder neither changes nor removes it. IAM has no condition on what a policy says:
+who trusts that holder with less than a first set-up makes the boundary before.
 https://docs.aws.amazon.com/IAM/latest/UserGuide/access_policies_boundaries.html
 """
 
@@ -50,13 +51,13 @@ BOUND = (
     "iam:PutRolePermissionsBoundary",
     "iam:PutRolePolicy",
 )
-# The same, and making, changing and removing the boundary, with patterns that leave room in the policy.
-_GIVEN = ("iam:*tachRolePolicy", "iam:CreateRole", "iam:DeleteRolePolicy", "iam:PutRole*")
+# The same, and changing and removing the boundary, with patterns that leave room in the policy.
+_GIVEN = ("iam:*tachRoleP*", "iam:CreateRole", "iam:DeleteRolePolicy", "iam:PutRole*")
 _CHANGES = (
-    "iam:CreatePolicy*",
+    "iam:C*PolicyV*",
     "iam:DeletePolicy*",
-    "iam:DeleteRolePerm*",
-    "iam:SetDefault*",
+    "iam:D*RolePer*",
+    "iam:SetD*",
 )
 
 
@@ -70,7 +71,7 @@ def check_boundary(arn: str) -> str:
         raise OptionsError(
             f"permissions_boundary {arn!r}",
             'must look like arn:aws:iam::123456789012:policy/coiled-boundary-my-team, or be "none".',
-            "`prefect-coiled policies boundary` prints one, for an administrator to make.",
+            "`prefect-coiled policies boundary` prints one.",
         )
     return arn
 
@@ -130,13 +131,12 @@ def boundary_policy(
     return {**instance, "Statement": [*instance["Statement"], work]}
 
 
-def guards(boundary: str, account: str, partition: str) -> list[tuple[str, dict[str, Any]]]:
+def guards(boundary: str, account: str) -> list[tuple[str, dict[str, Any]]]:
     """What the set-up policy denies, whatever else permits it: a role without the boundary, or another one.
 
     Args:
         boundary: The ARN of the boundary, or a pattern of ARNs.
         account: The account's slug, which is the name of the machines' role.
-        partition: "aws", or that of China or GovCloud.
 
     Returns:
         The statements, each with its name.
@@ -147,7 +147,7 @@ def guards(boundary: str, account: str, partition: str) -> list[tuple[str, dict[
         return {**made, "Condition": condition} if condition else made
 
     # Wherever they are: none of another AWS account is in reach.
-    kept = [f"arn:{partition}:iam::*:{name}" for name in (boundary.rpartition(":")[2], f"role/{account}")]
+    kept = [f"arn:*:iam::*:{name}" for name in (boundary.rpartition(":")[2], f"role/{account}")]
     unless = {"ArnNotLike": {"iam:PermissionsBoundary": boundary}}
     return [
         ("KeepRoleBound", deny(_GIVEN, ["*"], unless)),

@@ -99,8 +99,8 @@ def iam_policies(
 
     Attach the first two to whoever calls AWS for you. Once the account is set up, the set-up policy can be
     detached: everything but new subnets, networks and images goes on. The third belongs to the machines'
-    role; set-up writes it. What bounds that role, `prefect-coiled policies boundary` prints: an administrator
-    makes it, as the policy `coiled-boundary-SLUG`.
+    role; set-up writes it. What bounds that role, `prefect-coiled policies boundary` prints: the first set-up
+    makes it, as the policy `coiled-boundary-SLUG`, if an administrator has not.
 
     Args:
         account: The account's slug, which is in the names and tags that the policies allow.
@@ -171,7 +171,7 @@ def policy(
     named = _named_statements(listed, account, number, region, partition)
     named += _never(phase, partition)
     if boundary and phase == "setup":
-        named += guards(boundary, account, partition)
+        named += guards(boundary, account)
     seen: Counter[str] = Counter()
     statements = []
     for sid, statement in named:
@@ -189,6 +189,9 @@ def _held(phase: Phase, boundary: str) -> list[Grant]:
     listed = grants(phase)
     if not boundary:
         return [g for g in listed if g.condition != "bounded" and g.resource != BOUNDARY]
+    # One of the user's own is made by whoever named it.
+    own = not boundary.rpartition("/")[2].startswith("coiled-boundary-")
+    listed = [g for g in listed if not (own and g.resource == BOUNDARY and g.action != "iam:GetPolicy")]
     return [g._replace(resource=boundary) if g.resource == BOUNDARY else g for g in listed]
 
 
@@ -242,7 +245,7 @@ WHAT_FOR = {
     "NoPlainDisks": "No disk that is not encrypted.",
     "KeepRoleBound": "No role without the permissions boundary, and no policy given to or taken from one "
     "without it.",
-    "KeepBoundary": "No boundary of one's own making, no change of it, and the machines' role keeps it.",
+    "KeepBoundary": "No change of the boundary that is there, and the machines' role keeps it.",
 }
 _SIDS: dict[Condition, str] = {
     "": "ByName",
@@ -665,7 +668,7 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
 def boundary_of(
     account: str, aws_account_id: str, partition: str = "aws", services: Iterable[str] = ()
 ) -> tuple[str, dict[str, Any]]:
-    """A permissions boundary for the machines' role, for an administrator to make: its ARN and its document.
+    """A permissions boundary for the machines' role: its ARN and its document.
 
     Args:
         account: The account's slug.

@@ -124,7 +124,7 @@ def carry_out(plan: Plan, making: Making) -> None:
     """
     before = {row: list(items) for row, items in making.there.items()}
     futures: dict[str, list[PrefectFuture[None]]] = {}
-    # What only an administrator may make ends a set-up before anything else is made.
+    # What may be an administrator's to make ends a set-up before anything else is made.
     first = [change for change in plan.todo if KINDS[change.row].administered]
     settle([bring.submit(making, change) for change in first])
     for change in [change for change in plan.todo if change not in first]:

@@ -117,9 +117,7 @@ def attacks(iam: Any) -> dict[str, Callable[[], Any]]:
         ),
         "an older version of it": lambda: iam.set_default_policy_version(PolicyArn=BOUNDARY, VersionId="v1"),
         "room for a wider version": lambda: iam.delete_policy_version(PolicyArn=BOUNDARY, VersionId="v1"),
-        "making it anew": lambda: iam.create_policy(
-            PolicyName=BOUNDARY.rpartition("/")[2], PolicyDocument=all_of_it
-        ),
+        "another policy": lambda: iam.create_policy(PolicyName="x", PolicyDocument=all_of_it),
         "removing it": lambda: iam.delete_policy(PolicyArn=BOUNDARY),
         "a policy that denies taken from a role without one": lambda: iam.delete_role_policy(
             RoleName="theirs", PolicyName="denies"
@@ -145,6 +143,7 @@ def attacks(iam: Any) -> dict[str, Callable[[], Any]]:
 # What the guards leave to other policies: it holds as far as the boundary allows.
 _WITHIN = {
     "a job's policy for the machines",
+    "another policy",
     "a policy of one's own for the machines",
     "somebody else who may be a machine",
 }
@@ -242,25 +241,48 @@ def test_a_role_from_before_goes_on_until_somebody_asks_for_the_boundary(
     assert not [text for text in told if "permissions boundary" in text]
 
 
-def test_without_the_boundary_nothing_is_made_and_its_maker_is_named(
+def test_the_first_set_up_makes_the_boundary_and_its_maker_cannot_change_it(
     own_sandbox: Sandbox, door: Callable[..., Aws], prefect_server: None
 ) -> None:
     shipped = iam_policies("fresh", aws_account_id=NUMBER)
     aws = door("early", shipped["setup"], shipped["ongoing"], account="fresh")
-    with use_session(Session(aws)), pytest.raises(AccessDeniedError, match="setup iam --account fresh") as no:
-        set_up_account("fresh", "us-east-1")
+    set_up(aws)
+    arn, limits = boundary_of("fresh", NUMBER)
+    assert bound_by(own_sandbox, "fresh") == arn
+    iam = own_sandbox.client("iam")
+    held = iam.get_policy_version(PolicyArn=arn, VersionId="v1")["PolicyVersion"]["Document"]
+    assert held == limits
+    own = aws.session.client("iam", endpoint_url=own_sandbox.endpoint)
+    with pytest.raises(ClientError, match="EntityAlreadyExists"):
+        own.create_policy(PolicyName="coiled-boundary-fresh", PolicyDocument=json.dumps(EVERYTHING))
+    with pytest.raises(ClientError, match="AccessDenied"):
+        own.create_policy_version(PolicyArn=arn, PolicyDocument=json.dumps(EVERYTHING), SetAsDefault=True)
+    with pytest.raises(ClientError, match="AccessDenied"):
+        own.delete_policy(PolicyArn=arn)
+
+
+def test_where_it_may_not_make_the_boundary_nothing_is_made_and_its_maker_is_named(
+    own_sandbox: Sandbox, door: Callable[..., Aws], prefect_server: None
+) -> None:
+    shipped = iam_policies("closed", aws_account_id=NUMBER)
+    never = {"Statement": [{"Effect": "Deny", "Action": "iam:CreatePolicy", "Resource": "*"}]}
+    aws = door(
+        "closed",
+        shipped["setup"],
+        shipped["ongoing"],
+        {"Version": "2012-10-17", **never},
+        account="closed",
+    )
+    with (
+        use_session(Session(aws)),
+        pytest.raises(AccessDeniedError, match="setup iam --account closed") as no,
+    ):
+        set_up_account("closed", "us-east-1")
     assert "--permissions-boundary none" in str(no.value)
     ec2, iam = own_sandbox.client("ec2"), own_sandbox.client("iam")
-    wanted = [{"Name": "tag:coiled-account", "Values": ["fresh"]}]
+    wanted = [{"Name": "tag:coiled-account", "Values": ["closed"]}]
     assert ec2.describe_vpcs(Filters=wanted)["Vpcs"] == []
-    assert "fresh" not in {role["RoleName"] for role in iam.list_roles()["Roles"]}
-    # Nor can its holder be first, with one of his own making.
-    own = aws.session.client("iam", endpoint_url=own_sandbox.endpoint)
-    for also in ({}, {"Path": "/coiled/"}):
-        with pytest.raises(ClientError, match="AccessDenied"):
-            own.create_policy(
-                PolicyName="coiled-boundary-fresh", PolicyDocument=json.dumps(EVERYTHING), **also
-            )
+    assert "closed" not in {role["RoleName"] for role in iam.list_roles()["Roles"]}
 
 
 def test_an_administrator_who_sets_up_makes_the_boundary_and_takes_it_away(

@@ -98,7 +98,7 @@ def test_a_boundary_is_a_policy_of_ones_own(arn: str) -> None:
 def test_the_set_up_policy_wants_the_boundary_unless_one_opts_out() -> None:
     everything = {"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
     role, own = f"arn:aws:iam::{NUMBER}:role/team", boundary_arn("team", NUMBER)
-    changes = ("CreatePolicy", "CreatePolicyVersion", "DeletePolicy", "DeletePolicyVersion")
+    changes = ("CreatePolicyVersion", "DeletePolicy", "DeletePolicyVersion")
 
     def may(action: str, resource: str, bound: str, **keywords: Any) -> bool:
         for number in (NUMBER, "*"):
@@ -117,6 +117,14 @@ def test_the_set_up_policy_wants_the_boundary_unless_one_opts_out() -> None:
         assert not may(f"iam:{action}", own, "")
         assert may(f"iam:{action}", boundary_arn("team-2", NUMBER), "")
     assert not may("iam:DeleteRolePermissionsBoundary", role, own)
+    # It is made by whoever comes first; none but it, and none that somebody else has named.
+    setup = iam_policies("team", aws_account_id=NUMBER)["setup"]
+    for resource, allowed in ((own, True), (boundary_arn("team-2", NUMBER), False)):
+        assert decide([setup], Request("iam:CreatePolicy", resource, {})).allowed is allowed
+    limits = f"arn:aws:iam::{NUMBER}:policy/limits"
+    setup = iam_policies("team", aws_account_id=NUMBER, permissions_boundary=limits)["setup"]
+    for resource in (own, limits):
+        assert not decide([setup], Request("iam:CreatePolicy", resource, {})).allowed
     # Another one, if it is named.
     other = f"arn:aws:iam::{NUMBER}:policy/limits"
     assert may("iam:PutRolePolicy", role, other, permissions_boundary=other)
@@ -393,8 +401,15 @@ def test_ec2_is_called_as_the_partition_calls_it(partition: str, principal: str)
     ]
     assert passed
     assert set(passed) == {principal}
-    arns = {r.split(":")[1] for d in made.values() for s in d["Statement"] for r in s["Resource"] if ":" in r}
-    assert arns == {partition}
+    # What is denied is denied in each.
+    arns = {
+        (s["Effect"], r.split(":")[1])
+        for d in made.values()
+        for s in d["Statement"]
+        for r in s["Resource"]
+        if ":" in r
+    }
+    assert arns - {("Deny", "*"), ("Deny", partition)} == {("Allow", partition)}
 
 
 def test_a_partition_that_there_is_not_is_refused() -> None:
