@@ -69,6 +69,8 @@ def _module(name: str, **attributes: Any) -> None:
     vars(module).update(attributes)
 
 
+# It stands on fixtures, which pytest has refused since its release 9.
+pytest.mark.external = lambda function: function  # type: ignore[method-assign]
 _module("aiobotocore", get_session=_Session)
 for package in ("dask_cloudprovider", "dask_cloudprovider.aws"):
     _module(package)
