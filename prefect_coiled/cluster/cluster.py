@@ -516,11 +516,16 @@ class Cluster(DistributedCluster):
         self._tell("leaving")
         # First the machines, because they cost money; what is recorded comes after.
         ended = await self.in_thread(launched.terminate, list(self._fleet.all)) if launched else []
+        patience = HURRIED if self._hurried or self.stop_event.is_set() else PATIENCE
+        if self._scaling is not None:
+            # A launch that was on its way still finds what it needs; its machines are removed by their tags.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._scaling.acquire(), patience)
+                self._scaling.release()
         self._closed_at = self._closed_at or datetime.now(timezone.utc)
         if self.scheduler_comm is not None:
             await super()._close()
         if launched:
-            patience = HURRIED if self._hurried or self.stop_event.is_set() else PATIENCE
             removal = await self.in_thread(launched.remove, ended, patience)
             self.removal = removal if self.removal is None else self.removal.then(removal)
             self.step("cost", f"{self.cost().short} at list prices, in {launched.place}")
