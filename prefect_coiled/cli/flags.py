@@ -27,7 +27,7 @@ class AccountFlags:
     role_arn: Annotated[str | None, typer.Option(help="A role to assume.")] = None
     external_id: Annotated[str | None, typer.Option(help="External id that the role asks for.")] = None
     permissions_boundary: Annotated[
-        str | None, typer.Option(help='Policy that bounds the machines\' role, or "none".')
+        str | None, typer.Option(help='Policy that bounds the role, or "none".')
     ] = None
     spot: Annotated[
         bool | None, typer.Option("--spot/--no-spot", help="Whether workers are spot machines.")

@@ -474,6 +474,8 @@ def test_the_commands_that_make_and_attach_the_policies_are_printed(
     assert lines[-1].startswith(last)
     words = [shlex.split(line) for line in lines]
     made = {w[4]: json.loads(w[6]) for w in words if w[2] == "create-policy"}
+    limits = made.pop("coiled-boundary-team")
+    assert limits == boundary_of("team", "123456789012")[1]
     assert set(made) == {"coiled-setup-team", "coiled-ongoing-team"}
     shipped = iam_policies("team", aws_account_id="123456789012")
     assert made["coiled-setup-team"] == shipped["setup"]
