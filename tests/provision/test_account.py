@@ -268,6 +268,6 @@ def test_the_lease_of_a_set_up_that_was_killed_is_taken_over(
 ) -> None:
     name = "/prefect-coiled/team/set-up"
     sandbox.client("ssm").put_parameter(Name=name, Value="a dead holder", Type="String")
-    monkeypatch.setattr("prefect_coiled.aws.leases.GOOD_FOR", 1.0)
+    monkeypatch.setattr("prefect_coiled.aws.leases.GOOD_FOR", 5.0)
     assert set_up().network.vpc_id
     assert not sandbox.client("ssm").get_parameters(Names=[name])["Parameters"]

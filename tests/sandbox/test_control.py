@@ -63,7 +63,7 @@ def test_two_that_start_at_once_get_the_same_sandbox(home):
 
 
 def test_the_background_sandbox_ends_by_itself_without_calls_and_instances(home, until):
-    info = control.start(idle=0.3)
+    info = control.start(idle=2.0)
     until(lambda: control.status() is None)
     until(lambda: not psutil.pid_exists(info.pid))
 
