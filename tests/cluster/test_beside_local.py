@@ -431,7 +431,8 @@ def datasets_are_published(cluster: Any, client: Client, folder: Path) -> Any:
 def what_is_at_work_is_seen(cluster: Any, client: Client, folder: Path) -> Any:
     futures = client.map(time.sleep, [1.0, 1.0], pure=False)
     patiently(lambda: any(client.processing().values()))
-    seen = len(client.processing()), len(client.call_stack(futures)) > 0
+    patiently(lambda: client.call_stack(futures))
+    seen = len(client.processing())
     wait(futures)
     client.set_metadata(["beside", "a"], 1)
     return (

@@ -161,7 +161,9 @@ ALONE = {  # what the other ways do is done by the end of an account too, but fo
     "sweep": {"TerminateInstances", "DeleteNatGateway", "ReleaseAddress", "DeregisterImage", "DeleteVpc"},
     "close": {"TerminateInstances", "DeleteSecurityGroup", "DeleteLaunchTemplate", "DeleteParameters"},
 }
-REMOVALS = sorted(call for call in ACTIONS if call.partition(":")[2].startswith(REMOVING))
+# Rules from one group of a cluster to another are made by others alone: here there are none to take away.
+RULES = "ec2:RevokeSecurityGroupIngress"
+REMOVALS = sorted(c for c in ACTIONS if c.partition(":")[2].startswith(REMOVING) and c != RULES)
 CASES = [("destroy", call) for call in REMOVALS if call != "ec2:TerminateInstances"]
 CASES += [(way, call) for way, some in ALONE.items() for call in REMOVALS if call.partition(":")[2] in some]
 
