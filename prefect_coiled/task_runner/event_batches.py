@@ -84,9 +84,14 @@ class Waiting:
         return self._size
 
     @property
+    def past(self) -> int:
+        """How many of them say what a run was before it ended."""
+        return len(self._past)
+
+    @property
     def urgent(self) -> int:
         """How many of them say where a run is now."""
-        return self._size - len(self._past)
+        return self._size - self.past
 
     def put(self, event: Event, past: bool = False) -> None:
         """Have one wait.

@@ -76,8 +76,8 @@ class Outbox:
         self._busy = False
         self._hurry = False
         self._gathered_since = 0.0
-        # When no ends waited or were on their way, as far as was looked.
-        self._calm = time.monotonic()
+        # Since when there is something that says what runs were before.
+        self._past_since = 0.0
         self._thread: threading.Thread | None = None
         #: Requests made, by kind: for tests, and for who wonders what a flow run costs its API.
         self.requests = {"events": 0, "questions": 0}
@@ -92,7 +92,7 @@ class Outbox:
         with self._changed:
             before = len(self._waiting)
             for event in events:
-                self._waiting.put(event)
+                self._put(event)
             self._wake()
             # Whoever gathers a batch is not woken for each event.
             if not before or before < _BATCH <= len(self._waiting):
@@ -105,13 +105,19 @@ class Outbox:
             for batch in batches:
                 if batch.age is None:
                     for event in batch.events:
-                        self._waiting.put(event, batch.past)
+                        self._put(event, batch.past)
                 else:
                     self._flights.append(Flight(batch.events, max(now - batch.age, 1e-3), times=1))
             self._flights = deque(sorted(self._flights, key=lambda flight: flight.sent or now))
             if self._waiting or self._flights:
                 self._wake()
             self._changed.notify_all()
+
+    def _put(self, event: Event, past: bool = False) -> None:
+        before = self._waiting.past
+        self._waiting.put(event, past)
+        if not before and self._waiting.past:
+            self._past_since = time.monotonic()
 
     def _wake(self) -> None:
         if self._thread is None:
@@ -216,7 +222,7 @@ class Outbox:
             if seconds <= 0 or urgent >= _BATCH or self._hurry:
                 self._gathered_since = 0.0
                 return self._launched(self._waiting.take(_BATCH)), 0.0
-        if room and len(self._waiting) > urgent and self._is_turn_of_past(now):
+        if room and self._waiting.past and self._is_turn_of_past(now):
             return self._launched(self._waiting.take_past(_BATCH)), 0.0
         if not self._flights:
             return None, seconds
@@ -232,8 +238,8 @@ class Outbox:
     def _is_turn_of_past(self, now: float) -> bool:
         """Whether what runs were before may go: another process may have ends that the API takes first."""
         if not self._waiting.urgent and (self._hurry or not any(flight.ended for flight in self._flights)):
-            self._calm = now
-        return now - self._calm > _PATIENCE or self._calm == now
+            return True
+        return now - self._past_since > _PATIENCE
 
     def _send(self, client: SyncPrefectClient, flight: Flight) -> None:
         if self._resources is None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import copy_context
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -118,6 +119,19 @@ def test_what_runs_were_before_waits_for_ends_on_their_way_but_not_for_ever(
     monkeypatch.setattr(events, "_PATIENCE", 0.0)
     _until(lambda: len(api.batches) == 2)
     assert [each["final"] for each in api.batches[1]] == [False]
+
+
+def test_for_how_long_nothing_waited_is_no_patience(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    later, real = [0.0], time.monotonic
+    clock = SimpleNamespace(monotonic=lambda: real() + later[0], sleep=time.sleep)
+    monkeypatch.setattr(events, "time", clock)
+    monkeypatch.setattr(events, "_AGAIN", 60.0)
+    api.loses = True
+    box, run = outbox(), uuid4()
+    later[0] = 10 * events._PATIENCE
+    box.add([event(run, False), event(run)])
+    _until(lambda: box.requests["questions"] > 3)
+    assert [each["final"] for batch in api.batches for each in batch] == [True]
 
 
 def test_what_runs_were_before_goes_when_the_api_has_their_ends(api: Api) -> None:
