@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.plan.actions import BOUNDARY
 
 __all__ = [
     "BOUND",
@@ -78,7 +79,7 @@ def check_boundary(arn: str) -> str:
 
 def boundary_arn(account: str, number: str, partition: str = "aws") -> str:
     """The ARN of the boundary that is made with the policies of an account."""
-    return f"arn:{partition}:iam::{number}:policy/coiled-boundary-{account}"
+    return BOUNDARY.format(partition=partition, number=number, account=account)
 
 
 def effective_boundary(said: str, account: str, number: str, partition: str = "aws") -> str:

@@ -167,7 +167,8 @@ def policy(
     """The document of a phase; see `iam_policies`."""
     boundary = effective_boundary(permissions_boundary, account, number, partition)
     # The guards hold them to it.
-    listed = [g._replace(condition="") if g.condition == "bounded" else g for g in _held(phase, boundary)]
+    held = _held(phase, boundary, boundary_arn(account, number, partition))
+    listed = [g._replace(condition="") if g.condition == "bounded" else g for g in held]
     named = _named_statements(listed, account, number, region, partition)
     named += _never(phase, partition)
     if boundary and phase == "setup":
@@ -184,14 +185,18 @@ def policy(
     return {"Version": "2012-10-17", "Statement": statements}
 
 
-def _held(phase: Phase, boundary: str) -> list[Grant]:
-    """The permissions of a phase, about a boundary only if there is one, and then about that one."""
+def _held(phase: Phase, boundary: str, made: str) -> list[Grant]:
+    """The permissions of a phase, about a boundary only if there is one, and then about that one.
+
+    Args:
+        made: The ARN, or a pattern of it, of the boundary that set-up makes; another one is made by whoever
+            named it.
+    """
     listed = grants(phase)
     if not boundary:
         return [g for g in listed if g.condition != "bounded" and g.resource != BOUNDARY]
-    # One of the user's own is made by whoever named it.
-    own = not boundary.rpartition("/")[2].startswith("coiled-boundary-")
-    listed = [g for g in listed if not (own and g.resource == BOUNDARY and g.action != "iam:GetPolicy")]
+    if not fnmatch.fnmatchcase(boundary, made):
+        listed = [g for g in listed if g.resource != BOUNDARY or g.action == "iam:GetPolicy"]
     return [g._replace(resource=boundary) if g.resource == BOUNDARY else g for g in listed]
 
 
@@ -288,7 +293,7 @@ def questions(
     places = _places(account, number, region, partition)
     boundary = effective_boundary(permissions_boundary, account, number, partition)
     groups: dict[tuple[Condition, str], list[str]] = {}
-    for grant in _held(phase, boundary):
+    for grant in _held(phase, boundary, boundary_arn(account, number, partition)):
         groups.setdefault((grant.condition, grant.resource), []).append(grant.action)
     bound = {"iam:PermissionsBoundary": boundary} if boundary else {}
     found = [

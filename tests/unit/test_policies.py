@@ -121,10 +121,12 @@ def test_the_set_up_policy_wants_the_boundary_unless_one_opts_out() -> None:
     setup = iam_policies("team", aws_account_id=NUMBER)["setup"]
     for resource, allowed in ((own, True), (boundary_arn("team-2", NUMBER), False)):
         assert decide([setup], Request("iam:CreatePolicy", resource, {})).allowed is allowed
-    limits = f"arn:aws:iam::{NUMBER}:policy/limits"
-    setup = iam_policies("team", aws_account_id=NUMBER, permissions_boundary=limits)["setup"]
-    for resource in (own, limits):
-        assert not decide([setup], Request("iam:CreatePolicy", resource, {})).allowed
+    for limits in (boundary_arn("team-2", NUMBER), f"arn:aws:iam::{NUMBER}:policy/limits"):
+        setup = iam_policies("team", aws_account_id=NUMBER, permissions_boundary=limits)["setup"]
+        for resource in (own, limits):
+            assert not decide([setup], Request("iam:CreatePolicy", resource, {})).allowed
+    named = iam_policies("team", permissions_boundary=own)["setup"]
+    assert decide([named], Request("iam:CreatePolicy", own, {})).allowed
     # Another one, if it is named.
     other = f"arn:aws:iam::{NUMBER}:policy/limits"
     assert may("iam:PutRolePolicy", role, other, permissions_boundary=other)
