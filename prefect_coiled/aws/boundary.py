@@ -20,8 +20,16 @@ def wanted_arn(aws: Aws) -> str:
     """The ARN of the boundary that the account's role must have; empty if it needs none."""
     if aws.boundary == boundary.NO_BOUNDARY:
         return ""
-    partition = aws.session.get_partition_for_region(aws.region)
-    return boundary.effective_boundary(aws.boundary, aws.account, aws.number, partition)
+    return boundary.effective_boundary(aws.boundary, aws.account, aws.number, _partition(aws))
+
+
+def bound_by(role: Item) -> str:
+    """The ARN of the boundary that a role has; empty if it has none."""
+    return str((role.get("PermissionsBoundary") or {}).get("PermissionsBoundaryArn", ""))
+
+
+def _partition(aws: Aws) -> str:
+    return str(aws.session.get_partition_for_region(aws.region))
 
 
 def ensure_boundary(aws: Aws) -> str:
@@ -49,8 +57,7 @@ def ensure_boundary(aws: Aws) -> str:
 
 
 def _create(aws: Aws) -> None:
-    partition = aws.session.get_partition_for_region(aws.region)
-    _, document = policies.boundary_of(aws.account, aws.number, partition)
+    _, document = policies.boundary_of(aws.account, aws.number, _partition(aws))
     what = f"creating the permissions boundary ({policy_name('boundary', aws.account)})"
     try:
         aws.call(
@@ -93,7 +100,7 @@ def unbound(aws: Aws, there: There) -> str:
     """
     wanted = wanted_arn(aws)
     for role in there.get("role", ()):
-        found = str((role.get("PermissionsBoundary") or {}).get("PermissionsBoundaryArn", ""))
+        found = bound_by(role)
         if wanted and found != wanted:
             has = f"with the permissions boundary {found}" if found else "without a permissions boundary"
             return (
@@ -106,8 +113,7 @@ def unbound(aws: Aws, there: There) -> str:
 
 def find_boundary(aws: Aws) -> list[Item]:
     """The boundary that was made with the account's policies, if it is there, ours, and may be seen."""
-    partition = aws.session.get_partition_for_region(aws.region)
-    arn = boundary.boundary_arn(aws.account, aws.number, partition)
+    arn = boundary.boundary_arn(aws.account, aws.number, _partition(aws))
     try:
         found: Item = aws.call("iam:GetPolicy", "looking for the permissions boundary", PolicyArn=arn)[
             "Policy"

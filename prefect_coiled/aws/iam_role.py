@@ -7,7 +7,7 @@ import re
 from contextlib import suppress
 from urllib.parse import unquote
 
-from prefect_coiled.aws.boundary import wanted_arn
+from prefect_coiled.aws.boundary import bound_by, wanted_arn
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.ownership import check_ours
 from prefect_coiled.aws.waits import VISIBLE, retry_while
@@ -73,7 +73,7 @@ def _role_lacks(item: Item, want: Wanted, there: There) -> str:
     Where none is named, a role keeps the boundary that it has, or has not; see `boundary.unbound`.
     """
     if _is_to_be_bound(item, want):
-        return f"its permissions boundary is {_boundary_of(item) or 'missing'}"
+        return f"its permissions boundary is {bound_by(item) or 'missing'}"
     found = item.get("Policy")
     if found is None:
         return "it has no policy"
@@ -82,11 +82,7 @@ def _role_lacks(item: Item, want: Wanted, there: There) -> str:
 
 
 def _is_to_be_bound(item: Item, want: Wanted) -> bool:
-    return want.boundary not in ("", NO_BOUNDARY, _boundary_of(item))
-
-
-def _boundary_of(item: Item) -> str:
-    return str((item.get("PermissionsBoundary") or {}).get("PermissionsBoundaryArn", ""))
+    return want.boundary not in ("", NO_BOUNDARY, bound_by(item))
 
 
 def _write_policy(aws: Aws, item: Item, want: Wanted, there: There) -> Item:
@@ -241,7 +237,7 @@ def _delete_profile(aws: Aws, items: list[Item]) -> None:
 
 def _delete_role(aws: Aws, items: list[Item]) -> None:
     what, role = f"deleting role ({aws.account})", {"RoleName": aws.account}
-    if not _boundary_of(items[0]) and (bound := wanted_arn(aws)):
+    if not bound_by(items[0]) and (bound := wanted_arn(aws)):
         # From a role from before its boundary the set-up policy of this version lets no policy be taken.
         with suppress(AccessDeniedError, NotFoundError):
             aws.call("iam:PutRolePermissionsBoundary", what, PermissionsBoundary=bound, **role)

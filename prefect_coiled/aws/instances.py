@@ -183,14 +183,8 @@ def _no_such_disk(error: AwsError) -> AwsError | None:
     ):
         return None
     row = CODES["VolumeTypeNotAvailableInZone"]
-    return row.cls(
-        error.diagnosis.what,
-        f"{error.diagnosis.why.rstrip('. ')} ({row.gloss})",
-        row.next_step,
-        operation=error.operation,
-        code=error.code,
-        request_id=error.request_id,
-    )
+    why = f"{error.diagnosis.why.rstrip('. ')} ({row.gloss})"
+    return error.told_as(row.cls, why=why, next_step=row.next_step)
 
 
 def _free_plan(aws: Aws, instance_type: str, error: AwsError) -> AwsError | None:

@@ -72,13 +72,10 @@ def _closed(error: AwsError, zone: str) -> AwsError | None:
     # https://github.com/hashicorp/terraform/issues/3434
     if error.code != "InvalidParameterValue" or "availabilityZone" not in error.diagnosis.why:
         return None
-    closed = ClosedZoneError(
-        error.diagnosis.what,
-        f"{error.diagnosis.why.rstrip('. ')}: AWS makes no new subnets of this AWS account in {zone}",
-        "Choose another zone, or none.",
-        operation=error.operation,
-        code=error.code,
-        request_id=error.request_id,
+    closed = error.told_as(
+        ClosedZoneError,
+        why=f"{error.diagnosis.why.rstrip('. ')}: AWS makes no new subnets of this AWS account in {zone}",
+        next_step="Choose another zone, or none.",
     )
     closed.zone = zone
     return closed

@@ -200,9 +200,15 @@ def asking(what: str) -> Iterator[SyncPrefectClient]:
     """
     from prefect.client.orchestration import get_client
 
+    with _told_in_a_line(what), get_client(sync_client=True) as client:
+        yield client
+
+
+@contextmanager
+def _told_in_a_line(what: str) -> Iterator[None]:
     try:
-        with _patient(), get_client(sync_client=True) as client:
-            yield client
+        with _patient():
+            yield
     except PrefectCoiledError:
         raise
     except Exception as error:
@@ -253,7 +259,7 @@ def save_block(block: Ec2DaskAccount, slug: str) -> None:
         AccountError: The Prefect API could not be asked.
     """
     save: Any = block.save  # Prefect's types do not know `_sync`
-    with asking(f"account {slug!r}"):
+    with _told_in_a_line(f"account {slug!r}"):
         save(slug, overwrite=True, _sync=True)
 
 

@@ -31,6 +31,15 @@ def shared_sandbox() -> Iterator[Sandbox]:
         yield sandbox
 
 
+@pytest.fixture(scope="module")
+def nothing_is_left(shared_sandbox: Sandbox) -> Iterator[None]:
+    """The shared sandbox is empty before a file and after it."""
+    shared_sandbox.reset()
+    shared_sandbox.set(boot="none")
+    yield
+    shared_sandbox.reset()
+
+
 @pytest.fixture
 def sandbox(shared_sandbox: Sandbox, prefect_server: None) -> Iterator[Sandbox]:
     """The shared sandbox, its faults and limits taken back at the end."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import botocore.client
@@ -23,12 +23,7 @@ from tests.provision.laid import Lay, refusing
 Spec = Callable[..., ClusterSpec]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left(shared_sandbox: Sandbox) -> Iterator[None]:
-    shared_sandbox.reset()
-    shared_sandbox.set(boot="none")
-    yield
-    shared_sandbox.reset()
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 
 def test_tags_of_any_characters_go_with_an_aws_account_that_shows_tags_in_metadata(

@@ -84,6 +84,15 @@ def bound_by(sandbox: Sandbox, name: str = "bound") -> str:
     return str(role.get("PermissionsBoundary", {}).get("PermissionsBoundaryArn", ""))
 
 
+def made_for(sandbox: Sandbox, account: str) -> str:
+    """The ARN of the boundary that was made for an account: its role has it, and it says what it should."""
+    arn, limits = boundary_of(account, NUMBER)
+    assert bound_by(sandbox, account) == arn
+    held = sandbox.client("iam").get_policy_version(PolicyArn=arn, VersionId="v1")
+    assert held["PolicyVersion"]["Document"] == limits
+    return arn
+
+
 def test_set_up_makes_the_role_with_the_boundary(own_sandbox: Sandbox, installer: Aws) -> None:
     assert bound_by(own_sandbox) == BOUNDARY
     assert iam_role.attach_policy(installer, "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess")
@@ -247,11 +256,7 @@ def test_the_first_set_up_makes_the_boundary_and_its_maker_cannot_change_it(
     shipped = iam_policies("fresh", aws_account_id=NUMBER)
     aws = door("early", shipped["setup"], shipped["ongoing"], account="fresh")
     set_up(aws)
-    arn, limits = boundary_of("fresh", NUMBER)
-    assert bound_by(own_sandbox, "fresh") == arn
-    iam = own_sandbox.client("iam")
-    held = iam.get_policy_version(PolicyArn=arn, VersionId="v1")["PolicyVersion"]["Document"]
-    assert held == limits
+    arn = made_for(own_sandbox, "fresh")
     own = aws.session.client("iam", endpoint_url=own_sandbox.endpoint)
     with pytest.raises(ClientError, match="EntityAlreadyExists"):
         own.create_policy(PolicyName="coiled-boundary-fresh", PolicyDocument=json.dumps(EVERYTHING))
@@ -290,11 +295,7 @@ def test_an_administrator_who_sets_up_makes_the_boundary_and_takes_it_away(
 ) -> None:
     aws = door("administrator", EVERYTHING, account="whole")
     set_up(aws)
-    arn, limits = boundary_of("whole", NUMBER)
-    assert bound_by(own_sandbox, "whole") == arn
-    iam = own_sandbox.client("iam")
-    held = iam.get_policy_version(PolicyArn=arn, VersionId="v1")["PolicyVersion"]["Document"]
-    assert held == limits
+    arn, iam = made_for(own_sandbox, "whole"), own_sandbox.client("iam")
     # What an administrator changed stays; and a holder of the policies leaves it at the end.
     wider = boundary_of("whole", NUMBER, services=["dynamodb"])[1]
     iam.create_policy_version(PolicyArn=arn, PolicyDocument=json.dumps(wider), SetAsDefault=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -28,12 +28,7 @@ Show = Callable[[str, Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 _call: Any = botocore.client.BaseClient.__dict__["_make_api_call"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left(shared_sandbox: Sandbox) -> Iterator[None]:
-    shared_sandbox.reset()
-    shared_sandbox.set(boot="none")
-    yield
-    shared_sandbox.reset()
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 
 @pytest.fixture

@@ -31,12 +31,7 @@ SHARED = {"VPC", "subnet", "route table", "internet gateway", "VPC endpoint", "I
 SHARED |= {"log group", "bucket", "repository"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left(shared_sandbox: Sandbox) -> Iterator[None]:
-    shared_sandbox.reset()
-    shared_sandbox.set(boot="none")
-    yield
-    shared_sandbox.reset()
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 
 @pytest.fixture(autouse=True)
