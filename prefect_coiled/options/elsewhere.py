@@ -76,6 +76,11 @@ _DASK_WORKERS: Mapping[str, str] = {
     **dict.fromkeys(("scheduler_ip", "scheduler_sni"), _FINDS),
     "config": "Dask's configuration goes there by itself; `send_dask_config=False` keeps it here.",
     "nanny": "Each worker has a nanny.",
+    # Of an older Dask, where they were deprecated in favour of its configuration.
+    **{
+        f"memory_{of}_fraction": f"Use Dask's configuration, which goes to the machines: distributed.worker.memory.{of}."
+        for of in ("target", "spill", "pause")
+    },
     "reconnect": "Dask does not know it any more.",
 }
 
