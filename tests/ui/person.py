@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ def open_page(url: str, version: str = "v2", logo: bytes | None = None, **option
         logo: Stands for the picture that the web has.
         options: Of the browser's context.
     """
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import Error, sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -87,7 +87,12 @@ def open_page(url: str, version: str = "v2", logo: bytes | None = None, **option
 
             def answer(route: Any) -> None:
                 asked = route.request.url
-                if asked.startswith(url) or asked.startswith(("data:", "http://127.0.0.1:")):
+                if asked.startswith((url, "http://127.0.0.1:")):
+                    # Not by Chromium, which breaks off whatever it fetches when an interface of the machine
+                    # comes or goes (net::ERR_NETWORK_CHANGED): another suite's whole machines have some.
+                    with suppress(Error):  # the page is gone
+                        route.fulfill(response=route.fetch())
+                elif asked.startswith("data:"):
                     route.continue_()
                 elif logo is not None and asked.startswith(LOGOS):
                     route.fulfill(body=logo, content_type="image/png")
