@@ -78,7 +78,7 @@ _DASK_WORKERS: Mapping[str, str] = {
     "nanny": "Each worker has a nanny.",
     # Of an older Dask, where they were deprecated in favour of its configuration.
     **{
-        f"memory_{of}_fraction": f"Use Dask's configuration, which goes to the machines: distributed.worker.memory.{of}."
+        f"memory_{of}_fraction": f"Use Dask's configuration, distributed.worker.memory.{of}: it goes along."
         for of in ("target", "spill", "pause")
     },
     "reconnect": "Dask does not know it any more.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,6 +108,28 @@ def test_a_large_argument_goes_once_to_the_cluster_and_a_result_stays_there_unti
         assert states[3].result().sum() == 3 * 500_000
 
     sums()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_large_array_is_the_task_s_own_and_nobody_is_warned_of_it(
+    runner: CoiledTaskRunner, order: Any
+) -> None:
+    array = np.arange(1_600_000.0).reshape(1000, 1600).copy(order)  # more than Dask takes for a large graph
+
+    @task
+    def change(n: int, values: Any) -> tuple[float, bool]:
+        before = float(values[1, 1])
+        values[1, 1] = n
+        return before, bool(values.flags.writeable and values.flags[f"{order}_CONTIGUOUS"])
+
+    @flow(task_runner=runner)
+    def changes() -> list[Any]:
+        return list(change.map(range(8), unmapped(array)).result())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert changes() == [(1601.0, True)] * 8
+    assert array[1, 1] == 1601.0
 
 
 @dataclass
