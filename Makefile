@@ -13,7 +13,7 @@ export UV_NATIVE_TLS ?= 1
 EMULATORS_PYTHON ?= 3.13
 
 # Suites with a target of their own; and files that take minutes for what others show in part.
-APART := tests/netns tests/ui tests/vm tests/qemu tests/clients tests/emulators tests/upstream
+APART := tests/netns tests/ui tests/vm tests/qemu tests/clients tests/emulators tests/upstream tests/matrix
 LONG := tests/deployments tests/bare tests/cli/test_environment_diff.py \
   $(addprefix tests/cluster/test_,api_keys.py beside_local.py containers.py doctor.py ends.py fresh_account.py gpu.py \
     heavy_use.py logs_in_prefect.py machines_counted.py notebook.py one_address.py reference_document.py \
@@ -40,7 +40,7 @@ define with_versions
 endef
 
 .PHONY: demo test long-test clients-test again netns-test vm-test qemu-test ui-test screens check build docs lock format clean \
-  upstream-test moto-test emulators oldest-test newest-test
+  upstream-test moto-test crash-matrix emulators oldest-test newest-test
 
 clients-test: $(STAMP)  ## environments made by uv, pip, poetry, pdm and others, with each Python that is here
 	$(BIN)/python -m pytest tests/clients --timeout 600
@@ -91,6 +91,10 @@ docs: $(STAMP)  ## the docs site, at http://127.0.0.1:8000
 
 upstream-test: $(STAMP)  ## prefect-dask's own tests on CoiledTaskRunner; distributed's on Cluster (CONTRIBUTING.md)
 	$(BIN)/python -m pytest tests/upstream/test_upstream.py tests/upstream/test_deploy.py --timeout 0
+
+crash-matrix: $(STAMP)  ## each call that changes something, gone wrong in six ways, one after the other; hours
+	PREFECT_COILED_MATRIX=all PREFECT_COILED_MATRIX_TABLE=$${PREFECT_COILED_MATRIX_TABLE:-$(CURDIR)/.venv/crash-matrix.json} \
+	  $(BIN)/python -m pytest tests/matrix
 
 moto-test: $(STAMP)  ## moto's own tests with the sandbox's corrections; MOTO_TESTS names a folder with its `tests`
 	$(BIN)/uv pip install --quiet --no-deps --target .emulators/moto freezegun

@@ -1,0 +1,261 @@
+"""Every call that changes something, and each way in which it can go wrong: then a sweep, or the same again.
+
+python -m pytest tests/matrix/test_crash.py      # a sample
+make crash-matrix                                # every call; writes the table
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from prefect_coiled.aws import kinds, leases, parameters, waits
+from prefect_coiled.aws.account import Account
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.kinds import find_all
+from prefect_coiled.cluster import launched as launching
+from prefect_coiled.cluster.launched import find_launched, launch
+from prefect_coiled.cluster.request import Request
+from prefect_coiled.errors import PrefectCoiledError
+from prefect_coiled.provision import delete_cluster, destroy_account, planning, removal, set_up_account, sweep
+from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.tasks.changes import plainly
+from prefect_coiled.tasks.steps import Session, use_session
+
+from .lives import FAULTS, Killed, Life, what_there_is
+
+ALL = os.environ.get("PREFECT_COILED_MATRIX") == "all"
+TABLE = os.environ.get("PREFECT_COILED_MATRIX_TABLE")
+NAME, WORKERS, MORE = "one", 2, 3
+Step = Callable[[], Any]
+# The values of parameters that an earlier life left.
+_LEFT: set[str] = set()
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch, account: Account) -> None:
+    """Bounds of waits pass some hundred times as fast; no cluster counts as one that somebody starts now."""
+    begun = time.monotonic()
+    assert waits.wait_for.__kwdefaults__ is not None
+    monkeypatch.setitem(
+        waits.wait_for.__kwdefaults__, "clock", lambda: begun + (time.monotonic() - begun) * 300.0
+    )
+    monkeypatch.setattr(removal, "as_steps", plainly)
+    monkeypatch.setattr(parameters, "STARTING", -60.0)
+    monkeypatch.setattr(launching, "load_account", lambda slug: account)
+    # A lease of a life that is no more is old by the time that somebody else comes.
+    read = parameters.read_with_age
+
+    def aged(aws: Aws, name: str) -> tuple[str, float] | None:
+        found = read(aws, name)
+        return (found[0], 3600.0) if found is not None and found[0] in _LEFT else found
+
+    monkeypatch.setattr(leases, "read_with_age", aged)
+
+
+class World:
+    """An AWS account in the sandbox, and what a user does in it."""
+
+    def __init__(self, sandbox: Sandbox, account: Account) -> None:
+        self.sandbox, self.account = sandbox, account
+
+    @property
+    def aws(self) -> Aws:
+        return self.account.door("us-east-1")
+
+    def parameters(self) -> set[str]:
+        """The values of all parameters."""
+        pages = self.sandbox.client("ssm").get_paginator("get_parameters_by_path")
+        found = pages.paginate(Path="/prefect-coiled", Recursive=True, WithDecryption=True)
+        return {one["Value"] for page in found for one in page["Parameters"]}
+
+    def anew(self) -> None:
+        self.sandbox.reset()
+        self.sandbox.set(boot="none")
+
+    def ready(self) -> None:
+        """What a set-up of one zone makes, by the plan and the rows alone."""
+        aws = self.aws
+        want = planning.wanted(
+            aws, ("us-east-1a",), None, "nat", every_zone=True, network=True, registry="ecr"
+        )
+        there = find_all(aws, planning.asked_of(want))
+        for change in planning.set_up_of(aws, there, want).todo:
+            kinds.bring(aws, change, want, there)
+
+    def set_up(self) -> None:
+        with use_session(Session(self.aws)):
+            set_up_account("team", "us-east-1")
+
+    def create(self) -> None:
+        request = Request(
+            {}, name=NAME, n_workers=WORKERS, zone="us-east-1a", allow_ingress_from="192.0.2.7/32"
+        )
+        launch(request, threading.Event())
+
+    def grow(self) -> None:
+        """As `Cluster.scale`: by what AWS lists."""
+        cluster = find_launched(self.aws, NAME)
+        assert cluster is not None
+        there = sum(m.role == "worker" for m in cluster.machines(("pending", "running")))
+        if there < WORKERS + MORE:
+            cluster.add(WORKERS + MORE - there)
+
+    def shrink(self) -> None:
+        cluster = find_launched(self.aws, NAME)
+        assert cluster is not None
+        there = [m.instance_id for m in cluster.machines(("pending", "running")) if m.role == "worker"]
+        cluster.terminate_workers(there[1:])
+
+    def delete(self) -> None:
+        with use_session(Session(self.aws)):
+            delete_cluster("team", "us-east-1", NAME)
+
+    def sweep(self) -> None:
+        with use_session(Session(self.aws)):
+            sweep("team", "us-east-1", release_nat=False)
+
+    def orphan(self) -> None:
+        """The scheduler's machine dies; the workers run on."""
+        cluster = find_launched(self.aws, NAME)
+        assert cluster is not None
+        scheduler = cluster.record.scheduler.instance_id
+        self.sandbox.client("ec2").terminate_instances(InstanceIds=[scheduler])
+
+    def end_by_themselves(self) -> None:
+        """Machines whose client is gone end after minutes (`node/timers.py`); here they do at once."""
+        ec2 = self.sandbox.client("ec2")
+        there = [i["InstanceId"] for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]]
+        if there:
+            ec2.terminate_instances(InstanceIds=there)
+
+    def destroy(self) -> None:
+        with use_session(Session(self.aws)):
+            destroy_account("team", "us-east-1")
+
+
+class Way(NamedTuple):
+    """Something that a user does: what there is before, and whether a sweep afterwards leaves just that."""
+
+    before: tuple[str, ...]
+    does: str
+    swept: tuple[str, ...] | None
+
+
+WAYS = {
+    "set-up": Way((), "set_up", None),
+    "create": Way(("ready",), "create", ("ready",)),
+    "scale up": Way(("ready", "create"), "grow", None),
+    "scale down": Way(("ready", "create"), "shrink", None),
+    "delete": Way(("ready", "create"), "delete", ("ready",)),
+    "sweep": Way(("ready", "create", "orphan"), "sweep", ("ready",)),
+    "destroy": Way(("ready",), "destroy", None),
+}
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[list[dict[str, Any]]]:
+    """What was run and what came of it; written where it is asked for."""
+    rows: list[dict[str, Any]] = []
+    yield rows
+    if TABLE:
+        there = json.loads(Path(TABLE).read_text()) if Path(TABLE).exists() else []
+        Path(TABLE).write_text(json.dumps([*there, *rows], indent=1))
+
+
+def after(world: World, *steps: str) -> Counter[str]:
+    """What there is when these were done without a fault."""
+    world.anew()
+    for step in steps:
+        getattr(world, step)()
+    return what_there_is(world.sandbox)
+
+
+def lives(step: Step, faults: dict[int, str]) -> Life:
+    """One life with its faults, and how it ended is its own."""
+    life = Life(faults)
+    with life.lived():
+        try:
+            step()
+        except (PrefectCoiledError, Killed):
+            pass
+        except BaseException as error:
+            if not any(isinstance(one, Killed) for one in _causes(error)) and "Killed" not in str(error):
+                raise
+    return life
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def differences(found: Counter[str], wanted: Counter[str]) -> list[str]:
+    return [f"{found[k]} x {k}, not {wanted[k]}" for k in sorted({*found, *wanted}) if found[k] != wanted[k]]
+
+
+def chosen(number: int, fault: str) -> bool:
+    """A sample, another one for each fault."""
+    return ALL or number % 11 == FAULTS.index(fault)
+
+
+# A life that is no more has threads that meet it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("way", WAYS)
+def test_after_a_fault_at_any_call_a_sweep_cleans_up_and_the_same_command_reaches_its_goal(
+    sandbox: Sandbox, account: Account, table: list[dict[str, Any]], way: str, fault: str
+) -> None:
+    world = World(sandbox, account)
+    before, does, swept = WAYS[way]
+    goal = after(world, *before, does)
+    rest = after(world, *swept) if swept is not None else None
+    after(world, *before)
+    with (counted := Life()).lived():
+        getattr(world, does)()
+    wrong = []
+    for number in range(len(counted.calls)):
+        if not chosen(number, fault):
+            continue
+        row = {"way": way, "fault": fault, "number": number, "call": counted.calls[number]}
+        try:
+            row["wrong"] = _cell(world, WAYS[way], number, fault, goal, rest)
+        except Exception as error:
+            row["wrong"] = [f"{type(error).__name__}: {error}"[:300]]
+        table.append(row)
+        if row["wrong"]:
+            wrong.append(row)
+    assert not wrong, json.dumps(wrong, indent=1)
+
+
+def _cell(
+    world: World, way: Way, number: int, fault: str, goal: Counter[str], rest: Counter[str] | None
+) -> list[str]:
+    wrong: list[str] = []
+    for then in ("the same again", *(["a sweep"] if rest is not None else [])):
+        after(world, *way.before)
+        lives(getattr(world, way.does), {number: fault})
+        _LEFT.update(world.parameters())
+        if way.does == "create":
+            world.end_by_themselves()
+        if then == "a sweep":
+            assert rest is not None
+            world.sweep()
+            wrong += [f"{then}: {one}" for one in differences(what_there_is(world.sandbox), rest)]
+            with (second := Life()).lived():
+                world.sweep()
+            wrong += [f"a second sweep: {call}" for call in second.calls]
+        elif what_there_is(world.sandbox) != goal or way.does in ("set_up", "delete", "sweep", "destroy"):
+            getattr(world, way.does)()
+            wrong += [f"{then}: {one}" for one in differences(what_there_is(world.sandbox), goal)]
+    return wrong
