@@ -3,7 +3,8 @@
     table        the rows
     asked        a call in the API's own parameters, from the wire by botocore's model
     models       what the models hold: required members, lengths, ranges, patterns, enumerations
-    ec2_lists, ec2_launch, ec2_network, ec2_groups, iam, logs, ssm, ecr, s3     what no model holds
+    ec2_lists, ec2_launch, ec2_network, ec2_routes, ec2_groups, ec2_templates     what no model holds of EC2's
+    iam, logs, ssm, ecr, s3     what no model holds of the others'
     fresh        what an account may not have yet: spot's role, vCPUs, types, a region
     times        what needs time on AWS
     rates        how often a call may be made
@@ -24,7 +25,9 @@ _MODULES = (
     "ec2_lists",
     "ec2_launch",
     "ec2_network",
+    "ec2_routes",
     "ec2_groups",
+    "ec2_templates",
     "iam",
     "logs",
     "ssm",

@@ -1,7 +1,8 @@
-"""EC2's rules for security groups, images and launch templates."""
+"""EC2's rules for security groups."""
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -34,33 +35,7 @@ kept(
     "A rule is there once.",
     _API.format("AuthorizeSecurityGroupIngress"),
 )
-kept(
-    "template-name-once",
-    "ec2",
-    "CreateLaunchTemplate",
-    "InvalidLaunchTemplateName.AlreadyExistsException",
-    "A launch template's name is there once.",
-    _API.format("CreateLaunchTemplate"),
-)
-kept(
-    "image-name-once",
-    "ec2",
-    "CreateImage",
-    "InvalidAMIName.Duplicate",
-    "An image's name is there once.",
-    _API.format("CreateImage"),
-)
-kept(
-    "snapshot-in-use",
-    "ec2",
-    "DeleteSnapshot",
-    "InvalidSnapshot.InUse",
-    "An image's snapshot stays as long as the image.",
-    _API.format("DeleteSnapshot"),
-)
 
-
-# -- security groups -----------------------------------------------------------------------------------------
 
 _SET = "a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*"
 _GROUP_TEXT = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")
@@ -197,6 +172,73 @@ def _sources(asked: Asked) -> Iterator[Mapping[str, Any]]:
 
 @rule(
     "ec2",
+    "AuthorizeSecurityGroup*",
+    "MissingParameter",
+    "A rule says its protocol and at least one source; a call has at least one rule.",
+    _API.format("AuthorizeSecurityGroupIngress"),
+)
+def rule_parts(asked: Asked) -> str | None:
+    if asked.get("IpProtocol") or asked.get("SourceSecurityGroupName"):
+        return None  # the older form, of one rule
+    permissions = asked.all("IpPermissions")
+    if not permissions:
+        return "The request must contain the parameter ipPermissions"
+    for permission in permissions:
+        if permission.get("IpProtocol") is None:
+            return "The request must contain the parameter ipProtocol"
+        if not any(permission.get(kind) for kind in _SOURCE_KEYS):
+            return "Source group, CIDR block or prefix list must be specified"
+    return None
+
+
+@rule(
+    "ec2",
+    "RevokeSecurityGroup*",
+    "MissingParameter",
+    "A call that revokes says which rules, by their ids or their parts.",
+    _API.format("RevokeSecurityGroupIngress"),
+)
+def revoked_parts(asked: Asked) -> str | None:
+    named = ("IpPermissions", "SecurityGroupRuleIds", "IpProtocol", "SourceSecurityGroupName")
+    if any(asked.get(name) for name in named):
+        return None
+    return "Either 'ipPermissions' or 'securityGroupRuleIds' should be provided."
+
+
+@rule(
+    "ec2",
+    "AuthorizeSecurityGroup* RevokeSecurityGroup* DeleteSecurityGroup",
+    "MissingParameter",
+    "A group is named, by its id where its VPC is not the default one.",
+    _API.format("DeleteSecurityGroup"),
+)
+def group_named(asked: Asked) -> str | None:
+    if asked.get("GroupId") or asked.get("GroupName"):
+        return None
+    return "The request must contain the parameter groupName or groupId"
+
+
+@rule(
+    "ec2",
+    "AuthorizeSecurityGroup* RevokeSecurityGroup*",
+    "InvalidParameterValue",
+    "ICMP has a type and a code; all types have all codes.",
+    _API.format("IpPermission"),
+)
+def icmp(asked: Asked) -> str | None:
+    for permission in asked.all("IpPermissions"):
+        if str(permission.get("IpProtocol")).lower() not in ("icmp", "1"):
+            continue
+        kind, code = permission.get("FromPort"), permission.get("ToPort")
+        if kind is None or code is None:
+            return "Invalid value 'Must specify ICMP type and code.' for portRange."
+        if kind == -1 and code != -1:
+            return f"ICMP code ({code}) must be -1 where its type is."
+    return None
+
+
+@rule(
+    "ec2",
     "AuthorizeSecurityGroup* RevokeSecurityGroup*",
     "InvalidParameterValue",
     "TCP and UDP have a range of ports between 0 and 65535; a protocol is a name or a number to 255.",
@@ -241,7 +283,7 @@ def rule_block(asked: Asked) -> str | None:
     "ec2",
     "AuthorizeSecurityGroup*",
     "InvalidParameterValue",
-    "A call names a rule once.",
+    "A call names a rule once, however its block is spelt.",
     _API.format("AuthorizeSecurityGroupIngress"),
 )
 def rule_once(asked: Asked) -> str | None:
@@ -250,69 +292,11 @@ def rule_once(asked: Asked) -> str | None:
         head = [permission.get(key) for key in ("IpProtocol", "FromPort", "ToPort")]
         for kind in ("IpRanges", "Ipv6Ranges", "PrefixListIds", "UserIdGroupPairs"):
             for source in permission.get(kind) or ():
-                said = {key: value for key, value in source.items() if key != "Description"}
+                said = {key: _plain(value) for key, value in source.items() if key != "Description"}
                 known = json.dumps([head, said], sort_keys=True)
                 if known in seen:
                     return "The same permission must not appear multiple times"
                 seen.add(known)
-    return None
-
-
-# -- images --------------------------------------------------------------------------------------------------
-
-
-@rule(
-    "ec2",
-    "CreateImage RegisterImage CopyImage",
-    "InvalidAMIName.Malformed",
-    "An image's name has 3 to 128 characters: letters, digits and ()[] ./-'@_",
-    _API.format("CreateImage"),
-)
-def image_name(asked: Asked) -> str | None:
-    name = asked.get("Name") or ""
-    if re.fullmatch(r"[a-zA-Z0-9()\[\] ./\-'@_]{3,128}", name):
-        return None
-    return (
-        "AMI names must be between 3 and 128 characters long, and may contain letters, numbers, "
-        "'(', ')', '.', '-', '/' and '_'"
-    )
-
-
-# -- launch templates ----------------------------------------------------------------------------------------
-
-
-@rule(
-    "ec2",
-    "CreateLaunchTemplate",
-    "InvalidLaunchTemplateName.MalformedException",
-    "A launch template's name has 3 to 128 characters: letters, digits and ().-/_",
-    _API.format("CreateLaunchTemplate"),
-)
-def template_name(asked: Asked) -> str | None:
-    name = asked.get("LaunchTemplateName") or ""
-    if re.fullmatch(r"[a-zA-Z0-9().\-/_]{3,128}", name):
-        return None
-    return f"A launch template name must be between 3 and 128 characters of a-zA-Z0-9().-/_; '{name}' is not."
-
-
-@rule(
-    "ec2",
-    "DescribeLaunchTemplates DeleteLaunchTemplate",
-    "InvalidLaunchTemplateId.NotFound",
-    "The launch template is there, by its id or (InvalidLaunchTemplateName.NotFoundException) its name.",
-    _ERRORS,
-    needs="account",
-)
-def template_there(asked: Asked, account: Account) -> Refusal | str | None:
-    ids = [*asked.all("LaunchTemplateIds"), asked.get("LaunchTemplateId")]
-    names = [*asked.all("LaunchTemplateNames"), asked.get("LaunchTemplateName")]
-    for one in ids:
-        if one and one not in account.ec2.launch_templates:
-            return f"The launch template ID '{one}' does not exist"
-    for one in names:
-        if one and one not in account.ec2.launch_template_name_to_ids:
-            message = "At least one of the launch templates specified in the request does not exist."
-            return Refusal("InvalidLaunchTemplateName.NotFoundException", message)
     return None
 
 
@@ -329,3 +313,9 @@ def default_group(asked: Asked, account: Account) -> str | None:
     if group is None or group.name != "default":
         return None
     return f'the specified group: "{group.id}" name: "default" cannot be deleted by a user'
+
+
+def _plain(source: Any) -> Any:
+    """AWS takes a block by its network: 100.68.0.18/18 is 100.68.0.0/18."""
+    is_known = isinstance(source, str) and is_block(source)
+    return str(ipaddress.ip_network(source, strict=False)) if is_known else source

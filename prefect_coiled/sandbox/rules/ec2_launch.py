@@ -234,6 +234,25 @@ def shown_tags(launch: Launch) -> str | None:
     "ec2",
     "RunInstances",
     "InvalidParameterCombination",
+    "Spot requests are tagged only where there are some.",
+    "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_LaunchTemplateTagSpecificationRequest.html",
+    needs="launch",
+)
+def spot_tags(launch: Launch) -> str | None:
+    tagged = {spec.get("ResourceType") for spec in launch.params.get("TagSpecifications") or ()}
+    spot = (launch.params.get("InstanceMarketOptions") or {}).get("MarketType") == "spot"
+    if spot or "spot-instances-request" not in tagged:
+        return None
+    return (
+        "You cannot specify tags for Spot instances requests if there are no Spot instances requests being "
+        "created by the request."
+    )
+
+
+@rule(
+    "ec2",
+    "RunInstances",
+    "InvalidParameterCombination",
     "A persistent spot request stops or hibernates, and only it has an end.",
     _SPOT,
     needs="launch",

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from typing import Any
 
+from prefect_coiled.sandbox.rules.account import Account
 from prefect_coiled.sandbox.rules.asked import Asked
 from prefect_coiled.sandbox.rules.table import Refusal, rule
 
@@ -116,7 +117,6 @@ _PAGE_SIZES = {
     "DescribeSpotInstanceRequests": (5, 1000),
     "DescribeTags": (5, 1000),
     "DescribeVolumes": (5, 1000),
-    "DescribeVpcEndpoints": (1, 1000),
 }
 # Ids that a page size does not go with.
 _NOT_PAGED = {
@@ -134,7 +134,7 @@ _NOT_PAGED = {
     "ec2",
     " ".join(_PAGE_SIZES),
     "InvalidParameterValue",
-    "MaxResults is between 5 and 1000 (DescribeImages and DescribeVpcEndpoints: 1 and 1000).",
+    "MaxResults is between 5 and 1000 (DescribeImages: 1 and 1000).",
     _API.format("DescribeInstances"),
 )
 def page_size(asked: Asked) -> str | None:
@@ -157,6 +157,21 @@ def page_of_ids(asked: Asked) -> str | None:
     if asked.get("MaxResults") is None or not asked.all(ids):
         return None
     return f"The parameter {spelt} cannot be used with the parameter maxResults"
+
+
+@rule(
+    "ec2",
+    "DescribeInstances",
+    "InvalidNextToken",
+    "A token of a page is one that AWS gave.",
+    _ERRORS,
+    needs="account",
+)
+def page_token(asked: Asked, account: Account) -> str | None:
+    token = asked.get("NextToken")
+    if not token or any(one.id == token for one in account.ec2.reservations.values()):
+        return None
+    return "The specified NextToken is not valid."
 
 
 # Parameters with one id or several, the prefix of the ids, and the code for one that is spelt wrong.

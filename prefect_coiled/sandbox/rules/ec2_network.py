@@ -1,4 +1,4 @@
-"""EC2's rules for VPCs, subnets, routes, gateways and endpoints."""
+"""EC2's rules for VPCs, subnets, gateways and endpoints; those of routes are in `ec2_routes`."""
 
 from __future__ import annotations
 
@@ -63,14 +63,6 @@ kept(
     _API.format("AttachInternetGateway"),
 )
 kept(
-    "route-once",
-    "ec2",
-    "CreateRoute",
-    "RouteAlreadyExists",
-    "A destination is there once in a route table.",
-    _API.format("CreateRoute"),
-)
-kept(
     "nat-failed",
     "ec2",
     "CreateNatGateway",
@@ -129,85 +121,31 @@ def vpc_attribute(asked: Asked) -> Refusal | str | None:
 
 @rule(
     "ec2",
-    "DeleteRouteTable",
-    "DependencyViolation",
-    "A VPC's main route table goes with the VPC.",
-    _API.format("DeleteRouteTable"),
-    needs="account",
-)
-def main_table(asked: Asked, account: Account) -> str | None:
-    table = account.ec2.route_tables.get(asked.get("RouteTableId"))
-    if table is None or table.main_association_id is None:
-        return None
-    return f"The routeTable '{table.id}' has dependencies and cannot be deleted."
-
-
-_TARGETS = (
-    "GatewayId",
-    "NatGatewayId",
-    "InstanceId",
-    "NetworkInterfaceId",
-    "VpcPeeringConnectionId",
-    "EgressOnlyInternetGatewayId",
-    "TransitGatewayId",
-    "LocalGatewayId",
-    "CarrierGatewayId",
-    "VpcEndpointId",
-    "CoreNetworkArn",
-)
-_DESTINATIONS = ("DestinationCidrBlock", "DestinationIpv6CidrBlock", "DestinationPrefixListId")
-
-
-@rule(
-    "ec2",
-    "CreateRoute ReplaceRoute",
+    "ModifyVpcAttribute",
     "InvalidParameterCombination",
-    "A route has one destination and one target.",
-    _API.format("CreateRoute"),
-)
-def route_target(asked: Asked) -> Refusal | str | None:
-    for names, what in ((_DESTINATIONS, "destination"), (_TARGETS, "target")):
-        given = [name for name in names if asked.get(name)]
-        local = asked.action == "ReplaceRoute" and what == "target" and asked.get("LocalTarget")
-        if not given and not local:
-            return Refusal("MissingParameter", f"The request must contain exactly one {what} of the route.")
-        if len(given) > 1:
-            return f"The request must contain exactly one {what} of the route, and has {', '.join(given)}."
-    return None
-
-
-@rule(
-    "ec2",
-    "CreateRoute ReplaceRoute",
-    "InvalidParameterValue",
-    "A route leads to an internet gateway of its own VPC.",
-    _ERRORS,
+    "A VPC gives DNS names only where it answers DNS.",
+    _API.format("ModifyVpcAttribute"),
     needs="account",
 )
-def route_gateway(asked: Asked, account: Account) -> str | None:
-    gateway = account.ec2.internet_gateways.get(asked.get("GatewayId"))
-    table = account.ec2.route_tables.get(asked.get("RouteTableId"))
-    if gateway is None or table is None or (gateway.vpc and gateway.vpc.id == table.vpc_id):
+def vpc_names(asked: Asked, account: Account) -> str | None:
+    vpc = account.ec2.vpcs.get(asked.get("VpcId"))
+    if vpc is None or vpc.enable_dns_support or not asked.get("EnableDnsHostnames", "Value"):
         return None
-    return f"route table {table.id} and network gateway {gateway.id} belong to different networks"
+    return "DNS hostnames need DNS support."
 
 
 @rule(
     "ec2",
-    "AssociateRouteTable",
-    "Resource.AlreadyAssociated",
-    "A subnet has one route table.",
-    _API.format("AssociateRouteTable"),
-    needs="account",
+    "CreateSubnet",
+    "InvalidSubnet.Range",
+    "A subnet's block is between /16 and /28.",
+    _API.format("CreateSubnet"),
 )
-def subnet_table(asked: Asked, account: Account) -> str | None:
-    subnet = asked.get("SubnetId")
-    for table in account.ec2.route_tables.values():
-        if subnet and subnet in table._associations.values() and table.id != asked.get("RouteTableId"):
-            return (
-                f"the specified association for route table {table.id} conflicts with an existing association"
-            )
-    return None
+def subnet_size(asked: Asked) -> str | None:
+    block = str(asked.get("CidrBlock") or "")
+    if not is_block(block) or 16 <= ipaddress.ip_network(block, strict=False).prefixlen <= 28:
+        return None
+    return f"The CIDR '{block}' is invalid."
 
 
 @rule(

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import time
 
 import pytest
 
-from .here import INVALID, MISSING, Case, Here, check, code_of, permission, story
+from .here import INVALID, MISSING, Case, Here, check, code_of, permission, story, tagged
+
+
+def encoded(size: int) -> str:
+    return base64.b64encode(b"x" * size).decode()
+
 
 CASES: list[Case] = [
     (
@@ -91,6 +97,90 @@ CASES: list[Case] = [
         lambda h: {"GroupId": h.group, **permission(IpRanges=[{"CidrIp": "10.0.0.0/8"}] * 2)},
         INVALID,
         None,
+    ),
+    (
+        "ec2-rule-once",
+        "ec2",
+        "authorize_security_group_ingress",
+        lambda h: {
+            "GroupId": h.group,
+            **permission(IpRanges=[{"CidrIp": "100.68.0.18/18"}, {"CidrIp": "100.68.0.0/18"}]),
+        },
+        INVALID,
+        None,
+    ),
+    (
+        "ec2-rule-parts",
+        "ec2",
+        "authorize_security_group_ingress",
+        lambda h: {"GroupId": h.group, **permission(IpRanges=[])},
+        MISSING,
+        None,
+    ),
+    (
+        "ec2-rule-parts",
+        "ec2",
+        "authorize_security_group_ingress",
+        lambda h: {"GroupId": h.group, "IpPermissions": [{"IpRanges": [{"CidrIp": "10.0.0.0/8"}]}]},
+        MISSING,
+        None,
+    ),
+    (
+        "ec2-rule-parts",
+        "ec2",
+        "authorize_security_group_ingress",
+        lambda h: {"GroupId": h.group},
+        MISSING,
+        None,
+    ),
+    (
+        "ec2-revoked-parts",
+        "ec2",
+        "revoke_security_group_ingress",
+        lambda h: {"GroupId": h.group},
+        MISSING,
+        None,
+    ),
+    ("ec2-group-named", "ec2", "delete_security_group", lambda h: {}, MISSING, None),
+    (
+        "ec2-icmp",
+        "ec2",
+        "authorize_security_group_ingress",
+        lambda h: {"GroupId": h.group, **permission(IpProtocol="icmp", FromPort=None, ToPort=None)},
+        INVALID,
+        lambda h: {"GroupId": h.group, **permission(IpProtocol="icmp", FromPort=8, ToPort=-1)},
+    ),
+    (
+        "ec2-icmp",
+        "ec2",
+        "authorize_security_group_ingress",
+        lambda h: {"GroupId": h.group, **permission(IpProtocol="icmp", FromPort=-1, ToPort=0)},
+        INVALID,
+        None,
+    ),
+    (
+        "ec2-template-user-data",
+        "ec2",
+        "create_launch_template",
+        lambda h: {"LaunchTemplateName": "large", "LaunchTemplateData": {"UserData": encoded(16385)}},
+        INVALID,
+        lambda h: {"LaunchTemplateName": "large", "LaunchTemplateData": {"UserData": encoded(16384)}},
+    ),
+    (
+        "ec2-template-user-data",
+        "ec2",
+        "create_launch_template",
+        lambda h: {"LaunchTemplateName": "plain", "LaunchTemplateData": {"UserData": "#!"}},
+        "InvalidUserData.Malformed",
+        None,
+    ),
+    (
+        "ec2-template-kinds",
+        "ec2",
+        "create_launch_template",
+        lambda h: {"LaunchTemplateName": "kinds", "LaunchTemplateData": tagged(("a", "b"), kind="vpc")},
+        INVALID,
+        lambda h: {"LaunchTemplateName": "kinds", "LaunchTemplateData": tagged(("a", "b"), kind="volume")},
     ),
     (
         "ec2-group-rules",

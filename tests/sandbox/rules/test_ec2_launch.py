@@ -21,6 +21,14 @@ from .here import (
 )
 
 CASES: list[Case] = [
+    (
+        "ec2-spot-tags",
+        "ec2",
+        "run_instances",
+        lambda h: h.launch(**tagged(("a", "b"), kind="spot-instances-request")),
+        COMBINATION,
+        None,
+    ),
     ("ec2-launch-count", "ec2", "run_instances", lambda h: h.launch(MinCount=2), INVALID, None),
     ("ec2-launch-user-data", "ec2", "run_instances", lambda h: h.launch(UserData="#" * 16385), INVALID, None),
     (

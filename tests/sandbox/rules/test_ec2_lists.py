@@ -7,6 +7,14 @@ import pytest
 from .here import COMBINATION, INVALID, MISSING, Case, Here, check, code_of, filters, many, tagged
 
 CASES: list[Case] = [
+    (
+        "ec2-page-token",
+        "ec2",
+        "describe_instances",
+        lambda h: {"MaxResults": 5, "NextToken": "yesterday's"},
+        "InvalidNextToken",
+        None,
+    ),
     ("ec2-model", "ec2", "delete_vpc", lambda h: {}, MISSING, None),
     (
         "ec2-model",

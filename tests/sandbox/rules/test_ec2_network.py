@@ -1,4 +1,4 @@
-"""VPCs, subnets, routes, gateways and endpoints."""
+"""VPCs, subnets, gateways and endpoints."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ CASES: list[Case] = [
         None,
     ),
     (
+        "ec2-subnet-size",
+        "ec2",
+        "create_subnet",
+        lambda h: {"VpcId": h.vpc, "CidrBlock": "10.0.96.0/29"},
+        "InvalidSubnet.Range",
+        lambda h: {"VpcId": h.vpc, "CidrBlock": "10.0.96.0/28"},
+    ),
+    (
         "ec2-vpc-attribute",
         "ec2",
         "modify_vpc_attribute",
@@ -36,14 +44,6 @@ CASES: list[Case] = [
         },
         COMBINATION,
         lambda h: {"VpcId": h.vpc, "EnableDnsSupport": {"Value": True}},
-    ),
-    (
-        "ec2-route-target",
-        "ec2",
-        "create_route",
-        lambda h: {"RouteTableId": h.table, "DestinationCidrBlock": "0.0.0.0/0"},
-        MISSING,
-        None,
     ),
     (
         "ec2-endpoint-parts",
@@ -126,14 +126,15 @@ def test_a_nat_gateway_that_cannot_work_fails_and_says_why(here: Here) -> None:
     assert code_of(ec2.release_address, AllocationId=address) == "InvalidIPAddress.InUse"
 
 
-@story("ec2-main-table")
-def test_the_main_route_table_goes_with_its_vpc_alone(here: Here) -> None:
+@story("ec2-vpc-names")
+def test_a_vpc_that_answers_no_dns_gives_no_names(here: Here) -> None:
     ec2 = here.of("ec2")
-    vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
-    of_vpc = [{"Name": "vpc-id", "Values": [vpc]}]
-    (table,) = ec2.describe_route_tables(Filters=of_vpc)["RouteTables"]
-    assert code_of(ec2.delete_route_table, RouteTableId=table["RouteTableId"]) == "DependencyViolation"
-    ec2.delete_vpc(VpcId=vpc)
+    vpc = ec2.create_vpc(CidrBlock="10.12.0.0/16")["Vpc"]["VpcId"]
+    names = {"VpcId": vpc, "EnableDnsHostnames": {"Value": True}}
+    ec2.modify_vpc_attribute(VpcId=vpc, EnableDnsSupport={"Value": False})
+    assert code_of(ec2.modify_vpc_attribute, **names) == COMBINATION
+    ec2.modify_vpc_attribute(VpcId=vpc, EnableDnsSupport={"Value": True})
+    ec2.modify_vpc_attribute(**names)
 
 
 @story("ec2-terminate-all-or-none")
