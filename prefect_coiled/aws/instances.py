@@ -18,6 +18,7 @@ from prefect_coiled.errors import (
     NotFoundError,
     OptionsError,
     UnavailableError,
+    WaitTimeoutError,
     printable,
 )
 from prefect_coiled.plan import tags
@@ -244,6 +245,13 @@ def terminate_instances(aws: Aws, instance_ids: Iterable[str]) -> None:
         raise first
 
 
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-lifecycle.html
+_STUCK = (
+    "AWS bills no machine that is shutting down; `prefect-coiled sweep` removes the rest once it is gone. "
+    "One that stays so for hours only AWS's support can end."
+)
+
+
 def wait_terminated(
     aws: Aws,
     instance_ids: Iterable[str],
@@ -260,12 +268,14 @@ def wait_terminated(
         AwsError: If AWS refuses to end one.
     """
     left = set(instance_ids)
+    shown: dict[str, str] = {}
     missing_since: dict[str, float] = {}
 
     def gone() -> bool | None:
         if left:
             try:
                 states = _states(aws, sorted(left))
+                shown.update(states)
                 if running := [one for one in sorted(left) if states.get(one) in LIVE]:
                     terminate_instances(aws, running)
             except UnavailableError:
@@ -280,7 +290,13 @@ def wait_terminated(
                     left.discard(one)
         return None if left else True
 
-    wait_for(aws, "waiting for instances to terminate", gone, timeout=timeout, interval=3.0)
+    what = "waiting for instances to terminate"
+    try:
+        wait_for(aws, what, gone, timeout=timeout, interval=3.0)
+    except WaitTimeoutError as late:
+        some = [f"{one} is {shown.get(one, 'not shown')}" for one in sorted(left)]
+        named = f"{', '.join(some[:3])}{f' and {len(some) - 3} more' if len(some) > 3 else ''}"
+        raise WaitTimeoutError(what, f"after {timeout:.0f} seconds {named}", _STUCK) from late
 
 
 def _states(aws: Aws, instance_ids: list[str]) -> dict[str, str]:

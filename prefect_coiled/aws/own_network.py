@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.network_rules import closed_ways
 from prefect_coiled.aws.subnets import blocked
 from prefect_coiled.errors import NotFoundError, OptionsError
 from prefect_coiled.options import Egress, NetworkIds
 from prefect_coiled.records import OwnNetwork
 
+logger = logging.getLogger(__name__)
+
 _EVERYWHERE = "0.0.0.0/0"
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/dedicated-instance.html
+_DEDICATED = (
+    "VPC %s has dedicated tenancy: each machine is a dedicated instance, which some types cannot be, and AWS "
+    "takes 2 US dollars an hour for the region besides. A VPC of default tenancy costs less."
+)
 # https://docs.aws.amazon.com/vpc/latest/userguide/security-vpc-bpa.html
 _BPA = "VPC Block Public Access: exclude it (VPC console > Settings), or turn that off"
 
@@ -31,7 +40,8 @@ def check_own_network(
     Raises:
         OptionsError: With everything that is wrong, so that it can be mended at once.
     """
-    if not _described(aws, "ec2:DescribeVpcs", "Vpcs", VpcIds=[ids.network_id]):
+    vpcs = _described(aws, "ec2:DescribeVpcs", "Vpcs", VpcIds=[ids.network_id])
+    if not vpcs:
         raise OptionsError(
             f"network.network_id {ids.network_id!r}",
             f"there is no such VPC in {aws.region}.",
@@ -53,9 +63,12 @@ def check_own_network(
             subnets[name] = found[0]
     if len(subnets) == 2:
         problems += _routes(aws, ids, public_scheduler, egress, {n: blocked(s) for n, s in subnets.items()})
+        problems += closed_ways(aws, vpcs[0], wanted.values(), port)
     problems += _groups(aws, ids, port)
     if problems:
         raise OptionsError("network", f"{'; '.join(dict.fromkeys(problems))}.", "Mend it, or give other ids.")
+    if vpcs[0].get("InstanceTenancy") == "dedicated":
+        logger.warning(_DEDICATED, ids.network_id)
     return OwnNetwork(
         scheduler_zone=subnets["scheduler_subnet_id"]["AvailabilityZone"],
         worker_zone=subnets["worker_subnet_id"]["AvailabilityZone"],

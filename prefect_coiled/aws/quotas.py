@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AwsError, NotFoundError
+from prefect_coiled.errors import AwsError, CredentialsError, NotFoundError
 from prefect_coiled.plan import quotas
 from prefect_coiled.plan.quotas import Quota
 from prefect_coiled.records import Record
+
+T = TypeVar("T")
 
 # https://docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/free-tier-plans.html
 FREE_PLAN_TYPES = ("m7i-flex.large", "c7i-flex.large", "t3.small", "t3.micro", "t4g.small", "t4g.micro")
@@ -20,16 +26,18 @@ class QuotaUse(Record):
         name: As the console calls it.
         console: Where it is shown, and more can be asked for.
         limit: None where AWS does not say, or may not be asked.
-        used: What counts against it now.
+        used: What counts against it now; None where that cannot be counted.
         unit: What is counted: "vCPUs" of machines, or empty for things.
+        unknown: Why not all of it is known, if AWS gave an error.
     """
 
     code: str
     name: str
     console: str
     limit: float | None
-    used: int
+    used: int | None
     unit: str = "vCPUs"
+    unknown: str = ""
 
     def __str__(self) -> str:
         limit = "an unknown number of" if self.limit is None else f"{self.limit:g}"
@@ -77,7 +85,7 @@ def find_use(aws: Aws, quota: Quota) -> QuotaUse:
     Raises:
         AccessDeniedError: As `find_limit` does.
     """
-    return _use(aws, quota, quotas.used_vcpus(find_running(aws), quota), "vCPUs")
+    return _use(aws, quota, quotas.used_vcpus(find_running(aws), quota), find_limit(aws, quota))
 
 
 # What counts against a quota of things: the call that lists them, and what of its answer.
@@ -92,30 +100,53 @@ _COUNTED = {
 def find_uses(aws: Aws) -> list[QuotaUse]:
     """The quotas that set-up and clusters meet first, with what is used of each in the whole AWS account.
 
-    Those of machines that nobody has, such as P and Trn, are given as well: such a type may be wanted.
+    Those of machines that nobody has, such as P and Trn, are given as well: such a type may be wanted. What
+    AWS does not let be read is unknown, and keeps no other.
 
     Raises:
-        AccessDeniedError: As `find_limit` does.
+        CredentialsError: If AWS does not take the credentials.
     """
-    running = find_running(aws)
-    found = []
-    for quota in quotas.of_machines():
-        used = quotas.used_vcpus(running, quota)
-        found.append(_use(aws, quota, used, "vCPUs"))
+    running, of_running = _readable(lambda: find_running(aws))
+    refused: list[str] = []  # once AWS does not answer, or not to us, it is not asked for another one
+
+    def use(quota: Quota, used: int | None, why: str, unit: str = "vCPUs") -> QuotaUse:
+        limit, of_limit = (None, refused[0]) if refused else _readable(lambda: find_limit(aws, quota))
+        refused.extend([of_limit] if of_limit and not refused else [])
+        unknown = " ".join(dict.fromkeys(reason for reason in (why, of_limit) if reason))
+        return _use(aws, quota, used, limit, unit).model_copy(update={"unknown": unknown})
+
+    found = [
+        use(quota, None if running is None else quotas.used_vcpus(running, quota), of_running)
+        for quota in quotas.of_machines()
+    ]
     for code, (call, key) in _COUNTED.items():
-        # DescribeAddresses has no pages.
-        what = "counting what the AWS account has"
-        listed = aws.call(call, what)[key] if code == "AddressLimitExceeded" else aws.pages(call, what, key)
-        found.append(_use(aws, quotas.OF_CODES[code], sum(1 for _ in listed), ""))
+        found.append(use(quotas.OF_CODES[code], *_readable(partial(_count, aws, code, call, key)), ""))
     return found
 
 
-def _use(aws: Aws, quota: Quota, used: int, unit: str) -> QuotaUse:
+def _count(aws: Aws, code: str, call: str, key: str) -> int:
+    # DescribeAddresses has no pages.
+    what = "counting what the AWS account has"
+    listed = aws.call(call, what)[key] if code == "AddressLimitExceeded" else aws.pages(call, what, key)
+    return sum(1 for _ in listed)
+
+
+def _readable(read: Callable[[], T]) -> tuple[T | None, str]:
+    """What is read, and why it cannot be."""
+    try:
+        return read(), ""
+    except CredentialsError:
+        raise
+    except AwsError as error:
+        return None, str(error)
+
+
+def _use(aws: Aws, quota: Quota, used: int | None, limit: float | None, unit: str = "vCPUs") -> QuotaUse:
     return QuotaUse(
         code=quota.code,
         name=quota.name,
         console=quota.console(aws.region),
-        limit=find_limit(aws, quota),
+        limit=limit,
         used=used,
         unit=unit,
     )

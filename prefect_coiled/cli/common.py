@@ -148,11 +148,15 @@ def tell_error(error: PrefectCoiledError) -> None:
 
 
 def no_cluster(aws: Aws, name: str) -> PrefectCoiledError:
-    """The error that says that there is no cluster of that name, with the nearest one that there is."""
+    """The error that says that no cluster of that name runs, with the nearest one that there is."""
     from prefect_coiled.aws.instances import find_instances
     from prefect_coiled.options.base import near
 
     there = sorted({machine.cluster for machine in find_instances(aws)})
+    if name in there:
+        why = f"account {aws.account} has machines of it in {aws.region}, without a scheduler or a plan."
+        stop = f"`prefect-coiled stop {name} --account {aws.account} --region {aws.region}`"
+        return PrefectCoiledError(f"cluster {name!r}", why, f"Remove what is left: {stop}.")
     return PrefectCoiledError(
         f"cluster {name!r}",
         f"account {aws.account} has none of that name in {aws.region}.",

@@ -26,7 +26,7 @@ def show_cost(
     from prefect_coiled.provision import take_inventory
 
     now = datetime.now(timezone.utc)
-    found = take_inventory(at.aws, name)
+    found = take_inventory(at.aws, name, costly=True)
     if name is not None and not any(r.kind == "instance" for r in found):
         raise no_cluster(at.aws, name)
     listed: dict[str, list[tuple[bool, float | None, float | None]]] = {}

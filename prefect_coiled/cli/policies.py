@@ -22,6 +22,7 @@ from prefect_coiled.errors import OptionsError
 if TYPE_CHECKING:
     from prefect_coiled.aws.account import Account
     from prefect_coiled.aws.door import Aws
+    from prefect_coiled.plan.cluster import ClusterSpec
     from prefect_coiled.provision.room import Room
 
 # Those of `plan.policies`, which is not imported for the help alone, and the boundary; a test compares them.
@@ -121,9 +122,9 @@ def check(at: At, as_json: JsonOption = False) -> None:
     from prefect_coiled.aws.caller import find_caller
     from prefect_coiled.aws.disk_key import find_disk_key
     from prefect_coiled.aws.foresight import foresee, may_use_key
-    from prefect_coiled.aws.public_access import find_block
     from prefect_coiled.aws.vpc import find_vpcs
     from prefect_coiled.errors import AccessDeniedError, AwsError, CredentialsError, OptionsError
+    from prefect_coiled.provision.obstacles import find_obstacles
     from prefect_coiled.task_runner.api_url import check_api_url
 
     loaded, aws = at.loaded, at.aws
@@ -152,13 +153,16 @@ def check(at: At, as_json: JsonOption = False) -> None:
         if room.workers is not None or room.free_plan or not loaded.is_sandbox:
             console.print(line)
     key = find_disk_key(aws)
-    shut = "" if loaded.options.get("network") else find_block(aws)
-    if shut:
-        console.print(shut)
+    try:
+        shut = find_obstacles(aws, _usual(loaded, caller.name))
+    except OptionsError as error:
+        shut = [str(error)]
+    for obstacle in shut:
+        console.print(obstacle)
     suffices = room.suffices and not shut
     answer |= {
         "disk_key": key,
-        "blocked": shut,
+        "blocked": " ".join(shut),
         "room": room.workers,
         "quota": room.quota.model_dump() if room.quota else None,
         "free_plan": list(room.free_plan),
@@ -209,6 +213,13 @@ def check(at: At, as_json: JsonOption = False) -> None:
     if not suffices or not reached:
         raise typer.Exit(1)
     console.print("Ready.")
+
+
+def _usual(account: Account, creator: str) -> ClusterSpec:
+    """A cluster as it is where nothing is said but what the account says."""
+    from prefect_coiled.cluster.request import Request
+
+    return Request(n_workers=1).spec(account, creator, own_cidr=lambda: "127.0.0.1/32")
 
 
 def _policy_that_asks(account: Account, arn: str) -> str:

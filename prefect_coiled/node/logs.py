@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 BATCH_BYTES = 1_000_000  # AWS allows 1,048,576 with 26 for each event
@@ -19,6 +19,7 @@ BATCH_EVENTS = 10_000
 BATCH_MS = 24 * 3600 * 1000  # first to last; lines may have waited for longer
 EVENT_BYTES = 200_000  # AWS allows 262,144
 EVENT_OVERHEAD = 26
+_OF_NOW_MS = 60_000
 BUFFER_BYTES = 16 * 1024 * 1024
 _LOST = "log lines were lost: CloudWatch could not be reached, or refused them)"
 
@@ -167,7 +168,7 @@ class LogShipper:
             self._make_stream(names)
             self._made = True
         try:
-            self._client.put_log_events(**names, logEvents=events)
+            reply = self._client.put_log_events(**names, logEvents=events)
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
             if code == "InvalidParameterException":  # would be refused again and hold up all that follows
@@ -179,7 +180,28 @@ class LogShipper:
             if code != "ResourceNotFoundException":
                 raise
             self._make_stream(names)
-            self._client.put_log_events(**names, logEvents=events)
+            reply = self._client.put_log_events(**names, logEvents=events)
+        self._left_out(batch, (reply or {}).get("rejectedLogEventsInfo") or {})
+
+    def _left_out(self, batch: list[tuple[int, str, int]], info: Mapping[str, int]) -> None:
+        """See to events that AWS left out of a call that it took: too old, or of the future.
+
+        That is what lines are that were written before the machine's clock was set. They are sent again as of
+        now; what is of now already is lost, and counted.
+        """
+        end = max(info.get("tooOldLogEventEndIndex", 0), info.get("expiredLogEventEndIndex", 0))
+        begin = info.get("tooNewLogEventStartIndex", len(batch))
+        out = [item for number, item in enumerate(batch) if number < end or number >= begin]
+        if not out:
+            return
+        now = int(self._clock() * 1000)
+        again = [item for item in out if abs(item[0] - now) > _OF_NOW_MS]
+        with self._lock:
+            self._last_time = now
+            self._lines = deque((now, message, size) for _, message, size in (*again, *self._lines))
+            self._size += sum(size for _, _, size in again)
+            lost = (message for at, message, _ in out if abs(at - now) <= _OF_NOW_MS)
+            self._dropped += sum(not message.endswith(_LOST) for message in lost)
 
     def _make_stream(self, names: dict[str, str]) -> None:
         from botocore.exceptions import ClientError

@@ -31,6 +31,8 @@ Retried = Literal["never", "call", "step", "launch"]
 
 # What EC2 answers to a first request for spot machines, where it may not make their role.
 SPOT_ROLE_MISSING = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
+# https://docs.aws.amazon.com/organizations/latest/userguide/orgs_manage_policies_declarative.html
+DECLARED = "DeclarativePolicyViolation"
 SPOT_ROLE_COMMAND = "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
 
 # By these AWS says that calls come too often, and that it did nothing; an error of its own leaves that open.
@@ -149,50 +151,46 @@ _BARE: dict[type[AwsError], str] = {
     CredentialsError: """
         IDPCommunicationError IDPRejectedClaim IncompleteSignature InvalidAccessKeyId
         InvalidIdentityToken InvalidSecurity MissingAuthenticationToken
-        MissingAuthenticationTokenException MissingSecurityHeader NotAuthorizedException
+        MissingAuthenticationTokenException MissingSecurityHeader
     """,
     InUseError: """
         409 ConcurrentCreateImageNoRebootLimitExceeded ConcurrentSnapshotLimitExceeded
-        ConditionalRequestConflict ConflictException DeleteConflict
-        EntityTemporarilyUnmodifiable IncorrectInstanceState InvalidAddress.Locked InvalidGroup.InUse
-        InvalidIPAddress.InUse InvalidNetworkInterface.InUse InvalidRouteTableId.InUse
-        InvalidSnapshot.InUse InvalidStateTransition LifecyclePolicyPreviewInProgressException
-        RepositoryNotEmptyException Resource.AlreadyAssigned Resource.NotReady ResourceCountExceeded
-        ResourceInUseException VolumeInUse
+        ConditionalRequestConflict ConflictException DeleteConflict EntityTemporarilyUnmodifiable
+        IncorrectInstanceState InvalidAddress.Locked InvalidGroup.InUse InvalidIPAddress.InUse
+        InvalidNetworkInterface.InUse InvalidSnapshot.InUse InvalidStateTransition
+        LifecyclePolicyPreviewInProgressException RepositoryNotEmptyException
+        Resource.AlreadyAssigned ResourceCountExceeded ResourceInUseException VolumeInUse
     """,
     InvalidRequestError: """
-        405 411 412 413 416 AccessControlListNotSupported BadRequest CannotDelete
-        CpuOptionsUnsupported DataAlreadyAcceptedException DryRunOperation EncryptionTypeMismatch
-        EntityTooLarge EntityTooSmall HierarchyLevelLimitExceededException
-        HierarchyTypeMismatchException IllegalArgumentException IncompatiblePolicyException
-        InvalidAMIName.Malformed InvalidAction InvalidAllowedPatternException InvalidArgument
-        InvalidAvailabilityZone InvalidBucketState InvalidCharacter InvalidCidrBlock
-        InvalidClientToken InvalidDigest InvalidFilter InvalidFilterKey InvalidFilterOption
-        InvalidFilterValue InvalidFormat InvalidGroup.Reserved InvalidHostConfiguration InvalidID
-        InvalidInput InvalidInstanceAttributeValue InvalidInstanceFamily
-        InvalidInterface.IpAddressLimitExceeded InvalidLaunchTemplateData
+        405 411 412 413 416 AccessControlListNotSupported CannotDelete DataAlreadyAcceptedException
+        DryRunOperation EncryptionTypeMismatch EntityTooLarge EntityTooSmall
+        HierarchyLevelLimitExceededException HierarchyTypeMismatchException IllegalArgumentException
+        IncompatiblePolicyException InvalidAMIName.Malformed InvalidAction
+        InvalidAllowedPatternException InvalidArgument InvalidAvailabilityZone InvalidBucketState
+        InvalidCharacter InvalidClientToken InvalidDigest InvalidFilter InvalidFilterKey
+        InvalidFilterOption InvalidFilterValue InvalidFormat InvalidGroup.Reserved
+        InvalidHostConfiguration InvalidID InvalidInput InvalidInstanceAttributeValue
+        InvalidInstanceFamily InvalidInterface.IpAddressLimitExceeded
         InvalidLaunchTemplateId.Malformed InvalidLaunchTemplateName.MalformedException
         InvalidLocationConstraint InvalidMaxResults InvalidNextToken InvalidObjectState
         InvalidOption.Conflict InvalidPaginationToken InvalidParameter InvalidParameterCombination
         InvalidParameterDependency InvalidParameterException InvalidParameterValue InvalidPartOrder
-        InvalidPlacementConstraint InvalidPolicyAttributeException InvalidPolicyDocument
-        InvalidPolicyTypeException InvalidQueryParameter InvalidRange InvalidRequest
-        InvalidRoute.InvalidState InvalidSequenceTokenException InvalidServiceName InvalidSnapshot
-        InvalidSubnet InvalidSubnet.Range InvalidTag InvalidTagParameterException InvalidURI
-        InvalidVpcEndpointType InvalidVpcRange InvalidWriteOffset KeyTooLongError
-        MalformedHttpRequestException MalformedPolicy MalformedPolicyDocument
-        MalformedPolicyDocumentException MalformedQueryString MalformedXML MaxMessageLengthExceeded
-        MetadataTooLarge MethodNotAllowed MissingAction MissingContentLength MissingParameter
-        MissingParameterException MissingRequestBodyError NonEBSInstance NotImplemented
+        InvalidPolicyAttributeException InvalidPolicyDocument InvalidPolicyTypeException
+        InvalidQueryParameter InvalidRange InvalidRequest InvalidRoute.InvalidState
+        InvalidSequenceTokenException InvalidServiceName InvalidSubnet InvalidSubnet.Range
+        InvalidTag InvalidTagParameterException InvalidURI InvalidVpcEndpointType InvalidVpcRange
+        InvalidWriteOffset KeyTooLongError MalformedHttpRequestException MalformedPolicy
+        MalformedPolicyDocument MalformedPolicyDocumentException MalformedQueryString MalformedXML
+        MaxMessageLengthExceeded MetadataTooLarge MethodNotAllowed MissingAction
+        MissingContentLength MissingParameter MissingRequestBodyError NonEBSInstance NotImplemented
         PackedPolicyTooLarge ParameterPatternMismatchException PoliciesLimitExceededException
         PolicyEvaluation PreconditionFailed Redirect RequestEntityTooLargeException
-        RequestHeaderSectionTooLarge RequestResourceCountExceeded ServiceNotSupported TooManyParts
-        TooManyTagsError TooManyTagsException UnableToGetUpstreamImageException
-        UnauthorizedOperation.DryRun UnexpectedContent UnknownOperationException UnknownParameter
-        UnsupportedHibernationConfiguration UnsupportedInstanceAttribute
-        UnsupportedOperation UnsupportedOperationException UnsupportedParameterType
-        UnsupportedProtocol VPCResourceNotSpecified ValidationError ValidationException
-        ZonesMismatched
+        RequestHeaderSectionTooLarge RequestResourceCountExceeded TooManyParts TooManyTagsError
+        TooManyTagsException UnableToGetUpstreamImageException UnexpectedContent
+        UnknownOperationException UnknownParameter UnsupportedHibernationConfiguration
+        UnsupportedInstanceAttribute UnsupportedOperation UnsupportedOperationException
+        UnsupportedParameterType UnsupportedProtocol VPCResourceNotSpecified ValidationError
+        ValidationException ZonesMismatched
     """,
     NoCapacityError: """
         InsufficientCapacity InsufficientCapacityOnHost InsufficientHostCapacity
@@ -205,39 +203,43 @@ _BARE: dict[type[AwsError], str] = {
         InvalidAllocationID.NotFound InvalidAssociationID.NotFound InvalidGatewayID.NotFound
         InvalidGroup.NotFound InvalidInstanceID.NotFound InvalidInternetGatewayID.NotFound
         InvalidLaunchTemplateId.NotFound InvalidLaunchTemplateId.VersionNotFound
-        InvalidLaunchTemplateName.NotFoundException InvalidNetworkInterfaceID.NotFound
-        InvalidPermission.NotFound InvalidRoute.NotFound InvalidRouteTableID.NotFound
-        InvalidSecurityGroupID.NotFound InvalidSnapshot.NotFound InvalidSpotInstanceRequestID.NotFound
-        InvalidSubnetID.NotFound InvalidVolume.NotFound InvalidVpcEndpointId.NotFound
-        InvalidVpcID.NotFound LifecyclePolicyNotFoundException NatGatewayMalformed NatGatewayNotFound
-        NoSuchBucket NoSuchBucketPolicy NoSuchEntity NoSuchKey NoSuchLifecycleConfiguration
-        NoSuchPublicAccessBlockConfiguration NoSuchResourceException NoSuchTagSet NoSuchUpload
-        NoSuchVersion ParameterNotFound ParameterVersionNotFound RepositoryNotFoundException
-        ResourceNotFoundException ServerSideEncryptionConfigurationNotFoundError
+        InvalidLaunchTemplateName.NotFoundException InvalidNatGatewayID.NotFound
+        InvalidNetworkInterfaceID.NotFound InvalidPermission.NotFound InvalidRoute.NotFound
+        InvalidRouteTableID.NotFound InvalidSecurityGroupID.NotFound InvalidSnapshot.NotFound
+        InvalidSpotInstanceRequestID.NotFound InvalidSubnetID.NotFound InvalidVolume.NotFound
+        InvalidVpcEndpointId.NotFound InvalidVpcID.NotFound LifecyclePolicyNotFoundException
+        NatGatewayMalformed NatGatewayNotFound NoSuchBucket NoSuchBucketPolicy NoSuchEntity
+        NoSuchKey NoSuchLifecycleConfiguration NoSuchPublicAccessBlockConfiguration
+        NoSuchResourceException NoSuchTagSet NoSuchUpload NoSuchVersion ParameterNotFound
+        ParameterVersionNotFound RepositoryNotFoundException ResourceNotFoundException
+        ServerSideEncryptionConfigurationNotFoundError
     """,
     QuotaError: """
-        AttachmentLimitExceeded InstanceLimitExceeded InternetGatewayLimitExceeded
-        LaunchTemplateLimitExceeded LimitExceeded LimitExceededException MaxIOPSLimitExceeded
-        MaxSpotInstanceCountExceeded NatGatewayLimitExceeded NetworkInterfaceLimitExceeded
-        PrivateIpAddressLimitExceeded ResourceLimitExceeded RouteLimitExceeded RouteTableLimitExceeded
+        AttachmentLimitExceeded InstanceLimitExceeded InternetGatewayLimitExceeded LimitExceeded
+        LimitExceededException MaxIOPSLimitExceeded MaxSpotInstanceCountExceeded
+        NatGatewayLimitExceeded NetworkInterfaceLimitExceeded PrivateIpAddressLimitExceeded
+        ResourceLimitExceeded RouteLimitExceeded RouteTableLimitExceeded
         SecurityGroupsPerInstanceLimitExceeded SecurityGroupsPerInterfaceLimitExceeded
         ServiceQuotaExceededException SnapshotLimitExceeded SubnetLimitExceeded VcpuLimitExceeded
         VolumeIOPSLimit VpcEndpointLimitExceeded
     """,
     ThrottledError: """
-        429 500 502 503 504 BandwidthLimitExceeded EC2ThrottledException InternalError InternalFailure
-        InternalServerError InternalServerException InternalServiceException PriorRequestNotComplete
-        RequestAbortedException RequestLimitExceeded RequestThrottled RequestThrottledException
-        RequestTimeout RequestTimeoutException ServerException ServerInternal ServiceException
-        ServiceFailure ServiceUnavailable ServiceUnavailableException SlowDown ThrottledException
-        Throttling ThrottlingException TooManyRequestsException TransactionInProgressException
-        Unavailable
+        429 500 502 503 504 BandwidthLimitExceeded EC2ThrottledException InternalError
+        InternalFailure InternalServerError InternalServerException InternalServiceException
+        PriorRequestNotComplete RequestAbortedException RequestLimitExceeded RequestThrottled
+        RequestThrottledException RequestTimeout RequestTimeoutException ServerException
+        ServiceException ServiceFailure ServiceUnavailable ServiceUnavailableException SlowDown
+        ThrottledException Throttling ThrottlingException TooManyRequestsException
+        TransactionInProgressException Unavailable
     """,
 }
 # The others: what they mean, and what to do where that is another thing than for the class.
 _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
     AccessDeniedError: {
         "403": ("S3 says no more than that: it is another AWS account's, or a permission is missing",),
+        DECLARED: (
+            "a policy of the organisation sets this for all of its AWS accounts; its keepers may add words",
+        ),
         SPOT_ROLE_MISSING: (
             "spot machines need the service-linked role AWSServiceRoleForEC2Spot, once in each AWS account",
             f"Have somebody with the permission run `{SPOT_ROLE_COMMAND}`, or use on-demand machines.",
@@ -300,7 +302,6 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
             "an endpoint that GuardDuty made: see the VPC console.",
         ),
         "IncorrectState": ("it is still coming or going",),
-        "IncorrectStateException": ("it is still coming or going",),
         "InvalidState": ("it is still coming or going",),
         "InvalidVpcState": ("it is still coming or going",),
         "OperationAborted": ("S3 is still at another change of this bucket",),

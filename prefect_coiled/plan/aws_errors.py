@@ -21,7 +21,7 @@ from prefect_coiled.errors import (
     QuotaError,
     ThrottledError,
 )
-from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, Code
+from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, DECLARED, Code
 
 # How AWS spells kinds, for codes that are in no row; the first that fits.
 _SPELT: tuple[tuple[str, type[AwsError]], ...] = (
@@ -90,7 +90,7 @@ def aws_error(what: str, operation: str, response: Mapping[str, Any], next_step:
     if isinstance(made, AccessDeniedError) and named is not None:
         made.action, made.resource = named[1], named[2]
     if isinstance(made, AccessDeniedError):
-        made.denied_by = denied_by(message)
+        made.denied_by = "declarative policy" if code == DECLARED else denied_by(message)
     return made
 
 

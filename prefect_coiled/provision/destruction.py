@@ -14,7 +14,7 @@ from prefect_coiled.aws.leases import lease
 from prefect_coiled.plan.changes import Plan
 from prefect_coiled.plan.prices import priced
 from prefect_coiled.provision.planning import destruction_of, refuse_while_clusters_live
-from prefect_coiled.provision.removal import not_shown, remove_shared, said, sweep_clusters
+from prefect_coiled.provision.removal import leaving, not_shown, remove_shared, said, sweep_clusters
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import Removal
 from prefect_coiled.tasks import changes as steps
@@ -50,7 +50,8 @@ def destroy_account(account: str, region: str, plan: Plan | None = None) -> Remo
             if kept:  # its machines use the network
                 kept[0].left = total.left
                 raise kept[0]
-            removal, refused = remove_shared(aws, wanted, there, unseen, total.left)
+            with leaving(lambda why: {**total.left, **said(now).left}):
+                removal, refused = remove_shared(aws, wanted, there, unseen, total.left)
             errors = [*failed, *refused, *unseen.values()]
             total += removal + said(now) + not_shown(unseen, errors[0] if errors else None)
             planned = {change.of for change in wanted.todo}

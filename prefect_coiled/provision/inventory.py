@@ -6,7 +6,7 @@ from datetime import datetime
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS, find_all
-from prefect_coiled.plan.kinds import Scope
+from prefect_coiled.plan.kinds import Scope, free
 from prefect_coiled.records import Record
 
 
@@ -31,13 +31,18 @@ class Resource(Record):
     since: datetime | None = None
 
 
-def take_inventory(aws: Aws, cluster: str | None = None) -> tuple[Resource, ...]:
+def take_inventory(aws: Aws, cluster: str | None = None, *, costly: bool = False) -> tuple[Resource, ...]:
     """All that the account has in the door's region; its role and instance profile belong to all regions.
 
     Args:
         cluster: Only what belongs to the clusters of that name.
+        costly: Only kinds that may cost something by the hour; AWS is not asked for others.
     """
-    keys = [key for key, kind in KINDS.items() if kind.listed and (cluster is None or kind.of_clusters)]
+    keys = [
+        key
+        for key, kind in KINDS.items()
+        if kind.listed and (cluster is None or kind.of_clusters) and (kind.usd is not free or not costly)
+    ]
     found = []
     for key, items in find_all(aws, keys, Scope(cluster)).items():
         kind = KINDS[key]

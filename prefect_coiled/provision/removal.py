@@ -8,7 +8,8 @@ is still shutting down) is left with a reason, costs nothing, and goes with the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -120,14 +121,29 @@ def remove(
             go(row)
         settle(tuple(going))
     except CredentialsError as error:  # no call would be answered any more
-        done = {one for ids in removed.values() for one in ids}
         for row in rows:
             kind, why = KINDS[row], error.diagnosis.why
+            # Names are one kind's: the log group, the role and the profile have the same.
+            done = removed.get(kind.name, ())
             rest = [item for item in doomed.get(row, ()) if kind.id_of(item) not in done]
             leave(row, [item for item in rest if f"{kind.prefix}{kind.id_of(item)}" not in left], why)
         error.left = left
         raise
     return Removal(removed=removed, left=left, needed=tuple(needed)), errors
+
+
+@contextmanager
+def leaving(known: Callable[[str], Mapping[str, str]]) -> Iterator[None]:
+    """With an error that ends a removal half-way, such as of credentials that expired, what is left is told.
+
+    Args:
+        known: Gives what else is left, for the reason why.
+    """
+    try:
+        yield
+    except PrefectCoiledError as error:
+        error.left = {**known(error.diagnosis.why), **error.left}
+        raise
 
 
 def _costly(aws: Aws, row: str, items: Iterable[Item]) -> list[Item]:
@@ -196,25 +212,34 @@ def _remove(
     end, rest = (_terminate, _find_rest) if run is as_steps else (_terminate.fn, _find_rest.fn)
     ended: dict[str, list[str]] = {}
     total, errors, failed = Removal(), list[AwsError](), list[PrefectCoiledError]()
-    for n, one in enumerate(uids):
-        try:
-            # Machines that are known by id are ended with the first, whosever they are.
-            ended[one] = end(aws, name, one, ids if n == 0 else ())
-        except CredentialsError:
-            raise
-        except AwsError as error:
-            errors.append(error)
-            total += Removal(left=dict(error.left))
-    for one, machines in ended.items():
-        there, unseen = rest(aws, name, one, patience)
-        there["instance"] = [{"InstanceId": machine} for machine in machines]
-        hidden = {row: error.diagnosis.why for row, error in unseen.items()}
-        removal, refused = remove(aws, there, run, patience, asked=("instance",), stays=hidden)
-        failed += refused
-        # That the name stays with what is left is no news.
-        intent = parameters.intent_of(aws.account, name)
-        left = {key: why for key, why in removal.left.items() if key != intent or len(removal.left) == 1}
-        total += removal.model_copy(update={"left": left})
+    unknown = list(uids)  # of which it is not known what is left
+
+    def known(why: str) -> dict[str, str]:
+        rest_of = {name: priced(f"what else of it is left is not known: {why}", None)} if unknown else {}
+        return {**rest_of, **total.left}
+
+    with leaving(known):
+        for n, one in enumerate(tuple(unknown)):
+            try:
+                # Machines that are known by id are ended with the first, whosever they are.
+                ended[one] = end(aws, name, one, ids if n == 0 else ())
+            except CredentialsError:
+                raise
+            except AwsError as error:
+                errors.append(error)
+                unknown.remove(one)
+                total += Removal(left=dict(error.left))
+        for one, machines in ended.items():
+            there, unseen = rest(aws, name, one, patience)
+            unknown.remove(one)
+            there["instance"] = [{"InstanceId": machine} for machine in machines]
+            hidden = {row: error.diagnosis.why for row, error in unseen.items()}
+            removal, refused = remove(aws, there, run, patience, asked=("instance",), stays=hidden)
+            failed += refused
+            # That the name stays with what is left is no news.
+            intent = parameters.intent_of(aws.account, name)
+            left = {key: why for key, why in removal.left.items() if key != intent or len(removal.left) == 1}
+            total += removal.model_copy(update={"left": left})
     if errors:
         errors[0].left = total.left
         raise errors[0]
@@ -298,10 +323,16 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
         total, errors, _ = sweep_clusters(session, plan)
         if any(not change.cluster for change in plan.todo):
             # A launch that begins meanwhile waits for the lease, and then makes what it needs again.
-            with lease(aws, parameters.set_up_lease(account)):
+            begun = False
+
+            def known(why: str) -> dict[str, str]:
+                return {**total.left, **(said(plan).left if begun else undone(plan, why))}
+
+            with leaving(known), lease(aws, parameters.set_up_lease(account)):
                 there, unseen = steps.look_around(aws)
                 # One that began before it has its name, and keeps what it uses.
                 plan = plan.within(sweep_of(aws, there, release_nat))
+                begun = True
                 total += remove_shared(aws, plan, there, unseen)[0]
         if errors := [*errors, *unseen.values()]:
             errors[0].left = (total + said(plan) + not_shown(unseen, errors[0])).left
@@ -317,6 +348,12 @@ def said(plan: Plan) -> Removal:
         left={change.resource_id: priced(change.why, change.usd_per_hour) for change in plan.left},
         needed=tuple(change.resource_id for change in plan.left if change.needed),
     )
+
+
+def undone(plan: Plan, why: str) -> dict[str, str]:
+    """What a plan would have removed of what belongs to no cluster, and what it leaves."""
+    shared = {c.resource_id: priced(why, c.usd_per_hour) for c in plan.todo if not c.cluster}
+    return {**said(plan).left, **shared}
 
 
 def not_shown(unseen: Mapping[str, AwsError], raised: PrefectCoiledError | None) -> Removal:
@@ -338,10 +375,15 @@ def sweep_clusters(session: Session, plan: Plan) -> tuple[Removal, list[AwsError
         and what failed of the rest.
     """
     total, errors, failed = Removal(), list[AwsError](), list[PrefectCoiledError]()
-    for name, uid in sorted({Cluster(c.cluster, c.uid) for c in plan.todo if c.cluster}):
+    clusters = sorted({Cluster(c.cluster, c.uid) for c in plan.todo if c.cluster})
+    for n, (name, uid) in enumerate(clusters):
         try:
             swept, refused = _sweep_cluster(session.aws, name, uid)
-        except CredentialsError:
+        except CredentialsError as error:
+            why, others = error.diagnosis.why, clusters[n + 1 :] if error.left else clusters[n:]
+            of_others = {c.resource_id: c for c in plan.todo if Cluster(c.cluster, c.uid) in others}
+            rest = {one: priced(why, c.usd_per_hour) for one, c in of_others.items()}
+            error.left = {**undone(plan, why), **total.left, **rest, **error.left}
             raise
         except AwsError as error:
             errors.append(error)

@@ -74,4 +74,4 @@ def find_room(aws: Aws, worker_type: str, scheduler_type: str, *, spot: bool) ->
         return found.model_copy(update={"unknown": f"AWS does not say what {quota} is; {use.console}"})
     shared = machine_quota(scheduler_type, spot=False) == quota
     beside = (vcpus(scheduler_type) or 0) if shared else 0
-    return found.model_copy(update={"quota": use, "workers": room(use.limit, use.used, size, beside)})
+    return found.model_copy(update={"quota": use, "workers": room(use.limit, use.used or 0, size, beside)})

@@ -17,11 +17,12 @@ from prefect_coiled.aws.kinds import KINDS
 from prefect_coiled.aws.leases import lease
 from prefect_coiled.aws.parameters import set_up_lease
 from prefect_coiled.aws.subnets import ClosedZoneError
-from prefect_coiled.errors import AccessDeniedError
+from prefect_coiled.errors import AccessDeniedError, PrefectCoiledError
 from prefect_coiled.options import Egress, RegistryKind
 from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND
 from prefect_coiled.plan.changes import Plan
-from prefect_coiled.plan.kinds import There, Wanted
+from prefect_coiled.plan.kinds import There, Wanted, free
+from prefect_coiled.plan.prices import priced
 from prefect_coiled.provision.planning import asked_of, set_up_of, wanted, widened
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord
@@ -120,7 +121,7 @@ def carry_out(plan: Plan, making: Making) -> None:
     """Make and repair what a plan says, each after what it waits for.
 
     Raises:
-        PrefectCoiledError: With the first cause.
+        PrefectCoiledError: With the first cause; what was made and costs something is `left`.
     """
     before = {row: list(items) for row, items in making.there.items()}
     futures: dict[str, list[PrefectFuture[None]]] = {}
@@ -134,10 +135,25 @@ def carry_out(plan: Plan, making: Making) -> None:
         futures.setdefault(change.row, []).append(future)
     try:
         settle(future for listed in futures.values() for future in listed)
-    except AccessDeniedError as error:
-        raise _no_subnet(error, plan, before) from error
+    except PrefectCoiledError as error:
+        if not isinstance(error, ClosedZoneError):  # gone around, and nothing is told
+            error.left = _costly(making.there, before)
+        if isinstance(error, AccessDeniedError):
+            raise _no_subnet(error, plan, before) from error
+        raise
     if any(not role["made"] for role in making.there["spot role"]):
         events.step("spot role", f"not made, for want of permission; spot needs it: {SPOT_ROLE_COMMAND}")
+
+
+def _costly(there: There, before: There) -> dict[str, str]:
+    """What was made and costs something, as long as nothing removes it."""
+    found: dict[str, str] = {}
+    for row, kind in KINDS.items():
+        known = {kind.id_of(item) for item in before.get(row, ())}
+        for item in () if kind.usd is free else there.get(row, ()):
+            if kind.id_of(item) not in known:
+                found[kind.id_of(item)] = priced(f"{kind.name}, for the next set-up or sweep", kind.usd(item))
+    return found
 
 
 def _no_subnet(error: AccessDeniedError, plan: Plan, there: There) -> AccessDeniedError:
@@ -149,9 +165,11 @@ def _no_subnet(error: AccessDeniedError, plan: Plan, there: There) -> AccessDeni
     d = error.diagnosis
     zones = sorted({item["AvailabilityZone"] for item in there["subnet"]} - planned)
     choice = f" Or choose a zone that has one: {', '.join(zones)}." if zones else ""
-    return error.retold(
+    made = error.retold(
         f"{d.next_step}{choice}",
         what=f"starting in zone {lacking}",
         why=f"it has no subnet, and none could be made: {d.why}",
         statements=error.statements,
     )
+    made.left = error.left
+    return made

@@ -58,7 +58,7 @@ SHOWS: dict[tuple[str, ...], tuple[tuple[str, ...], set[str]]] = {
     ("environment", "diff"): (("environment", "diff"), set()),
     ("environment", "images"): (("environment", "images"), {"image_id", "environment", "python", "state"}),
     ("firewall",): (("firewall", NAME), {"ports", "cidr"}),
-    ("quotas",): (("quotas",), {"code", "name", "console", "limit", "used", "unit"}),
+    ("quotas",): (("quotas",), {"code", "name", "console", "limit", "used", "unit", "unknown"}),
     ("images",): (("images", "--account", "in-ecr"), set()),
     ("ls",): (("ls",), {"name", "state", "workers", "types", "usd_per_hour"}),
     ("notifications",): (("notifications",), {"time", "level", "event_type", "msg", "data"}),

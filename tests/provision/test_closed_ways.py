@@ -14,11 +14,12 @@ from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS, find
 from prefect_coiled.aws.own_network import check_own_network
 from prefect_coiled.aws.public_access import find_block
-from prefect_coiled.errors import NoCapacityError, OptionsError, ProvisionError
+from prefect_coiled.errors import NoCapacityError, OptionsError, PrefectCoiledError, ProvisionError
 from prefect_coiled.options import NetworkIds
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.cluster import ClusterSpec
-from prefect_coiled.provision import create_cluster, delete_cluster, set_up_account
+from prefect_coiled.provision import create_cluster, delete_cluster, set_up_account, take_inventory
+from prefect_coiled.provision.obstacles import find_obstacles
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session
 from tests.provision.laid import Lay, live, refusing
@@ -94,6 +95,108 @@ def test_a_network_of_ones_own_is_looked_at_for_block_public_access(
     said = f"scheduler_subnet_id {subnet} is closed by VPC Block Public Access"
     with pytest.raises(OptionsError, match=said) if refused else nullcontext():
         check_own_network(aws, ids, public_scheduler=True, egress="nat")
+
+
+@pytest.fixture
+def open_network(sandbox: Sandbox) -> NetworkIds:
+    """A network of one's own, with a way out."""
+    sandbox.reset()
+    sandbox.set(boot="none")
+    ec2 = sandbox.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.20.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.20.0.0/24")["Subnet"]["SubnetId"]
+    gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
+    tables = ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["RouteTables"]
+    ec2.create_route(
+        RouteTableId=tables[0]["RouteTableId"], DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway
+    )
+    return NetworkIds(network_id=vpc, scheduler_subnet_id=subnet, give_workers_public_ip=True)
+
+
+def rule_of(
+    acl: dict[str, Any], number: int, action: str, out: bool, ports: tuple[int, int]
+) -> dict[str, Any]:
+    return {
+        "NetworkAclId": acl["NetworkAclId"],
+        "RuleNumber": number,
+        "Protocol": "6",
+        "RuleAction": action,
+        "Egress": out,
+        "CidrBlock": "0.0.0.0/0",
+        "PortRange": {"From": ports[0], "To": ports[1]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("out", "ports", "said"),
+    [
+        (True, (0, 65535), "lets nothing out to port 443 and lets no answers out"),
+        (True, (443, 443), "lets nothing out to port 443"),
+        (False, (1024, 65535), "lets no answers in and lets nobody in at port 8786"),
+        (False, (8786, 8786), "lets nobody in at port 8786"),
+        (False, (22, 22), ""),
+    ],
+)
+def test_a_network_acl_that_denies_is_said_before_machines_run_that_reach_nothing(
+    aws: Aws, sandbox: Sandbox, open_network: NetworkIds, out: bool, ports: tuple[int, int], said: str
+) -> None:
+    ec2, ids = sandbox.client("ec2"), open_network
+    check_own_network(aws, ids, public_scheduler=True, egress="nat")
+    wanted = [{"Name": "vpc-id", "Values": [ids.network_id]}]
+    (acl,) = ec2.describe_network_acls(Filters=wanted)["NetworkAcls"]
+    ec2.create_network_acl_entry(**rule_of(acl, 50, "deny", out, ports))
+    with pytest.raises(OptionsError, match=said) if said else nullcontext() as caught:
+        check_own_network(aws, ids, public_scheduler=True, egress="nat")
+    assert caught is None or acl["NetworkAclId"] in str(caught.value)
+    ec2.create_network_acl_entry(**rule_of(acl, 40, "allow", out, ports))
+    check_own_network(aws, ids, public_scheduler=True, egress="nat")
+
+
+def test_a_vpc_without_name_servers_is_said(aws: Aws, sandbox: Sandbox, open_network: NetworkIds) -> None:
+    ec2 = sandbox.client("ec2")
+
+    def give(key: str, value: str) -> None:
+        made = ec2.create_dhcp_options(DhcpConfigurations=[{"Key": key, "Values": [value]}])["DhcpOptions"]
+        ec2.associate_dhcp_options(DhcpOptionsId=made["DhcpOptionsId"], VpcId=open_network.network_id)
+
+    give("domain-name", "corp.example")
+    with pytest.raises(OptionsError, match=r"name no DNS server.*AmazonProvidedDNS"):
+        check_own_network(aws, open_network, public_scheduler=True, egress="nat")
+    give("domain-name-servers", "AmazonProvidedDNS")
+    check_own_network(aws, open_network, public_scheduler=True, egress="nat")
+
+
+def test_dedicated_tenancy_is_said_with_its_price(
+    aws: Aws, open_network: NetworkIds, show: Show, caplog: pytest.LogCaptureFixture
+) -> None:
+    def dedicated(asked: dict[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
+        return {**reply, "Vpcs": [{**vpc, "InstanceTenancy": "dedicated"} for vpc in reply["Vpcs"]]}
+
+    show("DescribeVpcs", dedicated)
+    check_own_network(aws, open_network, public_scheduler=True, egress="nat")
+    assert "dedicated tenancy" in caplog.text
+    assert "2 US dollars an hour" in caplog.text
+
+
+def test_what_keeps_the_accounts_clusters_from_coming_up_is_found_beforehand(
+    session: Session, aws: Aws, sandbox: Sandbox, spec: Spec, lay: Lay
+) -> None:
+    sandbox.reset()
+    sandbox.set(boot="none")
+    set_up_account("team", "us-east-1")
+    assert find_obstacles(aws, spec()) == []
+    (vpc,) = find(aws, KINDS["vpc"])
+    ec2 = sandbox.client("ec2")
+    acls = ec2.describe_network_acls(Filters=[{"Name": "vpc-id", "Values": [vpc["VpcId"]]}])["NetworkAcls"]
+    ec2.create_network_acl_entry(**rule_of(acls[0], 50, "deny", True, (0, 65535)))
+    lay(refusing("ec2:DescribeImages", "InvalidAMIID.NotFound"))
+    *ways, image = find_obstacles(aws, spec())
+    assert ways
+    assert all("lets nothing out to port 443" in way for way in ways)
+    assert "Allowed AMIs" in image
+    lay(refusing("ec2:DescribeNetworkAcls", "UnauthorizedOperation"))  # a policy from before that
+    assert find_obstacles(aws, spec()) == []
 
 
 def closing(*zones: str) -> Callable[[str, dict[str, Any]], tuple[str, str] | None]:
@@ -191,3 +294,30 @@ def test_an_image_that_somebody_disabled_is_seen_and_removed(aws: Aws, sandbox: 
     assert row.delete is not None
     row.delete(aws, find(aws, row))
     assert find(aws, row) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        ("ec2:CreateVpc", "UnauthorizedOperation"),
+        ("ec2:ModifyVpcAttribute", "InvalidParameterValue"),
+        ("ec2:CreateRoute", "RouteLimitExceeded"),
+        ("iam:CreateRole", "LimitExceeded"),
+        ("ecr:CreateRepository", "LimitExceededException"),
+        ("ec2:CreateSubnet", "UnauthorizedOperation"),
+    ],
+)
+def test_a_set_up_that_fails_says_what_it_made_that_costs_something(
+    session: Session, aws: Aws, sandbox: Sandbox, lay: Lay, call: str, code: str
+) -> None:
+    sandbox.reset()
+    sandbox.set(boot="none")
+    lay(refusing(call, code))
+    with pytest.raises(PrefectCoiledError) as caught:
+        set_up_account("team", "us-east-1")
+    lay(lambda action, asked: None)
+    costly = {one.resource_id for one in take_inventory(aws, costly=True) if one.usd_per_hour}
+    assert costly <= set(caught.value.left)
+    assert all("an hour" in why for why in caught.value.left.values())
+    set_up_account("team", "us-east-1")  # goes on with it
+    assert costly <= {one.resource_id for one in take_inventory(aws, costly=True)}

@@ -40,6 +40,7 @@ from prefect_coiled.provision import (
     sweep,
     take_inventory,
 )
+from prefect_coiled.provision.obstacles import find_obstacles
 from prefect_coiled.records import ClusterRecord
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.sandbox.iam.decide import Request as Asked
@@ -152,6 +153,7 @@ def life(
         foresee(user, caller.find_caller(user))
         spec = plan(user, name="life", key_name="mine")
         record = create_cluster(spec)
+        assert find_obstacles(user, spec) == []
         add_workers(spec, record, 1, "more")
         change_ingress("team", "us-east-1", "life", [])
         take_inventory(user)

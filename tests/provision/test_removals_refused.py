@@ -15,7 +15,7 @@ from prefect_coiled.aws import kinds, parameters, waits
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.images import find_image
 from prefect_coiled.aws.kinds import KINDS, find_all
-from prefect_coiled.errors import PrefectCoiledError
+from prefect_coiled.errors import CredentialsError, PrefectCoiledError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.actions import ACTIONS
 from prefect_coiled.plan.cluster import ClusterSpec, cluster_tags
@@ -192,6 +192,27 @@ def strike(patch: pytest.MonkeyPatch, call: str, fault: str) -> Counter[str]:
     return made
 
 
+def expire(patch: pytest.MonkeyPatch, met: set[str]) -> list[str]:
+    """From the first call on that was not met yet, credentials are taken no more. Gives what was removed."""
+    done: list[str] = []
+    gone: list[str] = []
+
+    def struck(self: Any, operation: str, given: dict[str, Any]) -> Any:
+        call = f"{self.meta.service_model.service_name}:{operation}"
+        if gone or call not in met:
+            met.update([] if gone else [call])
+            gone.append(call)
+            error = {"Code": "RequestExpired", "Message": "Request has expired."}
+            refused: Any = {"Error": error, "ResponseMetadata": {"HTTPStatusCode": 400, "HTTPHeaders": {}}}
+            raise ClientError(refused, operation)
+        reply = _call(self, operation, given)
+        done.extend([call] if operation.startswith(REMOVING) else [])
+        return reply
+
+    patch.setattr(botocore.client.BaseClient, "_make_api_call", struck)
+    return done
+
+
 def ended(run: Callable[[], Removal]) -> Removal:
     """What is said of it, by an error or without."""
     try:
@@ -255,3 +276,34 @@ def test_what_is_refused_for_good_is_left_and_said_and_all_else_goes(
             assert ("an hour" in removal.left[one]) is bool(costs.get(one)), (fault, removal.left[one])
     assert ended(run).is_done
     assert not doomed(aws)
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+def test_credentials_that_expire_on_the_way_down_leave_nothing_untold(
+    session: Session, spec: Spec, aws: Aws, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    make, doomed, run = WAYS[way]
+    make(aws, spec(name=NAME), sandbox)
+    met: set[str] = set()
+    while True:
+        with monkeypatch.context() as patch:
+            before = len(met)
+            done = expire(patch, met)
+            try:
+                run()
+            except CredentialsError as error:
+                left = error.left
+            else:
+                break
+        assert len(met) == before + 1
+        parameters.delete_parameters(aws, [parameters.set_up_lease("team")])  # nobody's after a minute
+        costs = prices(aws)
+        for row, one in doomed(aws) if set(done) - {"ssm:DeleteParameters"} else ():
+            # What was not looked for yet is told by the cluster's name.
+            assert one in left or (KINDS[row].of_clusters and NAME in left), (met, row, one)
+            assert one not in left or ("an hour" in left[one]) is bool(costs.get(one)), left[one]
+    assert not doomed(aws)
+    assert {call.partition(":")[2] for call in met} >= {
+        "DeleteSecurityGroup",
+        "TerminateInstances",
+    } or way == "destroy"

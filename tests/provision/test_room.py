@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import botocore.client
@@ -57,6 +58,25 @@ def test_the_quota_less_what_runs_and_the_scheduler_is_the_room(aws: Aws, answer
     (line,) = found.lines()
     assert "5 workers, m6i.xlarge on demand" in line
     assert "(L-1216C47A): 32 vCPUs, 6 used; https://us-east-1.console.aws.amazon.com/" in line
+
+
+@pytest.mark.parametrize("failing", ["GetServiceQuota", "DescribeInstances", "DescribeAddresses"])
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ThrottlingException", "InternalError"])
+def test_a_quota_that_aws_does_not_show_keeps_no_other(
+    aws: Aws, answers: dict[str, Any], calls: Counter[str], failing: str, code: str
+) -> None:
+    answers |= {"GetServiceQuota": {"Quota": {"Value": 5.0}}, "DescribeInstances": machines("m5.xlarge")}
+    answers[failing] = code
+    found = {one.code: one for one in find_uses(aws)}
+    unknown = {one.code for one in found.values() if code in one.unknown}
+    vcpus = {one.code for one in found.values() if one.unit}
+    of = {"GetServiceQuota": set(found), "DescribeInstances": vcpus, "DescribeAddresses": {"L-0263D0A3"}}
+    assert unknown == of[failing]
+    for one in found.values():
+        assert (one.limit is None) is (failing == "GetServiceQuota")
+        assert (one.used is None) is (one.code in unknown and failing != "GetServiceQuota")
+    # Whom AWS does not answer once, it is not asked for all the others.
+    assert calls["servicequotas:GetServiceQuota"] == (1 if failing == "GetServiceQuota" else len(found))
 
 
 def test_the_quotas_are_listed_with_what_is_used_of_them(aws: Aws, answers: dict[str, Any]) -> None:

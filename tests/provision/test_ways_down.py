@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import botocore.client
 import pytest
 
 from prefect_coiled.aws import kinds, parameters
@@ -99,6 +100,42 @@ def test_a_close_says_which_machine_is_left_and_what_it_costs(
         delete_cluster("team", "us-east-1", record.name, record.uid if uid == "one" else None)
     assert list(caught.value.left) == [kept]
     assert "an hour" in caught.value.left[kept]
+
+
+def test_a_machine_that_stays_shutting_down_is_named_and_what_waits_for_it_goes_later(
+    session: Session, spec: Spec, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = create_cluster(spec())
+    stuck = record.workers[0].instance_id
+    call: Any = botocore.client.BaseClient.__dict__["_make_api_call"]
+
+    def shown(self: Any, operation: str, asked: dict[str, Any]) -> Any:
+        reply = call(self, operation, asked)
+        for one in (i for r in reply.get("Reservations", ()) for i in r["Instances"]):
+            if one["InstanceId"] == stuck and one["State"]["Name"] == "terminated":
+                one["State"] = {"Code": 32, "Name": "shutting-down"}
+        return reply
+
+    with monkeypatch.context() as patch:
+        patch.setattr(botocore.client.BaseClient, "_make_api_call", shown)
+        removal = delete_cluster("team", "us-east-1", record.name, patience=2.0)
+    assert not removal.is_done
+    assert all(f"{stuck} is shutting-down" in why for why in removal.left.values()), removal.left
+    assert not any("an hour" in why for why in removal.left.values())
+    assert delete_cluster("team", "us-east-1", record.name, record.uid).is_done
+
+
+@pytest.mark.parametrize("hidden", ["ecr:DescribeRepositories", "iam:GetRole", "ec2:DescribeVpcs"])
+def test_what_costs_is_told_though_aws_does_not_show_what_is_free(
+    session: Session, spec: Spec, aws: Aws, lay: Lay, hidden: str
+) -> None:
+    record = create_cluster(spec())
+    lay(refusing(hidden, "AccessDenied"))
+    kinds_of = {one.kind for one in take_inventory(aws, costly=True)}
+    assert kinds_of == {"instance", "volume", "NAT gateway", "elastic address"}
+    with pytest.raises(AccessDeniedError, match=hidden):
+        take_inventory(aws)
+    delete_cluster("team", "us-east-1", record.name, record.uid)
 
 
 @pytest.mark.parametrize("hidden", ["ecr:DescribeRepositories", "ec2:DescribeRouteTables"])

@@ -87,6 +87,45 @@ def ship(cloud, lines, timeout_s=5.0, **options):
     return shipper, shipper.close(timeout_s)
 
 
+class WithAClock(Cloud):
+    """A CloudWatch that leaves out what is more than two hours from its own time, as AWS does."""
+
+    now = 1_000_000_000_000
+
+    def put_log_events(self, logGroupName, logStreamName, logEvents):  # noqa: N803
+        old = [event for event in logEvents if event["timestamp"] < self.now - 7_200_000]
+        new = [event for event in logEvents if event["timestamp"] > self.now + 7_200_000]
+        self.batches.append([event for event in logEvents if event not in (*old, *new)])
+        info = {"tooOldLogEventEndIndex": len(old)} if old else {}
+        info |= {"tooNewLogEventStartIndex": len(logEvents) - len(new)} if new else {}
+        return {"rejectedLogEventsInfo": info} if info else {}
+
+
+@pytest.mark.parametrize("off", [-86400 * 365, 86400])
+def test_lines_from_before_the_clock_was_set_come_as_of_then(off):
+    cloud = WithAClock()
+    clock = [cloud.now / 1000 + off]
+    shipper = LogShipper(lambda: cloud, "g", "s", interval_s=0.01, clock=lambda: clock[0])
+    for text in ("first", "second"):
+        shipper.line(text)
+    clock[0] = cloud.now / 1000
+    shipper.line("third")
+    shipper.start()
+    assert shipper.close(5)
+    assert cloud.messages() == ["first", "second", "third"]
+    times = [event["timestamp"] for batch in cloud.batches for event in batch]
+    assert times == sorted(times)
+
+
+def test_lines_of_a_clock_that_stays_wrong_are_lost_and_nothing_waits_for_them():
+    cloud = WithAClock()
+    shipper = LogShipper(lambda: cloud, "g", "s", interval_s=0.01, clock=lambda: cloud.now / 1000 + 86400)
+    shipper.line("lost")
+    shipper.start()
+    assert shipper.close(5)
+    assert cloud.messages() == []
+
+
 def test_a_machine_makes_its_stream_first_and_sends_lines_in_order():
     cloud = Cloud()
     _, done = ship(cloud, ["a", "", "c"])

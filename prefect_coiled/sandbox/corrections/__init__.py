@@ -10,6 +10,7 @@
     filters        filters of DescribeInstances that moto does not know
     images         images of instances: pending, names used once
     buckets        a bucket's own policy: its conditions count
+    log_events     which events PutLogEvents says that it left out
     tagging        GetResources of the tagging API: kinds that moto leaves out
     disk_key       the key that encrypts disks; what becomes of machines whose launcher may not use it
     quotas         Service Quotas: the limits of the settings
@@ -52,6 +53,7 @@ def install(settings: Settings, plane: DataPlane, history: History) -> None:
         images,
         launch,
         linked_roles,
+        log_events,
         quotas,
         registry,
         speed,
@@ -60,6 +62,7 @@ def install(settings: Settings, plane: DataPlane, history: History) -> None:
 
     launch.install(settings, history)
     linked_roles.install()
+    log_events.install()
     buckets.install()
     disk_key.install(settings)
     fleets.install()

@@ -80,16 +80,16 @@ def template_name(asked: Asked) -> str | None:
 @rule(
     "ec2",
     "CreateLaunchTemplate",
-    "InvalidParameterValue",
-    "A template's user data has at most 16 KB before base64.",
+    "InvalidUserData.Malformed",
+    "A template's user data is base64, and has at most 16 KB before it.",
     _API.format("RequestLaunchTemplateData"),
 )
-def template_user_data(asked: Asked) -> Refusal | str | None:
+def template_user_data(asked: Asked) -> str | None:
     text = str(asked.get("LaunchTemplateData", "UserData") or "")
     try:
         size = len(base64.b64decode(text, validate=True))
     except ValueError:
-        return Refusal("InvalidUserData.Malformed", "Invalid BASE64 encoding of user data.")
+        return "Invalid BASE64 encoding of user data."
     return "User data is limited to 16384 bytes" if size > 16384 else None
 
 

@@ -163,7 +163,7 @@ CASES: list[Case] = [
         "ec2",
         "create_launch_template",
         lambda h: {"LaunchTemplateName": "large", "LaunchTemplateData": {"UserData": encoded(16385)}},
-        INVALID,
+        "InvalidUserData.Malformed",
         lambda h: {"LaunchTemplateName": "large", "LaunchTemplateData": {"UserData": encoded(16384)}},
     ),
     (

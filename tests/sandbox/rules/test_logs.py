@@ -155,6 +155,6 @@ def test_a_call_that_breaks_the_rule_is_refused_with_the_code_of_aws(here: Here,
 def test_events_that_are_too_old_or_too_new_are_left_out(here: Here) -> None:
     day = 24 * 3600_000
     answer = here.of("logs").put_log_events(**events((-15 * day, 1)))
-    assert answer["rejectedLogEventsInfo"]["tooOldLogEventEndIndex"] == 0
-    answer = here.of("logs").put_log_events(**events((3 * 3600_000, 1)))
-    assert answer["rejectedLogEventsInfo"]["tooNewLogEventStartIndex"] == 0
+    assert answer["rejectedLogEventsInfo"]["tooOldLogEventEndIndex"] == 1
+    answer = here.of("logs").put_log_events(**events((0, 1), (3 * 3600_000, 1), (4 * 3600_000, 1)))
+    assert answer["rejectedLogEventsInfo"]["tooNewLogEventStartIndex"] == 1
