@@ -10,7 +10,7 @@ from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.images import root_disk
 from prefect_coiled.aws.tagged import ec2_kind, find_tagged
 from prefect_coiled.aws.waits import wait_as
-from prefect_coiled.errors import AlreadyExistsError, NotFoundError
+from prefect_coiled.errors import AlreadyExistsError, AwsError, NotFoundError, PrefectCoiledError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.kinds import ALL, Item, Scope, There
 from prefect_coiled.records import BakedImage
@@ -68,11 +68,31 @@ def wait_baked_image(aws: Aws, image_id: str, *, timeout: float = AVAILABLE) -> 
         ProvisionError: AWS could not make it.
         WaitTimeoutError: It takes too long.
     """
-    what = f"waiting for image ({image_id}) to be available"
-    reply = wait_as(
-        aws, "image_available", "ec2:DescribeImages", what, timeout=timeout, interval=5.0, ImageIds=[image_id]
-    )
+    call, what = "ec2:DescribeImages", f"waiting for image ({image_id}) to be available"
+    try:
+        reply = wait_as(
+            aws, "image_available", call, what, timeout=timeout, interval=5.0, ImageIds=[image_id]
+        )
+    except PrefectCoiledError as error:
+        if not _given_up(aws, image_id):
+            why = "it may still come, and its snapshot is stored; a bake of the same packages finds it"
+            error.left = {image_id: f"{why}, or deregister it (EC2 console > AMIs)"}
+        raise
     return _record(reply["Images"][0])
+
+
+def _given_up(aws: Aws, image_id: str) -> bool:
+    """Remove an image that failed: no machine can be launched from it, and it keeps its name."""
+    try:
+        found = aws.call("ec2:DescribeImages", f"looking at image ({image_id})", ImageIds=[image_id])[
+            "Images"
+        ]
+        if not found or found[0]["State"] not in ("failed", "error", "invalid"):
+            return False
+        aws.call("ec2:DeregisterImage", f"deregistering image ({image_id})", ImageId=image_id)
+    except AwsError:
+        return False
+    return True
 
 
 def _surplus(item: Item, there: There, idle: bool) -> str:

@@ -296,6 +296,24 @@ def test_an_image_that_somebody_disabled_is_seen_and_removed(aws: Aws, sandbox: 
     assert find(aws, row) == []
 
 
+@pytest.mark.parametrize(("state", "stays"), [("failed", False), ("pending", True)])
+def test_an_image_that_does_not_come_gives_its_name_back_or_is_told(
+    aws: Aws, sandbox: Sandbox, show: Show, state: str, stays: bool
+) -> None:
+    ec2 = sandbox.client("ec2")
+    base = ec2.describe_images(Owners=["amazon"], MaxResults=5)["Images"][0]["ImageId"]
+    machine = ec2.run_instances(ImageId=base, InstanceType="t3.micro", MinCount=1, MaxCount=1)["Instances"][0]
+    ec2.get_waiter("instance_running").wait(InstanceIds=[machine["InstanceId"]])
+    made = baked_images.create_baked_image(aws, machine["InstanceId"], f"coiled-{state}", "abc", "3.11")
+    ec2.terminate_instances(InstanceIds=[machine["InstanceId"]])
+    show("DescribeImages", lambda asked, reply: {"Images": [{**i, "State": state} for i in reply["Images"]]})
+    with pytest.raises(ProvisionError, match=made) as caught:
+        baked_images.wait_baked_image(aws, made, timeout=0.5)
+    assert list(caught.value.left) == ([made] if stays else [])
+    there = {image["ImageId"] for image in ec2.describe_images(Owners=["self"])["Images"]}
+    assert (made in there) is stays
+
+
 @pytest.mark.parametrize(
     ("call", "code"),
     [

@@ -112,6 +112,15 @@ def lose_a_zone(sandbox: Sandbox, zone: str) -> None:
     ec2.delete_route_table(RouteTableId=table_id)
 
 
+def name_servers(sandbox: Sandbox) -> None:
+    """DHCP options as each VPC of AWS has them; the sandbox's have none."""
+    ec2 = sandbox.client("ec2")
+    servers = [{"Key": "domain-name-servers", "Values": ["AmazonProvidedDNS"]}]
+    made = ec2.create_dhcp_options(DhcpConfigurations=servers)["DhcpOptions"]["DhcpOptionsId"]
+    for vpc in ec2.describe_vpcs(Filters=[{"Name": "tag:coiled-account", "Values": ["team"]}])["Vpcs"]:
+        ec2.associate_dhcp_options(DhcpOptionsId=made, VpcId=vpc["VpcId"])
+
+
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Locked:
     """A lock of two wheels that are made here."""
@@ -153,6 +162,7 @@ def life(
         foresee(user, caller.find_caller(user))
         spec = plan(user, name="life", key_name="mine")
         record = create_cluster(spec)
+        name_servers(own_sandbox)
         assert find_obstacles(user, spec) == []
         add_workers(spec, record, 1, "more")
         change_ingress("team", "us-east-1", "life", [])
