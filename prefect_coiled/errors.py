@@ -39,16 +39,24 @@ from typing import Any, TypeVar
 E = TypeVar("E", bound="AwsError")
 
 # C0 but for tab and line feed, DEL, C1, and what turns the direction of writing: https://unicode.org/reports/tr9/.
+# What has no width could hide in a name; the joiners of scripts and of emoji stay.
 _CONTROLS = dict.fromkeys(
     [
         *range(0x09),
         *range(0x0B, 0x20),
         *range(0x7F, 0xA0),
         # Marks that turn the direction of a line, ends of lines and paragraphs, and tags, which are not seen.
+        0x00AD,
         0x061C,
+        0x180E,
+        0x200B,
         *range(0x200E, 0x2010),
         *range(0x2028, 0x202F),
-        *range(0x2066, 0x206A),
+        *range(0x2060, 0x2070),
+        0xFEFF,
+        *range(0xFFF9, 0xFFFC),
+        # Halves of a character, which JSON can hold and no terminal takes.
+        *range(0xD800, 0xE000),
         *range(0xE0000, 0xE0080),
     ],
     "?",

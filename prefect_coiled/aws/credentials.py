@@ -9,7 +9,6 @@ refreshable credentials, not once and for all. May not read blocks or configurat
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from pydantic import SecretStr
 
 from prefect_coiled.errors import AccountError
 from prefect_coiled.options.base import near
+from prefect_coiled.plan.policies import ROLE_ARN
 
 # The access key id of a sandbox's administrator.
 ADMINISTRATOR = "sandbox"
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 
 DEFAULT_SESSION_NAME = "prefect-coiled"
-_ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", re.ASCII)
 _USE_INSTEAD = (
     "Give a profile (also one with single sign-on), a role to assume, or the long-lived keys of an IAM user."
 )
@@ -71,7 +70,7 @@ class CredentialSource:
             raise AccountError("external id", "was given without the role that asks for it.")
         if self.external_id and not 2 <= len(self.external_id) <= 1224:
             raise AccountError("external id", "must have 2 to 1224 characters.")
-        if self.role_arn and not _ROLE_ARN.fullmatch(self.role_arn):
+        if self.role_arn and not ROLE_ARN.fullmatch(self.role_arn):
             raise AccountError(
                 f"role {self.role_arn!r}", "must look like arn:aws:iam::123456789012:role/name."
             )

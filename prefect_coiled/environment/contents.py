@@ -23,7 +23,8 @@ from typing import IO
 import httpx
 
 from prefect_coiled.environment import kept
-from prefect_coiled.environment.indexes import Indexes, Trust
+from prefect_coiled.environment.fetch import client_for
+from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Package, Wheel
 from prefect_coiled.environment.sites import path_of
 from prefect_coiled.errors import OptionsError
@@ -328,37 +329,20 @@ class _Parts(io.RawIOBase):
         return data
 
     def _fetch(self, start: int, end: int) -> bytes:
-        reply = self._client.get(self._url, headers={**self._headers, "Range": f"bytes={start}-{end - 1}"})
+        headers = {**self._headers, "Range": f"bytes={start}-{end - 1}"}
+        reply = self._client.get(self._url, headers=headers, timeout=_SECONDS)
         reply.raise_for_status()
         return reply.content if reply.status_code == 206 else reply.content[start:end]
 
 
 def _remote(url: str, indexes: Indexes) -> IO[bytes]:
-    header, client = indexes.authorization(url), _client(indexes.trust(url))
+    header, client = indexes.authorization(url), client_for(indexes.trust(url))
     headers = {"Authorization": header} if header else {}
-    reply = client.get(url, headers={**headers, "Range": f"bytes=-{_PART}"})
+    reply = client.get(url, headers={**headers, "Range": f"bytes=-{_PART}"}, timeout=_SECONDS)
     total = reply.headers.get("Content-Range", "").rpartition("/")[2]
     if reply.status_code == 206 and total.isdigit():
         return _Parts(url, headers, client, reply.content, int(total))  # type: ignore[return-value]
     if reply.status_code != 200:  # an index that knows no parts counted from the end
-        reply = client.get(url, headers=headers)
+        reply = client.get(url, headers=headers, timeout=_SECONDS)
     reply.raise_for_status()
     return io.BytesIO(reply.content)
-
-
-@lru_cache(maxsize=4)
-def _client(trust: Trust) -> httpx.Client:
-    made = httpx.Client(verify=trust.context(), timeout=_SECONDS, follow_redirects=True)
-    made.event_hooks["response"].append(refuse_downgrade)
-    return made
-
-
-def refuse_downgrade(reply: httpx.Response) -> None:
-    """Follow no index from https to http, where anybody may answer.
-
-    Raises:
-        httpx.RemoteProtocolError: It leads there.
-    """
-    to = reply.url.join(reply.headers["Location"]) if reply.has_redirect_location else reply.url
-    if (reply.url.scheme, to.scheme) == ("https", "http"):
-        raise httpx.RemoteProtocolError("the index leads on to http, where anybody may answer")

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from prefect_coiled.environment.contents import check_record
+from prefect_coiled.environment.fetch import client_for
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Wheel
 from prefect_coiled.environment.sites import path_of
@@ -43,6 +44,17 @@ def download(
     if Path(wheel.file).name != wheel.file or wheel.file in ("", ".", ".."):
         raise OptionsError(what, "that is no name of a file, so it is not written.")
     path = folder / wheel.file
+    try:
+        _fetch_at_last(wheel, path, indexes, what, sleep)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _fetch_at_last(
+    wheel: Wheel, path: Path, indexes: Indexes, what: str, sleep: Callable[[float], None]
+) -> None:
     reason, hint = "", ""
     for n in range(_TRIES):
         if n:
@@ -51,7 +63,7 @@ def download(
             _fetch(wheel, path, indexes, what)
             if wheel.file.endswith(".whl") and (wrong := _not_recorded(path)):
                 raise OptionsError(what, f"in this wheel {wrong}.", "Do not use the index that has it.")
-            return path
+            return
         except httpx.HTTPStatusError as error:
             reason = f"the index answered {error.response.status_code} {error.response.reason_phrase}"
             if error.response.status_code not in _PASSING:
@@ -69,11 +81,9 @@ def download(
         except (httpx.RequestError, OSError) as error:
             reason, hint = str(error) or type(error).__name__, "Try again later."
         except OptionsError:  # told already
-            path.unlink(missing_ok=True)
             raise
         except (httpx.InvalidURL, ValueError) as error:
             raise OptionsError(what, indexes.redacted(str(error))) from None
-    path.unlink(missing_ok=True)
     raise OptionsError(what, f"{indexes.redacted(reason)} ({n + 1} tries)", hint)
 
 
@@ -92,14 +102,9 @@ def _fetch(wheel: Wheel, path: Path, indexes: Indexes, what: str) -> None:
     headers = {"User-Agent": "prefect-coiled", "Accept-Encoding": "identity"}
     if header := indexes.authorization(wheel.url):
         headers["Authorization"] = header  # httpx does not follow it to another host
-    certificates = indexes.trust(wheel.url).context() if wheel.url.startswith("https:") else True
-    digest = hashlib.sha256()
-    options = {"headers": headers, "follow_redirects": True, "timeout": _SECONDS, "verify": certificates}
-    with httpx.stream("GET", wheel.url, **options) as reply, path.open("wb") as out:  # type: ignore[arg-type]
+    digest, client = hashlib.sha256(), client_for(indexes.trust(wheel.url))
+    with client.stream("GET", wheel.url, headers=headers, timeout=_SECONDS) as reply, path.open("wb") as out:
         reply.raise_for_status()
-        ways = {str(one.url.scheme) for one in (*reply.history, reply)}
-        if wheel.url.startswith("https:") and ways != {"https"}:
-            raise OptionsError(what, "the index leads on to http, where anybody may answer.")
         if not wheel.sha256 and not {"content-length", "transfer-encoding"} & set(reply.headers):
             raise OptionsError(what, "the index says neither its hash nor its length.")
         for chunk in reply.iter_bytes(_CHUNK):

@@ -39,11 +39,26 @@ def _is_ours(path: Path) -> bool:
     return found.st_uid == os.getuid() and not found.st_mode & 0o022 and not path.is_symlink()
 
 
+def _check(place: Path) -> None:
+    """Of a folder and the one above it, both of ours.
+
+    Raises:
+        OSError: One is not this user's alone, is a link that leads to what he has elsewhere, or is not there.
+    """
+    if not (_is_ours(place) and _is_ours(place.parent)):
+        raise PermissionError(f"{place} is not this user's alone")
+
+
 def _make(place: Path) -> None:
-    """Make a folder, and those above it, for this user alone."""
+    """Make a folder, and those above it, for this user alone.
+
+    Raises:
+        OSError: It cannot be made; or somebody else has put another, or a link, in its place.
+    """
     missing = [one for one in (place, *place.parents) if not one.exists()]
     for one in reversed(missing):
         one.mkdir(mode=0o700, exist_ok=True)
+    _check(place)
 
 
 def read(path: Path) -> str:
@@ -52,8 +67,9 @@ def read(path: Path) -> str:
     Raises:
         OSError: There is none, or somebody else can have written it.
     """
-    if not (_is_ours(path) and _is_ours(path.parent)):
+    if not _is_ours(path):
         raise PermissionError(f"{path} is not this user's alone")
+    _check(path.parent)
     return path.read_text()
 
 
@@ -91,7 +107,8 @@ def find(key: str, target: Path) -> Path | None:
     """A copy of the wheel that is kept under a key, if one is."""
     for wheel in sorted((folder() / key).glob("*.whl")) if key else ():
         try:
-            if not all(map(_is_ours, (wheel, wheel.parent, wheel.parent.parent))):
+            _check(folder())
+            if not all(map(_is_ours, (wheel, wheel.parent))):
                 continue
             copy = Path(shutil.copyfile(wheel, target / wheel.name))
             os.utime(wheel.parent)  # it was of use today
@@ -127,8 +144,9 @@ def keep(key: str, wheel: Path) -> None:
 def let_go(kind: str = "built") -> None:
     """Remove what nobody has wanted, or found out, for two months."""
     try:
-        for old in folder(kind).iterdir():
-            if old.stat().st_mtime < time.time() - _DAYS * 86400:
+        _check(place := folder(kind))
+        for old in place.iterdir():
+            if old.lstat().st_mtime < time.time() - _DAYS * 86400:
                 shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
     except OSError:
         return

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 import tornado.httputil as httputil
 
@@ -98,15 +98,16 @@ class Gate(httputil.HTTPServerConnectionDelegate):  # type: ignore[misc]
 def _is_foreign(method: str, headers: httputil.HTTPHeaders) -> bool:
     """Whether a page of another site asks for a websocket, or to change something.
 
-    Browsers send the cookie along with a websocket, and for SameSite all ports of a host are one site. What a
-    page of another site only asks for, its browser does not let it read.
+    Browsers send the cookie along with a websocket. For SameSite all ports of a host are one site, for some
+    browsers http and https too: who is between could answer for the page without TLS. What a page of another
+    site only asks for, its browser does not let it read.
     """
     origin = headers.get("Origin")
     looks = method in ("GET", "HEAD", "OPTIONS") and headers.get("Upgrade", "").strip().lower() != "websocket"
     if origin is None or looks:
         return False
-    host = str(headers.get("Host", "")).strip().lower()
-    return urlsplit(str(origin)).netloc.lower() != host
+    # Written as browsers do, and as nobody else needs to: https://www.rfc-editor.org/rfc/rfc6454#section-6.2
+    return bool(origin.strip().lower() != f"https://{headers.get('Host', '').strip().lower()}")
 
 
 class _Request(httputil.HTTPMessageDelegate):  # type: ignore[misc]

@@ -59,7 +59,12 @@ class OnePort:
             there, onward = await asyncio.open_connection(self._address, port, limit=_CHUNK)
             onward.write(hello)
             with contextlib.closing(onward):
-                await asyncio.gather(_pass_on(reader, onward), _pass_on(there, writer))
+                # Whoever serves ends it, also for those that never would: it has let them go.
+                sending = asyncio.create_task(_pass_on(reader, onward))
+                try:
+                    await _pass_on(there, writer)
+                finally:
+                    sending.cancel()
         except (OSError, EOFError, ValueError):
             pass  # it went, or is none that is served here
         except asyncio.CancelledError:

@@ -587,11 +587,12 @@ def key_statements(key: str, region: str) -> tuple[dict[str, Any], ...]:
     return tuple(_key_statements(key, region))
 
 
-_ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", re.ASCII)
+# A role of IAM's, with its path.
+ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", re.ASCII)
 
 
 def _role_statements(role_arn: str) -> list[dict[str, Any]]:
-    if not _ROLE_ARN.fullmatch(role_arn):
+    if not ROLE_ARN.fullmatch(role_arn):
         raise OptionsError(
             f"role {role_arn!r}", "must look like arn:aws:iam::123456789012:role/name, with its path."
         )

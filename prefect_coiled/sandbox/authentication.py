@@ -16,6 +16,7 @@ read, and it is the secret key of the administrator's access key, "sandbox".
 from __future__ import annotations
 
 import hmac
+import io
 import json
 import secrets
 import threading
@@ -110,7 +111,7 @@ class Authentication:
             return self._app(environ, start_response)
         refusal = self._refusal(environ)
         if refusal is not None:
-            return call_of(environ).error(start_response, refusal.code, refusal.status, refusal.message)
+            return _unread(environ).error(start_response, refusal.code, refusal.status, refusal.message)
         if call_of(environ).malformed:
             return call_of(environ).error(
                 start_response, "SerializationException", 400, "It is no JSON object."
@@ -131,8 +132,8 @@ class Authentication:
             return Denial("MissingAuthenticationToken", 403, "Request is missing Authentication Token")
         secret = self._secret_key(signature.access_key)
         if secret is None:
-            return unknown(call_of(environ))
-        return None if signature.is_by(secret, environ) else _mismatch(call_of(environ))
+            return unknown(_unread(environ))
+        return None if signature.is_by(secret, environ) else _mismatch(_unread(environ))
 
     def _secret_key(self, access_key: str) -> str | None:
         if access_key == ADMINISTRATOR:
@@ -148,6 +149,11 @@ class Authentication:
     def clear(self) -> None:
         """Forget the keys of users and roles."""
         self._keys.clear()
+
+
+def _unread(environ: Environ) -> Call:
+    """The call of a request that is refused: of its body, however long, nothing is read."""
+    return Call({**environ, "wsgi.input": io.BytesIO(), "CONTENT_LENGTH": "0"})
 
 
 def _is_long(environ: Environ) -> bool:

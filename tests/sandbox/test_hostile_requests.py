@@ -180,19 +180,32 @@ def test_heads_without_end_are_refused(sandbox, alive):
         assert not reply or status(reply) in (400, 414, 431)
 
 
-@pytest.mark.parametrize("length", [b"Content-Length: 2000000000", b"Transfer-Encoding: chunked"])
-def test_a_body_is_not_read_from_who_has_not_signed(sandbox, alive, length):
+NOW = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+SIGNED = {
+    f"{service} by {key}": (
+        f"AWS4-HMAC-SHA256 Credential={key}/{NOW[:8]}/us-east-1/{service}/aws4_request, "
+        f"SignedHeaders=host;x-amz-date, Signature={64 * '0'}"
+    )
+    for service in ("ec2", "s3", "ssm")
+    for key in ("sandbox", "nobody")
+}
+UNSIGNED = {"none": "/", "a query of version 2": "/?AWSAccessKeyId=sandbox&Expires=9999999999&Signature=x"}
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 2000000000", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize(
+    "form", ["", "X-Amz-Target: AmazonSSM.GetParameter", "Content-Type: application/x-www-form-urlencoded"]
+)
+@pytest.mark.parametrize("who", [*SIGNED, *UNSIGNED])
+def test_a_body_is_not_read_from_who_has_not_signed(sandbox, alive, who, form, length):
     host, port = place_of(sandbox)
-    now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    head = f"POST / HTTP/1.1\r\nHost: {host}:{port}\r\nX-Amz-Date: {now}\r\n".encode()
-    for service in (b"ec2", b"s3"):
-        scope = b"sandbox/" + now[:8].encode() + b"/us-east-1/" + service + b"/aws4_request"
-        proof = b"SignedHeaders=host;x-amz-date, Signature=" + 64 * b"0"
-        signature = b"Authorization: AWS4-HMAC-SHA256 Credential=" + scope + b", " + proof
-        with socket.create_connection(place_of(sandbox), SECONDS) as connection:
-            connection.sendall(head + length + b"\r\n" + signature + b"\r\n\r\n")
-            # The answer comes while no byte of the body has.
-            assert status(connection.recv(4096)) in (401, 403, 413)
+    lines = [f"POST {UNSIGNED.get(who, '/')} HTTP/1.1", f"Host: {host}:{port}", f"X-Amz-Date: {NOW}", length]
+    lines += [form] if form else []
+    lines += [f"Authorization: {SIGNED[who]}"] if who in SIGNED else []
+    with socket.create_connection(place_of(sandbox), SECONDS) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        # The answer comes while no byte of the body has.
+        assert 400 <= status(connection.recv(4096)) < 500
 
 
 class Slow:

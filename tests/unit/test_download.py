@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.server
 import io
@@ -16,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from prefect_coiled.environment import contents, sites
+from prefect_coiled.environment import contents, fetch, sites
 from prefect_coiled.environment.download import download
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Wheel
@@ -198,57 +197,69 @@ def test_a_file_of_a_folder_is_copied_and_checked(tmp_path: Path) -> None:
     assert download(wheel, tmp_path, Indexes()).read_bytes() == BODY
 
 
-@pytest.mark.parametrize("back", [False, True])
+Mocked = Callable[[Callable[[httpx.Request], httpx.Response]], None]
+
+
+@pytest.fixture
+def mocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mocked]:
+    """Lets a function answer in place of every index."""
+    made = httpx.Client
+
+    def mock(answer: Callable[[httpx.Request], httpx.Response]) -> None:
+        fetch.client_for.cache_clear()
+        monkeypatch.setattr(
+            fetch.httpx, "Client", lambda **options: made(transport=httpx.MockTransport(answer), **options)
+        )
+
+    yield mock
+    fetch.client_for.cache_clear()
+
+
+def looked_into(wheel: Wheel, folder: Path) -> object:
+    return contents.contents(wheel, Indexes())
+
+
+def downloaded(wheel: Wheel, folder: Path) -> object:
+    return download(wheel, folder, Indexes(), sleep=lambda _: None)
+
+
+@pytest.mark.parametrize("how", [downloaded, looked_into])
+@pytest.mark.parametrize("to", ["http://anybody/a.whl", "http://index/a.whl"])
 def test_an_index_that_leads_from_https_to_http_is_not_followed_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool
+    mocked: Mocked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: Any, to: str
 ) -> None:
-    leads = {"https://index/a": "http://anybody/a"} | ({"http://anybody/a": "https://else/a"} if back else {})
+    asked: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        to = leads.get(str(request.url))
-        return httpx.Response(302, headers={"Location": to}) if to else httpx.Response(200, content=BODY)
+        asked.append(str(request.url))
+        if request.url.path == "/again":
+            return httpx.Response(302, headers={"Location": to})
+        if request.url.host == "index" and request.url.scheme == "https":
+            return httpx.Response(302, headers={"Location": "https://mirror/again"})
+        return httpx.Response(200, content=BODY)
 
-    client = httpx.Client(transport=httpx.MockTransport(answer), follow_redirects=True)
-    monkeypatch.setattr(httpx, "stream", lambda method, url, **_: client.stream(method, url))
-    wheel = Wheel(name="a", version="1", file="a-1.tar.gz", sha256="", url="https://index/a")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    mocked(answer)
+    wheel = Wheel(name="a", version="1", file="a-1-py3-none-any.whl", sha256="", url="https://index/a.whl")
     with pytest.raises(OptionsError, match="leads on to http"):
-        download(wheel, tmp_path, Indexes())
+        how(wheel, tmp_path)
+    assert asked
+    assert all(url.startswith("https:") for url in asked)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("first", [status(403), status(404), status(500), without_length, short])
+def test_a_download_that_is_refused_leaves_no_file(
+    index: Callable[..., Index], tmp_path: Path, first: Answer
+) -> None:
+    with pytest.raises(OptionsError):
+        downloaded(index(first).wheel(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_address_of_a_file_is_read_as_windows_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sites, "url2pathname", nturl2path.url2pathname)
     assert str(sites.path_of("file:///C:/a%20b/x.whl")) == "C:\\a b\\x.whl"
-
-
-@pytest.mark.parametrize("back", [False, True])
-def test_what_is_looked_into_is_not_followed_to_http_either(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, back: bool
-) -> None:
-    asked: list[str] = []
-    leads = {"https://index/a.whl": "http://anybody/a.whl"}
-    leads |= {"http://anybody/a.whl": "https://else/a.whl"} if back else {}
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(str(request.url))
-        to = leads.get(str(request.url))
-        return httpx.Response(302, headers={"Location": to}) if to else httpx.Response(200, content=BODY)
-
-    made = httpx.Client
-    monkeypatch.setattr(
-        contents.httpx, "Client", lambda **options: made(transport=httpx.MockTransport(answer), **options)
-    )
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    contents._client.cache_clear()
-    try:
-        wheel = Wheel(
-            name="a", version="1", file="a-1-py3-none-any.whl", sha256="", url="https://index/a.whl"
-        )
-        with pytest.raises(OptionsError, match="leads on to http"):
-            contents.contents(wheel, Indexes())
-    finally:
-        contents._client.cache_clear()
-    assert asked == ["https://index/a.whl"]
 
 
 def test_a_record_that_fills_the_memory_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,9 +281,7 @@ def test_a_record_that_fills_the_memory_is_not_read(tmp_path: Path, monkeypatch:
             look(path)
 
 
-def test_a_body_that_is_longer_than_the_index_said_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_body_that_is_longer_than_the_index_said_is_given_up(mocked: Mocked, tmp_path: Path) -> None:
     given = 0
 
     def body() -> Iterator[bytes]:
@@ -281,13 +290,9 @@ def test_a_body_that_is_longer_than_the_index_said_is_given_up(
             given += 1
             yield bytes(1 << 20)
 
-    def stream(method: str, url: str, **_: object) -> Any:
-        reply = httpx.Response(200, content=body(), request=httpx.Request(method, url))
-        return contextlib.nullcontext(reply)
-
-    monkeypatch.setattr(httpx, "stream", stream)
+    mocked(lambda request: httpx.Response(200, content=body()))
     wheel = Wheel(name="a", version="1", file="a-1.tar.gz", sha256="0" * 64, size=1000, url="https://index/a")
     with pytest.raises(OptionsError, match="longer than the 1,000 bytes"):
-        download(wheel, tmp_path, Indexes(), sleep=lambda _: None)
+        downloaded(wheel, tmp_path)
     assert given < 20
     assert not list(tmp_path.iterdir())

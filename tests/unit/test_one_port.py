@@ -47,8 +47,9 @@ async def echo(name: bytes) -> tuple[asyncio.Server, int]:
     return server, server.sockets[0].getsockname()[1]
 
 
-async def served(check: Callable[[int], Awaitable[None]]) -> None:
-    scheduler, first = await echo(b"scheduler:")
+async def served(check: Callable[[int], Awaitable[None]], scheduler: asyncio.Server | None = None) -> None:
+    scheduler = scheduler or (await echo(b"scheduler:"))[0]
+    first = scheduler.sockets[0].getsockname()[1]
     dashboard, second = await echo(b"dashboard:")
     free = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
     port = free.sockets[0].getsockname()[1]
@@ -108,3 +109,30 @@ async def test_those_who_say_nothing_are_let_go_and_keep_nobody_out(monkeypatch:
             writer.close()
 
     await served(check)
+
+
+async def test_whom_the_scheduler_lets_go_is_let_go_here_too() -> None:
+    """One who said hello, and then nothing: the scheduler ends it, and he does not."""
+
+    async def ends(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(5)
+        writer.close()
+
+    async def until_it_is_gone(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.read() == b""
+        # Where the other side has ended both ways, and not only its own, what is sent comes back as a reset.
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+    async def check(port: int) -> None:
+        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+        for _, writer in opened:
+            writer.write(hello())
+        await asyncio.wait_for(asyncio.gather(*(until_it_is_gone(*one) for one in opened)), 10)
+        for _, writer in opened:
+            writer.close()
+
+    await served(check, await asyncio.start_server(ends, "127.0.0.1", 0))

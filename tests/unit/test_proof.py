@@ -163,6 +163,29 @@ def test_what_others_can_have_put_into_the_cache_is_not_believed(tmp_path: Path,
         kept.read(kept.folder("contents") / "hash")
 
 
+@pytest.mark.parametrize("linked", ["prefect-coiled", "prefect-coiled/seen"])
+def test_a_link_in_place_of_the_cache_leads_to_nothing_that_is_removed_or_written(
+    tmp_path: Path, linked: str
+) -> None:
+    """Somebody else may write where the cache lies, and knows what the user has elsewhere."""
+    cache = tmp_path / "cache" / linked
+    own = tmp_path / "documents"
+    of_user = own / "seen" if linked == "prefect-coiled" else own
+    (of_user / "old").mkdir(parents=True)
+    (of_user / "letter").write_text("dear")
+    for one in (of_user / "old", of_user / "letter"):
+        os.utime(one, (0, 0))
+    cache.parent.mkdir(parents=True)
+    if linked == "prefect-coiled":
+        cache.parent.chmod(0o777)
+    cache.symlink_to(own)
+    kept.let_go("seen")
+    kept.write(kept.folder("seen") / "note", b"x")
+    assert sorted(one.name for one in of_user.iterdir()) == ["letter", "old"]
+    with pytest.raises(OSError, match="not this user's alone"):
+        kept.read(kept.folder("seen") / "letter")
+
+
 def test_a_strangers_package_of_that_name_is_never_taken(site: Path, tmp_path: Path) -> None:
     entry = released(tmp_path / "index", {"one/__init__.py": "", "one/evil.py": "x = 1\n"})
     found, notes = proven(entry, installed(site, "one", "1", FILES))
