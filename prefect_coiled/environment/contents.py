@@ -13,6 +13,7 @@ import json
 import posixpath
 import re
 import sysconfig
+import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,21 +24,24 @@ from typing import IO
 import httpx
 
 from prefect_coiled.environment import kept
-from prefect_coiled.environment.fetch import client_for
+from prefect_coiled.environment.fetch import opened, whole
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Package, Wheel
 from prefect_coiled.environment.sites import path_of
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.node.packages import as_recorded, hash_of, imported_from
 
-_PART, _SECONDS = 32 * 1024, 30.0
 # Bytes of a RECORD, which has a line for each file; large packages have some MiB.
 _LONGEST_RECORD = 64 << 20
 # To be raised when other files of a wheel count.
-_FORMAT = 2
+_FORMAT = 3
 _EMPTY = as_recorded(hashlib.sha256().digest())
 # Stands for the wheel's own METADATA: what a package without a Python file is known by.
 _METADATA = ":METADATA"
+# Stands for its RECORD, if that lists every file: then by its hash the whole wheel is known to be this one.
+RECORD = ":RECORD"
+_OF_ITSELF = (_METADATA, RECORD)
+_RECORD_OF = re.compile(r"[^/]+\.dist-info/RECORD")
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def imported_files(wheel: Path) -> dict[str, tuple[str, Path | None]]:
         wheel: Of an editable package, say, whose files lie elsewhere.
     """
     told = contents_of_file(wheel)
-    return {path: (told[path], imported_from(path)) for path in told if path != _METADATA}
+    return {path: (told[path], imported_from(path)) for path in told if path not in _OF_ITSELF}
 
 
 def _record(text: str) -> dict[str, str]:
@@ -111,7 +115,8 @@ def _record(text: str) -> dict[str, str]:
 def contents(wheel: Wheel, indexes: Indexes) -> Mapping[str, str]:
     """What of a wheel of an index is run, with its hashes, by the path that it is installed under.
 
-    As the wheel's RECORD says; see `check_record`.
+    As the wheel's RECORD says, which holds if `check_record` finds that very one in the whole wheel. A wheel
+    whose RECORD does not list all of it is fetched as a whole.
 
     Args:
         wheel: With its address, and its hash where it is known.
@@ -132,13 +137,25 @@ def contents(wheel: Wheel, indexes: Indexes) -> Mapping[str, str]:
             with path_of(wheel.url).open("rb") as file:
                 found = _read(file, wheel.file)
         else:
-            with _remote(wheel.url, indexes) as file:
+            with opened(wheel.url, indexes) as file:
                 found = _read(file, wheel.file)
-    except (OSError, zipfile.BadZipFile, KeyError, httpx.HTTPError, httpx.InvalidURL) as error:
+            if RECORD not in found:
+                found = _of_whole(wheel, indexes)
+    except (OSError, csv.Error, zipfile.BadZipFile, KeyError, httpx.HTTPError, httpx.InvalidURL) as error:
         raise OptionsError(what, indexes.redacted(str(error) or type(error).__name__)) from None
     if wheel.sha256:
         kept.write(cache, json.dumps(found).encode())
     return found
+
+
+def _of_whole(wheel: Wheel, indexes: Indexes) -> dict[str, str]:
+    """The same, where no RECORD could say later that the file is the one that was looked into."""
+    if not wheel.sha256:  # and no hash either: nothing is known of what will be fetched
+        return {}
+    with tempfile.TemporaryFile() as file:
+        if whole(wheel.url, indexes, file) != wheel.sha256:
+            raise OSError("it has another hash than the index said")
+        return _read(file, wheel.file, believe=False)
 
 
 def contents_of_file(path: Path) -> Mapping[str, str]:
@@ -147,24 +164,48 @@ def contents_of_file(path: Path) -> Mapping[str, str]:
         return _read(file, path.name)
 
 
-def check_record(path: Path) -> str:
+def check_record(path: Path, seen: str = "") -> str:
     """What of a whole wheel is not as its RECORD says; empty if all is.
 
     Of a wheel that was not downloaded RECORD alone was read: it was believed, and counts when this is empty.
-    Installers do not look.
+    Installers do not look. Machines look in the same way (`install.sh`).
+
+    Args:
+        seen: The hash of the RECORD that was read before. An index may have given another one then.
     """
     with zipfile.ZipFile(path) as wheel:
         names = wheel.namelist()
         if len(set(names)) != len(names):
             return "a file is twice in it"
         for record in (n for n in names if n.endswith(".dist-info/RECORD")):
-            for name, digest in _record(_told(wheel, record)).items():
-                if name in names and re.fullmatch(r"[\w-]{43}", digest) and _digest(wheel, name) != digest:
+            for name, digest in _listed(_told(wheel, record)):
+                if name in names and _digest(wheel, name) != digest:
                     return f"{name} is not what its RECORD says"
+        if seen:
+            own = [n for n in names if _RECORD_OF.fullmatch(n)]
+            if [hashlib.sha256(_told(wheel, n)).hexdigest() for n in own] != [seen]:
+                return "RECORD is another one than was looked into"
+            if rest := _not_listed(names, own[0], _listed(_told(wheel, own[0]))):
+                return f"{rest[0]} is not in its RECORD"
     return ""
 
 
-def _told(wheel: zipfile.ZipFile, record: str) -> str:
+def _listed(record: bytes) -> list[tuple[str, str]]:
+    """The files of a wheel that its RECORD lists with a hash, and these.
+
+    Read as machines read it, so that nothing stands in it for the one and not for the other.
+    """
+    rows = csv.reader(io.StringIO(record.decode(errors="replace")))
+    return [(r[0], r[1][7:].rstrip("=")) for r in rows if len(r) > 1 and r[1].startswith("sha256=")]
+
+
+def _not_listed(names: Iterable[str], record: str, listed: Iterable[tuple[str, str]]) -> list[str]:
+    """The files that a RECORD lacks; it cannot hold its own hash, nor that of a signature."""
+    known = {name for name, _ in listed} | {record, f"{record}.jws", f"{record}.p7s"}
+    return [name for name in names if not name.endswith("/") and name not in known]
+
+
+def _told(wheel: zipfile.ZipFile, record: str) -> bytes:
     """A RECORD, which is read as a whole: a small archive can hold one that fills the memory.
 
     Raises:
@@ -172,7 +213,7 @@ def _told(wheel: zipfile.ZipFile, record: str) -> str:
     """
     if wheel.getinfo(record).file_size > _LONGEST_RECORD:
         raise zipfile.BadZipFile(f"{record} is longer than {_LONGEST_RECORD >> 20} MiB")
-    return wheel.read(record).decode(errors="replace")
+    return wheel.read(record)
 
 
 def _digest(wheel: zipfile.ZipFile, name: str) -> str:
@@ -191,12 +232,15 @@ def _counts(name: str, file: str) -> bool:
     return name.endswith(".py") or (file.endswith("-none-any.whl") and name.endswith((".so", ".pyd")))
 
 
-def _read(file: IO[bytes], called: str) -> dict[str, str]:
+def _read(file: IO[bytes], called: str, *, believe: bool = True) -> dict[str, str]:
     found: dict[str, str] = {}
     with zipfile.ZipFile(file) as wheel:
         names = wheel.namelist()
-        record = next((n for n in names if re.fullmatch(r"[^/]+\.dist-info/RECORD", n)), None)
-        told = _record(_told(wheel, record)) if record else {}
+        records = [n for n in names if _RECORD_OF.fullmatch(n)]
+        text = _told(wheel, records[0]) if records and believe else b""
+        told = dict(listed := _listed(text))
+        if len(records) == 1 and text and not _not_listed(names, records[0], listed):
+            found[RECORD] = hashlib.sha256(text).hexdigest()
         for name in names:
             if name.endswith(".dist-info/METADATA") and name.count("/") == 1:
                 place = _METADATA
@@ -221,7 +265,7 @@ def difference(package: Package, told: Mapping[str, str], *, fresh: bool = False
         fresh: Whether to read every file, also those that look as they did when they were read last.
     """
     record = Path(package.record)
-    expected = {path: digest for path, digest in told.items() if path != _METADATA}
+    expected = {path: digest for path, digest in told.items() if path not in _OF_ITSELF}
     extra = sorted(
         path for path in python_files(record) if path not in expected and (record.parent / path).is_file()
     )
@@ -286,63 +330,3 @@ def _text(path: Path) -> str:
         return kept.read(path)
     except OSError:
         return ""
-
-
-# -- a file of which the end is read first
-
-
-class _Parts(io.RawIOBase):
-    """A file behind an address of which only those parts are fetched that are read."""
-
-    def __init__(
-        self, url: str, headers: Mapping[str, str], client: httpx.Client, tail: bytes, size: int
-    ) -> None:
-        self._url, self._headers, self._client, self._size = url, headers, client, size
-        self._parts = [(size - len(tail), tail)]
-        self._at = 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        end = self._size if size < 0 else min(self._at + size, self._size)
-        if end <= self._at:
-            return b""
-        for start, part in self._parts:
-            if start <= self._at and end <= start + len(part):
-                break
-        else:
-            start, part = self._at, self._fetch(self._at, max(end, min(self._at + _PART, self._size)))
-            self._parts.append((start, part))
-        data = part[self._at - start : end - start]
-        self._at += len(data)
-        return data
-
-    def _fetch(self, start: int, end: int) -> bytes:
-        headers = {**self._headers, "Range": f"bytes={start}-{end - 1}"}
-        reply = self._client.get(self._url, headers=headers, timeout=_SECONDS)
-        reply.raise_for_status()
-        return reply.content if reply.status_code == 206 else reply.content[start:end]
-
-
-def _remote(url: str, indexes: Indexes) -> IO[bytes]:
-    header, client = indexes.authorization(url), client_for(indexes.trust(url))
-    headers = {"Authorization": header} if header else {}
-    reply = client.get(url, headers={**headers, "Range": f"bytes=-{_PART}"}, timeout=_SECONDS)
-    total = reply.headers.get("Content-Range", "").rpartition("/")[2]
-    if reply.status_code == 206 and total.isdigit():
-        return _Parts(url, headers, client, reply.content, int(total))  # type: ignore[return-value]
-    if reply.status_code != 200:  # an index that knows no parts counted from the end
-        reply = client.get(url, headers=headers, timeout=_SECONDS)
-    reply.raise_for_status()
-    return io.BytesIO(reply.content)

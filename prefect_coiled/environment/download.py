@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import shutil
 import time
@@ -61,7 +62,7 @@ def _fetch_at_last(
             sleep(2.0**n)
         try:
             _fetch(wheel, path, indexes, what)
-            if wheel.file.endswith(".whl") and (wrong := _not_recorded(path)):
+            if wheel.file.endswith(".whl") and (wrong := _not_recorded(path, wheel.record)):
                 raise OptionsError(what, f"in this wheel {wrong}.", "Do not use the index that has it.")
             return
         except httpx.HTTPStatusError as error:
@@ -115,10 +116,10 @@ def _fetch(wheel: Wheel, path: Path, indexes: Indexes, what: str) -> None:
     _check(wheel, digest.hexdigest())
 
 
-def _not_recorded(path: Path) -> str:
+def _not_recorded(path: Path, seen: str) -> str:
     try:
-        return check_record(path)
-    except (zipfile.BadZipFile, KeyError, NotImplementedError) as error:
+        return check_record(path, seen)
+    except (zipfile.BadZipFile, KeyError, NotImplementedError, csv.Error) as error:
         return f"not all can be read: {error}"
 
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from packaging.tags import Tag
 from packaging.utils import parse_wheel_filename
 
-from prefect_coiled.environment.records import Package, Wheel, is_version
+from prefect_coiled.environment.records import Package, Wheel, is_version, record_of
 from prefect_coiled.errors import OptionsError
 
 
@@ -31,6 +31,7 @@ def pick(entry: Mapping[str, Any], tags: Sequence[Tag]) -> Wheel | None:
                 sha256=_sha256(wheel, entry),
                 size=int(wheel.get("size", 0)),
                 url=address,
+                record=record_of(entry),
             )
             best = min(places), made
     return best[1] if best else None
@@ -55,11 +56,13 @@ class Source(NamedTuple):
         package: What it is, and where it is unless it is an archive.
         url: The address of the archive of its sources, to be fetched first.
         sha256: The archive's hash, where the index says.
+        record: Of a wheel, the hash of the RECORD that was looked into.
     """
 
     package: Package
     url: str = ""
     sha256: str = ""
+    record: str = ""
 
 
 def source_of(entry: Mapping[str, Any]) -> Source:

@@ -1,12 +1,21 @@
-"""Asks package indexes by HTTP: by the certificates that are trusted, and never led on to http."""
+"""Asks package indexes by HTTP: by the certificates that are trusted, and never led on to http.
+
+Of a file the end can be read first: what is wanted of a wheel is there.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import IO
 
 import httpx
 
-from prefect_coiled.environment.indexes import Trust
+from prefect_coiled.environment.indexes import Indexes, Trust
+
+_PART, _SECONDS, _CHUNK = 32 * 1024, 30.0, 1 << 20
 
 
 @lru_cache(maxsize=4)
@@ -16,7 +25,7 @@ def client_for(trust: Trust) -> httpx.Client:
     Args:
         trust: How the server is known.
     """
-    made = httpx.Client(verify=trust.context(), follow_redirects=True)
+    made = httpx.Client(verify=trust.context(), follow_redirects=True, timeout=_SECONDS)
     made.event_hooks["response"].append(_refuse_downgrade)
     return made
 
@@ -25,3 +34,85 @@ def _refuse_downgrade(reply: httpx.Response) -> None:
     to = reply.url.join(reply.headers["Location"]) if reply.has_redirect_location else reply.url
     if (reply.url.scheme, to.scheme) == ("https", "http"):
         raise httpx.RemoteProtocolError("the index leads on to http, where anybody may answer")
+
+
+def opened(url: str, indexes: Indexes) -> IO[bytes]:
+    """A file of an index, of which those parts are fetched that are read, where the index gives parts.
+
+    Nothing says that the parts are of one file, or of the file that is given as a whole.
+
+    Raises:
+        httpx.HTTPError: The index does not give it.
+    """
+    client, headers = client_for(indexes.trust(url)), _headers(url, indexes)
+    reply = client.get(url, headers={**headers, "Range": f"bytes=-{_PART}"})
+    total = reply.headers.get("Content-Range", "").rpartition("/")[2]
+    if reply.status_code == 206 and total.isdigit():
+        return _Parts(url, headers, client, reply.content, int(total))  # type: ignore[return-value]
+    if reply.status_code != 200:  # an index that knows no parts counted from the end
+        reply = client.get(url, headers=headers)
+    reply.raise_for_status()
+    return io.BytesIO(reply.content)
+
+
+def whole(url: str, indexes: Indexes, out: IO[bytes]) -> str:
+    """Write a whole file of an index into another; gives its SHA-256.
+
+    Raises:
+        httpx.HTTPError: The index does not give it.
+    """
+    digest, client = hashlib.sha256(), client_for(indexes.trust(url))
+    with client.stream("GET", url, headers=_headers(url, indexes)) as reply:
+        reply.raise_for_status()
+        for chunk in reply.iter_bytes(_CHUNK):
+            digest.update(chunk)
+            out.write(chunk)
+    return digest.hexdigest()
+
+
+def _headers(url: str, indexes: Indexes) -> dict[str, str]:
+    header = indexes.authorization(url)
+    return {"Authorization": header} if header else {}
+
+
+class _Parts(io.RawIOBase):
+    """A file behind an address of which only those parts are fetched that are read."""
+
+    def __init__(
+        self, url: str, headers: Mapping[str, str], client: httpx.Client, tail: bytes, size: int
+    ) -> None:
+        self._url, self._headers, self._client, self._size = url, headers, client, size
+        self._parts = [(size - len(tail), tail)]
+        self._at = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        end = self._size if size < 0 else min(self._at + size, self._size)
+        if end <= self._at:
+            return b""
+        for start, part in self._parts:
+            if start <= self._at and end <= start + len(part):
+                break
+        else:
+            start, part = self._at, self._fetch(self._at, max(end, min(self._at + _PART, self._size)))
+            self._parts.append((start, part))
+        data = part[self._at - start : end - start]
+        self._at += len(data)
+        return data
+
+    def _fetch(self, start: int, end: int) -> bytes:
+        reply = self._client.get(self._url, headers={**self._headers, "Range": f"bytes={start}-{end - 1}"})
+        reply.raise_for_status()
+        return reply.content if reply.status_code == 206 else reply.content[start:end]

@@ -174,7 +174,8 @@ def _locked(
         found = pick(entry, tags)
         if found is not None and not found.sha256:
             # An index that gives no hash: whatever it has now is what is locked.
-            sources.append(Source(Package(name=found.name, version=found.version), found.url))
+            package = Package(name=found.name, version=found.version)
+            sources.append(Source(package, found.url, record=found.record))
         elif found is not None:
             wheels[found.name] = found
         else:
@@ -198,6 +199,7 @@ def _locked(
                     file=file_of(source.url),
                     sha256=source.sha256,
                     url=source.url,
+                    record=source.record,
                 )
                 archive = download(wanted, own, indexes)
             made = building.build(package, own, indexes, archive)

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from prefect_coiled.environment import kept
 from prefect_coiled.environment.contents import (
+    RECORD,
     Difference,
     contents,
     difference,
@@ -21,7 +22,7 @@ from prefect_coiled.environment.contents import (
 )
 from prefect_coiled.environment.entries import pick
 from prefect_coiled.environment.indexes import Indexes
-from prefect_coiled.environment.records import Change, Lock, Package, normalized
+from prefect_coiled.environment.records import Change, Lock, Package, looked_into, normalized
 from prefect_coiled.environment.target import Target
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.node.packages import hash_of
@@ -49,6 +50,7 @@ class Proven(NamedTuple):
 class _Verdict(NamedTuple):
     kind: Literal["same", "absent", "sources", "other", "packed", "stranger", "system"]
     difference: Difference = Difference()
+    record: str = ""
 
 
 def prove(
@@ -87,12 +89,13 @@ def prove(
             return _Verdict("system" if package.origin == "system" else "sources")
         if not package.record:
             return _Verdict("same")
-        found = difference(package, contents(wheel, indexes), fresh=fresh)
+        told = contents(wheel, indexes)
+        found, record = difference(package, told, fresh=fresh), told.get(RECORD, "")
         if not found:
-            return _Verdict("same")
+            return _Verdict("same", record=record)
         if package.name in here:
             return _Verdict("packed", found)
-        return _Verdict("other" if found.related else "stranger", found)
+        return _Verdict("other" if found.related else "stranger", found, record)
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="proof") as pool:
         verdicts = dict(zip(packages, pool.map(judge, packages), strict=True))
@@ -128,7 +131,9 @@ def prove(
             by_name.pop(package.name, None)
             if verdict.kind == "packed":
                 changes.append(_as_here(package, verdict.difference))
-    return Proven(list(by_name.values()), packed, changes)
+    seen = {package.name: verdict.record for package, verdict in verdicts.items()}
+    entries = [looked_into(entry, seen.get(name, "")) for name, entry in by_name.items()]
+    return Proven(entries, packed, changes)
 
 
 def _as_here(package: Package, found: Difference) -> Change:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -28,7 +29,7 @@ PUBLIC_INDEXES = frozenset(
     {"files.pythonhosted.org", "download.pytorch.org", "download-r2.pytorch.org", "pypi.nvidia.com"}
 )
 Origin = Literal["index", "conda", "system", "url", "vcs", "file", "directory"]
-_TOOL = "prefect-coiled"
+TOOL = "prefect-coiled"
 
 
 def normalized(name: str) -> str:
@@ -131,6 +132,7 @@ class Wheel(Record):
         sha256: Hash of the content.
         size: Bytes; 0 where the index does not say.
         url: Where the client can download it; empty for one that it built.
+        record: Hash of its RECORD, where that alone was looked into; else empty.
     """
 
     name: str
@@ -139,6 +141,7 @@ class Wheel(Record):
     sha256: str
     size: int = 0
     url: str = ""
+    record: str = ""
 
     @property
     def key(self) -> str:
@@ -200,7 +203,9 @@ class Lock(Record):
         for wheel in (*self.wheels, *((self.modules,) if self.modules else ())):
             lines += ["", "[[packages]]", f"name = {_quoted(wheel.name)}"]
             lines += [f"version = {_quoted(wheel.version)}", f"wheels = [{_inline(wheel)}]"]
-        lines += ["", f"[tool.{_TOOL}]", f"python = {_quoted(self.python)}"]
+            if wheel.record and wheel.is_public:  # for machines that fetch it from its index
+                lines += [f"[packages.tool.{TOOL}]", f"record = {_quoted(wheel.record)}"]
+        lines += ["", f"[tool.{TOOL}]", f"python = {_quoted(self.python)}"]
         lines += [f"architecture = {_quoted(self.architecture)}", f"uv = {_inline(self.uv)}"]
         if self.modules:
             lines.append(f"modules = {_quoted(self.modules.name)}")
@@ -215,14 +220,14 @@ class Lock(Record):
         """
         try:
             read = tomllib.loads(text)
-            tool = read["tool"][_TOOL]
-            wheels = [_wheel(p["name"], p["version"], p["wheels"][0]) for p in read["packages"]]
+            tool = read["tool"][TOOL]
+            wheels = [_wheel(p["name"], p["version"], p["wheels"][0], p) for p in read["packages"]]
             modules = next((w for w in wheels if w.name == tool.get("modules")), None)
             return cls(
                 python=tool["python"],
                 architecture=tool["architecture"],
                 wheels=tuple(w for w in wheels if w is not modules),
-                uv=_wheel("uv", "", tool["uv"]),
+                uv=_wheel("uv", "", tool["uv"], {}),
                 modules=modules,
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -243,7 +248,17 @@ def minor(python: str) -> str:
     return ".".join(python.split(".")[:2])
 
 
-def _wheel(name: str, version: str, entry: dict[str, Any]) -> Wheel:
+def record_of(entry: Mapping[str, Any]) -> str:
+    """The hash of the RECORD that was looked into, of a package of a pylock.toml."""
+    return str(entry.get("tool", {}).get(TOOL, {}).get("record", ""))
+
+
+def looked_into(entry: Mapping[str, Any], record: str) -> dict[str, Any]:
+    """A package of a pylock.toml with the hash of the RECORD that was looked into."""
+    return {**entry, "tool": {TOOL: {"record": record}}} if record else {**entry}
+
+
+def _wheel(name: str, version: str, entry: dict[str, Any], package: Mapping[str, Any]) -> Wheel:
     file = entry["path"].rpartition("/")[2]
     version = version or file.split("-")[1]
     return Wheel(
@@ -253,6 +268,7 @@ def _wheel(name: str, version: str, entry: dict[str, Any]) -> Wheel:
         sha256=entry["hashes"]["sha256"],
         size=entry.get("size", 0),
         url=entry.get("url", ""),
+        record=record_of(package),
     )
 
 

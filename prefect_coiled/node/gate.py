@@ -47,12 +47,6 @@ class Gate(httputil.HTTPServerConnectionDelegate):  # type: ignore[misc]
         """Called by Tornado at each request."""
         return _Request(self, server_conn, request_conn)
 
-    def on_close(self, server_conn: object) -> None:
-        """Called by Tornado at the end of a connection."""
-        if self._room is not None:
-            self._room.leave(server_conn.stream)  # type: ignore[attr-defined]
-        self._application.on_close(server_conn)
-
     def open(
         self, server_conn: object, request_conn: httputil.HTTPConnection
     ) -> httputil.HTTPMessageDelegate:

@@ -57,19 +57,29 @@ install_new() {
   "$UV" pip install --quiet --python "$ENV/bin/python" --no-config --no-index --no-deps --reinstall -r new
 }
 
-# The client knows a wheel of an index by its RECORD, and here is the rest of it.
+# The client knows a wheel of an index by its RECORD; here it is seen that it is that one, and true.
 check_records() {
   sed -n 's/^output="\(.*\)"$/\1/p' urls | python3 -c '
-import base64, csv, hashlib, io, sys, zipfile
-for path in sys.stdin.read().splitlines():
+import base64, csv, hashlib, io, re, sys, zipfile
+sha = hashlib.sha256
+seen = dict(re.findall(r"(wheels/[^\"]+).*\n.*\nrecord = .(\w+)", open("pylock.toml").read()))
+for path in sys.stdin.read().split():
     wheel = zipfile.ZipFile(path)
     names = wheel.namelist()
-    assert len(set(names)) == len(names), f"{path}: a file is twice in it"
+    def see(true, why): assert true, f"{path}: {why}"
+    see(len(set(names)) == len(names), "a file is twice in it")
     for record in (n for n in names if n.endswith(".dist-info/RECORD")):
-        for row in csv.reader(io.StringIO(wheel.read(record).decode(errors="replace"))):
-            if len(row) > 1 and row[0] in names and row[1].startswith("sha256="):
-                found = base64.urlsafe_b64encode(hashlib.sha256(wheel.read(row[0])).digest()).decode()
-                assert found.rstrip("=") == row[1][7:], f"{path}: {row[0]} is not what its RECORD says"
+        text, rest = wheel.read(record), set(names) - {record + end for end in ("", ".jws", ".p7s")}
+        for row in csv.reader(io.StringIO(text.decode(errors="replace"))):
+            if len(row) > 1 and row[1].startswith("sha256="):
+                rest.discard(row[0])
+                if row[0] in names:
+                    found = base64.urlsafe_b64encode(sha(wheel.read(row[0])).digest()).decode()
+                    see(found.rstrip("=") == row[1][7:].rstrip("="), row[0] + " is not what its RECORD says")
+        if path in seen and record.count("/") == 1:
+            see(sha(text).hexdigest() == seen.pop(path), "RECORD is another one than was looked into")
+            for name in rest: see(name[-1] == "/", name + " is not in its RECORD")
+    see(path not in seen, "it has no RECORD")
 '
 }
 

@@ -13,6 +13,7 @@ import zipfile
 import pytest
 
 from prefect_coiled.environment import Lock, Wheel
+from prefect_coiled.environment.contents import contents_of_file
 from prefect_coiled.node.packages import as_recorded
 from prefect_coiled.plan.node_config import NodeConfig
 from prefect_coiled.plan.user_data import Place, bake_data, user_data
@@ -115,19 +116,15 @@ class Machine:
         path.write_bytes(content)
         return made
 
-    def public(self, name, body=b"x = 1"):
+    def public(self, name, body=b"x = 1", content=b"", seen=""):
         """A wheel that only its index has, and whose record speaks of another file if there is a body."""
-        told = as_recorded(hashlib.sha256(b"x = 1").digest())
-        content = io.BytesIO()
-        with zipfile.ZipFile(content, "w") as archive:
-            archive.writestr("x.py", body)
-            archive.writestr("x-1.dist-info/RECORD", f"x.py,sha256={told},\nx-1.dist-info/RECORD,,\n")
-        made = self.wheel(name, content.getvalue())
+        made = self.wheel(name, content or wheel_of({"x.py": body}, SEEN))
         path = self.bucket / made.key
         at_index = self.directory / "index" / made.file
         at_index.parent.mkdir(exist_ok=True)
         path.rename(at_index)
-        return made.model_copy(update={"url": f"https://files.pythonhosted.org/packages/{made.file}"})
+        url = f"https://files.pythonhosted.org/packages/{made.file}"
+        return made.model_copy(update={"url": url, "record": seen})
 
     @property
     def packages(self):
@@ -288,6 +285,77 @@ def test_a_wheel_of_an_index_whose_record_lies_is_not_installed(machine):
     assert code == 1
     assert "dask-2026.1-py3-none-any.whl: x.py is not what its RECORD says" in output
     assert not any(call.startswith("uv") for call in machine.calls)
+
+
+def wheel_of(files, record):
+    """A wheel, with what its RECORD says in bytes."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, body in files.items():
+            archive.writestr(name, body)
+        if record is not None:
+            archive.writestr("x-1.dist-info/RECORD", record)
+    return content.getvalue()
+
+
+HASH = as_recorded(hashlib.sha256(b"x = 1").digest())
+EVIL = as_recorded(hashlib.sha256(b"evil").digest())
+SEEN = f"x.py,sha256={HASH},\nx-1.dist-info/RECORD,,\n".encode()
+ANOTHER = {
+    "the one that was looked into": ({"x.py": b"x = 1"}, SEEN, ""),
+    "with a folder and signatures": (
+        {"x.py": b"x = 1", "a/": b"", "x-1.dist-info/RECORD.jws": b"", "x-1.dist-info/RECORD.p7s": b""},
+        SEEN,
+        "",
+    ),
+    "another, that tells the truth": (
+        {"x.py": b"evil"},
+        SEEN.replace(HASH.encode(), EVIL.encode()),
+        "RECORD is another one than was looked into",
+    ),
+    "one more file": ({"x.py": b"x = 1", "run.pth": b"evil"}, SEEN, "run.pth is not in its RECORD"),
+    "one more RECORD": (
+        {"x.py": b"x = 1", "y-1.dist-info/RECORD": f"run.pth,sha256={EVIL},".encode(), "run.pth": b"evil"},
+        SEEN,
+        "RECORD is another one than was looked into",
+    ),
+    "no RECORD": ({"x.py": b"evil"}, None, "it has no RECORD"),
+    "a lie": ({"x.py": b"evil"}, SEEN, "x.py is not what its RECORD says"),
+}
+
+
+@pytest.mark.parametrize("what", ANOTHER)
+def test_a_wheel_of_an_index_is_the_one_that_the_client_looked_into(machine, what):
+    files, record, refused = ANOTHER[what]
+    machine.command("curl", CURL)
+    machine.command("aws", machine.aws_by_filter.replace("cp ", "cp 2>/dev/null "))
+    place = machine.put(
+        "mine-1",
+        public=["dask-2026.1"],
+        content=wheel_of(files, record),
+        seen=hashlib.sha256(SEEN).hexdigest(),
+    )
+    code, output = machine.run(user_data(CONFIG, place))
+    assert code == (1 if refused else 0), output
+    assert refused in output
+    assert any(call.startswith("uv") for call in machine.calls) is not bool(refused)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        '"\nx.py,sha256={0},\n',
+        '"y\nx.py,sha256={0},\nz",,\n',
+        "x.py,{0},\n",
+        "y\x0bx.py,sha256={0},\n",
+        ".\\x.py,sha256={0},\n",
+    ],
+)
+def test_a_record_that_is_read_in_two_ways_is_not_believed_by_the_client(tmp_path, record):
+    """What the machine does not see in it, the client does not take for granted either."""
+    path = tmp_path / "x-1-py3-none-any.whl"
+    path.write_bytes(wheel_of({"x.py": b"evil"}, record.format(HASH)))
+    assert contents_of_file(path)["x.py"] == EVIL
 
 
 def test_an_index_that_does_not_answer_powers_the_machine_off_and_is_named(machine):

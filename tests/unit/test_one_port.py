@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
+from inspect import signature
 
 import pytest
 
 from prefect_coiled.node import one_port
+from prefect_coiled.node.anteroom import Anteroom
 from prefect_coiled.node.one_port import OnePort, wants_http
 
 
@@ -98,6 +100,8 @@ async def test_those_who_say_nothing_are_let_go_and_keep_nobody_out(monkeypatch:
     whole = hello()
 
     async def check(port: int) -> None:
+        talks, says = await asyncio.open_connection("127.0.0.1", port)
+        says.write(whole)
         silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(400)]
         for n, (_, writer) in enumerate(silent):
             writer.write(whole[: n % 20])  # nothing, or less than a record
@@ -107,8 +111,24 @@ async def test_those_who_say_nothing_are_let_go_and_keep_nobody_out(monkeypatch:
                 assert await asyncio.wait_for(reader.read(), 10) == b""
         for _, writer in silent:
             writer.close()
+        # Who has said what he wants may take his time.
+        says.write(b"more")
+        says.write_eof()
+        assert await asyncio.wait_for(talks.read(), 10) == b"scheduler:" + whole + b"more"
+        says.close()
 
     await served(check)
+
+
+async def test_a_record_that_is_longer_than_one_of_tls_is_not_waited_for() -> None:
+    async def check(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"\x16\x03\x01\xff\xff")
+        assert await asyncio.wait_for(reader.read(), one_port._HELLO_S / 2) == b""
+        writer.close()
+
+    await served(check)
+    assert one_port._HELLO_S <= signature(Anteroom).parameters["patience_s"].default, "what the documents say"
 
 
 async def test_whom_the_scheduler_lets_go_is_let_go_here_too() -> None:
@@ -118,20 +138,18 @@ async def test_whom_the_scheduler_lets_go_is_let_go_here_too() -> None:
         await reader.readexactly(5)
         writer.close()
 
-    async def until_it_is_gone(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert await reader.read() == b""
-        # Where the other side has ended both ways, and not only its own, what is sent comes back as a reset.
-        with contextlib.suppress(ConnectionError):
-            while True:
-                writer.write(b"x")
-                await writer.drain()
-                await asyncio.sleep(0.02)
-
     async def check(port: int) -> None:
+        before = len(asyncio.all_tasks())
         opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
         for _, writer in opened:
             writer.write(hello())
-        await asyncio.wait_for(asyncio.gather(*(until_it_is_gone(*one) for one in opened)), 10)
+        for reader, _ in opened:
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        for _ in range(500):  # nothing waits any more for what they might say
+            if len(asyncio.all_tasks()) <= before:
+                break
+            await asyncio.sleep(0.02)
+        assert len(asyncio.all_tasks()) <= before
         for _, writer in opened:
             writer.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import hashlib
 import http.server
@@ -16,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from prefect_coiled.environment import Package, Wheel, kept
-from prefect_coiled.environment.contents import contents
+from prefect_coiled.environment import Lock, Package, Wheel, kept
+from prefect_coiled.environment.contents import check_record, contents, contents_of_file
 from prefect_coiled.environment.download import download
+from prefect_coiled.environment.entries import pick
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.proof import Proven, prove
 from prefect_coiled.environment.repack import can_be_packed, pack
@@ -54,8 +56,9 @@ def released(
             wheel.writestr(file, content)
         wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\n")
-        rows = "".join(f"{file},sha256={digest(content)},\n" for file, content in files.items())
-        wheel.writestr(f"{info}/RECORD", rows if hashes else "")
+        listed = {name: digest(wheel.read(name).decode()) for name in wheel.namelist()}
+        rows = "".join(f"{file},sha256={told},\n" for file, told in listed.items())
+        wheel.writestr(f"{info}/RECORD", f"{rows}{info}/RECORD,,\n" if hashes else "")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return {"name": name, "version": "1", "wheels": [{"url": path.as_uri(), "hashes": {"sha256": sha256}}]}
 
@@ -364,16 +367,103 @@ def test_nothing_is_packed_that_a_record_names_outside_of_its_environment(site: 
 # -- looking into a wheel of an index
 
 
+def evil_beside(path: Path, **changed: str) -> Path:
+    """Another wheel of that name, with other files and a RECORD that tells the truth of them, in "whole"."""
+    info = "one-1.dist-info"
+    with zipfile.ZipFile(path) as genuine:
+        members = {name: genuine.read(name).decode() for name in genuine.namelist()}
+    members |= {name.replace("__", "/").replace("_", "."): content for name, content in changed.items()}
+    rows = "".join(
+        f"{name},sha256={digest(text)},\n" for name, text in members.items() if "RECORD" not in name
+    )
+    evil = path.parent.parent / "whole" / path.name
+    evil.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(evil, "w") as wheel:
+        for name, text in members.items():
+            wheel.writestr(name, f"{rows}{info}/RECORD,,\n" if name.endswith("/RECORD") else text)
+    return evil
+
+
+@pytest.mark.parametrize("hashes", [True, False])
+@pytest.mark.parametrize("evil", [{"one__a_py": "import os\n"}, {"run_pth": "import os\n"}])
+def test_an_index_that_gives_another_wheel_than_the_one_that_was_looked_into_is_found_out(
+    server: str,
+    site: Path,
+    tmp_path: Path,
+    hashes: bool,
+    evil: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It gives parts of the genuine one to who looks, and the evil one as a whole, whose hash it has told."""
+    entry = released(tmp_path / "parts", FILES, hashes=hashes)
+    file = "one-1-py3-none-any.whl"
+    path = evil_beside(tmp_path / "parts" / file, **evil)
+    monkeypatch.setattr(Ranges, "instead", {"/parts/" + file: "/whole/" + file})
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry["wheels"][0] |= {"url": f"{server}/parts/{file}", "hashes": {"sha256": sha256}}
+    found, _ = proven(entry, installed(site, "one", "1", FILES))
+    if not hashes:  # it was looked into as a whole
+        assert ([p.name for p in found.packed], found.entries) == (["one"], [])
+        return
+    wheel = pick(found.entries[0], TARGET.tags)
+    assert wheel is not None
+    (tmp_path / "down").mkdir()
+    with pytest.raises(OptionsError, match="RECORD is another one than was looked into"):
+        download(wheel, tmp_path / "down", Indexes(), sleep=lambda _: None)
+    assert not list((tmp_path / "down").iterdir())
+    assert wheel.record
+    public = wheel.model_copy(update={"url": f"https://files.pythonhosted.org/{file}"})
+    lock = Lock(python="3.11.9", architecture="x86_64", wheels=(public,), uv=public)
+    assert Lock.parse(lock.text()).wheels[0].record == wheel.record, "machines that fetch it are told"
+
+
+TRUE, FALSE = digest("import os\n"), digest("a = 1\n")
+RECORDS = {
+    "plain": "one/a.py,sha256={0},\n",
+    "no name of the hash": "one/a.py,{0},\n",
+    "another name of the hash": "one/a.py,SHA256={0},\n",
+    "a backslash": "one\\a.py,sha256={0},\n",
+    "a quotation mark that is not closed": '"\none/a.py,sha256={0},\n',
+    "one that is closed at the end": '"x\none/a.py,sha256={0},\ny",,\n',
+    "another end of a line": "x\x0bone/a.py,sha256={0},\n",
+    "one of other scripts": "x\u2028one/a.py,sha256={0},\n",
+    "an end of a line alone": "x,,\rone/a.py,sha256={0},\r",
+    "twice, the truth first": "one/a.py,sha256={1},\none/a.py,sha256={0},\n",
+    "twice, the truth last": "one/a.py,sha256={0},\none/a.py,sha256={1},\n",
+    "twice, in two ways": "one/a.py,sha256={1},\none\\a.py,sha256={0},\n",
+    "a NUL": "one/\0a.py,sha256={0},\n",
+    "in base64 with its end": "one/a.py,sha256={0}=,\n",
+    "a dot before it": "./one/a.py,sha256={0},\n",
+}
+
+
+@pytest.mark.parametrize("text", RECORDS.values(), ids=RECORDS)
+def test_what_is_believed_of_a_record_is_what_is_checked_of_it(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "one-1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("one/a.py", "import os\n")
+        wheel.writestr("one-1.dist-info/RECORD", text.format(FALSE, TRUE))
+    try:
+        believed = contents_of_file(path).get("one/a.py")
+        refused = check_record(path)
+    except csv.Error:
+        return
+    assert believed == TRUE or refused
+
+
 class Ranges(http.server.SimpleHTTPRequestHandler):
     """A file server; in its folder "parts" it gives parts of files."""
 
     sent: list[int] = []
+    instead: dict[str, str] = {}
 
     def log_message(self, *args: object) -> None:
         pass
 
     def do_GET(self) -> None:
         asked = self.headers.get("Range", "")
+        if not asked:
+            self.path = self.instead.get(self.path, self.path)
         if not self.path.startswith("/parts/") or not asked:
             self.sent.append(Path(self.translate_path(self.path)).stat().st_size)
             super().do_GET()
@@ -419,8 +509,8 @@ def test_of_a_large_wheel_the_end_is_read_once(
     )
     told = contents(wheel, Indexes())
     assert told["one/a.py"] == digest("a = 1\n")
-    assert set(told) == {*FILES, ":METADATA"}
-    if folder == "parts":
+    assert set(told) == {*FILES, ":METADATA", *([":RECORD"] if hashes else [])}
+    if folder == "parts" and hashes:  # without hashes all of it is read
         assert sum(Ranges.sent) < 300_000
     asked = len(Ranges.sent)
     assert contents(wheel, Indexes()) == told
