@@ -111,13 +111,11 @@ def _known(aws: Aws, name: str, uid: str | None = None) -> _Known:
     rows = [r for r in rows if r.data.get("cluster") == name and r.event_type in made]
     there = instances.find_instances(aws, name, states=_SHOWN)
     if uid is None:  # what EC2 still shows is newer than what it has forgotten
-        newest = [*(row.data.get("uid", "") for row in rows), *(m.cluster_uid for m in there)]
+        newest = [*(row.uid for row in rows), *(m.cluster_uid for m in there)]
         uid = newest[-1] if newest else ""
-    rows = [row for row in rows if row.data.get("uid", "") == uid]
+    rows = [row for row in rows if row.uid == uid]
     there = [m for m in there if m.cluster_uid == uid]
-    found = {
-        one: row.event_type.removeprefix("create_") for row in rows for one in row.data.get("InstanceIds", ())
-    }
+    found = {one: row.event_type.removeprefix("create_") for row in rows for one in row.machines}
     told_of_all = all(m.instance_id in found for m in there)
     found |= {m.instance_id: m.role for m in there}
     return _Known(uid, found, rows[0].time if rows and told_of_all else None)

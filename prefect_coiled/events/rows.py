@@ -94,12 +94,25 @@ class Notification(Record):
 
     @classmethod
     def decode(cls, line: str) -> Notification | None:
-        """Read what `encode` wrote; None for a line of another kind, or one whose time has no zone."""
+        """Read what `encode` wrote; None for a line of another kind, or one whose time cannot be shown."""
         try:
             row = cls.model_validate(_cleaned(json.loads(line)), strict=False)
-        except (ValueError, RecursionError):
+            row.time.astimezone()  # in the first and the last year there may be none here
+        except (ValueError, RecursionError, OverflowError, OSError):
             return None
         return row if row.time.tzinfo is not None else None
+
+    @property
+    def uid(self) -> str:
+        """The cluster that it tells of; empty where it says none."""
+        said = self.data.get("uid", "")
+        return said if isinstance(said, str) else ""
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        """Ids of the machines that it tells of."""
+        said = self.data.get("InstanceIds")
+        return tuple(one for one in said if isinstance(one, str)) if isinstance(said, list) else ()
 
     def row(self) -> dict[str, Any]:
         """The row as plain values, with the level's name."""

@@ -59,9 +59,12 @@ _START_SECONDS = 60.0
 # The server answers for AWS: nothing in the environment may lead it to another one. And it lives on when this
 # process has ended: nobody's secrets shall lie in its environment meanwhile.
 _STAYS = re.compile(
-    r"^(AWS|MOTO)_|^PREFECT_(?!COILED_SANDBOX)|KEY|SECRET|TOKEN|PASSW|CREDENTIAL|AUTH|INDEX_URL",
+    r"^(AWS|MOTO)_|^PREFECT_(?!COILED_SANDBOX)|KEY|SECRET|TOKEN|PASSW|CREDENTIAL|AUTH|INDEX_URL|DSN|COOKIE"
+    r"|_(PWD|PAT)\Z",
     re.IGNORECASE,
 )
+# An address with a user, and mostly a password, in it: of a database, a proxy, an index.
+_HAS_USER = re.compile(r"://[^\s/@]+@")
 _STOP_SECONDS = 15.0
 _METADATA = "server.json"
 SETTINGS = "settings.json"
@@ -350,7 +353,11 @@ def launch(
     given.unlink(missing_ok=True)
     with open(os.open(given, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         json.dump(dict(settings or {}), file)
-    environ = {key: value for key, value in os.environ.items() if not _STAYS.search(key)}
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not _STAYS.search(name) and not _HAS_USER.search(value)
+    }
     log = folder / "server.log"
     with log.open("ab") as output:
         process = subprocess.Popen(

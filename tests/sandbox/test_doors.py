@@ -295,8 +295,10 @@ def test_the_secret_is_in_a_file_for_the_owner_alone(sandbox):
 def test_the_environment_of_a_sandbox_holds_no_secret(monkeypatch):
     for name in ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_API_URL", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "canary-7d1")
-    for name in ("UV_INDEX_OURS_PASSWORD", "PIP_INDEX_URL", "GITHUB_TOKEN", "OPENAI_API_KEY"):
+    for name in ("UV_INDEX_OURS_PASSWORD", "PIP_INDEX_URL", "GITHUB_TOKEN", "OPENAI_API_KEY", "MYSQL_PWD"):
         monkeypatch.setenv(name, "canary-7d1")
+    for name in ("DATABASE_URL", "UV_DEFAULT_INDEX", "HTTPS_PROXY", "PIP_FIND_LINKS", "BROKER"):
+        monkeypatch.setenv(name, "plain, amqp://user:canary-7d1@host.example/x")
     with Sandbox({"boot": "none"}) as own, open(f"/proc/{own.info.pid}/environ", "rb") as told:
         kept = told.read()
     assert b"canary-7d1" not in kept

@@ -206,3 +206,55 @@ def test_the_simulator_answers_as_the_calls_would(client: Callable[..., Any], ju
         refusal(iam.simulate_principal_policy, PolicySourceArn=other, ActionNames=["ec2:X"])[0]
         == "AccessDenied"
     )
+
+
+def s3_calls(s3: Any, theirs: str, own: str) -> dict[str, tuple[str, Callable[..., Any], dict[str, Any]]]:
+    """Calls about a bucket by the action that AWS wants for them."""
+    there = {"Bucket": theirs, "Key": "k"}
+    to = {"Bucket": own, "Key": "copy"}
+    part = {**to, "UploadId": "x", "PartNumber": 1, "CopySource": there}
+    acl = {"Bucket": theirs, "ACL": "private"}
+    tag = {"Tagging": {"TagSet": []}}
+    return {
+        "a copy": ("s3:GetObject", s3.copy_object, {**to, "CopySource": there}),
+        "a copy of a version": (
+            "s3:GetObjectVersion",
+            s3.copy_object,
+            {**to, "CopySource": {**there, "VersionId": "v"}},
+        ),
+        "a part of a copy": ("s3:GetObject", s3.upload_part_copy, part),
+        "who may": ("s3:PutBucketAcl", s3.put_bucket_acl, acl),
+        "who may read one": ("s3:PutObjectAcl", s3.put_object_acl, {**there, "ACL": "public-read"}),
+        "one for all": ("s3:PutObjectAcl", s3.put_object, {**to, "ACL": "public-read"}),
+        "tags of one": ("s3:PutObjectTagging", s3.put_object_tagging, {**there, **tag}),
+        "one with tags": ("s3:PutObjectTagging", s3.put_object, {**to, "Tagging": "a=b"}),
+        "an older one": ("s3:GetObjectVersion", s3.get_object, {**there, "VersionId": "v"}),
+        "older ones": ("s3:ListBucketVersions", s3.list_object_versions, {"Bucket": theirs}),
+        "the end of an upload": (
+            "s3:AbortMultipartUpload",
+            s3.abort_multipart_upload,
+            {**there, "UploadId": "x"},
+        ),
+        "the end of a policy": ("s3:DeleteBucketPolicy", s3.delete_bucket_policy, {"Bucket": theirs}),
+        "a copy elsewhere": (
+            "s3:PutReplicationConfiguration",
+            s3.put_bucket_replication,
+            {"Bucket": theirs, "ReplicationConfiguration": {"Role": "r", "Rules": []}},
+        ),
+    }
+
+
+@pytest.mark.parametrize("what", s3_calls(boto3.client("s3", "us-east-1"), "x", "y"))
+def test_a_call_to_s3_asks_for_what_aws_asks_for(
+    client: Callable[..., Any], judged: Sandbox, what: str
+) -> None:
+    for name in ("theirs", "owned"):
+        judged.client("s3").create_bucket(Bucket=name)
+    judged.client("s3").put_object(Bucket="theirs", Key="k", Body=b"secret")
+    # Whoever may do the most usual calls may not do this one.
+    usual = allow("s3:ListBucket", "s3:PutObject", "s3:CreateBucket", "s3:DeleteObject", "s3:PutBucketPolicy")
+    s3 = client("s3", usual, name=what.replace(" ", "-"))
+    action, call, parameters = s3_calls(s3, "theirs", "owned")[what]
+    code, _, message = refusal(call, **parameters)
+    assert code == "AccessDenied"
+    assert f"not authorized to perform: {action} on" in message

@@ -196,6 +196,7 @@ async def test_the_scheduler_answers_whoever_has_the_certificate(pems: dict[str,
             assert len(room) <= 50
             assert await ended(silent) == HELD
             # Who has shown what he may stays.
+            await polled(lambda: len(room) == 0)
             await comm.write("later")
             assert await comm.read() == "later"
             await comm.close()

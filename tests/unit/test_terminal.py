@@ -110,11 +110,16 @@ def test_a_row_of_the_notifications_is_words(attack: str) -> None:
 
 def test_a_row_that_is_none_is_skipped_and_said(caplog: pytest.LogCaptureFixture) -> None:
     wrong = [row(time="2026-01-01T00:00:00"), row(time=None), "[" * 100_000, "{", row(level="x"), "null"]
+    # Moments that are in no year here, whichever zone that is.
+    wrong += [row(time="9999-12-31T23:59:59-14:00"), row(time="0001-01-01T00:00:00+14:00")]
     with caplog.at_level(logging.WARNING):
         found = choose([row(), *wrong, row(time="2026-01-01T01:00:00+05:00", id="2")], limit=9)
     assert [one.id for one in found] == ["2", "1"]
     assert f"skipped {len(wrong)} lines" in caplog.text
     assert all(one.local_time for one in found)
+    for odd in (5, "i-1", {"i-1": 1}, [["i-1"], {"a": 1}, None]):
+        (found,) = choose([row(data={"InstanceIds": odd, "uid": [odd]})], limit=9)
+        assert (found.machines, found.uid) == ((), "")
     kept = Notification(time=datetime.now(timezone.utc), id="3", event_type="sweep", msg="é")
     assert Notification.decode(kept.encode()) == kept
 

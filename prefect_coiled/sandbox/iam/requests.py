@@ -1,7 +1,7 @@
 """From a call on the wire to all that it asks for: actions, resources and condition keys.
 
-EC2 is in `ec2`. Resources are spelt as AWS spells them in its own denials, which for log groups is not what
-their ARN looks like.
+EC2 is in `ec2`, S3 in `s3`. Resources are spelt as AWS spells them in its own denials, which for log groups
+is not what their ARN looks like.
 """
 
 from __future__ import annotations
@@ -13,22 +13,11 @@ from typing import Any
 from prefect_coiled.sandbox.calls import Call
 from prefect_coiled.sandbox.iam.decide import Request
 from prefect_coiled.sandbox.iam.ec2 import ec2_requests
+from prefect_coiled.sandbox.iam.s3 import s3_requests
 from prefect_coiled.sandbox.iam.table import action_row
 
 __all__ = ["requests_of"]
 
-# S3 calls that are told apart by what follows the "?"; everything else by its method.
-_S3_QUERIES = {
-    "lifecycle": "LifecycleConfiguration",
-    "location": "BucketLocation",
-    "publicAccessBlock": "BucketPublicAccessBlock",
-    "policy": "BucketPolicy",
-    "tagging": "BucketTagging",
-    "versioning": "BucketVersioning",
-    "encryption": "EncryptionConfiguration",
-}
-_S3_OBJECT = {"GET": "GetObject", "HEAD": "GetObject", "PUT": "PutObject", "POST": "PutObject"}
-_S3_BUCKET = {"GET": "ListBucket", "HEAD": "ListBucket", "PUT": "CreateBucket", "DELETE": "DeleteBucket"}
 # Services whose creating calls take another permission when they carry tags.
 _TAGGING = {
     "iam:CreateInstanceProfile": "iam:TagInstanceProfile",
@@ -52,7 +41,7 @@ def requests_of(call: Call, number: str, partition: str = "aws") -> list[Request
     if call.service == "ec2":
         return ec2_requests(call, number, partition, base)
     if call.service == "s3":
-        return list(_s3(call, number, partition, base))
+        return list(s3_requests(call, number, partition, base))
     parts = {
         "ecr": _ecr,
         "iam": _iam,
@@ -187,40 +176,6 @@ def _iam(call: Call, number: str, partition: str) -> _Found:
 
 
 _LINKED = {"spot.amazonaws.com": "AWSServiceRoleForEC2Spot"}
-
-
-def _s3(call: Call, number: str, partition: str, base: Mapping[str, str]) -> Iterator[Request]:
-    method = call.environ["REQUEST_METHOD"]
-    name = str(call.params.get("Path", "")).lstrip("/")
-    if not name.strip("/"):
-        yield Request("s3:ListAllMyBuckets", "*", base)
-        return
-    bucket, _, key = name.partition("/")
-    query = {part.partition("=")[0] for part in call.environ.get("QUERY_STRING", "").split("&")}
-    arn = f"arn:{partition}:s3:::{bucket}"
-    # One that is being made will be the caller's.
-    base = {**base, "aws:resourceaccount": _bucket_owner(bucket) or number}
-    if key:
-        action = "DeleteObject" if method == "DELETE" else _S3_OBJECT.get(method, "GetObject")
-        yield Request(f"s3:{action}", f"{arn}/{key}", base)
-        return
-    what = next((_S3_QUERIES[q] for q in query if q in _S3_QUERIES), "")
-    if what:
-        verb = "Get" if method in ("GET", "HEAD") else "Put"
-        yield Request(f"s3:{verb}{what}", arn, base)
-    elif method == "POST" and "delete" in query:
-        # Its keys are in the payload, which is not read here.
-        yield Request("s3:DeleteObject", f"{arn}/*", base)
-    else:
-        yield Request(f"s3:{_S3_BUCKET.get(method, 'ListBucket')}", arn, base)
-
-
-def _bucket_owner(bucket: str) -> str:
-    """The number of the AWS account that has the bucket; empty if there is none of that name."""
-    from moto.s3.models import s3_backends
-
-    found: tuple[str, str] = s3_backends.bucket_accounts.get(bucket, ("", ""))
-    return found[1]
 
 
 def _tag_context(tags: Mapping[str, str]) -> dict[str, Any]:
