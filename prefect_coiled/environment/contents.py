@@ -137,7 +137,7 @@ def contents(wheel: Wheel, indexes: Indexes) -> Mapping[str, str]:
             with path_of(wheel.url).open("rb") as file:
                 found = _read(file, wheel.file)
         else:
-            with opened(wheel.url, indexes) as file:
+            with opened(wheel.url, indexes, wheel.size) as file:
                 found = _read(file, wheel.file)
             if RECORD not in found:
                 found = _of_whole(wheel, indexes)
@@ -153,7 +153,7 @@ def _of_whole(wheel: Wheel, indexes: Indexes) -> dict[str, str]:
     if not wheel.sha256:  # and no hash either: nothing is known of what will be fetched
         return {}
     with tempfile.TemporaryFile() as file:
-        if whole(wheel.url, indexes, file) != wheel.sha256:
+        if whole(wheel.url, indexes, file, wheel.size) != wheel.sha256:
             raise OSError("it has another hash than the index said")
         return _read(file, wheel.file, believe=False)
 

@@ -108,7 +108,7 @@ def _fetch(wheel: Wheel, path: Path, indexes: Indexes, what: str) -> None:
         reply.raise_for_status()
         if not wheel.sha256 and not {"content-length", "transfer-encoding"} & set(reply.headers):
             raise OptionsError(what, "the index says neither its hash nor its length.")
-        for chunk in reply.iter_bytes(_CHUNK):
+        for chunk in reply.iter_raw(_CHUNK):  # as it is: an archive may be called compressed
             digest.update(chunk)
             out.write(chunk)
             if wheel.size and out.tell() > wheel.size:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tempfile
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import IO
@@ -16,6 +17,8 @@ import httpx
 from prefect_coiled.environment.indexes import Indexes, Trust
 
 _PART, _SECONDS, _CHUNK = 32 * 1024, 30.0, 1 << 20
+# Bytes of a file whose length nobody says, and of what is read of one at once: a list of files has some MiB.
+_LONGEST, _LONGEST_READ = 8 << 30, 64 << 20
 
 
 @lru_cache(maxsize=4)
@@ -36,43 +39,78 @@ def _refuse_downgrade(reply: httpx.Response) -> None:
         raise httpx.RemoteProtocolError("the index leads on to http, where anybody may answer")
 
 
-def opened(url: str, indexes: Indexes) -> IO[bytes]:
+def opened(url: str, indexes: Indexes, size: int = 0) -> IO[bytes]:
     """A file of an index, of which those parts are fetched that are read, where the index gives parts.
 
     Nothing says that the parts are of one file, or of the file that is given as a whole.
 
+    Args:
+        size: Bytes that it has, where the index says.
+
     Raises:
         httpx.HTTPError: The index does not give it.
+        OSError: It is longer than the index says, or than files of packages are.
     """
     client, headers = client_for(indexes.trust(url)), _headers(url, indexes)
-    reply = client.get(url, headers={**headers, "Range": f"bytes=-{_PART}"})
-    total = reply.headers.get("Content-Range", "").rpartition("/")[2]
-    if reply.status_code == 206 and total.isdigit():
-        return _Parts(url, headers, client, reply.content, int(total))  # type: ignore[return-value]
-    if reply.status_code != 200:  # an index that knows no parts counted from the end
-        reply = client.get(url, headers=headers)
-    reply.raise_for_status()
-    return io.BytesIO(reply.content)
+    with client.stream("GET", url, headers={**headers, "Range": f"bytes=-{_PART}"}) as reply:
+        total = reply.headers.get("Content-Range", "").rpartition("/")[2]
+        if reply.status_code == 206 and total.isdigit():
+            tail = _part(reply, _PART)
+            return _Parts(url, headers, client, tail, int(total))  # type: ignore[return-value]
+        if reply.status_code == 200:
+            return _kept(reply, size)
+    with client.stream("GET", url, headers=headers) as reply:  # it knows no parts counted from the end
+        reply.raise_for_status()
+        return _kept(reply, size)
 
 
-def whole(url: str, indexes: Indexes, out: IO[bytes]) -> str:
+def whole(url: str, indexes: Indexes, out: IO[bytes], size: int = 0) -> str:
     """Write a whole file of an index into another; gives its SHA-256.
+
+    Args:
+        size: Bytes that it has, where the index says.
 
     Raises:
         httpx.HTTPError: The index does not give it.
+        OSError: It is longer than the index says, or than files of packages are.
     """
-    digest, client = hashlib.sha256(), client_for(indexes.trust(url))
-    with client.stream("GET", url, headers=_headers(url, indexes)) as reply:
+    with client_for(indexes.trust(url)).stream("GET", url, headers=_headers(url, indexes)) as reply:
         reply.raise_for_status()
-        for chunk in reply.iter_bytes(_CHUNK):
-            digest.update(chunk)
-            out.write(chunk)
+        return _copied(reply, out, size)
+
+
+def _kept(reply: httpx.Response, size: int) -> IO[bytes]:
+    out = tempfile.TemporaryFile()  # noqa: SIM115, whoever reads it closes it
+    _copied(reply, out, size)
+    out.seek(0)
+    return out
+
+
+def _copied(reply: httpx.Response, out: IO[bytes], size: int) -> str:
+    digest, length = hashlib.sha256(), 0
+    for chunk in reply.iter_raw(_CHUNK):
+        length += len(chunk)
+        if length > (size or _LONGEST):
+            raise OSError(f"it is longer than {size or _LONGEST:,} bytes")
+        digest.update(chunk)
+        out.write(chunk)
     return digest.hexdigest()
+
+
+def _part(reply: httpx.Response, wanted: int) -> bytes:
+    """What was asked for of a file, and no more, whatever else comes."""
+    data = b""
+    for chunk in reply.iter_raw(_CHUNK):
+        data += chunk
+        if len(data) > wanted:
+            raise OSError("the index gives more of it than was asked for")
+    return data
 
 
 def _headers(url: str, indexes: Indexes) -> dict[str, str]:
     header = indexes.authorization(url)
-    return {"Authorization": header} if header else {}
+    # As it is: what is compressed once more can grow without end.
+    return {"Accept-Encoding": "identity", **({"Authorization": header} if header else {})}
 
 
 class _Parts(io.RawIOBase):
@@ -113,6 +151,11 @@ class _Parts(io.RawIOBase):
         return data
 
     def _fetch(self, start: int, end: int) -> bytes:
-        reply = self._client.get(self._url, headers={**self._headers, "Range": f"bytes={start}-{end - 1}"})
-        reply.raise_for_status()
-        return reply.content if reply.status_code == 206 else reply.content[start:end]
+        if end - start > _LONGEST_READ:
+            raise OSError(f"more than {_LONGEST_READ >> 20} MiB of it would be read at once")
+        headers = {**self._headers, "Range": f"bytes={start}-{end - 1}"}
+        with self._client.stream("GET", self._url, headers=headers) as reply:
+            reply.raise_for_status()
+            if reply.status_code != 206:
+                raise OSError("the index gives no parts of it any more")
+            return _part(reply, end - start)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.server
 import io
 import nturl2path
+import struct
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -296,3 +299,76 @@ def test_a_body_that_is_longer_than_the_index_said_is_given_up(mocked: Mocked, t
         downloaded(wheel, tmp_path)
     assert given < 20
     assert not list(tmp_path.iterdir())
+
+
+MUCH = gzip.compress(bytes(64 << 20))
+
+
+def compressed(request: httpx.Request) -> httpx.Response:
+    """A little that becomes much where it is unpacked on the way."""
+    headers = {"Content-Encoding": "gzip"}
+    return httpx.Response(200, headers=headers, stream=Stream(lambda: iter([MUCH])))
+
+
+class Stream(httpx.SyncByteStream):
+    """The bytes of an answer, as they go over the line."""
+
+    def __init__(self, pieces: Callable[[], Iterator[bytes]]) -> None:
+        self.pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.pieces()
+
+
+def endless() -> Iterator[bytes]:
+    for _ in range(100):
+        yield bytes(1 << 20)
+    raise AssertionError("all of it was read")
+
+
+def more_than_asked(request: httpx.Request) -> httpx.Response:
+    return httpx.Response(206, headers={"Content-Range": "bytes 0-9/1000"}, stream=Stream(endless))
+
+
+def whole_without_end(request: httpx.Request) -> httpx.Response:
+    return httpx.Response(200, stream=Stream(endless))
+
+
+def an_endless_list_of_files(request: httpx.Request) -> httpx.Response:
+    """A wheel of which the end says that a list of terabytes is before it."""
+    size = 1 << 42
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFF0, 0, 0)
+    asked = request.headers["Range"].removeprefix("bytes=")
+    if not asked.startswith("-"):
+        return more_than_asked(request)
+    tail = bytes(int(asked[1:]) - len(end)) + end
+    return httpx.Response(
+        206, headers={"Content-Range": f"bytes 0-9/{size}"}, stream=Stream(lambda: iter([tail]))
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (compressed, "not a zip file"),
+        (more_than_asked, "more of it than was asked for"),
+        (whole_without_end, "longer than"),
+        (an_endless_list_of_files, "at once"),
+    ],
+)
+def test_what_is_looked_into_fills_neither_memory_nor_disk(
+    mocked: Mocked,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Callable[[httpx.Request], httpx.Response],
+    why: str,
+) -> None:
+    mocked(answer)
+    monkeypatch.setattr(fetch, "_LONGEST", 10 << 20)
+    wheel = Wheel(name="a", version="1", file="a-1-py3-none-any.whl", sha256="", url="https://index/a.whl")
+    tracemalloc.start()
+    try:
+        with pytest.raises(OptionsError, match=why):
+            contents.contents(wheel, Indexes())
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
