@@ -23,7 +23,7 @@ import threading
 from collections.abc import Iterable
 
 from prefect_coiled.sandbox.authorization import Denial
-from prefect_coiled.sandbox.calls import Call, Environ, StartResponse, WsgiApp, call_of, reply
+from prefect_coiled.sandbox.calls import HANG_UP, Call, Environ, StartResponse, WsgiApp, call_of, reply
 from prefect_coiled.sandbox.control import proof_of
 from prefect_coiled.sandbox.iam.evaluator import ADMINISTRATOR, unknown
 from prefect_coiled.sandbox.iam.principals import secret_key_of
@@ -100,6 +100,7 @@ class Authentication:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer, or hand on to the next application."""
+        environ[HANG_UP] = True
         if environ["PATH_INFO"].startswith(_PROOF):
             nonce = str(environ["PATH_INFO"]).removeprefix(_PROOF)
             return reply(start_response, 200, json.dumps(self._secret.proof(nonce)), "application/json")
@@ -108,7 +109,7 @@ class Authentication:
                 return reply(
                     start_response, 403, '{"error": "This is not your sandbox."}', "application/json"
                 )
-            return self._app(environ, start_response)
+            return self._known(environ, start_response)
         refusal = self._refusal(environ)
         if refusal is not None:
             return _unread(environ).error(start_response, refusal.code, refusal.status, refusal.message)
@@ -116,6 +117,10 @@ class Authentication:
             return call_of(environ).error(
                 start_response, "SerializationException", 400, "It is no JSON object."
             )
+        return self._known(environ, start_response)
+
+    def _known(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        environ[HANG_UP] = False
         return self._app(environ, start_response)
 
     def _refusal(self, environ: Environ) -> Denial | None:

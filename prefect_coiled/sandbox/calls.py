@@ -16,13 +16,15 @@ from typing import Any
 from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
 
-__all__ = ["Call", "CallLog", "Environ", "StartResponse", "WsgiApp", "call_of", "reply", "run"]
+__all__ = ["HANG_UP", "Call", "CallLog", "Environ", "StartResponse", "WsgiApp", "call_of", "reply", "run"]
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 _KEY = "prefect_coiled.sandbox.call"
+# In the environ of a request after whose answer the connection ends: who sent it has not shown what he may.
+HANG_UP = "prefect_coiled.sandbox.hang_up"
 _CREDENTIAL = re.compile(r"Credential=([^/,]{1,128})/[0-9]{8}/([^/]{1,64})/([^/]{1,64})/aws4_request")
 _SLASH = re.compile("%2f", re.IGNORECASE)
 _REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found"}

@@ -19,7 +19,7 @@ from typing import Any
 from moto.moto_server.werkzeug_app import MotoRequestHandler
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from prefect_coiled.sandbox.calls import Environ, WsgiApp
+from prefect_coiled.sandbox.calls import HANG_UP, Environ, WsgiApp
 from prefect_coiled.sandbox.peers import may_ask
 
 __all__ = ["LOOPBACK", "serve_on"]
@@ -210,7 +210,7 @@ class _Handler(MotoRequestHandler):  # type: ignore[misc]  # moto has no types
             names.add(name.lower())
             self.send_header(name, value)
         silent = environ["REQUEST_METHOD"] == "HEAD" or code in ("204", "304")
-        if "content-length" not in names and not silent:
+        if ("content-length" not in names and not silent) or environ.get(HANG_UP):
             self.send_header("Connection", "close")
             self.close_connection = True
         self.end_headers()

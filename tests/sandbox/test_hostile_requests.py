@@ -208,6 +208,15 @@ def test_a_body_is_not_read_from_who_has_not_signed(sandbox, alive, who, form, l
         assert 400 <= status(connection.recv(4096)) < 500
 
 
+@pytest.mark.parametrize("path", ["/", "/_sandbox/health", "/_sandbox/proof/x", "/bucket/key"])
+def test_who_has_not_shown_what_he_may_holds_no_connection(sandbox, alive, path):
+    host, port = place_of(sandbox)
+    begun = time.monotonic()
+    reply = talk(sandbox, f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+    assert reply.count(b"HTTP/1.1") == 1
+    assert time.monotonic() - begun < SECONDS / 2, "the other side ends it"
+
+
 class Slow:
     """A stream that gives a byte each time it is asked; time passes meanwhile."""
 
