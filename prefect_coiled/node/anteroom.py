@@ -26,22 +26,32 @@ class Anteroom:
 
     Args:
         patience_s: Seconds that each may.
+        origin: Gives the address that a connection comes from by its port, where it was passed on by this
+            machine itself; empty for others.
     """
 
-    def __init__(self, room: int = _ROOM, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(
+        self,
+        room: int = _ROOM,
+        patience_s: float = _PATIENCE_S,
+        origin: Callable[[int], str] = lambda port: "",
+    ) -> None:
         self._room = room
+        self._origin = origin
         self._patience_s = patience_s
         self._waiting: dict[Hashable, tuple[str, Callable[[], object], asyncio.TimerHandle]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def enter(self, visitor: Hashable, address: str, send_away: Callable[[], object]) -> None:
+    def enter(self, visitor: Hashable, address: str, send_away: Callable[[], object], port: int = 0) -> None:
         """A connection came.
 
         Args:
             address: Where it comes from.
+            port: The port there.
         """
+        address = self._origin(port) or address
         if len(self._waiting) >= self._room:
             counted = Counter(one for one, _, _ in self._waiting.values())
             most = max(counted.values())
@@ -74,7 +84,7 @@ def guard_http(server: Any, room: Anteroom) -> None:
     serve = server.handle_stream
 
     def handle_stream(stream: Any, address: tuple[Any, ...]) -> Any:
-        room.enter(stream, str(address[0]), stream.close)
+        room.enter(stream, str(address[0]), stream.close, int(address[1]))
         return serve(stream, address)
 
     server.handle_stream = handle_stream
@@ -89,7 +99,8 @@ def guard_dask(listener: Any, room: Anteroom) -> None:
     """
 
     async def prepared(stream: Any, address: str) -> Any:
-        room.enter(stream, address.rpartition(":")[0], stream.close)
+        host, _, port = address.rpartition(":")
+        room.enter(stream, host, stream.close, int(port))
         try:
             await stream.wait_for_handshake()
         except OSError as error:

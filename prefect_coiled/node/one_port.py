@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
+from collections.abc import AsyncIterator
 
 from prefect_coiled.node.anteroom import Anteroom
 
@@ -33,6 +35,11 @@ class OnePort:
         self._saying = Anteroom(patience_s=_HELLO_S)
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
+        self._origins: dict[int, str] = {}
+
+    def origin(self, port: int) -> str:
+        """The address from which a connection came that is passed on from a port here; empty for others."""
+        return self._origins.get(port, "")
 
     async def start(self) -> None:
         """Listen."""
@@ -56,9 +63,8 @@ class OnePort:
             hello = await _hello(reader)
             self._saying.leave(task)
             port = self._dashboard if wants_http(hello) else self._scheduler
-            there, onward = await asyncio.open_connection(self._address, port, limit=_CHUNK)
-            onward.write(hello)
-            with contextlib.closing(onward):
+            async with self._onward(port, str(peer[0])) as (there, onward):
+                onward.write(hello)
                 # Whoever serves ends it, also for those that never would: it has let them go.
                 sending = asyncio.create_task(_pass_on(reader, onward))
                 try:
@@ -73,6 +79,28 @@ class OnePort:
             self._saying.leave(task)
             self._open.discard(task)
             writer.close()
+
+    @contextlib.asynccontextmanager
+    async def _onward(
+        self, port: int, origin: str
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A connection to a listener of this machine, whose origin is known before it is accepted."""
+        passing = socket.socket()
+        passing.setblocking(False)
+        passing.bind((self._address, 0))
+        here = passing.getsockname()[1]
+        self._origins[here] = origin
+        try:
+            try:
+                await asyncio.get_running_loop().sock_connect(passing, (self._address, port))
+                reader, writer = await asyncio.open_connection(sock=passing, limit=_CHUNK)
+            except BaseException:
+                passing.close()
+                raise
+            with contextlib.closing(writer):
+                yield reader, writer
+        finally:
+            del self._origins[here]
 
 
 async def _hello(reader: asyncio.StreamReader) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import dask
@@ -46,8 +47,16 @@ _OF_A_TASK = "Client-worker-"
 class NodeScheduler(Scheduler):  # type: ignore[misc]
     """Dask's scheduler, whose pages need a token and which remembers why it closed."""
 
-    def __init__(self, *, dashboard_token: str, timers: Timers, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        dashboard_token: str,
+        timers: Timers,
+        origin: Callable[[int], str] = lambda port: "",
+        **kwargs: Any,
+    ) -> None:
         self._dashboard_token = dashboard_token
+        self._origin = origin
         self._timers = timers
         self._cluster_comms: list[Any] = []
         self.closed_because = ""
@@ -64,14 +73,14 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         if not dask.config.get("distributed.scheduler.dashboard.tls.cert"):
             raise RuntimeError("the dashboard may not listen without TLS")
         super().start_http_server(*args, **kwargs)
-        server, room = self.http_server, Anteroom()
+        server, room = self.http_server, Anteroom(origin=self._origin)
         server.request_callback = Gate(server.request_callback, self._dashboard_token, server.port, room)
         guard_http(server, room)
 
     async def listen(self, *args: Any, **kwargs: Any) -> None:
         """Listen; who does not finish the handshake is let go."""
         await super().listen(*args, **kwargs)
-        guard_dask(self.listeners[-1], Anteroom())
+        guard_dask(self.listeners[-1], Anteroom(origin=self._origin))
 
     def connected(self) -> int:
         """How many clients and `Cluster` objects are connected; clients of tasks do not count."""
@@ -133,6 +142,7 @@ class SchedulerRole:
         self._scheduler = NodeScheduler(
             dashboard_token=order["dashboard_token"],
             timers=timers,
+            **({"origin": self._one_port.origin} if self._one_port is not None else {}),
             **{
                 **config.scheduler_options,
                 "host": order["address"],

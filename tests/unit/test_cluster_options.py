@@ -125,6 +125,8 @@ def test_other_ports_are_no_reason_to_let_others_in() -> None:
 def test_a_blank_source_opens_nothing(blank: str) -> None:
     for make in (
         lambda: Request({}, allow_ingress_from=blank),
+        lambda: IngressRule(cidr=blank),
+        lambda: IngressRule(ports=[8786], cidr=blank),  # type: ignore[arg-type]
         lambda: ingress_rules([{"ports": [8786], "cidr": blank}]),
         lambda: ingress_rules({"cidr": blank}),
         lambda: ingress_rules({"CIDR": blank}),

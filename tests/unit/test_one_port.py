@@ -7,11 +7,14 @@ import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
 from inspect import signature
+from typing import Any
 
 import pytest
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
 
 from prefect_coiled.node import one_port
-from prefect_coiled.node.anteroom import Anteroom
+from prefect_coiled.node.anteroom import Anteroom, guard_http
 from prefect_coiled.node.one_port import OnePort, wants_http
 
 
@@ -154,3 +157,44 @@ async def test_whom_the_scheduler_lets_go_is_let_go_here_too() -> None:
             writer.close()
 
     await served(check, await asyncio.start_server(ends, "127.0.0.1", 0))
+
+
+async def test_who_is_passed_on_counts_by_the_address_that_he_comes_from() -> None:
+    """Else many from one address would keep out all that come by the one port."""
+    entered: list[str] = []
+
+    class Room(Anteroom):
+        def enter(self, visitor: Any, address: str, send_away: Any, port: int = 0) -> None:
+            super().enter(visitor, address, send_away, port)
+            entered.append(self._waiting[visitor][0])
+
+    servers = [HTTPServer(lambda request: None) for _ in range(2)]
+    ports = []
+    for server in servers:
+        sockets = bind_sockets(0, "127.0.0.1")
+        ports.append(sockets[0].getsockname()[1])
+        server.add_sockets(sockets)
+    free = bind_sockets(0, "127.0.0.1")[0]
+    port = free.getsockname()[1]
+    free.close()
+    listener = OnePort("127.0.0.1", port, *ports)
+    for server in servers:
+        guard_http(server, Room(origin=listener.origin))
+    await listener.start()
+    try:
+        opened = []
+        for address, said in (("127.0.0.2", hello()), ("127.0.0.3", hello("h2")), ("127.0.0.2", hello("h2"))):
+            _, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+            writer.write(said)
+            opened.append(writer)
+            while len(entered) < len(opened):
+                await asyncio.sleep(0.01)
+        assert entered == ["127.0.0.2", "127.0.0.3", "127.0.0.2"]
+        for writer in opened:
+            writer.close()
+        while listener._origins:
+            await asyncio.sleep(0.01)
+    finally:
+        await listener.close()
+        for server in servers:
+            server.stop()
