@@ -12,7 +12,7 @@ from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import merge
-from prefect_coiled.options.ingress import ingress_rules
+from prefect_coiled.options.ingress import IngressRule, ingress_rules
 from prefect_coiled.plan.cluster import ClusterSpec
 
 
