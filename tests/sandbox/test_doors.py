@@ -358,10 +358,12 @@ def test_the_owner_of_a_connection_is_known():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells whose a socket is")
-def test_a_peer_that_is_gone_is_refused():
+@pytest.mark.parametrize("how", ["resets", "closes"])
+def test_a_peer_that_is_gone_is_refused(how):
     with connection() as (client, accepted, address):
         server = accepted.getsockname()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        if how == "resets":  # then it is not listed any more; else it is listed as root's, who has none of it
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         client.close()
         assert not peers.may_ask(address, server)
 

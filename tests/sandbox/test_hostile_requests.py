@@ -140,6 +140,51 @@ def test_names_of_parameters_without_end_are_not_followed(sandbox, alive):
     assert time.monotonic() - begun < SECONDS
 
 
+# Ways to the owner's interface past the guards: the place (H), the path, other lines; all but the last know
+# the secret (S).
+PATH = "/_sandbox/health"
+PAST_THE_HOST = {
+    "a name of somebody": ("Host: evil.example:{port}", PATH),
+    "a name with a dot": ("Host: localhost.:{port}", PATH),
+    "a name that holds the address": ("Host: 127.0.0.1.nip.io:{port}", PATH),
+    "a user before it": ("Host: 127.0.0.1@evil.example:{port}", PATH),
+    "no name": ("X: y", PATH),
+    "another family": ("Host: [::1]:{port}", PATH),
+    "a space": ("Host : 127.0.0.1:{port}", PATH),
+    "two lines": ("Host: evil.example\r\n 127.0.0.1:{port}", PATH),
+    "twice": ("Host: evil.example\r\nHost: 127.0.0.1:{port}", PATH),
+    "by a proxy": ("Host: evil.example\r\nX-Forwarded-Host: 127.0.0.1:{port}", PATH),
+    "a whole address": ("Host: 127.0.0.1:{port}", "http://evil.example/_sandbox/health"),
+    "a page": ("Host: 127.0.0.1:{port}\r\nOrigin: null", PATH),
+    "a page elsewhere": ("Host: 127.0.0.1:{port}\r\nSec-Fetch-Site: cross-site", PATH),
+}
+PAST_THE_SECRET = (
+    *("/x/../_sandbox/health", "//_sandbox/health", "/%5fsandbox/health", "/_sandbox%2fhealth"),
+    *("/_sandbox/imds/../health", "/_sandbox/imds/%2e%2e/health", "/_sandbox/imds/i-0/x/latest/meta-data"),
+    *("/_sandbox/checkip/../health", "/_sandbox/checkip;/health", "/_sandbox/proof/../health"),
+    *("/moto-api/data.json", "/moto-api/", "/_sandbox/health?Authorization={secret}"),
+)
+
+
+@pytest.mark.parametrize("way", PAST_THE_HOST)
+def test_no_other_name_leads_a_browser_to_the_sandbox(sandbox, alive, way):
+    port, (lines, path) = place_of(sandbox)[1], PAST_THE_HOST[way]
+    secret = f"Authorization: Bearer {sandbox.info.secret_access_key}"
+    head = f"GET {path} HTTP/1.1\r\n{lines}\r\n{secret}\r\nConnection: close\r\n\r\n"
+    reply = talk(sandbox, head.replace("{port}", str(port)).encode())
+    assert status(reply) == 403
+    assert b"state_dir" not in reply
+
+
+@pytest.mark.parametrize("path", PAST_THE_SECRET)
+def test_no_other_path_leads_past_the_secret(sandbox, alive, path):
+    host, port = place_of(sandbox)
+    path = path.replace("{secret}", sandbox.info.secret_access_key)
+    reply = talk(sandbox, f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
+    assert b"state_dir" not in reply
+    assert status(reply) == 403 or (path.startswith("/_sandbox/proof/") and len(reply) < 500)
+
+
 # What one reader takes for a body, another takes for a second request.
 SECOND = b"GET /_sandbox/proof/second HTTP/1.1\r\nHost: {host}\r\n\r\n"
 SMUGGLED = {

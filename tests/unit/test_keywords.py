@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import dask.config
 import distributed
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from prefect_coiled import Cluster, ClusterSettings, CoiledTaskRunner, Ec2DaskAc
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import elsewhere
+from prefect_coiled.options.file import cluster_defaults
 from prefect_coiled.options.keywords import (
     KEYWORDS,
     ClusterOptions,
@@ -281,3 +283,13 @@ def test_what_a_hosted_service_keeps_in_the_file_means_nothing() -> None:
         "analytics": True,
     }
     assert Request({"coiled": given}).held == dict(defaults())
+
+
+def test_a_file_in_the_folder_of_a_project_sets_no_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever clones a repository has started nothing of it yet."""
+    for name in ("coiled.yaml", "coiled.yml", "dask.yaml", ".coiled.yaml"):
+        (tmp_path / name).write_text("coiled:\n  n-workers: 500\n")
+    monkeypatch.chdir(tmp_path)
+    assert cluster_defaults(dask.config.collect()) == {}

@@ -104,8 +104,9 @@ def row(**changes: Any) -> str:
 
 @every_attack
 def test_a_row_of_the_notifications_is_words(attack: str) -> None:
-    (read,) = choose([row(msg=attack, data={attack: [attack, {"a": attack}]})], limit=9)
-    assert is_harmless(f"{read.msg}{read.data}")
+    (read,) = choose([row(msg=attack, data={attack: [attack, {attack: attack}]})], limit=9)
+    ((key, (text, inner)),) = read.data.items()  # as they are: `repr` would hide it
+    assert all(is_harmless(one) for one in (read.msg, key, text, *inner, *inner.values()))
 
 
 def test_a_row_that_is_none_is_skipped_and_said(caplog: pytest.LogCaptureFixture) -> None:
