@@ -15,6 +15,8 @@ from prefect_coiled.options.base import OptionsModel, renamed, unset
 SSH_PORT = 22
 DEFAULT_PORTS = (SSH_PORT, 8787, 8786)
 ANYWHERE = "0.0.0.0/0"
+# Whoever means everybody writes one of these.
+_EVERYBODY = (ANYWHERE, "::/0")
 _LEAVE_OUT = (
     f'Write "{ANYWHERE}" for everybody or "me" for your own address, or leave it out for the default.'
 )
@@ -33,9 +35,13 @@ def _check_cidr(cidr: object) -> str:
     if text == "me":
         return text
     try:
-        return str(ipaddress.ip_network(text))
+        network = str(ipaddress.ip_network(text))
     except ValueError:
-        pass
+        network = ""
+    if network and (network not in _EVERYBODY or text == network):
+        return network
+    if network:
+        raise OptionsError(f"cidr {cidr!r}", "would let in everybody.", f'Write "{network}" if you mean it.')
     try:
         wanted = ipaddress.ip_network(text, strict=False)
     except ValueError:

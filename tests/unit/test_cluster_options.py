@@ -12,7 +12,7 @@ from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import merge
-from prefect_coiled.options.ingress import IngressRule, ingress_rules
+from prefect_coiled.options.ingress import Firewall, IngressRule, changed_rules, ingress_rules, lets_in_more
 from prefect_coiled.plan.cluster import ClusterSpec
 
 
@@ -143,6 +143,44 @@ def test_a_blank_source_opens_nothing(blank: str) -> None:
             make()
 
 
+def rule(cidr: str, *ports: int) -> IngressRule:
+    return IngressRule(ports=ports or (8786,), cidr=cidr)
+
+
+def test_what_is_closed_is_opened_by_networks_alone() -> None:
+    for change in (Firewall(), Firewall(ports=[8786]), Firewall(ports=[8786], cidrs=[])):
+        with pytest.raises(OptionsError, match="closed"):
+            changed_rules([], change)
+    for blank in ("", " "):
+        with pytest.raises(OptionsError, match="blank"):
+            changed_rules([], Firewall(ports=[8786], cidrs=[blank]))
+    assert changed_rules([], Firewall(ports=[8786], cidrs=["me"])) == [rule("me")]
+    kept = [rule("10.0.0.0/8", 8787), rule("me", 8787)]
+    assert changed_rules(kept, Firewall(ports=[8786])) == [rule("10.0.0.0/8"), rule("me")]
+
+
+@pytest.mark.parametrize(
+    ("new", "saved", "more"),
+    [
+        (rule("10.1.0.0/16"), rule("10.0.0.0/8"), False),
+        (rule("10.0.0.0/8"), rule("10.1.0.0/16"), True),
+        (rule("11.0.0.0/8"), rule("10.0.0.0/8"), True),
+        (rule("10.0.0.0/8", 8786, 8787), rule("10.0.0.0/8"), True),
+        (rule("2001:db8:1::/48"), rule("2001:db8::/32"), False),
+        (rule("2001:db8::/32"), rule("2001:db8:1::/48"), True),
+        (rule("2001:db8::/32"), rule("0.0.0.0/0"), True),
+        (rule("me"), rule("me"), False),
+        (rule("me"), rule("0.0.0.0/0"), False),
+        (rule("me"), rule("10.0.0.0/8"), True),
+        (rule("10.0.0.0/8"), rule("me"), True),
+    ],
+)
+def test_who_gets_in_only_now_is_known(new: IngressRule, saved: IngressRule, more: bool) -> None:
+    assert lets_in_more([new], [saved]) is more
+    assert lets_in_more([new], [])
+    assert not lets_in_more([], [saved])
+
+
 NARROW = {"ingress": [{"ports": [8786, 8787], "cidr": "10.1.0.0/16"}]}
 OPEN = {"0.0.0.0/0", "::/0"}
 SOURCES = (
@@ -164,6 +202,9 @@ SOURCES = (
     "any",
     "0.0.0.0",
     "10.1.0.0",
+    "0.0.0.0/00",
+    "0.0.0.0/0.0.0.0",
+    "0:0:0:0:0:0:0:0/0",
 )
 SAID = ("0.0.0.0/0 ", " ::/0", "10.0.0.0/8,0.0.0.0/0", ["0.0.0.0/0"])
 FORMS: dict[str, Any] = {
