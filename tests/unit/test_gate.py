@@ -76,3 +76,18 @@ def test_a_page_of_another_site_gets_no_websocket_and_changes_nothing(
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         assert asked(method, "/api/v1/retire_workers") == status
     assert asked("GET", "/status") is None
+
+
+def test_a_gate_without_a_token_lets_nobody_in() -> None:
+    gate = Gate(None, "", 8787)  # type: ignore[arg-type]
+    known = Gate(None, "x", 8787)  # type: ignore[arg-type]
+    name = known._cookie_name
+    for path, headers in (
+        ("/?token=", {}),
+        ("/", {"Authorization": "Bearer "}),
+        ("/", {"Authorization": "Bearer"}),
+        ("/", {"Cookie": f"{name}={gate._cookie}"}),
+        ("/", {"Cookie": f"{name}="}),
+    ):
+        line = httputil.RequestStartLine("GET", path, "HTTP/1.1")
+        assert gate.answer(line, httputil.HTTPHeaders(headers)) == (401, {})

@@ -417,6 +417,38 @@ def test_an_index_that_gives_another_wheel_than_the_one_that_was_looked_into_is_
     assert Lock.parse(lock.text()).wheels[0].record == wheel.record, "machines that fetch it are told"
 
 
+@pytest.mark.parametrize(
+    ("more", "wrong"),
+    [
+        ({}, ""),
+        ({"a/": "", "one-1.dist-info/RECORD.jws": "", "one-1.dist-info/RECORD.p7s": ""}, ""),
+        ({"run.pth": "import os\n"}, "run.pth is not in its RECORD"),
+        ({"two-1.dist-info/RECORD": ""}, "RECORD is another one than was looked into"),
+    ],
+)
+def test_a_wheel_has_no_more_files_than_the_record_that_was_looked_into(
+    tmp_path: Path, more: dict[str, str], wrong: str
+) -> None:
+    released(tmp_path, FILES)
+    path = tmp_path / "one-1-py3-none-any.whl"
+    seen = contents_of_file(path)[":RECORD"]
+    with zipfile.ZipFile(path, "a") as wheel:
+        for name, text in more.items():
+            wheel.writestr(name, text)
+    assert check_record(path, seen) == wrong
+    assert check_record(path) == ""
+
+
+def test_a_wheel_that_is_read_as_a_whole_is_the_one_of_its_hash(server: str, tmp_path: Path) -> None:
+    released(tmp_path / "parts", FILES, hashes=False)
+    file = "one-1-py3-none-any.whl"
+    told = {"name": "one", "version": "1", "file": file, "url": f"{server}/parts/{file}"}
+    with pytest.raises(OptionsError, match="another hash than the index said"):
+        contents(Wheel(sha256="0" * 64, **told), Indexes())
+    # Without a hash nothing says that it will be this one.
+    assert contents(Wheel(sha256="", **told), Indexes()) == {}
+
+
 TRUE, FALSE = digest("import os\n"), digest("a = 1\n")
 RECORDS = {
     "plain": "one/a.py,sha256={0},\n",

@@ -7,11 +7,13 @@ import json
 import logging
 import re
 import threading
+from collections import Counter
 from datetime import datetime, timezone
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +23,7 @@ from prefect_coiled.errors import AwsError, ProvisionError, printable
 from prefect_coiled.events import story
 from prefect_coiled.events.rows import Notification, choose
 from prefect_coiled.plan.policies import instance_policy
+from prefect_coiled.records import Removal
 from prefect_coiled.terminal import Terminal
 
 ATTACKS = {
@@ -155,6 +158,33 @@ def test_what_is_told_of_a_failure_has_no_pictures_links_or_html_of_others() -> 
     assert re.search(r"(?<!\\)\[|(?<!\\)<", told) is None
     # https://github.github.com/gfm/#autolinks-extension-
     assert re.search(r"(?i)\w://|www\.|\w@\w", told) is None
+
+
+def shown_of(why: str) -> Counter[str]:
+    """What Markdown makes of the story of a failure, but for its words."""
+    spec: Any = SimpleNamespace(name="c", account="a", region="us-east-1", n_workers=1, spot=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(story, "launch_name", lambda *args: "launch")
+        told = story.failure(spec, ProvisionError("starting", why), [], Removal(left={"i-1": why}))
+    tokens = MarkdownIt("commonmark").parse(told)
+    kinds = (one.type for token in tokens for one in (token, *(token.children or ())))
+    return Counter(kind for kind in kinds if not kind.startswith("text"))
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "![x](https://evil.example/?a)",
+        "\\[x\\](https://evil.example)",
+        "\\![x\\](y) \\\\[z\\\\](y)",
+        "<https://evil.example> \\<img src=x\\>",
+        "a `[b`](c) ``x``",
+        "x\n\n# y\n\n    code\n\n<script>\n\n[z]: https://evil.example\n\n---",
+        "\\`x\\`",
+    ],
+)
+def test_markdown_makes_nothing_of_the_words_of_others(why: str) -> None:
+    assert shown_of(why) == shown_of("words")
 
 
 def test_machines_write_streams_of_machines_only() -> None:
