@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import subprocess
+import sys
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -132,3 +134,41 @@ async def test_the_visitor_of_these_tests_speaks_old_versions(tmp_path: Path, ve
         port = served.sockets[0].getsockname()[1]
         assert await is_served(port, client(tmp_path, None, **old(version)))
     assert heard == [version.name.replace("_", ".")]
+
+
+A_NODE = """
+import asyncio, sys
+from distributed.comm import connect, listen
+from distributed.security import Security
+from prefect_coiled.node.dask_process import settle
+
+file = sys.argv[1]
+settle({
+    "files": {"ca": file, "cert": file, "key": file}, "config": {
+        "region": "us-east-1", "account": "a", "scheduler_lost_timeout": 30.0},
+    "environ": {}, "dask_config": {"distributed": {"comm": {"require-encryption": False}}}, "scratch": "/tmp",
+})
+
+async def refused(make):
+    try:
+        await make()
+    except RuntimeError as error:
+        return "encryption required" in str(error)
+    return False
+
+async def main():
+    security = Security()
+    to = security.get_connection_args("worker")
+    assert await refused(lambda: connect("tcp://127.0.0.1:9", timeout=1, **to))
+    args = security.get_listen_args("worker")
+    assert await refused(lambda: listen("tcp://127.0.0.1:0", lambda comm: None, **args))
+
+asyncio.run(main())
+print("refused")
+"""
+
+
+def test_a_machine_speaks_to_nobody_without_tls_whatever_its_configuration_says(tmp_path: Path) -> None:
+    file = written(tmp_path, OURS.worker.cert + OURS.worker.key + OURS.ca)
+    done = subprocess.run([sys.executable, "-c", A_NODE, file], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "refused\n", done.stderr
