@@ -167,9 +167,10 @@ class CoiledFuture(PrefectDaskFuture[R]):
             BaseException: Prefect's own, if the flow run is to be suspended.
         """
         self.waited = True
-        if self._final_state is None:
-            with suppress(TimeoutError):
-                self._wait(timeout)
+        with suppress(TimeoutError):
+            self._wait_for_end(timeout)
+            if not self._is_completed:
+                self._take(tell=True)
         raise_if_flow_run_suspension_requested()
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
@@ -183,11 +184,17 @@ class CoiledFuture(PrefectDaskFuture[R]):
             TimeoutError: The task did not end in time.
             TaskLostError: Dask gave up on the task, or its result was lost with its worker.
         """
-        if self._final_state is None:
-            self._wait(timeout)
+        self._wait_for_end(timeout)
         raise_if_flow_run_suspension_requested()
-        assert self._final_state is not None
         self.waited = True
+        if self._final_state is None and self.ending is not None:
+            # Of many small tasks the states, which nobody asked for, would be most of what is kept.
+            there, value = self.ending.known_result()
+            if there:
+                known: R = value
+                return known
+        self._take(tell=True)
+        assert self._final_state is not None
         if self.loss is not None:
             self.told = True
             error = self.failure or self.loss
@@ -199,8 +206,8 @@ class CoiledFuture(PrefectDaskFuture[R]):
             # As `State.result` does it, which changes threads for that.
             found: R = record.result
             return found
-        value: R = self._final_state.result(raise_on_failure=raise_on_failure, _sync=True)  # type: ignore[call-overload]
-        return value
+        given: R = self._final_state.result(raise_on_failure=raise_on_failure, _sync=True)  # type: ignore[call-overload]
+        return given
 
     @property
     def state(self) -> State[R]:
@@ -210,12 +217,14 @@ class CoiledFuture(PrefectDaskFuture[R]):
         """
         if self._final_state is None and self.done:
             self.wait()
+            self._take(tell=True)
         return self._final_state or super().state
 
     def settle(self) -> Ended | None:
         """Wait until the task has ended; if it was lost, return how to report that, unreported."""
-        if self._final_state is None:
-            self._wait(None, tell=False)
+        self._wait_for_end(None)
+        if not self._is_completed:
+            self._take(tell=False)
         if self.loss is None or self._reported or self._final_state is None:
             return None
         self._reported = True
@@ -249,7 +258,12 @@ class CoiledFuture(PrefectDaskFuture[R]):
             news.clear()
         news.wait(seconds)
 
-    def _wait(self, timeout: float | None, tell: bool = True) -> None:
+    def _wait_for_end(self, timeout: float | None) -> None:
+        """Wait until the task has ended, as its worker or Dask says.
+
+        Raises:
+            TimeoutError: It has not, after so many seconds.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         if not self._has_ended():
             with _slot_given_back():
@@ -261,6 +275,13 @@ class CoiledFuture(PrefectDaskFuture[R]):
                     self._wait_for_news(left)
         if self.part is not None and self.ending is not None:
             self.part.wait()
+
+    @property
+    def _is_completed(self) -> bool:
+        return self.ending is not None and self.ending.completed
+
+    def _take(self, tell: bool) -> None:
+        """Make the state of a task that has ended, unless it is there."""
         if self._final_state is not None:
             return
         if self.ending is not None and self.ending.completed:

@@ -14,6 +14,7 @@ import pickle
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from sys import intern
 from typing import Any
 from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
@@ -28,7 +29,7 @@ _TINY = 1_000
 _SCALARS = (bool, int, float, str, bytes, type(None))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ending:
     """How a task run ended, as its worker tells it.
 
@@ -64,6 +65,11 @@ class Ending:
     def completed(self) -> bool:
         """Whether the task run is Completed."""
         return self.kind == StateType.COMPLETED.value
+
+    def known_result(self) -> tuple[bool, Any]:
+        """Whether the result came along; and the result, made anew each time."""
+        known = self.completed and self.result is not None
+        return known, pickle.loads(self.result or b"") if known else None
 
     def with_metadata(self) -> State[Any]:
         """The state, with where its result is kept."""
@@ -162,11 +168,12 @@ class News:
             self._futures[run.bytes] = future
 
     def _arrived(self, event: tuple[float, Any]) -> None:
-        run, _, *ending = event[1]
+        run, _, kind, name, *rest = event[1]
         with self._lock:
             future = self._futures.pop(bytes(run), None)
             if future is not None:
-                told = Ending(*ending)
+                # Of many endings most words are the same.
+                told = Ending(intern(kind), intern(name), *rest)
                 self.ended.setdefault(told.worker, {})[future.task_run_id] = future.task, told
         if future is not None:
             note: Callable[[Ending], None] = future.note

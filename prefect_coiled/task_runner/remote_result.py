@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -38,8 +37,10 @@ class RemoteRecord(ResultRecord[Any]):
         if name not in _OF_THE_RECORD:
             return super().__getattribute__(name)
         known = self.__dict__
-        if name == "result" and "record" not in known and known["ending"].result is not None:
-            return pickle.loads(known["ending"].result)
+        if name == "result" and "record" not in known:
+            there, value = known["ending"].known_result()
+            if there:
+                return value
         return getattr(self.fetch_now(), name)
 
     def fetch_now(self) -> Any:

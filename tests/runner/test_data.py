@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from distributed import Client, LocalCluster
 from distributed.comm import tcp
 from prefect import flow, task, unmapped
+from prefect.client.schemas.objects import State
 from prefect.context import get_run_context
 
 from prefect_coiled.errors import ArgumentError
@@ -49,7 +51,12 @@ def counted(monkeypatch: pytest.MonkeyPatch, cluster: LocalCluster) -> Iterator[
         yield traffic
 
 
-def test_a_mapped_task_costs_few_bytes_and_graphs(
+def states_here() -> int:
+    gc.collect()
+    return sum(isinstance(one, State) for one in gc.get_objects())
+
+
+def test_a_mapped_task_costs_few_bytes_and_graphs_and_no_state_until_it_is_asked_for(
     runner: CoiledTaskRunner, dask_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @task
@@ -59,6 +66,7 @@ def test_a_mapped_task_costs_few_bytes_and_graphs(
     @flow(task_runner=runner)
     def doubles() -> tuple[int, int]:
         double.submit(0).result()
+        before = states_here()
         submission = get_run_context().task_runner._submission
         graphs = patch.object(submission, "_graph", wraps=submission._graph)
         with graphs as graph, counted(monkeypatch, dask_cluster) as traffic:
@@ -66,6 +74,9 @@ def test_a_mapped_task_costs_few_bytes_and_graphs(
             for future in futures:
                 future.wait()
         assert futures.result() == [2 * x for x in range(200)]
+        assert states_here() < before + 50
+        assert all(future.state.is_completed() for future in futures)
+        assert states_here() > before + 150
         return traffic.sent // 200, graph.call_count
 
     sent, graphs = doubles()
