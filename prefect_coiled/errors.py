@@ -173,7 +173,9 @@ class AwsError(PrefectCoiledError):
         """The same failure of the same call as an error of another kind; words that are not given stay."""
         d = self.diagnosis
         call = {"operation": self.operation, "code": self.code, "request_id": self.request_id}
-        return kind(what or d.what, why or d.why, next_step or d.next_step, **call)
+        told = kind(what or d.what, why or d.why, next_step or d.next_step, **call)
+        told.left = self.left
+        return told
 
 
 class AccessDeniedError(AwsError):

@@ -113,7 +113,7 @@ def find_uses(aws: Aws) -> list[QuotaUse]:
         limit, of_limit = (None, refused[0]) if refused else _readable(lambda: find_limit(aws, quota))
         refused.extend([of_limit] if of_limit and not refused else [])
         unknown = " ".join(dict.fromkeys(reason for reason in (why, of_limit) if reason))
-        return _use(aws, quota, used, limit, unit).model_copy(update={"unknown": unknown})
+        return _use(aws, quota, used, limit, unit, unknown)
 
     found = [
         use(quota, None if running is None else quotas.used_vcpus(running, quota), of_running)
@@ -141,7 +141,9 @@ def _readable(read: Callable[[], T]) -> tuple[T | None, str]:
         return None, str(error)
 
 
-def _use(aws: Aws, quota: Quota, used: int | None, limit: float | None, unit: str = "vCPUs") -> QuotaUse:
+def _use(
+    aws: Aws, quota: Quota, used: int | None, limit: float | None, unit: str = "vCPUs", unknown: str = ""
+) -> QuotaUse:
     return QuotaUse(
         code=quota.code,
         name=quota.name,
@@ -149,6 +151,7 @@ def _use(aws: Aws, quota: Quota, used: int | None, limit: float | None, unit: st
         limit=limit,
         used=used,
         unit=unit,
+        unknown=unknown,
     )
 
 

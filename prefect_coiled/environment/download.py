@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 import httpx
 
 from prefect_coiled.environment.contents import check_record
-from prefect_coiled.environment.fetch import client_for
+from prefect_coiled.environment.fetch import LongerFileError, client_for, copied, headers_for
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Wheel
 from prefect_coiled.environment.sites import path_of
 from prefect_coiled.errors import OptionsError
 
-_SECONDS, _TRIES, _CHUNK = 60.0, 4, 1 << 20
+_SECONDS, _TRIES = 60.0, 4
 # Answers that may be others a moment later.
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -72,7 +72,7 @@ def _fetch_at_last(
                 hint = "Check the credentials of the index." if refused else ""
                 raise OptionsError(what, indexes.redacted(reason), hint) from None
             hint = "Try again later."
-        except _OtherFileError as error:
+        except (_OtherFileError, LongerFileError) as error:
             reason, hint = (
                 str(error),
                 "It is another file than the one that was locked: do not use this index.",
@@ -94,26 +94,21 @@ def _fetch(wheel: Wheel, path: Path, indexes: Indexes, what: str) -> None:
     Raises:
         httpx.HTTPError: The index does not give it. httpx sees when a body is shorter than was said.
         _OtherFileError: Its hash is another.
+        LongerFileError: It is longer than the index said.
         OptionsError: Nothing says what is whole.
     """
     if urlsplit(wheel.url).scheme == "file":
         shutil.copyfile(path_of(wheel.url), path)
         _check(wheel, hashlib.sha256(path.read_bytes()).hexdigest())
         return
-    headers = {"User-Agent": "prefect-coiled", "Accept-Encoding": "identity"}
-    if header := indexes.authorization(wheel.url):
-        headers["Authorization"] = header  # httpx does not follow it to another host
-    digest, client = hashlib.sha256(), client_for(indexes.trust(wheel.url))
+    headers = {"User-Agent": "prefect-coiled", **headers_for(wheel.url, indexes)}
+    client = client_for(indexes.trust(wheel.url))
     with client.stream("GET", wheel.url, headers=headers, timeout=_SECONDS) as reply, path.open("wb") as out:
         reply.raise_for_status()
         if not wheel.sha256 and not {"content-length", "transfer-encoding"} & set(reply.headers):
             raise OptionsError(what, "the index says neither its hash nor its length.")
-        for chunk in reply.iter_raw(_CHUNK):  # as it is: an archive may be called compressed
-            digest.update(chunk)
-            out.write(chunk)
-            if wheel.size and out.tell() > wheel.size:
-                raise _OtherFileError(f"it is longer than the {wheel.size:,} bytes that the index said")
-    _check(wheel, digest.hexdigest())
+        found = copied(reply, out, wheel.size)
+    _check(wheel, found)
 
 
 def _not_recorded(path: Path, seen: str) -> str:

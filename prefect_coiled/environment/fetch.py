@@ -21,6 +21,10 @@ _PART, _SECONDS, _CHUNK = 32 * 1024, 30.0, 1 << 20
 _LONGEST, _LONGEST_READ = 8 << 30, 64 << 20
 
 
+class LongerFileError(OSError):
+    """More comes of a file than the index said that it has, or than files of packages have."""
+
+
 @lru_cache(maxsize=4)
 def client_for(trust: Trust) -> httpx.Client:
     """A client that follows an index to other places, but not from https to http.
@@ -49,9 +53,9 @@ def opened(url: str, indexes: Indexes, size: int = 0) -> IO[bytes]:
 
     Raises:
         httpx.HTTPError: The index does not give it.
-        OSError: It is longer than the index says, or than files of packages are.
+        LongerFileError: It is longer than the index says, or than files of packages are.
     """
-    client, headers = client_for(indexes.trust(url)), _headers(url, indexes)
+    client, headers = client_for(indexes.trust(url)), headers_for(url, indexes)
     with client.stream("GET", url, headers={**headers, "Range": f"bytes=-{_PART}"}) as reply:
         total = reply.headers.get("Content-Range", "").rpartition("/")[2]
         if reply.status_code == 206 and total.isdigit():
@@ -72,26 +76,35 @@ def whole(url: str, indexes: Indexes, out: IO[bytes], size: int = 0) -> str:
 
     Raises:
         httpx.HTTPError: The index does not give it.
-        OSError: It is longer than the index says, or than files of packages are.
+        LongerFileError: It is longer than the index says, or than files of packages are.
     """
-    with client_for(indexes.trust(url)).stream("GET", url, headers=_headers(url, indexes)) as reply:
+    with client_for(indexes.trust(url)).stream("GET", url, headers=headers_for(url, indexes)) as reply:
         reply.raise_for_status()
-        return _copied(reply, out, size)
+        return copied(reply, out, size)
 
 
 def _kept(reply: httpx.Response, size: int) -> IO[bytes]:
     out = tempfile.TemporaryFile()  # noqa: SIM115, whoever reads it closes it
-    _copied(reply, out, size)
+    copied(reply, out, size)
     out.seek(0)
     return out
 
 
-def _copied(reply: httpx.Response, out: IO[bytes], size: int) -> str:
+def copied(reply: httpx.Response, out: IO[bytes], size: int = 0) -> str:
+    """Write what comes into a file, as it is: an archive may be called compressed. Gives its SHA-256.
+
+    Args:
+        size: Bytes that it has, where the index says.
+
+    Raises:
+        LongerFileError: It is longer.
+    """
     digest, length = hashlib.sha256(), 0
     for chunk in reply.iter_raw(_CHUNK):
         length += len(chunk)
         if length > (size or _LONGEST):
-            raise OSError(f"it is longer than {size or _LONGEST:,} bytes")
+            said = f"the {size:,} bytes that the index said" if size else f"{_LONGEST:,} bytes"
+            raise LongerFileError(f"it is longer than {said}")
         digest.update(chunk)
         out.write(chunk)
     return digest.hexdigest()
@@ -107,7 +120,8 @@ def _part(reply: httpx.Response, wanted: int) -> bytes:
     return data
 
 
-def _headers(url: str, indexes: Indexes) -> dict[str, str]:
+def headers_for(url: str, indexes: Indexes) -> dict[str, str]:
+    """What a request for a file of an index carries; httpx sends credentials to no other host."""
     header = indexes.authorization(url)
     # As it is: what is compressed once more can grow without end.
     return {"Accept-Encoding": "identity", **({"Authorization": header} if header else {})}

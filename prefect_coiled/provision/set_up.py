@@ -165,11 +165,9 @@ def _no_subnet(error: AccessDeniedError, plan: Plan, there: There) -> AccessDeni
     d = error.diagnosis
     zones = sorted({item["AvailabilityZone"] for item in there["subnet"]} - planned)
     choice = f" Or choose a zone that has one: {', '.join(zones)}." if zones else ""
-    made = error.retold(
+    return error.retold(
         f"{d.next_step}{choice}",
         what=f"starting in zone {lacking}",
         why=f"it has no subnet, and none could be made: {d.why}",
         statements=error.statements,
     )
-    made.left = error.left
-    return made

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import botocore.client
-from botocore.exceptions import ClientError, ConnectionClosedError
+from botocore.exceptions import ConnectionClosedError
 
 from prefect_coiled.plan.actions import ACTIONS
 from prefect_coiled.sandbox import Sandbox
+from tests.provision.laid import refused
 
 __all__ = ["FAULTS", "Killed", "Life", "what_there_is"]
 
@@ -74,13 +75,13 @@ class Life:
                 self.met.append(action)
             if fault == "denied":
                 self._denied.add(action)
-            self._dead = fault == "killed before"
-        if self._dead:
-            raise Killed
+            if fault == "killed before":
+                self._dead = True
+                raise Killed
         if action in self._denied:
-            raise _error("AccessDenied", 403, operation)
+            raise refused(operation, "AccessDenied", status=403)
         if fault == "slowed down":
-            raise _error("Throttling", 400, operation)
+            raise refused(operation, "Throttling")
         answer = _call(client, operation, given)
         if fault == "killed after":
             self._dead = True
@@ -88,7 +89,7 @@ class Life:
         if fault == "reply lost":
             raise ConnectionClosedError(endpoint_url="https://aws")
         if fault == "failed after the effect":
-            raise _error("InternalError", 500, operation)
+            raise refused(operation, "InternalError", status=500)
         return answer
 
 
@@ -96,14 +97,6 @@ def changes(action: str) -> bool:
     """Whether a call changes something that stays."""
     known = action in ACTIONS and action not in _NOTHING_STAYS
     return known and not action.partition(":")[2].startswith(_READS)
-
-
-def _error(code: str, status: int, operation: str) -> ClientError:
-    answer: Any = {
-        "Error": {"Code": code, "Message": "AWS says so."},
-        "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": {}},
-    }
-    return ClientError(answer, operation)
 
 
 def _pages(client: Any, operation: str, key: str, **given: Any) -> list[Any]:

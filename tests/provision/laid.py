@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,15 @@ import botocore.client
 import pytest
 from botocore.exceptions import ClientError
 
+from prefect_coiled.aws import kinds, parameters, waits
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.kinds import find_all
+from prefect_coiled.plan.kinds import There
+from prefect_coiled.provision import planning, removal
 from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.tasks.changes import plainly
 
-__all__ = ["Lay", "Rule", "lay_over", "live", "refusing"]
+__all__ = ["Lay", "Rule", "bring_up", "hurry", "lay_over", "live", "refused", "refusing"]
 
 # Given the action and its parameters, says a code and a message, or nothing.
 Rule = Callable[[str, dict[str, Any]], tuple[str, str] | None]
@@ -26,17 +33,39 @@ def lay_over(monkeypatch: pytest.MonkeyPatch) -> Lay:
     def over(rule: Rule) -> None:
         def call(self: Any, operation: str, parameters: dict[str, Any]) -> Any:
             name = self.meta.service_model.service_name
-            refused = rule(f"{name}:{operation}", parameters)
-            if refused:
-                code, message = refused
-                metadata = {"HTTPStatusCode": 400, "HTTPHeaders": {}}
-                answer = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}
-                raise ClientError(answer, operation)
+            if answer := rule(f"{name}:{operation}", parameters):
+                raise refused(operation, *answer)
             return _call(self, operation, parameters)
 
         monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", call)
 
     return over
+
+
+def refused(operation: str, code: str, message: str = "AWS says so.", status: int = 400) -> ClientError:
+    """What botocore raises for an answer of AWS's that is an error."""
+    metadata: Any = {"HTTPStatusCode": status, "HTTPHeaders": {}}
+    return ClientError({"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}, operation)
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds of waits pass some hundred times as fast, and no step of a removal is one of Prefect's."""
+    begun = time.monotonic()
+    assert waits.wait_for.__kwdefaults__ is not None
+    monkeypatch.setitem(
+        waits.wait_for.__kwdefaults__, "clock", lambda: begun + (time.monotonic() - begun) * 300.0
+    )
+    monkeypatch.setattr(removal, "as_steps", plainly)
+    monkeypatch.setattr(parameters, "STARTING", -60.0)  # no cluster is young
+
+
+def bring_up(aws: Aws, zone: str) -> There:
+    """Make what a set-up makes, in one zone, by the plan and the rows alone."""
+    want = planning.wanted(aws, (zone,), None, "nat", every_zone=True, network=True, registry="ecr")
+    there = find_all(aws, planning.asked_of(want))
+    for change in planning.set_up_of(aws, there, want).todo:
+        kinds.bring(aws, change, want, there)
+    return there
 
 
 def live(sandbox: Sandbox) -> list[dict[str, Any]]:

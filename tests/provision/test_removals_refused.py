@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import botocore.client
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 
-from prefect_coiled.aws import kinds, parameters, waits
+from prefect_coiled.aws import parameters
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.images import find_image
 from prefect_coiled.aws.kinds import KINDS, find_all
@@ -20,12 +19,12 @@ from prefect_coiled.plan import tags
 from prefect_coiled.plan.actions import ACTIONS
 from prefect_coiled.plan.cluster import ClusterSpec, cluster_tags
 from prefect_coiled.plan.kinds import Scope, There
-from prefect_coiled.provision import delete_cluster, destroy_account, planning, removal, sweep
+from prefect_coiled.provision import delete_cluster, destroy_account, planning, sweep
 from prefect_coiled.records import Removal
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks import cluster as steps
-from prefect_coiled.tasks.changes import plainly
 from prefect_coiled.tasks.steps import Session
+from tests.provision.laid import bring_up, hurry, refused
 
 _call: Any = botocore.client.BaseClient.__dict__["_make_api_call"]
 Spec = Callable[..., ClusterSpec]
@@ -54,13 +53,7 @@ INSIDE = {"ec2:DeleteVpcEndpoints": "Unsuccessful", "s3:DeleteObjects": "Errors"
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds of waits pass some hundred times as fast, and Prefect repeats no step."""
-    begun = time.monotonic()
-    assert waits.wait_for.__kwdefaults__ is not None
-    monkeypatch.setitem(
-        waits.wait_for.__kwdefaults__, "clock", lambda: begun + (time.monotonic() - begun) * 300.0
-    )
-    monkeypatch.setattr(removal, "as_steps", plainly)
-    monkeypatch.setattr(parameters, "STARTING", -60.0)  # no cluster is young
+    hurry(monkeypatch)
     monkeypatch.setattr(planning, "REGIONS", ("us-east-1", "eu-west-1"))
 
 
@@ -70,15 +63,6 @@ def nothing_there(sandbox: Sandbox) -> Iterator[None]:
     sandbox.set(boot="none")
     yield
     sandbox.reset()
-
-
-def set_up(aws: Aws) -> There:
-    """Make what a set-up makes, in one zone, by the plan and the rows alone."""
-    want = planning.wanted(aws, (ZONE,), None, "nat", every_zone=True, network=True, registry="ecr")
-    there = find_all(aws, planning.asked_of(want))
-    for change in planning.set_up_of(aws, there, want).todo:
-        kinds.bring(aws, change, want, there)
-    return there
 
 
 def a_cluster(aws: Aws, spec: ClusterSpec, there: There, sandbox: Sandbox, roles: tuple[str, ...]) -> str:
@@ -114,7 +98,7 @@ def images(sandbox: Sandbox, base: str, count: int) -> None:
 
 
 def for_destroy(aws: Aws, spec: ClusterSpec, sandbox: Sandbox) -> None:
-    there = set_up(aws)
+    there = bring_up(aws, ZONE)
     images(sandbox, a_cluster(aws, spec, there, sandbox, ()), 1)
     arn = "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess"
     aws.call("iam:AttachRolePolicy", "attaching", RoleName="team", PolicyArn=arn)
@@ -122,14 +106,14 @@ def for_destroy(aws: Aws, spec: ClusterSpec, sandbox: Sandbox) -> None:
 
 
 def for_sweep(aws: Aws, spec: ClusterSpec, sandbox: Sandbox) -> None:
-    images(sandbox, a_cluster(aws, spec, set_up(aws), sandbox, ("worker",)), 4)
+    images(sandbox, a_cluster(aws, spec, bring_up(aws, ZONE), sandbox, ("worker",)), 4)
     ec2 = sandbox.client("ec2")
     ec2.create_internet_gateway(TagSpecifications=tags.specifications(OURS, "internet-gateway"))
     ec2.create_vpc(CidrBlock="10.9.0.0/16", TagSpecifications=tags.specifications(OURS, "vpc"))
 
 
 def for_close(aws: Aws, spec: ClusterSpec, sandbox: Sandbox) -> None:
-    a_cluster(aws, spec, set_up(aws), sandbox, ("scheduler", "worker"))
+    a_cluster(aws, spec, bring_up(aws, ZONE), sandbox, ("scheduler", "worker"))
 
 
 def of_plan(plan: Callable[[Aws], Any]) -> Callable[[Aws], set[tuple[str, str]]]:
@@ -185,8 +169,7 @@ def strike(patch: pytest.MonkeyPatch, call: str, fault: str) -> Counter[str]:
         if fault == "denied" and call in INSIDE:
             named = {"Key": "wheels/a", **error} if service == "s3" else {"ResourceId": "x", "Error": error}
             return {INSIDE[call]: [named], "ResponseMetadata": {"HTTPStatusCode": 200, "HTTPHeaders": {}}}
-        refused: Any = {"Error": error, "ResponseMetadata": {"HTTPStatusCode": answer[1], "HTTPHeaders": {}}}
-        raise ClientError(refused, operation)
+        raise refused(operation, error["Code"], error["Message"], answer[1])
 
     patch.setattr(botocore.client.BaseClient, "_make_api_call", struck)
     return made
