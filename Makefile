@@ -40,7 +40,7 @@ define with_versions
 endef
 
 .PHONY: demo test long-test clients-test again netns-test vm-test qemu-test ui-test screens check build docs lock format clean \
-  upstream-test moto-test crash-matrix emulators oldest-test newest-test
+  upstream-test moto-test crash-matrix races emulators oldest-test newest-test
 
 clients-test: $(STAMP)  ## environments made by uv, pip, poetry, pdm and others, with each Python that is here
 	$(BIN)/python -m pytest tests/clients --timeout 600
@@ -94,7 +94,10 @@ upstream-test: $(STAMP)  ## prefect-dask's own tests on CoiledTaskRunner; distri
 
 crash-matrix: $(STAMP)  ## each call that changes something, gone wrong in six ways, one after the other; hours
 	PREFECT_COILED_MATRIX=all PREFECT_COILED_MATRIX_TABLE=$${PREFECT_COILED_MATRIX_TABLE:-$(CURDIR)/.venv/crash-matrix.json} \
-	  $(BIN)/python -m pytest tests/matrix
+	  $(BIN)/python -m pytest tests/matrix/test_crash.py
+
+races: $(STAMP)  ## two users at once: each held at each of his changes while the other goes on; hours
+	PREFECT_COILED_RACES=all $(BIN)/python -m pytest tests/matrix/test_races.py
 
 moto-test: $(STAMP)  ## moto's own tests with the sandbox's corrections; MOTO_TESTS names a folder with its `tests`
 	$(BIN)/uv pip install --quiet --no-deps --target .emulators/moto freezegun

@@ -8,7 +8,13 @@ from typing import Any
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.tagged import ec2_kind, find_tagged
 from prefect_coiled.aws.waits import VISIBLE, retry_while
-from prefect_coiled.errors import AlreadyExistsError, AwsError, CredentialsError, NotFoundError
+from prefect_coiled.errors import (
+    AlreadyExistsError,
+    AwsError,
+    CredentialsError,
+    NotFoundError,
+    ProvisionError,
+)
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.kinds import Item, Scope
 
@@ -35,6 +41,8 @@ def ensure_security_group(
     vpc_id: str,
     labels: dict[str, str],
     permissions: list[dict[str, Any]],
+    *,
+    make: bool = True,
 ) -> str:
     """Find the group of that name in the VPC or make it; it lets in what `permissions` say and no more.
 
@@ -43,9 +51,14 @@ def ensure_security_group(
     Args:
         labels: Tags, set inside the creating call.
         permissions: EC2 `IpPermissions`; the word "SELF" as a group id stands for the group itself.
+        make: Whether one that is not there is made. For a cluster that runs it is not: it would be made
+            behind the back of whoever removes the cluster just now, and stay.
 
     Returns:
         The group's id.
+
+    Raises:
+        ProvisionError: It is not there, and is not to be made.
     """
     wanted = tags.filters(
         {k: labels[k] for k in (tags.OWNER, tags.ACCOUNT, tags.CLUSTER)}, group_name=name, vpc_id=vpc_id
@@ -57,6 +70,12 @@ def ensure_security_group(
     )
     if found:
         group_id, there = str(found[0]["GroupId"]), found[0].get("IpPermissions", [])
+    elif not make:
+        raise ProvisionError(
+            f"finding Security Group ({name})",
+            "it is gone, so the cluster is being removed",
+            "Make a new cluster.",
+        )
     else:
         there = []
         group_id = str(

@@ -256,7 +256,7 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
         own = steps.check_own_network(aws, spec)
         account = account_of(session, spec)
         vpc_id, zones = vpc_and_zones(spec, account, own)
-        groups = steps.ensure_security_groups(aws, spec, vpc_id)
+        groups = steps.ensure_security_groups(aws, spec, vpc_id, make=False)
         template = steps.find_launch_template(aws, spec, "worker")
         made = launch(
             session,

@@ -63,6 +63,9 @@ def change_ingress(
         check_ssh(changed.ingress, ssh=changed.ssh)
         # What is written down first: workers that are added later see to the same rules.
         steps.write_plan(aws, changed)
-        steps.ensure_security_groups(aws, changed, str(groups[0]["VpcId"]))
+        try:
+            steps.ensure_security_groups(aws, changed, str(groups[0]["VpcId"]), make=False)
+        finally:
+            steps.forget_plan(aws, changed)
         aws.tell("change_ingress", f"changed who may reach {name}", cluster=name, uid=spec.uid)
         return list(held_rules(changed.ingress, ssh=changed.ssh))

@@ -84,6 +84,12 @@ def write_plan(aws: Aws, spec: ClusterSpec) -> None:
     parameters.write(aws, _changed(spec), spec.encode(), planning.cluster_tags(spec))
 
 
+def forget_plan(aws: Aws, spec: ClusterSpec) -> None:
+    """Take a changed plan back if the cluster was removed meanwhile: who removed it has not seen this one."""
+    if read_holder(aws, spec.name) != spec.uid:
+        parameters.delete_parameters(aws, [_changed(spec)])
+
+
 def _changed(spec: ClusterSpec) -> str:
     return f"{parameters.cluster_path(spec.account, spec.name, spec.uid)}plan"
 
@@ -154,8 +160,17 @@ def check_disk_key(session: Session, spec: ClusterSpec) -> None:
 
 
 @step("security groups", "security groups of {spec.name}")
-def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Role, list[str]]:
-    """The two groups; returns which of them a machine of each role gets."""
+def ensure_security_groups(
+    aws: Aws, spec: ClusterSpec, vpc_id: str, *, make: bool = True
+) -> dict[Role, list[str]]:
+    """The two groups; returns which of them a machine of each role gets.
+
+    Args:
+        make: Whether they are made where they are not there.
+
+    Raises:
+        ProvisionError: They are not there and are not to be made, so the cluster is being removed.
+    """
     own = spec.network
 
     def inside() -> str:
@@ -166,6 +181,7 @@ def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Rol
             vpc_id,
             planning.cluster_tags(spec, name=f"coiled-{spec.name}-cluster"),
             planning.cluster_permissions(),
+            make=make,
         )
 
     def clients() -> str:
@@ -176,6 +192,7 @@ def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> dict[Rol
             vpc_id,
             planning.cluster_tags(spec, "scheduler"),
             planning.scheduler_permissions(spec.ingress, ssh=spec.ssh),
+            make=make,
         )
 
     given = (own.firewall_id, own.scheduler_firewall_id) if own is not None else ("", "")

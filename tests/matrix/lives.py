@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,15 +19,29 @@ from prefect_coiled.plan.actions import ACTIONS
 from prefect_coiled.sandbox import Sandbox
 from tests.provision.laid import refused
 
-__all__ = ["FAULTS", "Killed", "Life", "what_there_is"]
+__all__ = ["FAULTS", "Killed", "Life", "action_of", "call_aws", "called", "changes", "what_there_is"]
 
 _NAME = "_make_api_call"
-_call: Any = botocore.client.BaseClient.__dict__[_NAME]
+call_aws: Any = botocore.client.BaseClient.__dict__[_NAME]
 
 FAULTS = ("killed before", "killed after", "reply lost", "failed after the effect", "denied", "slowed down")
 # Calls that change nothing which stays: who asks for them again, or is told of them, loses nothing.
 _NOTHING_STAYS = {"logs:PutLogEvents", "logs:CreateLogStream"}
 _READS = ("Describe", "Get", "List", "Head", "Filter", "Simulate", "Decode", "Lookup")
+
+
+@contextmanager
+def called(instead: Callable[[Any, str, dict[str, Any]], Any]) -> Iterator[None]:
+    """What every call of AWS's goes through inside the block; `call_aws` makes it."""
+
+    def call(client: Any, operation: str, given: dict[str, Any]) -> Any:
+        return instead(client, operation, given)
+
+    setattr(botocore.client.BaseClient, _NAME, call)
+    try:
+        yield
+    finally:
+        setattr(botocore.client.BaseClient, _NAME, call_aws)
 
 
 class Killed(BaseException):
@@ -52,18 +66,11 @@ class Life:
     @contextmanager
     def lived(self) -> Iterator[None]:
         """All calls of this process inside the block are of this life."""
-
-        def call(client: Any, operation: str, given: dict[str, Any]) -> Any:
-            return self._call(client, operation, given)
-
-        setattr(botocore.client.BaseClient, _NAME, call)
-        try:
+        with called(self._call):
             yield
-        finally:
-            setattr(botocore.client.BaseClient, _NAME, _call)
 
     def _call(self, client: Any, operation: str, given: dict[str, Any]) -> Any:
-        action = f"{client.meta.service_model.service_name}:{operation}"
+        action = action_of(client, operation)
         with self._lock:
             if self._dead:
                 raise Killed
@@ -82,7 +89,7 @@ class Life:
             raise refused(operation, "AccessDenied", status=403)
         if fault == "slowed down":
             raise refused(operation, "Throttling")
-        answer = _call(client, operation, given)
+        answer = call_aws(client, operation, given)
         if fault == "killed after":
             self._dead = True
             raise Killed
@@ -91,6 +98,11 @@ class Life:
         if fault == "failed after the effect":
             raise refused(operation, "InternalError", status=500)
         return answer
+
+
+def action_of(client: Any, operation: str) -> str:
+    """As IAM and the table of actions name it."""
+    return f"{client.meta.service_model.service_name}:{operation}"
 
 
 def changes(action: str) -> bool:

@@ -48,15 +48,21 @@ def refused(operation: str, code: str, message: str = "AWS says so.", status: in
     return ClientError({"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}, operation)
 
 
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bounds of waits pass some hundred times as fast, and no step of a removal is one of Prefect's."""
+def hurry(monkeypatch: pytest.MonkeyPatch, pace: float = 300.0, *, young: bool = False) -> None:
+    """Bounds of waits pass some hundred times as fast, and no step of a removal is one of Prefect's.
+
+    Args:
+        pace: How many times as fast.
+        young: Whether a cluster that has just been asked for counts as one that somebody starts.
+    """
     begun = time.monotonic()
     assert waits.wait_for.__kwdefaults__ is not None
     monkeypatch.setitem(
-        waits.wait_for.__kwdefaults__, "clock", lambda: begun + (time.monotonic() - begun) * 300.0
+        waits.wait_for.__kwdefaults__, "clock", lambda: begun + (time.monotonic() - begun) * pace
     )
     monkeypatch.setattr(removal, "as_steps", plainly)
-    monkeypatch.setattr(parameters, "STARTING", -60.0)  # no cluster is young
+    if not young:
+        monkeypatch.setattr(parameters, "STARTING", -60.0)
 
 
 def bring_up(aws: Aws, zone: str) -> There:

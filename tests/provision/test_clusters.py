@@ -20,15 +20,18 @@ from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import (
     AccessDeniedError,
     NoCapacityError,
+    NotFoundError,
     OptionsError,
     PrefectCoiledError,
     ProvisionError,
     StoppedError,
 )
 from prefect_coiled.events import Event, hearing
+from prefect_coiled.options import IngressRule
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.provision import (
     add_workers,
+    change_ingress,
     create_cluster,
     delete_cluster,
     remove_cluster,
@@ -39,6 +42,7 @@ from prefect_coiled.provision.clusters import find_cluster
 from prefect_coiled.records import ClusterRecord, Removal
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
+from tests.matrix.races import Race
 
 Spec = Callable[..., ClusterSpec]
 
@@ -388,6 +392,43 @@ def test_delete_removes_all_of_a_cluster_and_nothing_of_another(
     }
     assert leftovers(sandbox) == {"instances": 3, "groups": 2, "templates": 2, "parameters": 4}
     assert delete_cluster("team", "us-east-1", "day-2").removed == {}
+
+
+@pytest.mark.parametrize("late", ["workers", "ingress"])
+def test_what_comes_while_a_cluster_is_removed_leaves_nothing(
+    session: Session, spec: Spec, aws: Aws, sandbox: Sandbox, late: str
+) -> None:
+    planned = spec()
+    record = create_cluster(planned)
+
+    def more() -> None:
+        if late == "workers":
+            add_workers(planned, record, 1, "b1")
+        else:
+            change_ingress("team", "us-east-1", planned.name, [IngressRule(cidr="198.51.100.0/24")])
+
+    # Held before it changes anything, it goes on when the cluster is gone.
+    race = Race(0, after=False)
+    race.run(more, lambda: remove_cluster(aws, planned.name))
+    assert race.ended["second"] is None
+    assert isinstance(race.ended["first"], (ProvisionError, NotFoundError)), race.ended["first"]
+    assert leftovers(sandbox) == NOTHING
+
+
+def test_no_groups_are_made_for_a_cluster_that_is_being_removed(
+    session: Session, spec: Spec, sandbox: Sandbox
+) -> None:
+    planned = spec()
+    record = create_cluster(planned)
+    ec2 = sandbox.client("ec2")
+    ec2.terminate_instances(InstanceIds=[i["InstanceId"] for i in live(sandbox)])
+    mine = [{"Name": "tag:coiled-cluster", "Values": [planned.name]}]
+    found = ec2.describe_security_groups(Filters=mine)["SecurityGroups"]
+    for group in sorted(found, key=lambda one: "cluster" in one["GroupName"].split("-")):
+        ec2.delete_security_group(GroupId=group["GroupId"])
+    with pytest.raises(ProvisionError, match="is gone, so the cluster is being removed"):
+        add_workers(planned, record, 1, "b1")
+    assert leftovers(sandbox)["groups"] == leftovers(sandbox)["instances"] == 0
 
 
 def test_sweep_leaves_running_clusters_and_foreign_resources_alone(

@@ -116,15 +116,17 @@ _LAUNCHED = ("instance", "volume", "network-interface", "spot-instances-request"
 
 @rule(
     "ec2",
-    "DescribeLaunchTemplates DeleteLaunchTemplate",
+    "DescribeLaunchTemplates DeleteLaunchTemplate DescribeLaunchTemplateVersions CreateLaunchTemplateVersion "
+    "ModifyLaunchTemplate DeleteLaunchTemplateVersions RunInstances",
     "InvalidLaunchTemplateId.NotFound",
     "The launch template is there, by its id or (InvalidLaunchTemplateName.NotFoundException) its name.",
     _ERRORS,
     needs="account",
 )
 def template_there(asked: Asked, account: Account) -> Refusal | str | None:
-    ids = [*asked.all("LaunchTemplateIds"), asked.get("LaunchTemplateId")]
-    names = [*asked.all("LaunchTemplateNames"), asked.get("LaunchTemplateName")]
+    of_launch = ("LaunchTemplate",) if asked.action == "RunInstances" else ()
+    ids = [*asked.all("LaunchTemplateIds"), asked.get(*of_launch, "LaunchTemplateId")]
+    names = [*asked.all("LaunchTemplateNames"), asked.get(*of_launch, "LaunchTemplateName")]
     for one in ids:
         if one and one not in account.ec2.launch_templates:
             return f"The launch template ID '{one}' does not exist"

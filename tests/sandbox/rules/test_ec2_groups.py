@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,10 @@ from .here import INVALID, MISSING, Case, Here, check, code_of, permission, stor
 
 def encoded(size: int) -> str:
     return base64.b64encode(b"x" * size).decode()
+
+
+def _launched_by(template: dict[str, str]) -> Callable[[Here], dict[str, Any]]:
+    return lambda h: {"MinCount": 1, "MaxCount": 1, "LaunchTemplate": {**template, "Version": "1"}}
 
 
 CASES: list[Case] = [
@@ -232,6 +238,13 @@ CASES: list[Case] = [
         lambda h: {"LaunchTemplateName": "nobody"},
         "InvalidLaunchTemplateName.NotFoundException",
         None,
+    ),
+    *(
+        ("ec2-template-there", "ec2", "run_instances", _launched_by(template), code, None)
+        for template, code in (
+            ({"LaunchTemplateId": "lt-0123456789abcdef0"}, "InvalidLaunchTemplateId.NotFound"),
+            ({"LaunchTemplateName": "nobody"}, "InvalidLaunchTemplateName.NotFoundException"),
+        )
     ),
     (
         "ec2-default-group",

@@ -1,0 +1,118 @@
+"""Two users at once: at each change of the one, the other comes and goes as far as he comes.
+
+python -m pytest tests/matrix/test_races.py      # a sample
+make races                                       # at every change, before it and after it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from typing import NamedTuple
+
+import pytest
+
+from prefect_coiled.aws.account import Account
+from prefect_coiled.cluster import launched as launching
+from prefect_coiled.errors import PrefectCoiledError
+from prefect_coiled.sandbox import Sandbox
+from tests.provision.laid import hurry
+
+from .lives import Life, what_there_is
+from .races import Race
+from .worlds import World, after, differences
+
+ALL = os.environ.get("PREFECT_COILED_RACES") == "all"
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch, account: Account) -> None:
+    """The account is known by its name, and bounds of waits pass faster."""
+    hurry(monkeypatch, 30.0, young=True)
+    monkeypatch.setattr(launching, "load_account", lambda slug: account)
+
+
+class Pair(NamedTuple):
+    """What there is before, what two users do, and what may be there in the end: what any of these leaves.
+
+    Attributes:
+        both: Whether both have to succeed.
+        swept: Whether a sweep comes between the end and the look.
+    """
+
+    before: tuple[str, ...]
+    first: str
+    second: str
+    ends: tuple[tuple[str, ...], ...]
+    both: bool = True
+    swept: bool = False
+
+
+READY, THERE = ("ready",), ("ready", "create")
+PAIRS = {
+    "set-up and set-up": Pair((), "set_up", "set_up", (("set_up",),)),
+    "set-up and destroy": Pair((), "set_up", "destroy", (("set_up",), ()), both=False),
+    "destroy and set-up": Pair(READY, "destroy", "set_up", (("set_up",), ()), both=False),
+    "destroy and destroy": Pair(READY, "destroy", "destroy", ((),)),
+    "sweep and launch": Pair((*THERE, "orphan"), "sweep", "create", (THERE,), swept=True),
+    "launch and sweep": Pair((*THERE, "orphan"), "create", "sweep", (THERE,), swept=True),
+    "sweep and sweep": Pair((*THERE, "orphan"), "sweep", "sweep", (READY,)),
+    "launch and launch": Pair(READY, "create", "create", (THERE,)),
+    "launch and destroy": Pair(READY, "create", "destroy", (THERE, ()), both=False),
+    "close and attach": Pair(THERE, "delete", "create", (THERE, READY), both=False),
+    "scale and scale": Pair(THERE, "add_one", "add_one", ((*THERE, "add_one", "add_one"),)),
+    "up and down": Pair(THERE, "add_one", "shrink", ((*THERE, "add_one", "shrink"),)),
+    "scale and close": Pair(THERE, "add_one", "delete", (READY,), both=False),
+    "close and scale": Pair(THERE, "delete", "add_one", (READY,), both=False),
+    "scale down and close": Pair(THERE, "shrink", "delete", (READY,)),
+    "firewall and close": Pair(THERE, "open_a_port", "delete", (READY,), both=False),
+    "close and firewall": Pair(THERE, "delete", "open_a_port", (READY,), both=False),
+    "firewall and firewall": Pair(THERE, "open_a_port", "open_a_port", ((*THERE, "open_a_port"),)),
+    "close and close": Pair(THERE, "delete", "delete", (READY,)),
+}
+
+
+def places(number: int) -> list[tuple[int, bool]]:
+    """At which changes the first is held: all, or a few of them."""
+    every = [(at, late) for at in range(number) for late in (False, True)]
+    return every if ALL else every[:: max(len(every) // 3, 1)]
+
+
+# One that is refused has threads that meet it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_two_at_once_end_as_one_after_the_other_would(sandbox: Sandbox, account: Account, pair: str) -> None:
+    world, race_of = World(sandbox, account), PAIRS[pair]
+    ends = [after(world, *steps) for steps in race_of.ends]
+    after(world, *race_of.before)
+    with (alone := Life()).lived():
+        getattr(world, race_of.first)()
+    wrong = {}
+    for at, late in places(len(alone.calls)):
+        where = f"{'after' if late else 'before'} {at} {alone.calls[at]}"
+        try:
+            told = _cell(world, race_of, Race(at, after=late), ends)
+        except Exception as error:
+            told = [f"{type(error).__name__}: {error}"[:300]]
+        if told:
+            wrong[where] = told
+    assert not wrong, json.dumps(wrong, indent=1)
+
+
+def _cell(world: World, pair: Pair, race: Race, ends: list[Counter[str]]) -> list[str]:
+    after(world, *pair.before)
+    race.run(getattr(world, pair.first), getattr(world, pair.second))
+    told = []
+    for who, error in race.ended.items():
+        if error is not None and (pair.both or not isinstance(error, PrefectCoiledError)):
+            told.append(f"the {who}: {type(error).__name__}: {error}"[:400])
+    if pair.swept:
+        world.sweep()
+    found = what_there_is(world.sandbox)
+    if found not in ends:
+        least = min((differences(found, one) for one in ends), key=len)
+        errors = {who: str(error)[:300] for who, error in race.ended.items() if error is not None}
+        told += [*least, *(f"{who} said: {error}" for who, error in errors.items())]
+    return told

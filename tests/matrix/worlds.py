@@ -1,0 +1,119 @@
+"""A user's world: an AWS account in the sandbox, what the user does in it, and what there is afterwards."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+from prefect_coiled.aws.account import Account
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.cluster.launched import find_launched, launch
+from prefect_coiled.cluster.request import Request
+from prefect_coiled.options import IngressRule
+from prefect_coiled.provision import delete_cluster, destroy_account, set_up_account, sweep
+from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.tasks.steps import Session, use_session
+from tests.provision.laid import bring_up
+
+from .lives import what_there_is
+
+__all__ = ["World", "after", "differences"]
+
+NAME, WORKERS, MORE = "one", 2, 3
+
+
+class World:
+    """An AWS account in the sandbox, and what a user does in it."""
+
+    def __init__(self, sandbox: Sandbox, account: Account) -> None:
+        self.sandbox, self.account = sandbox, account
+
+    @property
+    def aws(self) -> Aws:
+        return self.account.door("us-east-1")
+
+    def parameters(self) -> set[str]:
+        """The values of all parameters."""
+        pages = self.sandbox.client("ssm").get_paginator("get_parameters_by_path")
+        found = pages.paginate(Path="/prefect-coiled", Recursive=True, WithDecryption=True)
+        return {one["Value"] for page in found for one in page["Parameters"]}
+
+    def anew(self) -> None:
+        self.sandbox.reset()
+        self.sandbox.set(boot="none")
+
+    def ready(self) -> None:
+        """What a set-up of one zone makes, by the plan and the rows alone."""
+        bring_up(self.aws, "us-east-1a")
+
+    def set_up(self) -> None:
+        with use_session(Session(self.aws)):
+            set_up_account("team", "us-east-1")
+
+    def create(self) -> None:
+        request = Request(
+            {}, name=NAME, n_workers=WORKERS, zone="us-east-1a", allow_ingress_from="192.0.2.7/32"
+        )
+        launch(request, threading.Event())
+
+    def grow(self) -> None:
+        """As `Cluster.scale`: by what AWS lists."""
+        cluster = find_launched(self.aws, NAME)
+        assert cluster is not None
+        there = sum(m.role == "worker" for m in cluster.machines(("pending", "running")))
+        if there < WORKERS + MORE:
+            cluster.add(WORKERS + MORE - there)
+
+    def add_one(self) -> None:
+        cluster = find_launched(self.aws, NAME)
+        if cluster is not None:
+            cluster.add(1)
+
+    def open_a_port(self) -> None:
+        cluster = find_launched(self.aws, NAME)
+        if cluster is not None:
+            cluster.set_ingress([IngressRule(ports=(8786,), cidr="198.51.100.0/24")])
+
+    def shrink(self) -> None:
+        cluster = find_launched(self.aws, NAME)
+        assert cluster is not None
+        there = [m.instance_id for m in cluster.machines(("pending", "running")) if m.role == "worker"]
+        cluster.terminate_workers(there[1:])
+
+    def delete(self) -> None:
+        with use_session(Session(self.aws)):
+            delete_cluster("team", "us-east-1", NAME)
+
+    def sweep(self) -> None:
+        with use_session(Session(self.aws)):
+            sweep("team", "us-east-1", release_nat=False)
+
+    def orphan(self) -> None:
+        """The scheduler's machine dies; the workers run on."""
+        cluster = find_launched(self.aws, NAME)
+        assert cluster is not None
+        scheduler = cluster.record.scheduler.instance_id
+        self.sandbox.client("ec2").terminate_instances(InstanceIds=[scheduler])
+
+    def end_by_themselves(self) -> None:
+        """Machines whose client is gone end after minutes (`node/timers.py`); here they do at once."""
+        ec2 = self.sandbox.client("ec2")
+        there = [i["InstanceId"] for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]]
+        if there:
+            ec2.terminate_instances(InstanceIds=there)
+
+    def destroy(self) -> None:
+        with use_session(Session(self.aws)):
+            destroy_account("team", "us-east-1")
+
+
+def after(world: World, *steps: str) -> Counter[str]:
+    """What there is when these were done without a fault."""
+    world.anew()
+    for step in steps:
+        getattr(world, step)()
+    return what_there_is(world.sandbox)
+
+
+def differences(found: Counter[str], wanted: Counter[str]) -> list[str]:
+    return [f"{found[k]} x {k}, not {wanted[k]}" for k in sorted({*found, *wanted}) if found[k] != wanted[k]]
