@@ -93,7 +93,7 @@ upstream-test: $(STAMP)  ## prefect-dask's own tests on CoiledTaskRunner; distri
 	$(BIN)/python -m pytest tests/upstream/test_upstream.py tests/upstream/test_deploy.py --timeout 0
 
 crash-matrix: $(STAMP)  ## each call that changes something, gone wrong in six ways, one after the other; hours
-	PREFECT_COILED_MATRIX=all PREFECT_COILED_MATRIX_TABLE=$${PREFECT_COILED_MATRIX_TABLE:-$(CURDIR)/.venv/crash-matrix.json} \
+	PREFECT_COILED_MATRIX=all PREFECT_COILED_MATRIX_TABLE=$${PREFECT_COILED_MATRIX_TABLE:-$(CURDIR)/.venv/crash-matrix.jsonl} \
 	  $(BIN)/python -m pytest tests/matrix/test_crash.py
 
 races: $(STAMP)  ## two users at once: each held at each of his changes while the other goes on; hours

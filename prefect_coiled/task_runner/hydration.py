@@ -28,6 +28,7 @@ from prefect.context import (
 
 from prefect_coiled.internals.prefect import enter_for_good, leave_all
 from prefect_coiled.task_runner.outboxes import use_outbox
+from prefect_coiled.task_runner.worker_settings import settings_here
 
 # Flow runs whose context a thread keeps: with more at a time on one cluster, the least used is made anew.
 _KEPT = 4
@@ -85,7 +86,7 @@ class Hydrated:
         _count("contexts")
         leave_all()
         if self.settings:
-            enter_for_good(SettingsContext(**self.settings))
+            enter_for_good(SettingsContext(**settings_here(self.settings, shared["authority"])))
         client = SyncClientContext()
         _count("clients")
         client.client.__enter__()

@@ -29,6 +29,7 @@ from prefect.utilities.engine import collect_task_run_inputs_sync
 from prefect_coiled.task_runner.flow_identity import identity_of
 from prefect_coiled.task_runner.shipping import dumps
 from prefect_coiled.task_runner.transactions import for_worker
+from prefect_coiled.task_runner.worker_settings import read_authority
 
 #: What of the context differs from task to task.
 PARTS = ("task_run_context", "tags_context", "asset_context", "deployment_id", "deployment_parameters")
@@ -51,6 +52,7 @@ class FlowRunParcel:
                 {
                     "flow_run_context": _of_flow_run(flow_run) if flow_run else {},
                     "settings_context": _with_api_url(settings.serialize()) if settings else {},
+                    "authority": read_authority() if settings else "",
                 }
             )
             self._made_for = now

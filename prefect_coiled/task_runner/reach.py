@@ -22,6 +22,7 @@ from prefect.settings import (
 from prefect_coiled.errors import ProvisionError
 from prefect_coiled.internals.api_errors import cause_and_step, without_user
 from prefect_coiled.task_runner.api_url import NEXT_STEP
+from prefect_coiled.task_runner.worker_settings import settings_here
 
 # Seconds that the machine may wait for an answer.
 _REQUEST = 10.0
@@ -60,6 +61,7 @@ def _ask(shared: bytes) -> tuple[str, str] | None:
     quick = {PREFECT_API_REQUEST_TIMEOUT: _REQUEST, PREFECT_CLIENT_MAX_RETRIES: 0}
     flow_run = run.get("flow_run") if run else None
     try:
+        settings = settings_here(settings, context["authority"])
         with SettingsContext(**settings), temporary_settings(quick), get_client(sync_client=True) as api:
             if flow_run:
                 api.read_flow_run(flow_run["id"])

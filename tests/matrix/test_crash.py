@@ -66,14 +66,11 @@ WAYS = {
 }
 
 
-@pytest.fixture(scope="module")
-def table() -> Iterator[list[dict[str, Any]]]:
-    """What was run and what came of it; written where it is asked for."""
-    rows: list[dict[str, Any]] = []
-    yield rows
+def note(row: dict[str, Any]) -> None:
+    """Add a row to the table of what was run and what came of it, where one is asked for."""
     if TABLE:
-        there = json.loads(Path(TABLE).read_text()) if Path(TABLE).exists() else []
-        Path(TABLE).write_text(json.dumps([*there, *rows], indent=1))
+        with Path(TABLE).open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def lives(step: Callable[[], Any], faults: dict[int, str]) -> Life:
@@ -107,7 +104,7 @@ def chosen(number: int, of: int, fault: str) -> bool:
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("way", WAYS)
 def test_after_a_fault_at_any_call_a_sweep_cleans_up_and_the_same_command_reaches_its_goal(
-    sandbox: Sandbox, account: Account, table: list[dict[str, Any]], way: str, fault: str
+    sandbox: Sandbox, account: Account, way: str, fault: str
 ) -> None:
     world = World(sandbox, account)
     before, does, swept = WAYS[way]
@@ -125,7 +122,7 @@ def test_after_a_fault_at_any_call_a_sweep_cleans_up_and_the_same_command_reache
             row["wrong"] = _cell(world, WAYS[way], number, fault, goal, rest)
         except Exception as error:
             row["wrong"] = [f"{type(error).__name__}: {error}"[:300]]
-        table.append(row)
+        note(row)
         if row["wrong"]:
             wrong.append(row)
     assert not wrong, json.dumps(wrong, indent=1)
