@@ -18,7 +18,7 @@ LONG := tests/deployments tests/bare tests/cli/test_environment_diff.py \
   $(addprefix tests/cluster/test_,api_keys.py beside_local.py containers.py doctor.py ends.py fresh_account.py gpu.py \
     heavy_use.py logs_in_prefect.py machines_counted.py notebook.py one_address.py reference_document.py \
     shared_name.py shipped_flows.py watching.py) \
-  $(addprefix tests/provision/test_,closed_ways.py destruction.py plans.py regions.py registry.py removals_refused.py story.py) tests/runner/test_processes.py
+  $(addprefix tests/provision/test_,closed_ways.py destruction.py each_call.py plans.py regions.py registry.py removals_refused.py story.py) tests/runner/test_processes.py
 
 # What touches the dependencies: the parts, the command line, a flow on a cluster of the sandbox, tasks.
 VERSIONS_TESTS := \

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect import flow, task
 
@@ -134,7 +134,7 @@ def examine(account: Account, *, spend: float = 0.5) -> Examination:
     from prefect_coiled import __version__
 
     region = merge(None, account.options).options.region
-    fields, lacking = _differences(seen.fields, _baseline())
+    fields, lacking = differences(seen.fields, _baseline())
     return Examination(
         version=__version__,
         python=platform.python_version(),
@@ -292,19 +292,39 @@ def fields_of(value: Any, path: str = "", depth: int = _DEPTH) -> Iterator[str]:
             yield from fields_of(inner, path, depth)
 
 
-def _baseline() -> dict[str, list[str]]:
+class Known(NamedTuple):
+    """The fields of an action's answers in the sandbox: those of each life, and those of some.
+
+    An AWS account on the free plan is answered otherwise than one that pays, and each is right.
+    """
+
+    always: frozenset[str] = frozenset()
+    at_times: frozenset[str] = frozenset()
+
+
+def _baseline() -> dict[str, Known]:
     """The fields that the sandbox answers with, by action; written by `scripts/write_doctor_fields.py`."""
     text = resources.files("prefect_coiled").joinpath("doctor_fields.json").read_text(encoding="utf-8")
-    found: dict[str, list[str]] = json.loads(text)
-    return found
+    found: dict[str, dict[str, list[str]]] = json.loads(text)
+    return {
+        action: Known(*(frozenset(fields[key]) for key in Known._fields)) for action, fields in found.items()
+    }
 
 
-def _differences(
-    seen: Mapping[str, set[str]], known: Mapping[str, list[str]]
+def differences(
+    seen: Mapping[str, set[str]], known: Mapping[str, Known]
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
-    more = {a: tuple(sorted(f - set(known.get(a, ())))) for a, f in sorted(seen.items())}
-    less = {a: tuple(sorted(set(known[a]) - f)) for a, f in sorted(seen.items()) if a in known}
-    return {a: f for a, f in more.items() if f}, {a: f for a, f in less.items() if f}
+    """By action, the fields that were answered and are not known, and those of each life that were not."""
+    more = {a: f - known.get(a, Known()).always - known.get(a, Known()).at_times for a, f in seen.items()}
+    less = {a: {one for one in known[a].always - f if _shown(one, f)} for a, f in seen.items() if a in known}
+    told = [{a: tuple(sorted(f)) for a, f in sorted(some.items()) if f} for some in (more, less)]
+    return told[0], told[1]
+
+
+def _shown(field: str, seen: set[str]) -> bool:
+    """Whether what has a field was answered with at all: what an empty list would hold lacks in no answer."""
+    parent = field.rpartition(".")[0]
+    return not parent or any(one.rpartition(".")[0] == parent for one in seen)
 
 
 def _redacted(text: str) -> str:

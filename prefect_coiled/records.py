@@ -67,10 +67,12 @@ class OwnNetwork(Record):
     Attributes:
         scheduler_zone: Zone of the scheduler's subnet.
         worker_zone: Zone of the workers' subnet.
+        dedicated: Whether its machines are dedicated instances, which not all types can be.
     """
 
     scheduler_zone: str
     worker_zone: str
+    dedicated: bool = False
 
 
 class AccountRecord(Record):

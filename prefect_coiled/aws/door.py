@@ -72,6 +72,12 @@ _UNTRUSTED = (
     "A proxy that looks into TLS may stand in between: give the file of its certificates as AWS_CA_BUNDLE. "
     "Else check the network and this machine's clock."
 )
+# IAM has one code for all of its quotas, and names in its words which one it is.
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
+_IAM_IS_FULL = (
+    "Delete what nobody uses of what is named (IAM console), or ask AWS for a higher quota (Service Quotas "
+    "console of us-east-1, IAM). The size of a policy has none: delete policies that were added to the role."
+)
 # Nobody can own a bucket that is being made.
 _WITHOUT_OWNER = {"s3:CreateBucket"}
 
@@ -321,6 +327,8 @@ class Aws:
             if isinstance(made, AccessDeniedError):
                 return self._explained(made)
             quota = OF_CODES.get(made.code) if isinstance(made, QuotaError) else None
+            if isinstance(made, QuotaError) and action.startswith("iam:"):
+                made = aws_error(what, action, error.response, next_step=_IAM_IS_FULL)
             if quota is not None:
                 where = f"{made.diagnosis.next_step} Quota: {quota}, {quota.console(self.region)}"
                 made = aws_error(what, action, error.response, next_step=where)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import unquote
 
@@ -20,8 +21,10 @@ from prefect_coiled.aws.waits import VISIBLE, retry_while
 from prefect_coiled.errors import (
     AccessDeniedError,
     AlreadyExistsError,
+    AwsError,
     NotFoundError,
     OptionsError,
+    UnavailableError,
 )
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.iam_setup import Step
@@ -30,7 +33,7 @@ T = TypeVar("T")
 
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
 _MOST_VERSIONS = 5
-_BIND = "PutRolePermissionsBoundary"
+_BIND, _KEY = "PutRolePermissionsBoundary", "CreateAccessKey"
 _ADMINISTRATOR = (
     "Use the credentials of somebody who manages IAM (--profile), or give them the commands that are printed "
     "without --apply."
@@ -123,16 +126,34 @@ def carry_out(aws: Aws, task: Task, number: str, partition: str) -> NewKey | Non
             return retry_while(aws, what, call, NotFoundError, timeout=VISIBLE)
         except AlreadyExistsError:  # made by somebody else at this moment
             return {}
+        except UnavailableError as error:
+            if task.step.call == _KEY:  # nobody can read its secret a second time
+                raise error.told_as(
+                    type(error), next_step=_lost_key(task.step.parameters["UserName"])
+                ) from error
+            # Whether it was made is not known: a look tells.
+            with suppress(AwsError):
+                if _state(aws, task.step, number, partition) == "there":
+                    return {}
+            raise
 
     key = _explained(make).get("AccessKey")
     return NewKey(str(key["AccessKeyId"]), SecretStr(key["SecretAccessKey"])) if key else None
+
+
+def _lost_key(user: str) -> str:
+    return (
+        "AWS may have made a key whose secret nobody knows. Look with `aws iam list-access-keys --user-name "
+        f"{user}`, delete it with `aws iam delete-access-key --user-name {user} --access-key-id ID`, then "
+        "run again."
+    )
 
 
 def _state(aws: Aws, step: Step, number: str, partition: str) -> Literal["missing", "there", "differs"]:
     given = step.parameters
     if step.call == "CreatePolicy":
         return _state_of_policy(aws, step, _arn(step, number, partition))
-    if step.call == "CreateAccessKey":
+    if step.call == _KEY:
         items = _pages(aws, "iam:ListAccessKeys", "AccessKeyMetadata", **given)
         return "there" if items else "missing"
     if step.call == _BIND:

@@ -15,6 +15,7 @@ from prefect_coiled.errors import (
     AccountStateError,
     AwsError,
     CredentialsError,
+    InvalidRequestError,
     NotFoundError,
     OptionsError,
     UnavailableError,
@@ -92,6 +93,17 @@ def find_by_id(aws: Aws, instance_id: str) -> InstanceRecord | None:
     return found[0] if found else None
 
 
+def find_by_token(aws: Aws, token: str) -> list[InstanceRecord]:
+    """The instances that are there of a launch with this client token."""
+    reservations = aws.pages(
+        "ec2:DescribeInstances",
+        "finding what a launch made",
+        "Reservations",
+        Filters=tags.filters({}, client_token=token, instance_state_name=LIVE),
+    )
+    return [_record(item) for reservation in reservations for item in reservation["Instances"]]
+
+
 def launch_instances(
     aws: Aws,
     what: str,
@@ -147,6 +159,8 @@ def launch_instances(
         except AwsError as error:
             raise (
                 _profile_not_ready(error)
+                or _no_such_image(error)
+                or _other_architecture(error)
                 or _no_such_disk(error)
                 or _free_plan(aws, instance_type, error)
                 or error
@@ -174,6 +188,29 @@ def _profile_not_ready(error: AwsError) -> AwsError | None:
     if error.code == "InvalidParameterValue" and "iaminstanceprofile" in said:
         return error.told_as(_ProfileNotReadyError)
     return None
+
+
+def _no_such_image(error: AwsError) -> AwsError | None:
+    # An image that was made private, or is withdrawn, has the code of credentials that are no good.
+    # https://github.com/DataBiosphere/toil/issues/3512
+    if error.code != "AuthFailure" or "not authorized for images" not in error.diagnosis.why.lower():
+        return None
+    return error.told_as(
+        InvalidRequestError,
+        why=f"{error.diagnosis.why.rstrip('. ')} (it was withdrawn, or is not this AWS account's to use)",
+        next_step="Make a cluster anew: the newest image is looked up. One that runs keeps the image that it "
+        "began with.",
+    )
+
+
+def _other_architecture(error: AwsError) -> AwsError | None:
+    # The code is that of any value that does not fit: https://github.com/skypilot-org/skypilot/issues/6315
+    if error.code != "InvalidParameterValue" or "does not match the architecture" not in error.diagnosis.why:
+        return None
+    return error.told_as(
+        InvalidRequestError,
+        next_step="Give worker_vm_types and scheduler_vm_types of one architecture, x86_64 or arm64.",
+    )
 
 
 def _no_such_disk(error: AwsError) -> AwsError | None:
@@ -205,16 +242,20 @@ def _free_plan(aws: Aws, instance_type: str, error: AwsError) -> AwsError | None
     )
 
 
-def terminate_instances(aws: Aws, instance_ids: Iterable[str]) -> None:
+def terminate_instances(aws: Aws, instance_ids: Iterable[str]) -> list[str]:
     """Ask AWS to terminate the instances; one that AWS refuses, or does not know, keeps no other running.
 
     A call that is refused for one of its instances terminates none, or only those in other zones:
     https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_TerminateInstances.html
 
+    Returns:
+        Those that AWS does not know: they are gone for long, or so new that it does not know them yet.
+
     Raises:
         AwsError: The first refusal, once the others were asked to end; with all that AWS keeps as `left`.
     """
     refusals: dict[str, AwsError] = {}
+    unknown: list[str] = []
     ended = 0
 
     def end(some: list[str]) -> None:
@@ -232,7 +273,9 @@ def terminate_instances(aws: Aws, instance_ids: Iterable[str]) -> None:
                 middle = len(some) // 2
                 end(some[:middle])
                 end(some[middle:])
-            elif not isinstance(error, NotFoundError):
+            elif isinstance(error, NotFoundError):
+                unknown.append(some[0])
+            else:
                 refusals[some[0]] = error
 
     asked = list(instance_ids)
@@ -243,6 +286,7 @@ def terminate_instances(aws: Aws, instance_ids: Iterable[str]) -> None:
         why = {one: error.diagnosis.why for one, error in refusals.items()}
         first.left = why if ended else dict.fromkeys(asked, first.diagnosis.why)
         raise first
+    return unknown
 
 
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-lifecycle.html
@@ -307,19 +351,28 @@ def _states(aws: Aws, instance_ids: list[str]) -> dict[str, str]:
 
 
 def console_output(aws: Aws, instance_id: str) -> str:
-    """What the instance wrote to its console; empty if AWS has nothing."""
+    """What the instance wrote to its console; empty if AWS has nothing, or does not show it."""
     try:
-        reply = aws.call(
-            "ec2:GetConsoleOutput", f"reading console of ({instance_id})", InstanceId=instance_id, Latest=True
-        )
+        return read_console(aws, instance_id)
     except AwsError:
-        # `Latest` needs a Nitro machine; the plain call works on all, a few minutes late.
+        return ""
+
+
+def read_console(aws: Aws, instance_id: str) -> str:
+    """What the instance wrote to its console; empty if AWS has nothing, or does not know it any more.
+
+    Raises:
+        AwsError: If AWS does not show it.
+    """
+    what = f"reading console of ({instance_id})"
+    try:
         try:
-            reply = aws.call(
-                "ec2:GetConsoleOutput", f"reading console of ({instance_id})", InstanceId=instance_id
-            )
-        except AwsError:
-            return ""
+            reply = aws.call("ec2:GetConsoleOutput", what, InstanceId=instance_id, Latest=True)
+        except InvalidRequestError:
+            # `Latest` needs a Nitro machine; the plain call works on all, a few minutes late.
+            reply = aws.call("ec2:GetConsoleOutput", what, InstanceId=instance_id)
+    except NotFoundError:
+        return ""
     return printable(reply.get("Output") or "")
 
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from prefect_coiled.aws.batches import STREAMS, batches
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.instances import console_output
+from prefect_coiled.aws.instances import read_console
 from prefect_coiled.aws.pace import Pace
-from prefect_coiled.errors import NotFoundError, printable
+from prefect_coiled.errors import AwsError, CredentialsError, NotFoundError, printable
 
 # The clock of the program that made a cluster may be off by so much.
 EARLIER = timedelta(minutes=15)
@@ -99,8 +99,17 @@ def said(
         else read_logs(aws, machines, since=since)
     )
     for one, lines in found:
-        lines = lines or console_output(aws, one).splitlines()
+        lines = lines or _console(aws, one)
         yield one, lines[-tail:] if tail else lines
+
+
+def _console(aws: Aws, machine: str) -> list[str]:
+    try:
+        return read_console(aws, machine).splitlines()
+    except CredentialsError:
+        raise
+    except AwsError as error:  # what others wrote is shown all the same
+        return [f"(It shipped no line, and its console cannot be read: {' '.join(str(error).split())})"]
 
 
 class Follower:

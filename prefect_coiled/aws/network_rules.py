@@ -1,6 +1,6 @@
 """What of a VPC keeps its machines from reaching anything, though no call is refused: ACLs and name servers.
 
-Reads only. Where the credentials may not look, nothing is known, and nothing said.
+Reads only. Where AWS does not show it, nothing is known, and nothing said.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AccessDeniedError, NotFoundError
+from prefect_coiled.errors import AwsError, CredentialsError
 
 __all__ = ["closed_ways"]
 
@@ -88,5 +88,7 @@ def _name_servers(aws: Aws, vpc: Mapping[str, Any]) -> Iterator[str]:
 def _shown(aws: Aws, action: str, key: str, **parameters: Any) -> list[dict[str, Any]]:
     try:
         return list(aws.pages(action, "checking the network", key, **parameters))
-    except (AccessDeniedError, NotFoundError):
+    except CredentialsError:
+        raise
+    except AwsError:  # a launch that could go on is not kept from it by a look
         return []

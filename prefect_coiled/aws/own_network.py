@@ -67,11 +67,13 @@ def check_own_network(
     problems += _groups(aws, ids, port)
     if problems:
         raise OptionsError("network", f"{'; '.join(dict.fromkeys(problems))}.", "Mend it, or give other ids.")
-    if vpcs[0].get("InstanceTenancy") == "dedicated":
+    dedicated = vpcs[0].get("InstanceTenancy") == "dedicated"
+    if dedicated:
         logger.warning(_DEDICATED, ids.network_id)
     return OwnNetwork(
         scheduler_zone=subnets["scheduler_subnet_id"]["AvailabilityZone"],
         worker_zone=subnets["worker_subnet_id"]["AvailabilityZone"],
+        dedicated=dedicated,
     )
 
 

@@ -136,7 +136,10 @@ def _apply(aws: Aws, wanted: list[Step], number: str, partition: str, yes: bool)
     tasks = look(aws, wanted, number, partition)
     words = {"missing": "to make", "there": "is there", "differs": "to renew: it says something else"}
     for task in tasks:
-        console.print(f"   {task.step.what}: {words[task.state]}")
+        secret = (
+            " (AWS told its secret once, when it was made)" if task.step.call == "CreateAccessKey" else ""
+        )
+        console.print(f"   {task.step.what}: {words[task.state]}{secret if task.state == 'there' else ''}")
     if held := held_by_boundary(aws, tasks):
         console.print(
             f"   What else the role has holds as far as the boundary allows: {', '.join(held)}. "

@@ -364,7 +364,12 @@ class Cluster(DistributedCluster):
             self._counted_on = n, self._fleet.awaited
             more = n - len(self.workers)
             if more > 0:
-                self._fleet.launched(await self.in_thread(self.started().add, more))
+                try:
+                    self._fleet.launched(await self.in_thread(self.started().add, more))
+                except PrefectCoiledError:
+                    with contextlib.suppress(PrefectCoiledError):
+                        await self._look()  # some may have come all the same
+                    raise
             elif more < 0:
                 # Those that have not joined yet first, then those that the scheduler can best do without.
                 waiting = [w for w in self.workers if w not in self.observed]

@@ -19,7 +19,7 @@ from prefect_coiled.aws import ecr, instances, log_events, parameters, security_
 from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.caller import find_caller, own_cidr
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.waits import wait_for
+from prefect_coiled.aws.waits import persistently, wait_for
 from prefect_coiled.blocks import load_account
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.costs import CostEstimate, MachineUse, estimate
@@ -145,7 +145,10 @@ class Launched:
     def terminate_workers(self, ids: Iterable[str]) -> None:
         """Terminate some of the workers."""
         listed = sorted(ids)
-        instances.terminate_instances(self.aws, listed)
+        what = f"terminating {len(listed)} workers"
+        unknown = persistently(self.aws, what, lambda: instances.terminate_instances(self.aws, listed))
+        if unknown:  # a list tells those that are gone from those that AWS does not know yet
+            instances.wait_terminated(self.aws, unknown)
         self.tell("scale", f"removed {len(listed)} workers from {self.record.name}", ids=tuple(listed))
         now = datetime.now(timezone.utc)
         self._ran.update({one: (self._ran[one][0], now) for one in listed if one in self._ran})

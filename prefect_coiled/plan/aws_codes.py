@@ -75,7 +75,11 @@ BY_CLASS: dict[type[AwsError], Code] = {
         next_step="Attach the missing permission to the credentials of the account and run again.",
     ),
     AccountStateError: Code(AccountStateError, "never"),
-    AlreadyExistsError: Code(AlreadyExistsError, "step"),
+    AlreadyExistsError: Code(
+        AlreadyExistsError,
+        "step",
+        next_step="Run again: what is there is taken where it is this account's; else delete or rename it.",
+    ),
     AwsError: Code(AwsError, "never", next_step="Look it up in AWS's documents, or report it."),
     CredentialsError: Code(
         CredentialsError,
@@ -146,7 +150,7 @@ _BARE: dict[type[AwsError], str] = {
         AlreadyExistsException BucketAlreadyOwnedByYou InvalidAMIName.Duplicate
         InvalidGroup.Duplicate InvalidLaunchTemplateName.AlreadyExistsException
         InvalidPermission.Duplicate ParameterAlreadyExists RepositoryAlreadyExistsException
-        Resource.AlreadyAssociated ResourceAlreadyExistsException RouteAlreadyExists
+        Resource.AlreadyAssociated ResourceAlreadyExistsException
     """,
     CredentialsError: """
         IDPCommunicationError IDPRejectedClaim IncompleteSignature InvalidAccessKeyId
@@ -251,7 +255,11 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
         "Blocked": ("the AWS account is blocked", _SUPPORT),
         "InvalidPayer": ("the AWS account has no valid way of payment", "Give one in the Billing console."),
         "NotSignedUp": ("the AWS account is not signed up for this service", "Sign up in the AWS console."),
-        "OptInRequired": ("the AWS account is not subscribed to this service or region", _REGION),
+        "OptInRequired": (
+            "the AWS account is not subscribed to a service, a region or an image",
+            "Do as AWS's words say; else finish the account's sign-up, with a way of payment, and enable the "
+            "region (AWS console > Account > AWS Regions), or choose another one.",
+        ),
         "PendingVerification": (
             "AWS is still validating the account for this region; it takes minutes, at most four hours",
             "Wait for AWS's mail, then run again; or choose another region.",
@@ -279,6 +287,10 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
         "UnrecognizedClientException": ("", "Check the keys, and that the region is enabled."),
     },
     AlreadyExistsError: {
+        "RouteAlreadyExists": (
+            "a route table leads there already, such as by somebody else's S3 endpoint",
+            "Delete that (VPC console > Endpoints, or > Route tables), then run again.",
+        ),
         "EntityAlreadyExists": (
             "IAM has each name once, whatever its case and path",
             "Choose another account slug, or delete what has the name.",
@@ -380,7 +392,7 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
             'Choose another zone, or egress="public-ip", which needs none.',
         ),
         "InsufficientVolumeCapacity": ("AWS has no disk of that kind in this zone at the moment",),
-        "Unsupported": ("the zone does not have the type",),
+        "Unsupported": ("the zone does not have the type, or not as it was asked for",),
         "UnsupportedTenancy": ("machines of this type are not to be had in a network of that tenancy",),
         **dict.fromkeys(
             ("UnknownVolumeType", "VolumeTypeNotAvailableInRegion", "VolumeTypeNotAvailableInZone"),

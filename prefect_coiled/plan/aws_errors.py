@@ -98,8 +98,11 @@ def denied_by(message: str) -> str:
     """The kind of policy that stands in the way whatever else is attached, such as "service control policy".
 
     Empty where a policy of the caller's own would do. Only AWS's words tell the two apart:
-    https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_access-denied.html
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_access-denied.html,
+    https://docs.aws.amazon.com/organizations/latest/userguide/orgs_manage_policies_declarative.html
     """
+    if re.search(r"disabled by a declarative policy|organizational policy in effect", message, re.IGNORECASE):
+        return "declarative policy"  # AWS's own words for one, whatever the code
     explicit = re.search(r"with an explicit deny in an? ([\w -]{1,100}?)(?=[.,:]|\Z)", message)
     lacking = re.search(r"because no ([\w -]{1,100}?) allows", message)
     if explicit:

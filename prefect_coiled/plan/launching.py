@@ -32,6 +32,16 @@ _RATE = (
 _SMALLEST_CALL = 10
 
 
+# What AWS says of a type that cannot be a dedicated instance:
+# https://github.com/hashicorp/terraform/issues/18215
+_UNSUPPORTED = ("Unsupported", "UnsupportedTenancy")
+_TENANCY = (
+    "The VPC has dedicated tenancy, and not every type can be a dedicated instance. Choose vm_types that "
+    "can, such as m6i.xlarge, or a VPC of default tenancy."
+)
+_UNSURE = "AWS did not say whether the last launch made any: `prefect-coiled ls` shows what runs."
+
+
 def smaller_call(refused: int) -> int:
     """How many machines to ask for when AWS takes no more than so many a second, and refused more."""
     return min(refused, max(refused // 2, _SMALLEST_CALL))
@@ -81,11 +91,22 @@ class Tally:
     smaller types can still fit. A type that the AWS account may not launch is the same in every zone; spot
     machines without their role are so in every type. Where launches come too fast, or disks are used up, they
     are so everywhere.
+
+    Args:
+        dedicated: Whether the network makes dedicated instances of all machines.
+
+    Attributes:
+        last: The refusal that says most.
+        quota: The one that is used up.
+        unsure: Whether more may have come up than is known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, dedicated: bool = False) -> None:
         self.last: AwsError | None = None
         self.quota: Quota | None = None
+        self.unsure = False
+        self._dedicated = dedicated
+        self._unsupported = False
         self._tried: dict[str, str] = {}
         self._said: dict[str, str] = {}
         self._spared: list[str] = []
@@ -134,6 +155,7 @@ class Tally:
             self._over = True  # the rate is one for all types, zones and markets
         elif not isinstance(error, NoCapacityError):
             return False
+        self._unsupported = self._unsupported or error.code in _UNSUPPORTED
         # AWS's words name type and zone: the first that are said with a code stand for the others.
         self._tried[str(attempt)] = self._said.setdefault(error.code, error.diagnosis.why)
         # What can be mended by a person says more than that AWS has none at the moment.
@@ -150,13 +172,18 @@ class Tally:
         last = self.last
         spared = f"; not asked for again: {len(self._spared)} more" if self._spared else ""
         tried = shortage(list(self._tried), self._tried).rstrip(". ")
-        why = f"{got} came up; tried {tried}{spared}"
+        came = "are known to have come up" if self.unsure else "came up"
+        why = f"{got} {came}; tried {tried}{spared}"
         next_step = "Allow more vm_types or zones, or spot_policy='spot_with_fallback'."
         kind: type[AwsError] = NoCapacityError
         if last is not None and not isinstance(last, NoCapacityError):
             kind, next_step = type(last), last.diagnosis.next_step
         if last is not None and last.code in SLOW_DOWN:
             next_step = _RATE
+        if self.unsure:
+            next_step = f"{next_step} {_UNSURE}".strip()
+        if self._dedicated and self._unsupported:
+            next_step = _TENANCY
         error = kind(
             what,
             f"{why}. {extra}".strip() if extra else f"{why}.",

@@ -115,6 +115,7 @@ def _bake(session: Session, spec: ClusterSpec, account: AccountRecord) -> BakedI
         template_id=template,
         group_ids=groups["worker"],
         first_zone=own.worker_zone if own else None,
+        dedicated=own is not None and own.dedicated,
     )
     events.step("builder", f"{builder.instance_id} installs {delivery.wheels} packages")
     image_steps.wait_for_builder(aws, builder)

@@ -195,10 +195,13 @@ def _launch(
         network,
         count=1,
         first_zone=own.scheduler_zone if own else None,
+        dedicated=own is not None and own.dedicated,
         least=1,
         template_id=templates["scheduler"],
         group_ids=groups["scheduler"],
     )
+    if not scheduler.private_ip:  # where it was found in a list, and not by a reply
+        scheduler = steps.wait_for_address(aws, scheduler, False)
     address = steps.wait_for_address.submit(aws, scheduler, spec.use_public_ip)
     templates["worker"] = steps.ensure_launch_template(
         aws, spec, "worker", worker_image, account.account, scheduler.private_ip, place
@@ -216,6 +219,7 @@ def _launch(
             template_id=templates["worker"],
             group_ids=groups["worker"],
             first_zone=own.worker_zone if own else scheduler.zone,
+            dedicated=own is not None and own.dedicated,
         )
     ids = [i.instance_id for i in (scheduler, *workers)]
     events.step("instances", f"{len(ids)} launched")
@@ -269,6 +273,7 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
             template_id=template,
             group_ids=groups["worker"],
             first_zone=own.worker_zone if own else record.scheduler.zone,
+            dedicated=own is not None and own.dedicated,
             batch=batch,
         )
         aws.tell("scale", f"added {len(made)} workers to {spec.name}", cluster=spec.name, uid=spec.uid)

@@ -22,33 +22,39 @@ def find_obstacles(aws: Aws, spec: ClusterSpec) -> list[str]:
     Args:
         spec: A cluster as it would be made.
     """
+    network = (_of_own_network,) if spec.network is not None else (_of_block, _of_rules)
     found: list[str] = []
-    try:
-        found += _of_network(aws, spec)
-        found += _of_image(aws, spec)
-    except CredentialsError:
-        raise
-    except AwsError:
-        pass
+    for look in (*network, _of_image):
+        try:
+            found += look(aws, spec)
+        except CredentialsError:
+            raise
+        except AwsError:
+            continue  # what another look shows is said all the same
     return found
 
 
-def _of_network(aws: Aws, spec: ClusterSpec) -> list[str]:
-    if spec.network is not None:
-        try:
-            check_own_network.fn(aws, spec)
-        except OptionsError as error:
-            return [str(error)]
-        return []
+def _of_own_network(aws: Aws, spec: ClusterSpec) -> list[str]:
+    try:
+        check_own_network.fn(aws, spec)
+    except OptionsError as error:
+        return [str(error)]
+    return []
+
+
+def _of_block(aws: Aws, spec: ClusterSpec) -> list[str]:
     shut = find_block(aws)
+    return [shut] if shut else []
+
+
+def _of_rules(aws: Aws, spec: ClusterSpec) -> list[str]:
     subnets = [record(one) for one in find_tagged(aws, "ec2:DescribeSubnets", "Subnets")]
     ids = [one.subnet_id for one in sorted(subnets, key=lambda one: one.tier != "public")]
-    closed = [
+    return [
         f"{way[:1].upper()}{way[1:]}."
         for vpc in find_vpcs(aws)
         for way in closed_ways(aws, vpc, ids, spec.scheduler_node.one_port or 0)
     ]
-    return [*([shut] if shut else []), *closed]
 
 
 def _of_image(aws: Aws, spec: ClusterSpec) -> list[str]:

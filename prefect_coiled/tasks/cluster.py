@@ -318,7 +318,7 @@ def role_user_data(
 
 @step("scheduler address")
 def wait_for_address(aws: Aws, scheduler: InstanceRecord, public: bool) -> InstanceRecord:
-    """Wait until the scheduler runs and, if it has one, its public address is known.
+    """Wait until the scheduler runs and its addresses are known, the public one if it has one.
 
     Raises:
         ProvisionError: If the machine ended before.
@@ -334,7 +334,9 @@ def wait_for_address(aws: Aws, scheduler: InstanceRecord, public: bool) -> Insta
                 f"the machine is {found.state}: {found.state_reason.rstrip('. ')}.",
                 "Its console says why: `prefect-coiled logs`.",
             )
-        return None if public and not found.public_ip else found
+        # A list may lack what the launch's reply had:
+        # https://github.com/aws/aws-parallelcluster/issues/7265
+        return found if found.private_ip and (found.public_ip or not public) else None
 
     what = f"waiting for the address of the scheduler ({scheduler.instance_id})"
     return wait_for(aws, what, ready, timeout=PUBLIC_ADDRESS)

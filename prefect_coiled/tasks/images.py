@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect_coiled.aws import baked_images, bucket, images, instances, launch_templates
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.waits import wait_for
+from prefect_coiled.aws.waits import persistently, wait_for
 from prefect_coiled.environment import Lock
 from prefect_coiled.errors import ProvisionError
 from prefect_coiled.plan import cluster as planning
@@ -89,9 +89,12 @@ def wait_for_builder(aws: Aws, builder: InstanceRecord) -> None:
         return found if found and found.state in ("stopped", "shutting-down", "terminated") else None
 
     found = wait_for(aws, what, off, timeout=BAKING + 300, interval=5.0)
-    said = instances.console_output(aws, builder.instance_id).strip().splitlines()
-    if found.state != "stopped" or not any(f"prefect-coiled: {BAKED} " in line for line in said):
-        words = " | ".join(said[-8:]) or "nothing"
+    # An image of a machine that did not say so would lack packages.
+    reading = f"reading what machine {builder.instance_id} said"
+    said = persistently(aws, reading, lambda: instances.read_console(aws, builder.instance_id))
+    lines = said.strip().splitlines()
+    if found.state != "stopped" or not any(f"prefect-coiled: {BAKED} " in line for line in lines):
+        words = " | ".join(lines[-8:]) or "nothing"
         raise ProvisionError(what, f"it is {found.state} and said: {words}")
 
 

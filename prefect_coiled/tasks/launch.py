@@ -62,6 +62,7 @@ def launch(
     template_id: str,
     group_ids: list[str],
     first_zone: str | None = None,
+    dedicated: bool = False,
     batch: str = "0",
 ) -> list[InstanceRecord]:
     """Launch machines, as many as AWS gives.
@@ -69,6 +70,7 @@ def launch(
     Args:
         session: Whose `launched` notes every id at once.
         zones: The zones that may be tried; with a network of the user's own, its one.
+        dedicated: Whether the network makes dedicated instances of all machines.
         least: With fewer than that the step fails, saying what was tried.
         batch: Distinguishes this launch from others of the cluster, such as a later scaling.
 
@@ -79,7 +81,7 @@ def launch(
         UnavailableError: If AWS took no more launches for two minutes.
     """
     made: list[InstanceRecord] = []
-    tally = Tally()
+    tally = Tally(dedicated=dedicated)
     for attempt in planning.launch_attempts(spec, role, zones, first_zone):
         if len(made) >= count:
             break
@@ -89,7 +91,7 @@ def launch(
             continue
         if tally.passes(attempt):
             continue
-        call = _call_of(session, spec, role, attempt, place, template_id, group_ids, batch)
+        call = _call_of(session, spec, role, attempt, place, template_id, group_ids, batch, tally)
         try:
             _fill(session, call, count - len(made), made)
         except AwsError as error:
@@ -184,11 +186,12 @@ def _call_of(
     template_id: str,
     group_ids: list[str],
     batch: str,
+    tally: Tally,
 ) -> _Call:
     aws = session.aws
     subnet_id, public = place
 
-    def once(size: int, number: str, generation: int) -> list[InstanceRecord]:
+    def once(size: int, token: str) -> list[InstanceRecord]:
         return instances.launch_instances(
             aws,
             f"launching {size} x {attempt}",
@@ -198,7 +201,7 @@ def _call_of(
             public_address=public,
             group_ids=group_ids,
             count=size,
-            token=planning.client_token(spec.uid, role, batch, generation, attempt, number, size),
+            token=token,
             labels=planning.cluster_tags(spec, role),
             spot=attempt.spot,
         )
@@ -206,8 +209,16 @@ def _call_of(
     def call(size: int, number: str) -> list[InstanceRecord]:
         watch = Watch()
         for generation in range(_GENERATIONS):
+            token = planning.client_token(spec.uid, role, batch, generation, attempt, number, size)
             try:
-                got = _surely(aws, lambda g=generation: once(size, number, g))  # type: ignore[misc]
+                got = _surely(aws, lambda t=token: once(size, t))  # type: ignore[misc]
+            except UnavailableError as error:
+                # No answer told whether it was made; AWS's lists may.
+                found = _made_with(aws, token)
+                tally.unsure = tally.unsure or (found is None and error.code not in SLOW_DOWN)
+                if not found:
+                    raise
+                got = found
             except InvalidRequestError as error:
                 if error.code != _TOKEN_IS_SPENT or generation == _GENERATIONS - 1:
                     raise
@@ -227,6 +238,14 @@ def _call_of(
         return got
 
     return call
+
+
+def _made_with(aws: Aws, token: str) -> list[InstanceRecord] | None:
+    """The machines that a launch made, by its client token; None if AWS does not show them."""
+    try:
+        return instances.find_by_token(aws, token)
+    except AwsError:  # whoever asked is told of the launch
+        return None
 
 
 def _surely(aws: Aws, launch: Callable[[], list[InstanceRecord]]) -> list[InstanceRecord]:

@@ -31,6 +31,7 @@ from prefect_coiled.plan.actions import ACTIONS
 from prefect_coiled.plan.aws_codes import BY_CLASS, CODES
 from prefect_coiled.plan.aws_errors import aws_error, code_of
 from prefect_coiled.sandbox import Sandbox
+from tests.provision.laid import Lay, refusing
 
 GOLDEN = Path(__file__).with_name("aws_codes.txt")
 # A read of each service; botocore repeats it where it may.
@@ -182,3 +183,12 @@ def test_a_code_may_look_like_a_kind_and_be_another() -> None:
     assert code_of("FilterLimitExceeded").cls is errors.InvalidRequestError
     assert code_of("RequestLimitExceeded").cls is ThrottledError
     assert code_of("InvalidAMIID.Unavailable").cls is NotFoundError
+
+
+@pytest.mark.parametrize("call", ["CreateRole", "PutRolePolicy", "CreatePolicy", "CreateUser"])
+def test_a_quota_of_iam_is_told_with_what_makes_room(call: str, aws: Aws, lay: Lay) -> None:
+    lay(refusing(f"iam:{call}", "LimitExceeded", message="Cannot exceed quota for RolesPerAccount: 1000"))
+    with pytest.raises(
+        QuotaError, match=r"RolesPerAccount.*Delete what nobody uses.*Service Quotas console of"
+    ):
+        aws.call(f"iam:{call}", "making it", **{"RoleName": "x"})

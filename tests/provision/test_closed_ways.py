@@ -14,14 +14,21 @@ from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS, find
 from prefect_coiled.aws.own_network import check_own_network
 from prefect_coiled.aws.public_access import find_block
+from prefect_coiled.environment import Lock, Locked
+from prefect_coiled.environment.records import Wheel
 from prefect_coiled.errors import NoCapacityError, OptionsError, PrefectCoiledError, ProvisionError
 from prefect_coiled.options import NetworkIds
-from prefect_coiled.plan import tags
 from prefect_coiled.plan.cluster import ClusterSpec
-from prefect_coiled.provision import create_cluster, delete_cluster, set_up_account, take_inventory
+from prefect_coiled.provision import (
+    bake_image,
+    create_cluster,
+    delete_cluster,
+    set_up_account,
+    take_inventory,
+)
 from prefect_coiled.provision.obstacles import find_obstacles
 from prefect_coiled.sandbox import Sandbox
-from prefect_coiled.tasks.steps import Session
+from prefect_coiled.tasks.steps import Session, use_session
 from tests.provision.laid import Lay, live, refusing
 
 Spec = Callable[..., ClusterSpec]
@@ -179,6 +186,23 @@ def test_dedicated_tenancy_is_said_with_its_price(
     assert "2 US dollars an hour" in caplog.text
 
 
+def test_a_launch_that_dedicated_tenancy_keeps_from_coming_says_so(
+    session: Session, sandbox: Sandbox, spec: Spec, open_network: NetworkIds, show: Show
+) -> None:
+    def dedicated(asked: dict[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
+        return {**reply, "Vpcs": [{**vpc, "InstanceTenancy": "dedicated"} for vpc in reply["Vpcs"]]}
+
+    refused = {"service": "ec2", "action": "RunInstances", "effect": "error", "code": "Unsupported"}
+    own = {"backend_options": {"network": open_network, "egress": "public-ip"}}
+    sandbox.faults([{**refused, "status": 400, "message": "The requested configuration is not supported."}])
+    with pytest.raises(NoCapacityError, match="Allow more vm_types"):
+        create_cluster(spec(**own))
+    show("DescribeVpcs", dedicated)
+    with pytest.raises(NoCapacityError, match=r"has dedicated tenancy.*Choose vm_types that can"):
+        create_cluster(spec(**own))
+    assert live(sandbox) == []
+
+
 def test_what_keeps_the_accounts_clusters_from_coming_up_is_found_beforehand(
     session: Session, aws: Aws, sandbox: Sandbox, spec: Spec, lay: Lay
 ) -> None:
@@ -197,6 +221,21 @@ def test_what_keeps_the_accounts_clusters_from_coming_up_is_found_beforehand(
     assert "Allowed AMIs" in image
     lay(refusing("ec2:DescribeNetworkAcls", "UnauthorizedOperation"))  # a policy from before that
     assert find_obstacles(aws, spec()) == []
+
+
+@pytest.mark.parametrize("code", ["UnauthorizedOperation", "InternalError", "RequestLimitExceeded"])
+@pytest.mark.parametrize(
+    "call", ["DescribeSubnets", "DescribeVpcs", "DescribeNetworkAcls", "DescribeDhcpOptions"]
+)
+def test_what_is_seen_is_said_where_another_look_is_refused(
+    aws: Aws, spec: Spec, lay: Lay, call: str, code: str
+) -> None:
+    def rule(action: str, asked: dict[str, Any]) -> tuple[str, str] | None:
+        codes = {f"ec2:{call}": code, "ec2:DescribeImages": "InvalidAMIID.NotFound"}
+        return (codes[action], "No.") if action in codes else None
+
+    lay(rule)
+    assert "Allowed AMIs" in find_obstacles(aws, spec())[-1]
 
 
 def closing(*zones: str) -> Callable[[str, dict[str, Any]], tuple[str, str] | None]:
@@ -275,13 +314,18 @@ def test_a_profile_whose_role_ec2_does_not_see_yet_is_waited_for(
     delete_cluster("team", "us-east-1", record.name, record.uid)
 
 
-def test_an_image_that_somebody_disabled_is_seen_and_removed(aws: Aws, sandbox: Sandbox, show: Show) -> None:
+def test_an_image_that_somebody_disabled_is_seen_and_removed(
+    aws: Aws, sandbox: Sandbox, show: Show, spec: Spec
+) -> None:
     ec2 = sandbox.client("ec2")
     base = ec2.describe_images(Owners=["amazon"], MaxResults=5)["Images"][0]["ImageId"]
     machine = ec2.run_instances(ImageId=base, InstanceType="t3.micro", MinCount=1, MaxCount=1)["Instances"][0]
     ec2.get_waiter("instance_running").wait(InstanceIds=[machine["InstanceId"]])
-    tagged = tags.specifications(tags.account_tags("team"), "image", "snapshot")
-    ec2.create_image(InstanceId=machine["InstanceId"], Name="baked", TagSpecifications=tagged)
+    wheel = Wheel(name="uv", version="1", file="uv.whl", sha256="0" * 64)
+    lock = Lock(python="3.11.9", architecture="x86_64", wheels=(), uv=wheel)
+    baked_images.create_baked_image(
+        aws, machine["InstanceId"], "coiled-team-x", lock.environment_hash, "3.11"
+    )
     ec2.terminate_instances(InstanceIds=[machine["InstanceId"]])
 
     def disabled(asked: dict[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
@@ -290,6 +334,12 @@ def test_an_image_that_somebody_disabled_is_seen_and_removed(aws: Aws, sandbox: 
 
     show("DescribeImages", disabled)
     assert [image.state for image in baked_images.find_baked_images(aws)] == ["disabled"]
+    # No machine starts from it, and its name is taken: its packages are not baked again.
+    session = Session(aws)
+    session.locked = Locked(lock, {})
+    with use_session(session), pytest.raises(ProvisionError, match=r"is disabled\. Enable it, or deregister"):
+        bake_image(spec())
+    assert live(sandbox) == []
     row = KINDS["image"]
     assert row.delete is not None
     row.delete(aws, find(aws, row))

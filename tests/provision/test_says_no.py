@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from prefect_coiled.aws import spot_role
+from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.cli import app
+from prefect_coiled.cluster.launched import find_launched
 from prefect_coiled.errors import (
     AccessDeniedError,
     AccountStateError,
     AwsError,
+    NoAnswerError,
     QuotaError,
     ThrottledError,
 )
@@ -302,6 +308,26 @@ NOT_BY_US = "because no identity-based policy allows the kms:GenerateDataKey act
         ("ec2:RunInstances", "InvalidAMIID.NotFound", "It does not exist.", "the newest is looked up"),
         ("ec2:RunInstances", "RequestExpired", "Request has expired.", "clock"),
         ("ec2:RunInstances", "Blocked", "This account is blocked.", "support"),
+        (
+            "ec2:RunInstances",
+            "AuthFailure",
+            "Not authorized for images: [ami-03a5b89a2fbe7dd3d]",
+            "Make a cluster anew: the newest image is looked up",
+        ),
+        ("ec2:RunInstances", "OptInRequired", "You are not subscribed to this service.", "way of payment"),
+        (
+            "ec2:RunInstances",
+            "InvalidParameterValue",
+            "The architecture 'arm64' of the specified instance type does not match the architecture",
+            "scheduler_vm_types of one architecture",
+        ),
+        (
+            "ec2:RunInstances",
+            "UnauthorizedOperation",
+            "This action is denied due to an organizational policy in effect",
+            "a declarative policy stands in the way",
+        ),
+        ("ec2:CreateSecurityGroup", "RouteAlreadyExists", "It has a route.", "somebody else's S3 endpoint"),
     ],
 )
 def test_what_stands_in_the_way_is_told_as_what_it_is_and_nothing_is_left(
@@ -373,3 +399,111 @@ def test_one_part_that_may_not_be_removed_keeps_no_other(
     assert not removal.is_done  # and the name stays taken until the rest is gone
     lay(lambda action, parameters: None)
     assert delete_cluster("team", "us-east-1", record.name, record.uid).is_done
+
+
+def test_machines_of_a_launch_that_was_never_answered_are_found_by_its_token(
+    session: Session, spec: Spec, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "RATE_LIMIT", 1.0)
+    plan = spec()
+    record = create_cluster(plan)
+    sandbox.faults([{"service": "ec2", "action": "RunInstances", "effect": "drop_after"}])
+    more = add_workers(plan, record, 2, "more")
+    there = {machine["InstanceId"] for machine in live(sandbox)}
+    assert there == {m.instance_id for m in (record.scheduler, *record.workers, *more)}
+    assert len(there) == 5
+
+
+def test_where_it_is_not_known_what_a_launch_made_no_number_is_claimed(
+    session: Session, spec: Spec, sandbox: Sandbox, lay: Lay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "RATE_LIMIT", 1.0)
+    plan = spec()
+    record = create_cluster(plan)
+    sandbox.faults([{"service": "ec2", "action": "RunInstances", "effect": "drop_after"}])
+    lay(
+        lambda action, asked: (
+            ("UnauthorizedOperation", "No.")
+            if "client-token" in [one["Name"] for one in asked.get("Filters", ())]
+            else None
+        )
+    )
+    with pytest.raises(NoAnswerError, match=r"0 are known to have come up.*`prefect-coiled ls`") as caught:
+        add_workers(plan, record, 2, "more")
+    assert "0 came up" not in str(caught.value)
+    assert len(live(sandbox)) == 5
+
+
+def test_workers_that_aws_does_not_know_yet_end_all_the_same(
+    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay
+) -> None:
+    record = create_cluster(spec())
+    cluster = find_launched(aws, record.name)
+    assert cluster is not None
+    going = [worker.instance_id for worker in record.workers]
+    # The call for both, and that for each.
+    lay(refusing("ec2:TerminateInstances", "InvalidInstanceID.NotFound", times=3))
+    cluster.terminate_workers(going)
+    assert [machine["InstanceId"] for machine in live(sandbox)] == [record.scheduler.instance_id]
+
+
+@pytest.mark.parametrize("code", ["RequestLimitExceeded", "InternalError"])
+def test_workers_go_though_aws_fails_for_a_moment(
+    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay, code: str
+) -> None:
+    record = create_cluster(spec())
+    cluster = find_launched(aws, record.name)
+    assert cluster is not None
+    lay(refusing("ec2:TerminateInstances", code, times=2))
+    cluster.terminate_workers([record.workers[0].instance_id])
+    assert len(live(sandbox)) == 2
+
+
+def test_a_cluster_without_its_scheduler_is_told_with_the_command_that_removes_it(
+    session: Session,
+    spec: Spec,
+    sandbox: Sandbox,
+    account: Account,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("prefect_coiled.blocks.load_account", lambda slug=None: account)
+    record = create_cluster(spec(name="headless"))
+
+    def said(name: str) -> str:
+        done = CliRunner().invoke(app, ["dashboard", name, "--region", "us-east-1"])
+        assert done.exit_code == 1
+        return str(done.output)
+
+    assert "account team has none of that name in us-east-1. Did you mean 'headless'?" in said("headles")
+    sandbox.client("ec2").terminate_instances(InstanceIds=[record.scheduler.instance_id])
+    text = said("headless")
+    assert "account team has machines of it in us-east-1, without a scheduler or a plan." in text
+    assert "`prefect-coiled stop headless --account team --region us-east-1`" in text
+
+
+def test_workers_are_told_an_address_that_a_list_did_not_have_yet(
+    session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """https://github.com/aws/aws-parallelcluster/issues/7265"""
+    found = launching.instances.find_by_token
+    monkeypatch.setattr(launching, "RATE_LIMIT", 1.0)
+    monkeypatch.setattr(
+        launching.instances,
+        "find_by_token",
+        lambda *args: [m.model_copy(update={"private_ip": ""}) for m in found(*args)],
+    )
+    # The scheduler's launch is never answered.
+    sandbox.faults([{"service": "ec2", "action": "RunInstances", "effect": "drop_after", "times": 2}])
+    record = create_cluster(spec())
+    sandbox.faults([])
+    ec2 = sandbox.client("ec2")
+    (template,) = (
+        one
+        for one in ec2.describe_launch_templates()["LaunchTemplates"]
+        if record.name in one["LaunchTemplateName"] and "worker" in one["LaunchTemplateName"]
+    )
+    (version,) = ec2.describe_launch_template_versions(LaunchTemplateId=template["LaunchTemplateId"])[
+        "LaunchTemplateVersions"
+    ]
+    assert record.scheduler.private_ip
+    assert record.scheduler.private_ip in base64.b64decode(version["LaunchTemplateData"]["UserData"]).decode()
