@@ -2,9 +2,9 @@
 
     .venv/bin/python scripts/write_doctor_fields.py
 
-`prefect-coiled doctor` compares AWS's answers with them. It lives in an account in use, in a new one with
-AWS's times, and in one whose region is not validated yet, where no machine comes: "always" is what each of
-these is answered with, "at_times" what some are.
+`prefect-coiled doctor` compares AWS's answers with them. It lives in an account in use, in one with a NAT
+gateway, in a new one with AWS's times, and in one whose region is not validated yet, where no machine comes:
+"always" is what each of these is answered with, "at_times" what some are.
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ from typing import Any
 from prefect_coiled.blocks import load_account
 from prefect_coiled.doctor import examine, fields_of
 from prefect_coiled.events import EVERYWHERE, Event
+from prefect_coiled.provision import set_up_account
 from prefect_coiled.sandbox import Sandbox, control
+from prefect_coiled.tasks.steps import Session, use_session
 
 TARGET = Path(__file__).parent.parent / "prefect_coiled" / "doctor_fields.json"
 _NEW = {"profile": "realistic", "account": "fresh"}
+# An account whose clusters before had a NAT gateway.
+_WITH_NAT: dict[str, Any] = {"nat_pending": 0.1}
 # By whether a cluster comes up there.
 LIVES: list[tuple[dict[str, Any], bool]] = [
     ({}, True),
+    (_WITH_NAT, True),
     ({**_NEW, "validation": 0.0}, True),
     ({**_NEW, "validation": 3600.0}, False),
 ]
@@ -58,6 +63,10 @@ def _live(settings: dict[str, Any], comes_up: bool) -> dict[str, set[str]]:
 
     with Sandbox(settings) as sandbox:
         control.ensure_started = lambda: sandbox.info
+        if settings is _WITH_NAT:
+            account = load_account(None)
+            with use_session(Session(account.door("us-east-1"))):
+                set_up_account(account.slug, "us-east-1", every_zone=False)
         EVERYWHERE.subscribe(note)
         try:
             examined = examine(load_account(None))
