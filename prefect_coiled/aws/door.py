@@ -327,7 +327,7 @@ class Aws:
             if isinstance(made, AccessDeniedError):
                 return self._explained(made)
             quota = OF_CODES.get(made.code) if isinstance(made, QuotaError) else None
-            if isinstance(made, QuotaError) and action.startswith("iam:"):
+            if isinstance(made, QuotaError) and action.startswith("iam:") and changes(action):
                 made = aws_error(what, action, error.response, next_step=_IAM_IS_FULL)
             if quota is not None:
                 where = f"{made.diagnosis.next_step} Quota: {quota}, {quota.console(self.region)}"
