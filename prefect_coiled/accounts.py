@@ -32,9 +32,6 @@ class SavedAccount(Record):
     """What became of an account's options.
 
     Attributes:
-        account: The account's slug.
-        region: Its region.
-        aws_account_id: The 12 digits of the AWS account.
         arn: The user or role that the credentials are of.
         resources: What set-up made or found; None if it was not asked for.
     """
@@ -181,12 +178,7 @@ def make_account(
     endpoint_url: str | None = None,
     permissions_boundary: str | None = None,
 ) -> Ec2DaskAccount:
-    """An account block, checked but not saved.
-
-    Raises:
-        OptionsError: If an option is wrong.
-        AccountError: If the credentials are of a kind that cannot be used.
-    """
+    """An account block, checked but not saved."""
     checked = BackendOptions(**{k: v for k, v in options.items() if v is not None})
     credentials: dict[str, Any] = {}
     if any(keys):
@@ -268,9 +260,6 @@ def administrator(slug: str, profile: str | None = None) -> tuple[Account, Aws]:
     Args:
         profile: A profile of `~/.aws`, also where the account has not been saved yet; else the account's own
             credentials.
-
-    Raises:
-        AccountError: There is neither, or the credentials cannot be used.
     """
     saved = saved_block(slug) if profile else None
     if profile:

@@ -51,7 +51,6 @@ class StepRecord(Record):
 
     Attributes:
         name: Such as "cluster".
-        seconds: How long it took.
         ok: Whether it came through.
         note: What it found, without ids.
         error: Class and code of what failed; empty where nothing did.
@@ -68,12 +67,8 @@ class Examination(Record):
     """What came of it; without anything that tells whose account it is.
 
     Attributes:
-        version: Of this library.
         python: Of the client.
-        region: The AWS region.
-        sandbox: Whether it was the sandbox.
         usd_at_most: What it can have cost by AWS's list prices.
-        steps: In their order.
         calls: How often each action was called.
         codes: How often each error code was answered, by action.
         unknown_codes: Those that the table of codes does not have.
@@ -111,11 +106,7 @@ def examine(account: Account, *, spend: float = 0.5) -> Examination:
     """Live through a cluster's shortest life in an account.
 
     Args:
-        account: The account, as it was loaded.
         spend: US dollars that it may cost at most; the cluster's machines end by themselves before.
-
-    Raises:
-        OptionsError: If even the shortest life costs more than `spend`.
     """
     price = hourly_price()
     seconds = min(_LONGEST, spend / price * 3600)

@@ -64,11 +64,7 @@ _CONTROLS = dict.fromkeys(
 
 
 def printable(text: str) -> str:
-    """A text of AWS's or of a machine's without what a terminal would obey: such characters become "?".
-
-    Args:
-        text: Anything; tabs and line ends stay.
-    """
+    """A text of AWS's or of a machine's without what a terminal would obey: such characters become "?"."""
     return str(text).replace("\r\n", "\n").translate(_CONTROLS)
 
 
@@ -142,10 +138,6 @@ class AwsError(PrefectCoiledError):
 
     Args:
         what: What was being done, such as "creating Security Group (prefect-coiled-a)".
-        why: AWS's message.
-        next_step: What to do next.
-        operation: The API action, such as "ec2:CreateVpc".
-        code: AWS's error code.
         request_id: AWS's request id, for a support case.
 
     Attributes:

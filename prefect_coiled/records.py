@@ -24,7 +24,6 @@ class Subnet(Record):
     """A subnet of the account's network.
 
     Attributes:
-        subnet_id: Such as "subnet-0123".
         zone: Availability zone, such as "us-east-1a".
         tier: "public" (routes to the internet gateway) or "private".
         cidr: IPv4 block, such as "10.77.0.0/20".
@@ -79,8 +78,6 @@ class AccountRecord(Record):
     """The outcome of setting an account up in one region.
 
     Attributes:
-        account: The account's slug.
-        aws_account_id: The 12 digits of the AWS account.
         creator: Who set it up: the last part of the caller's ARN.
         network: The account's own network; None where a cluster brings its own.
         role_arn: IAM role of the machines, named as the account.
@@ -105,7 +102,6 @@ class MachineImage(Record):
     """An image that machines start from.
 
     Attributes:
-        image_id: Such as "ami-0123".
         root_device: Name of its root device, such as "/dev/xvda".
         disk: GiB that its root disk has at least.
     """
@@ -176,11 +172,9 @@ class BakedImage(Record):
     """An image that the account has baked.
 
     Attributes:
-        image_id: Such as "ami-0123".
         name: Unique in a region: the account and the environment's hash.
         environment: The hash of the packages that it holds.
         python: Minor version of Python, such as "3.11".
-        architecture: "x86_64" or "arm64".
         state: EC2's word: pending, available or failed.
         snapshot_ids: Its disks.
         root_device: See `MachineImage`.

@@ -45,11 +45,7 @@ class Account:
     permissions_boundary: str = ""
 
     def place(self, aws_account_id: str, region: str) -> str:
-        """Where its machines run, in words.
-
-        Args:
-            aws_account_id: The 12 digits that the credentials are of.
-        """
+        """Where its machines run, in words."""
         if not self.is_sandbox:
             at = f" at {self.endpoint_url}" if self.endpoint_url else ""
             return f"AWS account {aws_account_id} in {region}{at}"
@@ -101,7 +97,6 @@ class Account:
         """The door of this account in a region; no call is made yet.
 
         Args:
-            region: The AWS region; the one that holds for the account by default.
             stop: When set, calls end with `StoppedError`.
         """
         from prefect_coiled.aws.door import Aws

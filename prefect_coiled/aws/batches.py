@@ -35,12 +35,7 @@ def pages_of(
     """Yield what a listing call shows of resources named by one filter, however many there are.
 
     Args:
-        action: Such as "ec2:DescribeInstances".
         key: Where the items are in a page.
-        name: The filter, such as "instance-id".
-
-    Raises:
-        AwsError: As `Aws.call` does.
     """
     for some in batches(values, FILTER_VALUES):
         yield from aws.pages(action, what, key, Filters=[{"Name": name, "Values": some}])

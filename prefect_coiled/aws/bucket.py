@@ -119,11 +119,7 @@ def _files(aws: Aws, name: str) -> list[str]:
 
 
 def list_files(aws: Aws, bucket: str, prefix: str = "", *, now: datetime | None = None) -> frozenset[str]:
-    """The keys of the files that stay for a good while yet.
-
-    Args:
-        now: The time; UTC now by default.
-    """
+    """The keys of the files that stay for a good while yet."""
     oldest = (now or datetime.now(timezone.utc)) - timedelta(days=RENEWED_DAYS)
     found = aws.pages(
         "s3:ListObjectsV2", f"listing s3://{bucket}/{prefix}", "Contents", Bucket=bucket, Prefix=prefix
@@ -135,7 +131,6 @@ def put_file(aws: Aws, bucket: str, key: str, content: bytes | Path, notes: Note
     """Put a file; its key holds a hash, so that another one of that key has the same content.
 
     Args:
-        content: Its content, or the file that holds it.
         notes: Where a large file's upload is written down, so that it can go on; without, it goes in one
             call.
     """
@@ -183,7 +178,6 @@ def delete_bucket(aws: Aws, name: str) -> bool:
     """Empty the bucket and delete it. Returns whether it was there.
 
     Raises:
-        ProvisionError: If it does not carry our tags.
         AwsError: If S3 keeps a file, or somebody puts files there all the time.
     """
     found = find_bucket(aws, name)

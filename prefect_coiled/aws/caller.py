@@ -14,12 +14,7 @@ _CHECK_IP = "https://checkip.amazonaws.com"
 
 
 class Caller(Record):
-    """The identity behind the credentials.
-
-    Attributes:
-        aws_account_id: 12 digits.
-        arn: ARN of the user or assumed role.
-    """
+    """The identity behind the credentials."""
 
     aws_account_id: str
     arn: str

@@ -43,9 +43,6 @@ class CredentialSource:
 
     Attributes:
         access_key_id: Access key of an IAM user.
-        secret_access_key: Its secret key.
-        profile: Name of a profile in `~/.aws`.
-        role_arn: A role to assume with the above.
         external_id: External id that the role's trust policy asks for.
         session_name: Name of the assumed role's session, as CloudTrail shows it.
         role_args: Further parameters of sts:AssumeRole, such as `DurationSeconds`.
@@ -100,7 +97,6 @@ class CredentialSource:
         fifteen minutes before it would expire.
 
         Args:
-            region: The region of the session's clients.
             endpoint_url: Where to send sts:AssumeRole, if not to AWS.
 
         Raises:

@@ -130,10 +130,8 @@ class Aws:
 
     Args:
         session: A boto3 session whose credentials refresh by themselves.
-        account: The account's slug; what is made is tagged with it.
         endpoint_url: Endpoint of every service; None for AWS itself.
         sandbox: The sandbox that the door leads to; None for AWS, and for an endpoint of the user's own.
-        stop: When set, calls and waits end with `StoppedError`.
         boundary: ARN of the permissions boundary of the machines' role; "none"; or empty, for the one that is
             made with the account's policies.
 
@@ -189,11 +187,7 @@ class Aws:
 
     @property
     def number(self) -> str:
-        """The 12 digits of the AWS account behind the credentials, which is asked for once.
-
-        Raises:
-            CredentialsError: If AWS does not accept them.
-        """
+        """The 12 digits of the AWS account behind the credentials, which is asked for once."""
         known = _NUMBERS.setdefault(self.session, {})
         where = self.endpoint_url or ""
         if where not in known:
@@ -242,10 +236,6 @@ class Aws:
 
         All pages are read before the first item is given: where AWS takes the token of a page no more, the
         listing begins again, and no item comes twice.
-
-        Raises:
-            AwsError: As `call` does.
-            StoppedError: As `call` does.
         """
         parameters = self._owned(action, parameters)
         for again in (True, True, False):

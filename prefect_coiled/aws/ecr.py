@@ -35,7 +35,6 @@ class ImageRecord(Record):
 
     Attributes:
         repository: The repository's URI; with ":" and a tag it is what `docker pull` takes.
-        digest: Such as "sha256:0123...".
         size: Compressed, in bytes; 0 where ECR does not say.
     """
 
@@ -124,11 +123,7 @@ def _expire(aws: Aws, item: Item, want: Wanted, there: There) -> Item:
 
 
 def delete_repository(aws: Aws) -> bool:
-    """Delete the repository with its images. Returns whether it was there.
-
-    Raises:
-        ProvisionError: If it does not carry our tags.
-    """
+    """Delete the repository with its images. Returns whether it was there."""
     if find_repository(aws) is None:
         return False
     name = repository_name(aws.account)
@@ -151,11 +146,7 @@ REPOSITORY = Kind(
 
 
 def find_images(aws: Aws) -> tuple[ImageRecord, ...]:
-    """The images in the account's repository, the newest first.
-
-    Raises:
-        ProvisionError: If the account has no repository in this region.
-    """
+    """The images in the account's repository, the newest first."""
     found = find_repository(aws)
     name = repository_name(aws.account)
     if found is None:
@@ -190,7 +181,6 @@ def check_image(aws: Aws, image: ContainerImage, architecture: str) -> None:
 
     Args:
         image: The image; one of another registry is left alone, because only its registry knows.
-        architecture: "x86_64" or "arm64".
 
     Raises:
         OptionsError: If it is not there, or only for another architecture.

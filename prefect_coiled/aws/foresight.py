@@ -21,7 +21,6 @@ class Denied(Record):
     """A permission that is missing.
 
     Attributes:
-        action: Such as "ec2:CreateVpc".
         resource: The ARN on which it is missing.
         phase: The policy that has it: "setup" or "ongoing".
     """
@@ -59,9 +58,6 @@ def may_use_key(aws: Aws, caller: Caller, key: str, role_arn: str = "") -> bool 
     """Whether the caller's policies permit what EC2 asks for where a KMS key of one's own encrypts disks.
 
     A key's own policy, which IAM cannot be asked about here, may permit it too.
-
-    Args:
-        key: The key's ARN.
 
     Returns:
         None where IAM may not be asked, or does not answer.

@@ -19,10 +19,6 @@ logger = logging.getLogger(__name__)
 def set_if_permitted(aws: Aws, action: str, what: str, without: str, **parameters: Any) -> bool:
     """Make a call unless a policy above the account's own forbids it.
 
-    Args:
-        action: Such as "logs:PutRetentionPolicy".
-        parameters: The API's own parameters.
-
     Returns:
         Whether it was made.
 

@@ -178,7 +178,6 @@ def attach_policy(aws: Aws, arn: str) -> bool:
 
     Raises:
         OptionsError: As `check_policy_arn` does, or if AWS has no such policy.
-        ProvisionError: If the account has no role yet.
     """
     check_policy_arn(arn)
     _known(aws)
@@ -201,11 +200,7 @@ def attach_policy(aws: Aws, arn: str) -> bool:
 
 
 def detach_policy(aws: Aws, arn: str) -> bool:
-    """Take a managed policy from the role. Returns whether it was there.
-
-    Raises:
-        ProvisionError: If the account has no role yet.
-    """
+    """Take a managed policy from the role. Returns whether it was there."""
     _check_form(arn)
     _known(aws)
     if arn not in attached_policies(aws):

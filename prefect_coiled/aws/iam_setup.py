@@ -57,12 +57,6 @@ class NewKey(NamedTuple):
 def look(aws: Aws, steps: Sequence[Step], number: str, partition: str) -> list[Task]:
     """What is there of the steps; changes nothing.
 
-    Args:
-        aws: The door of an administrator.
-        steps: The steps.
-        number: The 12 digits of the AWS account that the steps are for.
-        partition: Its partition.
-
     Raises:
         OptionsError: The credentials are of another AWS account, or there is no such group or role.
         ProvisionError: There is a policy of that name that is not ours, or a role of the account's name that
@@ -78,12 +72,7 @@ def look(aws: Aws, steps: Sequence[Step], number: str, partition: str) -> list[T
 
 
 def held_by_boundary(aws: Aws, tasks: Sequence[Task]) -> list[str]:
-    """The policies of a role that is about to be bound: they hold as far as the boundary allows from then on.
-
-    Args:
-        aws: The door of an administrator.
-        tasks: As `look` gave them.
-    """
+    """The policies of a role that is about to be bound: from then on they hold as the boundary allows."""
     bound = any(task.step.call == _BIND and task.state != "there" for task in tasks)
     return attached_policies(aws) if bound else []
 
@@ -98,15 +87,8 @@ def _refuse_foreign_role(aws: Aws) -> None:
 def carry_out(aws: Aws, task: Task, number: str, partition: str) -> NewKey | None:
     """Make what is missing, and renew what differs. Returns the key, if it was one.
 
-    Args:
-        aws: The door of an administrator.
-        task: As `look` gave it.
-        number: See `look`.
-        partition: See `look`.
-
     Raises:
         AccessDeniedError: The credentials may not do it.
-        AwsError: As the call does.
     """
     if task.state == "there":
         return None

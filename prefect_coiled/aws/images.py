@@ -26,10 +26,6 @@ _GPU = (
 def find_image(aws: Aws, architecture: str, gpu: bool = False) -> MachineImage:
     """The newest Amazon Linux 2023 image.
 
-    Args:
-        architecture: "x86_64" or "arm64".
-        gpu: Whether the machines have a GPU, and need its driver.
-
     Raises:
         ProvisionError: If AWS publishes none in this region, or the image is not AWS's own.
     """

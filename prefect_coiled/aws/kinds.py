@@ -80,7 +80,6 @@ def find(aws: Aws, kind: Kind, scope: Scope = ALL, *, ours: bool = False) -> lis
     """What there is of a kind, and is ours.
 
     Args:
-        scope: Which clusters; all that the account has by default.
         ours: Whether all has to be ours that is found by its name.
 
     Raises:
@@ -136,12 +135,7 @@ def find_what_shows(
 
 
 def bring(aws: Aws, change: Change, want: Wanted, there: There) -> None:
-    """Make or repair what a change says. It is looked at before: an earlier attempt may have done it.
-
-    Args:
-        want: What the set-up has to see to.
-        there: What there is; what is made is put there.
-    """
+    """Make or repair what a change says. It is looked at before: an earlier attempt may have done it."""
     kind, place = KINDS[change.row], change.place
     item = choose(kind, place, find(aws, kind, ours=True), want, there)
     if item is None:

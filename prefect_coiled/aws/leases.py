@@ -50,9 +50,7 @@ class Held:
 
     Args:
         aws: A door of its own: a stop of its holder does not end the renewals.
-        holder: Who holds it: random.
         written: When the write that took it was begun, by `now`.
-        now: Seconds.
     """
 
     def __init__(
@@ -71,11 +69,7 @@ class Held:
         return self._now() - self._written > GOOD_FOR * _SURE
 
     def check(self) -> None:
-        """See that it is still held.
-
-        Raises:
-            ProvisionError: If it is not.
-        """
+        """See that it is still held."""
         if self.lost:
             raise ProvisionError(
                 f"holding the lease ({self._name})",
@@ -138,11 +132,7 @@ def lease(aws: Aws, name: str) -> Iterator[Held]:
 
 
 def _take(aws: Aws, name: str, first: str) -> str:
-    """Try once to get the lease. Returns what its holder is called; empty if somebody else has it.
-
-    Args:
-        first: What a holder is called who finds the name free.
-    """
+    """Try once to get the lease. Returns what its holder is called; empty if somebody else has it."""
     if claim(aws, name, first, tags.account_tags(aws.account)):
         return first
     found = read_with_age(aws, name)

@@ -40,12 +40,7 @@ _LATE = 120_000
 def read_log(
     aws: Aws, stream: str, *, since: datetime | None = None, tail: int | None = None
 ) -> Iterator[str]:
-    """Yield the lines of an instance's stream, oldest first.
-
-    Args:
-        since: Only what was logged from then on.
-        tail: Only the last so many lines.
-    """
+    """Yield the lines of an instance's stream, oldest first."""
     wanted: dict[str, Any] = {}
     if since is not None:
         wanted["startTime"] = _milliseconds(since)
@@ -90,7 +85,6 @@ def said(
 
     Args:
         machines: The instance ids; they come back in this order.
-        since: Only what was logged from then on.
         tail: Only the last so many lines of each, which takes calls for each.
     """
     found = (
@@ -116,7 +110,6 @@ class Follower:
     """Reads streams as they grow: of each line one time, whatever their number.
 
     Args:
-        since: To begin with what was logged from then on.
         clock: The time, in seconds since 1970.
     """
 

@@ -24,8 +24,6 @@ def closed_ways(aws: Aws, vpc: Mapping[str, Any], subnets: Iterable[str], port: 
     """What is closed, each in a line with what to do.
 
     Args:
-        vpc: As EC2 describes it.
-        subnets: Ids of its subnets.
         port: Of the scheduler, which has to be reached in the first of the subnets; 0 for none.
     """
     listed = list(dict.fromkeys(subnets))

@@ -28,15 +28,7 @@ def is_ours(aws: Aws, labels: Mapping[str, str], owner: str) -> bool:
 
 
 def check_ours(aws: Aws, what: str, labels: Mapping[str, str], owner: str) -> None:
-    """See that something is ours; the arguments are those of `is_ours`, and its name.
-
-    Args:
-        what: Such as "role (my-team)".
-        owner: Its ARN, or the number of its AWS account.
-
-    Raises:
-        ProvisionError: If it is not.
-    """
+    """See that something is ours; the arguments are those of `is_ours`, and its name."""
     if not is_ours(aws, labels, owner):
         raise foreign(what)
 

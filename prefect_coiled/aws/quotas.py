@@ -22,8 +22,6 @@ class QuotaUse(Record):
     """A quota, and what is used of it.
 
     Attributes:
-        code: Such as "L-1216C47A".
-        name: As the console calls it.
         console: Where it is shown, and more can be asked for.
         limit: None where AWS does not say, or may not be asked.
         used: What counts against it now; None where that cannot be counted.
@@ -80,11 +78,7 @@ def find_running(aws: Aws) -> list[tuple[str, bool, int]]:
 
 
 def find_use(aws: Aws, quota: Quota) -> QuotaUse:
-    """A quota of machines and what is used of it.
-
-    Raises:
-        AccessDeniedError: As `find_limit` does.
-    """
+    """A quota of machines and what is used of it."""
     return _use(aws, quota, quotas.used_vcpus(find_running(aws), quota), find_limit(aws, quota))
 
 
@@ -102,9 +96,6 @@ def find_uses(aws: Aws) -> list[QuotaUse]:
 
     Those of machines that nobody has, such as P and Trn, are given as well: such a type may be wanted. What
     AWS does not let be read is unknown, and keeps no other.
-
-    Raises:
-        CredentialsError: If AWS does not take the credentials.
     """
     running, of_running = _readable(lambda: find_running(aws))
     refused: list[str] = []  # once AWS does not answer, or not to us, it is not asked for another one

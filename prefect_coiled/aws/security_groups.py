@@ -49,13 +49,9 @@ def ensure_security_group(
     The name is unique in its VPC, so that a repeat cannot double it.
 
     Args:
-        labels: Tags, set inside the creating call.
         permissions: EC2 `IpPermissions`; the word "SELF" as a group id stands for the group itself.
         make: Whether one that is not there is made. For a cluster that runs it is not: it would be made
             behind the back of whoever removes the cluster just now, and stay.
-
-    Returns:
-        The group's id.
 
     Raises:
         ProvisionError: It is not there, and is not to be made.
@@ -95,11 +91,7 @@ def ensure_security_group(
 def change_rules(
     aws: Aws, name: str, group_id: str, there: list[dict[str, Any]], wanted: list[dict[str, Any]]
 ) -> None:
-    """Make the group let in what `wanted` says and nothing else: open first, then close.
-
-    Args:
-        name: The group's name, for error texts.
-    """
+    """Make the group let in what `wanted` says and nothing else: open first, then close."""
     have, want = _rules(there), _rules(wanted)
     missing = [rule for key, rule in want.items() if key not in have]
 

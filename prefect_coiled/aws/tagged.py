@@ -31,9 +31,6 @@ def find_tagged(
     """What an EC2 listing call shows of the account, or of clusters of it.
 
     Args:
-        action: Such as "ec2:DescribeVpcs".
-        key: Where the items are in a reply.
-        scope: Which clusters; all that the account has by default.
         owners: The parameter that says that our own AWS account's are meant, where AWS shows others too.
         disabled: Whether images that are disabled are meant too.
         more: Further filters, such as `state=["available"]`.
@@ -57,7 +54,6 @@ def create_tagged(
     """Make something with our tags, as soon as what it is made in is visible.
 
     Args:
-        action: Such as "ec2:CreateSubnet".
         key: Where it is in the reply.
         resource_type: What EC2 calls it where tags are given with a call.
         parameters: The others of the call. A `ClientToken` of "" becomes one for the repeats of this call;
@@ -83,7 +79,6 @@ def ec2_kind(
     """A row of what EC2 finds by tags and deletes by id; it can say otherwise.
 
     Args:
-        key: Where the items are in the reply.
         delete_call: The call that deletes it; empty where nothing does, or the row says how.
     """
 

@@ -45,7 +45,6 @@ def put_parts(aws: Aws, bucket: str, key: str, path: Path, notes: Notes) -> None
 
     Args:
         key: The file's key, which holds a hash of its content: an earlier upload was of the same content.
-        notes: Where the upload is written down until it is whole.
 
     Raises:
         AwsError: S3 took a part not, or the line broke; the next call goes on from there.

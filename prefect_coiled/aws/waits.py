@@ -45,7 +45,6 @@ def wait_for(
     """Call `probe` until it returns something other than None.
 
     Args:
-        aws: Whose stop event ends the wait.
         what: Name of the wait, such as "waiting for NAT gateway (nat-1) to be available".
         probe: Returns None to go on waiting.
         timeout: Bound in seconds.
@@ -139,9 +138,6 @@ def wait_as(
         timeout: Bound in seconds.
         interval: Longest pause between two calls, in seconds.
         next_step: What to do where the resource fails.
-
-    Returns:
-        The last reply.
 
     Raises:
         ProvisionError: If the resource failed, by the waiter's own account.

@@ -80,11 +80,7 @@ class Applied:
 
 
 def find_files(paths: Sequence[Path] = ()) -> list[Path]:
-    """The documents that are meant: these files, those in these folders, by default those in `blocks/`.
-
-    Raises:
-        OptionsError: If there is none.
-    """
+    """The documents that are meant: these files, those in these folders, by default those in `blocks/`."""
     found: list[Path] = []
     for path in paths or (Path("blocks"),):
         if path.is_dir():
@@ -100,9 +96,6 @@ def find_files(paths: Sequence[Path] = ()) -> list[Path]:
 
 def read_document(path: Path, environ: Mapping[str, str] | None = None) -> Document:
     """Read a document and fill in its variables.
-
-    Args:
-        environ: The variables; the process's own by default.
 
     Raises:
         OptionsError: If it is no such document, holds a secret, or names a variable that is not set.
@@ -142,7 +135,6 @@ def apply_documents(documents: Iterable[Document], dry_run: bool = False) -> lis
 
     Raises:
         OptionsError: If a document is wrong; nothing was saved.
-        AccountError: If the Prefect API could not be asked.
     """
     order = list(TYPES)
     listed = sorted(documents, key=lambda d: order.index(d.type))

@@ -51,12 +51,7 @@ def edited(
         rules: Rules instead of those that are saved.
         registry: Fields of the registry; those of the saved one stay, unless its kind changes.
         credentials: Fields of the AWS credentials, instead of the saved ones.
-        endpoint_url: Where AWS's API is.
         clear: Names of `CLEARABLE` to empty.
-
-    Raises:
-        OptionsError: If the result would not be right.
-        AccountError: If the credentials are of a kind that cannot be used.
     """
     given = dict(fields or {})
     before = {} if block is None else {n: getattr(block, n) for n in Ec2DaskAccount.model_fields}

@@ -79,7 +79,6 @@ def account_from_block(block: Ec2DaskAccount, slug: str | None = None) -> Accoun
     """The account of a block that is at hand, for example as a parameter of a flow.
 
     Args:
-        block: The block.
         slug: The account's name; by default the name under which the block was saved.
 
     Raises:
@@ -121,11 +120,7 @@ def _say_region(block: Ec2DaskAccount, slug: str) -> None:
 
 
 def find_accounts() -> list[BlockDocument]:
-    """The documents of all account blocks, by name; their secrets stay hidden.
-
-    Raises:
-        AccountError: The Prefect API could not be asked.
-    """
+    """The documents of all account blocks, by name; their secrets stay hidden."""
     with asking("accounts") as client:
         return _documents(client)
 
@@ -145,11 +140,7 @@ def account_slug(slug: str | None = None) -> str:
 
 
 def delete_account(slug: str) -> bool:
-    """Delete the block document of an account. Returns whether it was there.
-
-    Raises:
-        AccountError: The Prefect API could not be asked.
-    """
+    """Delete the block document of an account. Returns whether it was there."""
     with asking(f"account {slug!r}") as client:
         document = find_document(client, Ec2DaskAccount, slug)
         if document is None:
@@ -253,11 +244,7 @@ def _unreachable(what: str, error: Exception) -> AccountError:
 
 
 def save_block(block: Ec2DaskAccount, slug: str) -> None:
-    """Save an account's block under its slug.
-
-    Raises:
-        AccountError: The Prefect API could not be asked.
-    """
+    """Save an account's block under its slug."""
     save: Any = block.save  # Prefect's types do not know `_sync`
     with _told_in_a_line(f"account {slug!r}"):
         save(slug, overwrite=True, _sync=True)

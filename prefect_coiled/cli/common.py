@@ -221,7 +221,6 @@ def show(
 
     Args:
         found: Records, or what JSON knows.
-        as_json: Whether to print that, and nothing beside it.
         none: The sentence; without one, the table is printed empty.
     """
     listed = list(found)

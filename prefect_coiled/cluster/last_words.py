@@ -26,7 +26,6 @@ def why_it_ended(
     """The lines of a machine's log that tell of an end, or its last ones, joined by " | ".
 
     Args:
-        read: Gives the end of the log.
         patience: Seconds to wait for a line that tells of an end.
     """
     stop = stop or threading.Event()
@@ -40,11 +39,7 @@ def why_it_ended(
 
 
 def last_words(log: str) -> list[str]:
-    """What tells most of a machine's log: the errors in it, first cause first, and its last lines.
-
-    Args:
-        log: The end of the log, as text.
-    """
+    """What tells most of a machine's log: the errors in it, first cause first, and its last lines."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if _ERROR.match(line)]
     if errors:

@@ -59,13 +59,9 @@ class Launched:
 
     Attributes:
         aws: The door; deaf to the stop event, because what is launched must also be removed.
-        spec: How it was planned.
-        record: What was launched.
-        keys: What a client needs to connect.
         attached: Whether it was there before.
         slot: Its slot of the account's concurrency limit, if there is such a limit.
         since: When its machines were launched, or were found, by `time.monotonic`.
-        place: Where its machines run, in words.
     """
 
     slot: Slot | None = None
@@ -354,9 +350,6 @@ def _find_or_await(aws: Aws, name: str) -> Launched | None:
 
     So flow runs that start at the same minute share one cluster instead of refusing each other. What is left
     of a cluster of that name that has ended by itself is removed, so that the name is free.
-
-    Raises:
-        StoppedError: If a stop is asked for.
     """
     intent = parameters.intent_of(aws.account, name)
     end = time.monotonic() + _SOMEBODY_STARTS

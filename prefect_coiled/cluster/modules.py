@@ -36,9 +36,6 @@ def gather_modules(ignore: Sequence[str] = ()) -> Modules:
 
     Args:
         ignore: Names of packages that the machines shall not get; the modules have one too.
-
-    Raises:
-        OptionsError: They are too large, or one has the name of a module of Python's own.
     """
     if any(fnmatchcase(NAME, pattern) for pattern in check_ignored(ignore)):
         return Modules()
@@ -65,7 +62,6 @@ async def send_modules(scheduler: Any, modules: Modules, client: str | None = No
     """Give the modules to the scheduler and to every worker, also to those that come later.
 
     Args:
-        modules: The modules; what the scheduler has already is not sent.
         client: The id of the Dask client whose tasks need them.
         title: What a person calls that program, for others who come to the cluster.
 

@@ -40,13 +40,11 @@ async def wait_until_ready(
     """Connect to the scheduler, then wait until `least` workers have joined.
 
     Args:
-        least: How many workers must have joined.
         timeout: Seconds from `began` on.
         began: When the machines were launched, by the same clock.
 
     Raises:
         ClusterStartError: If the time is up, or machines ended so that too few are left.
-        StoppedError: If a stop is asked for.
     """
     end = began + timeout
     next_look = clock() + _LOOK
@@ -85,11 +83,7 @@ async def wait_until_ready(
 
 
 async def _knock(launched: Launched) -> None:
-    """See whether the scheduler's port is open. Dask's own retries wait longer and longer in between.
-
-    Raises:
-        OSError: If it is not.
-    """
+    """See whether the scheduler's port is open. Dask's own retries wait longer and longer in between."""
     record = launched.record
     _, writer = await asyncio.wait_for(
         asyncio.open_connection(record.scheduler_host, record.scheduler_port), _KNOCK

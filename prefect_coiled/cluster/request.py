@@ -34,8 +34,6 @@ class Request:
     """What a user asked of `Cluster`, with nothing looked up yet.
 
     Args:
-        keywords: Keywords of `Cluster`; see there.
-        config: Dask's configuration; by default the one that is loaded.
         defaults: Keywords that hold where none is given, in place of those of the configuration.
 
     Attributes:
@@ -155,10 +153,6 @@ class Request:
     def container_image(self, account: Account, number: str) -> ContainerImage | None:
         """The image that nodes run in, if one was asked for.
 
-        Args:
-            account: The account, whose registry says what a short name means.
-            number: The 12 digits of the AWS account.
-
         Raises:
             OptionsError: If no image can be meant, or machines could not pull it.
         """
@@ -210,15 +204,8 @@ class Request:
         """Plan the cluster.
 
         Args:
-            account: The account, as it was loaded.
             own_cidr: Finds the caller's address; called only if some rule says "me".
             ports: Of the scheduler and of the dashboard, and one for both, if there is to be one.
-            now: The time; UTC now by default.
-            uid: Random by default.
-            container: The image that nodes run in; see `container_image`.
-
-        Raises:
-            OptionsError: For whatever is wrong with the options.
         """
         found = self.merged(account)
         options = found.options

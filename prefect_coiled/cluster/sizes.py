@@ -43,11 +43,7 @@ class WorkerSize:
         return max([least, *(math.ceil(w) for w in wishes if w is not None)])
 
     def at_most(self, n: Any = math.inf, *, cores: Any = None, memory: Any = None, what: str = "") -> float:
-        """The largest number of workers that has no more than this.
-
-        Raises:
-            OptionsError: A number is none, or nobody knows what a worker has.
-        """
+        """The largest number of workers that has no more than this."""
         wishes = [self._workers(f"{what}cores", cores), self._workers(f"{what}memory", memory)]
         own = math.inf if n is None or n == math.inf else KEYWORDS["n_workers"].take(n)
         return min([own, *(math.floor(w) for w in wishes if w is not None)])
@@ -99,11 +95,7 @@ def worker_size(node: NodeConfig, vm_types: Iterable[str], there: Iterable[Mappi
 
 
 def check_adaptive(given: Iterable[str]) -> None:
-    """Refuse a keyword of `adapt` that Dask would swallow.
-
-    Raises:
-        OptionsError: There is no such keyword.
-    """
+    """Refuse a keyword of `adapt` that Dask would swallow."""
     for name in given:
         if name not in _ADAPTIVE:
             hint = near(name, (*_LIMITS, *_ADAPTIVE)) or f"Known: {', '.join((*_LIMITS, *_ADAPTIVE))}."

@@ -23,7 +23,6 @@ def has_module(root: Path, name: str, suffixes: tuple[str, ...]) -> bool:
     """Whether a module or a package of a name is in an archive.
 
     Args:
-        root: An entry of the search path: the archive, or a folder in it.
         suffixes: What the file of a module may end with.
     """
     inside = entries_of(root)

@@ -31,7 +31,6 @@ def compiled(
     """The packages of a pylock.toml for requirements, resolved for the machines.
 
     Args:
-        indexes: Where to look.
         options: More of uv's for `pip compile`.
         chosen: Which of its indexes a package is asked of, where its sources name several; else the first.
 
@@ -65,12 +64,8 @@ def found_alone(
     Asked for are all at once; where that fails, each half, until those are known that fail alone.
 
     Args:
-        indexes: Where to look.
         bad: Gets what cannot be had, with uv's words.
         chosen: Gets the index of a package whose sources name several.
-
-    Raises:
-        OptionsError: The index does not answer.
     """
     if not pins:
         return []

@@ -45,7 +45,6 @@ def build(package: Package, folder: Path, indexes: Indexes, source: Path | None 
 
     Args:
         package: From a directory, an archive or a repository.
-        folder: Where the wheel is put.
         source: Its sources, where they were fetched already.
 
     Raises:
@@ -145,11 +144,7 @@ def as_of_directory(package: Package, wheel: Path, notes: list[str]) -> Path:
 
 
 def wheel_of(path: Path, url: str = "") -> Wheel:
-    """What a wheel file is.
-
-    Raises:
-        OptionsError: It has no wheel's name.
-    """
+    """What a wheel file is."""
     try:
         name, version, _, _ = parse_wheel_filename(path.name)
     except InvalidWheelFilename as error:

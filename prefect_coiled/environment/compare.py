@@ -32,11 +32,7 @@ def against_lock(environment: Environment, locked: Locked) -> list[Change]:
 
 
 def manifest(environment: Environment, locked: Locked) -> dict[str, dict[str, str]]:
-    """The Python files of the client's packages with the hashes that they have now, by package.
-
-    Args:
-        locked: The lock of it, whose wheels tell the files of editable packages.
-    """
+    """The Python files of the client's packages with the hashes that they have now, by package."""
     hashes = {wheel.name: wheel.sha256 for wheel in locked.lock.wheels}
     found: dict[str, dict[str, str]] = {}
     for package in environment.packages:

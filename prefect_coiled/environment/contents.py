@@ -50,8 +50,6 @@ class Difference:
 
     Attributes:
         changed: Python files that have another content here.
-        missing: Those that are not here.
-        extra: Those that the wheel lacks.
         related: Whether they are two states of one project, rather than two projects of one name.
     """
 
@@ -260,9 +258,7 @@ def difference(package: Package, told: Mapping[str, str], *, fresh: bool = False
     """How what is installed here differs from a wheel.
 
     Args:
-        package: With the place of its record.
         told: What the wheel holds, as `contents` says.
-        fresh: Whether to read every file, also those that look as they did when they were read last.
     """
     record = Path(package.record)
     expected = {path: digest for path, digest in told.items() if path not in _OF_ITSELF}

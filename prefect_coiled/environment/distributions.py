@@ -32,8 +32,6 @@ class Found:
 
     Attributes:
         name: Normalised.
-        version: As installed.
-        distribution: What reads it.
         folder: Of the record itself, such as ".../six-1.17.0.dist-info"; None where Python does not say.
         sources: The root of the project that a development install (`setup.py develop`) runs from.
     """
@@ -61,11 +59,7 @@ class Found:
 
 
 def find(distributions: Iterable[metadata.Distribution] | None = None) -> tuple[list[Found], dict[str, str]]:
-    """The records that count, in the order of the path, and why by name for those that cannot be read.
-
-    Args:
-        distributions: What to look at; by default everything on the path.
-    """
+    """The records that count, in the order of the path, and why by name for those that cannot be read."""
     groups: dict[str, list[Found]] = {}
     broken: dict[str, str] = {}
     links: dict[str, EggLink] = {}

@@ -36,7 +36,6 @@ def download(
 
     Args:
         wheel: Its name, address and hash. Without a hash, the index has to say how long it is.
-        folder: Where to put it.
 
     Raises:
         OptionsError: It cannot be had, is not whole, or is another file than the lock says.

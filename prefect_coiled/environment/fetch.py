@@ -27,11 +27,7 @@ class LongerFileError(OSError):
 
 @lru_cache(maxsize=4)
 def client_for(trust: Trust) -> httpx.Client:
-    """A client that follows an index to other places, but not from https to http.
-
-    Args:
-        trust: How the server is known.
-    """
+    """A client that follows an index to other places, but not from https to http."""
     made = httpx.Client(verify=trust.context(), follow_redirects=True, timeout=_SECONDS)
     made.event_hooks["response"].append(_refuse_downgrade)
     return made
@@ -71,9 +67,6 @@ def opened(url: str, indexes: Indexes, size: int = 0) -> IO[bytes]:
 def whole(url: str, indexes: Indexes, out: IO[bytes], size: int = 0) -> str:
     """Write a whole file of an index into another; gives its SHA-256.
 
-    Args:
-        size: Bytes that it has, where the index says.
-
     Raises:
         httpx.HTTPError: The index does not give it.
         LongerFileError: It is longer than the index says, or than files of packages are.
@@ -92,9 +85,6 @@ def _kept(reply: httpx.Response, size: int) -> IO[bytes]:
 
 def copied(reply: httpx.Response, out: IO[bytes], size: int = 0) -> str:
     """Write what comes into a file, as it is: an archive may be called compressed. Gives its SHA-256.
-
-    Args:
-        size: Bytes that it has, where the index says.
 
     Raises:
         LongerFileError: It is longer.

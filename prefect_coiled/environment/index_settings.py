@@ -21,7 +21,6 @@ class Index:
 
     Attributes:
         url: Its address, without user and password.
-        name: As its user calls it; may be empty.
         default: Whether it is asked last, in place of the public one.
         explicit: Whether it is asked only for packages whose source names it.
         flat: Whether it is a list of files rather than a simple index.
@@ -132,11 +131,7 @@ def credentials_of(url: str) -> tuple[str, tuple[str, str] | None]:
 
 
 def address_of(place: str, base: Path) -> str:
-    """The address of what is written as an address or as a path.
-
-    Args:
-        base: The folder that a path starts from.
-    """
+    """The address of what is written as an address or as a path."""
     if re.match(r"^[A-Za-z][A-Za-z0-9+.-]+:", place):
         return place
     return (base / Path(place).expanduser()).absolute().as_uri()
@@ -161,11 +156,7 @@ def text_of(settings: IndexSettings) -> str:
 
 
 def index_table(key: str, index: Index) -> str:
-    """An index as a table of TOML.
-
-    Args:
-        key: The table's name, such as "tool.uv.index".
-    """
+    """An index as a table of TOML."""
     fields: dict[str, Any] = {"name": index.name, "url": index.url}
     fields |= {"default": index.default, "explicit": index.explicit}
     fields |= {"format": "flat" if index.flat else "", "authenticate": index.authenticate}

@@ -80,9 +80,6 @@ class Indexes:
         What uv was told holds; where it was told of no index, what Poetry and PDM have in the project's
         pyproject.toml, and else pip's settings.
 
-        Args:
-            folder: Of the project; by default the main script's, else the working directory.
-
         Raises:
             OptionsError: A file of settings cannot be read.
         """
@@ -101,11 +98,7 @@ class Indexes:
 
     @classmethod
     def told(cls, settings: IndexSettings, environ: Mapping[str, str], tool: str = "pip") -> Indexes:
-        """From settings.
-
-        Args:
-            settings: What was told; indexes of which uv needs credentials and that have no name get one.
-        """
+        """From settings."""
         named = []
         for n, index in enumerate(settings.indexes):
             pair = None if index.authenticate == "never" else index.credentials

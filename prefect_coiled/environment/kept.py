@@ -50,11 +50,7 @@ def _check(place: Path) -> None:
 
 
 def _make(place: Path) -> None:
-    """Make a folder, and those above it, for this user alone.
-
-    Raises:
-        OSError: It cannot be made; or somebody else has put another, or a link, in its place.
-    """
+    """Make a folder, and those above it, for this user alone."""
     missing = [one for one in (place, *place.parents) if not one.exists()]
     for one in reversed(missing):
         one.mkdir(mode=0o700, exist_ok=True)
@@ -89,11 +85,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def key_of(package: Package, sha256: str = "") -> str:
-    """What a wheel is kept under; empty for sources that may change.
-
-    Args:
-        sha256: Of the archive of its sources, where there is one.
-    """
+    """What a wheel is kept under; empty for sources that may change."""
     if not sha256 and not (package.origin == "vcs" and package.commit):
         return ""
     # What is compiled fits this interpreter and this system.
@@ -119,11 +111,7 @@ def find(key: str, target: Path) -> Path | None:
 
 
 def keep(key: str, wheel: Path) -> None:
-    """Keep a wheel, and let go of those that nobody has wanted for two months. A full disk is no error.
-
-    Args:
-        key: See `key_of`; nothing is kept without one.
-    """
+    """Keep a wheel, and let go of those that nobody has wanted for two months. A full disk is no error."""
     if not key:
         return
     place = folder()

@@ -50,7 +50,6 @@ class Locked:
         indexes: For downloads of the others.
         notes: What a user should know, such as a package that was left out.
         changes: Packages that are not the same here, on the machines and in their release.
-        folder: Where the files are, until `discard`.
     """
 
     lock: Lock
@@ -93,11 +92,8 @@ def lock(
     """Lock the client's environment for the machines.
 
     Args:
-        environment: As `capture` found it.
-        target: What the machines run.
         strict: Whether what the machines cannot have as it is here is an error rather than replaced.
         fresh: Whether to read files again that look as they did when they were read last.
-        indexes: Where to look; by default as pip and uv are set up here.
 
     Raises:
         OptionsError: A package cannot be had for the machines; the text says which, why and what to do.

@@ -41,7 +41,6 @@ class Tree:
     """One name to import, and where it is.
 
     Attributes:
-        name: The name, without dots.
         root: The folder (or zip archive) on the search path that it was found in.
         wanted: Whether the program imported it, or code of it names it; else it only lies there.
         editable: Whether it is of a package that is installed editable: machines have it as it was at their
@@ -100,9 +99,6 @@ def module_suffix(file: str) -> str:
 
 def find(flow_module: str | None = None, flow_file: str | None = None) -> Places:
     """Find the modules of the running program.
-
-    Args:
-        flow_module: The name of the module of the running flow, if one runs.
 
     Raises:
         OptionsError: One that is imported has the name of a module of Python's own.

@@ -78,9 +78,6 @@ class Modules:
 def gather(flow_module: str | None = None, flow_file: str | None = None) -> Modules:
     """Gather the modules of the running program that no package installed.
 
-    Args:
-        flow_module: The name of the module of the running flow, if one runs.
-
     Raises:
         OptionsError: They are too large, or one has the name of a module of Python's own.
     """

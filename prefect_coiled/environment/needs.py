@@ -36,7 +36,6 @@ def needs_of(
     Args:
         pins: The versions that hold, of all that comes from an index.
         client: Its packages; those that are built or left out are asked of no index.
-        indexes: Where to look.
 
     Raises:
         PackageNotFoundError: Something needed cannot be had.

@@ -34,9 +34,7 @@ def compile_all(
     """All packages with their files, and what they need on Linux beyond what the client has.
 
     Args:
-        indexes: Where to look.
         strict: Whether another build of the same version is an error.
-        notes: Gets what a user should know.
         here: Names of those that can be had without an index: they may be missing in the answer.
         client: All of the client's packages; without it, its system is taken to be the machines'.
 

@@ -23,11 +23,7 @@ _KEYS = ("index-url", "extra-index-url", "find-links", "no-index", "trusted-host
 
 
 def read_pip(content: Mapping[str, Any], environ: Mapping[str, str]) -> IndexSettings:
-    """Pip's settings: https://pip.pypa.io/en/stable/topics/configuration/.
-
-    Args:
-        content: Of the pyproject.toml, in which pip reads no settings.
-    """
+    """Pip's settings: https://pip.pypa.io/en/stable/topics/configuration/."""
     said = _settings(environ)
     here = Path.cwd()
     index, extra = said.get("index-url", ""), said.get("extra-index-url", "").split()

@@ -29,9 +29,7 @@ class Project:
 
     Attributes:
         folder: Of its pyproject.toml; None where there is no project.
-        content: Of that file.
         root: The folder of the workspace that it is a member of, or its own.
-        root_content: Of the pyproject.toml there.
     """
 
     folder: Path | None = None
@@ -57,9 +55,6 @@ def start_folder(environ: Mapping[str, str], script: Path | None) -> Path:
 
     Args:
         environ: `UV_PROJECT` names another folder, as for uv.
-
-    Raises:
-        OptionsError: The working directory is not there any more.
     """
     if environ.get("UV_PROJECT"):
         return Path(environ["UV_PROJECT"]).absolute()
@@ -149,11 +144,7 @@ def settings_files(start: Path, project: Project, environ: Mapping[str, str]) ->
 
 
 def script_settings(script: Path) -> dict[str, Any]:
-    """The table `[tool]` of the metadata in a script.
-
-    Raises:
-        OptionsError: It is no TOML.
-    """
+    """The table `[tool]` of the metadata in a script."""
     try:
         blocks = list(_INLINE.finditer(script.read_text(encoding="utf-8").replace("\r\n", "\n")))
     except (OSError, UnicodeDecodeError):
@@ -185,11 +176,7 @@ def locked_versions(path: Path) -> dict[str, str]:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The content of a file of TOML; empty where there is none.
-
-    Raises:
-        OptionsError: It is no TOML.
-    """
+    """The content of a file of TOML; empty where there is none."""
     try:
         return read_toml(path.read_text(encoding="utf-8"))
     except OSError:

@@ -68,8 +68,6 @@ def prove(
     Args:
         packages: What is installed here and was asked for.
         here: Names of those whose files here would run on the machines.
-        strict: Whether a package whose files on the machines would differ from those here is an error.
-        fresh: Whether to read files again that look as they did when they were read last.
 
     Raises:
         OptionsError: A package of the index is a stranger's, or differs and must not.
@@ -171,11 +169,6 @@ def check_editables(
 
     Args:
         packages: Among them those that the client runs from their directories.
-        built: The files of their wheels, by hash.
-        strict: Whether a difference is an error.
-
-    Raises:
-        OptionsError: There is one, and it must not be.
     """
     changes = []
     hashes = {wheel.name: wheel.sha256 for wheel in lock.wheels}

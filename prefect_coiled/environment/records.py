@@ -58,8 +58,6 @@ class Package(Record):
     """A distribution that the client has installed.
 
     Attributes:
-        name: Normalised.
-        version: As installed, with the label of a local build ("2.3.0+cu121").
         origin: Where it came from.
         url: Where to get it, without user and password; empty for those of an index.
         commit: Of a repository.
@@ -87,8 +85,6 @@ class Environment(Record):
     """The client's environment.
 
     Attributes:
-        python: Version, such as "3.11.9".
-        platform: Such as "linux-x86_64".
         packages: By name, each once.
         left_out: Why by name, for what the machines do not get.
         ignored: Globs over the names of packages that the machines shall not get.
@@ -127,9 +123,6 @@ class Wheel(Record):
     """A wheel, known by its content.
 
     Attributes:
-        name: Of the distribution, normalised.
-        version: Of the distribution.
-        sha256: Hash of the content.
         size: Bytes; 0 where the index does not say.
         url: Where the client can download it; empty for one that it built.
         record: Hash of its RECORD, where that alone was looked into; else empty.
@@ -213,11 +206,7 @@ class Lock(Record):
 
     @classmethod
     def parse(cls, text: str) -> Lock:
-        """Read what `text` wrote.
-
-        Raises:
-            OptionsError: It is no such lock.
-        """
+        """Read what `text` wrote."""
         try:
             read = tomllib.loads(text)
             tool = read["tool"][TOOL]
@@ -235,11 +224,7 @@ class Lock(Record):
 
 
 def read_toml(text: str) -> dict[str, Any]:
-    """The content of a TOML document.
-
-    Raises:
-        ValueError: It is none.
-    """
+    """The content of a TOML document."""
     return tomllib.loads(text)
 
 

@@ -65,11 +65,7 @@ def can_be_packed(package: Package, tags: Sequence[Tag]) -> bool:
 
 
 class Packable(Container[str]):
-    """The names of the packages that `can_be_packed`; each is looked at when it is asked for, once.
-
-    Args:
-        tags: Of the wheels that the machines install.
-    """
+    """The names of the packages that `can_be_packed`; each is looked at when it is asked for, once."""
 
     def __init__(self, packages: Sequence[Package], tags: Sequence[Tag]) -> None:
         self._packages, self._tags = {p.name: p for p in packages if p.record}, tags
@@ -84,11 +80,7 @@ class Packable(Container[str]):
 
 
 def pack(package: Package, folder: Path) -> Path:
-    """Write the wheel; the same files give the same one.
-
-    Args:
-        folder: Where it is put.
-    """
+    """Write the wheel; the same files give the same one."""
     record = Path(package.record)
     # Of old, the folder's name is not in its normal form, and no installer would take a wheel of that name.
     stem = f"{package.name.replace('-', '_')}-{package.version}"

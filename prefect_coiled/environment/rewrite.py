@@ -113,9 +113,6 @@ def ignored_in(wheel: Path, source: Path) -> dict[str, str]:
 
     A wheel does not say which file became which. So one is taken for the file of the same content whose path
     has the most of its own path at its end; what has none was made by the build.
-
-    Args:
-        source: The directory that it was built of.
     """
     ignored = Ignored(source)
     if not ignored.is_ours_there() and not any(IGNORE_FILE in files for _, files in _walk(source)):

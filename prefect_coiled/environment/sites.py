@@ -25,7 +25,6 @@ class EggLink(NamedTuple):
     """What `setup.py develop` left of a project: an `.egg-link` file.
 
     Attributes:
-        name: Of the project, normalised.
         modules: The folder that its modules are imported from.
         root: The folder of its setup.py.
     """

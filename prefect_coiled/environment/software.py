@@ -24,11 +24,7 @@ _NODE = ("boto3", "bokeh", "cryptography", "dask", "distributed", "pydantic", "t
 
 
 def check_software(software: object) -> str:
-    """The path of the file.
-
-    Raises:
-        OptionsError: It is none that can be read here.
-    """
+    """The path of the file."""
     what = f"software {software!r}"
     if not isinstance(software, (str, Path)):
         raise OptionsError(what, "it is the path of a requirements file or of a pylock.toml")
@@ -46,10 +42,7 @@ def lock_software(
     """Lock what a file says.
 
     Args:
-        software: Its path.
         environment: The client's, from which this package itself is taken.
-        target: What the machines run.
-        indexes: Where to look.
 
     Raises:
         OptionsError: The file cannot be met, or is for another Python.

@@ -66,9 +66,6 @@ def copied_beside(source: Path, scratch: Path) -> Path:
     So do tools that look for the repository, for other members of a workspace, which a build may require,
     and for paths such as `../VERSION`.
 
-    Args:
-        scratch: Where all that is made.
-
     Raises:
         OptionsError: A file cannot be read.
     """
@@ -99,14 +96,7 @@ def _listed(folder: Path) -> list[str]:
 
 
 def copied(source: Path, target: Path) -> Path:
-    """A copy of a project without what builds, tools and editors leave in it.
-
-    Args:
-        target: Where the copy is made.
-
-    Raises:
-        OptionsError: A file cannot be read.
-    """
+    """A copy of a project without what builds, tools and editors leave in it."""
     ignored = Ignored(source)
 
     def left_out(folder: str, names: list[str]) -> set[str]:
@@ -211,7 +201,6 @@ def clone(package: Package, target: Path, indexes: Indexes) -> Path:
 
     Args:
         package: From a repository, with the commit.
-        target: Where they are put.
 
     Raises:
         OptionsError: The repository does not give it; in Git's own words.

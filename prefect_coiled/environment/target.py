@@ -21,12 +21,7 @@ _SYMBOL = re.compile(rb"GLIBC_2\.(\d{1,3})\b")
 
 @dataclass(frozen=True)
 class Target:
-    """What the machines run.
-
-    Attributes:
-        python: The version of Python, such as "3.11.9".
-        architecture: "x86_64" or "arm64".
-    """
+    """What the machines run."""
 
     python: str
     architecture: str = "x86_64"

@@ -41,7 +41,6 @@ class Place(NamedTuple):
     """Where uv is started.
 
     Attributes:
-        folder: The working directory.
         environ: All variables of its process; hold credentials.
     """
 
@@ -50,11 +49,7 @@ class Place(NamedTuple):
 
 
 def find_uv() -> list[str]:
-    """The command of uv: this environment's, or the machine's.
-
-    Raises:
-        OptionsError: There is none.
-    """
+    """The command of uv: this environment's, or the machine's."""
     if util.find_spec("uv"):
         try:
             # What `python -m uv` runs. The module may be there without the program: on PYTHONPATH, or copied.
@@ -71,7 +66,6 @@ def prepared(indexes: Indexes, files: Mapping[str, str] | None = None) -> Iterat
     """A working directory for uv with the indexes as its only configuration, removed afterwards.
 
     Args:
-        indexes: What uv is told of indexes.
         files: Texts to put there, by name.
     """
     with tempfile.TemporaryDirectory(prefix="prefect-coiled-uv-") as folder:
@@ -99,10 +93,8 @@ def run_uv(
 
     Args:
         arguments: Of its command line; none of them may be secret, and paths are absolute.
-        indexes: Where it looks, and what it says there.
         what: What it is run for, for the error.
         input: What it reads from its standard input.
-        files: Texts in its working directory, by name.
 
     Raises:
         OptionsError: It does not start, or takes too long.

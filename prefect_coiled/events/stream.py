@@ -29,7 +29,6 @@ class Event:
         step: The step that it is progress of, such as "network".
         action: The call to AWS, such as "ec2:CreateVpc".
         ids: Ids of machines, or of what the kind names.
-        seconds: How long it took.
         level: A level of `logging`.
         error: Why it failed.
         reply: What AWS answered.
@@ -37,7 +36,6 @@ class Event:
         of: Workers that there are.
         record: The cluster as it was launched.
         resources: What the cluster consists of, a row each.
-        removal: What was removed.
         cost: What it cost, as text.
         at: When it was over, UTC.
     """

@@ -20,9 +20,6 @@ def side_by_side(function: Callable[[A], R], arguments: Iterable[A], at_once: in
     Args:
         at_once: How many threads there are at most.
 
-    Returns:
-        The answers, in the arguments' order.
-
     Raises:
         Exception: That of the first argument that failed.
     """

@@ -79,7 +79,6 @@ def guard_http(server: Any, room: Anteroom) -> None:
 
     Args:
         server: The server; seen in Tornado 6.5.
-        room: Where they wait, by their streams.
     """
     serve = server.handle_stream
 
@@ -95,7 +94,6 @@ def guard_dask(listener: Any, room: Anteroom) -> None:
 
     Args:
         listener: The listener, which by itself waits for the handshake without end.
-        room: Where they wait.
     """
 
     async def prepared(stream: Any, address: str) -> Any:

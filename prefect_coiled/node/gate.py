@@ -24,7 +24,6 @@ class Gate(httputil.HTTPServerConnectionDelegate):  # type: ignore[misc]
     Args:
         token: The dashboard's token; empty closes the door to everybody.
         port: The dashboard's port: cookies are shared by the ports of one host, so it is in the name.
-        room: Where connections wait until one of their requests has the token.
     """
 
     def __init__(

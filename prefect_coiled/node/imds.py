@@ -24,9 +24,6 @@ class Identity:
     """Which machine this is.
 
     Attributes:
-        instance_id: Such as "i-0123456789abcdef0".
-        address: Its private IPv4 address.
-        region: Its AWS region.
         index: Which machine of its launch it is, from 0 on.
     """
 

@@ -32,8 +32,6 @@ class LogShipper:
         group: The log group; it exists.
         stream: The log stream; made when it does not exist.
         start: Whether to start now; else lines wait for `start()`.
-        interval_s: Seconds between two sends.
-        clock: The time of day, in seconds.
         chance: Gives numbers from 0 to 1, for pauses.
     """
 
@@ -89,9 +87,6 @@ class LogShipper:
 
     def close(self, timeout_s: float) -> bool:
         """Send what is left.
-
-        Args:
-            timeout_s: Seconds that this may take.
 
         Returns:
             Whether everything was sent.

@@ -26,7 +26,6 @@ class OnePort:
 
     Args:
         address: The machine's own address.
-        port: Where to listen.
     """
 
     def __init__(self, address: str, port: int, scheduler: int, dashboard: int) -> None:
@@ -108,7 +107,6 @@ async def _hello(reader: asyncio.StreamReader) -> bytes:
 
     Raises:
         ValueError: It is no TLS.
-        EOFError: The other side went before.
     """
     head = await reader.readexactly(5)
     kind, _, size = struct.unpack("!BHH", head)

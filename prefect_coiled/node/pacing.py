@@ -17,11 +17,7 @@ LONGEST = 8.0
 
 
 def first_pause(index: int) -> float:
-    """Seconds that a machine waits before its first call.
-
-    Args:
-        index: Which machine of its launch it is; the metadata service tells it.
-    """
+    """Seconds that a machine waits before its first call."""
     return max(0, index) / FIRST_CALLS
 
 

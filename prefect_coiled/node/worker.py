@@ -128,11 +128,7 @@ class WorkerRole:
         await asyncio.gather(*(nanny.close(timeout=10, reason=reason) for nanny in self._nannies))
 
     async def drain(self, limit_s: float) -> None:
-        """Move results to other workers and let running tasks end, then leave the cluster.
-
-        Args:
-            limit_s: Seconds that this may take.
-        """
+        """Move results to other workers and let running tasks end, then leave the cluster."""
         workers = [nanny.worker_address for nanny in self._nannies if nanny.worker_address]
         if not workers:
             return

@@ -60,11 +60,7 @@ def plain(value: Any) -> Any:
 
 
 def as_bool(value: Any) -> bool:
-    """A yes or a no, written as Prefect's settings take it: true, 1, yes, on, t, y and their opposites.
-
-    Raises:
-        ValueError: It is neither.
-    """
+    """A yes or a no, written as Prefect's settings take it: true, 1, yes, on, t, y and their opposites."""
     if not isinstance(value, (bool, int, float, str)):
         raise TypeError
     try:
@@ -171,11 +167,7 @@ def _how_many_in(text: str) -> Any:
 
 
 def seconds(value: Any) -> float:
-    """Seconds: a number, or a time in Dask's words such as "20 minutes".
-
-    Raises:
-        ValueError: It is none, or not more than 0.
-    """
+    """Seconds: a number, or a time in Dask's words such as "20 minutes"."""
     from dask.utils import parse_timedelta
 
     if isinstance(value, bool) or not isinstance(value, (int, float, str, timedelta)):

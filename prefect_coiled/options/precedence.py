@@ -65,10 +65,8 @@ class Stack:
     """What holds of what several places say.
 
     Attributes:
-        keywords: The keywords that hold, but for backend options.
         options: The backend options that hold, by what they are about.
         sources: The place of each of these options.
-        notes: Remarks by option, such as a zone that fell away with its region.
     """
 
     keywords: dict[str, Any]
@@ -150,9 +148,6 @@ def stacked(places: Sequence[Place], region: str | None = None) -> Stack:
 
     Args:
         region: The region below all of them, where it is known.
-
-    Raises:
-        OptionsError: A network belongs to another region.
     """
     stack = Stack({}, {}, {}, {})
     who = None if region is None else [rule.cidr for rule in BackendOptions().ingress]

@@ -39,7 +39,6 @@ def code_of(code: str, status: int = 0) -> Code:
     """What a code means.
 
     Args:
-        code: AWS's error code; EC2 may put "Client." or "Server." before it.
         status: The HTTP status, for a code that says nothing.
     """
     plain = code.removeprefix("Client.").removeprefix("Server.")
@@ -60,13 +59,7 @@ def aws_error(what: str, operation: str, response: Mapping[str, Any], next_step:
     """Turn the response of a failed AWS call into an error of this library.
 
     Args:
-        what: What was being done, for a person.
-        operation: The API action, such as "ec2:CreateVpc".
         response: The `response` of a botocore ClientError.
-        next_step: What to do next; by the table of codes where nothing is given.
-
-    Returns:
-        An error of the class that the code table names.
     """
     error = response.get("Error", {})
     metadata = response.get("ResponseMetadata", {})

@@ -87,9 +87,6 @@ def effective_boundary(said: str, account: str, number: str, partition: str = "a
 
     Args:
         said: Of the account: empty for the boundary that is made with its policies, an ARN, or "none".
-        account: The account's slug.
-        number: The AWS account's number; "*" makes a pattern for `ArnLike`.
-        partition: "aws", or that of China or GovCloud.
     """
     if said == NO_BOUNDARY:
         return ""
@@ -104,9 +101,7 @@ def boundary_policy(
     What other accounts of this library have in these services stays out of reach.
 
     Args:
-        instance: The policy of the machines' role; see `plan.policies`.
         services: Beside those of `SERVICES`, by their names in IAM, such as "dynamodb".
-        partition: "aws", or that of China or GovCloud.
 
     Raises:
         OptionsError: If one is no such name, or by it everything else could be had.

@@ -41,19 +41,16 @@ class ClusterSpec(Record):
         uid: Random, fixed when the cluster is planned; part of every client token.
         zone: Zone to start in.
         other_zones: Whether a zone without capacity may be left for another one of the region.
-        n_workers: Workers to launch.
         min_workers: With fewer than that the launch has failed.
         scheduler_types: Instance types for the scheduler, in order of preference.
         worker_types: Instance types for the workers, in order of preference.
         worker_disk: Size of a worker's disk in GiB; `scheduler_disk` likewise.
         container: The image that nodes run in; None for the client's own packages.
         registry: Where the account keeps images.
-        gpu: Whether the workers' machines have a GPU.
         ingress: Who may reach which ports of the scheduler; every CIDR is concrete.
         allow_ssh: Whether port 22 may be opened without a key pair.
         scheduler_node: What the scheduler is told, but for where it is.
         worker_node: What a worker is told, but for the scheduler's address.
-        creator: Who asked for it.
         image_ready: Whether the image holds the node and all packages, so that nothing is installed.
         package_sync_ignore: Packages of the client that the machines do not get.
         package_sync_strict: Whether what the machines cannot have is an error rather than left out.
@@ -284,7 +281,6 @@ def launch_attempts(
 
     Args:
         role: Schedulers are never spot machines.
-        zones: The zones that the network has.
         first_zone: The zone to begin with: workers start where their scheduler is.
     """
     types = spec.scheduler_types if role == "scheduler" else spec.worker_types

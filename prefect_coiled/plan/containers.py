@@ -87,8 +87,6 @@ def container_image(
     Args:
         text: A full reference, "user/image:tag" of Docker Hub, or a short name in the account's registry:
             a tag of its repository in ECR, or "name:tag" of its namespace in Docker Hub.
-        number: The 12 digits of the AWS account.
-        region: Where the cluster runs.
 
     Raises:
         OptionsError: If no image can be meant by it, or machines could not pull it.

@@ -72,11 +72,7 @@ def steps(
 
     Args:
         documents: The policies by phase.
-        account: The account's slug.
-        principal: What they are attached to.
-        name: Its name.
         aws_account_id: 12 digits; they are in the ARNs of the policies.
-        partition: "aws", or that of China or GovCloud.
         key: Whether a user gets an access key.
         boundary: The permissions boundary of the machines' role. It is made and attached to nobody; a role
             that is there already is given it.

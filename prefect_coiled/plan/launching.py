@@ -164,11 +164,7 @@ class Tally:
         return True
 
     def failure(self, what: str, got: int, extra: str = "") -> AwsError:
-        """The error of a launch that could not go on.
-
-        Args:
-            extra: A sentence about the quota that is used up.
-        """
+        """The error of a launch that could not go on."""
         last = self.last
         spared = f"; not asked for again: {len(self._spared)} more" if self._spared else ""
         tried = shortage(list(self._tried), self._tried).rstrip(". ")

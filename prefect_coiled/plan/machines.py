@@ -38,8 +38,6 @@ class MachineType:
 
     Attributes:
         name: Such as "m6i.xlarge".
-        vcpus: Virtual CPUs.
-        arch: Processor architecture.
         gpu_type: Name of the GPU, such as "T4", or "".
         usd_per_hour: On-demand list price, US dollars an hour, in the region and on the day of the table.
     """

@@ -32,7 +32,6 @@ def missing_subnets(
     """The subnets that a network still lacks, a public and a private one in every zone.
 
     Args:
-        zones: Zone names, such as "us-east-1a".
         existing: The subnets there are, of this library or not; their blocks are avoided.
         vpc_cidr: The VPC's IPv4 block.
 
@@ -75,7 +74,6 @@ def blocked_words(mode: str, vpc_id: str, region: str) -> tuple[str, str]:
     Args:
         mode: AWS's own word for it, such as "block-bidirectional".
         vpc_id: The VPC; empty for one that is not there yet.
-        region: The AWS region.
     """
     console = f"https://{region}.console.aws.amazon.com/vpc/home?region={region}#Settings:"
     return (

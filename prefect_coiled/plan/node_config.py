@@ -97,7 +97,6 @@ class NodeConfig(BaseModel):
 
     Attributes:
         cluster: The cluster's id, which is its name.
-        role: What this machine runs.
         scheduler_host: The scheduler's private address; workers only.
         scheduler_port: Port of the scheduler's TLS listener.
         dashboard_port: Port of the dashboard's HTTPS listener, on the scheduler.
@@ -117,7 +116,6 @@ class NodeConfig(BaseModel):
             any more, before it powers off.
         boot_timeout: Seconds that a machine may take from power-on to a Dask process that works.
         spot: Whether the machine is a spot instance and watches for its interruption notice.
-        gpu: Whether the machine has a GPU.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -212,9 +210,7 @@ class NodeSecrets(_Secrets):
     """What a machine fetches by its instance role: keys, environment, Dask configuration.
 
     Attributes:
-        ca: The cluster's CA certificate, PEM.
         cert: This role's certificate, PEM.
-        key: This role's private key, PEM.
         environ: Environment variables of the Dask processes.
         dask_config: Dask configuration of the Dask processes, below what the cluster itself sets.
         dashboard_token: Opens the dashboard; empty on workers.
@@ -229,14 +225,7 @@ class NodeSecrets(_Secrets):
 
 
 class ClientSecrets(_Secrets):
-    """What a client fetches to reach the cluster.
-
-    Attributes:
-        ca: The cluster's CA certificate, PEM.
-        cert: The client's certificate, PEM.
-        key: The client's private key, PEM.
-        dashboard_token: Opens the dashboard.
-    """
+    """What a client fetches to reach the cluster."""
 
     ca: str
     cert: str

@@ -404,10 +404,6 @@ def permitting_statements(
     Args:
         call: A row of `plan.actions`, such as "ec2:RunInstances". It may take more than one permission: on
             what it uses, on what it makes, for tags, and to pass the machines' role.
-        account: The account's slug.
-        number: See `iam_policies`; likewise the rest.
-        region: See `number`.
-        partition: See `number`.
         permissions_boundary: See `number`; what is given to roles is permitted for one that has it.
 
     Returns:
@@ -558,12 +554,7 @@ def _key_statements(key: str, region: str) -> list[dict[str, Any]]:
 
 
 def key_questions(key: str, region: str) -> list[Question]:
-    """The statements about a KMS key of one's own, for a simulation.
-
-    Args:
-        key: Its ARN.
-        region: The region in which machines are launched.
-    """
+    """The statements about a KMS key of one's own, for a simulation."""
     return [
         Question(
             tuple(statement["Action"]),
@@ -575,15 +566,7 @@ def key_questions(key: str, region: str) -> list[Question]:
 
 
 def key_statements(key: str, region: str) -> tuple[dict[str, Any], ...]:
-    """What has to be permitted beside our policies where a KMS key of one's own encrypts disks.
-
-    Args:
-        key: Its ARN.
-        region: The region in which machines are launched.
-
-    Raises:
-        OptionsError: If it is no key's ARN.
-    """
+    """What has to be permitted beside our policies where a KMS key of one's own encrypts disks."""
     return tuple(_key_statements(key, region))
 
 
@@ -609,11 +592,7 @@ def ec2_principal(partition: str = "aws") -> str:
 
 
 def trust_policy(partition: str = "aws") -> str:
-    """The trust policy of the machines' role: EC2 alone may assume it.
-
-    Args:
-        partition: "aws", or that of China or GovCloud.
-    """
+    """The trust policy of the machines' role: EC2 alone may assume it."""
     principal = {"Service": ec2_principal(partition)}
     return _document({"Effect": "Allow", "Principal": principal, "Action": "sts:AssumeRole"})
 
@@ -623,8 +602,6 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
 
     Args:
         account: The account's slug, which is also the name of the log group.
-        aws_account_id: The 12 digits of the AWS account.
-        partition: "aws", or that of China or GovCloud.
     """
     logs = f"arn:{partition}:logs:*:{aws_account_id}:log-group:{account}"
     keys = f"arn:{partition}:ssm:*:{aws_account_id}:parameter/prefect-coiled/{account}/*/node/*"
@@ -677,13 +654,7 @@ def boundary_of(
     """A permissions boundary for the machines' role: its ARN and its document.
 
     Args:
-        account: The account's slug.
-        aws_account_id: The 12 digits of the AWS account.
-        partition: "aws", or that of China or GovCloud.
         services: What the work on the machines may use beside S3, in full; see `plan.boundary`.
-
-    Raises:
-        OptionsError: If a service is none that may be in it.
     """
     instance = json.loads(instance_policy(account, aws_account_id, partition))
     document = boundary_policy(instance, services, partition)
@@ -691,12 +662,7 @@ def boundary_of(
 
 
 def attachable(arn: str, number: str) -> bool:
-    """Whether the set-up policy lets a managed policy be attached to the machines' role.
-
-    Args:
-        arn: The policy's ARN.
-        number: The AWS account's number.
-    """
+    """Whether the set-up policy lets a managed policy be attached to the machines' role."""
     # IAM takes those of the AWS account itself, beside AWS's.
     return arn.split(":")[4] in ("aws", number) and any(fnmatch.fnmatchcase(arn, one) for one in ATTACHABLE)
 

@@ -19,8 +19,6 @@ class Quota(NamedTuple):
     """A quota of an AWS account, nearly always in one region.
 
     Attributes:
-        service: Its service in Service Quotas, such as "ec2".
-        code: Such as "L-1216C47A".
         name: As the console calls it.
     """
 

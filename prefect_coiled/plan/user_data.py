@@ -33,12 +33,7 @@ _KEY = re.compile(r"^[A-Za-z0-9][A-Za-z0-9./_-]+\Z")
 
 
 class Place(NamedTuple):
-    """Where a machine finds the list of what it installs.
-
-    Attributes:
-        key: Of the lock.
-        python: The version of Python, such as "3.11.9".
-    """
+    """Where a machine finds the list of what it installs."""
 
     bucket: str
     key: str

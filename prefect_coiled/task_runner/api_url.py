@@ -46,7 +46,6 @@ def is_loopback(url: str, resolve: Resolve = resolve) -> bool:
 
     Args:
         url: The URL to look at. One without a host counts as loopback: it reaches nothing else.
-        resolve: Finds the addresses of a name.
     """
     host = _host(url)
     if not host or host in ("localhost", "localhost.localdomain") or host.endswith(".localhost"):

@@ -15,7 +15,6 @@ class Event:
     Attributes:
         state: The state's id, which is the event's too.
         body: The event as JSON, without the resources that it is related to.
-        final: Whether the state is the last one.
         related: How many related resources the event has already.
     """
 
@@ -31,7 +30,6 @@ class Batch:
     """Events that are not known to be recorded, on their way from one outbox to another.
 
     Attributes:
-        events: The events, in their order.
         age: Seconds since they were sent to the API; None if they were not.
         past: Whether they are what runs were before they ended, and the ends go, or have gone, by themselves.
     """

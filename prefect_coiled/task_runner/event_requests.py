@@ -27,11 +27,7 @@ _IDS = 200
 
 
 def send(client: SyncPrefectClient, events: list[Event], resources: list[bytes]) -> None:
-    """Send events, each related to some resources.
-
-    Args:
-        resources: The resources, as JSON.
-    """
+    """Send events, each related to some resources."""
     bodies = [_with_related(event, resources) for event in events]
     if _is_cloud():
         asyncio.run(_stream(bodies))

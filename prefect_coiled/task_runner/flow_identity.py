@@ -34,11 +34,7 @@ class FlowBody:
 
 
 def identity_of(flow: Flow[Any, Any]) -> Flow[Any, Any]:
-    """A copy of a flow for workers: its name, its version, its settings and its task runner.
-
-    Args:
-        flow: The flow. Its function and its hooks are not in the copy.
-    """
+    """A copy of a flow for workers: its name, its version, its settings and its task runner."""
     made = copy.copy(flow)
     function: Any = flow.fn
     name = getattr(function, "__qualname__", None) or flow.name

@@ -99,11 +99,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
             self.add_done_callback(callback)
 
     def fail(self, error: BaseException) -> None:
-        """Say that the task was never sent, because there is no cluster.
-
-        Args:
-            error: Why; raised by `result` as it is.
-        """
+        """Say that the task was never sent, because there is no cluster."""
         self.failure = error
         self._lose(TaskLostError("the task was not sent to the cluster", str(error)), False)
         with _lock:

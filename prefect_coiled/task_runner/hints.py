@@ -36,11 +36,7 @@ def add_hint(error: BaseException) -> None:
 
 
 def missing_module(error: BaseException) -> str:
-    """What to do about a module that is not there, or is another one; empty for other errors.
-
-    Args:
-        error: An error of an import, or of reading what was sent.
-    """
+    """What to do about a module that is not there, or is another one; empty for other errors."""
     if isinstance(error, AttributeError) and "Can't get attribute" in str(error):
         return (
             "The workers have another version of that module. If it comes with a package, close the cluster "
@@ -64,9 +60,6 @@ def advise(state: Any) -> str:
 
     Args:
         state: The task's final state; its message and its exception get the hint.
-
-    Returns:
-        The hint, for the task run's log; empty if there is none.
     """
     if not isinstance(state, State) or not (state.is_failed() or state.is_crashed()):
         return ""

@@ -51,7 +51,6 @@ def hydrated(name: str, load: Callable[[], Mapping[str, Any]]) -> Hydrated:
     """The context of a flow run in this thread.
 
     Args:
-        name: Tells it from those of other flow runs, and of other settings.
         load: Gives what all tasks of the flow run share, where this thread has not got it.
     """
     kept: OrderedDict[str, Hydrated] = _of_thread.__dict__.setdefault("kept", OrderedDict())
@@ -67,7 +66,6 @@ class Hydrated:
     """The context of a flow run in a thread.
 
     Args:
-        name: Tells it from those of others.
         shared: What all tasks of the flow run share, as `FlowRunParcel` puts it together.
     """
 

@@ -21,7 +21,6 @@ class Supply:
     """The modules that a cluster has of this program.
 
     Args:
-        client: The Dask client of the flow run.
         ignore: Names of packages that the machines shall not get; the modules have one too.
     """
 

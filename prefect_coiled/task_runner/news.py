@@ -34,11 +34,7 @@ class Ending:
     """How a task run ended, as its worker tells it.
 
     Attributes:
-        kind: The type of its state, such as "COMPLETED".
-        name: The name of its state.
-        message: The message of its state.
         at: When, in seconds of UTC.
-        state_id: The id of its state.
         result: The result, pickled; None where that is with the worker.
         again: Whether it may be run again if its result is lost.
         persisted: Where its result is kept, as JSON, if it is.

@@ -49,7 +49,6 @@ def use_outbox(name: str, flow_run_id: str) -> Outbox:
     """Have the states of task runs in the present context go to the outbox of that name.
 
     Args:
-        name: Tells the flow run and its settings from others.
         flow_run_id: The flow run; states of task runs of another one go Prefect's way.
     """
     install()

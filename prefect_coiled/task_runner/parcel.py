@@ -89,8 +89,6 @@ def task_context(
     Together with the shared part this is what `prefect.context.serialize_context` gives.
 
     Args:
-        task_run_id: The id of its run.
-        inputs: The task runs that its parameters come from.
         wait_for: What it waits for, whose assets are upstream of its own.
     """
     parent, tags, deployment = TaskRunContext.get(), TagsContext.get(), _deployment_id.get()

@@ -41,7 +41,6 @@ class Recording:
 
         Args:
             submission: What sent the flow run's tasks.
-            seconds: How long the workers may take.
         """
         context = FlowRunContext.get()
         flow_run = context.flow_run if context is not None else None

@@ -21,12 +21,7 @@ class RemoteRecord(ResultRecord[Any]):
 
     @classmethod
     def of(cls, future: Any, ending: Ending, fetch: Callable[[], State[Any]]) -> RemoteRecord:
-        """The record of what a task returned.
-
-        Args:
-            future: The Dask future, which keeps the result where it is.
-            fetch: Gets the state with its record.
-        """
+        """The record of what a task returned."""
         made: Any = cls.model_construct(metadata=None, result=None)  # type: ignore[arg-type]
         made.__dict__.clear()
         made.__dict__.update(remote_future=future, ending=ending, fetch=fetch)
@@ -88,7 +83,6 @@ def with_result_of(
     """The state of a task run that has completed, without its result being moved.
 
     Args:
-        flow_run: Its flow run, if it has one.
         future: The Dask future, which keeps the result where it is.
         fetch: Gets the state with its result.
     """

@@ -33,7 +33,6 @@ def renew_if_stuck(thread: threading.Thread, flush: Callable[[], object], about:
     Args:
         thread: Runs a task that was given up.
         flush: Sends what the process still holds for the Prefect API; may block.
-        about: What the log lines are about.
     """
     worker = distributed.get_worker()
     context = copy_context()

@@ -60,7 +60,6 @@ def pack(
     to Dask, which would come out as a bare one).
 
     Args:
-        value: The parameters of a task, say.
         place: Gives the future of a value that is to travel apart; None for all others.
 
     Returns:

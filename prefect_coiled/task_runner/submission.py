@@ -44,7 +44,6 @@ class Request:
     """A task that is to be sent.
 
     Attributes:
-        run: The id of its run.
         wait_for: What it waits for, in any shape.
         inputs: The task runs that it depends on, by parameter.
         own: The part of the context that only this task has.

@@ -32,11 +32,7 @@ def present_limit() -> Limit | None:
 
 
 class Limit:
-    """The time limit of a task run, by the states that it reports.
-
-    Args:
-        seconds: How long one attempt may take.
-    """
+    """The time limit of a task run, by the states that it reports."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -80,11 +76,9 @@ def run_within(
     """Call what runs a task, in a thread of its own.
 
     Args:
-        seconds: How long one attempt may take.
         function: Runs the task; gives its final state.
         report: Tells the API of the state of a task that was given up.
         left_behind: Sees to the thread of such a task.
-        about: What the log lines are about.
     """
     limit, found, stand_in = Limit(seconds), _Found(), StandIn()
 

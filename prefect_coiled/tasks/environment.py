@@ -36,7 +36,6 @@ class Delivery(Record):
 
     Attributes:
         place: Where the list of packages is, for the machines.
-        wheels: Wheels in the list.
         uploaded: Bytes put into the bucket.
         sent: Wheels put into the bucket.
         left: Wheels that the machines fetch from their index.
@@ -84,11 +83,7 @@ def prepare(spec: ClusterSpec) -> Locked:
 
 @step("wheels")
 def deliver(session: Session, aws_account_id: str) -> Delivery:
-    """Put the lock and those of its wheels into the bucket that are not there yet.
-
-    Raises:
-        OptionsError: A wheel cannot be downloaded.
-    """
+    """Put the lock and those of its wheels into the bucket that are not there yet."""
     assert session.locked is not None
     aws = session.aws
     # Set-up made it; whoever starts clusters need not be allowed to.
@@ -112,7 +107,6 @@ def send(
 
     Args:
         patience: Seconds for what the machines could fetch themselves.
-        clock: Gives seconds.
     """
     made = locked.lock
     there = bucket.list_files(aws, name, "wheels/")

@@ -45,7 +45,6 @@ class Session:
 
     Args:
         aws: The door, with the stop event of this run.
-        environ: Environment variables for the machines; may hold secrets.
         registry_token: The access token with which machines log in to the account's registry.
         cluster: The cluster that it is about; a tag of the runs in Prefect.
         role_arn: The role that is worked as, if the account says one.
