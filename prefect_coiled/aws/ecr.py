@@ -234,5 +234,5 @@ def _no_repository(aws: Aws, what: str) -> ProvisionError:
     return ProvisionError(
         what,
         f"account {aws.account} has no repository in {aws.region} yet",
-        f"Run `prefect-coiled set-up --account {aws.account}`, then push the image.",
+        f"Run `prefect-coiled setup region --account {aws.account}`, then push the image.",
     )

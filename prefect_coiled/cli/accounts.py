@@ -1,4 +1,4 @@
-"""`prefect-coiled account` and `set-up`: which accounts there are, and what they would use."""
+"""`prefect-coiled account`, `role` and `setup region`: which accounts there are, and what they have."""
 
 from __future__ import annotations
 
@@ -6,25 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
-from prefect_coiled.cli.common import (
+from prefect_coiled.cli.common import out, print_json, show, show_plan, tell_removal, where
+from prefect_coiled.cli.declare import (
     At,
     JsonOption,
     PlanOption,
     RegionOption,
+    SlugArgument,
     YesOption,
-    out,
-    print_json,
-    show,
-    show_plan,
-    told,
-    where,
+    command,
 )
 
-account_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-
-@account_app.command("list")
-@told
+@command("account list")
 def account_list(as_json: JsonOption = False) -> None:
     """List the accounts that have a block."""
     from prefect_coiled.blocks.loading import DEFAULT_ACCOUNT, find_accounts
@@ -48,10 +42,9 @@ def account_list(as_json: JsonOption = False) -> None:
     show(found, as_json, [key.upper() for key in keys], rows)
 
 
-@account_app.command("explain")
-@told
+@command("account explain")
 def account_explain(
-    slug: Annotated[str | None, typer.Argument(help="Slug of the account.")] = None,
+    slug: SlugArgument = None,
     region: RegionOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -69,10 +62,9 @@ def account_explain(
     show(found, as_json, [key.upper() for key in keys], rows, before=before)
 
 
-@account_app.command("reset")
-@told
+@command("account reset")
 def account_reset(
-    slug: Annotated[str | None, typer.Argument(help="Slug of the account.")] = None,
+    slug: SlugArgument = None,
     yes: YesOption = False,
 ) -> None:
     """Delete an account's options, so that the default holds again. What it has in AWS stays."""
@@ -86,7 +78,75 @@ def account_reset(
     out().print(f"Account {name} {'was reset' if done else 'had no options of its own'}.")
 
 
-@told
+@command("account destroy")
+def account_destroy(
+    slug: Annotated[str, typer.Argument(help="Slug of the account.")],
+    region: RegionOption = None,
+    yes: YesOption = False,
+    plan: PlanOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove all that an account has in a region: network, role, logs, bucket, images. Its block stays.
+
+    Refuses while clusters run. The role goes with the account's last region. What is asked about is what is
+    removed.
+    """
+    from prefect_coiled.errors import OptionsError
+    from prefect_coiled.provision import destroy_account, plan_destruction
+
+    if as_json and not (plan or yes):
+        raise OptionsError("--json", "goes with --plan or --yes: nobody can be asked beside it.")
+    at = At(slug, region)
+    planned = plan_destruction(at.aws) if plan or not yes else None
+    if planned is not None:
+        show_plan(planned, as_json)
+    if plan:
+        return
+    if planned is not None:
+        out().print(f"This removes {len(planned.todo)} resources, with the logs and images of {slug}.")
+        if typer.prompt("Type the account's name to go on") != slug:
+            raise OptionsError("the name", "was not the account's; nothing was removed.")
+    with at.session():
+        removal = destroy_account(slug, at.aws.region, planned)
+    tell_removal(removal, as_json)
+
+
+@command("role list")
+def role_list(at: At, as_json: JsonOption = False) -> None:
+    """List the policies that are attached to the role of the account's machines."""
+    from prefect_coiled.aws.iam_role import attached_policies
+
+    found = attached_policies(at.aws)
+    if as_json:
+        print_json(found)
+        return
+    out().print("\n".join((f"Role {at.loaded.slug}: its own policy, and", *found)))
+
+
+@command("role attach-policy")
+def role_attach(
+    arn: Annotated[str, typer.Argument(help="ARN of a managed policy, such as that of S3 reads.")],
+    at: At,
+) -> None:
+    """Let the account's machines do what a managed policy allows, for example read your buckets."""
+    from prefect_coiled.aws.iam_role import attach_policy
+
+    done = attach_policy(at.aws, arn)
+    out().print(f"{'Attached' if done else 'Was attached'} to role {at.loaded.slug}: {arn}")
+    if bound := at.loaded.permissions_boundary:
+        out().print(f"It holds as far as the permissions boundary allows: {bound}")
+
+
+@command("role detach-policy")
+def role_detach(arn: Annotated[str, typer.Argument(help="ARN of the policy.")], at: At) -> None:
+    """Take a managed policy from the role of the account's machines."""
+    from prefect_coiled.aws.iam_role import detach_policy
+
+    done = detach_policy(at.aws, arn)
+    out().print(f"{'Detached from' if done else 'Was not attached to'} role {at.loaded.slug}: {arn}")
+
+
+@command("setup region", "set-up")
 def set_up(
     at: At,
     zone: Annotated[str | None, typer.Option(help="Zone of the NAT gateway, if one is made.")] = None,

@@ -7,18 +7,11 @@ from typing import Annotated
 
 import typer
 
-from prefect_coiled.cli.common import JsonOption, show, told
-
-blocks_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-
-
-@blocks_app.callback()
-def blocks() -> None:
-    """Blocks as code."""
+from prefect_coiled.cli.common import show
+from prefect_coiled.cli.declare import JsonOption, command
 
 
-@blocks_app.command("apply")
-@told
+@command("blocks apply")
 def apply(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Documents, or folders of them; blocks/ if not given.")

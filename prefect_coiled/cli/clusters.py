@@ -1,71 +1,22 @@
-"""`prefect-coiled ls`, `stop`, `logs` and `sweep`: what runs, what it says, and how it ends."""
+"""`prefect-coiled stop`, `firewall`, `logs`, `notifications`, `dashboard` and `sweep`: what clusters do."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timezone
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefect_coiled.cli.common import (
-    At,
-    JsonOption,
-    PlanOption,
-    YesOption,
-    no_cluster,
-    out,
-    print_json,
-    show,
-    show_plan,
-    tell_removal,
-    told,
-)
+from prefect_coiled.cli.common import no_cluster, out, print_json, show, show_plan, tell_removal
+from prefect_coiled.cli.declare import At, JsonOption, NameArgument, PlanOption, YesOption, command
 
 if TYPE_CHECKING:
     from prefect_coiled.cluster.launched import Launched
-    from prefect_coiled.records import InstanceRecord
 
 
-@told
-def list_clusters(at: At, as_json: JsonOption = False) -> None:
-    """List the clusters of an account in a region, with what they cost an hour."""
-    from prefect_coiled import costs
-    from prefect_coiled.aws.instances import find_instances
-
-    clusters: dict[tuple[str, str], list[InstanceRecord]] = {}
-    for machine in find_instances(at.aws):
-        clusters.setdefault((machine.cluster, machine.cluster_uid), []).append(machine)
-    basis, listed, rows = "", [], []
-    for (name, _), machines in clusters.items():
-        uses = [
-            costs.MachineUse(vm_type=m.instance_type, spot=m.spot, public_ip=bool(m.public_ip))
-            for m in machines
-        ]
-        cost = costs.estimate(uses, region=at.aws.region)
-        basis, workers = cost.basis, sum(m.role == "worker" for m in machines)
-        listed.append(
-            {
-                "name": name,
-                "state": _state(machines),
-                "since": min((m.launched_at.isoformat() for m in machines if m.launched_at), default=None),
-                "workers": workers,
-                "types": dict(Counter(m.instance_type for m in machines)),
-                "creator": machines[0].creator,
-                "usd_per_hour": cost.total_usd,
-            }
-        )
-        rest = (str(workers), _types(machines), machines[0].creator, cost.short)
-        rows.append((name, _state(machines), _age(machines), *rest))
-    columns = ("NAME", "STATE", "AGE", "WORKERS", "TYPES", "CREATOR", "COST/H")
-    none = f"No cluster of account {at.loaded.slug} runs in {at}"
-    show(listed, as_json, columns, rows, none=none, after=[f"{basis} Machines and public addresses only."])
-
-
-@told
+@command("stop")
 def stop_cluster(
-    name: Annotated[str, typer.Argument(help="Name of the cluster.")],
+    name: NameArgument,
     at: At,
     yes: YesOption = False,
 ) -> None:
@@ -90,9 +41,9 @@ def stop_cluster(
     tell_removal(removal)
 
 
-@told
+@command("firewall")
 def change_firewall(
-    name: Annotated[str, typer.Argument(help="Name of the cluster.")],
+    name: NameArgument,
     cidr: Annotated[
         list[str] | None,
         typer.Option(help='Who gets in: a network, or "me", several times for more; as it is if not given.'),
@@ -116,9 +67,9 @@ def change_firewall(
     show(listed, as_json, ("PORTS", "FROM"), rows, none="Nobody gets in.")
 
 
-@told
+@command("logs")
 def show_logs(
-    name: Annotated[str, typer.Argument(help="Name of the cluster.")],
+    name: NameArgument,
     instance: Annotated[
         str | None, typer.Option(help='An instance id, or "scheduler"; all machines if not given.')
     ] = None,
@@ -161,7 +112,7 @@ def show_logs(
             console.print(line)
 
 
-@told
+@command("notifications")
 def show_notifications(
     limit: Annotated[int, typer.Option(min=1, help="The newest so many rows.")] = 100,
     level: Annotated[str, typer.Option(help="From this level on: DEBUG, INFO, WARNING, ERROR.")] = "DEBUG",
@@ -178,13 +129,13 @@ def show_notifications(
         print_json(rows)
 
 
-@told
-def show_dashboard(name: Annotated[str, typer.Argument(help="Name of the cluster.")], at: At) -> None:
+@command("dashboard")
+def show_dashboard(name: NameArgument, at: At) -> None:
     """Print the address of a cluster's dashboard, with the token that opens it."""
     out().print(_running(at, name).dashboard_link)
 
 
-@told
+@command("sweep")
 def sweep_account(
     at: At,
     keep_nat: Annotated[
@@ -211,23 +162,3 @@ def _running(at: At, name: str) -> Launched:
     if found is None:
         raise no_cluster(at.aws, name)
     return found
-
-
-def _state(machines: Iterable[InstanceRecord]) -> str:
-    states = [m.state for m in machines if m.role == "scheduler"]
-    return states[0] if states else "no scheduler: sweep"
-
-
-def _age(machines: Iterable[InstanceRecord], now: datetime | None = None) -> str:
-    begun = [m.launched_at for m in machines if m.launched_at]
-    if not begun:
-        return "?"
-    seconds = int(((now or datetime.now(timezone.utc)) - min(begun)).total_seconds())
-    if seconds < 120:
-        return f"{max(seconds, 0)} s"
-    return f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
-
-
-def _types(machines: Iterable[InstanceRecord]) -> str:
-    counted = Counter(f"{m.instance_type}{' spot' if m.spot else ''}" for m in machines)
-    return ", ".join(f"{n} x {kind}" for kind, n in counted.items())

@@ -1,13 +1,10 @@
-"""What the commands share: how one is declared, whose account and where, plain tables, errors of one line."""
+"""What the commands print: tables or JSON, plans, what was removed and what is left, errors of one line."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -22,47 +19,6 @@ if TYPE_CHECKING:
     from prefect_coiled.events import Event
     from prefect_coiled.plan.changes import Plan
     from prefect_coiled.records import Removal
-    from prefect_coiled.tasks.steps import Session
-
-R = TypeVar("R")
-
-AccountOption = Annotated[str | None, typer.Option(help="Slug of the account; the default one if not given.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-PlanOption = Annotated[
-    bool, typer.Option("--plan", help="Print what would be changed, and change nothing; also with --json.")
-]
-RegionOption = Annotated[str | None, typer.Option(help="AWS region; the account's if not given.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-
-
-@dataclass
-class At:
-    """The account that a command is about, in the region that holds; looked up when it is asked for."""
-
-    account: AccountOption = None
-    region: RegionOption = None
-
-    @functools.cached_property
-    def loaded(self) -> Account:
-        """The account."""
-        from prefect_coiled.blocks import load_account
-
-        return load_account(self.account)
-
-    @functools.cached_property
-    def aws(self) -> Aws:
-        """Its door."""
-        return self.loaded.door(self.region)
-
-    def __str__(self) -> str:
-        """Where that is: the end of a sentence."""
-        return f"{self.aws.region}{where(self.loaded)}"
-
-    def session(self, cluster: str = "") -> AbstractContextManager[Session]:
-        """A session in which the provisioning flows work."""
-        from prefect_coiled.tasks.steps import Session, use_session
-
-        return use_session(Session(self.aws, cluster=cluster))
 
 
 def out() -> Console:
@@ -104,39 +60,6 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
-def told(command: Callable[..., R]) -> Callable[..., R]:
-    """Make a function a command; an error of this library is printed as one line, and the exit code is 1.
-
-    A parameter that is a dataclass, such as `At`, stands for its fields, each an option or argument.
-    """
-    groups: dict[str, Any] = {}
-    shown: list[inspect.Parameter] = []
-    for one in inspect.signature(command, eval_str=True).parameters.values():
-        if not is_dataclass(one.annotation):
-            shown.append(one.replace(kind=one.KEYWORD_ONLY))
-            continue
-        groups[one.name], hints = one.annotation, get_type_hints(one.annotation, include_extras=True)
-        shown += [
-            inspect.Parameter(f.name, one.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
-            for f in fields(one.annotation)
-        ]
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **given: Any) -> R:
-        try:
-            for name, kind in groups.items():
-                own = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
-                given[name] = kind(**own)
-            return command(*args, **given)
-        except PrefectCoiledError as error:
-            tell_error(error)
-            raise typer.Exit(1) from None
-
-    wrapped.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {one.name: one.annotation for one in shown}
-    return wrapped
-
-
 def tell_error(error: PrefectCoiledError) -> None:
     """Print an error of this library as one line, and what it left."""
     from prefect_coiled.terminal import Terminal
@@ -145,6 +68,11 @@ def tell_error(error: PrefectCoiledError) -> None:
     console = Terminal(stderr=True, soft_wrap=True)
     _tell_left(console, error.left)
     console.print(f"Error: {text}")
+
+
+def where(account: Account) -> str:
+    """The end of a sentence that names an account."""
+    return " (the sandbox on this machine)." if account.is_sandbox else "."
 
 
 def no_cluster(aws: Aws, name: str) -> PrefectCoiledError:
@@ -162,11 +90,6 @@ def no_cluster(aws: Aws, name: str) -> PrefectCoiledError:
         f"account {aws.account} has none of that name in {aws.region}.",
         near(name, there) or f"See `prefect-coiled ls --account {aws.account} --region {aws.region}`.",
     )
-
-
-def where(account: Account) -> str:
-    """The end of a sentence that names an account."""
-    return " (the sandbox on this machine)." if account.is_sandbox else "."
 
 
 def tell_removal(removal: Removal, as_json: bool = False) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from prefect_coiled.cli.common import out, told
+from prefect_coiled.cli.common import out
+from prefect_coiled.cli.declare import command
 from prefect_coiled.errors import OptionsError, PrefectCoiledError
 
 # Prime numbers below one million: known, so that the answer can be checked.
@@ -24,7 +25,7 @@ def count_primes(low: int, high: int) -> int:
     return sum(sieve) - sum(1 for n in range(low, min(high, 2)))
 
 
-@told
+@command("demo")
 def demo(
     workers: Annotated[int, typer.Option(min=1, max=8, help="Workers of the cluster.")] = 2,
     keep_sandbox: Annotated[

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from prefect_coiled.cli.common import AccountOption, YesOption, out, showing, told, where
+from prefect_coiled.cli.common import out, showing, where
+from prefect_coiled.cli.declare import AccountOption, YesOption, command
 
 
-@told
+@command("doctor")
 def run_doctor(
     account: AccountOption = None,
     spend: Annotated[float, typer.Option(help="US dollars that it may cost at most.")] = 0.5,

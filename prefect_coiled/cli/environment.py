@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from prefect_coiled.cli.common import At, JsonOption, no_cluster, out, show, showing, told, where
-
-environment_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+from prefect_coiled.cli.common import no_cluster, out, show, showing, where
+from prefect_coiled.cli.declare import At, JsonOption, command
 
 IgnoreOption = Annotated[
     list[str] | None, typer.Option("--ignore", help="A package to leave out, or a glob; may be repeated.")
@@ -21,8 +20,7 @@ SoftwareOption = Annotated[
 ]
 
 
-@environment_app.command("bake")
-@told
+@command("environment bake")
 def bake(
     at: At,
     ignore: IgnoreOption = None,
@@ -52,8 +50,7 @@ def bake(
     console.print(f"Baked {image.image_id} ({image.name}){where(at.loaded)}")
 
 
-@environment_app.command("upload")
-@told
+@command("environment upload")
 def upload(at: At, ignore: IgnoreOption = None, software: SoftwareOption = None) -> None:
     """Put all that machines install into the account's bucket, also what they could fetch from an index.
 
@@ -79,8 +76,7 @@ def upload(at: At, ignore: IgnoreOption = None, software: SoftwareOption = None)
     console.print(f"{delivery}{where(at.loaded)}")
 
 
-@environment_app.command("diff")
-@told
+@command("environment diff")
 def diff(
     script: Annotated[
         Path | None, typer.Argument(help="A script, or a flow's file: what it imports is looked for as well.")
@@ -141,8 +137,7 @@ def _asking(name: str, at: At) -> Iterator[Any]:
         yield lambda expected: client.run(differing, expected)
 
 
-@environment_app.command("images")
-@told
+@command("environment images")
 def list_images(at: At, as_json: JsonOption = False) -> None:
     """List the images that the account has baked, the newest first."""
     from prefect_coiled.aws.baked_images import find_baked_images

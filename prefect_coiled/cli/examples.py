@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("setup", "aws"): ("setup aws --account my-team", "setup aws --account my-team --profile work --yes"),
     ("setup", "iam"): (
@@ -11,7 +9,7 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
         "setup iam --account my-team --role arn:aws:iam::123456789012:role/dask",
         "setup iam --account my-team --user dask --key --profile admin --apply",
     ),
-    ("set-up",): ("set-up --account my-team --region eu-west-1",),
+    ("setup", "region"): ("setup region --account my-team --region eu-west-1", "setup region --plan"),
     ("check",): ("check --account my-team", "check --json"),
     ("quotas",): ("quotas --account my-team", "quotas --region eu-west-1 --json"),
     ("doctor",): ("doctor --account my-team", "doctor --account my-team --spend 0.50 --report doctor.json"),
@@ -59,16 +57,3 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("environment", "images"): ("environment images --account my-team", "environment images --json"),
     ("demo",): ("demo", "demo --workers 4"),
 }
-
-
-def add_examples(app: typer.Typer, path: tuple[str, ...] = ()) -> None:
-    """Put the examples at the end of the help of each command below `app`."""
-    for command in app.registered_commands:
-        name = command.name or getattr(command.callback, "__name__", "").replace("_", "-")
-        if lines := EXAMPLES.get((*path, name)):
-            shown = "\n".join(f"  prefect-coiled {line}" for line in lines)
-            # "\b" keeps the lines as they are.
-            command.epilog = f"\b\nExamples:\n{shown}"
-    for group in app.registered_groups:
-        if group.typer_instance is not None and group.name:
-            add_examples(group.typer_instance, (*path, group.name))

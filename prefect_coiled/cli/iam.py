@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefect_coiled.cli.common import out, told
+from prefect_coiled.cli.common import out
+from prefect_coiled.cli.declare import SlugOption, command
 from prefect_coiled.errors import OptionsError
 
 if TYPE_CHECKING:
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
     from prefect_coiled.plan.iam_setup import Principal, Step
 
 
-@told
+@command("setup iam")
 def setup_iam(
-    account: Annotated[str, typer.Option(help="Slug of the account.")] = "default",
+    account: SlugOption = "default",
     user: Annotated[str | None, typer.Option(help="An IAM user to make.")] = None,
     group: Annotated[str | None, typer.Option(help="A group that is there.")] = None,
     role: Annotated[str | None, typer.Option(help="ARN of a role that is there.")] = None,

@@ -6,17 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
-from prefect_coiled.cli.common import (
-    AccountOption,
-    At,
-    JsonOption,
-    out,
-    print_json,
-    quiet,
-    table,
-    tell_error,
-    told,
-)
+from prefect_coiled.cli.common import out, print_json, quiet, table, tell_error
+from prefect_coiled.cli.declare import AccountOption, At, JsonOption, command
 from prefect_coiled.errors import OptionsError
 
 if TYPE_CHECKING:
@@ -34,7 +25,7 @@ _NumberOption = Annotated[
 ]
 
 
-@told
+@command("policies")
 def show_policy(
     name: Annotated[PolicyName, typer.Argument(help="Which of them.")],
     account: AccountOption = None,
@@ -112,7 +103,7 @@ def show_policy(
     print_json(written(made[name], name, slug, form))
 
 
-@told
+@command("check")
 def check(at: At, as_json: JsonOption = False) -> None:
     """Say who the account's credentials are, what AWS would deny them, and how many workers fit.
 

@@ -6,13 +6,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from prefect_coiled.cli.common import JsonOption, out, print_json, told
+from prefect_coiled.cli.common import out, print_json
+from prefect_coiled.cli.declare import JsonOption, command
 
-sandbox_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-
-@sandbox_app.command("start")
-@told
+@command("sandbox start")
 def sandbox_start(
     idle: Annotated[float, typer.Option(help="Seconds without use after which it ends by itself.")] = 1800.0,
     port: Annotated[int, typer.Option(help="TCP port; 0 for a free one.")] = 0,
@@ -40,8 +38,7 @@ def sandbox_start(
         out().print(f"Its data plane: {info.plane}. Your address there: {info.client_address}")
 
 
-@sandbox_app.command("status")
-@told
+@command("sandbox status")
 def sandbox_status(as_json: JsonOption = False) -> None:
     """Say whether the sandbox runs, and with how many instances; exit code 1 if it does not."""
     from prefect_coiled.sandbox import status
@@ -57,8 +54,7 @@ def sandbox_status(as_json: JsonOption = False) -> None:
     out().print(f"The sandbox runs at {info.endpoint} (process {info.pid}), instances: {info.instances}")
 
 
-@sandbox_app.command("stop")
-@told
+@command("sandbox stop")
 def sandbox_stop() -> None:
     """End the sandbox with all its instances."""
     from prefect_coiled.sandbox import stop

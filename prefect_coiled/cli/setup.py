@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 
-from prefect_coiled.cli.common import out, showing, table, told
+from prefect_coiled.cli.common import out, showing, table
+from prefect_coiled.cli.declare import SlugArgument, SlugOption, command
 from prefect_coiled.cli.flags import AccountFlags
-from prefect_coiled.cli.iam import setup_iam
 from prefect_coiled.errors import AccountError, OptionsError, PrefectCoiledError, printable
 
 if TYPE_CHECKING:
@@ -23,18 +23,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; what is not given stays as it is.")]
 
-setup_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-
-@setup_app.callback()
-def setup() -> None:
-    """Set an account up, step by step."""
-
-
-@setup_app.command("aws")
-@told
+@command("setup aws")
 def setup_aws(
-    account: Annotated[str, typer.Option(help="Slug of the account.")] = "default",
+    account: SlugOption = "default",
     *,
     flags: AccountFlags,
     yes: Yes = False,
@@ -56,12 +48,9 @@ def setup_aws(
     _make(block, slug)
 
 
-setup_app.command("iam")(setup_iam)
-
-
-@told
+@command("account edit")
 def account_edit(
-    slug: Annotated[str | None, typer.Argument(help="Slug of the account.")] = None,
+    slug: SlugArgument = None,
     *,
     flags: AccountFlags,
     yes: Yes = False,

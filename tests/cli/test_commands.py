@@ -117,12 +117,12 @@ def test_a_cluster_that_is_not_there_is_an_error(sandbox: SandboxInfo, arguments
 
 
 def test_set_up_makes_what_sweep_releases(sandbox: SandboxInfo) -> None:
-    planned = run("set-up", "--region", "us-west-2", "--plan")
+    planned = run("setup", "region", "--region", "us-west-2", "--plan")
     assert re.search(r"^create +NAT gateway +us-west-2\w +\$0.0500 +there is none *$", planned.stdout, re.M)
     assert planned.stdout.endswith("made; costs $0.0500 an hour\n")
-    made = run("set-up", "--region", "us-west-2")
+    made = run("setup", "region", "--region", "us-west-2")
     assert made.exit_code == 0, made.output
-    again = run("set-up", "--region", "us-west-2", "--plan")
+    again = run("setup", "region", "--region", "us-west-2", "--plan")
     assert again.stdout.endswith("set-up of default in us-west-2: nothing changes\n")
     assert "Account default is set up in us-west-2" in made.stdout
     assert "nat-" in made.stdout
@@ -211,7 +211,7 @@ def test_images_are_listed_with_tag_digest_size_and_date(sandbox: SandboxInfo) -
     told = run("images", "--account", "with-images")
     assert told.exit_code == 1
     assert "no repository in us-east-1 yet" in told.stderr
-    assert run("set-up", "--account", "with-images").exit_code == 0
+    assert run("setup", "region", "--account", "with-images").exit_code == 0
     assert "has no images in us-east-1 yet" in run("images", "--account", "with-images").stdout
     ecr = boto3.client(
         "ecr",

@@ -31,7 +31,7 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, 
     inner = getattr(command, "commands", None)
     if not inner:
         return [(path, command)]
-    return [found for name, one in inner.items() for found in commands(one, (*path, name))]
+    return [found for name, one in inner.items() if not one.hidden for found in commands(one, (*path, name))]
 
 
 ALL = dict(commands(typer.main.get_command(app)))

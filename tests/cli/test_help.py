@@ -19,8 +19,15 @@ def test_the_version_is_shown() -> None:
 
 def test_the_help_lists_every_command() -> None:
     shown = run("--help").stdout
-    for command in ("sandbox", "account", "ls", "stop", "logs", "dashboard", "sweep", "set-up", "check"):
+    for command in ("sandbox", "account", "ls", "stop", "logs", "dashboard", "sweep", "setup", "check"):
         assert f"\n  {command} " in shown
+
+
+def test_a_command_that_has_another_name_by_now_still_works_and_is_not_listed() -> None:
+    assert "\n  set-up " not in run("--help").stdout
+    older, now = (run(*words, "--help").stdout for words in (("set-up",), ("setup", "region")))
+    assert now.startswith("Usage: prefect-coiled setup region")
+    assert older.split("\n\n")[1:3] == now.split("\n\n")[1:3]
 
 
 # What takes a tenth of a second and more to import, or is the first step to what does.

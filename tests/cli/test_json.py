@@ -41,8 +41,8 @@ ACTS = {
     ("role", "detach-policy"),
     ("sandbox", "start"),
     ("sandbox", "stop"),
-    ("set-up",),
     ("setup", "aws"),
+    ("setup", "region"),
     ("stop",),
     ("sweep",),
 }
@@ -107,7 +107,7 @@ def test_json_stands_alone_on_standard_output_and_has_the_rows_of_the_table(
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "xterm-256color")
     Ec2DaskAccount(region="us-east-1", sandbox=True).save("in-ecr", overwrite=True)
-    assert run("set-up", "--account", "in-ecr").exit_code == 0
+    assert run("setup", "region", "--account", "in-ecr").exit_code == 0
     document = tmp_path / "block.yaml"
     document.write_text((ROOT / "blocks" / "my-team.yaml").read_text())
     for path, (words, keys) in SHOWS.items():

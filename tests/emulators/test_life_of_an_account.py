@@ -125,7 +125,7 @@ def there(emulator: Emulator) -> dict[str, list[str]]:
 def test_the_whole_life_of_an_account(emulator: Emulator, account: str) -> None:
     before = there(emulator)
     for _ in range(2):
-        done = run("set-up", "--account", account)
+        done = run("setup", "region", "--account", account)
         assert done.exit_code == 0, done.output
     made = there(emulator)
     assert [len(made[kind]) - len(before[kind]) for kind in ("vpcs", "NAT gateways", "roles", "buckets")] == [

@@ -1,0 +1,194 @@
+"""`prefect-coiled ls`, `cost`, `resources`, `quotas` and `images`: what there is, and what it costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prefect_coiled.cli.common import no_cluster, show
+from prefect_coiled.cli.declare import At, JsonOption, command
+
+if TYPE_CHECKING:
+    from prefect_coiled.records import InstanceRecord
+
+
+@command("ls")
+def list_clusters(at: At, as_json: JsonOption = False) -> None:
+    """List the clusters of an account in a region, with what they cost an hour."""
+    from prefect_coiled import costs
+    from prefect_coiled.aws.instances import find_instances
+
+    clusters: dict[tuple[str, str], list[InstanceRecord]] = {}
+    for machine in find_instances(at.aws):
+        clusters.setdefault((machine.cluster, machine.cluster_uid), []).append(machine)
+    basis, listed, rows = "", [], []
+    for (name, _), machines in clusters.items():
+        uses = [
+            costs.MachineUse(vm_type=m.instance_type, spot=m.spot, public_ip=bool(m.public_ip))
+            for m in machines
+        ]
+        cost = costs.estimate(uses, region=at.aws.region)
+        basis, workers = cost.basis, sum(m.role == "worker" for m in machines)
+        listed.append(
+            {
+                "name": name,
+                "state": _state(machines),
+                "since": min((m.launched_at.isoformat() for m in machines if m.launched_at), default=None),
+                "workers": workers,
+                "types": dict(Counter(m.instance_type for m in machines)),
+                "creator": machines[0].creator,
+                "usd_per_hour": cost.total_usd,
+            }
+        )
+        rest = (str(workers), _types(machines), machines[0].creator, cost.short)
+        rows.append((name, _state(machines), _age(machines), *rest))
+    columns = ("NAME", "STATE", "AGE", "WORKERS", "TYPES", "CREATOR", "COST/H")
+    none = f"No cluster of account {at.loaded.slug} runs in {at}"
+    show(listed, as_json, columns, rows, none=none, after=[f"{basis} Machines and public addresses only."])
+
+
+@command("cost")
+def show_cost(
+    name: Annotated[str | None, typer.Argument(help="Name of a cluster; all of them if not given.")] = None,
+    *,
+    at: At,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what an account's clusters cost an hour and have cost so far, and what they share.
+
+    By AWS's list prices, from each machine's launch on; without traffic and logs.
+    """
+    from prefect_coiled import costs
+    from prefect_coiled.plan.prices import total, usd
+    from prefect_coiled.provision import take_inventory
+
+    now = datetime.now(timezone.utc)
+    found = take_inventory(at.aws, name, costly=True)
+    if name is not None and not any(r.kind == "instance" for r in found):
+        raise no_cluster(at.aws, name)
+    listed: dict[str, list[tuple[bool, float | None, float | None]]] = {}
+    for one in found:
+        if one.usd_per_hour == 0:
+            continue
+        hours = None
+        if one.since is not None:
+            hours = max((now - one.since).total_seconds(), costs.MINIMUM_SECONDS) / 3600
+        so_far = None if hours is None or one.usd_per_hour is None else one.usd_per_hour * hours
+        # The parts of a cluster are counted by its machines.
+        counts = not one.cluster or one.kind == "instance"
+        listed.setdefault(one.cluster or f"({one.kind}s)", []).append((counts, one.usd_per_hour, so_far))
+    sums: list[dict[str, Any]] = [
+        {
+            "name": key,
+            "count": sum(counts for counts, _, _ in parts),
+            "usd_per_hour": total([hourly for _, hourly, _ in parts]),
+            "usd": total([so_far for _, _, so_far in parts]),
+        }
+        for key, parts in listed.items()
+    ]
+    rows = [(row["name"], str(row["count"]), usd(row["usd_per_hour"]), usd(row["usd"])) for row in sums]
+    all_, paid = (usd(total([row[key] for row in sums])) for key in ("usd_per_hour", "usd"))
+    rows.append(("total", "", all_, paid))
+    none = f"Nothing of account {at.loaded.slug} costs anything by the hour in {at}"
+    basis = f"{costs.basis(at.aws.region, spot=True)} Machines, disks, public addresses and NAT gateways."
+    after = (f"Account {at.loaded.slug} in {at}", basis)
+    show(sums, as_json, ("NAME", "HOW MANY", "COST/H", "SO FAR"), rows, none=none, after=after)
+
+
+@command("resources")
+def list_resources(at: At, as_json: JsonOption = False) -> None:
+    """List everything that an account has in a region, found by tag, and what it costs an hour."""
+    from prefect_coiled.plan.prices import usd
+    from prefect_coiled.provision import take_inventory
+
+    found = take_inventory(at.aws)
+    prices = ("" if one.usd_per_hour == 0 else usd(one.usd_per_hour) for one in found)
+    rows = (
+        (one.cluster or "(shared)", one.kind, one.resource_id, price, one.note)
+        for one, price in zip(found, prices, strict=True)
+    )
+    none = f"Account {at.loaded.slug} has nothing in {at}"
+    show(found, as_json, ("CLUSTER", "KIND", "ID", "COST/H", ""), rows, none=none)
+
+
+@command("quotas")
+def show_quotas(
+    at: At,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also those of machines that nothing runs of and that are 0.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List what AWS allows the AWS account in a region, what is used, and where to ask for more.
+
+    What is used counts everything in the AWS account, whoever made it. `check` says how many workers fit.
+    The exit code is 1 where AWS does not let something be read.
+    """
+    from prefect_coiled.aws.quotas import find_uses
+
+    found = find_uses(at.aws)
+    rows = [
+        (
+            one.name,
+            one.code,
+            "unknown" if one.limit is None else f"{one.limit:g} {one.unit}".strip(),
+            "unknown" if one.used is None else str(one.used),
+            one.console,
+        )
+        for one in found
+        if everything or not one.unit or one.used or one.limit or one.unknown
+    ]
+    columns = ("QUOTA", "CODE", "ALLOWED", "USED", "ASK FOR MORE")
+    why = list(dict.fromkeys(one.unknown for one in found if one.unknown))
+    before = f"Account {at.loaded.slug} in {at}"
+    show(found, as_json, columns, rows, before=before, after=[f"Unknown: {one}" for one in why])
+    if why:
+        raise typer.Exit(1)
+
+
+@command("images")
+def list_images(at: At, as_json: JsonOption = False) -> None:
+    """List the images that an account's clusters can run in: those of its repository in Amazon ECR."""
+    from prefect_coiled.aws.ecr import find_images
+    from prefect_coiled.errors import OptionsError
+    from prefect_coiled.options import merge
+
+    slug = at.loaded.slug
+    registry = merge({"region": at.region}, at.loaded.options).options.registry
+    if registry.kind != "ecr":
+        raise OptionsError(f"images of account {slug}", f"are kept in {registry}.", "Look at them there.")
+    found = find_images(at.aws)
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for one in found:
+            size = f"{one.size / 2**20:,.0f} MiB" if one.size else ""
+            pushed = one.pushed_at.astimezone().strftime("%Y-%m-%d %H:%M") if one.pushed_at else ""
+            yield ", ".join(one.tags) or "(none)", one.digest, size, pushed
+
+    none = f"Account {slug} has no images in {at.aws.region} yet."
+    before = f"Images of {found[0].repository}" if found else ""
+    show(found, as_json, ("TAG", "DIGEST", "SIZE", "PUSHED"), rows(), none=none, before=before)
+
+
+def _state(machines: Iterable[InstanceRecord]) -> str:
+    states = [m.state for m in machines if m.role == "scheduler"]
+    return states[0] if states else "no scheduler: sweep"
+
+
+def _age(machines: Iterable[InstanceRecord], now: datetime | None = None) -> str:
+    begun = [m.launched_at for m in machines if m.launched_at]
+    if not begun:
+        return "?"
+    seconds = int(((now or datetime.now(timezone.utc)) - min(begun)).total_seconds())
+    if seconds < 120:
+        return f"{max(seconds, 0)} s"
+    return f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
+
+
+def _types(machines: Iterable[InstanceRecord]) -> str:
+    counted = Counter(f"{m.instance_type}{' spot' if m.spot else ''}" for m in machines)
+    return ", ".join(f"{n} x {kind}" for kind, n in counted.items())
