@@ -18,7 +18,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from prefect_coiled.events import EVERYWHERE, Event
+from prefect_coiled.events import EVERYWHERE, Event, Stream
 
 # The steps in the order in which they begin; others are shown below them.
 ORDER = (
@@ -38,12 +38,13 @@ _SHOWN = ("step", "workers", "dashboard")
 
 
 class Board:
-    """The state of each step and the second at which it was reached."""
+    """The state of each step of each cluster, and the second at which it was reached."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._begun = clock()
-        self._steps: dict[str, tuple[str, float]] = {}
+        # By the stream of a cluster: names come late, and come back.
+        self._steps: dict[Stream | None, dict[str, tuple[str, float]]] = {}
         self._lock = threading.Lock()
         self._spinner = Spinner("dots")
 
@@ -52,15 +53,23 @@ class Board:
         if event.kind not in _SHOWN:
             return False
         with self._lock:
-            self._steps[event.step] = (event.text, self._clock() - self._begun)
+            steps = self._steps.setdefault(event.source, {})
+            steps[event.step] = (event.text, self._clock() - self._begun)
         return True
 
     def rows(self) -> list[tuple[str, str, float]]:
-        """The steps that were begun, in order: name, state, seconds since the board was opened."""
+        """The steps that were begun, in order: name, state, seconds since the board was opened.
+
+        Where there are several clusters, each has steps of its own, below each other, under its name.
+        """
         with self._lock:
-            steps = dict(self._steps)
-        known = [s for s in ORDER if s in steps]
-        return [(s, *steps[s]) for s in (*known, *(s for s in steps if s not in ORDER))]
+            clusters = {source: dict(steps) for source, steps in self._steps.items()}
+        rows = []
+        for source, steps in clusters.items():
+            before = f"{source.of}: " if source is not None and source.of and len(clusters) > 1 else ""
+            known = [s for s in ORDER if s in steps]
+            rows += [(before + s, *steps[s]) for s in (*known, *(s for s in steps if s not in ORDER))]
+        return rows
 
     def __rich__(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))

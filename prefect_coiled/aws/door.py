@@ -188,12 +188,16 @@ class Aws:
     @property
     def number(self) -> str:
         """The 12 digits of the AWS account behind the credentials, which is asked for once."""
-        known = _NUMBERS.setdefault(self.session, {})
-        where = self.endpoint_url or ""
-        if where not in known:
+        if not self.known_number:
             what = f"checking the credentials of account ({self.account})"
-            known[where] = str(self.call("sts:GetCallerIdentity", what)["Account"])
-        return known[where]
+            found = str(self.call("sts:GetCallerIdentity", what)["Account"])
+            _NUMBERS.setdefault(self.session, {})[self.endpoint_url or ""] = found
+        return self.known_number
+
+    @property
+    def known_number(self) -> str:
+        """The same, as far as it was asked for; else empty."""
+        return _NUMBERS.get(self.session, {}).get(self.endpoint_url or "", "")
 
     def tell(self, kind: str, text: str = "", **fields: Any) -> None:
         """Tell something of this account in this region, to whoever hears what is told in this context.
@@ -201,7 +205,8 @@ class Aws:
         Args:
             text: What was done, for a person.
         """
-        tell(Event(kind, text, account=self.account, region=self.region, **fields))
+        number = self.known_number
+        tell(Event(kind, text, account=self.account, region=self.region, number=number, **fields))
 
     def call(self, action: str, what: str, **parameters: Any) -> dict[str, Any]:
         """Make one AWS call.

@@ -6,15 +6,20 @@ import atexit
 import contextlib
 import os
 import weakref
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from prefect_coiled.errors import PrefectCoiledError
 from prefect_coiled.internals.python import before_threads_end
 
-if TYPE_CHECKING:
-    from prefect_coiled.cluster.cluster import Cluster
 
-open_clusters: weakref.WeakSet[Cluster] = weakref.WeakSet()
+class Open(Protocol):
+    """A cluster that is open."""
+
+    def remove_at_exit(self) -> None:
+        """Remove it, without a thread or a flow."""
+
+
+open_clusters: weakref.WeakSet[Open] = weakref.WeakSet()
 
 
 def remove_forgotten() -> None:

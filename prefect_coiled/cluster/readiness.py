@@ -9,15 +9,12 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from prefect_coiled.aws import instances
+from prefect_coiled.cluster.base import ClusterBase
 from prefect_coiled.cluster.last_words import last_words
 from prefect_coiled.cluster.launched import Launched
 from prefect_coiled.errors import ClusterStartError, StoppedError
-
-if TYPE_CHECKING:
-    from prefect_coiled.cluster.cluster import Cluster
 
 # Seconds between two looks at the machines in AWS, and between two tries to connect.
 _LOOK, _TRY = 5.0, 0.1
@@ -29,7 +26,7 @@ _DEAD = ("shutting-down", "terminated", "stopping", "stopped")
 
 
 async def wait_until_ready(
-    cluster: Cluster,
+    cluster: ClusterBase,
     launched: Launched,
     *,
     least: int,
@@ -91,7 +88,7 @@ async def _knock(launched: Launched) -> None:
     writer.close()
 
 
-async def _check_machines(cluster: Cluster, launched: Launched, least: int) -> None:
+async def _check_machines(cluster: ClusterBase, launched: Launched, least: int) -> None:
     found = await cluster.in_thread(launched.machines, (*instances.LIVE, *_DEAD))
     dead = {i.instance_id for i in found if i.state in _DEAD}
     scheduler = launched.record.scheduler.instance_id
@@ -104,7 +101,7 @@ async def _check_machines(cluster: Cluster, launched: Launched, least: int) -> N
 
 
 async def _give_up(
-    cluster: Cluster, launched: Launched, timeout: float, connected: bool, least: int, last: str
+    cluster: ClusterBase, launched: Launched, timeout: float, connected: bool, least: int, last: str
 ) -> None:
     if not connected:
         why = f"the scheduler did not answer within {timeout:.0f} s of its launch ({last})"
@@ -114,7 +111,9 @@ async def _give_up(
     raise await _failure(cluster, launched, why, silent)
 
 
-async def _failure(cluster: Cluster, launched: Launched, why: str, ids: Iterable[str]) -> ClusterStartError:
+async def _failure(
+    cluster: ClusterBase, launched: Launched, why: str, ids: Iterable[str]
+) -> ClusterStartError:
     """The error, with the last words of some of the machines, the same words counted."""
     some = list(ids)[:_ASKED]
     texts = await asyncio.gather(*(cluster.in_thread(launched.log, one, _LAST_LINES) for one in some))

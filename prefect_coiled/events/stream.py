@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -37,6 +37,8 @@ class Event:
         record: The cluster as it was launched.
         resources: What the cluster consists of, a row each.
         cost: What it cost, as text.
+        number: The number of the AWS account, where it is known.
+        source: The stream that is of one cluster, where it was told on one.
         at: When it was over, UTC.
     """
 
@@ -59,6 +61,8 @@ class Event:
     resources: tuple[dict[str, str], ...] = ()
     removal: Removal | None = None
     cost: str = ""
+    number: str = ""
+    source: Stream | None = field(default=None, compare=False, repr=False)
     at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
 
@@ -66,10 +70,16 @@ Subscriber = Callable[[Event], None]
 
 
 class Stream:
-    """Tells its subscribers, and then those of the stream in which it was made."""
+    """Tells its subscribers, and then those of the stream in which it was made.
 
-    def __init__(self, parent: Stream | None = None) -> None:
+    Attributes:
+        of: The name of the cluster that all is about that is told here, empty while it has none; None where
+            it may be about several, or about none.
+    """
+
+    def __init__(self, parent: Stream | None = None, of: str | None = None) -> None:
         self._parent = parent
+        self.of = of
         self._subscribers: list[tuple[Subscriber, bool]] = []
 
     def subscribe(self, subscriber: Subscriber, *, shows: bool = False) -> None:
@@ -87,6 +97,8 @@ class Stream:
 
     def tell(self, event: Event) -> None:
         """Tell everybody. A subscriber's error is in the log, and nowhere else."""
+        if event.source is None and (source := self._source()) is not None:
+            event = replace(event, source=source)
         for subscriber, _ in self._all():
             try:
                 subscriber(event)
@@ -111,6 +123,11 @@ class Stream:
     def is_shown(self) -> bool:
         """Whether a subscriber shows the steps to a person."""
         return any(shows for _, shows in self._all())
+
+    def _source(self) -> Stream | None:
+        if self.of is not None:
+            return self
+        return self._parent._source() if self._parent is not None else None
 
     def _all(self) -> list[tuple[Subscriber, bool]]:
         around = self._parent._all() if self._parent is not None else []

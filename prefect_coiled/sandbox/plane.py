@@ -3,12 +3,7 @@
     DataPlane   gives addresses, makes machines, keeps the network as it is said to be
     Machine     one instance: power on, power button, pulled plug, gone; and what the supervisor notes on it
 
-Which one is settled at the start, by the setting `plane`:
-
-    process     process trees on addresses of the loopback; no walls between them
-    netns       the same in network namespaces: real addresses, security groups and routes hold
-    nspawn      whole Linux machines on such a network: systemd, cloud-init and their disk are real
-    qemu        virtual machines on such a network: their kernel and their hardware are real too, and slow
+The planes that there are stand in `planes`.
 """
 
 from __future__ import annotations
@@ -23,9 +18,8 @@ from typing import Literal, Protocol
 
 from prefect_coiled.sandbox.calls import WsgiApp
 from prefect_coiled.sandbox.network import Vpc
-from prefect_coiled.sandbox.settings import Settings
 
-__all__ = ["Address", "By", "DataPlane", "Ending", "Form", "Machine", "make_plane"]
+__all__ = ["Address", "By", "DataPlane", "Ending", "Form", "Machine"]
 
 By = Literal["user", "instance", "spot", "server"]
 Ending = Literal["terminate", "stop", "reboot"]
@@ -218,29 +212,3 @@ class DataPlane(Protocol):
 
     def close(self) -> None:
         """Nothing is left of it; its machines are gone before."""
-
-
-def make_plane(settings: Settings, form: Form | None = None) -> DataPlane:
-    """The data plane that the settings ask for.
-
-    Args:
-        settings: The settings at the start.
-        form: Whether each instance has an address of its own; by default what the platform has.
-
-    Raises:
-        SandboxError: It cannot be had here.
-    """
-    from prefect_coiled.sandbox.machine import ProcessPlane
-    from prefect_coiled.sandbox.netns.machines import NetnsPlane
-
-    if settings.plane == "nspawn":
-        from prefect_coiled.sandbox.nspawn.machines import NspawnPlane
-
-        return NspawnPlane(settings)
-    if settings.plane == "qemu":
-        from prefect_coiled.sandbox.qemu.machines import QemuPlane
-
-        return QemuPlane(settings)
-    if settings.plane == "netns":
-        return NetnsPlane()
-    return ProcessPlane(form)

@@ -22,7 +22,7 @@ from typing import Any
 from prefect_coiled.errors import SandboxError
 from prefect_coiled.sandbox.control import SETTINGS
 from prefect_coiled.sandbox.loading import loaded, prepare
-from prefect_coiled.sandbox.plane import make_plane
+from prefect_coiled.sandbox.planes import make_plane
 from prefect_coiled.sandbox.settings import Settings
 
 __all__ = ["main"]

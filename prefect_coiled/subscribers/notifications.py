@@ -62,13 +62,14 @@ class Notifications:
         self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def are_of(self, aws: Aws) -> bool:
-        """Whether they are of a door's account and region."""
-        return (self._door.account, self._door.region) == (aws.account, aws.region)
+    def are_of(self, account: str, region: str, number: str = "") -> bool:
+        """Whether they are of that account in that region, and in that AWS account, as far as it is known."""
+        same = {number, self._door.known_number} - {""}  # a slug may be given to another AWS account
+        return (self._door.account, self._door.region) == (account, region) and len(same) < 2
 
     def __call__(self, event: Event) -> None:
         """Keep it, if it is of this account and of a kind that is kept."""
-        if (event.account, event.region) != (self._door.account, self._door.region):
+        if not self.are_of(event.account, event.region, event.number):
             return
         kind, level, error = event.kind, event.level, event.error
         if kind == "reply":

@@ -97,8 +97,10 @@ def use_session(session: Session, *, threads: bool = True) -> Iterator[Session]:
     Args:
         threads: Whether threads can be started; not while the interpreter ends.
     """
-    heard = [one for one in here().everybody if isinstance(one, Notifications) and one.are_of(session.aws)]
-    notifications = heard[0] if heard else Notifications(session.aws)
+    aws = session.aws
+    place = (aws.account, aws.region, aws.known_number)
+    heard = [one for one in here().everybody if isinstance(one, Notifications) and one.are_of(*place)]
+    notifications = heard[0] if heard else Notifications(aws)
     notifications.threads = notifications.threads and threads
     token = _current.set(session)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from io import StringIO
 
 import pytest
@@ -20,3 +21,31 @@ def test_the_token_of_the_dashboard_goes_to_terminals_alone(terminal: bool) -> N
     assert LINK in written.getvalue()
     assert ("token=secret" in written.getvalue()) == terminal
     assert not events.here().is_shown
+
+
+def test_two_clusters_of_one_process_have_rows_of_their_own_under_their_names() -> None:
+    with progress.live_board(Console(file=StringIO(), width=200)) as board:
+        streams = [events.Stream(events.here(), of="") for _ in "ab"]
+        contexts = [copy_context() for _ in streams]
+        for n, (stream, context) in enumerate(zip(streams, contexts, strict=True)):
+            context.run(stream.enter)
+            context.run(events.step, "instances", f"{n + 1} launched")
+        assert [state for _, state, _ in board.rows()] == ["1 launched", "2 launched"]
+        # A name comes back: the second cluster has that of one that was there before.
+        for stream, name in zip(streams, ("mine", "mine"), strict=True):
+            stream.of = name
+        contexts[1].run(events.step, "instances", "3 launched")
+        events.step("account default", "the sandbox")
+    assert [row[:2] for row in board.rows()] == [
+        ("mine: instances", "1 launched"),
+        ("mine: instances", "3 launched"),
+        ("account default", "the sandbox"),
+    ]
+
+
+def test_one_cluster_alone_is_not_named_at_its_steps() -> None:
+    with progress.live_board(Console(file=StringIO(), width=200)) as board:
+        context = copy_context()
+        context.run(events.Stream(events.here(), of="mine").enter)
+        context.run(events.step, "instances", "launching")
+    assert [row[:2] for row in board.rows()] == [("instances", "launching")]

@@ -13,7 +13,7 @@ from prefect_coiled.sandbox.loading import prepare
 prepare()
 
 from prefect_coiled.sandbox.corrections import install  # noqa: E402  moto is loaded with its switches set
-from prefect_coiled.sandbox.plane import make_plane  # noqa: E402
+from prefect_coiled.sandbox.planes import make_plane  # noqa: E402
 from prefect_coiled.sandbox.rules.account import History  # noqa: E402
 from prefect_coiled.sandbox.settings import Settings  # noqa: E402
 

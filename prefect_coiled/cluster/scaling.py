@@ -1,0 +1,219 @@
+"""How many workers a `Cluster` has, which, and who reaches its scheduler: what changes while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import dask.config
+from dask.utils import parse_timedelta
+from distributed.core import Status
+from distributed.deploy.adaptive import Adaptive as DaskAdaptive
+
+from prefect_coiled.cluster.base import ClusterBase
+from prefect_coiled.cluster.fleet import Workers
+from prefect_coiled.cluster.request import Request
+from prefect_coiled.cluster.sizes import WorkerSize, check_adaptive, worker_size
+from prefect_coiled.errors import OptionsError, PrefectCoiledError, printable
+from prefect_coiled.options import IngressRule
+from prefect_coiled.options.ingress import ingress_rules
+from prefect_coiled.plan.node_config import LEAVING_TOPIC
+from prefect_coiled.records import InstanceRecord
+
+logger = logging.getLogger(__name__)
+
+
+class ScalingCluster(ClusterBase):
+    """A cluster whose workers come and go."""
+
+    def __init__(self, request: Request) -> None:
+        self._leaving = False
+        self._scaling: asyncio.Lock | None = None
+        self._begun: set[asyncio.Future[None]] = set()
+        self._looking: asyncio.Future[None] | None = None
+        self._counted_on: tuple[int, frozenset[str]] = (0, frozenset())
+        self._told: set[str] = set()
+        super().__init__(request)
+
+    @property
+    def workers(self) -> Mapping[str, InstanceRecord]:
+        """A live view of the worker machines, there or on their way, by name, which is the machine's id."""
+        return Workers(lambda: {} if self.status == Status.closed else self._fleet.workers)
+
+    def _update_worker_status(self, op: str, msg: Any) -> None:
+        if op == "spot_notice":
+            self._watching.announced(map(str, msg))
+            return
+        if op == "leaving":
+            self._watching.expect(map(str, msg))
+            return
+        if op == "denied":
+            (text, hint) = map(printable, msg)
+            if hint not in self._told:  # once, however many tasks and workers it struck
+                self._told.add(hint)
+                logger.warning("A task was denied access to S3 (%s). %s", text, hint)
+            return
+        if op == "remove":
+            name = str(self.scheduler_info["workers"].get(msg, {}).get("name"))
+            self._fleet.away(name, for_good=self._watching.expects(name))
+            patience = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
+            asyncio.get_running_loop().call_later(patience, self._give_up, name)
+        elif op == "add":
+            names = {str(w["name"]) for w in msg["workers"].values()}
+            self._watching.joined(names)
+            if self._fleet.joined(names) and self.launched is not None:
+                self._looking = asyncio.ensure_future(self._look())
+        super()._update_worker_status(op, msg)
+        if self.launched is not None and not self._leaving:
+            self._tell_workers()
+
+    def _give_up(self, name: str) -> None:
+        # As Dask's own clusters: a worker that its nanny has started anew by now is no loss.
+        if not self._leaving and self._fleet.give_up(name):
+            self._watching.gone(name)
+            size, awaited = self._counted_on
+            if name in awaited:  # a size was asked for, and this one was counted as coming back
+                self._looking = asyncio.ensure_future(self._scale(size))
+
+    async def _look(self) -> None:
+        """Take what AWS has: another object, or another program, may have scaled the cluster."""
+        for name in self._fleet.seen(await self.in_thread(self.started().listed_workers)):
+            self._watching.gone(name)
+
+    def scale(self, n: int = 0, memory: str | float | None = None, cores: float | None = None) -> Any:
+        """Launch or retire workers so that there are so many. Returns once AWS has taken the request.
+
+        Within an event loop it begins at once, as with Dask's own clusters: to await what is returned, or the
+        cluster, is to wait for AWS.
+
+        Args:
+            n: Workers.
+            memory: All workers together have at least this, in bytes or as a text such as "100 GiB".
+            cores: All workers together have at least so many threads.
+
+        Raises:
+            OptionsError: If a number is none of 0 or more.
+            AwsError: If not one more worker could be launched.
+        """
+        if self._leaving:
+            return self.sync(asyncio.sleep, 0) if self.asynchronous else None
+        size = self._worker_size().at_least(n, cores=cores, memory=memory)
+        if not self.asynchronous:
+            return self.sync(self._scale, size)
+        begun = asyncio.ensure_future(self._scale(size))
+        self._begun.add(begun)
+        begun.add_done_callback(self._begun.discard)
+        return begun
+
+    def adapt(
+        self,
+        Adaptive: type[Any] = DaskAdaptive,  # noqa: N803  Dask's own word
+        minimum: int | None = None,
+        maximum: float | None = None,
+        minimum_cores: float | None = None,
+        maximum_cores: float | None = None,
+        minimum_memory: str | float | None = None,
+        maximum_memory: str | float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Launch and retire workers as the work asks for.
+
+        Args:
+            Adaptive: The class that decides.
+            minimum: Workers that are always there.
+            maximum: Never more workers than this.
+            minimum_cores: All workers together always have at least so many threads.
+            maximum_cores: All workers together never have more threads.
+            minimum_memory: The same for memory, in bytes or as a text such as "100 GiB".
+            maximum_memory: The same for memory.
+            **kwargs: Of `distributed.deploy.Adaptive`: `interval`, `wait_count`, `target_duration` and so on.
+
+        Raises:
+            OptionsError: A limit is none, or a keyword is misspelt: what has no limit costs money.
+        """
+        if Adaptive is DaskAdaptive:
+            check_adaptive(kwargs)
+        least, most = minimum, maximum
+        if not (minimum is minimum_cores is minimum_memory is None):
+            size = self._worker_size()
+            least = size.at_least(minimum or 0, cores=minimum_cores, memory=minimum_memory, what="minimum_")
+        if not (maximum is maximum_cores is maximum_memory is None):
+            size = self._worker_size()
+            most = size.at_most(maximum, cores=maximum_cores, memory=maximum_memory, what="maximum_")
+        if least is not None and most is not None and least > most:
+            raise OptionsError(f"minimum of {least} workers", f"is more than the maximum of {most:g}.")
+        return super().adapt(Adaptive=Adaptive, minimum=least, maximum=most, **kwargs)
+
+    def _worker_size(self) -> WorkerSize:
+        spec = self.started().spec
+        types = [*(m.instance_type for m in self.workers.values()), *spec.worker_types]
+        return worker_size(spec.worker_node, types, self.scheduler_info["workers"].values())
+
+    async def _scale(self, n: int) -> None:
+        if self._scaling is None:
+            self._scaling = asyncio.Lock()
+        async with self._scaling:
+            if self._leaving:
+                return  # as Dask's own clusters: there is nothing to scale
+            await self._look()
+            self._counted_on = n, self._fleet.awaited
+            more = n - len(self.workers)
+            if more > 0:
+                try:
+                    self._fleet.launched(await self.in_thread(self.started().add, more))
+                except PrefectCoiledError:
+                    with contextlib.suppress(PrefectCoiledError):
+                        await self._look()  # some may have come all the same
+                    raise
+            elif more < 0:
+                # Those that have not joined yet first, then those that the scheduler can best do without.
+                waiting = [w for w in self.workers if w not in self.observed]
+                idle = await self.scheduler_comm.workers_to_close(target=n, attribute="name")
+                chosen = list(dict.fromkeys([*waiting, *idle, *self.workers]))[:-more]
+                joined = [name for name in chosen if name in self.observed]
+                await self._announce(chosen)
+                await self.scheduler_comm.retire_workers(names=joined, remove=True, close_workers=True)
+                gone: Any = self.scale_down(chosen)  # of a subclass, it may be no coroutine
+                if inspect.isawaitable(gone):
+                    await gone
+
+    async def _announce(self, names: Iterable[str]) -> None:
+        """Whoever watches the cluster is told that these are meant to go."""
+        listed = list(names)
+        self._watching.expect(listed)
+        await self.scheduler_comm.log_event(topic=LEAVING_TOPIC, msg=listed)
+
+    async def scale_down(self, workers: Iterable[str]) -> None:
+        """Terminate the machines of these workers; Dask has retired them before."""
+        going = self._fleet.remove(workers)
+        if not going:
+            return
+        await self._announce(going)
+        try:
+            await self.in_thread(self.started().terminate_workers, going)
+        except BaseException:
+            self._fleet.launched(going.values())  # they still run, for all that is known
+            raise
+
+    def set_ingress(self, ingress: Any) -> Any:
+        """Change who may reach the scheduler while the cluster runs.
+
+        Args:
+            ingress: Rules such as [{"ports": [8786, 8787], "cidr": "me"}], a CIDR or "me" for the usual
+                ports, or an empty list to close all. What is not said any more is closed. Rules that only say
+                ports are for those who get in now.
+
+        Raises:
+            OptionsError: If a rule is wrong, or the security group is the user's own.
+        """
+        return self.sync(self._set_ingress, ingress)
+
+    async def _set_ingress(self, ingress: Any) -> tuple[IngressRule, ...]:
+        launched = self.started()
+        now = [rule.cidr for rule in launched.spec.ingress]
+        rules = ingress_rules({"cidr": ingress} if isinstance(ingress, str) else ingress, now)
+        return await self.in_thread(launched.set_ingress, rules)
