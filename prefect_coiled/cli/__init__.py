@@ -10,19 +10,12 @@ from typing import Annotated
 
 import typer
 
-from prefect_coiled.cli import (  # noqa: F401  each declares its commands, in the order of the help
-    accounts,
-    blocks,
-    clusters,
-    demo,
-    doctor,
-    environment,
-    iam,
-    listings,
-    policies,
-    sandbox,
-    setup,
-)
+# Each declares its commands, in the order of the help.
+# isort: off
+from prefect_coiled.cli import policies, listings, clusters, doctor, demo  # noqa: F401
+from prefect_coiled.cli import accounts, blocks, environment, iam, sandbox, setup  # noqa: F401
+
+# isort: on
 from prefect_coiled.cli.declare import app
 
 __all__ = ["app"]
