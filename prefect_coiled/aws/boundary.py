@@ -11,7 +11,7 @@ import json
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.ownership import is_ours
 from prefect_coiled.errors import AccessDeniedError, AlreadyExistsError, NotFoundError, ProvisionError
-from prefect_coiled.plan import boundary, policies, tags
+from prefect_coiled.plan import boundary, machine_policies, tags
 from prefect_coiled.plan.iam_setup import policy_name
 from prefect_coiled.plan.kinds import Item, Kind, There, Wanted
 
@@ -57,7 +57,7 @@ def ensure_boundary(aws: Aws) -> str:
 
 
 def _create(aws: Aws) -> None:
-    _, document = policies.boundary_of(aws.account, aws.number, _partition(aws))
+    _, document = machine_policies.boundary_of(aws.account, aws.number, _partition(aws))
     what = f"creating the permissions boundary ({policy_name('boundary', aws.account)})"
     try:
         aws.call(

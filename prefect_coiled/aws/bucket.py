@@ -15,7 +15,7 @@ from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.aws_errors import aws_error
 from prefect_coiled.plan.kinds import Item, Kind, Scope
-from prefect_coiled.plan.policies import bucket_name, bucket_policy
+from prefect_coiled.plan.machine_policies import bucket_name, bucket_policy
 
 # Days after which a file goes; what is still wanted is put there again by the next launch.
 KEPT_DAYS = 30

@@ -11,9 +11,9 @@ from typing import Any
 from prefect_coiled.aws.caller import Caller
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AccessDeniedError, AwsError, CredentialsError, NotFoundError
-from prefect_coiled.plan import policies
+from prefect_coiled.plan import questions
 from prefect_coiled.plan.actions import Phase
-from prefect_coiled.plan.policies import Question
+from prefect_coiled.plan.questions import Question
 from prefect_coiled.records import Record
 
 
@@ -46,7 +46,7 @@ def foresee(aws: Aws, caller: Caller, role_arn: str = "") -> tuple[Denied, ...]:
     source = _source(aws, caller, role_arn)
     missing: list[Denied] = []
     for phase in ("ongoing", "setup"):
-        for question in policies.questions(
+        for question in questions.questions(
             phase, aws.account, caller.aws_account_id, aws.region, partition, aws.boundary
         ):
             refused = _refused(aws, source, question)
@@ -66,7 +66,7 @@ def may_use_key(aws: Aws, caller: Caller, key: str, role_arn: str = "") -> bool 
         return True
     try:
         source = _source(aws, caller, role_arn)
-        return not any(_refused(aws, source, one) for one in policies.key_questions(key, aws.region))
+        return not any(_refused(aws, source, one) for one in questions.key_questions(key, aws.region))
     except CredentialsError:
         raise
     except AwsError:

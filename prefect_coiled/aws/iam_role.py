@@ -18,7 +18,7 @@ from prefect_coiled.errors import (
     ProvisionError,
     QuotaError,
 )
-from prefect_coiled.plan import policies, tags
+from prefect_coiled.plan import machine_policies, tags
 from prefect_coiled.plan.boundary import NO_BOUNDARY
 from prefect_coiled.plan.kinds import ALL, Item, Kind, Scope, There, Wanted
 
@@ -56,7 +56,9 @@ def _create_role(aws: Aws, place: str, want: Wanted, there: There) -> Item:
             "iam:CreateRole",
             what,
             RoleName=aws.account,
-            AssumeRolePolicyDocument=policies.trust_policy(aws.session.get_partition_for_region(aws.region)),
+            AssumeRolePolicyDocument=machine_policies.trust_policy(
+                aws.session.get_partition_for_region(aws.region)
+            ),
             Description="Machines of Dask clusters made by prefect_coiled",
             Tags=tags.to_aws(tags.named(tags.account_tags(aws.account), aws.account)),
             **({"PermissionsBoundary": bound} if bound else {}),
@@ -107,7 +109,7 @@ def _write_policy(aws: Aws, item: Item, want: Wanted, there: There) -> Item:
 def _wanted(arn: str) -> str:
     """The policy of the role of that ARN."""
     parts = arn.split(":")
-    return policies.instance_policy(parts[-1].removeprefix("role/"), parts[4], parts[1])
+    return machine_policies.instance_policy(parts[-1].removeprefix("role/"), parts[4], parts[1])
 
 
 def _find_profile(aws: Aws, scope: Scope) -> list[Item]:
@@ -157,7 +159,7 @@ def check_policy_arn(arn: str) -> str:
         OptionsError: If it is none, or the policy would open the whole AWS account to the machines.
     """
     _check_form(arn)
-    if arn.rsplit("/", 1)[-1] in policies.NEVER_ATTACHED:
+    if arn.rsplit("/", 1)[-1] in machine_policies.NEVER_ATTACHED:
         raise OptionsError(
             f"policy {arn!r}",
             "would open the whole AWS account to everything that runs on a machine.",
@@ -189,11 +191,11 @@ def attach_policy(aws: Aws, arn: str) -> bool:
     except NotFoundError as error:
         raise OptionsError(f"policy {arn!r}", "AWS has no policy of that ARN.") from error
     except AccessDeniedError as error:
-        if policies.attachable(arn, aws.number):
+        if machine_policies.attachable(arn, aws.number):
             raise
         raise error.retold(
             "The set-up policy lets AWS's policies for reading and for S3 be attached, and those of your own "
-            f"under the path /{policies.OWN_PATH}/. Somebody who may can attach this one, or put what is "
+            f"under the path /{machine_policies.OWN_PATH}/. Somebody who may can attach this, or put what is "
             "needed into such a policy."
         ) from error
     return True

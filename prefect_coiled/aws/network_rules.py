@@ -11,8 +11,6 @@ from typing import Any
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AwsError, CredentialsError
 
-__all__ = ["closed_ways"]
-
 _EVERYWHERE = "0.0.0.0/0"
 # Where Linux begins a connection, and so where answers come in.
 _ANSWERS = (32768, 60999)

@@ -55,7 +55,8 @@ def setup_iam(
     from prefect_coiled.blocks.loading import account_slug
     from prefect_coiled.plan.boundary import GIVEN_UP, NO_BOUNDARY
     from prefect_coiled.plan.iam_setup import command, steps
-    from prefect_coiled.plan.policies import boundary_of, iam_policies
+    from prefect_coiled.plan.machine_policies import boundary_of
+    from prefect_coiled.plan.policies import iam_policies
 
     named: list[tuple[Principal, str]] = []
     for principal, value in (("user", user), ("group", group), ("role", role)):

@@ -72,7 +72,8 @@ def show_policy(
     from prefect_coiled.options.keywords import KEYWORDS
     from prefect_coiled.plan.boundary import GIVEN_UP, NO_BOUNDARY
     from prefect_coiled.plan.iam_setup import written
-    from prefect_coiled.plan.policies import boundary_of, iam_policies
+    from prefect_coiled.plan.machine_policies import boundary_of
+    from prefect_coiled.plan.policies import iam_policies
 
     if service and name != "boundary":
         raise OptionsError("--service", "is for the policy `boundary` alone.")

@@ -26,7 +26,7 @@ class Grant(NamedTuple):
     Attributes:
         action: In IAM's own spelling, which for S3 differs from the API's.
         resource: An ARN with {partition}, {region}, {number}, {account} and {bucket} to be filled in.
-        condition: Name of a condition of `plan.policies`.
+        condition: Name of a condition of `plan.statements`.
     """
 
     action: str

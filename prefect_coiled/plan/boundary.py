@@ -16,18 +16,6 @@ from typing import Any
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.plan.actions import BOUNDARY
 
-__all__ = [
-    "BOUND",
-    "GIVEN_UP",
-    "NO_BOUNDARY",
-    "SERVICES",
-    "boundary_arn",
-    "boundary_policy",
-    "check_boundary",
-    "effective_boundary",
-    "guards",
-]
-
 # What is said instead of an ARN where the role is to have none.
 NO_BOUNDARY = "none"
 # What that means.

@@ -25,8 +25,8 @@ from prefect_coiled.errors import PrefectCoiledError, ProvisionError
 from prefect_coiled.events import Watch
 from prefect_coiled.events.story import resource_rows
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.machine_policies import bucket_name
 from prefect_coiled.plan.network import blocked_words
-from prefect_coiled.plan.policies import bucket_name
 from prefect_coiled.provision.removal import remove_cluster
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.provision.set_up import set_up_account

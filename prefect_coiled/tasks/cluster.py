@@ -145,7 +145,7 @@ def check_disk_key(session: Session, spec: ClusterSpec) -> None:
     events.step("disk key", key if may else f"{key}; whether it may be used cannot be told beforehand")
     if may is not False:
         return
-    statements = key_statements(key, aws.region)
+    statements = tuple(key_statements(key, aws.region))
     raise AccessDeniedError(
         f"starting machines in {aws.region}",
         f"the AWS account encrypts disks with a KMS key of its own ({key}), and the credentials' policies do "

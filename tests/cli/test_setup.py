@@ -26,7 +26,8 @@ from prefect_coiled.accounts import reset_account
 from prefect_coiled.errors import AccountError, CredentialsError, OptionsError
 from prefect_coiled.options import merge
 from prefect_coiled.plan.actions import ADMINISTRATION
-from prefect_coiled.plan.policies import boundary_of, iam_policies
+from prefect_coiled.plan.machine_policies import boundary_of
+from prefect_coiled.plan.policies import iam_policies
 from prefect_coiled.provision import take_inventory
 from prefect_coiled.sandbox import Sandbox
 

@@ -17,7 +17,8 @@ from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.foresight import foresee
 from prefect_coiled.errors import AccessDeniedError, ProvisionError
 from prefect_coiled.events import EVERYWHERE, Event
-from prefect_coiled.plan.policies import boundary_of, iam_policies
+from prefect_coiled.plan.machine_policies import boundary_of
+from prefect_coiled.plan.policies import iam_policies
 from prefect_coiled.provision import destroy_account, set_up_account
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session

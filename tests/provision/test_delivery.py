@@ -22,7 +22,7 @@ from prefect_coiled.environment.modules_wheel import write_wheel
 from prefect_coiled.errors import AwsError
 from prefect_coiled.events import hearing
 from prefect_coiled.plan.cluster import ClusterSpec
-from prefect_coiled.plan.policies import bucket_name
+from prefect_coiled.plan.machine_policies import bucket_name
 from prefect_coiled.provision import create_cluster, remove_cluster
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.environment import read_lock, send

@@ -24,7 +24,7 @@ from prefect_coiled.events import Event, hearing
 from prefect_coiled.notifications import machines_of, read_notifications
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.cluster import ClusterSpec
-from prefect_coiled.plan.policies import bucket_name
+from prefect_coiled.plan.machine_policies import bucket_name
 from prefect_coiled.provision import (
     add_workers,
     change_ingress,

@@ -28,7 +28,8 @@ from prefect_coiled.options import RegistryOptions
 from prefect_coiled.plan.actions import ACTIONS
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.containers import ContainerImage, container_image
-from prefect_coiled.plan.policies import bucket_name, iam_policies, permitting_statements
+from prefect_coiled.plan.machine_policies import bucket_name
+from prefect_coiled.plan.policies import iam_policies, permitting_statements
 from prefect_coiled.plan.quotas import machine_quota
 from prefect_coiled.provision import (
     add_workers,

@@ -14,19 +14,16 @@ from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import NetworkIds
 from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE
 from prefect_coiled.plan.boundary import BOUND, NO_BOUNDARY, boundary_arn
+from prefect_coiled.plan.machine_policies import boundary_of, bucket_name, trust_policy
 from prefect_coiled.plan.policies import (
     LONGEST,
     PARTITIONS,
     POLICIES,
-    WHAT_FOR,
-    boundary_of,
-    bucket_name,
-    grants,
     iam_policies,
     permitting_statements,
     size,
-    trust_policy,
 )
+from prefect_coiled.plan.statements import WHAT_FOR, grants
 from prefect_coiled.sandbox.iam.decide import Request, decide
 from prefect_coiled.sandbox.iam.table import action_row, known_actions
 

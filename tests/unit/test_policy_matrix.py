@@ -11,7 +11,8 @@ import pytest
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.boundary import boundary_arn
 from prefect_coiled.plan.containers import repository_name
-from prefect_coiled.plan.policies import POLICIES, PolicyName, boundary_of, bucket_name, iam_policies
+from prefect_coiled.plan.machine_policies import boundary_of, bucket_name
+from prefect_coiled.plan.policies import POLICIES, PolicyName, iam_policies
 from prefect_coiled.sandbox.iam.decide import Request, decide
 
 NUMBER, OTHER_NUMBER, REGION = "123456789012", "210987654321", "us-east-1"

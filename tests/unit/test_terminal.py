@@ -22,7 +22,7 @@ from prefect_coiled.cluster import Cluster
 from prefect_coiled.errors import AwsError, ProvisionError, printable
 from prefect_coiled.events import story
 from prefect_coiled.events.rows import Notification, choose
-from prefect_coiled.plan.policies import instance_policy
+from prefect_coiled.plan.machine_policies import instance_policy
 from prefect_coiled.records import Removal
 from prefect_coiled.terminal import Terminal
 
