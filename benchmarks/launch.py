@@ -65,8 +65,8 @@ def sizes(numbers: list[int], profile: str) -> list[dict[str, Any]]:
     from pydantic import SecretStr
 
     from prefect_coiled.aws import instances, log_events
-    from prefect_coiled.aws.account import Account
     from prefect_coiled.aws.credentials import CredentialSource
+    from prefect_coiled.aws.loaded_account import Account
     from prefect_coiled.cluster.request import Request
     from prefect_coiled.provision import add_workers, create_cluster, delete_cluster, set_up_account
     from prefect_coiled.sandbox import Sandbox

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefect_coiled.accounts import set_backend_options
     from prefect_coiled.blocks import Ec2DaskAccount, Ec2DaskRegistry, aload_account, load_account
     from prefect_coiled.cluster import Cluster
     from prefect_coiled.notifications import cluster_logs, get_notifications
     from prefect_coiled.options import BackendOptions
     from prefect_coiled.plan.policies import iam_policies
+    from prefect_coiled.saved_accounts import set_backend_options
     from prefect_coiled.task_runner import CoiledTaskRunner
     from prefect_coiled.task_runner.run_options import ClusterSettings
 
@@ -25,7 +25,7 @@ _EXPORTS = {
     "BackendOptions": "prefect_coiled.options",
     "cluster_logs": "prefect_coiled.notifications",
     "get_notifications": "prefect_coiled.notifications",
-    "set_backend_options": "prefect_coiled.accounts",
+    "set_backend_options": "prefect_coiled.saved_accounts",
     "Ec2DaskAccount": "prefect_coiled.blocks",
     "Ec2DaskRegistry": "prefect_coiled.blocks",
     "aload_account": "prefect_coiled.blocks",

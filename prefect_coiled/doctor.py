@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 from prefect import flow, task
 
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.caller import find_caller
 from prefect_coiled.aws.foresight import foresee
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cluster import Cluster
 from prefect_coiled.costs import MachineUse, estimate
 from prefect_coiled.errors import AwsError, OptionsError

@@ -210,7 +210,7 @@ def _profiles() -> list[str]:
 def __getattr__(name: str) -> Any:
     """`Account` where scripts around the provisioning flows knew it before it had a file of its own."""
     if name == "Account":
-        from prefect_coiled.aws.account import Account
+        from prefect_coiled.aws.loaded_account import Account
 
         return Account
     raise AttributeError(name)

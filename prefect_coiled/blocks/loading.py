@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.credentials import ADMINISTRATOR, CredentialSource
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer, credential_source
 from prefect_coiled.blocks.base import age_of, what_is_wrong
 from prefect_coiled.errors import AccountError, PrefectCoiledError

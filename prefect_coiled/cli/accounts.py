@@ -68,8 +68,8 @@ def account_reset(
     yes: YesOption = False,
 ) -> None:
     """Delete an account's options, so that the default holds again. What it has in AWS stays."""
-    from prefect_coiled.accounts import reset_account
     from prefect_coiled.blocks.loading import account_slug
+    from prefect_coiled.saved_accounts import reset_account
 
     name = account_slug(slug)
     if not yes:

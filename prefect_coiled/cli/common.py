@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from prefect_coiled.aws.account import Account
     from prefect_coiled.aws.door import Aws
+    from prefect_coiled.aws.loaded_account import Account
     from prefect_coiled.events import Event
     from prefect_coiled.plan.changes import Plan
     from prefect_coiled.records import Removal

@@ -16,8 +16,8 @@ from prefect_coiled.cli.examples import EXAMPLES
 from prefect_coiled.errors import PrefectCoiledError
 
 if TYPE_CHECKING:
-    from prefect_coiled.aws.account import Account
     from prefect_coiled.aws.door import Aws
+    from prefect_coiled.aws.loaded_account import Account
     from prefect_coiled.tasks.steps import Session
 
 # Local variables, which may be secrets, must not be in a traceback.

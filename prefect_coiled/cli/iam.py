@@ -119,8 +119,8 @@ def _administrator(
     slug: str, profile: str | None, number: str | None, partition: str
 ) -> tuple[Aws, str, str]:
     """The door of whoever manages IAM, said in a line; the AWS account's number, and its partition."""
-    from prefect_coiled.accounts import administrator
     from prefect_coiled.aws.caller import find_caller
+    from prefect_coiled.saved_accounts import administrator
 
     (account, aws) = administrator(slug, profile)
     caller = find_caller(aws)

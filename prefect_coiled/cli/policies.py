@@ -11,8 +11,8 @@ from prefect_coiled.cli.declare import AccountOption, At, JsonOption, command
 from prefect_coiled.errors import OptionsError
 
 if TYPE_CHECKING:
-    from prefect_coiled.aws.account import Account
     from prefect_coiled.aws.door import Aws
+    from prefect_coiled.aws.loaded_account import Account
     from prefect_coiled.plan.cluster import ClusterSpec
     from prefect_coiled.provision.room import Room
 

@@ -151,7 +151,7 @@ def _of_kind(kind: str, flags: AccountFlags, saved: Ec2DaskAccount | None) -> Ac
 
 
 def _verify(block: Ec2DaskAccount, slug: str) -> None:
-    from prefect_coiled.accounts import verify
+    from prefect_coiled.saved_accounts import verify
 
     caller = verify(block, slug)
     typer.echo(printable(f"   AWS account {caller.aws_account_id} as {caller.arn}"))
@@ -176,8 +176,8 @@ def _secret(question: str) -> str:
 
 def _submit(saved: Ec2DaskAccount | None, block: Ec2DaskAccount, slug: str, yes: bool) -> None:
     """Show what will hold and what changes, ask, and save it."""
-    from prefect_coiled.accounts import save_account
     from prefect_coiled.blocks.changes import differences
+    from prefect_coiled.saved_accounts import save_account
 
     console = out()
     console.print("4. Review")
@@ -208,7 +208,7 @@ def _review(block: Ec2DaskAccount, account: str) -> None:
 
 def _make(block: Ec2DaskAccount, account: str) -> None:
     """Set up, each resource a line as it is made."""
-    from prefect_coiled.accounts import set_up
+    from prefect_coiled.saved_accounts import set_up
 
     console = out()
     reads = ("Describe", "Get", "Head", "List")

@@ -16,9 +16,9 @@ from typing import Any
 
 from prefect_coiled import events
 from prefect_coiled.aws import ecr, instances, log_events, parameters, security_groups
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.caller import find_caller, own_cidr
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.waits import persistently, wait_for
 from prefect_coiled.blocks import load_account
 from prefect_coiled.cluster.request import Request

@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import Unpack
 
-from prefect_coiled.aws.account import Account
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.parameters import cluster_path
 from prefect_coiled.cluster.dask_config import config_to_send
 from prefect_coiled.environment.capture import check_ignored

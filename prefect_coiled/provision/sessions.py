@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.blocks import load_account
 from prefect_coiled.options import merge
 from prefect_coiled.tasks.steps import Session, current_session, untagged, use_session

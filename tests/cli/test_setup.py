@@ -22,7 +22,6 @@ from prefect_aws.client_parameters import AwsClientParameters
 from typer.testing import Result
 
 from prefect_coiled import Ec2DaskAccount, load_account, set_backend_options
-from prefect_coiled.accounts import reset_account
 from prefect_coiled.errors import AccountError, CredentialsError, OptionsError
 from prefect_coiled.options import merge
 from prefect_coiled.plan.actions import ADMINISTRATION
@@ -30,6 +29,7 @@ from prefect_coiled.plan.machine_policies import boundary_of
 from prefect_coiled.plan.policies import iam_policies
 from prefect_coiled.provision import take_inventory
 from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.saved_accounts import reset_account
 
 from .conftest import run
 

@@ -8,8 +8,8 @@ import pytest
 from pydantic import SecretStr
 
 from prefect_coiled import CoiledTaskRunner
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.credentials import CredentialSource
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cluster import Cluster
 from prefect_coiled.errors import AwsError, OptionsError
 from prefect_coiled.sandbox import Sandbox

@@ -20,9 +20,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from prefect_coiled import Cluster, set_backend_options
-from prefect_coiled.accounts import reset_account
 from prefect_coiled.cli import app
 from prefect_coiled.errors import PrefectCoiledError
+from prefect_coiled.saved_accounts import reset_account
 
 FOLDER = Path(os.environ.get("EMULATORS", ".emulators"))
 COMMANDS = {

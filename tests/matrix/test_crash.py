@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from prefect_coiled.aws import leases, parameters
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cluster import launched as launching
 from prefect_coiled.errors import PrefectCoiledError
 from prefect_coiled.sandbox import Sandbox

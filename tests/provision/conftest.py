@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.events import EVERYWHERE, Event
 from prefect_coiled.plan.cluster import ClusterSpec

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.errors import AccessDeniedError, AwsError, ProvisionError
 from prefect_coiled.plan import tags
 from prefect_coiled.provision import set_up_account

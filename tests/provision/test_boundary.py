@@ -11,10 +11,10 @@ from botocore.exceptions import ClientError
 from pydantic import SecretStr
 
 from prefect_coiled.aws import caller, iam_role
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.foresight import foresee
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.errors import AccessDeniedError, ProvisionError
 from prefect_coiled.events import EVERYWHERE, Event
 from prefect_coiled.plan.machine_policies import boundary_of

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from prefect_coiled.aws import instances
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cluster.launched import launch
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import (

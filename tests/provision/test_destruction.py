@@ -11,9 +11,9 @@ import pytest
 from botocore.exceptions import ClientError
 from pydantic import SecretStr
 
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.errors import AwsError, ProvisionError
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.provision import (

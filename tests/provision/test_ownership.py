@@ -13,9 +13,9 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from prefect_coiled.aws import bucket, instances, leases, parameters, security_groups
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.ownership import is_ours
 from prefect_coiled.cli import app
 from prefect_coiled.cluster import launched

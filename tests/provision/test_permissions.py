@@ -14,11 +14,11 @@ from botocore.exceptions import ClientError
 from pydantic import SecretStr
 
 from prefect_coiled.aws import baked_images, caller, ecr, iam_role, instances, log_events, quotas
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.foresight import foresee
 from prefect_coiled.aws.kinds import KINDS, drop, find
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.environment import Lock, Locked
 from prefect_coiled.environment.build import wheel_of

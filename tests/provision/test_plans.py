@@ -12,10 +12,10 @@ import pytest
 from pydantic import SecretStr
 
 from prefect_coiled.aws import instances, kinds, parameters
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.events import hearing
 from prefect_coiled.plan import tags

@@ -21,9 +21,9 @@ from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.instances import LIVE, find_instances
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cluster.launched import launch
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import AwsError

@@ -15,9 +15,9 @@ import typer
 from pydantic import SecretStr
 
 from prefect_coiled.aws import bucket, parameters
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cli import accounts as account_commands
 from prefect_coiled.cli import resources as resource_commands
 from prefect_coiled.cli.common import tell_removal

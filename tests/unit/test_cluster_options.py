@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from prefect_coiled.aws.account import Account
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import OptionsError

@@ -12,9 +12,9 @@ from prefect_aws.client_parameters import AwsClientParameters
 from pydantic import SecretStr
 
 from prefect_coiled import Ec2DaskAccount
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.caller import Caller, find_caller
 from prefect_coiled.aws.credentials import CredentialSource
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.blocks import account_from_block
 from prefect_coiled.errors import (
     AccessDeniedError,

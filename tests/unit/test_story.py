@@ -7,8 +7,8 @@ from datetime import datetime, timezone
 import pytest
 from pydantic import SecretStr
 
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.credentials import CredentialSource
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import NoCapacityError, ProvisionError
 from prefect_coiled.events import Event, story

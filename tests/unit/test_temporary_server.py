@@ -10,12 +10,12 @@ from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
 from typer.testing import CliRunner
 
-from prefect_coiled.accounts import reset_account, save_account
 from prefect_coiled.aws.caller import Caller
 from prefect_coiled.blocks import Ec2DaskAccount, load_account
 from prefect_coiled.blocks.loading import find_accounts
 from prefect_coiled.cli import app
 from prefect_coiled.errors import AccountError
+from prefect_coiled.saved_accounts import reset_account, save_account
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def server_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
     monkeypatch.setattr(SubprocessASGIServer, "start", start)
     monkeypatch.setattr(
-        "prefect_coiled.accounts._caller", lambda account: Caller(aws_account_id="1" * 12, arn="arn")
+        "prefect_coiled.saved_accounts._caller", lambda account: Caller(aws_account_id="1" * 12, arn="arn")
     )
     with temporary_settings({PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True}, restore_defaults={PREFECT_API_URL}):
         yield

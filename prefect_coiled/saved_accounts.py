@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.caller import Caller, find_caller
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.blocks import Ec2DaskAccount, account_from_block
 from prefect_coiled.blocks.changes import differences
 from prefect_coiled.blocks.editing import check_nothing_opened, edited
