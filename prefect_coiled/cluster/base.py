@@ -63,6 +63,10 @@ class ClusterBase(DistributedCluster):
             asynchronous=held["asynchronous"], loop=held["loop"], quiet=held["quiet"], name=held["name"]
         )
 
+    def __reduce__(self) -> Any:
+        text = "a cluster is at work in the process that has it, and is not pickled: pass its name"
+        raise TypeError(f"{text}, and attach to it there: Cluster(name={self.name!r})")
+
     @staticmethod
     def shares_loopback(account: str | None = None) -> bool:
         """Whether machines of that account reach what listens on this machine's loopback."""

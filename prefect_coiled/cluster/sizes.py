@@ -95,8 +95,10 @@ def worker_size(node: NodeConfig, vm_types: Iterable[str], there: Iterable[Mappi
 
 
 def check_adaptive(given: Iterable[str]) -> None:
-    """Refuse a keyword of `adapt` that Dask would swallow."""
+    """Refuse a keyword of `adapt` that Dask would swallow; the limits are keywords of it, too."""
+    known = (*_LIMITS, *_ADAPTIVE)
     for name in given:
-        if name not in _ADAPTIVE:
-            hint = near(name, (*_LIMITS, *_ADAPTIVE)) or f"Known: {', '.join((*_LIMITS, *_ADAPTIVE))}."
-            raise OptionsError("adapt", f"unexpected keyword {name!r}.", hint)
+        if name not in known:
+            raise OptionsError(
+                "adapt", f"unexpected keyword {name!r}.", near(name, known) or f"Known: {', '.join(known)}."
+            )

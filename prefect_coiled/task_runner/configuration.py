@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ import distributed
 from prefect_dask import DaskTaskRunner
 from typing_extensions import Self, Unpack
 
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.options.base import near
 from prefect_coiled.options.keywords import ClusterOptions, taken
 from prefect_coiled.task_runner.shipping import is_shipping
 
@@ -44,8 +47,13 @@ class ConfiguredRunner(DaskTaskRunner):
         self._started: bool
         self._given_cluster = cluster
         self._lost_cluster = False
+        _check_client(self.client_kwargs)
         if not (cluster or address or cluster_class):
             _check(self.cluster_kwargs)
+            if "Adaptive" not in self.adapt_kwargs:  # a class of the user's own takes what it takes
+                from prefect_coiled.cluster.sizes import check_adaptive
+
+                check_adaptive(self.adapt_kwargs)
 
     def _prepare_run(self) -> None:
         """Set what belongs to one run of this runner; never compared, duplicated or pickled."""
@@ -98,3 +106,11 @@ class ConfiguredRunner(DaskTaskRunner):
 
 def _check(options: Mapping[str, Any]) -> None:
     taken(options, "CoiledTaskRunner", runner=True)
+
+
+def _check_client(given: Mapping[str, Any]) -> None:
+    """Refuse a keyword of `distributed.Client` that would be swallowed where the address is given."""
+    known = [name for name in inspect.signature(distributed.Client).parameters if name != "kwargs"]
+    for name in given:
+        if name not in known:
+            raise OptionsError("client_kwargs", f"unexpected keyword {name!r}.", near(name, known))

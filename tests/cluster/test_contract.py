@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+import cloudpickle
 import dask
 import pytest
 from botocore.exceptions import ClientError
@@ -74,6 +75,11 @@ def test_its_representation_names_it_and_counts_its_workers(cluster: Cluster) ->
     assert repr(cluster).startswith(f"Cluster({cluster.name}, 'tls://")
     assert "workers=2, threads=2" in repr(cluster)
     assert cluster.name in cluster._repr_html_()
+
+
+def test_pickling_it_says_to_pass_its_name(cluster: Cluster) -> None:
+    with pytest.raises(TypeError, match=rf"pass its name, .*Cluster\(name='{cluster.name}'\)"):
+        cloudpickle.dumps(cluster)
 
 
 def test_logs_of_every_machine_come_from_cloudwatch(cluster: Cluster, until: Until) -> None:

@@ -269,6 +269,12 @@ def test_a_runner_of_a_live_cluster_refuses_to_work_in_another_process() -> None
         ({"cluster_kwargs": {"n_worker": 3}}, "Did you mean 'n_workers'"),
         ({"cluster_kwargs": {"asynchronous": True}}, "cannot set `asynchronous`"),
         ({"client_kwargs": {"asynchronous": True}}, "cannot set `asynchronous`"),
+        ({"adapt_kwargs": {"minimun": 1}}, "Did you mean 'minimum'"),
+        ({"client_kwargs": {"timeot": 1}}, "Did you mean 'timeout'"),
+        (
+            {"address": "tls://a:1", "client_kwargs": {"set_as_defualt": True}},
+            "Did you mean 'set_as_default'",
+        ),
         ({"address": "tls://a:1", "n_workers": 2}, "n_workers together with"),
         ({"address": "tls://a:1", "cluster_class": LocalCluster}, "Cannot specify `address`"),
     ],
