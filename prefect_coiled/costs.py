@@ -28,10 +28,7 @@ class MachineUse(BaseModel):
     """Machines of one type that run for the same time.
 
     Attributes:
-        vm_type: Such as "m6i.xlarge".
-        count: How many.
         hours: How long each runs, in hours.
-        spot: Whether they are spot machines.
         disk_gb: Size of each one's gp3 volume, in GB.
         public_ip: Whether each has a public IPv4 address.
         label: What they are for, such as "workers".
@@ -52,7 +49,6 @@ class CostLine(BaseModel):
     """One item.
 
     Attributes:
-        what: What it is, in words.
         usd: US dollars; None where the price is not known.
         note: A remark, such as that the spot price is lower.
     """
@@ -68,7 +64,6 @@ class CostEstimate(BaseModel):
     """What something costs by AWS's list prices.
 
     Attributes:
-        lines: The items.
         total_usd: Their sum in US dollars; None if a price is not known.
         known_usd: The sum of those that are known.
         basis: What kind of number this is, in a sentence.
@@ -105,7 +100,6 @@ def estimate(
     """Sum what machines, their disks and addresses, and NAT gateways cost.
 
     Args:
-        uses: The machines.
         nat_gateway_hours: Hours of NAT gateways, all together. They cost even when nothing runs.
         region: Where it runs; said in the basis, for prices differ.
     """

@@ -50,8 +50,6 @@ class StepRecord(Record):
     """A step of the examination.
 
     Attributes:
-        name: Such as "cluster".
-        ok: Whether it came through.
         note: What it found, without ids.
         error: Class and code of what failed; empty where nothing did.
     """
@@ -67,7 +65,6 @@ class Examination(Record):
     """What came of it; without anything that tells whose account it is.
 
     Attributes:
-        python: Of the client.
         usd_at_most: What it can have cost by AWS's list prices.
         calls: How often each action was called.
         codes: How often each error code was answered, by action.

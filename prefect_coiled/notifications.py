@@ -23,6 +23,8 @@ _LOOKED_AT = 10_000
 _TIMES = 'must be a time such as "10m" or "2026-01-31T09:00".'
 _SHOWN = (*instances.LIVE, "shutting-down", "terminated")
 _STYLES = {logging.ERROR: "red", logging.WARNING: "yellow"}
+# What a line has that tells of an error.
+_ERRORS = ("ERROR", "CRITICAL", "Traceback", "Error:", "Exception")
 
 
 def get_notifications(
@@ -209,13 +211,9 @@ def cluster_logs(
     chosen = [one for one, role in sorted(machines.items(), key=lambda item: item[::-1]) if wanted[role]]
     since = since or (begun - log_events.EARLIER if begun else None)
     for instance_id, lines in log_events.said(door, chosen, since=since):
-        kept = [line for line in lines if not errors_only or _is_error(line)]
+        kept = [line for line in lines if not errors_only or any(word in line for word in _ERRORS)]
         out["Scheduler" if machines[instance_id] == "scheduler" else instance_id] = Log("\n".join(kept))
     return out
-
-
-def _is_error(line: str) -> bool:
-    return any(word in line for word in ("ERROR", "CRITICAL", "Traceback", "Error:", "Exception"))
 
 
 def _door(account: str | None, region: str | None) -> Aws:

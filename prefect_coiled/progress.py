@@ -83,13 +83,8 @@ class Board:
 
 def is_underway(state: str) -> bool:
     """Whether the state of a step is one that goes on to another."""
-    return state.startswith(_UNDERWAY) or _is_partial(state)
-
-
-def _is_partial(state: str) -> bool:
-    # "3 ready (of 10)"
-    done, ready, rest = state.partition(" ready (of ")
-    return bool(ready) and done != rest.rstrip(")")
+    done, ready, rest = state.partition(" ready (of ")  # "3 ready (of 10)"
+    return state.startswith(_UNDERWAY) or (bool(ready) and done != rest.rstrip(")"))
 
 
 @contextmanager

@@ -64,8 +64,6 @@ class OwnNetwork(Record):
     """A network of the user's own, as it was found.
 
     Attributes:
-        scheduler_zone: Zone of the scheduler's subnet.
-        worker_zone: Zone of the workers' subnet.
         dedicated: Whether its machines are dedicated instances, which not all types can be.
     """
 
@@ -176,9 +174,6 @@ class BakedImage(Record):
         environment: The hash of the packages that it holds.
         python: Minor version of Python, such as "3.11".
         state: EC2's word: pending, available or failed.
-        snapshot_ids: Its disks.
-        root_device: See `MachineImage`.
-        disk: See `MachineImage`.
     """
 
     image_id: str

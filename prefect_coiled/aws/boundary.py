@@ -13,7 +13,7 @@ from prefect_coiled.aws.ownership import is_ours
 from prefect_coiled.errors import AccessDeniedError, AlreadyExistsError, NotFoundError, ProvisionError
 from prefect_coiled.plan import boundary, machine_policies, tags
 from prefect_coiled.plan.iam_setup import policy_name
-from prefect_coiled.plan.kinds import Item, Kind, There, Wanted
+from prefect_coiled.plan.kinds import Item, Kind, There
 
 
 def wanted_arn(aws: Aws) -> str:
@@ -140,10 +140,6 @@ def _delete(aws: Aws, items: list[Item]) -> None:
         raise error.retold(error.diagnosis.next_step, why=why) from error
 
 
-def _bring(aws: Aws, place: str, want: Wanted, there: There) -> Item:
-    return {"Arn": ensure_boundary(aws)}
-
-
 # Looked for when a role is to be made, and when an account goes; else it is an administrator's.
 BOUNDARY = Kind(
     name="permissions boundary",
@@ -155,6 +151,6 @@ BOUNDARY = Kind(
     administered=True,
     asked=lambda want: want.boundary != boundary.NO_BOUNDARY,
     places=lambda want, there: () if there["role"] else ("",),
-    create=_bring,
+    create=lambda aws, place, want, there: {"Arn": ensure_boundary(aws)},
     delete=_delete,
 )

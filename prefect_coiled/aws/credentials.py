@@ -42,7 +42,6 @@ class CredentialSource:
     slug on the other side.
 
     Attributes:
-        access_key_id: Access key of an IAM user.
         external_id: External id that the role's trust policy asks for.
         session_name: Name of the assumed role's session, as CloudTrail shows it.
         role_args: Further parameters of sts:AssumeRole, such as `DurationSeconds`.

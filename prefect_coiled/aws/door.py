@@ -200,11 +200,7 @@ class Aws:
         return _NUMBERS.get(self.session, {}).get(self.endpoint_url or "", "")
 
     def tell(self, kind: str, text: str = "", **fields: Any) -> None:
-        """Tell something of this account in this region, to whoever hears what is told in this context.
-
-        Args:
-            text: What was done, for a person.
-        """
+        """Tell something of this account in this region, to whoever hears what is told in this context."""
         number = self.known_number
         tell(Event(kind, text, account=self.account, region=self.region, number=number, **fields))
 
@@ -214,7 +210,6 @@ class Aws:
         Args:
             action: A key of `plan.actions.ACTIONS`, such as "ec2:CreateVpc".
             what: What is being done, for the error text, such as "creating VPC (my-team)".
-            parameters: The API's own parameters.
 
         Returns:
             The response, as boto3 gives it.

@@ -96,7 +96,8 @@ def _refused(aws: Aws, source: str, question: Question) -> list[tuple[str, str]]
                 "EvaluationResults",
                 PolicySourceArn=source,
                 ActionNames=list(question.actions),
-                ResourceArns=[_resource(question.resource, source)],
+                # Oneself by one's own ARN, which has the path that the policy leaves open.
+                ResourceArns=[source if "${aws:username}" in question.resource else question.resource],
                 ContextEntries=entries,
             )
         )
@@ -113,11 +114,6 @@ def _refused(aws: Aws, source: str, question: Question) -> list[tuple[str, str]]
         for r in results
         if r["EvalDecision"] != "allowed"
     ]
-
-
-def _resource(resource: str, source: str) -> str:
-    """What is asked about; of oneself by one's own ARN, which has the path that the policy leaves open."""
-    return source if "${aws:username}" in resource else resource
 
 
 def _source(aws: Aws, caller: Caller, role_arn: str) -> str:

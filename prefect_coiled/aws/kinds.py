@@ -109,7 +109,6 @@ def find_what_shows(
     """The same for a way down: what AWS does not show of lesser things keeps no machine running.
 
     Args:
-        keys: The rows; all by default.
         patience: Seconds for each row in which AWS may fail.
 
     Returns:

@@ -5,16 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.tagged import ec2_kind, find_tagged
+from prefect_coiled.aws.tagged import ec2_kind
 from prefect_coiled.aws.waits import VISIBLE, retry_while
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError
 from prefect_coiled.plan import tags
-from prefect_coiled.plan.kinds import Item, Scope
-
-
-def find_launch_templates(aws: Aws, cluster: str) -> list[Item]:
-    """The launch templates of the clusters of a name."""
-    return find_tagged(aws, "ec2:DescribeLaunchTemplates", "LaunchTemplates", Scope(cluster))
 
 
 def ensure_launch_template(

@@ -26,10 +26,8 @@ class Account:
     Attributes:
         slug: Its name: of the block document, the IAM role, the log group and the tags.
         options: The account's layer of the backend options.
-        credentials: Who calls AWS.
         endpoint_url: Where AWS's API is, if not at AWS.
         sandbox: The sandbox that it runs in, or None: said by its block, and never guessed from an endpoint.
-        tags: Tags for everything the account makes.
         instead_of: Names of the accounts that were saved, where it is the sandbox because none has its name.
         permissions_boundary: ARN of the policy that bounds the machines' role; "none"; or empty, for the one
             that is made with the account's policies.
@@ -94,11 +92,7 @@ class Account:
         return attach_policy(self.door(), arn)
 
     def door(self, region: str | None = None, stop: threading.Event | None = None) -> Aws:
-        """The door of this account in a region; no call is made yet.
-
-        Args:
-            stop: When set, calls end with `StoppedError`.
-        """
+        """The door of this account in a region; no call is made yet."""
         from prefect_coiled.aws.door import Aws
 
         region = merge({"region": region}, self.options).options.region

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.tagged import ec2_kind, find_tagged
+from prefect_coiled.aws.tagged import ec2_kind
 from prefect_coiled.aws.waits import VISIBLE, retry_while
 from prefect_coiled.errors import (
     AlreadyExistsError,
@@ -16,12 +16,7 @@ from prefect_coiled.errors import (
     ProvisionError,
 )
 from prefect_coiled.plan import tags
-from prefect_coiled.plan.kinds import Item, Scope
-
-
-def find_security_groups(aws: Aws, cluster: str, uid: str) -> list[Item]:
-    """The security groups of a cluster."""
-    return find_tagged(aws, "ec2:DescribeSecurityGroups", "SecurityGroups", Scope(cluster, uid))
+from prefect_coiled.plan.kinds import Item
 
 
 def read_permissions(aws: Aws, *, group_id: str = "", name: str = "") -> list[dict[str, Any]]:

@@ -33,7 +33,6 @@ def find_tagged(
     Args:
         owners: The parameter that says that our own AWS account's are meant, where AWS shows others too.
         disabled: Whether images that are disabled are meant too.
-        more: Further filters, such as `state=["available"]`.
     """
     wanted = tags.cluster_filter(aws.account, scope.cluster, scope.uid)
     parameters: dict[str, Any] = {_FILTERS.get(action, "Filters"): tags.filters(wanted, **more)}

@@ -68,7 +68,8 @@ def edited(
     if "spot" not in given and "spot_policy" in given:
         after["spot"] = True
     if firewall is not None:
-        rules = changed_rules(_rules_of(block), firewall)
+        there = BackendOptions(**account_layer(block)).ingress if block is not None else (IngressRule(),)
+        rules = changed_rules(there, firewall)
     if rules is not None:
         after.update(_ingress_fields(rules))
     if registry:
@@ -97,10 +98,6 @@ def _follow_region(before: Mapping[str, Any], after: dict[str, Any], given: Mapp
             f"belongs to {before['region']}, but region {after['region']!r} was asked for.",
             "Give a network of that region too, or clear it.",
         )
-
-
-def _rules_of(block: Ec2DaskAccount | None) -> tuple[IngressRule, ...]:
-    return BackendOptions(**account_layer(block)).ingress if block is not None else (IngressRule(),)
 
 
 def _ingress_fields(rules: Sequence[IngressRule]) -> dict[str, Any]:

@@ -59,7 +59,6 @@ class Launched:
 
     Attributes:
         aws: The door; deaf to the stop event, because what is launched must also be removed.
-        attached: Whether it was there before.
         slot: Its slot of the account's concurrency limit, if there is such a limit.
         since: When its machines were launched, or were found, by `time.monotonic`.
     """

@@ -91,7 +91,6 @@ class ScalingCluster(ClusterBase):
         cluster, is to wait for AWS.
 
         Args:
-            n: Workers.
             memory: All workers together have at least this, in bytes or as a text such as "100 GiB".
             cores: All workers together have at least so many threads.
 

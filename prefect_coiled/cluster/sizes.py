@@ -23,11 +23,7 @@ _LIMITS = tuple(f"{end}{what}" for end in ("minimum", "maximum") for what in (""
 
 @dataclass(frozen=True)
 class WorkerSize:
-    """What one worker has; None where nobody knows.
-
-    Attributes:
-        memory: Its memory in bytes.
-    """
+    """What one worker has; None where nobody knows."""
 
     threads: int | None
     memory: float | None
@@ -77,7 +73,6 @@ def worker_size(node: NodeConfig, vm_types: Iterable[str], there: Iterable[Mappi
 
     Args:
         vm_types: The types of their machines, the likeliest first.
-        there: What the scheduler knows of workers.
     """
     machine = next((machines.table()[t] for t in vm_types if machines.known(t)), None)
     seen = next(iter(there), None)

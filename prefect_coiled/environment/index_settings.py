@@ -26,7 +26,6 @@ class Index:
         flat: Whether it is a list of files rather than a simple index.
         authenticate: When credentials are sent: "", "auto", "always" or "never".
         ignore_error_codes: HTTP statuses that mean "not here" rather than an error.
-        credentials: User and password.
     """
 
     url: str
@@ -59,12 +58,9 @@ class IndexSettings:
         indexes: The indexes, the first one asked first.
         find_links: Folders and pages of files; may hold credentials.
         no_index: Whether nothing but `find_links` is asked.
-        strategy: uv's index strategy.
-        keyring: uv's keyring provider.
         insecure_hosts: Hosts, with or without a port, whose certificates are not checked.
         certificates: A file of certificates that are trusted instead of the machine's.
         sources: By name of a package, or a glob over such names.
-        no_sources: Whether `sources` are not meant.
         torch_backend: Which of PyTorch's builds uv was told to take.
     """
 

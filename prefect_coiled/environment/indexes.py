@@ -43,7 +43,6 @@ class Trust(NamedTuple):
 
     Attributes:
         certificates: A file of certificates; else the machine's own: they know a company's proxies.
-        checked: Whether its certificate is looked at.
     """
 
     certificates: str = ""
@@ -63,7 +62,6 @@ class Indexes:
 
     Attributes:
         environ: The variables for uv, which hold the credentials.
-        settings: What was told, of all places.
         tool: Which tool says where packages come from.
         locks: The lock files that the project may have.
     """

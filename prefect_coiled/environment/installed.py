@@ -180,7 +180,6 @@ class _Editable:
     """A distribution that is installed from a checkout.
 
     Attributes:
-        folder: Where its modules are.
         tops: The names of those that are its own; None for whatever is in the folder.
     """
 

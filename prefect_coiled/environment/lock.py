@@ -46,7 +46,6 @@ class Locked:
     """A lock, and the wheels that were built for it on this machine.
 
     Attributes:
-        built: Their files by hash.
         indexes: For downloads of the others.
         notes: What a user should know, such as a package that was left out.
         changes: Packages that are not the same here, on the machines and in their release.

@@ -193,7 +193,7 @@ class _Gathering:
     def _files(self, tree: Tree) -> Iterator[tuple[Path, int]]:
         """The files of a name that travel, and their sizes."""
         folder = tree.root / tree.name
-        names = _listed(tree.root) if not folder.is_dir() or _is_shadowed(folder) else []
+        names = _listed(tree.root) if not (folder / "__init__.py").exists() else []
         single = [tree.root / n for n in names if module_name(n) == tree.name]
         ignored = self._ignored.setdefault(tree.root, Ignored(tree.root))
         for path in single:
@@ -304,11 +304,6 @@ def _listed(folder: Path) -> list[str]:
         return sorted(os.listdir(folder))
     except OSError:
         return []
-
-
-def _is_shadowed(folder: Path) -> bool:
-    """Whether a folder is not what its name imports: a module file beside it goes before a bare folder."""
-    return not (folder / "__init__.py").exists()
 
 
 def _of_archive(tree: Tree) -> dict[str, bytes]:

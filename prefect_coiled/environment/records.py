@@ -58,7 +58,6 @@ class Package(Record):
     """A distribution that the client has installed.
 
     Attributes:
-        origin: Where it came from.
         url: Where to get it, without user and password; empty for those of an index.
         commit: Of a repository.
         subdirectory: Inside a repository or an archive.
@@ -108,8 +107,6 @@ class Change(Record):
     Attributes:
         here: The version that is installed here; empty for what only the machines get.
         machines: What the machines get: a version, or "as here".
-        files: Python files that differ.
-        what: The difference in words.
     """
 
     package: str
@@ -152,9 +149,7 @@ class Lock(Record):
     """The wheels that a machine installs: a lock in the standard form, with paths of the bucket.
 
     Attributes:
-        architecture: "x86_64" or "arm64".
         wheels: All that is installed, by name.
-        uv: What installs them.
         modules: The program's own modules; they change often, and are no part of the environment's hash.
     """
 

@@ -26,7 +26,6 @@ class EggLink(NamedTuple):
 
     Attributes:
         modules: The folder that its modules are imported from.
-        root: The folder of its setup.py.
     """
 
     name: str

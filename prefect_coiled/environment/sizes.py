@@ -34,9 +34,6 @@ def heaviest(sizes: Mapping[str, int]) -> str:
         if heavy and weights[found] * 2 <= weights[heavy]:
             break
         heavy = found
-        inside = [n for n in weights if n != heavy and n.startswith(heavy) and _is_in(n, heavy)]
+        below = [n for n in weights if n != heavy and n.startswith(heavy) and heavy.endswith("/")]
+        inside = [n for n in below if "/" not in n[len(heavy) :].rstrip("/")]
     return heavy
-
-
-def _is_in(name: str, folder: str) -> bool:
-    return folder.endswith("/") and "/" not in name[len(folder) :].rstrip("/")

@@ -28,7 +28,6 @@ class Said(NamedTuple):
     Attributes:
         code: Its status: 1 is a failure of what was asked, 2 one of the way there
             (https://docs.astral.sh/uv/reference/cli/).
-        out: What it printed.
         error: What it complained of, without credentials.
     """
 
@@ -63,11 +62,7 @@ def find_uv() -> list[str]:
 
 @contextmanager
 def prepared(indexes: Indexes, files: Mapping[str, str] | None = None) -> Iterator[Place]:
-    """A working directory for uv with the indexes as its only configuration, removed afterwards.
-
-    Args:
-        files: Texts to put there, by name.
-    """
+    """A working directory for uv with the indexes as its only configuration, removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="prefect-coiled-uv-") as folder:
         place = Path(folder)
         for name, text in {"uv.toml": indexes.text, **(files or {})}.items():

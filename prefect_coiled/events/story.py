@@ -41,9 +41,7 @@ class Phase(Record):
     """A part of a cluster's life.
 
     Attributes:
-        name: Such as "launch".
         begin: Seconds since the cluster was asked for.
-        end: Likewise.
     """
 
     name: str

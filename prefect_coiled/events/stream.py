@@ -30,11 +30,8 @@ class Event:
         action: The call to AWS, such as "ec2:CreateVpc".
         ids: Ids of machines, or of what the kind names.
         level: A level of `logging`.
-        error: Why it failed.
         reply: What AWS answered.
-        ready: Workers that have joined.
         of: Workers that there are.
-        record: The cluster as it was launched.
         resources: What the cluster consists of, a row each.
         cost: What it cost, as text.
         number: The number of the AWS account, where it is known.

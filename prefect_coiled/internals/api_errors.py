@@ -40,7 +40,6 @@ def cause_and_step(error: BaseException, unreached: str = _OTHER) -> tuple[str, 
     """The cause in one line, without a full stop; and what to do.
 
     Args:
-        error: What a client of Prefect's raised.
         unreached: What to do where nothing says more than that there was no answer.
     """
     for one in _chain(error):

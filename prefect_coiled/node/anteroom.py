@@ -25,7 +25,6 @@ class Anteroom:
     """Connections that have not shown yet what they may. For one event loop.
 
     Args:
-        patience_s: Seconds that each may.
         origin: Gives the address that a connection comes from by its port, where it was passed on by this
             machine itself; empty for others.
     """
@@ -45,12 +44,7 @@ class Anteroom:
         return len(self._waiting)
 
     def enter(self, visitor: Hashable, address: str, send_away: Callable[[], object], port: int = 0) -> None:
-        """A connection came.
-
-        Args:
-            address: Where it comes from.
-            port: The port there.
-        """
+        """A connection came."""
         address = self._origin(port) or address
         if len(self._waiting) >= self._room:
             counted = Counter(one for one, _, _ in self._waiting.values())

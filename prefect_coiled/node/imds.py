@@ -38,7 +38,6 @@ class Imds:
 
     Args:
         endpoint: Its address; by default AWS_EC2_METADATA_SERVICE_ENDPOINT, else the real one.
-        timeout_s: Seconds that one request may take.
     """
 
     def __init__(

@@ -56,11 +56,9 @@ class Claim:
     """The modules of one program that uses a cluster.
 
     Attributes:
-        process: The program.
         digests: The hash of each file, by its path.
         client: The Dask client by which it uses the cluster; while that is connected, nobody may replace
             the modules. Without one they are there until somebody else has others of the name.
-        title: What a person calls it.
         left_out: Why names are not among them.
     """
 
@@ -87,7 +85,6 @@ class Answer:
     Attributes:
         missing: Hashes of files that it has to be sent first.
         taken: Names of which another program, which is at work, has other modules.
-        holder: That program.
         failed: Why workers could not take them, by address.
     """
 

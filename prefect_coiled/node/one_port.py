@@ -22,11 +22,7 @@ _HANDSHAKE, _CLIENT_HELLO, _ALPN = 22, 1, 16
 
 
 class OnePort:
-    """Listens on one port, and passes each connection on to the scheduler or to the dashboard.
-
-    Args:
-        address: The machine's own address.
-    """
+    """Listens on one port, and passes each connection on to the scheduler or to the dashboard."""
 
     def __init__(self, address: str, port: int, scheduler: int, dashboard: int) -> None:
         self._address, self._port = address, port

@@ -134,8 +134,6 @@ class Firewall:
     """A change of who may reach schedulers; what is None stays.
 
     Attributes:
-        ports: The ports that are open.
-        cidrs: The networks that may reach them.
         closed: Whether nothing is open any more.
     """
 

@@ -34,7 +34,6 @@ class Keyword:
 
     Attributes:
         kind: What it takes.
-        about: What it is for.
         default: What holds where nobody says it.
         otherwise: The default in words, where it depends on something.
         yaml: Its place below `coiled` in `coiled.yaml`; by default its name, and none for an object.
@@ -42,7 +41,6 @@ class Keyword:
         secret: Whether its value may hold a secret: no error shows it.
         option: Whether it stands for the backend option of its name.
         hides: Keywords of a lower place that fall away where this one is said.
-        name: Filled in from the table.
     """
 
     kind: Kind

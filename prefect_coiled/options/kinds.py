@@ -22,10 +22,6 @@ _LONGEST = 80
 _NEVER = ("none", "null", "never")
 
 
-def _as_it_is(text: str) -> Any:
-    return text
-
-
 @dataclass(frozen=True)
 class Kind:
     """What a keyword takes.
@@ -39,7 +35,7 @@ class Kind:
 
     words: str
     take: Callable[[Any], Any]
-    read: Callable[[str], Any] = _as_it_is
+    read: Callable[[str], Any] = str
     allowed: tuple[str, ...] = ()
 
 
@@ -145,10 +141,6 @@ def one_of(*allowed: str) -> Kind:
     return Kind(f"one of {', '.join(allowed)}", take, allowed=allowed)
 
 
-def _gpu(value: Any) -> int:
-    return int(value) if isinstance(value, bool) else _whole(value)
-
-
 def _how_many(value: Any) -> bool | int | float:
     if isinstance(value, str):
         return as_bool(value)
@@ -244,7 +236,7 @@ TEXT = Kind("a text", _text)
 NAMES = Kind("a text, or a list of texts", _texts, _names)
 WHOLE_RANGE = Kind("a whole number of 1 or more, or a range such as [4, 8]", _range, _json)
 SIZES = Kind('a size such as "16 GiB", or a range such as ["16 GiB", "32 GiB"]', _sizes, _json_list)
-GPUS = Kind("0 or 1", _gpu, _json)
+GPUS = Kind("0 or 1", lambda value: int(value) if isinstance(value, bool) else _whole(value), _json)
 HOW_MANY = Kind("true, false, a number of workers, or a fraction from 0.0 to 1.0", _how_many, _how_many_in)
 SECONDS = Kind("seconds, more than 0, or a text such as '20 minutes'", seconds)
 SECONDS_OR_NEVER = Kind("seconds, more than 0, or a text such as '20 minutes'; None means never",

@@ -36,7 +36,6 @@ class MergedOptions:
     """The options that hold, and where each came from.
 
     Attributes:
-        sources: The source of each option.
         notes: Remarks by option, such as a zone that fell away with its region.
     """
 
@@ -82,9 +81,6 @@ class Stack:
 
 class Place:
     """What one place says: keywords as they are meant, and backend options by what they are about.
-
-    Args:
-        given: Keywords of `Cluster` that were checked.
 
     Raises:
         OptionsError: Something is wrong, or contradicts itself. The text names the place.

@@ -56,11 +56,7 @@ def code_of(code: str, status: int = 0) -> Code:
 
 
 def aws_error(what: str, operation: str, response: Mapping[str, Any], next_step: str = "") -> AwsError:
-    """Turn the response of a failed AWS call into an error of this library.
-
-    Args:
-        response: The `response` of a botocore ClientError.
-    """
+    """Turn the response of a failed AWS call into an error of this library."""
     error = response.get("Error", {})
     metadata = response.get("ResponseMetadata", {})
     code = str(error.get("Code", ""))

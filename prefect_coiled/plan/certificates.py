@@ -35,10 +35,8 @@ class ClusterCertificates:
 
     Attributes:
         ca: The CA's certificate, PEM.
-        scheduler: Serves and connects.
         worker: Serves and connects. It is as mighty as the scheduler's: workers must be trusted.
         client: Connects only; no peer accepts it from a listener.
-        not_after: When all of them expire.
         ca_key: The CA's private key, PEM. Drop it: nothing needs it after this.
     """
 

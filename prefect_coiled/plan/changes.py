@@ -113,7 +113,6 @@ class Standing(NamedTuple):
     """The clusters of an account in a region.
 
     Attributes:
-        live: Those whose scheduler's machine is there.
         starting: Those that were asked for a short while ago, and have no scheduler yet.
         dead: Those of which something is left.
     """
@@ -218,7 +217,6 @@ def of_destruction(
 
     Args:
         stays: Why what all regions share stays; empty if it goes.
-        needed: Whether another region needs it.
     """
     for key in order(kinds, down=True):
         kind = kinds[key]

@@ -39,7 +39,6 @@ class ClusterSpec(Record):
     Attributes:
         name: Unique in account and region while the cluster lives.
         uid: Random, fixed when the cluster is planned; part of every client token.
-        zone: Zone to start in.
         other_zones: Whether a zone without capacity may be left for another one of the region.
         min_workers: With fewer than that the launch has failed.
         scheduler_types: Instance types for the scheduler, in order of preference.

@@ -34,12 +34,9 @@ class ContainerImage(Record):
 
     Attributes:
         reference: What `docker pull` is given.
-        host: The registry.
         login: How machines log in there: "ecr" by their role, "token" with the account's token, or not.
         username: Who logs in, with a token.
-        repository: In ECR, the repository's name.
         tag: In ECR, the tag; empty where a digest says which image it is.
-        digest: In ECR, the digest.
     """
 
     reference: str

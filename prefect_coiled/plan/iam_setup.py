@@ -29,12 +29,7 @@ def policy_name(phase: str, account: str) -> str:
 
 
 class Step(NamedTuple):
-    """A call to IAM.
-
-    Attributes:
-        call: Such as "CreateUser".
-        parameters: Those of the API.
-    """
+    """A call to IAM."""
 
     call: str
     parameters: Mapping[str, Any]
@@ -71,7 +66,6 @@ def steps(
     library's to say.
 
     Args:
-        documents: The policies by phase.
         aws_account_id: 12 digits; they are in the ARNs of the policies.
         key: Whether a user gets an access key.
         boundary: The permissions boundary of the machines' role. It is made and attached to nobody; a role

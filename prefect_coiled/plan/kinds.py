@@ -48,7 +48,6 @@ class Wanted(Record):
         zones: The zones that must have their subnets.
         every: All zones of the region: a network that is new gets subnets in all of them.
         zone: The zone of the NAT gateway, if one is to be made.
-        network: Whether a network is needed.
         nat: Whether private subnets need a NAT gateway.
         repository: Whether a repository for container images is needed.
         boundary: What the account says of the permissions boundary of the machines' role: its ARN, "none",
@@ -90,7 +89,6 @@ class Kind:
         find: All of the account in the door's region and in a scope; what AWS finds by its name, whoever it
             belongs to.
         id_of: An item's id, or its name where AWS has no ids.
-        labels: An item's tags.
         owner: Its ARN or the number of its AWS account; None where AWS finds only what is in our own.
         note: State, size or place, in a few words.
         usd: What it costs an hour by list prices, in US dollars; None if that is not known.
@@ -106,7 +104,6 @@ class Kind:
         waits_for: The rows that must be there before it is made, and that go only after it is gone.
         asked: Whether a set-up needs it; None for what no set-up makes.
         places: Where one has to be, such as zones; raises where that cannot be told.
-        place: Where an item is.
         sketch: What an item at a place will look like, as far as other rows look at it.
         lacks: What an item lacks of what is wanted, in words; empty if it is complete.
         create: Make one at a place. What it lacks then is `update`'s.

@@ -51,7 +51,6 @@ def halves(refused: int, got: list[int]) -> Iterator[int]:
     """How many to ask for when a quota refused `refused` machines, until as many are there as fit.
 
     Args:
-        refused: The number that did not fit.
         got: How many each call gave; the caller appends to it, 0 for a refusal.
     """
     most = refused - 1

@@ -33,7 +33,6 @@ def missing_subnets(
 
     Args:
         existing: The subnets there are, of this library or not; their blocks are avoided.
-        vpc_cidr: The VPC's IPv4 block.
 
     Raises:
         ProvisionError: If the VPC has no free block left.

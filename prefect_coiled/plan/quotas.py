@@ -16,11 +16,7 @@ from prefect_coiled.plan import machines
 
 
 class Quota(NamedTuple):
-    """A quota of an AWS account, nearly always in one region.
-
-    Attributes:
-        name: As the console calls it.
-    """
+    """A quota of an AWS account, nearly always in one region."""
 
     service: str
     code: str

@@ -85,7 +85,6 @@ def bake_data(environment: Place, region: str, timeout: float) -> str:
     """The user data of the machine of which an image is taken.
 
     Args:
-        environment: Where the list of packages is.
         timeout: Seconds until it gives up.
     """
     return _fill(_script("bake.sh"), {**_blanks(region, timeout, environment), "BAKED": BAKED})

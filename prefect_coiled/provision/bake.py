@@ -28,11 +28,6 @@ from prefect_coiled.tasks.launch import launch
 from prefect_coiled.tasks.steps import Session
 
 
-def builder_name(environment: str) -> str:
-    """Name of the cluster of one machine that bakes an environment."""
-    return f"bake-{environment}"
-
-
 @flow(name="bake image", flow_run_name="bake image {spec.name}", persist_result=False)
 def bake_image(spec: ClusterSpec) -> BakedImage:
     """Make an image with the client's packages, or find the one that has exactly them.
@@ -70,7 +65,7 @@ def bake_image(spec: ClusterSpec) -> BakedImage:
         egress = "none" if alone and spec.egress == "nat" else spec.egress
         spec = spec.model_copy(
             update={
-                "name": builder_name(lock.environment_hash),
+                "name": f"bake-{lock.environment_hash}",
                 "n_workers": 1,
                 "ingress": (),
                 "egress": egress,

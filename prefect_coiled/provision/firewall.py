@@ -8,6 +8,7 @@ from prefect_coiled.aws import security_groups
 from prefect_coiled.errors import OptionsError, ProvisionError
 from prefect_coiled.options import IngressRule
 from prefect_coiled.options.ingress import check_ssh, held_rules
+from prefect_coiled.plan.kinds import Scope
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.tasks import cluster as steps
 
@@ -53,7 +54,7 @@ def change_ingress(
                 f"its security group {spec.network.scheduler_firewall_id} is your own, and is never changed.",
                 "Change it in the AWS console.",
             )
-        groups = security_groups.find_security_groups(aws, name, spec.uid)
+        groups = list(security_groups.SECURITY_GROUP.find(aws, Scope(name, spec.uid)))
         if not groups:
             raise ProvisionError(
                 what, "it is starting or being removed, and has no security group", "Try again in a minute."

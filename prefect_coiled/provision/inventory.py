@@ -14,7 +14,6 @@ class Resource(Record):
     """A resource in AWS.
 
     Attributes:
-        kind: Such as "instance" or "NAT gateway".
         resource_id: Its id, or its name where AWS has no ids.
         cluster: The cluster it belongs to; empty for what all clusters share.
         note: State, size or place, in a few words.

@@ -408,9 +408,6 @@ def remove_shared(
     """Remove what of a plan belongs to no cluster; see `remove`.
 
     Args:
-        aws: The door.
-        plan: The plan.
-        there: What there is.
         unseen: Why AWS does not show some rows.
         left: What is left of clusters, and why: it keeps what it uses.
     """

@@ -14,7 +14,6 @@ class Room(Record):
     """How many workers of a type fit, beside their scheduler.
 
     Attributes:
-        spot: Whether they are spot machines.
         workers: How many; None where that cannot be told.
         quota: The quota that decides, with what is used of it.
         unknown: Why it cannot be told; empty where it can.
@@ -55,9 +54,7 @@ def find_room(aws: Aws, worker_type: str, scheduler_type: str, *, spot: bool) ->
     """For how many workers the AWS account's quotas leave room now.
 
     Args:
-        worker_type: The workers' type, such as "m6i.xlarge".
         scheduler_type: The scheduler's, which is never a spot machine.
-        spot: Whether the workers are spot machines.
     """
     plan = quotas.free_plan_types(aws) if quotas.on_free_plan(aws) else ()
     found = Room(worker_type=worker_type, spot=spot, free_plan=plan)

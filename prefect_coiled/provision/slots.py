@@ -42,11 +42,6 @@ _LEASES_ARE_OVER = LEASE + 30.0
 _LOCKED, _GONE = 423, 410
 
 
-def limit_name(account: str) -> str:
-    """Name of the limit of an account."""
-    return f"prefect-coiled:{account}"
-
-
 class Slot:
     """A slot that is held.
 
@@ -135,7 +130,7 @@ def take_slot(
     Raises:
         StoppedError: If a stop is asked for while waiting.
     """
-    name, began, told = limit_name(account), clock(), set[str]()
+    name, began, told = f"prefect-coiled:{account}", clock(), set[str]()
 
     def tell(text: str) -> None:
         if text not in told:

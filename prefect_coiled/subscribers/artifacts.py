@@ -55,7 +55,6 @@ class Artifacts:
         Args:
             key: Lower-case letters, digits and dashes; artifacts of one key are versions of each other.
             kind: Prefect's word: "markdown", "table", "progress" or "image".
-            flow_run_id: The flow run that shows it.
         """
         told = Told(key, kind, flow_run_id, data, description)
         self._queue(told)

@@ -36,7 +36,6 @@ class Story:
 
     Args:
         sandbox: Whether its logs are in no console of AWS's.
-        artifacts: Where to show it.
     """
 
     def __init__(

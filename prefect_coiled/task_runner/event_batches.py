@@ -46,7 +46,6 @@ class Flight:
     Attributes:
         sent: When they were sent, by the monotonic clock; 0 before.
         asked: When the API was asked about them last.
-        times: How often they were sent.
         missing: How many the API did not show when it was asked last.
     """
 
@@ -95,7 +94,6 @@ class Waiting:
         """Have one wait.
 
         Args:
-            event: The event.
             past: Whether its run has ended, and the end is known to go by itself.
         """
         entry = next(self._numbers), event

@@ -29,7 +29,7 @@ _IDS = 200
 def send(client: SyncPrefectClient, events: list[Event], resources: list[bytes]) -> None:
     """Send events, each related to some resources."""
     bodies = [_with_related(event, resources) for event in events]
-    if _is_cloud():
+    if str(PREFECT_API_URL.value() or "").startswith(str(PREFECT_CLOUD_API_URL.value())):
         asyncio.run(_stream(bodies))
         return
     try:
@@ -77,10 +77,6 @@ def _one_by_one(client: SyncPrefectClient, bodies: list[bytes]) -> None:
             if not 400 <= error.response.status_code < 500:
                 raise
             logger.error("The Prefect API refused an event of a task run: %s", error)
-
-
-def _is_cloud() -> bool:
-    return str(PREFECT_API_URL.value() or "").startswith(str(PREFECT_CLOUD_API_URL.value()))
 
 
 class _Ready:

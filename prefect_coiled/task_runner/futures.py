@@ -49,7 +49,6 @@ class CoiledFuture(PrefectDaskFuture[R]):
     """The future of a task run submitted by a `CoiledTaskRunner`.
 
     Args:
-        task_run_id: The id of its run.
         last_words: Gives what the machine of a lost worker last said; of the scheduler's for None.
         ended: Called once the task has ended well, that is with a state of its own.
         flow_run_id: The flow run that it belongs to.

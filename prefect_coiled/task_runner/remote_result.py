@@ -84,7 +84,6 @@ def with_result_of(
 
     Args:
         future: The Dask future, which keeps the result where it is.
-        fetch: Gets the state with its result.
     """
     state = ending.state()
     state.state_details.task_run_id, state.state_details.flow_run_id = run, flow_run

@@ -97,9 +97,6 @@ class ClusterSettings(OptionsModel):
     def over(self, **keywords: Any) -> dict[str, Any]:
         """The keywords for a `Cluster` that a flow makes itself: the environment's and these over its own.
 
-        Args:
-            keywords: What the flow's code says.
-
         Raises:
             OptionsError: A variable of the environment names no keyword.
         """

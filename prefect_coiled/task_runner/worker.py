@@ -172,7 +172,9 @@ async def flush_worker(flow_run_id: str, seconds: float) -> list[Batch]:
     await asyncio.to_thread(_send_events, seconds)
     with suppress(LateError):
         await asyncio.to_thread(_send_logs, seconds)
-    return await asyncio.to_thread(_hand_over, flow_run_id, seconds)
+    return await asyncio.to_thread(
+        lambda: [batch for outbox in find(flow_run_id) for batch in outbox.hand_over(seconds)]
+    )
 
 
 def _settle(flow_run_id: str) -> None:
@@ -182,10 +184,6 @@ def _settle(flow_run_id: str) -> None:
     _send_events(_LAST)
     with suppress(LateError):
         _send_logs(_LAST)
-
-
-def _hand_over(flow_run_id: str, seconds: float) -> list[Batch]:
-    return [batch for outbox in find(flow_run_id) for batch in outbox.hand_over(seconds)]
 
 
 def _send_events(timeout: float) -> None:

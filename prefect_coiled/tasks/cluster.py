@@ -30,6 +30,7 @@ from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.certificates import WEEK_S, ClusterCertificates
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.kinds import Scope
 from prefect_coiled.plan.node_config import ClientSecrets, NodeSecrets
 from prefect_coiled.plan.policies import key_statements
 from prefect_coiled.plan.user_data import Place, token_parameter, user_data
@@ -277,7 +278,7 @@ def find_launch_template(aws: Aws, spec: ClusterSpec, role: Role) -> str:
         ProvisionError: If it is gone, so that the cluster is being removed.
     """
     name = planning.template_name(spec, role)
-    for found in launch_templates.find_launch_templates(aws, spec.name):
+    for found in launch_templates.LAUNCH_TEMPLATE.find(aws, Scope(spec.name)):
         if found["LaunchTemplateName"] == name:
             return str(found["LaunchTemplateId"])
     raise ProvisionError(

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from prefect_coiled import events
 from prefect_coiled.aws import instances, quotas, spot_role
@@ -45,11 +44,7 @@ _GENERATIONS = 3
 _AT_ONCE, _A_SECOND = 4, 2.0
 
 
-def _launch_name(parameters: dict[str, Any]) -> str:
-    return launch_name(parameters["spec"], parameters["role"], parameters["count"])
-
-
-@step("launch", _launch_name)
+@step("launch", lambda given: launch_name(given["spec"], given["role"], given["count"]))
 def launch(
     session: Session,
     spec: ClusterSpec,
