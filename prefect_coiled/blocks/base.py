@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.internals.prefect import block_of, loaded_from
-from prefect_coiled.options.base import near, one_line
+from prefect_coiled.options.base import check_known, one_line
 
 # The square AWS mark that prefect-aws shows on its own blocks. Prefect keeps an address, not a picture: where
 # browsers cannot reach that one, another is named by this variable when the types are registered.
@@ -74,10 +74,7 @@ class StrictFields:
         # Prefect hands the type's slug along; it has been used by then.
         data.pop("block_type_slug", None)
         known = list(type(self).model_fields)  # type: ignore[attr-defined]
-        for name in data:
-            if name not in known:
-                hint = near(name, known) or f"Known: {', '.join(known)}."
-                raise OptionsError(f"field {name!r}", "there is no such field.", hint)
+        check_known(data, known, "field {}", "there is no such field.")
         try:
             super().__init__(**data)
         except Exception as error:

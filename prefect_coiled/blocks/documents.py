@@ -33,7 +33,7 @@ from prefect_coiled.blocks.loading import account_slug, asking, find_document
 from prefect_coiled.blocks.registry import Ec2DaskRegistry
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.internals.prefect import block_of, saved_as
-from prefect_coiled.options.base import SOUNDS_SECRET, near
+from prefect_coiled.options.base import SOUNDS_SECRET, check_known
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -109,14 +109,9 @@ def read_document(path: Path, environ: Mapping[str, str] | None = None) -> Docum
         raise OptionsError(str(path), f"it is not YAML{at}: {getattr(error, 'problem', None)}.") from None
     if not isinstance(content, dict) or not isinstance(content.get("fields"), dict):
         raise OptionsError(str(path), "it has no `fields`.", "See blocks/ for examples.")
-    for key in content:
-        if key not in ("type", "name", "fields"):
-            hint = near(str(key), ["type", "name", "fields"]) or "Known: type, name, fields."
-            raise OptionsError(f"{path}: {key!r}", "there is no such key.", hint)
+    check_known(content, ("type", "name", "fields"), f"{path}: {{}}", "there is no such key.")
     kind = content.get("type", Ec2DaskAccount.get_block_type_slug())
-    if kind not in TYPES:
-        hint = near(kind, TYPES) or f"Known: {', '.join(TYPES)}."
-        raise OptionsError(f"{path}: type {kind!r}", "is not one of ours.", hint)
+    check_known([kind], TYPES, f"{path}: type {{}}", "is not one of ours.")
     _refuse_secrets(path, kind, content["fields"])
     name = content.get("name", path.stem)
     if TYPES[kind] is Ec2DaskAccount:

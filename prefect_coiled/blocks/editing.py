@@ -15,7 +15,7 @@ from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer
 from prefect_coiled.blocks.registry import Ec2DaskRegistry
 from prefect_coiled.errors import AccountError, OptionsError
 from prefect_coiled.options import BackendOptions, NetworkIds, merge
-from prefect_coiled.options.base import near
+from prefect_coiled.options.base import check_known
 from prefect_coiled.options.ingress import ANYWHERE, Firewall, IngressRule, changed_rules, lets_in_more
 from prefect_coiled.options.models import check_zone
 
@@ -58,10 +58,8 @@ def edited(
     after = {**before, **given}
     if not after.get("region"):
         after["region"] = BackendOptions().region
+    check_known(clear, CLEARABLE, "clear {}", "cannot be emptied.")
     for name in clear:
-        if name not in CLEARABLE:
-            hint = near(name, CLEARABLE) or f"Known: {', '.join(CLEARABLE)}."
-            raise OptionsError(f"clear {name!r}", "cannot be emptied.", hint)
         for field in (f for f in CLEARABLE[name] if f not in given):
             after[field] = Ec2DaskAccount.model_fields[field].get_default(call_default_factory=True)
     _follow_region(before, after, given)

@@ -10,7 +10,7 @@ from typing import Any
 from dask.utils import parse_bytes
 
 from prefect_coiled.errors import OptionsError
-from prefect_coiled.options.base import near
+from prefect_coiled.options.base import check_known
 from prefect_coiled.options.keywords import KEYWORDS
 from prefect_coiled.options.kinds import plain, shown
 from prefect_coiled.plan import machines
@@ -91,9 +91,4 @@ def worker_size(node: NodeConfig, vm_types: Iterable[str], there: Iterable[Mappi
 
 def check_adaptive(given: Iterable[str]) -> None:
     """Refuse a keyword of `adapt` that Dask would swallow; the limits are keywords of it, too."""
-    known = (*_LIMITS, *_ADAPTIVE)
-    for name in given:
-        if name not in known:
-            raise OptionsError(
-                "adapt", f"unexpected keyword {name!r}.", near(name, known) or f"Known: {', '.join(known)}."
-            )
+    check_known(given, (*_LIMITS, *_ADAPTIVE), "adapt", "unexpected keyword {}.")

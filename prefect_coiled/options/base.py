@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, ValidationError
@@ -23,6 +23,21 @@ def near(value: object, allowed: Iterable[str], most: int = 1) -> str:
     by_lower = {one.lower(): one for one in allowed}
     found = difflib.get_close_matches(str(value).lower(), by_lower, n=most, cutoff=0.6)
     return f"Did you mean {', '.join(repr(by_lower[one]) for one in found)}?" if found else ""
+
+
+def check_known(given: Iterable[object], known: Collection[str], what: str, why: str) -> None:
+    """Refuse a name that is none of those that are known.
+
+    Args:
+        what: What the error is about; in it and in `why`, {} stands for the name.
+
+    Raises:
+        OptionsError: There is one; its hint is the nearest name, or all of them.
+    """
+    for name in given:
+        if name not in known:
+            hint = near(name, known) or f"Known: {', '.join(known)}."
+            raise OptionsError(what.replace("{}", repr(name)), why.replace("{}", repr(name)), hint)
 
 
 class OptionsModel(BaseModel):

@@ -10,8 +10,7 @@ import distributed
 from prefect_dask import DaskTaskRunner
 from typing_extensions import Self, Unpack
 
-from prefect_coiled.errors import OptionsError
-from prefect_coiled.options.base import near
+from prefect_coiled.options.base import check_known
 from prefect_coiled.options.keywords import ClusterOptions, taken
 from prefect_coiled.task_runner.shipping import is_shipping
 
@@ -111,6 +110,4 @@ def _check(options: Mapping[str, Any]) -> None:
 def _check_client(given: Mapping[str, Any]) -> None:
     """Refuse a keyword of `distributed.Client` that would be swallowed where the address is given."""
     known = [name for name in inspect.signature(distributed.Client).parameters if name != "kwargs"]
-    for name in given:
-        if name not in known:
-            raise OptionsError("client_kwargs", f"unexpected keyword {name!r}.", near(name, known))
+    check_known(given, known, "client_kwargs", "unexpected keyword {}.")
