@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from prefect_coiled.aws.account import Account
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cluster import launched as launching
 from prefect_coiled.errors import PrefectCoiledError
 from prefect_coiled.sandbox import Sandbox

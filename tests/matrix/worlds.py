@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cluster.launched import find_launched, launch
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.options import IngressRule
