@@ -92,10 +92,10 @@ def command(path: str, *older: str) -> Callable[[Callable[..., Any]], Callable[.
 
     def declare(function: Callable[..., Any]) -> Callable[..., Any]:
         made = _told(function)
+        lines = "\n".join(f"  prefect-coiled {line}" for line in EXAMPLES[tuple(path.split())])
         for one in (path, *older):
-            *groups, name = words = one.split()
+            *groups, name = one.split()
             within = _GROUPS[groups[0]][0] if groups else app
-            lines = "\n".join(f"  prefect-coiled {line}" for line in EXAMPLES.get(tuple(words), ()))
             # "\b" keeps the lines as they are.
             within.command(name, hidden=one != path, epilog=f"\b\nExamples:\n{lines}")(made)
         return made
