@@ -44,7 +44,11 @@ _GENERATIONS = 3
 _AT_ONCE, _A_SECOND = 4, 2.0
 
 
-@step("launch", lambda given: launch_name(given["spec"], given["role"], given["count"]))
+def _launch_name(parameters: dict[str, Any]) -> str:
+    return launch_name(parameters["spec"], parameters["role"], parameters["count"])
+
+
+@step("launch", _launch_name)
 def launch(
     session: Session,
     spec: ClusterSpec,
