@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from prefect_coiled import events
 from prefect_coiled.aws import instances, quotas, spot_role
