@@ -15,19 +15,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import botocore.client
+import prefect_coiled.accounts
 import pytest
 from botocore.exceptions import ConnectionClosedError
 from prefect import task_engine
+from prefect_coiled.accounts import reset_account
 from typer.testing import CliRunner
 
-import prefect_coiled.accounts
 import prefect_coiled.blocks
-from prefect_coiled.accounts import reset_account
 from prefect_coiled.aws import baked_images, log_events, logs
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.instances import find_instances
 from prefect_coiled.aws.kinds import KINDS, find
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.pace import Pace
 from prefect_coiled.cli import app
 from prefect_coiled.cluster.launched import find_launched

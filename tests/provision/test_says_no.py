@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from prefect_coiled.aws import spot_role
-from prefect_coiled.aws.account import Account
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cli import app
 from prefect_coiled.cluster.launched import find_launched
 from prefect_coiled.errors import (
