@@ -40,7 +40,7 @@ define with_versions
 endef
 
 .PHONY: demo test long-test clients-test again netns-test vm-test qemu-test ui-test screens check build docs lock format clean \
-  upstream-test moto-test crash-matrix races emulators oldest-test newest-test
+  upstream-test moto-test crash-matrix races lost-work mutants emulators oldest-test newest-test
 
 clients-test: $(STAMP)  ## environments made by uv, pip, poetry, pdm and others, with each Python that is here
 	$(BIN)/python -m pytest tests/clients --timeout 600
@@ -98,6 +98,14 @@ crash-matrix: $(STAMP)  ## each call that changes something, gone wrong in six w
 
 races: $(STAMP)  ## two users at once: each held at each of his changes while the other goes on; hours
 	PREFECT_COILED_RACES=all $(BIN)/python -m pytest tests/matrix/test_races.py
+
+lost-work: $(STAMP)  ## whatever is killed, at each moment of a flow: 640 cases one after the other; hours
+	PREFECT_COILED_LOST_WORK=$${PREFECT_COILED_LOST_WORK:-all} \
+	PREFECT_COILED_LOST_WORK_TABLE=$${PREFECT_COILED_LOST_WORK_TABLE:-$(CURDIR)/.venv/lost-work.json} \
+	  $(BIN)/python -m pytest tests/lost_work
+
+mutants: $(STAMP)  ## faults sown into the package, one at a time: the tests have to fail; MUTANTS="--only lease"
+	$(BIN)/python -m tests.mutants --table $(CURDIR)/.venv/mutants.json $(MUTANTS)
 
 moto-test: $(STAMP)  ## moto's own tests with the sandbox's corrections; MOTO_TESTS names a folder with its `tests`
 	$(BIN)/uv pip install --quiet --no-deps --target .emulators/moto freezegun

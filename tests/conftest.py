@@ -52,9 +52,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def prefect_server(home: Path) -> Iterator[None]:
-    """A real Prefect server, in its own process, with an empty database."""
+    """A real Prefect server, in its own process, with an empty database; or one that runs share."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
+    if shared := os.environ.get("PREFECT_COILED_SUITE_API"):
+        with temporary_settings({PREFECT_API_URL: shared}):
+            yield
+        return
     with prefect_test_harness(server_startup_timeout=120):
         yield
 

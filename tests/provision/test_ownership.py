@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from prefect_coiled.aws import bucket, instances, leases, parameters, security_groups
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.kinds import KINDS, find
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.ownership import is_ours
 from prefect_coiled.cli import app
@@ -31,11 +32,13 @@ from prefect_coiled.provision import (
     create_cluster,
     delete_cluster,
     destroy_account,
+    plan_sweep,
     remove_cluster,
     set_up_account,
     sweep,
 )
 from prefect_coiled.provision.clusters import find_cluster
+from prefect_coiled.provision.removal import sweep_clusters
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
 
@@ -158,6 +161,22 @@ def test_a_sweep_leaves_the_new_cluster_of_an_old_name(
         add_workers(old, record, 1, "more")
 
 
+def test_a_sweep_leaves_a_cluster_that_lives_by_the_time_that_it_comes_to_it(
+    session: Session, aws: Aws, spec: Callable[..., ClusterSpec]
+) -> None:
+    set_up_account("team", "us-east-1")
+    late = spec(name="late", n_workers=1)
+    vpc = find(aws, KINDS["vpc"])[0]["VpcId"]
+    left = tags.account_tags("team", cluster="late", cluster_uid=late.uid)
+    security_groups.ensure_security_group(aws, "left", "x", vpc, left, [])
+    plan = plan_sweep(aws)
+    assert {change.uid for change in plan.todo if change.cluster} == {late.uid}
+    create_cluster(late)
+    removal, errors, failed = sweep_clusters(session, plan)
+    assert (removal.removed, errors, failed) == ({}, [], [])
+    assert len(instances.find_instances(aws, "late", states=("pending", "running"))) == 2
+
+
 def test_of_the_clusters_that_had_a_name_the_one_that_has_it_is_meant(
     aws: Aws, spec: Callable[..., ClusterSpec], account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,3 +280,17 @@ def test_who_has_lost_a_lease_changes_nothing_any_more(
             assert parameters.read_parameter(aws, name) is not None
             assert not other.lost
     parameters.delete_parameters(aws, [f"{name}-1"])
+
+
+def test_a_lease_is_given_back_where_what_was_done_under_it_failed(aws: Aws) -> None:
+    name = "/prefect-coiled/team/proof"
+
+    def fail() -> None:
+        with leases.lease(aws, name):
+            assert leases.is_held(aws, name)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not leases.is_held(aws, name)
+    assert aws.fence is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timezone
@@ -14,6 +15,7 @@ from typing import Any
 
 import dask
 import pytest
+from distributed import Client
 from distributed.comm import CommClosedError, connect, listen
 from distributed.security import Security
 from tornado.httpclient import AsyncHTTPClient
@@ -150,6 +152,31 @@ async def test_the_schedulers_own_ports_let_go_who_says_nothing(
                 assert await ended(silent) == HELD
         assert (await fetch(made.http_server.port, "token")).code < 400
         assert (await fetch(made.http_server.port, "")).code == 401
+    finally:
+        await made.close()
+
+
+async def test_a_scheduler_takes_note_of_a_client_as_it_comes_and_of_no_task_s(pems: dict[str, str]) -> None:
+    tls = "distributed.scheduler.dashboard.tls"
+    timers = Timers(time.monotonic(), no_client_timeout=100, cluster_timeout=None, grace=1000)
+    with dask.config.set({f"{tls}.cert": pems["server"], f"{tls}.key": pems["server_key"]}):
+        made = await scheduler.NodeScheduler(
+            dashboard_token="token",
+            timers=timers,
+            host="127.0.0.1",
+            port=0,
+            protocol="tls",
+            security=security(pems),
+            dashboard_address="127.0.0.1:0",
+        )
+    try:
+        for name, reason in (("worker-1", None), (None, "no-client")):
+            async with Client(made.address, security=security(pems), asynchronous=True, name=name):
+                assert made.connected() == (0 if name else 1)
+            await polled(lambda: not made.client_comms)
+            # It is gone before the scheduler looks; it looks now, and in a while.
+            assert timers.check(time.monotonic(), made.connected()) is None
+            assert timers.check(time.monotonic() + 101, made.connected()) == reason
     finally:
         await made.close()
 

@@ -91,3 +91,18 @@ def test_a_gate_without_a_token_lets_nobody_in() -> None:
     ):
         line = httputil.RequestStartLine("GET", path, "HTTP/1.1")
         assert gate.answer(line, httputil.HTTPHeaders(headers)) == (401, {})
+
+
+def test_another_token_than_the_gates_lets_nobody_in() -> None:
+    gate, other = Gate(None, "token", 8787), Gate(None, "tokem", 8787)  # type: ignore[arg-type]
+    for path, headers in (
+        ("/status?token=tokem", {}),
+        ("/status?token=toke", {}),
+        ("/status?token=", {}),
+        ("/status", {"Authorization": "Bearer tokem"}),
+        ("/status", {"Authorization": "token"}),
+        ("/status", {"Cookie": f"{gate._cookie_name}={other._cookie}"}),
+        ("/status", {"Cookie": f"{gate._cookie_name}=token"}),
+    ):
+        line = httputil.RequestStartLine("GET", path, "HTTP/1.1")
+        assert gate.answer(line, httputil.HTTPHeaders(headers)) == (401, {})

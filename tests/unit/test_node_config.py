@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from prefect_coiled.errors import NodeError, OptionsError
 from prefect_coiled.plan.node_config import ClientSecrets, NodeConfig, NodeSecrets, check_dask_options
@@ -72,6 +73,15 @@ def test_what_is_not_a_secret_is_refused_without_repeating_it(text):
     with pytest.raises(NodeError) as caught:
         NodeSecrets.decode(text)
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cls", [NodeSecrets, ClientSecrets])
+@pytest.mark.parametrize("given", [["canary"], {"value": "canary"}, b"\xffcanary"])
+def test_keys_of_the_wrong_shape_are_not_repeated_by_the_error(cls, given):
+    for field in cls.model_fields:
+        with pytest.raises(ValidationError) as caught:
+            cls(**{"ca": "a", "cert": "b", "key": "c", field: given, "another": "canary"})
+        assert "canary" not in str(caught.value)
 
 
 def test_secrets_that_no_parameter_can_hold_are_refused_with_numbers():

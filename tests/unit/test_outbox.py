@@ -87,6 +87,14 @@ def test_states_go_in_batches_with_what_they_are_related_to(api: Api) -> None:
     assert second["related"] == [{"a": "b"}, {"prefect.resource.id": "prefect.flow-run.1"}]
 
 
+def test_states_of_runs_that_go_on_go_in_the_order_in_which_they_came(api: Api) -> None:
+    box, runs = outbox(), [uuid4() for _ in range(3)]
+    came = [event(run, False) for _ in range(4) for run in runs]
+    box.add(came)
+    assert box.settle(20)
+    assert [each["id"] for batch in api.batches for each in batch] == [str(one.state) for one in came]
+
+
 def test_the_ends_of_many_runs_go_before_what_they_were_earlier(api: Api) -> None:
     api.down = True
     box = outbox()

@@ -1,0 +1,493 @@
+"""Faults sown into our own code, one at a time, and for each the tests that have to fail then.
+
+A row is a promise of the suite: whoever breaks this is told. The text is found exactly once in its file; a
+unit test sees to that, so that a row that code has outgrown is noticed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """One fault.
+
+    Attributes:
+        name: What is wrong then, in words.
+        file: In the package.
+        text: What stands there, exactly once.
+        instead: What is put in its place.
+        tests: Node ids below `tests`; one of them has to fail.
+    """
+
+    name: str
+    file: str
+    text: str
+    instead: str
+    tests: tuple[str, ...]
+
+
+def _row(name: str, file: str, text: str, instead: str, *tests: str) -> Mutant:
+    return Mutant(name, file, text, instead, tests)
+
+
+_CLUSTERS = "provision/test_clusters.py::test_"
+_OURS = "provision/test_ownership.py::test_"
+_LOST = "runner/test_lost_tasks.py::test_"
+
+MUTANTS = (
+    # Launches
+    _row(
+        "machines are launched without their tags",
+        "aws/instances.py",
+        'tags.specifications(labels, "instance", "volume", "network-interface")',
+        'tags.specifications(labels, "volume", "network-interface")',
+        f"{_CLUSTERS}a_users_tags_are_on_every_machine_beside_ours",
+    ),
+    _row(
+        "what set-up makes has no tags in the call that makes it",
+        "aws/tagged.py",
+        '    parameters["TagSpecifications"] = tags.specifications(labels, resource_type)\n',
+        "",
+        "provision/test_account.py::test_everything_that_can_bear_a_tag_bears_ours_from_its_creating_call_on",
+    ),
+    _row(
+        "each call that launches has a random token",
+        "plan/cluster.py",
+        'hashlib.sha256("/".join(map(str, (uid, *parts))).encode()).hexdigest()',
+        '__import__("secrets").token_hex(32)',
+        f"{_CLUSTERS}a_lost_reply_to_run_instances_launches_nothing_twice",
+    ),
+    _row(
+        "a launch that was throttled is sent again with a new token",
+        "tasks/launch.py",
+        "batch, generation, attempt, number, size)",
+        "batch, generation, attempt, number, size, time.monotonic())",
+        "provision/test_says_no.py::test_a_throttled_launch_is_sent_again_with_its_token",
+    ),
+    _row(
+        "a call that makes something and has no token is sent again by botocore",
+        "aws/door.py",
+        '"once": 1, "launch": 1}',
+        '"once": 6, "launch": 1}',
+        "provision/test_account.py::test_a_lost_reply_to_create_vpc_makes_no_second_vpc",
+    ),
+    _row(
+        "a launch that is refused for a lack of capacity is sent again by botocore",
+        "aws/door.py",
+        '"once": 1, "launch": 1}',
+        '"once": 1, "launch": 6}',
+        f"{_CLUSTERS}without_capacity_the_next_type_is_taken",
+        f"{_CLUSTERS}no_capacity_anywhere_names_what_was_tried_and_leaves_nothing",
+    ),
+    _row(
+        "what came of a launch that was given fewer machines than asked is thrown away",
+        "tasks/launch.py",
+        'if len(made) < max(least, 1 if role == "scheduler" else 0):',
+        "if len(made) < count:",
+        f"{_CLUSTERS}fewer_workers_than_asked_are_accepted_within_wait_for_workers",
+    ),
+    _row(
+        "machines that were launched are not noted by their ids",
+        "tasks/launch.py",
+        "            session.launched.extend(i.instance_id for i in got)\n",
+        "",
+        "provision/test_organisations.py::test_machines_that_are_known_end_where_aws_lists_none",
+    ),
+    _row(
+        "a launch that fails gives nothing back",
+        "provision/clusters.py",
+        "                removal = give_back(session, spec)\n",
+        "",
+        f"{_CLUSTERS}a_denied_call_leaves_nothing_and_names_the_action",
+    ),
+    _row(
+        "what fails in giving back hides why the launch failed",
+        "provision/clusters.py",
+        "        return None\n    session.launched.clear()",
+        "        raise\n    session.launched.clear()",
+        f"{_CLUSTERS}a_clean_up_that_fails_does_not_hide_the_first_cause",
+    ),
+    _row(
+        "a stop is not heard by who waits",
+        "aws/waits.py",
+        '        if aws.stop.wait(pause):\n            raise StoppedError(what, "a stop was asked for")\n',
+        "        aws.stop.wait(pause)\n",
+        f"{_CLUSTERS}a_stop_during_the_launch_ends_it_and_leaves_nothing",
+    ),
+    _row(
+        "a slot is kept by a launch that failed",
+        "cluster/launched.py",
+        "        if slot is not None:\n            slot.release()\n",
+        "",
+        "cluster/test_watching.py::test_a_launch_that_fails_gives_its_slot_back",
+    ),
+    _row(
+        "machines answer for their metadata without a token",
+        "plan/cluster.py",
+        '"HttpTokens": "required",',
+        '"HttpTokens": "optional",',
+        "provision/test_permissions.py::"
+        "test_no_machine_with_open_metadata_or_a_plain_disk_is_launched_even_by_who_may_do_everything",
+        f"{_CLUSTERS}machines_are_closed_and_private_by_default",
+    ),
+    # Removals
+    _row(
+        "a machine that a list lacks once counts as gone",
+        "aws/instances.py",
+        "                elif clock() - missing_since.setdefault(one, clock()) > CONSISTENCY:\n",
+        "                else:\n",
+        "provision/test_organisations.py::test_a_machine_that_ec2_did_not_know_yet_is_asked_to_end_again",
+    ),
+    _row(
+        "what EC2 does not know yet counts as gone with its first refusal",
+        "aws/kinds.py",
+        "        _drop_listed(aws, kind, items, min(patience, CONSISTENCY))\n\n",
+        "        return\n\n",
+        "provision/test_destruction.py::test_what_aws_did_not_know_yet_goes_all_the_same",
+    ),
+    _row(
+        "a removal ends the machines of all clusters that had the name",
+        "provision/removal.py",
+        "lambda: find(aws, kind, Scope(name, uid))",
+        "lambda: find(aws, kind, Scope(name))",
+        f"{_OURS}a_sweep_leaves_the_new_cluster_of_an_old_name",
+    ),
+    _row(
+        "a cluster's name goes with one that had it before",
+        "aws/parameters.py",
+        'is not None and uid_of(found) == item["Uid"]:',
+        "is not None:",
+        f"{_OURS}a_sweep_leaves_the_new_cluster_of_an_old_name",
+    ),
+    _row(
+        "a sweep does not look again whether a cluster is dead",
+        "provision/removal.py",
+        "    if (name, uid) not in look(aws, name).dead:\n        return Removal(), []\n",
+        "",
+        f"{_OURS}a_sweep_leaves_a_cluster_that_lives_by_the_time_that_it_comes_to_it",
+    ),
+    _row(
+        "a sweep takes clusters that are coming up",
+        "aws/parameters.py",
+        '"starting" if item["Age"] < STARTING else ""',
+        '""',
+        "provision/test_what_is_left.py::test_a_sweep_says_which_cluster_is_too_young_for_it_and_until_when",
+    ),
+    _row(
+        "a sweep takes a NAT gateway that a cluster that is coming up will use",
+        "plan/changes.py",
+        "for one in (*self.live, *self.starting)}))",
+        "for one in self.live}))",
+        f"{_CLUSTERS}a_sweep_beside_a_launch_leaves_it_its_nat_gateway",
+    ),
+    _row(
+        "a sweep removes what all share by what it saw before it had the lease",
+        "provision/removal.py",
+        "                plan = plan.within(sweep_of(aws, there, release_nat))\n",
+        "",
+        f"{_CLUSTERS}a_sweep_beside_a_launch_leaves_it_its_nat_gateway",
+    ),
+    _row(
+        "the name of a cluster is free before the rest of it is gone",
+        "provision/removal.py",
+        "    with leaving(known):\n        for n, one",
+        "    parameters.delete_parameters(aws, [parameters.intent_of(aws.account, name)])\n"
+        "    with leaving(known):\n        for n, one",
+        "provision/test_what_is_left.py::test_a_cluster_keeps_its_name_until_nothing_is_left_of_it",
+    ),
+    _row(
+        "nobody waits until what was deleted is gone",
+        "provision/removal.py",
+        "            if kind.gone is not None:\n",
+        "            if False:\n",
+        "provision/test_ways_down.py::"
+        "test_a_machine_that_stays_shutting_down_is_named_and_what_waits_for_it_goes_later",
+    ),
+    _row(
+        "what S3 says that it did not delete is not heard",
+        "aws/bucket.py",
+        "    if stayed:\n",
+        "    if False:\n",
+        "provision/test_what_is_left.py::test_a_bucket_that_keeps_a_file_ends_in_words",
+    ),
+    _row(
+        "only the first page of a list is read",
+        "aws/door.py",
+        "                    read += 1\n",
+        "                    read += 1\n                    break\n",
+        "provision/test_organisations.py::test_a_list_whose_page_is_taken_no_more_begins_again",
+    ),
+    _row(
+        "one machine that AWS keeps keeps the others running",
+        "aws/instances.py",
+        "            if len(some) > 1:\n",
+        "            if False:\n",
+        "provision/test_organisations.py::test_one_machine_that_aws_keeps_keeps_no_other_running",
+    ),
+    _row(
+        "a forked child closes its parent's clusters",
+        "cluster/forgotten.py",
+        'if hasattr(os, "register_at_fork"):',
+        "if False:",
+        "cluster/test_contract.py::test_a_process_that_forks_off_does_not_close_the_cluster",
+    ),
+    # Leases
+    _row(
+        "a door whose lease is lost goes on",
+        "aws/leases.py",
+        "    before, aws.fence = aws.fence, held.check\n",
+        "    before = aws.fence\n",
+        f"{_OURS}who_has_lost_a_lease_changes_nothing_any_more",
+    ),
+    _row(
+        "two take over the same stale lease",
+        "aws/leases.py",
+        'return holder if version == 1 or read_version(aws, name, version - 1) == found[0] else ""',
+        "return holder if version else holder",
+        f"{_OURS}a_lease_is_held_by_one",
+    ),
+    _row(
+        "who has lost a lease gives it back",
+        "aws/leases.py",
+        "        if not self.lost:\n            # What",
+        "        if True:\n            # What",
+        f"{_OURS}who_has_lost_a_lease_changes_nothing_any_more",
+    ),
+    _row(
+        "who has lost a lease writes it again",
+        "aws/leases.py",
+        "            if self.lost:\n                return  #",
+        "            if False:\n                return  #",
+        f"{_OURS}who_has_lost_a_lease_changes_nothing_any_more",
+    ),
+    _row(
+        "a lease is given back only where all went well",
+        "aws/leases.py",
+        "    try:\n        yield held\n    finally:\n",
+        "    yield held\n    if True:\n",
+        f"{_OURS}a_lease_is_given_back_where_what_was_done_under_it_failed",
+    ),
+    # Whose it is
+    _row(
+        "what another account of the slugs made counts as ours",
+        "aws/ownership.py",
+        "        and labels.get(tags.ACCOUNT) == aws.account\n",
+        "",
+        f"{_OURS}what_is_ours_has_our_tags_and_is_in_our_aws_account",
+    ),
+    _row(
+        "what is in another AWS account counts as ours",
+        "aws/ownership.py",
+        "        and number == aws.number\n",
+        "",
+        f"{_OURS}what_is_ours_has_our_tags_and_is_in_our_aws_account",
+    ),
+    _row(
+        "a bucket is written to whosever tags it has",
+        "aws/bucket.py",
+        "    if found is not None:\n        check_ours(",
+        "    if found is None:\n        check_ours(",
+        f"{_OURS}a_bucket_with_the_tags_of_somebody_else_is_refused_and_stays_as_it_is",
+    ),
+    _row(
+        "S3 is not told whose the bucket has to be",
+        "aws/door.py",
+        'return {**parameters, "ExpectedBucketOwner": self.number}',
+        "return parameters",
+        f"{_OURS}a_bucket_of_another_aws_account_is_neither_read_nor_written",
+    ),
+    _row(
+        "a rule of the firewall that is no longer said stays open",
+        "aws/security_groups.py",
+        "    extra = [rule for key, rule in have.items() if key not in want]\n",
+        "    extra: list[dict[str, Any]] = []\n",
+        "provision/test_network.py::test_rules_change_while_the_cluster_runs_and_stay_changed",
+    ),
+    # Secrets and doors
+    _row(
+        "a secret of the wrong shape is repeated by the error",
+        "plan/node_config.py",
+        'extra="forbid", hide_input_in_errors=True)',
+        'extra="forbid")',
+        "unit/test_node_config.py::test_keys_of_the_wrong_shape_are_not_repeated_by_the_error",
+    ),
+    _row(
+        "TLS is optional on a machine",
+        "node/dask_process.py",
+        '"distributed.comm.require-encryption": True}',
+        '"distributed.comm.require-encryption": False}',
+        "unit/test_tls.py::test_a_machine_speaks_to_nobody_without_tls_whatever_its_configuration_says",
+    ),
+    _row(
+        "the dashboard listens without TLS",
+        "node/scheduler.py",
+        '        if not dask.config.get("distributed.scheduler.dashboard.tls.cert"):\n',
+        "        if False:\n",
+        "unit/test_anteroom.py::test_a_scheduler_shows_no_pages_without_tls",
+    ),
+    _row(
+        "the dashboard opens with any token",
+        "node/gate.py",
+        'return hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode())',
+        "return bool(given)",
+        "unit/test_gate.py::test_another_token_than_the_gates_lets_nobody_in",
+    ),
+    _row(
+        "a dashboard without a token is open",
+        "node/gate.py",
+        "        if not self._token:\n            return 401, {}\n",
+        "        if not self._token:\n            return None\n",
+        "unit/test_gate.py::test_a_gate_without_a_token_lets_nobody_in",
+    ),
+    _row(
+        "a page of another site opens a websocket",
+        "node/gate.py",
+        "        if _is_foreign(start.method, headers):\n            return 403, {}\n",
+        "",
+        "unit/test_gate.py::test_a_page_of_another_site_gets_no_websocket_and_changes_nothing",
+    ),
+    _row(
+        "a wheel with another content than the index said is taken",
+        "environment/download.py",
+        "    if wheel.sha256 and found != wheel.sha256:\n",
+        "    if False:\n",
+        "unit/test_download.py::test_another_file_than_the_locks_is_refused",
+    ),
+    _row(
+        'the text "false" is a yes',
+        "options/kinds.py",
+        "        return _BOOL.validate_python(value.strip() if isinstance(value, str) else value)\n",
+        "        return bool(value)\n",
+        "unit/test_keywords.py::test_a_text_that_says_no_opens_nothing_and_keeps_the_cluster",
+    ),
+    # Machines end by themselves
+    _row(
+        "a client that came and went between two looks does not count",
+        "node/timers.py",
+        "        self._seen, self._alone_since = True, None\n",
+        "        self._alone_since = None\n",
+        "unit/test_node_parts.py::test_a_client_that_came_and_went_between_two_looks_counts",
+    ),
+    _row(
+        "a scheduler takes no note of a client that comes",
+        "node/scheduler.py",
+        "        if not client.startswith(_OF_A_TASK):\n            self._timers.client_came()\n",
+        "",
+        "unit/test_anteroom.py::test_a_scheduler_takes_note_of_a_client_as_it_comes_and_of_no_task_s",
+    ),
+    _row(
+        "an idle cluster runs on",
+        "node/scheduler.py",
+        '        dask.config.set({"distributed.scheduler.idle-timeout": config.idle_timeout})\n',
+        "",
+        "node/test_life.py::test_a_scheduler_closes_by_its_timers",
+    ),
+    _row(
+        "a cluster without clients runs on",
+        "node/timers.py",
+        '        return "no-client" if now - self._alone_since >= self.no_client_timeout else None',
+        "        return None",
+        "unit/test_node_parts.py::test_no_client_counts_from_the_first_client_on",
+    ),
+    _row(
+        "a cluster whose time is up runs on while there are clients",
+        "node/timers.py",
+        "        if self.cluster_timeout is not None and now",
+        "        if self.cluster_timeout is not None and not clients and now",
+        "unit/test_node_parts.py::test_no_timeout_means_never_and_the_cluster_timeout_holds_with_clients",
+    ),
+    # Tasks
+    _row(
+        "a task does not wait for what it has to wait for",
+        "task_runner/runner.py",
+        "            wait_for or None,\n",
+        "            None,\n",
+        "runner/test_faithful.py::test_a_task_waits_for_every_shape_of_wait_for",
+    ),
+    _row(
+        "a task that has completed is run again when its worker dies",
+        "task_runner/once.py",
+        "        if found is not None and calls(found.run_spec, run_task):\n",
+        "        if False:\n",
+        "runner/test_once.py::test_what_has_completed_is_not_run_again_when_its_worker_dies",
+    ),
+    _row(
+        "lost tasks are not reported",
+        "task_runner/ledger.py",
+        "        report(endings, report_timeout)\n",
+        "",
+        f"{_LOST}a_lost_task_that_nobody_waits_for_fails_the_flow",
+    ),
+    _row(
+        "a flow that lost a task is Completed",
+        "task_runner/runner.py",
+        "        if silent := unseen(lost, returned, self._in_flow):\n",
+        "        if silent := ():\n",
+        f"{_LOST}a_lost_task_that_nobody_waits_for_fails_the_flow",
+    ),
+    _row(
+        "an async flow does not see its tasks through",
+        "task_runner/flow_end.py",
+        "            await asyncio.to_thread(runner.settle, result)\n",
+        "            pass\n",
+        f"{_LOST}an_async_flow_that_forgets_a_lost_task_fails",
+    ),
+    _row(
+        "a flow ends before the API has what its tasks told",
+        "task_runner/runner.py",
+        "        fetch_returned(returned)\n        self._record()\n",
+        "        fetch_returned(returned)\n",
+        "runner/test_once.py::test_a_run_whose_worker_died_before_it_told_the_api_is_told_by_the_client",
+    ),
+    _row(
+        "a result that a flow returns is left on the cluster",
+        "task_runner/runner.py",
+        "        fetch_returned(returned)\n        self._record()\n",
+        "        self._record()\n",
+        "runner/test_data.py::test_a_returned_result_outlives_the_cluster",
+    ),
+    _row(
+        "tasks that a flow leaves behind stay Running",
+        "task_runner/runner.py",
+        "            endings = self._abandon()\n",
+        "            self._abandon()\n",
+        f"{_LOST}tasks_that_a_failing_flow_leaves_behind_are_cancelled",
+    ),
+    _row(
+        "what a task does after it was given up is heard",
+        "task_runner/time_limit.py",
+        "            if self._given_up:\n                return False\n",
+        "",
+        "runner/test_faithful.py::test_a_synchronous_task_ends_soon_after_its_timeout_though_it_does_not_come_back",
+    ),
+    _row(
+        "states go to the API in another order than they came",
+        "task_runner/event_batches.py",
+        "[event for _, event in sorted(taken, key=lambda entry: entry[0])]",
+        "[event for _, event in sorted(taken, key=lambda entry: -entry[0])]",
+        "unit/test_outbox.py::test_states_of_runs_that_go_on_go_in_the_order_in_which_they_came",
+    ),
+    # The sandbox that all of this is tried on
+    _row(
+        "the sandbox's IAM lets everything through",
+        "sandbox/iam/evaluator.py",
+        "                if not verdict.allowed:\n",
+        "                if False:\n",
+        "sandbox/test_iam.py::test_what_is_made_without_our_tags_is_refused",
+    ),
+    _row(
+        "an explicit deny does not win in the sandbox",
+        "sandbox/iam/decide.py",
+        '                return Verdict(False, "with an explicit deny in an identity-based policy", True)\n',
+        "                continue\n",
+        "sandbox/test_iam.py::test_an_explicit_deny_wins",
+    ),
+    _row(
+        "the sandbox takes calls that are not signed with the secret key",
+        "sandbox/signatures.py",
+        "return hmac.compare_digest(key.hex(), self.value) and self._is_as_hashed(environ)",
+        "return self._is_as_hashed(environ)",
+        "sandbox/test_doors.py::test_a_call_that_is_not_signed_with_the_secret_key_is_refused",
+    ),
+)
