@@ -92,7 +92,7 @@ MUTANTS = (
         "tasks/launch.py",
         "            session.launched.extend(i.instance_id for i in got)\n",
         "",
-        "provision/test_organisations.py::test_machines_that_are_known_end_where_aws_lists_none",
+        "provision/test_organisations.py::test_machines_of_a_launch_that_fails_end_where_aws_lists_none",
     ),
     _row(
         "a launch that fails gives nothing back",
@@ -137,7 +137,7 @@ MUTANTS = (
         "aws/instances.py",
         "                elif clock() - missing_since.setdefault(one, clock()) > CONSISTENCY:\n",
         "                else:\n",
-        "provision/test_organisations.py::test_a_machine_that_ec2_did_not_know_yet_is_asked_to_end_again",
+        "provision/test_organisations.py::test_a_machine_that_lists_lack_for_a_moment_is_not_taken_for_gone",
     ),
     _row(
         "what EC2 does not know yet counts as gone with its first refusal",
@@ -186,7 +186,7 @@ MUTANTS = (
         "provision/removal.py",
         "                plan = plan.within(sweep_of(aws, there, release_nat))\n",
         "",
-        f"{_CLUSTERS}a_sweep_beside_a_launch_leaves_it_its_nat_gateway",
+        f"{_CLUSTERS}a_sweep_leaves_its_nat_gateway_to_a_cluster_that_came_after_it_had_looked",
     ),
     _row(
         "the name of a cluster is free before the rest of it is gone",

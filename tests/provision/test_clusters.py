@@ -492,6 +492,29 @@ def test_a_sweep_beside_a_launch_leaves_it_its_nat_gateway(
     assert leftovers(sandbox)["instances"] == 3
 
 
+def test_a_sweep_leaves_its_nat_gateway_to_a_cluster_that_came_after_it_had_looked(
+    session: Session, spec: Spec, sandbox: Sandbox, account: Account
+) -> None:
+    first = spec(n_workers=0)
+    create_cluster(first)
+    delete_cluster("team", "us-east-1", first.name)
+    made: list[ClusterSpec] = []
+
+    def comes(event: Event) -> None:
+        taking = (event.kind, event.action) == ("call", "ssm:PutParameter") and "set-up" in event.text
+        if taking and not made:
+            made.append(spec(n_workers=0))
+            with use_session(Session(account.door("us-east-1"))):
+                create_cluster(made[0])
+
+    with hearing(comes):
+        removal = sweep("team", "us-east-1")
+    assert made
+    assert "NAT gateway" not in removal.removed
+    states = [n["State"] for n in sandbox.client("ec2").describe_nat_gateways()["NatGateways"]]
+    assert "available" in states
+
+
 def test_a_launch_during_a_sweep_waits_and_makes_the_nat_gateway_again(
     session: Session, spec: Spec, sandbox: Sandbox, account: Account
 ) -> None:

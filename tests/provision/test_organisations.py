@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import botocore.client
 import botocore.httpsession
 import pytest
 from botocore.awsrequest import AWSResponse
@@ -99,6 +100,25 @@ def test_a_machine_that_ec2_did_not_know_yet_is_asked_to_end_again(
     assert live(sandbox) == []
 
 
+def test_a_machine_that_lists_lack_for_a_moment_is_not_taken_for_gone(
+    session: Session, spec: Spec, aws: Aws, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = create_cluster(spec(n_workers=0))
+    without, real = [3], botocore.client.BaseClient._make_api_call
+
+    def call(self: Any, operation: str, parameters: dict[str, Any]) -> Any:
+        if operation == "DescribeInstances" and without[0]:
+            without[0] -= 1
+            return {"Reservations": [], "ResponseMetadata": {}}
+        return real(self, operation, parameters)
+
+    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", call)
+    # It runs still: by its lists, whoever asked it to end came too early.
+    instances.wait_terminated(aws, [record.scheduler.instance_id])
+    assert without == [0]
+    assert live(sandbox) == []
+
+
 @pytest.mark.parametrize("hidden", ["ec2:DescribeVolumes", "ec2:DescribeSecurityGroups"])
 def test_what_aws_does_not_show_of_lesser_things_keeps_no_machine_running(
     session: Session, spec: Spec, sandbox: Sandbox, lay: Lay, hidden: str
@@ -120,6 +140,25 @@ def test_machines_that_are_known_end_where_aws_lists_none(
     lay(refusing("ec2:DescribeInstances", "UnauthorizedOperation"))
     with pytest.raises(AccessDeniedError):
         remove_cluster(aws, record.name, record.uid, ids=ids)
+    lay(lambda action, asked: None)
+    assert live(sandbox) == []
+
+
+def test_machines_of_a_launch_that_fails_end_where_aws_lists_none(
+    session: Session, spec: Spec, sandbox: Sandbox, lay: Lay
+) -> None:
+    launched: list[str] = []
+
+    def rule(action: str, asked: dict[str, Any]) -> tuple[str, str] | None:
+        if action == "ec2:RunInstances":
+            launched.append(action)
+        after = len(launched) > 1 and action in ("ec2:RunInstances", "ec2:DescribeInstances")
+        return ("UnauthorizedOperation", "You are not authorized.") if after else None
+
+    lay(rule)
+    with pytest.raises(AccessDeniedError):
+        create_cluster(spec())
+    assert len(launched) > 1, "the scheduler was launched, and a worker was not"
     lay(lambda action, asked: None)
     assert live(sandbox) == []
 
