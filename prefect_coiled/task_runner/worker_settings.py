@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import threading
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -50,8 +51,16 @@ def settings_here(settings: Mapping[str, Any], authority: str) -> dict[str, Any]
     return {**settings, "settings": {**values, "api": api}}
 
 
-@lru_cache(maxsize=8)
 def _file_of(authority: str) -> str:
+    with _making:  # a cache does not keep two threads from making it, and the folder of one of them goes
+        return _made(authority)
+
+
+_making = threading.Lock()
+
+
+@lru_cache(maxsize=8)
+def _made(authority: str) -> str:
     name = f"{hashlib.sha256(authority.encode()).hexdigest()[:16]}.pem"
     path = Path(_folder().name, name)
     path.write_text(authority, encoding="utf-8")
