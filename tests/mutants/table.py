@@ -52,17 +52,11 @@ MUTANTS = (
         "provision/test_account.py::test_everything_that_can_bear_a_tag_bears_ours_from_its_creating_call_on",
     ),
     _row(
-        "each call that launches has a random token",
-        "plan/cluster.py",
-        'hashlib.sha256("/".join(map(str, (uid, *parts))).encode()).hexdigest()',
-        '__import__("secrets").token_hex(32)',
-        f"{_CLUSTERS}a_lost_reply_to_run_instances_launches_nothing_twice",
-    ),
-    _row(
-        "a launch that was throttled is sent again with a new token",
+        "a launch that is sent again has a new token",
         "tasks/launch.py",
-        "batch, generation, attempt, number, size)",
-        "batch, generation, attempt, number, size, time.monotonic())",
+        "lambda t=token: once(size, t))",
+        'lambda t=token: once(size, __import__("secrets").token_hex(32)))',
+        f"{_CLUSTERS}a_lost_reply_to_run_instances_launches_nothing_twice",
         "provision/test_says_no.py::test_a_throttled_launch_is_sent_again_with_its_token",
     ),
     _row(
