@@ -13,7 +13,7 @@ export UV_NATIVE_TLS ?= 1
 EMULATORS_PYTHON ?= 3.13
 
 # Suites with a target of their own; and files that take minutes for what others show in part.
-APART := tests/netns tests/ui tests/vm tests/qemu tests/clients tests/emulators tests/upstream tests/matrix
+APART := tests/soak tests/netns tests/ui tests/vm tests/qemu tests/clients tests/emulators tests/upstream tests/matrix
 LONG := tests/deployments tests/bare tests/cli/test_environment_diff.py \
   $(addprefix tests/cluster/test_,api_keys.py beside_local.py containers.py doctor.py ends.py fresh_account.py gpu.py \
     heavy_use.py logs_in_prefect.py machines_counted.py notebook.py one_address.py reference_document.py \
@@ -40,7 +40,7 @@ define with_versions
 endef
 
 .PHONY: demo test long-test clients-test again netns-test vm-test qemu-test ui-test screens check build docs lock format clean \
-  upstream-test moto-test crash-matrix races lost-work mutants emulators oldest-test newest-test
+  upstream-test moto-test crash-matrix races soak lost-work mutants emulators oldest-test newest-test
 
 clients-test: $(STAMP)  ## environments made by uv, pip, poetry, pdm and others, with each Python that is here
 	$(BIN)/python -m pytest tests/clients --timeout 600
@@ -103,6 +103,10 @@ lost-work: $(STAMP)  ## whatever is killed, at each moment of a flow: 640 cases 
 	PREFECT_COILED_LOST_WORK=$${PREFECT_COILED_LOST_WORK:-all} \
 	PREFECT_COILED_LOST_WORK_TABLE=$${PREFECT_COILED_LOST_WORK_TABLE:-$(CURDIR)/.venv/lost-work.json} \
 	  $(BIN)/python -m pytest tests/lost_work
+
+soak: $(STAMP)  ## 200 clusters, four at a time, while calls of AWS's fail here and there
+	PREFECT_COILED_SOAK=all PREFECT_COILED_SOAK_TABLE=$${PREFECT_COILED_SOAK_TABLE:-$(CURDIR)/.venv/soak.json} \
+	  $(BIN)/python -m pytest tests/soak
 
 mutants: $(STAMP)  ## faults sown into the package, one at a time: the tests have to fail; MUTANTS="--only lease"
 	$(BIN)/python -m tests.mutants --table $(CURDIR)/.venv/mutants.json $(MUTANTS)

@@ -56,8 +56,8 @@ def unfinished() -> State[Any]:
 def report(endings: Iterable[Ended], timeout: float = 30.0) -> None:
     """Put task runs into their terminal states on the API; failures are logged, never raised.
 
-    A run that the server has as crashed, failed or cancelled already keeps that state: the worker
-    knew more about it. One that the server has as completed is overruled, because its result is gone.
+    A run that the server has in a terminal state already keeps it: the worker knew more about it. One that
+    has completed has done what it does, though its result may be gone: that is said to who asks for it.
 
     Args:
         timeout: Seconds for all of them together.
@@ -84,9 +84,7 @@ def _report_one(ending: Ended) -> None:
     with get_client(sync_client=True) as client:
         try:
             known = client.read_task_run(ending.task_run_id).state
-            if known is not None and (known.type == state.type or known.is_crashed() or known.is_failed()):
-                return
-            if known is not None and known.is_cancelled():
+            if known is not None and known.is_final():
                 return
             client.set_task_run_state(ending.task_run_id, state, force=True)
         except ObjectNotFound:

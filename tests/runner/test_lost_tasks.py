@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from prefect import flow, task
+from prefect.client.orchestration import get_client
 from prefect.futures import as_completed, wait
 
 from prefect_coiled.errors import TaskLostError
 from prefect_coiled.task_runner import CoiledTaskRunner
+from prefect_coiled.task_runner.lost_tasks import Ended, crashed, report
 
 from .conftest import eventually, flow_run_state, states_of
 
@@ -149,6 +151,22 @@ def test_without_a_flow_a_lost_task_raises_unless_it_was_waited_for(runner: Coil
         assert future.state.is_crashed()
     with pytest.raises(TaskLostError), runner.duplicate() as careless:
         careless.submit(die, {})
+
+
+def test_what_has_completed_stays_so_though_its_result_is_lost(runner: CoiledTaskRunner) -> None:
+    runs: list[Any] = []
+
+    @flow(task_runner=runner)
+    def completes() -> None:
+        future = live.submit()
+        future.wait()
+        runs.append(future.task_run_id)
+
+    _, _, tasks = run(completes)
+    assert tasks == {"live": ["Completed"]}
+    report([Ended(live, runs[0], crashed(TaskLostError("a result", "it is lost")))])
+    with get_client(sync_client=True) as client:
+        assert client.read_task_run(runs[0]).state.is_completed()
 
 
 def test_a_flow_ends_only_after_the_tasks_it_forgot(runner: CoiledTaskRunner) -> None:
