@@ -43,6 +43,7 @@ from prefect_coiled.records import ClusterRecord, Removal
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
 from tests.matrix.races import Race
+from tests.provision.laid import hurry
 
 Spec = Callable[..., ClusterSpec]
 
@@ -396,8 +397,9 @@ def test_delete_removes_all_of_a_cluster_and_nothing_of_another(
 
 @pytest.mark.parametrize("late", ["workers", "ingress"])
 def test_what_comes_while_a_cluster_is_removed_leaves_nothing(
-    session: Session, spec: Spec, aws: Aws, sandbox: Sandbox, late: str
+    session: Session, spec: Spec, aws: Aws, sandbox: Sandbox, late: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    hurry(monkeypatch, young=True)
     planned = spec()
     record = create_cluster(planned)
 
