@@ -15,14 +15,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import botocore.client
-import prefect_coiled.accounts
 import pytest
 from botocore.exceptions import ConnectionClosedError
 from prefect import task_engine
-from prefect_coiled.accounts import reset_account
 from typer.testing import CliRunner
 
 import prefect_coiled.blocks
+import prefect_coiled.saved_accounts
 from prefect_coiled.aws import baked_images, log_events, logs
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.instances import find_instances
@@ -39,6 +38,7 @@ from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.user_data import BAKED
 from prefect_coiled.provision import bake_image, create_cluster, delete_cluster
 from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.saved_accounts import reset_account
 from prefect_coiled.tasks import launch as launching
 from prefect_coiled.tasks.steps import Session, use_session
 from tests.provision.laid import bring_up, hurry, live, refused
@@ -335,7 +335,7 @@ def world(
     # Prefect's pauses between two tries of a step.
     monkeypatch.setattr(task_engine, "time", SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None}))
     monkeypatch.setattr(launching, "RATE_LIMIT", 600.0)
-    for module in (prefect_coiled.blocks, prefect_coiled.accounts):
+    for module in (prefect_coiled.blocks, prefect_coiled.saved_accounts):
         monkeypatch.setattr(module, "load_account", lambda slug=None: account)
     # Reads of logs at the pace of CloudWatch would take minutes here.
     monkeypatch.setattr(log_events, "_FILTERS", Pace(1000))

@@ -19,7 +19,6 @@ from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cli import accounts as account_commands
-from prefect_coiled.cli import resources as resource_commands
 from prefect_coiled.cli.common import tell_removal
 from prefect_coiled.cluster.launched import Launched
 from prefect_coiled.doctor import examine
@@ -245,7 +244,7 @@ def test_a_command_that_leaves_something_says_so_and_exits_with_1(
     account = Account("team", credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
     monkeypatch.setattr("prefect_coiled.blocks.load_account", lambda slug: account)
     with pytest.raises(typer.Exit) as ended:
-        resource_commands.account_destroy("team", yes=True)
+        account_commands.account_destroy("team", yes=True)
     assert ended.value.exit_code == 1
     assert f"Left: {kept}, " in capsys.readouterr().out
 
