@@ -27,7 +27,7 @@ VERSIONS_TESTS := \
   tests/runner/test_tasks.py::test_get_dask_client_works_with_tls_inside_a_task \
   tests/runner/test_tasks.py::test_the_shipped_context_has_the_parts_that_prefect_serialises \
   tests/cli/test_help.py tests/unit \
-  --ignore tests/unit/test_policies.py --ignore tests/unit/test_block_documents.py \
+  --ignore tests/unit/test_policies.py --ignore tests/unit/test_block_documents.py --ignore tests/unit/test_circles.py \
   --deselect tests/unit/test_credentials.py::test_an_endpoint_that_does_not_answer_is_told_in_one_line
 
 # An environment of its own, of the versions that a strategy of uv's takes, and in it the tests:
