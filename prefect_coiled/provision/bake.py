@@ -13,7 +13,7 @@ from prefect import flow
 
 from prefect_coiled import events
 from prefect_coiled.aws import baked_images
-from prefect_coiled.errors import ProvisionError
+from prefect_coiled.errors import NameTakenError, ProvisionError
 from prefect_coiled.events import Watch
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.user_data import DISTRIBUTED_PYTHONS
@@ -73,7 +73,15 @@ def bake_image(spec: ClusterSpec) -> BakedImage:
             }
         )
         steps_account = account_of(session, spec)
-        steps.claim_name(session.aws, spec)
+        try:
+            steps.claim_name(session.aws, spec)
+        except NameTakenError as taken:
+            where = f"--account {spec.account} --region {spec.region}"
+            raise NameTakenError(
+                "baking these packages",
+                f"a bake of them is under way, or one was broken off and left something of {spec.name}",
+                f"Wait for it, or remove what it left: `prefect-coiled stop {spec.name} {where}`.",
+            ) from taken
         try:
             image = _bake(session, spec, steps_account)
         except BaseException:

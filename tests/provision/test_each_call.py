@@ -6,6 +6,7 @@ has the rest: scaling down, reading logs, baking an image, `setup iam` and `setu
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ from prefect_coiled.cluster.launched import find_launched
 from prefect_coiled.environment import Lock, Locked
 from prefect_coiled.environment.build import wheel_of
 from prefect_coiled.environment.modules_wheel import write_wheel
-from prefect_coiled.errors import PrefectCoiledError
+from prefect_coiled.errors import NameTakenError, PrefectCoiledError
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.user_data import BAKED
 from prefect_coiled.provision import bake_image, create_cluster, delete_cluster
@@ -120,6 +121,10 @@ class Way:
     def run(self) -> None:
         """What the user does."""
         raise NotImplementedError
+
+    def again(self) -> None:
+        """The same once more, or what the error says."""
+        self.run()
 
     def reached(self) -> bool:
         """Whether that is how it should be."""
@@ -214,6 +219,18 @@ class Bake(Way):
         session.locked = self.world.locked
         with use_session(session):
             bake_image(self.world.spec(zone=ZONE))
+
+    def again(self) -> None:
+        try:
+            self.run()
+        except NameTakenError as taken:
+            # Where it cannot be seen what the first one left, its name is kept.
+            (name,) = re.findall(
+                r"`prefect-coiled stop (bake-\w+) --account team --region us-east-1`", str(taken)
+            )
+            with use_session(Session(self.world.aws)):
+                delete_cluster("team", "us-east-1", name)
+            self.run()
 
     def reached(self) -> bool:
         return len(baked_images.find_baked_images(self.world.aws)) == 1 and not live(self.world.sandbox)
@@ -389,7 +406,7 @@ def test_a_call_that_goes_wrong_is_told_and_the_next_try_ends_it(
             assert not [bare for bare in BARE if bare in f"{failure} {world.said}"]
             does.failed()
             with struck(world, "", fault):
-                does.run()
+                does.again()
         assert does.reached(), (times, failure, world.said)
 
 
