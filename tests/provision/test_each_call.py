@@ -25,7 +25,6 @@ import prefect_coiled.blocks
 import prefect_coiled.saved_accounts
 from prefect_coiled.aws import baked_images, log_events, logs
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.instances import find_instances
 from prefect_coiled.aws.kinds import KINDS, find
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.pace import Pace
@@ -205,10 +204,9 @@ class Bake(Way):
         aws = self.world.aws
         if not find(aws, KINDS["vpc"]):
             bring_up(aws, ZONE)
-        # A builder that AWS kept for a while; it is off, and its name is taken.
-        for name in {machine.cluster for machine in find_instances(aws)}:
-            with use_session(Session(aws)):
-                delete_cluster("team", "us-east-1", name)
+        # What AWS kept of an earlier builder: it is off, and its name is taken.
+        with use_session(Session(aws)):
+            delete_cluster("team", "us-east-1", f"bake-{self.world.locked.lock.environment_hash}")
         for row in ("image", "snapshot"):
             kind = KINDS[row]
             if kind.delete and (items := find(aws, kind)):
