@@ -50,6 +50,7 @@ class StepRecord(Record):
     """A step of the examination.
 
     Attributes:
+        seconds: How long it took.
         note: What it found, without ids.
         error: Class and code of what failed; empty where nothing did.
     """
@@ -104,6 +105,9 @@ def examine(account: Account, *, spend: float = 0.5) -> Examination:
 
     Args:
         spend: US dollars that it may cost at most; the cluster's machines end by themselves before.
+
+    Raises:
+        OptionsError: If even the shortest life costs more than `spend`.
     """
     price = hourly_price()
     seconds = min(_LONGEST, spend / price * 3600)

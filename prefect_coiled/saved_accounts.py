@@ -178,7 +178,12 @@ def make_account(
     endpoint_url: str | None = None,
     permissions_boundary: str | None = None,
 ) -> Ec2DaskAccount:
-    """An account block, checked but not saved."""
+    """An account block, checked but not saved.
+
+    Raises:
+        OptionsError: If an option is wrong.
+        AccountError: If the credentials are of a kind that cannot be used.
+    """
     checked = BackendOptions(**{k: v for k, v in options.items() if v is not None})
     credentials: dict[str, Any] = {}
     if any(keys):
@@ -260,6 +265,9 @@ def administrator(slug: str, profile: str | None = None) -> tuple[Account, Aws]:
     Args:
         profile: A profile of `~/.aws`, also where the account has not been saved yet; else the account's own
             credentials.
+
+    Raises:
+        AccountError: There is neither, or the credentials cannot be used.
     """
     saved = saved_block(slug) if profile else None
     if profile:

@@ -36,6 +36,9 @@ def pages_of(
 
     Args:
         key: Where the items are in a page.
+
+    Raises:
+        AwsError: As `Aws.call` does.
     """
     for some in batches(values, FILTER_VALUES):
         yield from aws.pages(action, what, key, Filters=[{"Name": name, "Values": some}])

@@ -119,7 +119,11 @@ def _files(aws: Aws, name: str) -> list[str]:
 
 
 def list_files(aws: Aws, bucket: str, prefix: str = "", *, now: datetime | None = None) -> frozenset[str]:
-    """The keys of the files that stay for a good while yet."""
+    """The keys of the files that stay for a good while yet.
+
+    Args:
+        now: The time; UTC now by default.
+    """
     oldest = (now or datetime.now(timezone.utc)) - timedelta(days=RENEWED_DAYS)
     found = aws.pages(
         "s3:ListObjectsV2", f"listing s3://{bucket}/{prefix}", "Contents", Bucket=bucket, Prefix=prefix

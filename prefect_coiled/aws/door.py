@@ -187,7 +187,11 @@ class Aws:
 
     @property
     def number(self) -> str:
-        """The 12 digits of the AWS account behind the credentials, which is asked for once."""
+        """The 12 digits of the AWS account behind the credentials, which is asked for once.
+
+        Raises:
+            CredentialsError: If AWS does not accept them.
+        """
         if not self.known_number:
             what = f"checking the credentials of account ({self.account})"
             found = str(self.call("sts:GetCallerIdentity", what)["Account"])
@@ -236,6 +240,10 @@ class Aws:
 
         All pages are read before the first item is given: where AWS takes the token of a page no more, the
         listing begins again, and no item comes twice.
+
+        Raises:
+            AwsError: As `call` does.
+            StoppedError: As `call` does.
         """
         parameters = self._owned(action, parameters)
         for again in (True, True, False):

@@ -123,7 +123,11 @@ def _expire(aws: Aws, item: Item, want: Wanted, there: There) -> Item:
 
 
 def delete_repository(aws: Aws) -> bool:
-    """Delete the repository with its images. Returns whether it was there."""
+    """Delete the repository with its images. Returns whether it was there.
+
+    Raises:
+        ProvisionError: If it does not carry our tags.
+    """
     if find_repository(aws) is None:
         return False
     name = repository_name(aws.account)
@@ -146,7 +150,11 @@ REPOSITORY = Kind(
 
 
 def find_images(aws: Aws) -> tuple[ImageRecord, ...]:
-    """The images in the account's repository, the newest first."""
+    """The images in the account's repository, the newest first.
+
+    Raises:
+        ProvisionError: If the account has no repository in this region.
+    """
     found = find_repository(aws)
     name = repository_name(aws.account)
     if found is None:

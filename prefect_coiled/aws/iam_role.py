@@ -202,7 +202,11 @@ def attach_policy(aws: Aws, arn: str) -> bool:
 
 
 def detach_policy(aws: Aws, arn: str) -> bool:
-    """Take a managed policy from the role. Returns whether it was there."""
+    """Take a managed policy from the role. Returns whether it was there.
+
+    Raises:
+        ProvisionError: If the account has no role yet.
+    """
     _check_form(arn)
     _known(aws)
     if arn not in attached_policies(aws):

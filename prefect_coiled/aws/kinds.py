@@ -80,6 +80,7 @@ def find(aws: Aws, kind: Kind, scope: Scope = ALL, *, ours: bool = False) -> lis
     """What there is of a kind, and is ours.
 
     Args:
+        scope: Which clusters; all that the account has by default.
         ours: Whether all has to be ours that is found by its name.
 
     Raises:
@@ -109,6 +110,7 @@ def find_what_shows(
     """The same for a way down: what AWS does not show of lesser things keeps no machine running.
 
     Args:
+        keys: The rows; all by default.
         patience: Seconds for each row in which AWS may fail.
 
     Returns:

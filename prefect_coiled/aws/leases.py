@@ -69,7 +69,11 @@ class Held:
         return self._now() - self._written > GOOD_FOR * _SURE
 
     def check(self) -> None:
-        """See that it is still held."""
+        """See that it is still held.
+
+        Raises:
+            ProvisionError: If it is not.
+        """
         if self.lost:
             raise ProvisionError(
                 f"holding the lease ({self._name})",

@@ -92,7 +92,11 @@ class Account:
         return attach_policy(self.door(), arn)
 
     def door(self, region: str | None = None, stop: threading.Event | None = None) -> Aws:
-        """The door of this account in a region; no call is made yet."""
+        """The door of this account in a region; no call is made yet.
+
+        Args:
+            region: The AWS region; the one that holds for the account by default.
+        """
         from prefect_coiled.aws.door import Aws
 
         region = merge({"region": region}, self.options).options.region

@@ -28,7 +28,11 @@ def is_ours(aws: Aws, labels: Mapping[str, str], owner: str) -> bool:
 
 
 def check_ours(aws: Aws, what: str, labels: Mapping[str, str], owner: str) -> None:
-    """See that something is ours; the arguments are those of `is_ours`, and its name."""
+    """See that something is ours; the arguments are those of `is_ours`, and its name.
+
+    Raises:
+        ProvisionError: If it is not.
+    """
     if not is_ours(aws, labels, owner):
         raise foreign(what)
 

@@ -19,7 +19,11 @@ class Pace:
         self._lock = threading.Lock()
 
     def wait(self, stop: threading.Event, what: str) -> None:
-        """Wait for this call's turn."""
+        """Wait for this call's turn.
+
+        Raises:
+            StoppedError: When a stop is asked for.
+        """
         with self._lock:
             turn = max(self._clock(), self._next)
             self._next = turn + self._apart

@@ -83,7 +83,11 @@ def put_secret(aws: Aws, name: str, value: str, labels: dict[str, str]) -> None:
 
 
 def check_size(value: str) -> None:
-    """See that a value fits into a plain parameter: 4,096 bytes."""
+    """See that a value fits into a plain parameter: 4,096 bytes.
+
+    Raises:
+        OptionsError: If it is larger than 4,096 bytes.
+    """
     size = len(value.encode())
     if size > STANDARD_LIMIT:
         raise OptionsError(
@@ -94,7 +98,11 @@ def check_size(value: str) -> None:
 
 
 def _tier(value: str, what: str, next_step: str) -> str:
-    """The tier that a value needs."""
+    """The tier that a value needs.
+
+    Raises:
+        OptionsError: If it fits into none.
+    """
     size = len(value.encode())
     if size > _ADVANCED:
         raise OptionsError(what, f"they take {size} bytes, and SSM holds at most {_ADVANCED}", next_step)
@@ -102,7 +110,11 @@ def _tier(value: str, what: str, next_step: str) -> str:
 
 
 def claim(aws: Aws, name: str, value: str, labels: dict[str, str]) -> bool:
-    """Write a parameter only if its name is free; AWS keeps names unique. Returns whether it is ours now."""
+    """Write a parameter only if its name is free; AWS keeps names unique. Returns whether it is ours now.
+
+    Raises:
+        OptionsError: If the value is larger than AWS takes.
+    """
     check_size(value)
     try:
         aws.call(

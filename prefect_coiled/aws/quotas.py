@@ -78,7 +78,11 @@ def find_running(aws: Aws) -> list[tuple[str, bool, int]]:
 
 
 def find_use(aws: Aws, quota: Quota) -> QuotaUse:
-    """A quota of machines and what is used of it."""
+    """A quota of machines and what is used of it.
+
+    Raises:
+        AccessDeniedError: As `find_limit` does.
+    """
     return _use(aws, quota, quotas.used_vcpus(find_running(aws), quota), find_limit(aws, quota))
 
 
@@ -96,6 +100,9 @@ def find_uses(aws: Aws) -> list[QuotaUse]:
 
     Those of machines that nobody has, such as P and Trn, are given as well: such a type may be wanted. What
     AWS does not let be read is unknown, and keeps no other.
+
+    Raises:
+        CredentialsError: If AWS does not take the credentials.
     """
     running, of_running = _readable(lambda: find_running(aws))
     refused: list[str] = []  # once AWS does not answer, or not to us, it is not asked for another one

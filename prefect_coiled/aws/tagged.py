@@ -31,6 +31,7 @@ def find_tagged(
     """What an EC2 listing call shows of the account, or of clusters of it.
 
     Args:
+        scope: Which clusters; all that the account has by default.
         owners: The parameter that says that our own AWS account's are meant, where AWS shows others too.
         disabled: Whether images that are disabled are meant too.
     """

@@ -80,7 +80,11 @@ class Applied:
 
 
 def find_files(paths: Sequence[Path] = ()) -> list[Path]:
-    """The documents that are meant: these files, those in these folders, by default those in `blocks/`."""
+    """The documents that are meant: these files, those in these folders, by default those in `blocks/`.
+
+    Raises:
+        OptionsError: If there is none.
+    """
     found: list[Path] = []
     for path in paths or (Path("blocks"),):
         if path.is_dir():
@@ -96,6 +100,9 @@ def find_files(paths: Sequence[Path] = ()) -> list[Path]:
 
 def read_document(path: Path, environ: Mapping[str, str] | None = None) -> Document:
     """Read a document and fill in its variables.
+
+    Args:
+        environ: The variables; the process's own by default.
 
     Raises:
         OptionsError: If it is no such document, holds a secret, or names a variable that is not set.

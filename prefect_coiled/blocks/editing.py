@@ -52,6 +52,10 @@ def edited(
         registry: Fields of the registry; those of the saved one stay, unless its kind changes.
         credentials: Fields of the AWS credentials, instead of the saved ones.
         clear: Names of `CLEARABLE` to empty.
+
+    Raises:
+        OptionsError: If the result would not be right.
+        AccountError: If the credentials are of a kind that cannot be used.
     """
     given = dict(fields or {})
     before = {} if block is None else {n: getattr(block, n) for n in Ec2DaskAccount.model_fields}

@@ -120,7 +120,11 @@ def _say_region(block: Ec2DaskAccount, slug: str) -> None:
 
 
 def find_accounts() -> list[BlockDocument]:
-    """The documents of all account blocks, by name; their secrets stay hidden."""
+    """The documents of all account blocks, by name; their secrets stay hidden.
+
+    Raises:
+        AccountError: The Prefect API could not be asked.
+    """
     with asking("accounts") as client:
         return _documents(client)
 
@@ -140,7 +144,11 @@ def account_slug(slug: str | None = None) -> str:
 
 
 def delete_account(slug: str) -> bool:
-    """Delete the block document of an account. Returns whether it was there."""
+    """Delete the block document of an account. Returns whether it was there.
+
+    Raises:
+        AccountError: The Prefect API could not be asked.
+    """
     with asking(f"account {slug!r}") as client:
         document = find_document(client, Ec2DaskAccount, slug)
         if document is None:
@@ -244,7 +252,11 @@ def _unreachable(what: str, error: Exception) -> AccountError:
 
 
 def save_block(block: Ec2DaskAccount, slug: str) -> None:
-    """Save an account's block under its slug."""
+    """Save an account's block under its slug.
+
+    Raises:
+        AccountError: The Prefect API could not be asked.
+    """
     save: Any = block.save  # Prefect's types do not know `_sync`
     with _told_in_a_line(f"account {slug!r}"):
         save(slug, overwrite=True, _sync=True)

@@ -81,7 +81,12 @@ class AccountFlags:
         return made
 
     def block(self, saved: Ec2DaskAccount | None) -> Ec2DaskAccount:
-        """What is saved, with what was given."""
+        """What is saved, with what was given.
+
+        Raises:
+            OptionsError: If something that was given is not right.
+            AccountError: If the credentials are of a kind that cannot be used.
+        """
         from prefect_coiled.blocks.editing import NETWORK_FIELDS, edited
         from prefect_coiled.options.ingress import Firewall
 

@@ -33,6 +33,9 @@ def config_to_send(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Dask's configuration where it differs from Dask's own defaults.
 
+    Args:
+        config: The configuration; by default the one that is loaded.
+
     Returns:
         What goes to the machines, as what JSON can say; and the names of what does not, with the reason.
     """

@@ -349,6 +349,9 @@ def _find_or_await(aws: Aws, name: str) -> Launched | None:
 
     So flow runs that start at the same minute share one cluster instead of refusing each other. What is left
     of a cluster of that name that has ended by itself is removed, so that the name is free.
+
+    Raises:
+        StoppedError: If a stop is asked for.
     """
     intent = parameters.intent_of(aws.account, name)
     end = time.monotonic() + _SOMEBODY_STARTS

@@ -36,6 +36,9 @@ def gather_modules(ignore: Sequence[str] = ()) -> Modules:
 
     Args:
         ignore: Names of packages that the machines shall not get; the modules have one too.
+
+    Raises:
+        OptionsError: They are too large, or one has the name of a module of Python's own.
     """
     if any(fnmatchcase(NAME, pattern) for pattern in check_ignored(ignore)):
         return Modules()

@@ -80,7 +80,11 @@ async def wait_until_ready(
 
 
 async def _knock(launched: Launched) -> None:
-    """See whether the scheduler's port is open. Dask's own retries wait longer and longer in between."""
+    """See whether the scheduler's port is open. Dask's own retries wait longer and longer in between.
+
+    Raises:
+        OSError: If it is not.
+    """
     record = launched.record
     _, writer = await asyncio.wait_for(
         asyncio.open_connection(record.scheduler_host, record.scheduler_port), _KNOCK

@@ -34,6 +34,7 @@ class Request:
     """What a user asked of `Cluster`, with nothing looked up yet.
 
     Args:
+        config: Dask's configuration; by default the one that is loaded.
         defaults: Keywords that hold where none is given, in place of those of the configuration.
 
     Attributes:
@@ -206,6 +207,11 @@ class Request:
         Args:
             own_cidr: Finds the caller's address; called only if some rule says "me".
             ports: Of the scheduler and of the dashboard, and one for both, if there is to be one.
+            now: The time; UTC now by default.
+            uid: Random by default.
+
+        Raises:
+            OptionsError: For whatever is wrong with the options.
         """
         found = self.merged(account)
         options = found.options

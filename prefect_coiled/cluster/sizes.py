@@ -23,7 +23,11 @@ _LIMITS = tuple(f"{end}{what}" for end in ("minimum", "maximum") for what in (""
 
 @dataclass(frozen=True)
 class WorkerSize:
-    """What one worker has; None where nobody knows."""
+    """What one worker has; None where nobody knows.
+
+    Attributes:
+        memory: Its memory in bytes.
+    """
 
     threads: int | None
     memory: float | None
@@ -39,7 +43,11 @@ class WorkerSize:
         return max([least, *(math.ceil(w) for w in wishes if w is not None)])
 
     def at_most(self, n: Any = math.inf, *, cores: Any = None, memory: Any = None, what: str = "") -> float:
-        """The largest number of workers that has no more than this."""
+        """The largest number of workers that has no more than this.
+
+        Raises:
+            OptionsError: A number is none, or nobody knows what a worker has.
+        """
         wishes = [self._workers(f"{what}cores", cores), self._workers(f"{what}memory", memory)]
         own = math.inf if n is None or n == math.inf else KEYWORDS["n_workers"].take(n)
         return min([own, *(math.floor(w) for w in wishes if w is not None)])
@@ -90,5 +98,9 @@ def worker_size(node: NodeConfig, vm_types: Iterable[str], there: Iterable[Mappi
 
 
 def check_adaptive(given: Iterable[str]) -> None:
-    """Refuse a keyword of `adapt` that Dask would swallow; the limits are keywords of it, too."""
+    """Refuse a keyword of `adapt` that Dask would swallow; the limits are keywords of it, too.
+
+    Raises:
+        OptionsError: There is no such keyword.
+    """
     check_known(given, (*_LIMITS, *_ADAPTIVE), "adapt", "unexpected keyword {}.")

@@ -66,6 +66,9 @@ def found_alone(
     Args:
         bad: Gets what cannot be had, with uv's words.
         chosen: Gets the index of a package whose sources name several.
+
+    Raises:
+        OptionsError: The index does not answer.
     """
     if not pins:
         return []

@@ -144,7 +144,11 @@ def as_of_directory(package: Package, wheel: Path, notes: list[str]) -> Path:
 
 
 def wheel_of(path: Path, url: str = "") -> Wheel:
-    """What a wheel file is."""
+    """What a wheel file is.
+
+    Raises:
+        OptionsError: It has no wheel's name.
+    """
     try:
         name, version, _, _ = parse_wheel_filename(path.name)
     except InvalidWheelFilename as error:

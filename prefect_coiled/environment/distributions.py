@@ -59,7 +59,11 @@ class Found:
 
 
 def find(distributions: Iterable[metadata.Distribution] | None = None) -> tuple[list[Found], dict[str, str]]:
-    """The records that count, in the order of the path, and why by name for those that cannot be read."""
+    """The records that count, in the order of the path, and why by name for those that cannot be read.
+
+    Args:
+        distributions: What to look at; by default everything on the path.
+    """
     groups: dict[str, list[Found]] = {}
     broken: dict[str, str] = {}
     links: dict[str, EggLink] = {}

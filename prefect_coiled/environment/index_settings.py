@@ -21,6 +21,7 @@ class Index:
 
     Attributes:
         url: Its address, without user and password.
+        name: As its user calls it; may be empty.
         default: Whether it is asked last, in place of the public one.
         explicit: Whether it is asked only for packages whose source names it.
         flat: Whether it is a list of files rather than a simple index.

@@ -78,6 +78,9 @@ class Indexes:
         What uv was told holds; where it was told of no index, what Poetry and PDM have in the project's
         pyproject.toml, and else pip's settings.
 
+        Args:
+            folder: Of the project; by default the main script's, else the working directory.
+
         Raises:
             OptionsError: A file of settings cannot be read.
         """

@@ -50,7 +50,11 @@ def _check(place: Path) -> None:
 
 
 def _make(place: Path) -> None:
-    """Make a folder, and those above it, for this user alone."""
+    """Make a folder, and those above it, for this user alone.
+
+    Raises:
+        OSError: It cannot be made; or somebody else has put another, or a link, in its place.
+    """
     missing = [one for one in (place, *place.parents) if not one.exists()]
     for one in reversed(missing):
         one.mkdir(mode=0o700, exist_ok=True)

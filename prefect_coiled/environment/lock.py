@@ -93,6 +93,7 @@ def lock(
     Args:
         strict: Whether what the machines cannot have as it is here is an error rather than replaced.
         fresh: Whether to read files again that look as they did when they were read last.
+        indexes: Where to look; by default as pip and uv are set up here.
 
     Raises:
         OptionsError: A package cannot be had for the machines; the text says which, why and what to do.

@@ -55,6 +55,9 @@ def start_folder(environ: Mapping[str, str], script: Path | None) -> Path:
 
     Args:
         environ: `UV_PROJECT` names another folder, as for uv.
+
+    Raises:
+        OptionsError: The working directory is not there any more.
     """
     if environ.get("UV_PROJECT"):
         return Path(environ["UV_PROJECT"]).absolute()
@@ -144,7 +147,11 @@ def settings_files(start: Path, project: Project, environ: Mapping[str, str]) ->
 
 
 def script_settings(script: Path) -> dict[str, Any]:
-    """The table `[tool]` of the metadata in a script."""
+    """The table `[tool]` of the metadata in a script.
+
+    Raises:
+        OptionsError: It is no TOML.
+    """
     try:
         blocks = list(_INLINE.finditer(script.read_text(encoding="utf-8").replace("\r\n", "\n")))
     except (OSError, UnicodeDecodeError):
@@ -176,7 +183,11 @@ def locked_versions(path: Path) -> dict[str, str]:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The content of a file of TOML; empty where there is none."""
+    """The content of a file of TOML; empty where there is none.
+
+    Raises:
+        OptionsError: It is no TOML.
+    """
     try:
         return read_toml(path.read_text(encoding="utf-8"))
     except OSError:

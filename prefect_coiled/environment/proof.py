@@ -169,6 +169,9 @@ def check_editables(
 
     Args:
         packages: Among them those that the client runs from their directories.
+
+    Raises:
+        OptionsError: There is one, and it must not be.
     """
     changes = []
     hashes = {wheel.name: wheel.sha256 for wheel in lock.wheels}

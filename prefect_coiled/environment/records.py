@@ -201,7 +201,11 @@ class Lock(Record):
 
     @classmethod
     def parse(cls, text: str) -> Lock:
-        """Read what `text` wrote."""
+        """Read what `text` wrote.
+
+        Raises:
+            OptionsError: It is no such lock.
+        """
         try:
             read = tomllib.loads(text)
             tool = read["tool"][TOOL]
@@ -219,7 +223,11 @@ class Lock(Record):
 
 
 def read_toml(text: str) -> dict[str, Any]:
-    """The content of a TOML document."""
+    """The content of a TOML document.
+
+    Raises:
+        ValueError: It is none.
+    """
     return tomllib.loads(text)
 
 

@@ -18,7 +18,11 @@ _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2")
 
 
 def with_absolute_paths(path: Path) -> dict[str, str]:
-    """The texts of a file of requirements and of those that it names, the file itself first, by new names."""
+    """The texts of a file of requirements and of those that it names, the file itself first, by new names.
+
+    Raises:
+        OptionsError: It cannot be read.
+    """
     texts: dict[str, str] = {}
     _add(path, texts, {})
     return texts

@@ -24,7 +24,11 @@ _NODE = ("boto3", "bokeh", "cryptography", "dask", "distributed", "pydantic", "t
 
 
 def check_software(software: object) -> str:
-    """The path of the file."""
+    """The path of the file.
+
+    Raises:
+        OptionsError: It is none that can be read here.
+    """
     what = f"software {software!r}"
     if not isinstance(software, (str, Path)):
         raise OptionsError(what, "it is the path of a requirements file or of a pylock.toml")

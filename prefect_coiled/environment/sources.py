@@ -96,7 +96,11 @@ def _listed(folder: Path) -> list[str]:
 
 
 def copied(source: Path, target: Path) -> Path:
-    """A copy of a project without what builds, tools and editors leave in it."""
+    """A copy of a project without what builds, tools and editors leave in it.
+
+    Raises:
+        OptionsError: A file cannot be read.
+    """
     ignored = Ignored(source)
 
     def left_out(folder: str, names: list[str]) -> set[str]:

@@ -48,7 +48,11 @@ class Place(NamedTuple):
 
 
 def find_uv() -> list[str]:
-    """The command of uv: this environment's, or the machine's."""
+    """The command of uv: this environment's, or the machine's.
+
+    Raises:
+        OptionsError: There is none.
+    """
     if util.find_spec("uv"):
         try:
             # What `python -m uv` runs. The module may be there without the program: on PYTHONPATH, or copied.

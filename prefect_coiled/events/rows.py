@@ -153,7 +153,11 @@ def level_number(level: int | str) -> int:
 def choose(
     lines: Iterable[str], *, limit: int, level: int = logging.NOTSET, event_type: str | None = None
 ) -> list[Notification]:
-    """The newest `limit` rows from a level on and of a type, oldest first."""
+    """The newest `limit` rows from a level on and of a type, oldest first.
+
+    Raises:
+        OptionsError: If there is no such type, or the limit is no number of rows.
+    """
     if event_type is not None and event_type not in EVENT_TYPES:
         hint = near(event_type, EVENT_TYPES)
         raise OptionsError(f"event_type {event_type!r}", f"must be one of {', '.join(EVENT_TYPES)}.", hint)

@@ -29,14 +29,15 @@ class Event:
         step: The step that it is progress of, such as "network".
         action: The call to AWS, such as "ec2:CreateVpc".
         ids: Ids of machines, or of what the kind names.
+        seconds: How long it took.
         level: A level of `logging`.
         reply: What AWS answered.
         of: Workers that there are.
         resources: What the cluster consists of, a row each.
         cost: What it cost, as text.
+        at: When it was over, UTC.
         number: The number of the AWS account, where it is known.
         source: The stream that is of one cluster, where it was told on one.
-        at: When it was over, UTC.
     """
 
     kind: str

@@ -32,6 +32,7 @@ class LogShipper:
         group: The log group; it exists.
         stream: The log stream; made when it does not exist.
         start: Whether to start now; else lines wait for `start()`.
+        clock: The time of day, in seconds.
         chance: Gives numbers from 0 to 1, for pauses.
     """
 

@@ -33,6 +33,7 @@ def fetch_secrets(
     Args:
         client: Makes an SSM client; called again after a failure, so that credentials are looked up anew.
         wait_s: Seconds until the node gives up.
+        clock: A monotonic clock, in seconds.
         between: Gives the seconds between tries.
 
     Raises:

@@ -26,6 +26,9 @@ _HOSTED = ("user", "token", "server", "protocol")
 def cluster_defaults(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The keywords of `Cluster` that `coiled.yaml` sets, but for backend options.
 
+    Args:
+        config: Dask's configuration; by default the one that is loaded.
+
     Raises:
         OptionsError: A part of the file has the wrong shape, or stands where nothing reads it.
     """

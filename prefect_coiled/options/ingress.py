@@ -210,7 +210,11 @@ def check_ssh(rules: Sequence[IngressRule], *, ssh: bool) -> None:
 
 
 def by_one_port(rules: Sequence[IngressRule], port: int | None) -> tuple[IngressRule, ...]:
-    """The rules of a cluster whose clients and dashboard share a port: it stands in for their usual two."""
+    """The rules of a cluster whose clients and dashboard share a port: it stands in for their usual two.
+
+    Args:
+        port: The port; None where each has its own.
+    """
     if port is None:
         return tuple(rules)
     usual = {p for p in DEFAULT_PORTS if p != SSH_PORT}

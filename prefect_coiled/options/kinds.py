@@ -56,7 +56,11 @@ def plain(value: Any) -> Any:
 
 
 def as_bool(value: Any) -> bool:
-    """A yes or a no, written as Prefect's settings take it: true, 1, yes, on, t, y and their opposites."""
+    """A yes or a no, written as Prefect's settings take it: true, 1, yes, on, t, y and their opposites.
+
+    Raises:
+        ValueError: It is neither.
+    """
     if not isinstance(value, (bool, int, float, str)):
         raise TypeError
     try:
@@ -159,7 +163,11 @@ def _how_many_in(text: str) -> Any:
 
 
 def seconds(value: Any) -> float:
-    """Seconds: a number, or a time in Dask's words such as "20 minutes"."""
+    """Seconds: a number, or a time in Dask's words such as "20 minutes".
+
+    Raises:
+        ValueError: It is none, or not more than 0.
+    """
     from dask.utils import parse_timedelta
 
     if isinstance(value, bool) or not isinstance(value, (int, float, str, timedelta)):

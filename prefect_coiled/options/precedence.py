@@ -144,6 +144,9 @@ def stacked(places: Sequence[Place], region: str | None = None) -> Stack:
 
     Args:
         region: The region below all of them, where it is known.
+
+    Raises:
+        OptionsError: A network belongs to another region.
     """
     stack = Stack({}, {}, {}, {})
     who = None if region is None else [rule.cidr for rule in BackendOptions().ingress]

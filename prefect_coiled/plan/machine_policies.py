@@ -84,6 +84,9 @@ def boundary_of(
 
     Args:
         services: What the work on the machines may use beside S3, in full; see `plan.boundary`.
+
+    Raises:
+        OptionsError: If a service is none that may be in it.
     """
     instance = json.loads(instance_policy(account, aws_account_id, partition))
     document = boundary_policy(instance, services, partition)

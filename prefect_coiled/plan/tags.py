@@ -52,6 +52,9 @@ def one_cluster(name: str) -> str:
     """See that a name means one cluster: EC2 reads "*" and "?" as patterns, and blank is no end of a path.
 
     https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Filtering.html#Filtering_Resources_CLI
+
+    Raises:
+        OptionsError: It does not.
     """
     if not re.fullmatch(r"[\w.-]+", name):
         raise OptionsError(f"cluster {name!r}", "is no name of one cluster.", "Give its whole name.")

@@ -81,7 +81,11 @@ class Connection:
         return threading.current_thread() is self._thread
 
     def client(self) -> OwnAddressClient:
-        """The client; waits until there is one."""
+        """The client; waits until there is one.
+
+        Raises:
+            Exception: The first cause of there being none.
+        """
         if self.is_opening_here and not self._over.is_set():
             raise RuntimeError("The cluster is still being made.")
         while not self._over.wait(1.0):

@@ -37,7 +37,11 @@ class Recording:
         self._outbox: Outbox | None = None
 
     def take_over(self, client: Any, submission: Submission, seconds: float) -> None:
-        """Take what the workers of a flow run still hold, and what those that are gone have not told."""
+        """Take what the workers of a flow run still hold, and what those that are gone have not told.
+
+        Args:
+            seconds: How long the workers may take.
+        """
         context = FlowRunContext.get()
         flow_run = context.flow_run if context is not None else None
         try:

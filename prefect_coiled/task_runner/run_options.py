@@ -110,6 +110,9 @@ def resolve(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The keywords that hold for a flow run, and where those came from that are not the code's.
 
+    Args:
+        environ: The environment; by default this process's.
+
     Raises:
         OptionsError: A variable names no keyword, or two parameters speak of the cluster.
     """

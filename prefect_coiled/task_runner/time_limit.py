@@ -32,7 +32,11 @@ def present_limit() -> Limit | None:
 
 
 class Limit:
-    """The time limit of a task run, by the states that it reports."""
+    """The time limit of a task run, by the states that it reports.
+
+    Args:
+        seconds: How long one attempt may take.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -76,6 +80,7 @@ def run_within(
     """Call what runs a task, in a thread of its own.
 
     Args:
+        seconds: How long one attempt may take.
         function: Runs the task; gives its final state.
         report: Tells the API of the state of a task that was given up.
         left_behind: Sees to the thread of such a task.

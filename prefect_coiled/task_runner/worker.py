@@ -164,6 +164,7 @@ async def flush_worker(flow_run_id: str, seconds: float) -> list[Batch]:
     """Send the logs and the events of users that this process still holds for the Prefect API.
 
     Args:
+        flow_run_id: The flow run that asks; empty without one.
         seconds: How long each of the steps may take.
 
     Returns:

@@ -306,7 +306,11 @@ def check_sizes(spec: ClusterSpec) -> None:
 def role_user_data(
     spec: ClusterSpec, role: Role, scheduler_host: str = "", environment: Place | None = None
 ) -> str:
-    """The user data of a role, with where to install from unless the image holds everything."""
+    """The user data of a role, with where to install from unless the image holds everything.
+
+    Raises:
+        OptionsError: If it does not fit.
+    """
     node = spec.node(role)
     if role == "worker":
         node = node.model_copy(update={"scheduler_host": scheduler_host})

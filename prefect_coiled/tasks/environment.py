@@ -83,7 +83,11 @@ def prepare(spec: ClusterSpec) -> Locked:
 
 @step("wheels")
 def deliver(session: Session, aws_account_id: str) -> Delivery:
-    """Put the lock and those of its wheels into the bucket that are not there yet."""
+    """Put the lock and those of its wheels into the bucket that are not there yet.
+
+    Raises:
+        OptionsError: A wheel cannot be downloaded.
+    """
     assert session.locked is not None
     aws = session.aws
     # Set-up made it; whoever starts clusters need not be allowed to.
@@ -107,6 +111,7 @@ def send(
 
     Args:
         patience: Seconds for what the machines could fetch themselves.
+        clock: Gives seconds.
     """
     made = locked.lock
     there = bucket.list_files(aws, name, "wheels/")
