@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from prefect_coiled import events
@@ -211,7 +212,7 @@ def _call_of(
         for generation in range(_GENERATIONS):
             token = planning.client_token(spec.uid, role, batch, generation, attempt, number, size)
             try:
-                got = _surely(aws, lambda t=token: once(size, t))  # type: ignore[misc]
+                got = _surely(aws, partial(once, size, token))
             except UnavailableError as error:
                 # No answer told whether it was made; AWS's lists may.
                 found = _made_with(aws, token)

@@ -54,8 +54,8 @@ MUTANTS = (
     _row(
         "a launch that is sent again has a new token",
         "tasks/launch.py",
-        "lambda t=token: once(size, t))",
-        'lambda t=token: once(size, __import__("secrets").token_hex(32)))',
+        "partial(once, size, token))",
+        'lambda: once(size, __import__("secrets").token_hex(32)))',
         f"{_CLUSTERS}a_lost_reply_to_run_instances_launches_nothing_twice",
         "provision/test_says_no.py::test_a_throttled_launch_is_sent_again_with_its_token",
     ),

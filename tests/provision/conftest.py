@@ -16,6 +16,9 @@ from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cluster.request import Request
+from prefect_coiled.environment import Lock, Locked
+from prefect_coiled.environment.build import wheel_of
+from prefect_coiled.environment.modules_wheel import write_wheel
 from prefect_coiled.events import EVERYWHERE, Event
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.sandbox import Sandbox
@@ -98,3 +101,15 @@ def spec(account: Account) -> Callable[..., ClusterSpec]:
         )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Locked:
+    """A lock of two wheels that are made here."""
+    made, built = [], {}
+    for name in ("one", "uv"):
+        path = write_wheel({f"{name}.py": b""}, tmp_path_factory.mktemp(name))
+        assert path is not None
+        made.append(wheel_of(path))
+        built[made[-1].sha256] = path
+    return Locked(Lock(python="3.11.9", architecture="x86_64", wheels=(made[0],), uv=made[1]), built)

@@ -43,16 +43,9 @@ from prefect_coiled.records import ClusterRecord, Removal
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
 from tests.matrix.races import Race
-from tests.provision.laid import hurry
+from tests.provision.laid import hurry, live
 
 Spec = Callable[..., ClusterSpec]
-
-
-def live(sandbox: Sandbox) -> list[dict[str, Any]]:
-    found = sandbox.client("ec2").describe_instances(
-        Filters=[{"Name": "instance-state-name", "Values": ["pending", "running"]}]
-    )
-    return [i for r in found["Reservations"] for i in r["Instances"]]
 
 
 def parameters(sandbox: Sandbox) -> list[dict[str, Any]]:

@@ -15,7 +15,6 @@ from datetime import datetime, timezone
 from types import SimpleNamespace
 from typing import Any
 
-import botocore.client
 import pytest
 from botocore.exceptions import ConnectionClosedError
 from prefect import task_engine
@@ -30,9 +29,7 @@ from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.pace import Pace
 from prefect_coiled.cli import app
 from prefect_coiled.cluster.launched import find_launched
-from prefect_coiled.environment import Lock, Locked
-from prefect_coiled.environment.build import wheel_of
-from prefect_coiled.environment.modules_wheel import write_wheel
+from prefect_coiled.environment import Locked
 from prefect_coiled.errors import NameTakenError, PrefectCoiledError
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.user_data import BAKED
@@ -41,9 +38,9 @@ from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.saved_accounts import reset_account
 from prefect_coiled.tasks import launch as launching
 from prefect_coiled.tasks.steps import Session, use_session
+from tests.matrix.lives import action_of, call_aws, called
 from tests.provision.laid import bring_up, hurry, live, refused
 
-_call: Any = botocore.client.BaseClient.__dict__["_make_api_call"]
 ZONE, NAME, WORKERS = "us-east-1a", "one", 3
 NOT_FOUND = {
     "ec2": "InvalidInstanceID.NotFound",
@@ -307,35 +304,22 @@ def struck(world: World, call: str, fault: str, times: int = 10**6) -> Iterator[
     made = Counter[str]()
     left = [times]
 
-    def meet(self: Any, operation: str, given: dict[str, Any]) -> Any:
+    def meet(client: Any, operation: str, given: dict[str, Any]) -> Any:
         if world.aside:
-            return _call(self, operation, given)
-        service = self.meta.service_model.service_name
-        made[f"{service}:{operation}"] += 1
-        if f"{service}:{operation}" != call or not left[0]:
-            return as_builders(world, operation, _call(self, operation, given))
+            return call_aws(client, operation, given)
+        action = action_of(client, operation)
+        made[action] += 1
+        if action != call or not left[0]:
+            return as_builders(world, operation, call_aws(client, operation, given))
         left[0] -= 1
         answer = FAULTS[fault]
         if answer is None:
-            as_builders(world, operation, _call(self, operation, given))
+            as_builders(world, operation, call_aws(client, operation, given))
             raise ConnectionClosedError(endpoint_url="https://aws")
-        raise refused(operation, answer[0] or NOT_FOUND[service], "AWS says so.", answer[1])
+        raise refused(operation, answer[0] or NOT_FOUND[action.partition(":")[0]], "AWS says so.", answer[1])
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(botocore.client.BaseClient, "_make_api_call", meet)
+    with called(meet):
         yield made
-
-
-@pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Locked:
-    """A lock of two wheels that are made here."""
-    made, built = [], {}
-    for name in ("one", "uv"):
-        path = write_wheel({f"{name}.py": b""}, tmp_path_factory.mktemp(name))
-        assert path is not None
-        made.append(wheel_of(path))
-        built[made[-1].sha256] = path
-    return Locked(Lock(python="3.11.9", architecture="x86_64", wheels=(made[0],), uv=made[1]), built)
 
 
 @pytest.fixture

@@ -20,9 +20,7 @@ from prefect_coiled.aws.foresight import foresee
 from prefect_coiled.aws.kinds import KINDS, drop, find
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cluster.request import Request
-from prefect_coiled.environment import Lock, Locked
-from prefect_coiled.environment.build import wheel_of
-from prefect_coiled.environment.modules_wheel import write_wheel
+from prefect_coiled.environment import Locked
 from prefect_coiled.errors import AccessDeniedError, ProvisionError
 from prefect_coiled.options import RegistryOptions
 from prefect_coiled.plan.actions import ACTIONS
@@ -120,19 +118,6 @@ def name_servers(sandbox: Sandbox) -> None:
     made = ec2.create_dhcp_options(DhcpConfigurations=servers)["DhcpOptions"]["DhcpOptionsId"]
     for vpc in ec2.describe_vpcs(Filters=[{"Name": "tag:coiled-account", "Values": ["team"]}])["Vpcs"]:
         ec2.associate_dhcp_options(DhcpOptionsId=made, VpcId=vpc["VpcId"])
-
-
-@pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Locked:
-    """A lock of two wheels that are made here."""
-    made = []
-    built = {}
-    for name in ("one", "uv"):
-        path = write_wheel({f"{name}.py": b""}, tmp_path_factory.mktemp(name))
-        assert path is not None
-        made.append(wheel_of(path))
-        built[made[-1].sha256] = path
-    return Locked(Lock(python="3.11.9", architecture="x86_64", wheels=(made[0],), uv=made[1]), built)
 
 
 def bake(user: Aws, record: ClusterRecord, locked: Locked) -> str:
