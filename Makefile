@@ -56,7 +56,8 @@ test: $(STAMP)  ## the suite, three files at a time, but for what takes long and
 long-test: $(STAMP)  ## the rest of it
 	$(BIN)/python -m pytest $(LONG) tests/docs/test_examples.py tests/distribution --numprocesses 2 --dist loadfile
 
-again: $(STAMP)  ## what failed in the last run, one test after the other
+again: $(STAMP)  ## what failed in the last run, one test after the other; .venv/second-tries.txt keeps their names
+	$(BIN)/python -m pytest --cache-show cache/lastfailed | grep :: >> .venv/second-tries.txt || true
 	$(BIN)/python -m pytest tests --last-failed --last-failed-no-failures none --timeout 600
 
 netns-test: $(STAMP)  ## the firewall, in network namespaces; skipped where the kernel refuses them
