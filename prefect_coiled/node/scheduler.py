@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 import dask
-from distributed import Scheduler
+from distributed import Scheduler, metrics
 from distributed.core import CommClosedError
 from distributed.scheduler import WorkerStatusPlugin
 from distributed.security import Security
 from tornado.ioloop import PeriodicCallback
 
 from prefect_coiled.node.anteroom import Anteroom, guard_dask, guard_http
+from prefect_coiled.node.clock import Clock
 from prefect_coiled.node.denied import PLUGIN, denials_plugin
 from prefect_coiled.node.gate import Gate
 from prefect_coiled.node.one_port import OnePort
 from prefect_coiled.node.timers import CLIENT_GRACE_S, Timers
 from prefect_coiled.plan.node_config import DENIED_TOPIC, LEAVING_TOPIC, SPOT_TOPIC, NodeConfig
+
+logger = logging.getLogger(__name__)
 
 _PASSED_ON = {SPOT_TOPIC: "spot_notice", LEAVING_TOPIC: "leaving", DENIED_TOPIC: "denied"}
 _REASONS = {"idle-timeout-exceeded": "idle", "unknown": "closed"}
@@ -47,6 +51,8 @@ _OF_A_TASK = "Client-worker-"
 class NodeScheduler(Scheduler):  # type: ignore[misc]
     """Dask's scheduler, whose pages need a token and which remembers why it closed."""
 
+    idle_since: float | None
+
     def __init__(
         self,
         *,
@@ -60,6 +66,7 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         self._timers = timers
         self._cluster_comms: list[Any] = []
         self.closed_because = ""
+        self._clock = Clock(lambda: metrics.time())  # looked up each time, as Dask's own scheduler does
         super().__init__(**kwargs)
         self.worker_plugins[PLUGIN] = denials_plugin()  # for each worker that joins
         # The loop checks no less often than once in ten seconds, and oftener for short timeouts.
@@ -104,7 +111,33 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
             del worker["metrics"], worker["last_seen"]
         return identity
 
+    async def check_worker_ttl(self) -> None:
+        """Start workers anew that give no sign of life."""
+        self._follow_clock()
+        await super().check_worker_ttl()
+
+    def check_idle(self) -> float | None:
+        """Close after a time without work; gives since when there is none."""
+        self._follow_clock()
+        since: float | None = super().check_idle()
+        return since
+
+    def _follow_clock(self) -> None:
+        """Set with the time of day by what Dask tells who is silent, and since when nothing is done.
+
+        A step of it, by a time service at a machine's start for instance, would end every worker.
+        """
+        if not (step := self._clock.step()):
+            return
+        logger.warning("The time of day was set by %+.0f s", step)
+        now = metrics.time()
+        for one in (*self.workers.values(), *self.clients.values()):
+            one.last_seen = min(one.last_seen + step, now)
+        if self.idle_since:
+            self.idle_since = min(self.idle_since + step, now)
+
     def _check_timers(self) -> None:
+        self._follow_clock()
         reason = self._timers.check(time.monotonic(), self.connected())
         if reason:
             self._ongoing_background_tasks.call_soon(self.close, reason=reason)

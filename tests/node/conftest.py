@@ -99,7 +99,7 @@ class Metadata:
 class Node:
     """One agent process with its metadata service and a `shutdown` that only records."""
 
-    def __init__(self, cluster, role, settings, config):
+    def __init__(self, cluster, role, settings, config, prefix=()):
         self.instance_id = f"i-{uuid.uuid4().hex[:12]}"
         self.address = next(_addresses)
         self.directory = cluster.directory / self.instance_id
@@ -117,7 +117,7 @@ class Node:
         self.cluster = cluster
         with self.console_path.open("wb") as console:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "prefect_coiled.node.main", "--config", str(path)]
+                [*prefix, sys.executable, "-m", "prefect_coiled.node.main", "--config", str(path)]
                 + [f"--set={k}={v}" for k, v in settings.items()],
                 stdout=console,
                 stderr=subprocess.STDOUT,
@@ -217,7 +217,7 @@ class TestCluster:
     def parameter(self, role):
         return f"/prefect-coiled/test/{self.name}/node/{role}"
 
-    def node(self, role, settings=None, **changes):
+    def node(self, role, settings=None, prefix=(), **changes):
         fields = {
             "account": "test",
             "region": REGION,
@@ -230,7 +230,7 @@ class TestCluster:
         }
         if role == "worker" and "scheduler_host" not in fields:
             fields["scheduler_host"] = self.scheduler.address
-        node = Node(self, role, settings or {}, NodeConfig(**fields))
+        node = Node(self, role, settings or {}, NodeConfig(**fields), prefix)
         self.nodes.append(node)
         return node
 
@@ -263,6 +263,17 @@ class TestCluster:
         from distributed import Client
 
         return Client(self.address, security=self.security(), timeout=20, **options)
+
+    def program(self, code):
+        """A program of its own that has a `client` of this cluster."""
+        pair, ca = self.certificates.client, self.certificates.ca
+        keys = {"tls_ca_file": ca, "tls_client_cert": pair.cert, "tls_client_key": pair.key}
+        begin = (
+            "from distributed import Client, Security\n"
+            f"security = Security(require_encryption=True, **{keys!r})\n"
+            f"client = Client({self.address!r}, security=security, timeout=20)\n"
+        )
+        return subprocess.Popen([sys.executable, "-c", begin + code], stdout=subprocess.PIPE)
 
     def log(self, node):
         try:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 
 import pytest
 
@@ -65,6 +66,82 @@ def test_a_dask_process_that_hangs_is_ended(cluster):
     scheduler, _ = cluster.start(settings={"pulse_s": 0.2, "hang_s": 2})
     os.kill(scheduler.dask_pid(), signal.SIGSTOP)
     ended(scheduler, "hung")
+
+
+@pytest.mark.parametrize("step", [600.0, -600.0])
+def test_a_time_of_day_that_is_set_ends_no_worker(cluster, step):
+    cluster.start(1, idle_timeout=500)
+    with cluster.client() as client:
+        client.wait_for_workers(1, timeout=30)
+        kept = client.submit(os.getpid, pure=False)
+        before = kept.result()
+
+        async def set_it(dask_scheduler):
+            from distributed import metrics, scheduler
+
+            shown = metrics.time
+            metrics.time = scheduler.time = lambda: shown() + step
+            dask_scheduler.check_idle()
+            await dask_scheduler.check_worker_ttl()
+            return dask_scheduler.status.name, [
+                ws.last_seen - scheduler.time() for ws in dask_scheduler.workers.values()
+            ]
+
+        status, seen = client.run_on_scheduler(set_it)
+        assert status == "running"
+        assert -60 < seen[0] <= 0  # one that hangs from now on is noticed as soon as before
+        assert client.submit(os.getpid, pure=False).result() == before == client.gather(kept)
+
+
+def test_a_program_that_is_stopped_keeps_a_cluster_no_longer_than_it_has_work(cluster):
+    scheduler, [worker] = cluster.start(1, idle_timeout=3)
+    with cluster.client() as client:
+        client.wait_for_workers(1, timeout=30)
+    program = cluster.program(
+        "import time; client.wait_for_workers(1); print('there', flush=True); time.sleep(600)"
+    )
+    try:
+        assert program.stdout.readline() == b"there\n"
+        program.send_signal(signal.SIGSTOP)
+        ended(scheduler, "idle")
+        ended(worker, "closed")
+    finally:
+        program.kill()
+        program.wait()
+        program.stdout.close()
+
+
+def test_a_dask_process_that_the_kernel_kills_for_its_memory_ends_the_machine(cluster):
+    _, [worker] = cluster.start(1)
+    until(lambda: "ready after" in worker.console, 30)
+    os.kill(worker.dask_pid(), signal.SIGKILL)
+    ended(worker, "crashed")
+    assert "rc=-9" in worker.console
+
+
+SMALL_DISK = (
+    "unshare",
+    "--mount",
+    "--map-root-user",
+    "sh",
+    "-c",
+    'mount -t tmpfs -o size=4m none "$TMPDIR" && exec "$@"',
+    "sh",
+)
+
+
+@pytest.mark.skipif(subprocess.run([*SMALL_DISK[:5], "true"], check=False).returncode, reason="no namespaces")
+def test_a_machine_whose_disk_is_full_tells_it_and_powers_off_as_ever(cluster):
+    scheduler, [worker] = cluster.start(1, worker={"prefix": SMALL_DISK, "memory_limit": "400 MB"})
+    with cluster.client() as client:
+        client.wait_for_workers(1, timeout=30)
+        # More than memory holds, and nowhere to put it.
+        kept = [client.submit(bytes, 100_000_000, pure=False) for _ in range(5)]
+        until(lambda: "No space left on device" in worker.console, 60)
+        client.cancel(kept)
+        client.shutdown()
+    ended(worker, "closed")
+    ended(scheduler, "closed")
 
 
 def test_a_spot_notice_moves_results_to_another_worker_first(cluster):
