@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from prefect_coiled.aws import baked_images, bucket, images, instances, launch_templates
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.waits import persistently, wait_for
 from prefect_coiled.environment import Lock
-from prefect_coiled.errors import ProvisionError
+from prefect_coiled.errors import ProvisionError, WaitTimeoutError
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.user_data import BAKED, Place, bake_data
@@ -16,6 +18,8 @@ from prefect_coiled.tasks.steps import Session, step
 
 # Seconds that the installation may take.
 BAKING = 1800.0
+# Seconds that AWS may take to show what a machine wrote before its end.
+CONSOLE = 180.0
 # Images looked into for the nearest one.
 _LOOKED_INTO = 8
 
@@ -89,13 +93,36 @@ def wait_for_builder(aws: Aws, builder: InstanceRecord) -> None:
         return found if found and found.state in ("stopped", "shutting-down", "terminated") else None
 
     found = wait_for(aws, what, off, timeout=BAKING + 300, interval=5.0)
+    lines = _last_words(aws, builder)
     # An image of a machine that did not say so would lack packages.
-    reading = f"reading what machine {builder.instance_id} said"
-    said = persistently(aws, reading, lambda: instances.read_console(aws, builder.instance_id))
-    lines = said.strip().splitlines()
     if found.state != "stopped" or not any(f"prefect-coiled: {BAKED} " in line for line in lines):
         words = " | ".join(lines[-8:]) or "nothing"
-        raise ProvisionError(what, f"it is {found.state} and said: {words}")
+        step = (
+            "Mend what the lines tell, and bake again."
+            if lines
+            else "AWS shows no console of it. Bake again."
+        )
+        raise ProvisionError(what, f"it is {found.state} and said: {words}", step)
+
+
+def _last_words(aws: Aws, builder: InstanceRecord) -> list[str]:
+    """What a machine that is off wrote to its console, to its end if AWS shows that.
+
+    AWS posts it a while after the machine has stopped:
+    https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_GetConsoleOutput.html
+    """
+    lines: list[str] = []
+    reading = f"reading what machine {builder.instance_id} said"
+
+    def whole() -> bool | None:
+        said = persistently(aws, reading, lambda: instances.read_console(aws, builder.instance_id))
+        lines[:] = said.strip().splitlines()
+        ends = (f"prefect-coiled: {BAKED} ", "; powering off")
+        return True if any(end in line for line in lines for end in ends) else None
+
+    with suppress(WaitTimeoutError):
+        wait_for(aws, reading, whole, timeout=CONSOLE, interval=5.0)
+    return lines
 
 
 @step("create image", "create image {name}")

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 import prefect_coiled.blocks
 import prefect_coiled.saved_accounts
-from prefect_coiled.aws import baked_images, log_events, logs
+from prefect_coiled.aws import baked_images, log_events, logs, waits
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS, find
 from prefect_coiled.aws.loaded_account import Account
@@ -334,6 +334,8 @@ def world(
     # Prefect's pauses between two tries of a step.
     monkeypatch.setattr(task_engine, "time", SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None}))
     monkeypatch.setattr(launching, "RATE_LIMIT", 600.0)
+    quick = (waits.wait_for.__kwdefaults__ or {})["clock"]
+    monkeypatch.setattr(launching, "time", SimpleNamespace(monotonic=quick))
     for module in (prefect_coiled.blocks, prefect_coiled.saved_accounts):
         monkeypatch.setattr(module, "load_account", lambda slug=None: account)
     # Reads of logs at the pace of CloudWatch would take minutes here.
