@@ -15,6 +15,7 @@ from prefect_coiled.cluster.dask_config import config_to_send
 from prefect_coiled.environment.capture import check_ignored
 from prefect_coiled.environment.software import check_software
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.options import BackendOptions
 from prefect_coiled.options.file import FILE
 from prefect_coiled.options.ingress import DEFAULT_PORTS, by_one_port, check_ssh
 from prefect_coiled.options.keywords import ClusterKeywords, taken
@@ -23,11 +24,15 @@ from prefect_coiled.options.precedence import KEYWORD, MergedOptions, Place, fil
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.cluster import ClusterSpec, check_name, min_workers
 from prefect_coiled.plan.containers import ContainerImage, check_reference, container_image
+from prefect_coiled.plan.lid import Choice, Sizes, below
 from prefect_coiled.plan.node_config import NodeConfig, check_dask_options
+from prefect_coiled.plan.prices import usd
 from prefect_coiled.plan.tags import check_user_tags
 
 # GiB of the image with a GPU's driver and CUDA.
 _GPU_IMAGE = 75
+# Until machines are there and a client is.
+_FIRST_MINUTES = 5
 
 
 class Request:
@@ -230,6 +235,7 @@ class Request:
                 "machines in the account's own network could reach neither SSM nor CloudWatch nor Prefect",
                 "Use 'nat' or 'public-ip', or bring a network that has ways to them.",
             )
+        choice = self._within_costs(options)
         uid = uid or secrets.token_hex(8)
         name = self.held["name"] or f"dask-{uid[:8]}"
         rules = tuple(
@@ -259,8 +265,11 @@ class Request:
             other_zones=options.zone is None and options.network is None,
             n_workers=self.n_workers,
             min_workers=min_workers(self.held["wait_for_workers"], self.n_workers),
-            scheduler_types=self.scheduler_types(),
-            worker_types=self.worker_types(),
+            most_workers=choice.rates.most_workers(self.held["max_hourly_cost"])
+            if choice and self.held["max_hourly_cost"]
+            else None,
+            scheduler_types=choice.scheduler_types if choice else self.scheduler_types(),
+            worker_types=choice.worker_types if choice else self.worker_types(),
             architecture=machines.architecture(self.worker_types()),
             scheduler_disk=self.held["scheduler_disk_size"] or 30,
             worker_disk=self._worker_disk(),
@@ -286,6 +295,7 @@ class Request:
                 role="scheduler",
                 secrets_parameter=f"{secrets_path}/scheduler",
                 scheduler_options=dict(self.held["scheduler_options"] or {}),
+                **self._metered(choice),
             ),
             worker_node=NodeConfig(
                 **shared,
@@ -301,6 +311,39 @@ class Request:
                 gpu=gpu,
             ),
         )
+
+    def _within_costs(self, options: BackendOptions) -> Choice | None:
+        """The types that stay below what the cluster may cost an hour; None where it may cost anything."""
+        limit = self.held["max_hourly_cost"]
+        if limit is None and self.held["max_total_cost"] is None:
+            return None
+        own = options.network
+        outside = own.give_workers_public_ip if own is not None else options.egress == "public-ip"
+        return below(
+            limit,
+            self.n_workers,
+            self.scheduler_types(),
+            self.worker_types(),
+            scheduler=Sizes(
+                self.held["scheduler_disk_size"] or 30, bool(self.held["use_scheduler_public_ip"])
+            ),
+            worker=Sizes(self._worker_disk(), outside),
+            nat=options.egress == "nat" and own is None,
+        )
+
+    def _metered(self, choice: Choice | None) -> dict[str, Any]:
+        total = self.held["max_total_cost"]
+        if choice is None or total is None:
+            return {}
+        # Of an end that comes before anybody could have connected nobody has anything.
+        least = (choice.rates.base + self.n_workers * choice.rates.worker) * _FIRST_MINUTES / 60
+        if least > total:
+            raise OptionsError(
+                f"max_total_cost {usd(total)}",
+                f"the first {_FIRST_MINUTES} minutes may cost {usd(least)} already, at list prices",
+                "Raise it, or ask for fewer or smaller machines.",
+            )
+        return {"max_total_cost": total, "base_usd": choice.rates.base, "worker_usd": choice.rates.worker}
 
     def dask_config(self) -> tuple[dict[str, Any], dict[str, str]]:
         """What machines get of the client's Dask configuration, and what they do not, with the reason."""

@@ -95,12 +95,19 @@ class ScalingCluster(ClusterBase):
             cores: All workers together have at least so many threads.
 
         Raises:
-            OptionsError: If a number is none of 0 or more.
+            OptionsError: If a number is none of 0 or more, or they would cost more than `max_hourly_cost`.
             AwsError: If not one more worker could be launched.
         """
         if self._leaving:
             return self.sync(asyncio.sleep, 0) if self.asynchronous else None
         size = self._worker_size().at_least(n, cores=cores, memory=memory)
+        most = self.started().spec.most_workers
+        if most is not None and size > most:
+            raise OptionsError(
+                f"scale to {size} workers",
+                f"they would cost more than max_hourly_cost, below which is room for {most}",
+                "Ask for fewer, or start another cluster.",
+            )
         if not self.asynchronous:
             return self.sync(self._scale, size)
         begun = asyncio.ensure_future(self._scale(size))
@@ -119,7 +126,7 @@ class ScalingCluster(ClusterBase):
         maximum_memory: str | float | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Launch and retire workers as the work asks for.
+        """Launch and retire workers as the work asks for, and as `max_hourly_cost` lets it.
 
         Args:
             Adaptive: The class that decides.
@@ -143,6 +150,9 @@ class ScalingCluster(ClusterBase):
         if not (maximum is maximum_cores is maximum_memory is None):
             size = self._worker_size()
             most = size.at_most(maximum, cores=maximum_cores, memory=maximum_memory, what="maximum_")
+        priced = self.launched.spec.most_workers if self.launched is not None else None
+        if priced is not None:
+            most = priced if most is None else min(most, priced)
         if least is not None and most is not None and least > most:
             raise OptionsError(f"minimum of {least} workers", f"is more than the maximum of {most:g}.")
         return super().adapt(Adaptive=Adaptive, minimum=least, maximum=most, **kwargs)

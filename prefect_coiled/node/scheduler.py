@@ -20,6 +20,7 @@ from prefect_coiled.node.anteroom import Anteroom, guard_dask, guard_http
 from prefect_coiled.node.clock import Clock
 from prefect_coiled.node.denied import PLUGIN, denials_plugin
 from prefect_coiled.node.gate import Gate
+from prefect_coiled.node.meter import Meter
 from prefect_coiled.node.one_port import OnePort
 from prefect_coiled.node.timers import CLIENT_GRACE_S, Timers
 from prefect_coiled.plan.node_config import DENIED_TOPIC, LEAVING_TOPIC, SPOT_TOPIC, NodeConfig
@@ -58,19 +59,21 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         *,
         dashboard_token: str,
         timers: Timers,
+        meter: Meter | None = None,
         origin: Callable[[int], str] = lambda port: "",
         **kwargs: Any,
     ) -> None:
         self._dashboard_token = dashboard_token
         self._origin = origin
-        self._timers = timers
+        self._timers, self._meter = timers, meter
         self._cluster_comms: list[Any] = []
         self.closed_because = ""
         self._clock = Clock(lambda: metrics.time())  # looked up each time, as Dask's own scheduler does
         super().__init__(**kwargs)
         self.worker_plugins[PLUGIN] = denials_plugin()  # for each worker that joins
-        # The loop checks no less often than once in ten seconds, and oftener for short timeouts.
-        shortest = min(filter(None, (timers.no_client_timeout, timers.cluster_timeout)), default=10.0)
+        # The loop checks no less often than once in ten seconds, and oftener for short timeouts, and costs.
+        often = 5.0 if meter is not None else None
+        shortest = min(filter(None, (timers.no_client_timeout, timers.cluster_timeout, often)), default=10.0)
         self.periodic_callbacks["node-timers"] = PeriodicCallback(
             self._check_timers, 1000 * min(max(shortest / 10, 0.1), 10.0)
         )
@@ -139,6 +142,9 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
     def _check_timers(self) -> None:
         self._follow_clock()
         reason = self._timers.check(time.monotonic(), self.connected())
+        machines = ("-".join(str(worker.name).split("-")[:2]) for worker in self.workers.values())
+        if self._meter is not None and self._meter.check(time.monotonic(), machines):
+            reason = "cost-limit"
         if reason:
             self._ongoing_background_tasks.call_soon(self.close, reason=reason)
 
@@ -172,9 +178,13 @@ class SchedulerRole:
             if config.one_port
             else None
         )
+        meter: Meter | None = None
+        if config.max_total_cost is not None:
+            meter = Meter(config.max_total_cost, config.base_usd, config.worker_usd, time.monotonic())
         self._scheduler = NodeScheduler(
             dashboard_token=order["dashboard_token"],
             timers=timers,
+            meter=meter,
             **({"origin": self._one_port.origin} if self._one_port is not None else {}),
             **{
                 **config.scheduler_options,

@@ -207,6 +207,11 @@ class ClusterOptions(TypedDict, total=False):
         "2 minutes")]
     cluster_timeout: Annotated[str | float | None, Keyword(
         SECONDS_OR_NEVER, "The cluster ends after so long in any case.")]
+    max_hourly_cost: Annotated[float | None, Keyword(
+        kinds.USD, "US dollars an hour that the cluster may cost at list prices: dearer types are not used, "
+        "and what would cost more is refused.")]
+    max_total_cost: Annotated[float | None, Keyword(
+        kinds.USD, "US dollars that the cluster may cost at list prices: it ends before it costs more.")]
     quiet: Annotated[bool | None, Keyword(FLAG, "Do not print progress.", False)]
     show_widget: Annotated[bool | None, Keyword(
         FLAG, "In a notebook, show progress in the cell instead of printing it.", True)]

@@ -181,6 +181,14 @@ def seconds(value: Any) -> float:
     return number
 
 
+def _usd(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise TypeError
+    if value <= 0:
+        raise ValueError
+    return float(value)
+
+
 def _seconds_or_never(value: Any) -> float | None:
     never = value is None or (isinstance(value, str) and value.strip().lower() in _NEVER)
     return None if never else seconds(value)
@@ -249,6 +257,7 @@ HOW_MANY = Kind("true, false, a number of workers, or a fraction from 0.0 to 1.0
 SECONDS = Kind("seconds, more than 0, or a text such as '20 minutes'", seconds)
 SECONDS_OR_NEVER = Kind("seconds, more than 0, or a text such as '20 minutes'; None means never",
                         _seconds_or_never)  # fmt: skip
+USD = Kind("US dollars, more than 0", _usd, _json)
 MEMORY_LIMIT = Kind('a number of bytes, a fraction up to 1.0, a size such as "4 GiB", 0 for none, or "auto"',
                     _memory_limit)  # fmt: skip
 TEXTS_BY_NAME = Kind('a mapping of texts such as {"name": "value"}', _mapping_of_texts, _json)

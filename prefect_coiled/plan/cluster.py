@@ -48,6 +48,7 @@ class ClusterSpec(Record):
         registry: Where the account keeps images.
         ingress: Who may reach which ports of the scheduler; every CIDR is concrete.
         allow_ssh: Whether port 22 may be opened without a key pair.
+        most_workers: So many workers it may have at most, by what it may cost an hour; None for any number.
         scheduler_node: What the scheduler is told, but for where it is.
         worker_node: What a worker is told, but for the scheduler's address.
         image_ready: Whether the image holds the node and all packages, so that nothing is installed.
@@ -63,6 +64,7 @@ class ClusterSpec(Record):
     zone: str
     other_zones: bool = True
     n_workers: int = Field(ge=0)
+    most_workers: int | None = None
     min_workers: int = Field(ge=0)
     scheduler_types: tuple[str, ...]
     worker_types: tuple[str, ...]

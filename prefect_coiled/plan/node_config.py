@@ -112,6 +112,9 @@ class NodeConfig(BaseModel):
         idle_timeout: Seconds without any task until the scheduler closes; None means never.
         no_client_timeout: Seconds without any client until the scheduler closes; None means never.
         cluster_timeout: Seconds from its start until the cluster ends in any case; None means never.
+        max_total_cost: US dollars that the cluster may cost; None for any amount. Of the scheduler alone.
+        base_usd: US dollars an hour of all but the workers, to count by.
+        worker_usd: US dollars an hour of one worker's machine, likewise.
         scheduler_lost_timeout: Seconds that a machine keeps trying a scheduler that it cannot reach
             any more, before it powers off.
         boot_timeout: Seconds that a machine may take from power-on to a Dask process that works.
@@ -139,6 +142,9 @@ class NodeConfig(BaseModel):
     idle_timeout: float | None = Field(default=1200, gt=0)
     no_client_timeout: float | None = Field(default=120, gt=0)
     cluster_timeout: float | None = Field(default=None, gt=0)
+    max_total_cost: float | None = Field(default=None, gt=0)
+    base_usd: float = Field(default=0.0, ge=0)
+    worker_usd: float = Field(default=0.0, ge=0)
     scheduler_lost_timeout: float = Field(default=60, gt=0)
     boot_timeout: float = Field(default=1200, gt=0)
     spot: bool = False

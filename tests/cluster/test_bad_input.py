@@ -42,6 +42,9 @@ TABLE: list[tuple[dict[str, Any], str]] = [
     ({"worker_options": {"security": None}}, r"security"),
     ({"idle_timeout": "soon"}, r"idle_timeout 'soon'"),
     ({"timeout": 0}, r"timeout 0"),
+    ({"n_workers": 50, "max_hourly_cost": 1}, r"max_hourly_cost \$1\.00.*50 workers.*room for 4 workers"),
+    ({"n_workers": 50, "max_total_cost": 0.2}, r"max_total_cost \$0\.2000.*first 5 minutes"),
+    ({"max_hourly_cost": "lots"}, r"max_hourly_cost 'lots'.*US dollars"),
     ({"nworkers": 3}, r"nworkers"),
     ({"account": "nobody"}, r"nobody"),
 ]

@@ -15,7 +15,7 @@ from distributed import Client
 from distributed.core import Status
 
 from prefect_coiled.cluster import Cluster
-from prefect_coiled.errors import AccessDeniedError, ClusterStartError
+from prefect_coiled.errors import AccessDeniedError, ClusterStartError, OptionsError
 from prefect_coiled.sandbox import Sandbox
 
 Live = Callable[[], list[dict[str, Any]]]
@@ -30,6 +30,19 @@ def test_closing_removes_everything(sandbox: Sandbox, live: Live) -> None:
     assert {i["state"] for i in sandbox.instances().values()} == {"terminated"}
     assert cluster.removal is not None
     assert cluster.removal.left == {}
+
+
+def test_what_a_cluster_may_cost_an_hour_bounds_its_types_and_its_size(sandbox: Sandbox, live: Live) -> None:
+    types = ["m6i.8xlarge", "m6i.xlarge", "m5.large"]
+    with Cluster(
+        n_workers=1, worker_vm_types=types, max_hourly_cost=1.0, max_total_cost=5.0, quiet=True
+    ) as c:
+        assert {m.instance_type for m in c.workers.values()} == {"m6i.xlarge"}
+        assert (c.cost().known_usd or 0) < 5.0
+        with pytest.raises(OptionsError, match=r"scale to 9 workers: .*max_hourly_cost.*room for 3"):
+            c.scale(9)
+        assert c.adapt(maximum=50).maximum == 3
+        assert len(live()) == 2
 
 
 def test_a_close_that_failed_is_called_again_until_nothing_is_left(

@@ -27,6 +27,13 @@ def test_a_scheduler_closes_by_its_timers(cluster, changes, reason):
     ended(scheduler, reason)
 
 
+def test_a_cluster_ends_before_it_costs_more_than_it_may_with_or_without_clients(cluster):
+    # A dollar a second for each machine, and a worker counts from a minute before it joined.
+    scheduler, [worker] = cluster.start(1, max_total_cost=190.0, base_usd=3600.0, worker_usd=3600.0)
+    ended(scheduler, "cost-limit")
+    ended(worker, "closed")
+
+
 def test_a_cluster_without_clients_ends_with_all_its_machines(cluster):
     scheduler, [worker] = cluster.start(1, no_client_timeout=1.0)
     with cluster.client() as client:

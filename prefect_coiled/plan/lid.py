@@ -1,0 +1,117 @@
+"""What a cluster may cost an hour: which machine types, and how many workers, stay below it.
+
+List prices, on demand: a spot machine costs less than it is counted with, and no type is taken whose price is
+not known. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.plan.prices import (
+    EBS_GP3_USD_PER_GB_MONTH,
+    HOURS_PER_MONTH,
+    NAT_GATEWAY_USD_PER_HOUR,
+    PUBLIC_IPV4_USD_PER_HOUR,
+    hourly,
+    usd,
+)
+
+
+class Sizes(NamedTuple):
+    """What machines of one role have beside their type: GiB of disk, and whether a public address."""
+
+    disk: float
+    public: bool
+
+    def rate(self, vm_type: str) -> float | None:
+        """US dollars an hour of one such machine; None if the price of its type is not known."""
+        price = hourly(vm_type)
+        disk = self.disk * EBS_GP3_USD_PER_GB_MONTH / HOURS_PER_MONTH
+        return None if price is None else price + disk + (PUBLIC_IPV4_USD_PER_HOUR if self.public else 0.0)
+
+
+class Rates(NamedTuple):
+    """US dollars an hour, with the dearest types that a cluster may get.
+
+    Attributes:
+        base: Of the scheduler, and of the NAT gateway with its address where the cluster keeps one.
+        worker: Of one worker.
+    """
+
+    base: float
+    worker: float
+
+    def most_workers(self, limit: float) -> int:
+        """How many workers cost no more than `limit` an hour, with all the rest."""
+        return max(math.floor((limit - self.base) / self.worker + 1e-9), 0)
+
+
+class Choice(NamedTuple):
+    """The types that are left, in their order, and what they cost at most."""
+
+    scheduler_types: tuple[str, ...]
+    worker_types: tuple[str, ...]
+    rates: Rates
+
+
+def below(
+    limit: float | None,
+    n_workers: int,
+    scheduler_types: Sequence[str],
+    worker_types: Sequence[str],
+    *,
+    scheduler: Sizes,
+    worker: Sizes,
+    nat: bool,
+) -> Choice:
+    """The types with which a cluster costs no more than `limit` an hour.
+
+    Args:
+        limit: US dollars an hour; None for none, where prices have to be known all the same.
+        nat: Whether the cluster keeps a NAT gateway.
+
+    Raises:
+        OptionsError: There are none; says how many workers there would be.
+    """
+    what = "max_hourly_cost and max_total_cost" if limit is None else f"max_hourly_cost {usd(limit)}"
+    schedulers = _priced(scheduler_types, scheduler, what)
+    workers = _priced(worker_types, worker, what)
+    base = NAT_GATEWAY_USD_PER_HOUR + PUBLIC_IPV4_USD_PER_HOUR if nat else 0.0
+    cheapest = Rates(base + min(schedulers.values()), min(workers.values()))
+    if limit is None:
+        return _choice(list(schedulers), list(workers), schedulers, workers, base)
+    least = cheapest.base + n_workers * cheapest.worker
+    if least > limit:
+        most = cheapest.most_workers(limit)
+        fits = f"{most} worker{'s' if most != 1 else ''} at most" if most else "none"
+        raise OptionsError(
+            what,
+            f"{n_workers} workers and their scheduler cost {usd(least)} an hour at least, at list prices",
+            f"Below it is room for {fits}. Ask for fewer, for smaller machines, or raise it.",
+        )
+    fit = [t for t, rate in workers.items() if cheapest.base + n_workers * rate <= limit]
+    dearest = n_workers * max(workers[t] for t in fit)
+    first = [t for t, rate in schedulers.items() if base + rate + dearest <= limit]
+    return _choice(first, fit, schedulers, workers, base)
+
+
+def _priced(types: Sequence[str], sizes: Sizes, what: str) -> dict[str, float]:
+    rates = {one: sizes.rate(one) for one in types}
+    if unknown := [one for one, rate in rates.items() if rate is None]:
+        raise OptionsError(
+            what,
+            f"the price of {', '.join(unknown)} is not known here, so nothing can be held to it",
+            "Name types of the general families, or leave it out and use cluster_timeout.",
+        )
+    return {one: rate for one, rate in rates.items() if rate is not None}
+
+
+def _choice(
+    first: list[str], fit: list[str], schedulers: dict[str, float], workers: dict[str, float], base: float
+) -> Choice:
+    rates = Rates(base + max(schedulers[t] for t in first), max(workers[t] for t in fit))
+    return Choice(tuple(first), tuple(fit), rates)
