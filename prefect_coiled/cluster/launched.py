@@ -286,6 +286,7 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
         request.environ,
         dask_config,
         registry_token=token,
+        host_setup_script=request.host_setup_script,
         cluster=spec.name,
         role_arn=account.credentials.role_arn,
     )

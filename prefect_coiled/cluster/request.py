@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from typing_extensions import Unpack
 
 from prefect_coiled.aws.loaded_account import Account
@@ -75,6 +77,7 @@ class Request:
         self.worker_types()
         self.scheduler_types()
         self._worker_disk()
+        _ = self.host_setup_script
 
     def __repr__(self) -> str:
         """What was given; of mappings, which may hold secrets, the names alone."""
@@ -117,6 +120,7 @@ class Request:
                 gpu=self.held["worker_gpu"],
                 gpu_type=self.held["worker_gpu_type"],
                 vm_types=self.held["worker_vm_types"],
+                arch="arm64" if self.held["arm"] else None,
             )
         except OptionsError as error:
             raise _about("worker", error) from error
@@ -183,6 +187,28 @@ class Request:
         """Variables for the machines; those of `worker_options` win, as a nanny has it."""
         of_workers = (self.held["worker_options"] or {}).get("env") or {}
         return {**(self.held["environ"] or {}), **{str(k): str(v) for k, v in of_workers.items()}}
+
+    @property
+    def host_setup_script(self) -> SecretStr:
+        """What machines run before Dask; empty for nothing. Of a file, what it holds now.
+
+        Raises:
+            OptionsError: There is no such file, or it is no text.
+        """
+        path, text = self.held["host_setup_script"], self.held["host_setup_script_content"]
+        if path and text:
+            raise OptionsError(
+                "host_setup_script and host_setup_script_content",
+                "contradict each other.",
+                "Give one of them.",
+            )
+        if not path:
+            return SecretStr(text or "")
+        try:
+            return SecretStr(Path(path).expanduser().read_text(encoding="utf-8"))
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or "is no text"
+            raise OptionsError(f"host_setup_script {path!r}", f"{why}.") from error
 
     def _worker_disk(self) -> int:
         size = self.held["worker_disk_size"]
@@ -273,6 +299,7 @@ class Request:
             architecture=machines.architecture(self.worker_types()),
             scheduler_disk=self.held["scheduler_disk_size"] or 30,
             worker_disk=self._worker_disk(),
+            worker_disk_throughput=self.held["worker_disk_throughput"] or 125,
             spot_policy=spot_policy,
             ingress=by_one_port(rules, ports[2]),
             egress=options.egress,

@@ -26,6 +26,7 @@ from typing import Any
 
 from prefect_coiled.errors import NodeError
 from prefect_coiled.node.child import DaskChild
+from prefect_coiled.node.host_setup import run_host_setup
 from prefect_coiled.node.imds import Identity, Imds
 from prefect_coiled.node.logs import LogShipper
 from prefect_coiled.node.pacing import first_pause
@@ -120,13 +121,20 @@ class Agent:
             wait_s=self._settings.get("secrets_wait_s", 300.0),
         )
         self._files = NodeFiles.make()
+        environ = {name: value.get_secret_value() for name, value in secrets.environ.items()}
+        if script := secrets.host_setup_script.get_secret_value():
+            self._logs.start()
+            self._say("host_setup_script begins")
+            over, seconds = (lambda: not self._events.empty()), config.boot_timeout - self._up()
+            run_host_setup(script, self._files.private, environ, self._line, over, seconds)
+            self._say(f"host_setup_script is done after {self._up():.1f} s")
         order: dict[str, Any] = {
             "config": config.model_dump(),
             "files": self._files.write_keys(secrets),
             "scratch": str(self._files.scratch),
             "address": me.address,
             "instance_id": me.instance_id,
-            "environ": {name: value.get_secret_value() for name, value in secrets.environ.items()},
+            "environ": environ,
             "dask_config": secrets.dask_config,
             "dashboard_token": secrets.dashboard_token.get_secret_value(),
         }
@@ -135,7 +143,8 @@ class Agent:
                 order[name] = self._settings[name]
         self._child.order(order)
         self._say(f"keys fetched after {self._up():.1f} s")
-        self._logs.start()
+        with contextlib.suppress(RuntimeError):  # started already
+            self._logs.start()
         if config.spot:
             threading.Thread(target=self._watch_spot, args=(me,), daemon=True).start()
 

@@ -149,6 +149,16 @@ class ClusterOptions(TypedDict, total=False):
         otherwise="`30`; `100` with a GPU", yaml=("worker", "disk_size"))]
     scheduler_disk_size: Annotated[int | None, Keyword(
         _DISK, "GiB of the scheduler's disk.", 30, yaml=("scheduler", "disk_size"))]
+    worker_disk_throughput: Annotated[int | None, Keyword(
+        whole(125, 2000, unit="MiB a second"), "MiB a second that a worker's disk reads and writes.", 125,
+        yaml=("worker", "disk_throughput"))]
+    arm: Annotated[bool | None, Keyword(
+        FLAG, "Whether machines have AWS's own processors (Graviton, arm64), where no type is named.", False)]
+    host_setup_script: Annotated[str | None, Keyword(
+        kinds.PATH, "File with a script that bash runs on each machine, as root, before Dask does; kept as a "
+        "secret.")]
+    host_setup_script_content: Annotated[str | None, Keyword(
+        kinds.SCRIPT, "The same as text.", secret=True)]
     container: Annotated[str | None, Keyword(
         TEXT, "Image that the nodes run in, which must hold this library: a tag of the account's repository "
         'in ECR, "user/image:tag" of Docker Hub, or a full reference.')]

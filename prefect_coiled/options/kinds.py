@@ -263,6 +263,7 @@ MEMORY_LIMIT = Kind('a number of bytes, a fraction up to 1.0, a size such as "4 
 TEXTS_BY_NAME = Kind('a mapping of texts such as {"name": "value"}', _mapping_of_texts, _json)
 MAPPING = Kind('a mapping such as {"name": value}', _mapping, _json)
 OPTIONS = Kind('a mapping such as {"region": "us-east-1"}', _options, _json)
+SCRIPT = Kind("the text of a script", lambda value: _text(value, 65_536))
 PATH = Kind("the path of a file", _path)
 CALLABLE = Kind("a function", _callable)
 EVENT = Kind("an event of threading", _event)

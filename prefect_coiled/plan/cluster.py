@@ -44,6 +44,7 @@ class ClusterSpec(Record):
         scheduler_types: Instance types for the scheduler, in order of preference.
         worker_types: Instance types for the workers, in order of preference.
         worker_disk: Size of a worker's disk in GiB; `scheduler_disk` likewise.
+        worker_disk_throughput: What a worker's disk reads and writes, in MiB a second.
         container: The image that nodes run in; None for the client's own packages.
         registry: Where the account keeps images.
         ingress: Who may reach which ports of the scheduler; every CIDR is concrete.
@@ -71,6 +72,7 @@ class ClusterSpec(Record):
     architecture: str = "x86_64"
     scheduler_disk: int = Field(default=30, ge=8, le=16384)
     worker_disk: int = Field(default=30, ge=8, le=16384)
+    worker_disk_throughput: int = Field(default=125, ge=125, le=2000)
     spot_policy: SpotPolicy = "on-demand"
     ingress: tuple[IngressRule, ...]
     egress: Egress = "nat"
@@ -264,6 +266,7 @@ def launch_template(
                 "Ebs": {
                     "VolumeSize": size,
                     "VolumeType": "gp3",
+                    **(_faster(spec.worker_disk_throughput) if role == "worker" else {}),
                     "Encrypted": True,
                     "DeleteOnTermination": True,
                 },
@@ -273,6 +276,14 @@ def launch_template(
     if spec.key_name:
         data["KeyName"] = spec.key_name
     return data
+
+
+def _faster(throughput: int) -> dict[str, int]:
+    """What a gp3 disk needs for so many MiB a second: 3,000 IOPS come with it, and each is good for 0.25.
+
+    https://docs.aws.amazon.com/ebs/latest/userguide/general-purpose.html
+    """
+    return {} if throughput == 125 else {"Throughput": throughput, "Iops": max(3000, 4 * throughput)}
 
 
 def launch_attempts(

@@ -189,9 +189,9 @@ class _Secrets(BaseModel):
         text = base64.b64encode(zlib.compress(raw, 9)).decode()
         if len(text) > ADVANCED_PARAMETER_LIMIT:
             raise OptionsError(
-                f"keys, environ and Dask configuration take {len(text):,} characters, "
+                f"keys, environ, host_setup_script and Dask configuration take {len(text):,} characters, "
                 f"and an SSM parameter holds {ADVANCED_PARAMETER_LIMIT:,}",
-                next_step="Make environ or the Dask configuration smaller (send_dask_config=False).",
+                next_step="Make one of them smaller (send_dask_config=False). A script can fetch another.",
             )
         return text
 
@@ -220,6 +220,7 @@ class NodeSecrets(_Secrets):
         environ: Environment variables of the Dask processes.
         dask_config: Dask configuration of the Dask processes, below what the cluster itself sets.
         dashboard_token: Opens the dashboard; empty on workers.
+        host_setup_script: What bash runs on the machine before Dask; empty for nothing.
     """
 
     ca: str
@@ -228,6 +229,7 @@ class NodeSecrets(_Secrets):
     environ: dict[str, SecretStr] = Field(default_factory=dict)
     dask_config: dict[str, Any] = Field(default_factory=dict, repr=False)
     dashboard_token: SecretStr = SecretStr("")
+    host_setup_script: SecretStr = SecretStr("")
 
 
 class ClientSecrets(_Secrets):

@@ -219,7 +219,11 @@ def make_keys(session: Session, spec: ClusterSpec) -> None:
     lifetime = WEEK_S + (spec.scheduler_node.cluster_timeout or 0.0)
     made = ClusterCertificates.make(spec.name, datetime.now(timezone.utc), lifetime)
     token = secrets.token_urlsafe(32)
-    shared = {"environ": dict(session.environ), "dask_config": dict(session.dask_config)}
+    shared = {
+        "environ": dict(session.environ),
+        "dask_config": dict(session.dask_config),
+        "host_setup_script": session.host_setup_script,
+    }
     values = {
         spec.scheduler_node.secrets_parameter: NodeSecrets(
             ca=made.ca, cert=made.scheduler.cert, key=made.scheduler.key, dashboard_token=token, **shared

@@ -65,6 +65,7 @@ class Session:
         dask_config: Mapping[str, Any] | None = None,
         *,
         registry_token: SecretStr | None = None,
+        host_setup_script: SecretStr | None = None,
         cluster: str = "",
         role_arn: str = "",
     ) -> None:
@@ -72,6 +73,7 @@ class Session:
         self.environ = environ or {}
         self.dask_config = dask_config or {}
         self.registry_token = registry_token
+        self.host_setup_script = host_setup_script or SecretStr("")
         self.cluster = cluster
         self.role_arn = role_arn
         self.launched: list[str] = []

@@ -45,6 +45,10 @@ TABLE: list[tuple[dict[str, Any], str]] = [
     ({"n_workers": 50, "max_hourly_cost": 1}, r"max_hourly_cost \$1\.00.*50 workers.*room for 4 workers"),
     ({"n_workers": 50, "max_total_cost": 0.2}, r"max_total_cost \$0\.2000.*first 5 minutes"),
     ({"max_hourly_cost": "lots"}, r"max_hourly_cost 'lots'.*US dollars"),
+    ({"host_setup_script": "/not/there.sh"}, r"host_setup_script '/not/there.sh': No such file"),
+    ({"host_setup_script": "a", "host_setup_script_content": "b"}, r"contradict each other"),
+    ({"worker_disk_throughput": 5000}, r"worker_disk_throughput 5000.*125 to 2000"),
+    ({"arm": True, "worker_vm_types": ["m6i.large"]}, r"m6i\.large"),
     ({"nworkers": 3}, r"nworkers"),
     ({"account": "nobody"}, r"nobody"),
 ]

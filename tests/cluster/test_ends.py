@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +45,34 @@ def test_what_a_cluster_may_cost_an_hour_bounds_its_types_and_its_size(sandbox: 
             c.scale(9)
         assert c.adapt(maximum=50).maximum == 3
         assert len(live()) == 2
+
+
+def test_a_script_and_a_faster_disk_reach_the_machines_and_the_script_is_nowhere_else(
+    sandbox: Sandbox, live: Live, tmp_path: Path
+) -> None:
+    script = tmp_path / "setup.sh"
+    script.write_text(f"echo $WHO > {tmp_path}/made-$RANDOM # canary-of-the-script\n")
+    sandbox.clear_calls()
+    with Cluster(
+        n_workers=1,
+        wait_for_workers=True,
+        host_setup_script=script,
+        environ={"WHO": "me"},
+        worker_disk_throughput=1000,
+        quiet=True,
+    ):
+        assert [one.read_text() for one in tmp_path.glob("made-*")] == ["me\n"] * 2
+        ec2 = sandbox.client("ec2")
+        found = []
+        for one in ec2.describe_launch_templates()["LaunchTemplates"]:
+            (version,) = ec2.describe_launch_template_versions(LaunchTemplateId=one["LaunchTemplateId"])[
+                "LaunchTemplateVersions"
+            ]
+            data = version["LaunchTemplateData"]
+            assert "canary-of-the-script" not in base64.b64decode(data["UserData"]).decode()
+            (disk,) = data["BlockDeviceMappings"]
+            found.append((disk["Ebs"].get("Throughput"), disk["Ebs"].get("Iops")))
+        assert sorted(found, key=str) == [(1000, 4000), (None, None)]
 
 
 def test_a_close_that_failed_is_called_again_until_nothing_is_left(

@@ -199,7 +199,7 @@ class TestCluster:
             aws_secret_access_key="test",
         )
 
-    def put_secrets(self, environ=None, dask_config=None):
+    def put_secrets(self, environ=None, dask_config=None, script=""):
         made = self.certificates
         for role, pair in (("scheduler", made.scheduler), ("worker", made.worker)):
             value = NodeSecrets(
@@ -208,6 +208,7 @@ class TestCluster:
                 key=pair.key,
                 environ=environ or {},
                 dask_config=dask_config or {},
+                host_setup_script=script,
                 dashboard_token=TOKEN if role == "scheduler" else "",
             ).encode()
             self.aws("ssm").put_parameter(

@@ -34,6 +34,40 @@ def test_a_cluster_ends_before_it_costs_more_than_it_may_with_or_without_clients
     ended(worker, "closed")
 
 
+SCRIPT = """
+echo "made ready by $WHO"
+echo "$WHO" > "$TMPDIR/../made"
+"""
+
+
+def test_a_script_of_the_users_runs_on_each_machine_before_dask_does(cluster):
+    cluster.put_secrets({"WHO": "me"}, script=SCRIPT)
+    scheduler, [worker] = cluster.start(1)
+    with cluster.client() as client:
+        client.wait_for_workers(1, timeout=30)
+    for node in (scheduler, worker):
+        assert (node.directory / "made").read_text() == "me\n"
+        said = node.console
+        assert said.index("made ready by me") < said.index("Dask")
+        until(lambda node=node: "made ready by me" in cluster.log(node), 10)
+
+
+def test_a_script_that_fails_ends_its_machine_with_its_words(cluster):
+    cluster.put_secrets(script="echo no such disk >&2; exit 7")
+    node = cluster.node("scheduler")
+    ended(node, "boot-failed")
+    assert "no such disk" in cluster.log(node)
+    assert "running host_setup_script: it ended with status 7" in node.console
+
+
+def test_a_machine_that_is_ended_ends_a_script_that_runs(cluster):
+    cluster.put_secrets(script="echo begun; sleep 600")
+    node = cluster.node("scheduler")
+    until(lambda: "begun" in node.console, 30)
+    node.process.send_signal(signal.SIGTERM)
+    ended(node, "stopped")
+
+
 def test_a_cluster_without_clients_ends_with_all_its_machines(cluster):
     scheduler, [worker] = cluster.start(1, no_client_timeout=1.0)
     with cluster.client() as client:
