@@ -30,4 +30,4 @@ def test_pip_resolves_this_package_with_all_extras_without_trying_many_versions(
     taken = Counter(re.findall(r"Downloading ([\w.]+?)-\d", done.stdout))
     assert taken["aiobotocore"] <= 2
     assert taken["boto3"] < 60  # it walks down from the newest, once
-    assert sum(taken.values()) < 200, taken.most_common(5)
+    assert sum(taken.values()) - len(taken) < 100, taken.most_common(5)  # that nothing came of
