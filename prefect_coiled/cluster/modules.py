@@ -78,7 +78,16 @@ async def send_modules(scheduler: Any, modules: Modules, client: str | None = No
     claim = Claim(process_id(), digests, client, title, stays)
     if not digests and client is None:
         return
-    answer = await _offered(scheduler, claim, {})
+    try:
+        answer = await _offered(scheduler, claim, {})
+    except ValueError as error:
+        # Of its own words alone: https://distributed.dask.org/en/stable/scheduling-state.html (blocked_handlers)
+        if "explicitly disallowed" not in str(error):
+            raise
+        if files:
+            names = ", ".join(sorted(set(map(top_of, files))))
+            logger.warning("The scheduler takes no functions (blocked_handlers), so machines lack: %s", names)
+        return
     if answer.missing:
         answer = await _offered(scheduler, claim, {h: contents[h] for h in answer.missing})
     if answer.taken:

@@ -339,3 +339,16 @@ def test_a_cluster_inside_the_program_has_its_modules(project: Path, write: Writ
         assert sorted(bumps()) == [1, 2, 3]
     assert inside.COUNT == 3
     assert sys.modules["own_inside"] is inside
+
+
+def test_a_scheduler_that_takes_no_functions_works_without_the_modules_and_that_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with (
+        LocalCluster(n_workers=0, blocked_handlers=["run_function"], dashboard_address=None) as closed,
+        Client(closed) as client,
+        caplog.at_level("WARNING"),
+    ):
+        modules = sending.Modules({"own_rows.py": b"", "own_pack/__init__.py": b""})
+        client.sync(sending.send_modules, client.scheduler, modules)
+    assert "takes no functions (blocked_handlers), so machines lack: own_pack, own_rows" in caplog.text
