@@ -69,8 +69,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    # `prefect block register -m prefect_coiled` looks the blocks up among these names. freezegun gets each name
-    # of each module when a test begins: what is loaded then would be defined with its stand-in for datetime.
+    # `prefect block register -m prefect_coiled` looks the blocks up among these names. freezegun gets all names
+    # of all modules when a test begins: what is loaded then would be defined with its stand-in for datetime.
     import datetime
 
     frozen = datetime.datetime.__module__ != "datetime"

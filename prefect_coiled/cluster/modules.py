@@ -81,7 +81,7 @@ async def send_modules(scheduler: Any, modules: Modules, client: str | None = No
     try:
         answer = await _offered(scheduler, claim, {})
     except ValueError as error:
-        # Of its own words alone: https://distributed.dask.org/en/stable/scheduling-state.html (blocked_handlers)
+        # Dask tells it by these words alone, of a handler among `blocked_handlers`.
         if "explicitly disallowed" not in str(error):
             raise
         if files:
