@@ -69,7 +69,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    # `prefect block register -m prefect_coiled` looks the blocks up among these names. freezegun gets all names
+    # `prefect block register -m prefect_coiled` looks blocks up among these names. freezegun gets all names
     # of all modules when a test begins: what is loaded then would be defined with its stand-in for datetime.
     import datetime
 
