@@ -25,7 +25,7 @@ from prefect_coiled.cluster.readiness import wait_until_ready
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.cluster.scaling import ScalingCluster
 from prefect_coiled.errors import OptionsError, PrefectCoiledError, StoppedError
-from prefect_coiled.options.keywords import ClusterKeywords, arguments, signature
+from prefect_coiled.options.keywords import ClusterKeywords, arguments, keyword, signature
 from prefect_coiled.records import Removal
 from prefect_coiled.subscribers.notifications import Notifications
 from prefect_coiled.subscribers.story import Story
@@ -68,6 +68,8 @@ class Cluster(ScalingCluster):
             if "n_workers" in keywords:
                 raise OptionsError("n_workers", "was given twice.")
             keywords["n_workers"] = n_workers
+        for name in keywords:
+            keyword(name)
         request = Request(**keywords)
         self.timeout = float(request.held["timeout"] or 0)
         self.removal: Removal | None = None

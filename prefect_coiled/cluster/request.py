@@ -54,8 +54,9 @@ class Request:
     def __init__(
         self,
         config: Mapping[str, Any] | None = None,
-        defaults: Mapping[str, Any] | None = None,
         /,
+        *,
+        defaults: Mapping[str, Any] | None = None,
         **keywords: Unpack[ClusterKeywords],
     ) -> None:
         self._given = taken(keywords)

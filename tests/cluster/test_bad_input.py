@@ -50,6 +50,8 @@ TABLE: list[tuple[dict[str, Any], str]] = [
     ({"worker_disk_throughput": 5000}, r"worker_disk_throughput 5000.*125 to 2000"),
     ({"arm": True, "worker_vm_types": ["m6i.large"]}, r"m6i\.large"),
     ({"nworkers": 3}, r"nworkers"),
+    ({"config": {}}, r"unexpected keyword 'config'"),
+    ({"defaults": {}}, r"unexpected keyword 'defaults'"),
     ({"account": "nobody"}, r"nobody"),
 ]
 
