@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
-from prefect_coiled.cli.common import out, print_json, quiet, table, tell_error
+from prefect_coiled.cli.common import out, print_json, quiet, table
 from prefect_coiled.cli.declare import AccountOption, At, JsonOption, command
 from prefect_coiled.errors import OptionsError
 
@@ -117,20 +117,16 @@ def check(at: At, as_json: JsonOption = False) -> None:
     from prefect_coiled.aws.vpc import find_vpcs
     from prefect_coiled.errors import AccessDeniedError, AwsError, CredentialsError, OptionsError
     from prefect_coiled.provision.obstacles import find_obstacles
-    from prefect_coiled.task_runner.api_url import check_api_url
+    from prefect_coiled.task_runner.api_url import choose_way
 
     loaded, aws = at.loaded, at.aws
     caller = find_caller(aws)
     console = quiet() if as_json else out()
     console.print(f"Account {loaded.slug} in {at}")
     console.print(f"AWS account {caller.aws_account_id} as {caller.arn}")
-    reached = True
-    try:
-        remark = check_api_url(loaded.shares_loopback)
-    except OptionsError as error:  # the rest is told as well
-        reached, remark = False, str(error)
-        tell_error(error)
-    if remark and reached:
+    way = choose_way(shares_loopback=loaded.shares_loopback)
+    remark = str(way) if way.relay else ""
+    if remark:
         console.print(f"{remark}.")
     answer: dict[str, Any] = {
         "account": loaded.slug,
@@ -202,7 +198,6 @@ def check(at: At, as_json: JsonOption = False) -> None:
         console.print("Set up. New networks and subnets need the set-up policy again; all else goes on.")
     if not suffices:
         console.print("A cluster of the default types would not come up.")
-    if not suffices or not reached:
         raise typer.Exit(1)
     console.print("Ready.")
 

@@ -72,6 +72,16 @@ class ClusterBase(DistributedCluster):
         """Whether machines of that account reach what listens on this machine's loopback."""
         return load_account(account).shares_loopback
 
+    @staticmethod
+    def has_egress(**keywords: Any) -> bool:
+        """Whether machines of a cluster with these keywords reach the internet.
+
+        Raises:
+            OptionsError: A keyword is wrong.
+        """
+        request = Request(**keywords)
+        return request.merged(load_account(request.held["account"])).options.egress != "none"
+
     def started(self) -> Launched:
         """What was launched.
 

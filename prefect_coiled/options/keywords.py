@@ -200,6 +200,10 @@ class ClusterOptions(TypedDict, total=False):
         otherwise="`0.0.0.0/0`", yaml=(), block="ingress_cidr")]
     allow_ssh: Annotated[bool | None, Keyword(
         FLAG, "Whether port 22 may be open without a key pair.", False)]
+    api_relay: Annotated[str | None, Keyword(
+        kinds.one_of("auto", "always", "never"), "Whether tasks ask the Prefect API through the flow's own "
+        'process, which keeps the key: "auto" where machines may not reach the API. Of a task runner.',
+        "auto")]
     package_sync_ignore: Annotated[str | Sequence[str] | None, Keyword(
         NAMES, "Packages of this environment, or globs over them, that machines do not get.")]
     package_sync_strict: Annotated[bool | None, Keyword(

@@ -1,10 +1,11 @@
-"""Refuses a Prefect API address that the machines of a remote cluster could not reach.
+"""Decides how tasks ask the Prefect API: themselves, or by the flow's own process (see `relay`).
 
-Tasks report their states and logs to the Prefect API from the workers. With no address set, every
-worker process would boot a Prefect server of its own; with a loopback address, it would talk to
-itself. Either way the flow would lose sight of its tasks, so this is an error before anything is
-launched. What can only be seen from the machines (a private address, a firewall, a wrong key) is
-asked of one of them once it is there: see `reach`. This module imports neither Dask nor AWS.
+Tasks report their states and logs to the Prefect API from the workers. With no address set, every worker
+process would boot a Prefect server of its own; with a loopback address, it would talk to itself; a private
+one leads somewhere from some networks only. There the flow's process, which reaches the API, asks in their
+place, unless that is ruled out: then it is an error before anything is launched. What can only be seen from
+the machines (a firewall, a wrong key) is asked of one of them once it is there: see `reach`. This module
+imports neither Dask nor AWS.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from prefect.settings import get_current_settings
@@ -20,10 +22,13 @@ from prefect_coiled.errors import OptionsError
 from prefect_coiled.internals.api_errors import without_user
 
 NEXT_STEP = (
-    "Use Prefect Cloud: `prefect cloud login`. Or a server that the machines can reach: start it with"
+    'Let the flow\'s process ask it for them: `api_relay="auto"`, the default. Or use Prefect Cloud: '
+    "`prefect cloud login`. Or a server that the machines can reach: start it with"
     " `prefect server start --host 0.0.0.0`, and name its address as the machines see it:"
     " `prefect config set PREFECT_API_URL=http://ADDRESS:4200/api`."
 )
+
+AUTO, ALWAYS, NEVER = "auto", "always", "never"
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str], "list[str]"]
@@ -60,12 +65,64 @@ def is_private(url: str, resolve: Resolve = resolve) -> bool:
     return bool(found) and all(a.is_private for a in found)
 
 
-def check_api_url(shares_loopback: bool) -> str:
-    """Raise when a cluster's workers could not reach the Prefect API of this process.
+@dataclass(frozen=True)
+class Way:
+    """How tasks ask the Prefect API.
+
+    Attributes:
+        relay: Whether the flow's process asks for them.
+        why: Why, as the end of a sentence.
+        remark: What may go wrong; empty if nothing is known.
+    """
+
+    relay: bool
+    why: str
+    remark: str = ""
+
+    def __str__(self) -> str:
+        """A line for the flow run's log."""
+        how = "through this process, which keeps its key" if self.relay else "themselves"
+        return f"Tasks ask the Prefect API {how}: {self.why}"
+
+
+def choose_way(
+    asked: str = AUTO, *, shares_loopback: bool = False, has_egress: Callable[[], bool] = lambda: True
+) -> Way:
+    """How the tasks of a cluster shall ask the Prefect API of this process.
 
     Args:
+        asked: The option `api_relay`.
         shares_loopback: Whether the cluster's machines are processes beside this one (the sandbox as it
             is by default), so that any address that works here works there.
+        has_egress: Says whether the machines reach the internet; asked where it matters.
+
+    Raises:
+        OptionsError: The relay is ruled out, and the machines cannot reach the API.
+    """
+    if asked == ALWAYS:
+        return Way(True, "api_relay is 'always'")
+    if asked == NEVER:
+        return Way(False, "api_relay is 'never'", check_api_url(shares_loopback))
+    if shares_loopback:
+        return Way(False, "they run beside this process")
+    url = str(get_current_settings().api.url or "")
+    shown = without_user(url)
+    if not url:
+        return Way(True, "PREFECT_API_URL is not set, and Prefect's temporary server is this machine's alone")
+    if is_loopback(url):
+        return Way(True, f"{shown} is an address of this machine alone")
+    if is_private(url):
+        return Way(True, f"{shown} is a private address, which machines may not reach")
+    if not has_egress():
+        return Way(True, f"the machines have no way to {shown}, as egress is 'none'")
+    return Way(False, f"{shown} is a public address")
+
+
+def check_api_url(shares_loopback: bool) -> str:
+    """Raise when a cluster's workers could not reach the Prefect API of this process themselves.
+
+    Args:
+        shares_loopback: As of `choose_way`.
 
     Returns:
         A remark for the log; empty if there is nothing to say.

@@ -30,6 +30,8 @@ class ConfiguredRunner(DaskTaskRunner):
         **options: Unpack[ClusterOptions],
     ) -> None:
         _check(options)
+        #: How tasks ask the Prefect API, where the cluster is not made of `options`.
+        self.api_relay = options.pop("api_relay", None) if cluster or address or cluster_class else None
         if options and (cluster or address or cluster_class):
             given = ", ".join(sorted(options))
             raise ValueError(f"Cannot specify {given} together with `cluster`, `address` or `cluster_class`")
@@ -59,7 +61,9 @@ class ConfiguredRunner(DaskTaskRunner):
         self._security: Any = None
 
     def _configuration(self) -> dict[str, Any]:
+        relay = {} if self.api_relay is None else {"api_relay": self.api_relay}
         return {
+            **relay,
             "cluster": self._given_cluster,
             "address": self.address,
             "cluster_class": self.cluster_class,

@@ -14,6 +14,8 @@ from prefect.logging import get_run_logger
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.relay.ownership import Own
+from prefect_coiled.relay.serving import Relay
 from prefect_coiled.task_runner.configuration import ConfiguredRunner
 from prefect_coiled.task_runner.connection import Connection, OwnAddressClient
 from prefect_coiled.task_runner.modules import Supply
@@ -39,6 +41,7 @@ class ConnectedRunner(ConfiguredRunner):
         self._machines: WorkerLogs | None = None
         self._supply: Supply | None = None
         self._submission: Submission | None = None
+        self._relay: Relay | None = None
 
     # prefect_dask.get_dask_client reads these two, in this order, inside a flow.
 
@@ -104,6 +107,7 @@ class ConnectedRunner(ConfiguredRunner):
             self.resolved_cluster_class or self.cluster_class,
             self.cluster_kwargs,
             context.parameters if context else None,
+            api_relay=self.api_relay,
             stack=stack,
             stop=stop,
             log=log,
@@ -115,6 +119,12 @@ class ConnectedRunner(ConfiguredRunner):
                 run_coro_as_sync(adapting)
         self._security = self._client_kwargs.get("security", getattr(self._cluster, "security", None))
         client: OwnAddressClient = stack.enter_context(OwnAddressClient(opened.target, **self._client_kwargs))
+        log.info("%s", opened.way)
+        if opened.way.relay:
+            self._relay = Relay(_own(context))
+            self._relay.open(client)
+            stack.callback(self._relay.close)
+            self._parcel.relay = self._relay.id
         supply = Supply(client, getattr(self._cluster, "package_sync_ignore", ()))
         supply.send()
         self._supply = supply
@@ -140,6 +150,20 @@ class ConnectedRunner(ConfiguredRunner):
         if self._machines is None or self._connection.stop.is_set():
             return ""
         return self._machines.last_words(name)
+
+
+def _own(context: FlowRunContext | None) -> Own:
+    """What tasks of a flow run may name by its relay."""
+    flow_run: Any = context.flow_run if context is not None else None
+    if flow_run is None:
+        return Own()
+    return Own(
+        flow_run.id,
+        flow_run.flow_id,
+        flow_run.deployment_id,
+        flow_run.work_queue_id,
+        flow_run.work_pool_name,
+    )
 
 
 def on_worker() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
@@ -13,11 +12,11 @@ from prefect.client.schemas.filters import (
     TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import TERMINAL_STATES
-from prefect.events.clients import get_events_client
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_logger
 from prefect.settings import PREFECT_API_URL, PREFECT_CLOUD_API_URL, get_current_settings
 
+from prefect_coiled.relay.cloud_events import stream
 from prefect_coiled.task_runner.event_batches import Event, Flight
 
 logger = get_logger("prefect_coiled.task_runner.events")
@@ -30,7 +29,7 @@ def send(client: SyncPrefectClient, events: list[Event], resources: list[bytes])
     """Send events, each related to some resources."""
     bodies = [_with_related(event, resources) for event in events]
     if str(PREFECT_API_URL.value() or "").startswith(str(PREFECT_CLOUD_API_URL.value())):
-        asyncio.run(_stream(bodies))
+        asyncio.run(stream(bodies))
         return
     try:
         _post(client, bodies)
@@ -77,24 +76,6 @@ def _one_by_one(client: SyncPrefectClient, bodies: list[bytes]) -> None:
             if not 400 <= error.response.status_code < 500:
                 raise
             logger.error("The Prefect API refused an event of a task run: %s", error)
-
-
-class _Ready:
-    """An event as Prefect's client wants one, which is JSON already."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body, self.id = body, ""
-
-    def model_dump_json(self) -> str:
-        return self._body.decode()
-
-
-async def _stream(bodies: list[bytes]) -> None:
-    """Prefect Cloud takes events by its socket."""
-    async with get_events_client(checkpoint_every=1) as client:
-        for body in bodies:
-            ready: Any = _Ready(body)
-            await client.emit(ready)
 
 
 _RELATED = b',"related":['

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from contextvars import copy_context
 from typing import Any
 
+import distributed
 from prefect.context import (
     AsyncClientContext,
     FlowRunContext,
@@ -84,7 +85,10 @@ class Hydrated:
         _count("contexts")
         leave_all()
         if self.settings:
-            enter_for_good(SettingsContext(**settings_here(self.settings, shared["authority"])))
+            relay = shared["relay"]
+            worker = distributed.get_worker() if relay else None
+            here = settings_here(self.settings, shared["authority"], relay, worker, self.flow_run_id)
+            enter_for_good(SettingsContext(**here))
         client = SyncClientContext()
         _count("clients")
         client.client.__enter__()

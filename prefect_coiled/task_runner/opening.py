@@ -1,6 +1,6 @@
 """What a task runner connects to: the cluster that it was given, or one that it makes now.
 
-    parameters, environment, code ─▶ keywords ─▶ is the Prefect API in reach? ─▶ the cluster
+    parameters, environment, code ─▶ keywords ─▶ how do tasks ask the Prefect API? ─▶ the cluster
 
 Called once a flow run, in the flow's context. This module knows nothing of tasks.
 """
@@ -12,12 +12,14 @@ import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from prefect.utilities.importtools import to_qualified_name
 
 from prefect_coiled.errors import OptionsError
-from prefect_coiled.task_runner.api_url import check_api_url
+from prefect_coiled.options.file import cluster_defaults
+from prefect_coiled.task_runner.api_url import AUTO, Way, choose_way, is_loopback
 from prefect_coiled.task_runner.run_options import parameter, resolve
 
 
@@ -29,9 +31,11 @@ class Opened:
         target: A cluster, or the address of a scheduler.
         made: The cluster, where it was made here; it is to be closed with the flow run.
         ours: Whether its machines are those of an account of this library.
+        way: How its tasks ask the Prefect API.
     """
 
     target: Any
+    way: Way
     made: Any = None
     ours: bool = False
 
@@ -42,6 +46,7 @@ def open_target(
     keywords: Mapping[str, Any],
     parameters: Mapping[str, Any] | None,
     *,
+    api_relay: str | None = None,
     stack: ExitStack,
     stop: threading.Event,
     log: Any,
@@ -51,6 +56,7 @@ def open_target(
     Args:
         given: A cluster or an address, if the runner was given one.
         make: Another cluster class, if the runner was given one.
+        api_relay: The option, for a cluster that was given or is of another class.
         stop: When set, the making ends as soon as it can.
 
     Raises:
@@ -59,7 +65,7 @@ def open_target(
     if given is not None or make is not None:
         _refuse_settings(parameters)
     if given is not None:
-        return Opened(given)
+        return Opened(given, choose_way(api_relay or AUTO, shares_loopback=_is_beside(given)))
     kwargs, ours = dict(keywords), make is None
     if ours:
         from prefect_coiled.cluster import Cluster
@@ -68,8 +74,13 @@ def open_target(
         kwargs, sources = resolve(kwargs, parameters)
         for keyword, source in sources.items():
             log.info("Cluster option %s comes from the %s", keyword, source)
-        if remark := check_api_url(Cluster.shares_loopback(kwargs.get("account"))):
-            log.warning("%s", remark)
+        way = choose_way(
+            kwargs.get("api_relay") or cluster_defaults().get("api_relay") or AUTO,
+            shares_loopback=Cluster.shares_loopback(kwargs.get("account")),
+            has_egress=partial(Cluster.has_egress, **kwargs),
+        )
+        if way.remark:
+            log.warning("%s", way.remark)
         kwargs["report"] = lambda step, state: log.info("%s: %s", step, state)
     if "stop" in inspect.signature(make).parameters:
         kwargs["stop"] = stop
@@ -77,7 +88,15 @@ def open_target(
     made = make(**kwargs)
     stack.callback(made.close)
     made.__enter__()
-    return Opened(made, made, ours)
+    if not ours:
+        way = choose_way(api_relay or AUTO, shares_loopback=_is_beside(made))
+    return Opened(made, way, made, ours)
+
+
+def _is_beside(cluster: Any) -> bool:
+    """Whether the workers of a cluster of another kind are processes of this machine, as far as one sees."""
+    address = str(getattr(cluster, "scheduler_address", cluster) or "")
+    return address.startswith("inproc:") or is_loopback(address)
 
 
 def _refuse_settings(parameters: Mapping[str, Any] | None) -> None:

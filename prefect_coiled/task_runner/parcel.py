@@ -26,19 +26,26 @@ from prefect.settings import get_current_settings
 from prefect.tasks import MaterializingTask, Task
 from prefect.utilities.engine import collect_task_run_inputs_sync
 
+from prefect_coiled.relay.forwarder import relay_of
 from prefect_coiled.task_runner.flow_identity import identity_of
 from prefect_coiled.task_runner.shipping import dumps
 from prefect_coiled.task_runner.transactions import for_worker
-from prefect_coiled.task_runner.worker_settings import read_authority
+from prefect_coiled.task_runner.worker_settings import read_authority, settings_for_relay
 
 #: What of the context differs from task to task.
 PARTS = ("task_run_context", "tags_context", "asset_context", "deployment_id", "deployment_parameters")
 
 
 class FlowRunParcel:
-    """The part of the context that all tasks of a flow run share, as bytes, made at first use."""
+    """The part of the context that all tasks of a flow run share, as bytes, made at first use.
+
+    Attributes:
+        relay: By which tasks ask the Prefect API; empty if they ask it themselves. On a worker it is that of
+            the task that submits others.
+    """
 
     def __init__(self) -> None:
+        self.relay = ""
         self._made_for: tuple[Any, Any] | None = None
         self._data = b""
 
@@ -48,19 +55,31 @@ class FlowRunParcel:
         # Identity, not equality: comparing settings costs more than dumping them.
         if self._made_for is None or any(a is not b for a, b in zip(now, self._made_for, strict=True)):
             flow_run, settings = now
+            relay = self.relay or relay_of(str(get_current_settings().api.url or ""))
+            if not settings:
+                sent: dict[str, Any] = {}
+            elif relay:
+                sent = settings_for_relay(settings)
+            else:
+                sent = _with_api_url(settings.serialize())
             self._data = dumps(
                 {
-                    "flow_run_context": _of_flow_run(flow_run) if flow_run else {},
-                    "settings_context": _with_api_url(settings.serialize()) if settings else {},
-                    "authority": read_authority() if settings else "",
+                    "flow_run_context": _of_flow_run(flow_run, bool(relay)) if flow_run else {},
+                    "settings_context": sent,
+                    "authority": read_authority() if settings and not relay else "",
+                    "relay": relay,
                 }
             )
             self._made_for = now
         return self._data
 
 
-def _of_flow_run(context: FlowRunContext) -> dict[str, Any]:
+def _of_flow_run(context: FlowRunContext, relayed: bool) -> dict[str, Any]:
     serialized = context.serialize()
+    flow_run = serialized.get("flow_run")
+    if relayed and isinstance(flow_run, dict):
+        # A deployment's environment may hold the API's key.
+        serialized["flow_run"] = {name: value for name, value in flow_run.items() if name != "job_variables"}
     if isinstance(flow := serialized.get("flow"), Flow):
         serialized["flow"] = identity_of(flow)
     return serialized

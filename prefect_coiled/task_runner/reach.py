@@ -6,6 +6,7 @@ or a key that is only good here. Found out at once it is one error; found out by
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -52,8 +53,13 @@ def check_reach(client: distributed.Client, shared: bytes) -> None:
         raise ProvisionError(f"reaching the Prefect API at {url} from {worker.get('name')}", reason, step)
 
 
-def _ask(shared: bytes) -> tuple[str, str] | None:
+async def _ask(shared: bytes, dask_worker: Any) -> tuple[str, str] | None:
     """On the worker: what went wrong in asking the API, in one line, and what to do; None if it answered."""
+    # Not in the worker's loop, which others need meanwhile.
+    return await asyncio.to_thread(_ask_here, shared, dask_worker)
+
+
+def _ask_here(shared: bytes, worker: Any) -> tuple[str, str] | None:
     context: dict[str, Any] = cloudpickle.loads(shared)
     settings, run = context["settings_context"], context["flow_run_context"]
     if not settings:
@@ -61,7 +67,7 @@ def _ask(shared: bytes) -> tuple[str, str] | None:
     quick = {PREFECT_API_REQUEST_TIMEOUT: _REQUEST, PREFECT_CLIENT_MAX_RETRIES: 0}
     flow_run = run.get("flow_run") if run else None
     try:
-        settings = settings_here(settings, context["authority"])
+        settings = settings_here(settings, context["authority"], context["relay"], worker)
         with SettingsContext(**settings), temporary_settings(quick), get_client(sync_client=True) as api:
             if flow_run:
                 api.read_flow_run(flow_run["id"])

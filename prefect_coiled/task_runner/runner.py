@@ -167,6 +167,8 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
         with self._run_lock:
             if self._connection.failure is not None:
                 raise self._connection.failure
+            if self._relay is not None:
+                self._relay.task_run(task_run_id)
             self._settled = False
             self._ledger.add(future)
             if self._backlog_sent:

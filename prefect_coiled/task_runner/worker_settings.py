@@ -18,10 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import certifi
+from prefect.context import SettingsContext
 from prefect.settings import get_current_settings
+from pydantic import BaseModel, Secret, SecretBytes, SecretStr
+
+from prefect_coiled.relay import forwarder
 
 # Places that Prefect makes where they are missing, and in which a task finds nothing of a client's.
 _PLACES = ("home", "profiles_path")
+# Seconds; Prefect's own default.
+_TIMEOUT = 60.0
 
 
 def read_authority() -> str:
@@ -33,12 +39,45 @@ def read_authority() -> str:
     return "" if text == Path(certifi.where()).read_text(encoding="utf-8") else text
 
 
-def settings_here(settings: Mapping[str, Any], authority: str) -> dict[str, Any]:
+def settings_for_relay(settings: SettingsContext) -> dict[str, Any]:
+    """Serialised settings without anything that is secret, or good for the API alone: tasks ask a relay.
+
+    Args:
+        settings: The client's.
+    """
+    values = _without_secrets(settings.settings, settings.serialize()["settings"])
+    # Headers may be what a proxy before the API wants to see; what a server needs, no task does.
+    client = {name: value for name, value in values.pop("client", {}).items() if name != "custom_headers"}
+    server = {"events": events} if (events := values.pop("server", {}).get("events")) else {}
+    timeout = {"request_timeout": values.pop("api", {}).get("request_timeout", _TIMEOUT)}
+    shown = {"ui_url": settings.settings.ui_url} if settings.settings.ui_url else {}
+    own = {"client": {**client, "csrf_support_enabled": False}, "server": server, "api": timeout, **shown}
+    return {"profile": {"name": settings.profile.name}, "settings": {**values, **own}}
+
+
+def _without_secrets(model: BaseModel, dumped: Mapping[str, Any]) -> dict[str, Any]:
+    """A dump of a model without the fields that hold secrets, at whatever depth."""
+    kept = {}
+    for name, value in dumped.items():
+        held = getattr(model, name, None)
+        if isinstance(held, (Secret, SecretStr, SecretBytes)):
+            continue
+        nested = isinstance(held, BaseModel) and isinstance(value, Mapping)
+        kept[name] = _without_secrets(held, value) if nested else value  # type: ignore[arg-type]
+    return kept
+
+
+def settings_here(
+    settings: Mapping[str, Any], authority: str, relay: str = "", worker: Any = None, flow_run_id: str = ""
+) -> dict[str, Any]:
     """Serialised settings of a client as they hold on this machine.
 
     Args:
-        settings: As `SettingsContext.serialize` gives them.
+        settings: As `SettingsContext.serialize` gives them; as `settings_for_relay` does, with a relay.
         authority: As `read_authority` gave it where they come from.
+        relay: By which tasks ask the API.
+        worker: Dask's worker in this process; with a relay.
+        flow_run_id: The flow run.
     """
     values = {
         name: value
@@ -46,7 +85,10 @@ def settings_here(settings: Mapping[str, Any], authority: str) -> dict[str, Any]
         if name not in _PLACES or Path(value).exists()
     }
     api = {name: value for name, value in values.pop("api", {}).items() if name != "ssl_cert_file"}
-    if authority:
+    if relay:
+        here = forwarder.here()
+        api.update(url=here.open(relay, worker, flow_run_id), auth_string=here.token, key=None)
+    elif authority:
         api["ssl_cert_file"] = _file_of(authority)
     return {**settings, "settings": {**values, "api": api}}
 

@@ -1,0 +1,270 @@
+"""Where requests wait for the flow's process: in the scheduler, in memory, for seconds.
+
+    a worker: relay_ask ─▶ waits here ─▶ relay_take: the flow's process ─▶ the API
+                       ◀─ the answer  ◀─ relay_give                     ◀─
+
+Workers and clients reach the scheduler anyway, each by its own certificate; nobody listens anywhere else. A
+request stays here until it is answered, so that one that was taken and got lost on its way is taken again:
+who takes says each time what he has. Who has been away too long is not waited for: what is asked of him is
+answered in words, with a time after which Prefect's client asks again.
+
+Runs in the scheduler. What waits is bounded; where that is full, who asks waits until there is room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+#: A request on its way: method, path and query, body.
+Asked = tuple[str, str, bytes]
+#: An answer on its way: status, headers, body.
+Answer = tuple[int, dict[str, str], bytes]
+
+# Requests that wait for one flow run, and the bytes of their bodies.
+_MOST, _MOST_BYTES = 1_000, 64_000_000
+# Bytes of bodies in one take; one that is larger goes alone.
+_TAKEN_BYTES = 16_000_000
+# Answers that are kept for who was cut off, and for how many seconds.
+_KEPT, _KEPT_SECONDS = 64, 60.0
+# Seconds without a take after which who asks is told so at once; and after which it is over.
+_AWAY, _GONE = 60.0, 900.0
+
+OVER = "The flow run that this task belonged to has ended: nobody asks the Prefect API for it any more."
+_ABSENT = (
+    "The process that runs the flow has not been heard of for {away:.0f} s. It asks the Prefect API for the"
+    " tasks: it may sleep, have lost the network, or be gone."
+)
+_BUSY = "The process that runs the flow did not answer in {seconds:.0f} s, or has too much to ask already."
+
+
+@dataclass(eq=False)
+class _Waiting:
+    asked: Asked
+    answer: asyncio.Future[Answer]
+    taken: bool = False
+    askers: int = 0
+
+
+@dataclass(eq=False)
+class _Box:
+    """What waits for one flow run's process.
+
+    Attributes:
+        owner: A hash of what who takes knows.
+        seen: When that was heard of last.
+    """
+
+    owner: str
+    seen: float = field(default_factory=time.monotonic)
+    takes: int = 0
+    waiting: OrderedDict[str, _Waiting] = field(default_factory=OrderedDict)
+    size: int = 0
+    answered: OrderedDict[str, tuple[float, Answer]] = field(default_factory=OrderedDict)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    over: bool = False
+
+    @property
+    def away(self) -> float:
+        """For how many seconds who takes has not been heard of."""
+        return 0.0 if self.takes else time.monotonic() - self.seen
+
+    def has_room(self, size: int) -> bool:
+        """Whether a body of so many bytes may wait too."""
+        return len(self.waiting) < _MOST and (not self.size or self.size + size <= _MOST_BYTES)
+
+
+class Exchange(SchedulerPlugin):
+    """Lets workers ask, and the processes of flows answer."""
+
+    name = "prefect-coiled-relay"
+    idempotent = True
+
+    def __init__(self) -> None:
+        self._boxes: dict[str, _Box] = {}
+
+    def __reduce__(self) -> Any:
+        return Exchange, ()
+
+    async def start(self, scheduler: Any) -> None:
+        """Have the scheduler take these calls."""
+        scheduler.handlers.update(
+            relay_ask=self.ask, relay_take=self.take, relay_give=self.give, relay_close=self.close_relay
+        )
+
+    async def ask(
+        self, comm: Any = None, relay: str = "", id: str = "", asked: Any = (), seconds: float = 30.0
+    ) -> Answer:
+        """For a worker: ask, and wait for the answer.
+
+        Args:
+            relay: The flow run's relay.
+            id: What tells this request from others; asked again with the same, it is asked once.
+            asked: Method, path and query, body.
+            seconds: How long to wait.
+        """
+        box = self._boxes.get(relay)
+        if box is None or box.over:
+            return 410, {}, OVER.encode()
+        if id in box.answered:
+            return box.answered[id][1]
+        until = time.monotonic() + seconds
+        method, target, body = asked
+        waiting = box.waiting.get(id)
+        while waiting is None:
+            if box.away > _AWAY:
+                return self._absent(relay, box)
+            if box.has_room(len(body)):
+                answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+                waiting = box.waiting[id] = _Waiting((method, target, body), answer)
+                box.size += len(body)
+                await _tell(box)
+            elif not await _change(box, until - time.monotonic()):
+                return _later(_BUSY.format(seconds=seconds))
+            elif box.over:
+                return 410, {}, OVER.encode()
+        waiting.askers += 1
+        try:
+            done, _ = await asyncio.wait([waiting.answer], timeout=max(until - time.monotonic(), 0))
+        finally:
+            waiting.askers -= 1
+            if not waiting.askers and not waiting.answer.done():
+                # Nobody waits for it any more; what was taken may have been done.
+                self._drop(box, id)
+        if done:
+            return waiting.answer.result()
+        await _tell(box)
+        return self._absent(relay, box) if box.away > _AWAY else _later(_BUSY.format(seconds=seconds))
+
+    def _absent(self, relay: str, box: _Box) -> Answer:
+        away = box.away
+        if away > _GONE:
+            self._boxes.pop(relay, None)
+        return _later(_ABSENT.format(away=away))
+
+    @staticmethod
+    def _drop(box: _Box, id_: str) -> None:
+        waiting = box.waiting.pop(id_, None)
+        if waiting is not None:
+            box.size -= len(waiting.asked[2])
+
+    async def take(
+        self, comm: Any = None, relay: str = "", owner: str = "", have: Any = (), seconds: float = 10.0
+    ) -> list[tuple[str, Asked]] | None:
+        """For the process of a flow: what is asked, once there is something; the first call opens the relay.
+
+        Args:
+            owner: What proves that the caller is who opened it.
+            have: What the caller has taken and not given an answer to: all else that was taken got lost.
+            seconds: How long to wait for something.
+
+        Returns:
+            Requests with their ids; none after the time; None if it is over.
+        """
+        box = self._boxes.get(relay)
+        if box is None:
+            box = self._boxes[relay] = _Box(_hash(owner))
+        if not _owns(box, owner) or box.over:
+            return None
+        has = set(have)
+        for id_, waiting in box.waiting.items():
+            waiting.taken = id_ in has
+        until = time.monotonic() + seconds
+        box.takes += 1
+        try:
+            while not box.over:
+                found = self._untaken(box)
+                if found or not await _change(box, until - time.monotonic()):
+                    return found
+        finally:
+            box.takes -= 1
+            box.seen = time.monotonic()
+        return None
+
+    @staticmethod
+    def _untaken(box: _Box) -> list[tuple[str, Asked]]:
+        found: list[tuple[str, Asked]] = []
+        size = 0
+        for id_, waiting in box.waiting.items():
+            if waiting.taken or waiting.answer.done():
+                continue
+            size += len(waiting.asked[2])
+            if found and size > _TAKEN_BYTES:
+                break
+            waiting.taken = True
+            found.append((id_, waiting.asked))
+        return found
+
+    async def give(self, comm: Any = None, relay: str = "", owner: str = "", answers: Any = ()) -> bool:
+        """For the process of a flow: the answers to what it took.
+
+        Args:
+            answers: Id, and status, headers and body, of each.
+        """
+        box = self._boxes.get(relay)
+        if box is None or not _owns(box, owner):
+            return False
+        now = box.seen = time.monotonic()
+        for id_, answer in answers:
+            waiting = box.waiting.get(id_)
+            if waiting is not None and not waiting.answer.done():
+                waiting.answer.set_result((int(answer[0]), dict(answer[1]), answer[2]))
+                box.answered[id_] = now, waiting.answer.result()
+            self._drop(box, id_)
+        while len(box.answered) > _KEPT or (box.answered and _oldest(box) < now - _KEPT_SECONDS):
+            box.answered.popitem(last=False)
+        await _tell(box)
+        return True
+
+    async def close_relay(self, comm: Any = None, relay: str = "", owner: str = "") -> None:
+        """For the process of a flow: it is over; what waits is told so."""
+        box = self._boxes.get(relay)
+        if box is None or not _owns(box, owner):
+            return
+        del self._boxes[relay]
+        box.over = True
+        for waiting in box.waiting.values():
+            if not waiting.answer.done():
+                waiting.answer.set_result((410, {}, OVER.encode()))
+        await _tell(box)
+
+
+def _later(words: str) -> Answer:
+    """Prefect's client asks again after such an answer: https://docs.prefect.io/v3/api-ref/settings-ref."""
+    return 503, {"Retry-After": "2"}, words.encode()
+
+
+def _hash(owner: str) -> str:
+    return hashlib.sha256(owner.encode()).hexdigest()
+
+
+def _owns(box: _Box, owner: str) -> bool:
+    return hmac.compare_digest(box.owner, _hash(owner))
+
+
+def _oldest(box: _Box) -> float:
+    return next(iter(box.answered.values()))[0]
+
+
+async def _tell(box: _Box) -> None:
+    async with box.changed:
+        box.changed.notify_all()
+
+
+async def _change(box: _Box, seconds: float) -> bool:
+    """Wait for a change; False if there was none in that time."""
+    if seconds <= 0:
+        return False
+    async with box.changed:
+        try:
+            await asyncio.wait_for(box.changed.wait(), seconds)
+        except asyncio.TimeoutError:
+            return False
+    return True
