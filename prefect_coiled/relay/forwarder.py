@@ -24,6 +24,7 @@ import secrets
 import threading
 from collections.abc import Coroutine
 from typing import Any
+from urllib.request import getproxies_environment
 from uuid import uuid4
 
 import tornado.httpserver as httpserver
@@ -202,8 +203,9 @@ def relay_of(url: str) -> str:
 
 def _past_proxies() -> None:
     """A machine that reaches others by a proxy does not reach itself by it."""
-    for name in ("NO_PROXY", "no_proxy"):
-        if (held := os.environ.get(name)) or name == "NO_PROXY":
+    if getproxies_environment():
+        for name in {"NO_PROXY", *(n for n in ("no_proxy",) if n in os.environ)}:
+            held = os.environ.get(name)
             os.environ[name] = f"{held},127.0.0.1" if held else "127.0.0.1"
 
 

@@ -170,8 +170,8 @@ def _parts(path: str) -> tuple[str, ...]:
     found = path[1:].removesuffix("/").split("/")
     parts = []
     for raw in found:
-        part = unquote(raw, errors="strict") if raw.isascii() else ""
-        if not part or part in (".", "..") or re.search(r"[/\\%;\x00-\x1f\x7f]", part):
+        part = unquote(raw) if raw.isascii() else ""
+        if not part or part in (".", "..") or re.search(r"[/\\%;\x00-\x1f\x7f\ufffd]", part):
             raise RefusedError(400, "The relay cannot read this path.")
         parts.append(part)
     return tuple(parts)

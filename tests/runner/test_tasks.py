@@ -252,6 +252,7 @@ def test_the_shipped_context_has_the_parts_that_prefect_serialises(runner: Coile
 
     shared = parcel.FlowRunParcel()
     own = parcel.PARTS
-    beside = {"authority"}  # what the settings name by a file
+    # What the settings name by a file, and by which way the API is asked.
+    beside = {"authority", "relay"}
     assert set(cloudpickle.loads(shared.data())) - beside | set(own) == set(serialize_context())
     assert shared.data() is shared.data()
