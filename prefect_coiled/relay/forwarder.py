@@ -104,7 +104,8 @@ class Forwarder:
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._failed: BaseException | None = None
-        threading.Thread(target=self._serve, name="prefect-coiled-relay", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name="prefect-coiled-relay", daemon=True)
+        self._thread.start()
         self._ready.wait()
         if self._failed is not None:
             raise self._failed
@@ -119,6 +120,7 @@ class Forwarder:
         finally:
             self._ready.set()
         self._loop.run_forever()
+        self._loop.close()
 
     async def _listen(self) -> None:
         sockets = netutil.bind_sockets(0, "127.0.0.1")
@@ -131,8 +133,8 @@ class Forwarder:
             log_function=lambda handler: None,
             websocket_max_message_size=LARGEST,
         )
-        server = httpserver.HTTPServer(application, max_body_size=_READ, idle_connection_timeout=300)
-        server.add_sockets(sockets)
+        self._server = httpserver.HTTPServer(application, max_body_size=_READ, idle_connection_timeout=300)
+        self._server.add_sockets(sockets)
 
     def url(self, relay: str) -> str:
         """The address of the API for the tasks of a flow run."""
@@ -174,6 +176,18 @@ class Forwarder:
         if door is None:
             return True
         return bool(self._run(door.events.settle(seconds), seconds + 1.0))
+
+    def close(self) -> None:
+        """Listen no more, and end the thread."""
+        self._run(self._stop(), 10.0)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10.0)
+
+    async def _stop(self) -> None:
+        self._server.stop()
+        await self._server.close_all_connections()
+        for door in self._doors.values():
+            await door.close()
 
     def _run(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
@@ -232,18 +246,21 @@ class _Requests(web.RequestHandler):
 
     def prepare(self) -> None:
         # Browsers name where a page comes from, and have nothing to ask here.
-        allowed = self._forwarder.knows(self.request.headers.get("Authorization", ""))
-        if not allowed or "Origin" in self.request.headers:
-            self._refuse(401, "This is for the tasks of a flow run on this machine alone.")
+        knows = self._forwarder.knows(self.request.headers.get("Authorization", ""))
+        self._allowed = knows and "Origin" not in self.request.headers
 
     def data_received(self, chunk: bytes) -> None:
         self._size += len(chunk)
-        if self._size <= LARGEST:
+        if self._allowed and self._size <= LARGEST:
             self._chunks.append(chunk)
         else:
             self._chunks.clear()
 
     async def _answer(self, relay: str, path: str) -> None:
+        # After the body has come: who still sends would miss the answer.
+        if not self._allowed:
+            self._refuse(401, "This is for the tasks of a flow run on this machine alone.")
+            return
         if self._size > LARGEST:
             self._refuse(413, too_large(self._size))
             return
