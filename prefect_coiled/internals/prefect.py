@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
+import prefect.concurrency.services as _services
+import prefect.concurrency.v1.services as _services_v1
 import prefect.utilities.engine as _engine
 from prefect._flow_run_suspension import (
     raise_if_flow_run_suspension_requested as raise_if_flow_run_suspension_requested,
@@ -17,10 +19,19 @@ from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import BlockDocument
 from prefect.context import AssetContext, ContextModel, FlowRunContext, TagsContext, TaskRunContext
+from prefect.events.clients import PrefectEventsClient
+from prefect.events.worker import EventsWorker, emit_events_to_cloud
+from prefect.settings import get_current_settings
 from prefect.transactions import BaseTransaction
 from prefect.types._concurrency import ConcurrencyLeaseHolder
 
 B = TypeVar("B", bound=Block)
+_BY_API = "_prefect_coiled_by_api"
+_TAKE_SLOTS: tuple[Any, ...] = (
+    _services.ConcurrencySlotAcquisitionService,
+    _services.ConcurrencySlotAcquisitionWithLeaseService,
+    _services_v1.ConcurrencySlotAcquisitionService,
+)
 
 
 async def send_once(client: PrefectClient, method: str, target: str, content: bytes | None) -> httpx.Response:
@@ -51,6 +62,40 @@ def running_services(kind: type[Any]) -> list[Any]:
     """The services of a kind that run in this process: those of all kinds share one table."""
     services: dict[int, Any] = QueueService._instances  # type: ignore[misc]
     return [service for service in list(services.values()) if isinstance(service, kind)]
+
+
+class _Names(frozenset[str]):
+    """Names of limits of one API."""
+
+    def __hash__(self) -> int:
+        return hash((frozenset(self), get_current_settings().api.url))
+
+
+def keep_services_by_api() -> None:
+    """Have services of Prefect's that ask the API be one for each API, in a process that talks to several.
+
+    Prefect keeps one that sends events for the process, and one that takes slots for the names of the limits,
+    with the API that whoever came first had. When that moves: `instance` of `EventsWorker`, and of what
+    `prefect.concurrency` takes slots by.
+    """
+    if getattr(EventsWorker, _BY_API, False):
+        return
+    of_events = EventsWorker.instance
+
+    def events_worker(cls: type[EventsWorker], client_type: Any = None) -> EventsWorker:
+        url = get_current_settings().api.url
+        if client_type is None and cls._client_override is None and url and not emit_events_to_cloud():
+            return super(EventsWorker, cls).instance(PrefectEventsClient, (("api_url", url),))
+        return of_events(client_type)
+
+    def slots(cls: type[Any], names: frozenset[str]) -> Any:
+        return super(cls, cls).instance(_Names(names))
+
+    changed: Any = EventsWorker
+    changed.instance = classmethod(events_worker)
+    for kind in _TAKE_SLOTS:
+        kind.instance = classmethod(slots)
+    setattr(EventsWorker, _BY_API, True)
 
 
 def wait_until_sent(service: Any, deadline: float) -> bool:

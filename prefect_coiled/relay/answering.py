@@ -20,9 +20,10 @@ from prefect.client.orchestration import PrefectClient
 
 from prefect_coiled.internals.prefect import send_once
 from prefect_coiled.relay.exchange import Answer, Asked
+from prefect_coiled.relay.needs import LARGEST, RefusedError
 from prefect_coiled.relay.ownership import Own
 from prefect_coiled.relay.proof import Proof
-from prefect_coiled.relay.rules import LARGEST, Judged, RefusedError, judge
+from prefect_coiled.relay.rules import Judged, judge
 
 # What a task's client does something with.
 _PASSED_ON = ("content-type", "retry-after", "prefect-maintenance")

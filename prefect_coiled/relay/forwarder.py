@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hmac
-import json
 import logging
 import os
 import secrets
 import threading
-from collections.abc import Coroutine
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from concurrent.futures import TimeoutError as LateError
 from typing import Any
 from urllib.request import getproxies_environment
 from uuid import uuid4
@@ -30,12 +30,12 @@ from uuid import uuid4
 import tornado.httpserver as httpserver
 import tornado.netutil as netutil
 import tornado.web as web
-import tornado.websocket as websocket
 from distributed.core import rpc
 
 from prefect_coiled.relay.event_queue import EventQueue
 from prefect_coiled.relay.exchange import Answer
-from prefect_coiled.relay.rules import LARGEST, too_large
+from prefect_coiled.relay.handlers import EventsIn, Requests, is_same
+from prefect_coiled.relay.needs import LARGEST
 
 logger = logging.getLogger("prefect_coiled.relay")
 
@@ -46,6 +46,8 @@ _SECONDS = 45.0
 _GRACE = 10.0
 # Requests that this process has under way at a time; further ones wait here.
 _AT_ONCE = 16
+# Flow runs whose way a process keeps: with more at a time on one cluster, the least used is opened anew.
+_KEPT = 256
 # Bytes of a request that are read and thrown away, so that who sends too much hears why.
 _READ = 1 << 40
 
@@ -54,13 +56,12 @@ class Door:
     """The way of one flow run's tasks in this process to the API.
 
     Args:
-        scheduler: The scheduler, as the worker reaches it.
+        scheduler: Gives the connections to the scheduler.
     """
 
-    def __init__(self, relay: str, scheduler: str, connection: dict[str, Any]) -> None:
+    def __init__(self, relay: str, scheduler: Callable[[], Any]) -> None:
         self.relay = relay
-        self._scheduler, self._connection = scheduler, connection
-        self._rpc: Any = None
+        self._scheduler = scheduler
         self._free = asyncio.Semaphore(_AT_ONCE)
         self.events = EventQueue(self.ask)
 
@@ -68,11 +69,9 @@ class Door:
         """Ask the flow's process; an answer in any case."""
         id_ = uuid4().hex
         async with self._free:
-            if self._rpc is None:
-                self._rpc = rpc(self._scheduler, connection_args=self._connection)
             for again in (True, False):
                 try:
-                    call = self._rpc.relay_ask(
+                    call = self._scheduler().relay_ask(
                         relay=self.relay, id=id_, asked=(method, target, body), seconds=_SECONDS
                     )
                     status, headers, content = await asyncio.wait_for(call, _SECONDS + _GRACE)
@@ -85,12 +84,6 @@ class Door:
                         return 503, {"Retry-After": "2"}, words.encode()
         raise AssertionError
 
-    async def close(self) -> None:
-        """Give up what is under way."""
-        self.events.close()
-        if self._rpc is not None:
-            await self._rpc.close_rpc()
-
 
 class Forwarder:
     """The server of this process. `here` gives it."""
@@ -98,8 +91,9 @@ class Forwarder:
     def __init__(self) -> None:
         self.token = secrets.token_urlsafe(32)
         self.port = 0
-        self._doors: dict[str, Door] = {}
-        self._of_flow_run: dict[str, Door] = {}
+        self._doors: OrderedDict[str, Door] = OrderedDict()
+        self._of_flow_run: dict[str, str] = {}
+        self._rpcs: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -127,8 +121,8 @@ class Forwarder:
         self.port = sockets[0].getsockname()[1]
         application = web.Application(
             [
-                (r"/([0-9a-f]+)(/events/in)", _EventsIn, {"forwarder": self}),
-                (r"/([0-9a-f]+)(/.*)", _Requests, {"forwarder": self}),
+                (r"/([0-9a-f]+)(/events/in)", EventsIn, {"forwarder": self}),
+                (r"/([0-9a-f]+)(/.*)", Requests, {"forwarder": self}),
             ],
             log_function=lambda handler: None,
             websocket_max_message_size=LARGEST,
@@ -147,13 +141,22 @@ class Forwarder:
             worker: Dask's worker, which knows its scheduler.
             flow_run_id: The flow run, whose events go this way, whichever socket they come by.
         """
+        address, connection = worker.scheduler.address, worker.security.get_connection_args("worker")
+
+        def scheduler() -> Any:
+            if address not in self._rpcs:
+                self._rpcs[address] = rpc(address, connection_args=connection)
+            return self._rpcs[address]
+
         with self._lock:
-            door = self._doors.get(relay)
-            if door is None:
-                connection = worker.security.get_connection_args("worker")
-                door = self._doors[relay] = Door(relay, worker.scheduler.address, connection)
+            if relay not in self._doors:
+                self._doors[relay] = Door(relay, scheduler)
+            self._doors.move_to_end(relay)
             if flow_run_id:
-                self._of_flow_run[flow_run_id] = door
+                self._of_flow_run[flow_run_id] = relay
+            for old in [name for name, door in list(self._doors.items())[:-_KEPT] if not len(door.events)]:
+                del self._doors[old]
+            self._of_flow_run = {run: of for run, of in self._of_flow_run.items() if of in self._doors}
         return self.url(relay)
 
     def door(self, relay: str) -> Door | None:
@@ -162,20 +165,24 @@ class Forwarder:
 
     def door_of(self, flow_run_id: str) -> Door | None:
         """The way of a flow run."""
-        return self._of_flow_run.get(flow_run_id)
+        return self._doors.get(self._of_flow_run.get(flow_run_id, ""))
 
     def knows(self, authorization: str) -> bool:
         """Whether somebody may ask, by what an HTTP request says."""
         kind, _, said = authorization.partition(" ")
         wanted = base64.b64encode(self.token.encode()).decode() if kind == "Basic" else self.token
-        return kind in ("Basic", "Bearer") and _same(said.strip(), wanted)
+        return kind in ("Basic", "Bearer") and is_same(said.strip(), wanted)
 
-    def flush(self, relay: str, seconds: float) -> bool:
-        """Wait until the events of a flow run's tasks have gone; says whether they have."""
-        door = self._doors.get(relay)
-        if door is None:
-            return True
-        return bool(self._run(door.events.settle(seconds), seconds + 1.0))
+    def flush(self, seconds: float) -> bool:
+        """Wait until the events of tasks have gone; says whether they have."""
+        try:
+            return bool(self._run(self._settle(seconds), seconds + 1.0))
+        except LateError:
+            return False
+
+    async def _settle(self, seconds: float) -> bool:
+        doors = list(self._doors.values())
+        return all(await asyncio.gather(*(door.events.settle(seconds) for door in doors)))
 
     def close(self) -> None:
         """Listen no more, and end the thread."""
@@ -187,7 +194,9 @@ class Forwarder:
         self._server.stop()
         await self._server.close_all_connections()
         for door in self._doors.values():
-            await door.close()
+            door.events.close()
+        for connections in self._rpcs.values():
+            await connections.close_rpc()
 
     def _run(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
@@ -207,6 +216,11 @@ def here() -> Forwarder:
         return _here
 
 
+def flush(seconds: float) -> bool:
+    """Wait until the events of tasks of this process have gone; says whether they have."""
+    return _here is None or _here.flush(seconds)
+
+
 def relay_of(url: str) -> str:
     """The relay that an API's address of this process leads to; empty if it is another one."""
     if _here is None:
@@ -221,132 +235,3 @@ def _past_proxies() -> None:
         for name in {"NO_PROXY", *(n for n in ("no_proxy",) if n in os.environ)}:
             held = os.environ.get(name)
             os.environ[name] = f"{held},127.0.0.1" if held else "127.0.0.1"
-
-
-def _same(said: str, wanted: str) -> bool:
-    return hmac.compare_digest(said.encode(), wanted.encode())
-
-
-# Tornado's handlers
-
-
-@web.stream_request_body
-class _Requests(web.RequestHandler):
-    """Any request of Prefect's HTTP client."""
-
-    SUPPORTED_METHODS = ("GET", "POST", "PATCH", "PUT", "DELETE")
-
-    def initialize(self, forwarder: Forwarder) -> None:
-        self._forwarder = forwarder
-        self._size = 0
-        self._chunks: list[bytes] = []
-
-    def set_default_headers(self) -> None:
-        self.clear_header("Server")
-
-    def prepare(self) -> None:
-        # Browsers name where a page comes from, and have nothing to ask here.
-        knows = self._forwarder.knows(self.request.headers.get("Authorization", ""))
-        self._allowed = knows and "Origin" not in self.request.headers
-
-    def data_received(self, chunk: bytes) -> None:
-        self._size += len(chunk)
-        if self._allowed and self._size <= LARGEST:
-            self._chunks.append(chunk)
-        else:
-            self._chunks.clear()
-
-    async def _answer(self, relay: str, path: str) -> None:
-        # After the body has come: who still sends would miss the answer.
-        if not self._allowed:
-            self._refuse(401, "This is for the tasks of a flow run on this machine alone.")
-            return
-        if self._size > LARGEST:
-            self._refuse(413, too_large(self._size))
-            return
-        if path == "/csrf-token":
-            # In these words Prefect's client hears that it needs none; the flow's process sends its own.
-            self._refuse(422, "CSRF protection is disabled.")
-            return
-        door = self._forwarder.door(relay)
-        if door is None or self.request.headers.get("Upgrade"):
-            # Prefect's sockets for reading: events/out and logs/out.
-            self._refuse(403, "The relay gives no stream of events and logs.")
-            return
-        query = self.request.query
-        target = self.request.path.removeprefix(f"/{relay}")
-        status, headers, body = await door.ask(
-            self.request.method, f"{target}?{query}" if query else target, b"".join(self._chunks)
-        )
-        if status >= 400 and "content-type" not in headers:
-            self._refuse(status, body.decode(), headers)
-            return
-        self.set_status(status)
-        self.clear_header("Content-Type")
-        for name, value in headers.items():
-            self.set_header(name, value)
-        if status not in (204, 304):
-            self.write(body)
-        await self.finish()
-
-    get = post = patch = put = delete = _answer
-
-    def _refuse(self, status: int, words: str, headers: dict[str, str] | None = None) -> None:
-        self.set_status(status)
-        self.set_header("Content-Type", "application/json")
-        for name, value in (headers or {}).items():
-            self.set_header(name, value)
-        self.finish(json.dumps({"detail": words}))
-
-    def compute_etag(self) -> None:
-        return None
-
-
-class _EventsIn(websocket.WebSocketHandler):
-    """Prefect's socket for events: https://docs.prefect.io/v3/concepts/events."""
-
-    def initialize(self, forwarder: Forwarder) -> None:
-        self._forwarder = forwarder
-        self._known = False
-
-    def check_origin(self, origin: str) -> bool:
-        return False
-
-    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
-        return "prefect" if "prefect" in subprotocols else None
-
-    async def get(self, relay: str, path: str) -> None:
-        if not self._forwarder.knows(self.request.headers.get("Authorization", "")):
-            self.set_status(401)
-            await self.finish()
-            return
-        await super().get(relay, path)
-
-    def open(self, relay: str, path: str) -> None:
-        self._door = self._forwarder.door(relay)
-
-    async def on_message(self, message: str | bytes) -> None:
-        """Take one; the next is read once there is room for it, which its sender feels."""
-        try:
-            told: dict[str, Any] = json.loads(message)
-            if not self._known:
-                self._known = _same(str(told.get("token")), self._forwarder.token)
-                if not self._known or told.get("type") != "auth":
-                    self.close(1008, "Auth required")
-                    return
-                await self.write_message(json.dumps({"type": "auth_success"}))
-                return
-            door = self._forwarder.door_of(_flow_run_of(told)) or self._door
-        except (ValueError, AttributeError, TypeError) as error:
-            logger.warning("An event could not be read: %s", error)
-            return
-        if door is not None:
-            await door.events.put(message if isinstance(message, bytes) else message.encode())
-
-
-def _flow_run_of(event: dict[str, Any]) -> str:
-    """The flow run that an event is related to: one process may have tasks of several, and one socket."""
-    for resource in event.get("related") or ():
-        if resource.get("prefect.resource.role") == "flow-run":
-            return str(resource.get("prefect.resource.id")).rpartition(".")[2]
-    return ""

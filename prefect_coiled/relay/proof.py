@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from uuid import UUID
 
+from prefect_coiled.relay.needs import Needs, RefusedError
 from prefect_coiled.relay.ownership import Own
-from prefect_coiled.relay.rules import Needs, RefusedError
 
 # Asks the API: method, path, body; gives what it answered, or None where it knows no such thing.
 Read = Callable[[str, str, Any], Awaitable[Any]]

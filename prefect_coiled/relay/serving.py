@@ -24,8 +24,8 @@ from prefect.client.orchestration import get_client
 from prefect_coiled.relay.answering import Answering
 from prefect_coiled.relay.cloud_events import stream
 from prefect_coiled.relay.exchange import Answer, Asked, Exchange
+from prefect_coiled.relay.needs import LARGEST
 from prefect_coiled.relay.ownership import Own
-from prefect_coiled.relay.rules import LARGEST
 
 logger = logging.getLogger("prefect_coiled.relay")
 

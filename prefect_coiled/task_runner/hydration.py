@@ -27,7 +27,7 @@ from prefect.context import (
     hydrated_context,
 )
 
-from prefect_coiled.internals.prefect import enter_for_good, leave_all
+from prefect_coiled.internals.prefect import enter_for_good, keep_services_by_api, leave_all
 from prefect_coiled.task_runner.outboxes import use_outbox
 from prefect_coiled.task_runner.worker_settings import settings_here
 
@@ -87,6 +87,8 @@ class Hydrated:
         if self.settings:
             relay = shared["relay"]
             worker = distributed.get_worker() if relay else None
+            if relay:
+                keep_services_by_api()
             here = settings_here(self.settings, shared["authority"], relay, worker, self.flow_run_id)
             enter_for_good(SettingsContext(**here))
         client = SyncClientContext()

@@ -31,6 +31,7 @@ from prefect.tasks import Task
 from prefect_coiled.events.links import log_stream_url
 from prefect_coiled.internals.prefect import drain, enter_for_good, running_services, wait_until_sent
 from prefect_coiled.node.denied import ACCOUNT_VARIABLE
+from prefect_coiled.relay import forwarder
 from prefect_coiled.task_runner import store
 from prefect_coiled.task_runner.event_batches import Batch
 from prefect_coiled.task_runner.hints import add_hint, advise
@@ -193,6 +194,8 @@ def _send_events(timeout: float) -> None:
     for service in running_services(EventsWorker):
         if not wait_until_sent(service, deadline):
             return
+    # Where they go through a relay, they have come as far as this process's half of it.
+    forwarder.flush(max(deadline - time.monotonic(), 1.0))
 
 
 def _send_logs(timeout: float) -> None:

@@ -23,7 +23,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from prefect_coiled.relay import forwarder as module
 from prefect_coiled.relay.exchange import Exchange
 from prefect_coiled.relay.forwarder import Forwarder
-from prefect_coiled.relay.rules import LARGEST
+from prefect_coiled.relay.needs import LARGEST
 
 
 class Flow:
@@ -213,7 +213,7 @@ async def test_events_by_prefects_socket_go_as_one_request(flow: Flow, forwarder
         async with PrefectEventsClient() as client:
             for n in range(50):
                 await client.emit(Event(event=f"e{n}", resource={"prefect.resource.id": "a"}))
-    assert await asyncio.to_thread(forwarder.flush, flow.relay, 10.0)
+    assert await asyncio.to_thread(forwarder.flush, 10.0)
     posts = [json.loads(body) for method, target, body in flow.taken if target == "/events"]
     assert [event["event"] for batch in posts for event in batch] == [f"e{n}" for n in range(50)]
     assert len(posts) < 10

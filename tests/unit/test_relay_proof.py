@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from prefect_coiled.relay import proof as module
+from prefect_coiled.relay.needs import Needs, RefusedError
 from prefect_coiled.relay.ownership import Known, Own
 from prefect_coiled.relay.proof import Proof
-from prefect_coiled.relay.rules import Needs, RefusedError
 
 
 class Api:

@@ -9,7 +9,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from prefect_coiled.relay.rules import LARGEST, TABLE, Judged, RefusedError, judge
+from prefect_coiled.relay.needs import LARGEST, RefusedError
+from prefect_coiled.relay.rules import Judged, judge
+from prefect_coiled.relay.table import TABLE
 
 RUN, TASK, OTHER = uuid4(), uuid4(), uuid4()
 STATE = {"type": "RUNNING", "name": "Running", "state_details": {}}
