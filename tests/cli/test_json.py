@@ -151,10 +151,8 @@ def test_an_error_leaves_standard_output_empty(
 
 
 def test_what_cannot_be_foreseen_is_said_in_json_too(
-    sandbox: SandboxInfo, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    sandbox: SandboxInfo, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # Where AWS is somewhere else, this machine's own Prefect server would be refused before.
-    monkeypatch.setattr("prefect_coiled.task_runner.api_url.check_api_url", lambda _: "a remark")
     with Sandbox({"boot": "none", "iam": "on"}) as strict:
         key, secret = strict.add_user("asker")
         credentials = AwsCredentials(
@@ -167,7 +165,9 @@ def test_what_cannot_be_foreseen_is_said_in_json_too(
     answer = json.loads(out)
     assert code == 1
     assert answer["arn"].endswith(":user/asker")
-    assert (answer["denied"], answer["remark"]) == (None, "a remark")
+    assert answer["denied"] is None
+    # The endpoint is not that of this machine's sandbox, so that its machines may be anywhere.
+    assert "an address of this machine alone" in answer["remark"]
     assert "iam:SimulatePrincipalPolicy" in answer["not_foreseen"]
 
 

@@ -220,7 +220,7 @@ def test_the_demo_gives_the_answer_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", [None, "http://127.0.0.1:4200/api"])
-def test_a_remote_cluster_needs_an_api_that_it_can_reach(
+def test_a_remote_cluster_without_the_relay_needs_an_api_that_it_can_reach(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, url: str | None
 ) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -231,7 +231,7 @@ def test_a_remote_cluster_needs_an_api_that_it_can_reach(
     with temporary_settings({PREFECT_API_URL: url}), pytest.raises(OptionsError, match="PREFECT_API_URL"):
         check_api_url(shares_loopback=False)
 
-    @flow(task_runner=CoiledTaskRunner(**SMALL))
+    @flow(task_runner=CoiledTaskRunner(**SMALL, api_relay="never"))
     def squares() -> int:
         return square.submit(2).result()
 

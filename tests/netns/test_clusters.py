@@ -10,9 +10,13 @@ from urllib.parse import urlsplit
 import pytest
 from distributed import Client
 from prefect import flow, task
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 
 from prefect_coiled import CoiledTaskRunner
 from prefect_coiled.cluster import Cluster
+from prefect_coiled.task_runner.recording import wait_until_recorded
 
 ELSEWHERE = "203.0.113.0/24"
 # The first test waits for a Prefect server and a cluster.
@@ -195,12 +199,48 @@ def test_a_connection_that_a_rule_for_everybody_let_in_is_cut_with_it(sandbox, h
             peer.recv(100)
 
 
-def test_an_api_on_the_loopback_is_refused_because_no_machine_reaches_it(default_account, prefect_server):
+def test_an_api_on_the_loopback_is_enough_though_no_machine_reaches_it(default_account, prefect_server):
+    api = str(get_current_settings().api.url)
+
+    @task(log_prints=True)
+    def square(x: int) -> tuple[int, bool]:
+        import socket
+        from urllib.parse import urlsplit
+
+        parts = urlsplit(api)
+        try:
+            socket.create_connection((parts.hostname, parts.port), 2.0).close()
+            reached = True
+        except OSError:
+            reached = False
+        print("squared", x)
+        return x * x, reached
+
+    @flow(task_runner=CoiledTaskRunner(n_workers=1))
+    def squares():
+        return square.map(range(4)).result(), flow_run.id
+
+    squared, id_ = squares()
+    assert squared == [(x * x, False) for x in range(4)]
+    wait_until_recorded()
+    with get_client(sync_client=True) as client:
+        body = {"task_runs": {"flow_run_id": {"any_": [str(id_)]}}}
+        runs = client.request("POST", "/task_runs/filter", json=body).json()
+        body = {"logs": {"flow_run_id": {"any_": [str(id_)]}}}
+        said = {line["message"] for line in client.request("POST", "/logs/filter", json=body).json()}
+    assert [run["state_name"] for run in runs] == ["Completed"] * 4
+    assert {f"squared {x}" for x in range(4)} <= said
+    assert any("Tasks ask the Prefect API through this process" in line for line in said)
+
+
+def test_an_api_on_the_loopback_is_refused_where_tasks_shall_ask_it_themselves(
+    default_account, prefect_server
+):
     @task
     def square(x: int) -> int:
         return x * x
 
-    @flow(task_runner=CoiledTaskRunner(n_workers=1))
+    @flow(task_runner=CoiledTaskRunner(n_workers=1, api_relay="never"))
     def squares() -> int:
         return square.submit(2).result()
 

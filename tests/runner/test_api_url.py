@@ -12,7 +12,14 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_coiled.errors import OptionsError
-from prefect_coiled.task_runner.api_url import check_api_url, is_loopback, is_private
+from prefect_coiled.task_runner.api_url import (
+    ALWAYS,
+    NEVER,
+    check_api_url,
+    choose_way,
+    is_loopback,
+    is_private,
+)
 
 LOOPBACK = [
     "http://127.0.0.1:4200/api",
@@ -60,6 +67,48 @@ def test_a_private_address_is_accepted_with_a_remark(url: str) -> None:
     with temporary_settings({PREFECT_API_URL: url}):
         assert f"PREFECT_API_URL is {url}, a private address" in check_api_url(shares_loopback=False)
         assert check_api_url(shares_loopback=True) == ""
+
+
+@pytest.mark.parametrize("url", [*LOOPBACK, *PRIVATE])
+def test_where_machines_may_not_reach_the_api_the_flows_process_asks_it(url: str) -> None:
+    with temporary_settings({PREFECT_API_URL: url}):
+        way = choose_way(shares_loopback=False)
+        assert way.relay
+        assert f"through this process, which keeps its key: {url} is " in str(way)
+        assert not choose_way(shares_loopback=True).relay
+
+
+def test_prefects_temporary_server_is_asked_by_the_flows_process() -> None:
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        way = choose_way(shares_loopback=False)
+        assert way.relay
+        assert "PREFECT_API_URL is not set" in str(way)
+
+
+@pytest.mark.parametrize("url", PUBLIC)
+def test_a_public_api_is_asked_by_tasks_themselves_unless_machines_have_no_way_out(url: str) -> None:
+    with temporary_settings({PREFECT_API_URL: url}):
+        way = choose_way(shares_loopback=False)
+        assert str(way) == f"Tasks ask the Prefect API themselves: {url} is a public address"
+        shut = choose_way(shares_loopback=False, has_egress=lambda: False)
+        assert shut.relay
+        assert f"the machines have no way to {url}, as egress is 'none'" in str(shut)
+
+
+def test_what_is_asked_for_holds() -> None:
+    with temporary_settings({PREFECT_API_URL: PUBLIC[0]}):
+        assert choose_way(ALWAYS, shares_loopback=True).relay
+        assert str(choose_way(NEVER)) == "Tasks ask the Prefect API themselves: api_relay is 'never'"
+        assert not choose_way(NEVER, has_egress=lambda: False).relay
+    with temporary_settings({PREFECT_API_URL: PRIVATE[0]}):
+        assert "a private address" in choose_way(NEVER).remark
+    with temporary_settings({PREFECT_API_URL: LOOPBACK[0]}), pytest.raises(OptionsError, match="api_relay="):
+        choose_way(NEVER)
+
+
+def test_what_was_chosen_is_said_without_a_secret() -> None:
+    with temporary_settings({PREFECT_API_URL: "http://me:hunter2@127.0.0.1:4200/api"}):
+        assert "hunter2" not in str(choose_way())
 
 
 def test_a_name_is_judged_by_where_it_leads_from_here() -> None:
