@@ -30,6 +30,7 @@ _PASSED_ON = ("content-type", "retry-after", "prefect-maintenance")
 # Fields that may hold what others put there for machines: variables of the environment, keys of registries.
 _BLANK: dict[str, dict[str, Any]] = {
     "flow_run": {"job_variables": None, "infrastructure_pid": None},
+    "flow_run_above": {"parameters": {}, "context": {}, "state": None, "labels": {}},
     "deployment": {"job_variables": {}, "infra_overrides": {}, "parameters": {}, "pull_steps": None},
     "work_pool": {"base_job_template": {}, "storage_configuration": None},
 }
@@ -56,7 +57,8 @@ class Answering:
         method, target, body = asked
         try:
             judged = judge(str(method), str(target), bytes(body))
-            await self._proof.prove(judged.needs)
+            about_a_run = judged.method == "GET" and judged.answer in ("flow_run", "task_run")
+            await self._proof.prove(judged.needs, reading=about_a_run)
             answer = await self._ask(judged)
             self.counts["answered"] += 1
             return answer
@@ -109,7 +111,8 @@ class Answering:
         elif kind == "flow_run":
             if judged.method == "POST":
                 self._own.flow_runs.update([UUID(found["id"])])
-            await self._proof.adopt(found)
+            if not await self._proof.adopt(found):
+                found = _without(found, "flow_run_above")
             found = _without(found, kind)
         elif kind in ("flow", "task_run", "artifact"):
             if judged.method == "POST":
@@ -127,16 +130,22 @@ def _without(found: dict[str, Any], kind: str) -> dict[str, Any]:
 def _narrowed(body: dict[str, Any], narrow: tuple[str, str], own: Own) -> dict[str, Any]:
     """A filter that finds nothing but what belongs to the flow run.
 
-    What it names of flow runs itself is proven to be that by now.
+    What it names of runs itself is proven to be that by now.
     """
     section, name = narrow
     if own.flow_run is None:
         return body
     part = dict(body.get(section) or {})
-    given = part.get(name) or {}
-    named = given.get("any_")
     # Anew, as a filter may have other fields, of which any is enough.
-    part[name] = {"any_": [str(id_) for id_ in own.flow_runs.all()] if named is None else named}
-    if given.get("not_any_"):
-        part[name]["not_any_"] = given["not_any_"]
+    for field in (name, "parent_task_run_id"):
+        given = part.get(field) or {}
+        if given.get("any_") is not None:
+            part[field] = {"any_": given["any_"]}
+            if given.get("not_any_"):
+                part[field]["not_any_"] = given["not_any_"]
+            return {**body, section: part}
+    not_any = (part.get(name) or {}).get("not_any_")
+    part[name] = {"any_": [str(id_) for id_ in own.flow_runs.all()]}
+    if not_any:
+        part[name]["not_any_"] = not_any
     return {**body, section: part}

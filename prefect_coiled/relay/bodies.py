@@ -186,6 +186,5 @@ def _resource(resource: Any, needs: Needs) -> str:
 
 _ARTIFACT_FILTER = _filter("artifacts", {"flow_run_id": "flow_runs"})
 TASK_RUN_FILTER = _filter("task_runs", {"flow_run_id": "flow_runs"})
-FLOW_RUN_FILTER = _filter("flow_runs", {})
-OWN_FLOW_RUN_FILTER = _filter("flow_runs", {"id": "flow_runs"})
+FLOW_RUN_FILTER = _filter("flow_runs", {"id": "flow_runs", "parent_task_run_id": "task_runs"})
 LOG_FILTER = _filter("logs", {"flow_run_id": "flow_runs"})

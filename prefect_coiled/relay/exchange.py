@@ -32,8 +32,8 @@ Answer = tuple[int, dict[str, str], bytes]
 _MOST, _MOST_BYTES = 1_000, 64_000_000
 # Bytes of bodies in one take; one that is larger goes alone.
 _TAKEN_BYTES = 16_000_000
-# Answers that are kept for who was cut off, and for how many seconds.
-_KEPT, _KEPT_SECONDS = 64, 60.0
+# Answers that are kept for who was cut off, each of how many bytes at most, and for how many seconds.
+_KEPT, _KEPT_BYTES, _KEPT_SECONDS = 64, 250_000, 60.0
 # Seconds without a take after which who asks is told so at once; and after which it is over.
 _AWAY, _GONE = 60.0, 900.0
 
@@ -216,7 +216,8 @@ class Exchange(SchedulerPlugin):
             waiting = box.waiting.get(id_)
             if waiting is not None and not waiting.answer.done():
                 waiting.answer.set_result((int(answer[0]), dict(answer[1]), answer[2]))
-                box.answered[id_] = now, waiting.answer.result()
+                if len(answer[2]) <= _KEPT_BYTES:
+                    box.answered[id_] = now, waiting.answer.result()
             self._drop(box, id_)
         while len(box.answered) > _KEPT or (box.answered and _oldest(box) < now - _KEPT_SECONDS):
             box.answered.popitem(last=False)

@@ -27,9 +27,13 @@ class Proof:
 
     def __init__(self, own: Own, read: Read) -> None:
         self._own, self._read = own, read
+        self._above: set[UUID] | None = None
 
-    async def prove(self, needs: Needs) -> None:
+    async def prove(self, needs: Needs, reading: bool = False) -> None:
         """Return if all that is needed is the flow run's own.
+
+        Args:
+            reading: Whether it is a run that is read: what the flow run is a subflow of may be, too.
 
         Raises:
             RefusedError: Something is somebody else's.
@@ -47,9 +51,9 @@ class Proof:
                 if id_ not in known:
                     raise _foreign(kind, id_)
         for flow_run in needs.flow_runs:
-            if not await self.owns_flow_run(flow_run):
+            if not await self.owns_flow_run(flow_run) and not (reading and await self._is_above(flow_run)):
                 raise _foreign("flow run", flow_run)
-        await self._task_runs(needs.task_runs)
+        await self._task_runs(needs.task_runs, reading)
         for artifact in needs.artifacts:
             if artifact not in own.artifacts:
                 found = await self._read("GET", f"/artifacts/{artifact}", None)
@@ -84,16 +88,36 @@ class Proof:
         flow_run = (found or {}).get("flow_run_id")
         return flow_run is not None and await self.owns_flow_run(UUID(flow_run), depth)
 
-    async def _task_runs(self, ids: Iterable[UUID]) -> None:
+    async def _task_runs(self, ids: Iterable[UUID], reading: bool) -> None:
         """Those that the API does not know become the flow run's: only who made such an id up knows it."""
         unknown = [id_ for id_ in ids if id_ not in self._own.task_runs]
         for first in range(0, len(unknown), _IDS):
             some = unknown[first : first + _IDS]
             body = {"task_runs": {"id": {"any_": [str(id_) for id_ in some]}}, "limit": _IDS}
             for found in await self._read("POST", "/task_runs/filter", body) or ():
-                if not await self._is_of_own(found):
+                if await self._is_of_own(found):
+                    continue
+                if not (reading and await self._is_above(UUID(found["id"]))):
                     raise _foreign("task run", found["id"])
+                some.remove(UUID(found["id"]))
             self._own.task_runs.update(some)
+
+    async def _is_above(self, run: UUID) -> bool:
+        """Whether a flow run or a task run is one that the flow run is a subflow of, at whatever depth.
+
+        `prefect.runtime.flow_run` tells of them: https://docs.prefect.io/v3/api-ref/python/prefect-runtime-flow_run.
+        """
+        if self._above is None:
+            above: set[UUID] = set()
+            flow_run = str(self._own.flow_run) if self._own.flow_run is not None else None
+            while flow_run is not None and len(above) < 2 * _DEPTH:
+                found = await self._read("GET", f"/flow_runs/{flow_run}", None)
+                task_run = (found or {}).get("parent_task_run_id")
+                found = await self._read("GET", f"/task_runs/{task_run}", None) if task_run else None
+                flow_run = (found or {}).get("flow_run_id")
+                above.update(UUID(id_) for id_ in (task_run, flow_run) if id_)
+            self._above = above
+        return run in self._above
 
     async def _is_of_own(self, found: dict[str, Any]) -> bool:
         flow_run = found.get("flow_run_id")

@@ -36,7 +36,7 @@ _TAKE, _BROKEN = 10.0, 25.0
 # Seconds of the pause after a scheduler that cannot be reached: the first, and the longest.
 _PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 # Seconds for what is under way when it is closed.
-_LAST = 5.0
+_LAST = 2.0
 
 
 class Relay:

@@ -490,6 +490,22 @@ def test_what_tasks_get_has_no_secret_of_the_settings() -> None:
         assert canary.encode() not in relayed.data()
 
 
+def test_what_tasks_get_has_no_variables_of_a_deployments_jobs(relayed: Any) -> None:
+    canary = f"canary-{secrets.token_hex(16)}"
+
+    @flow
+    def deployed() -> tuple[bytes, bytes]:
+        context: Any = get_run_context()
+        context.flow_run.job_variables = {"env": {"PREFECT_API_KEY": canary}}
+        direct, relay = FlowRunParcel(), FlowRunParcel()
+        relay.relay = "abc"
+        return direct.data(), relay.data()
+
+    direct, relay = deployed()
+    assert canary.encode() in direct
+    assert canary.encode() not in relay
+
+
 # Ends
 
 

@@ -123,6 +123,22 @@ async def test_subflows_of_subflows_are_the_flow_runs_own(proof: Proof, own: Own
     await refused(proof, flow_runs={their_child})
 
 
+async def test_what_the_flow_run_is_a_subflow_of_is_read_and_not_changed(
+    proof: Proof, own: Own, api: Api
+) -> None:
+    task, parent, its_task, root = (uuid4() for _ in range(4))
+    assert own.flow_run is not None
+    api.flow_runs |= {own.flow_run: task, parent: its_task, root: None}
+    api.task_runs |= {task: parent, its_task: root}
+    beside = uuid4()
+    api.task_runs[beside] = parent
+    for ids in ({"flow_runs": {parent}}, {"flow_runs": {root}}, {"task_runs": {its_task}}):
+        await proof.prove(Needs(**ids), reading=True)
+        await refused(proof, **ids)
+    with pytest.raises(RefusedError):
+        await proof.prove(Needs(task_runs={beside}), reading=True)
+
+
 async def test_runs_that_name_each_other_are_not_looked_through_for_ever(proof: Proof, api: Api) -> None:
     run, task = uuid4(), uuid4()
     api.flow_runs[run], api.task_runs[task] = task, run

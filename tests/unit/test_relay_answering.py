@@ -1,0 +1,82 @@
+"""What is asked of the API in the place of a task's request, and what comes back."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from prefect_coiled.relay.answering import _narrowed, _without
+from prefect_coiled.relay.ownership import Own
+
+RUN, CHILD, TASK, OTHER = (str(uuid4()) for _ in range(4))
+
+
+@pytest.fixture
+def own() -> Own:
+    from uuid import UUID
+
+    made = Own(UUID(RUN))
+    made.flow_runs.update([UUID(CHILD)])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ({}, {"any_": [RUN, CHILD]}),
+        ({"task_runs": None}, {"any_": [RUN, CHILD]}),
+        ({"task_runs": {"flow_run_id": None}}, {"any_": [RUN, CHILD]}),
+        ({"task_runs": {"flow_run_id": {"any_": [CHILD]}}}, {"any_": [CHILD]}),
+        ({"task_runs": {"flow_run_id": {"any_": []}}}, {"any_": []}),
+        # Of parts that are alternatives, one would do.
+        (
+            {"task_runs": {"flow_run_id": {"operator": "or_", "any_": [RUN], "is_null_": True}}},
+            {"any_": [RUN]},
+        ),
+        ({"task_runs": {"flow_run_id": {"is_null_": True}}}, {"any_": [RUN, CHILD]}),
+    ],
+)
+def test_task_runs_are_looked_for_among_the_flow_runs_own(own: Own, given: Any, asked: Any) -> None:
+    assert _narrowed(given, ("task_runs", "flow_run_id"), own)["task_runs"]["flow_run_id"] == asked
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ({}, {"id": {"any_": [RUN, CHILD]}}),
+        ({"id": {"not_any_": [RUN]}}, {"id": {"any_": [RUN, CHILD], "not_any_": [RUN]}}),
+        ({"id": {"any_": [RUN]}}, {"id": {"any_": [RUN]}}),
+        ({"parent_task_run_id": {"any_": [TASK]}}, {"parent_task_run_id": {"any_": [TASK]}}),
+        (
+            {"parent_task_run_id": {"operator": "or_", "any_": [TASK], "is_null_": True}},
+            {"parent_task_run_id": {"any_": [TASK]}},
+        ),
+        (
+            {"parent_task_run_id": {"is_null_": True}},
+            {"parent_task_run_id": {"is_null_": True}, "id": {"any_": [RUN, CHILD]}},
+        ),
+    ],
+)
+def test_flow_runs_are_looked_for_among_its_own_and_its_tasks_subflows(
+    own: Own, given: Any, asked: Any
+) -> None:
+    assert _narrowed({"flow_runs": given, "limit": 1}, ("flow_runs", "id"), own) == {
+        "flow_runs": asked,
+        "limit": 1,
+    }
+
+
+def test_what_may_hold_others_secrets_is_left_out() -> None:
+    run = {"id": RUN, "job_variables": {"env": {"KEY": "secret"}}, "name": "a"}
+    assert _without(run, "flow_run") == {"id": RUN, "job_variables": None, "name": "a"}
+    deployment = {
+        "id": RUN,
+        "pull_steps": [{"git": "secret"}],
+        "job_variables": {"a": 1},
+        "parameters": {"b": 2},
+    }
+    assert "secret" not in str(_without(deployment, "deployment"))
+    pool = {"name": "a", "base_job_template": {"variables": "secret"}}
+    assert "secret" not in str(_without(pool, "work_pool"))
