@@ -1,6 +1,7 @@
-"""Small tasks and large data by four ways to run them: plain Dask, threads, DaskTaskRunner, CoiledTaskRunner.
+"""Small tasks and large data by five ways to run them: plain Dask, threads, DaskTaskRunner, CoiledTaskRunner,
+and the last with tasks that ask the Prefect API through the flow's process ("relay").
 
-    python benchmarks/task_runner.py [--tasks 500] [--rounds 3] [--ways plain threads dask ours]
+    python benchmarks/task_runner.py [--tasks 500] [--rounds 3] [--ways plain threads dask ours relay]
         [--how map submit] [--no-data] [--json FILE]
 
 One Prefect server with SQLite, and one LocalCluster of two workers with one thread each, in processes of
@@ -33,7 +34,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-WAYS = ("plain", "threads", "dask", "ours")
+WAYS = ("plain", "threads", "dask", "ours", "relay")
 MB = 1_000_000
 _WARM = 16
 CLUSTER = """
@@ -137,7 +138,7 @@ def runner(way: str, address: str) -> Any:
         return DaskTaskRunner(address=address)
     from prefect_coiled.task_runner import CoiledTaskRunner
 
-    return CoiledTaskRunner(address=address)
+    return CoiledTaskRunner(address=address, api_relay="always" if way == "relay" else "never")
 
 
 def double(x: int) -> int:
@@ -172,7 +173,7 @@ def small_tasks(place: Place, way: str, how: str, n: int) -> dict[str, float]:
     finished = time.perf_counter()
     _recorded(told["id"], n + _WARM)
     recorded = time.perf_counter()
-    if way == "ours":
+    if way in ("ours", "relay"):
         from prefect_coiled.task_runner.recording import wait_until_recorded
 
         wait_until_recorded()
