@@ -22,6 +22,7 @@ from prefect.context import SettingsContext
 from prefect.settings import get_current_settings
 from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 
+from prefect_coiled.internals.api_errors import without_user
 from prefect_coiled.relay import forwarder
 
 # Places that Prefect makes where they are missing, and in which a task finds nothing of a client's.
@@ -50,7 +51,8 @@ def settings_for_relay(settings: SettingsContext) -> dict[str, Any]:
     client = {name: value for name, value in values.pop("client", {}).items() if name != "custom_headers"}
     server = {"events": events} if (events := values.pop("server", {}).get("events")) else {}
     timeout = {"request_timeout": values.pop("api", {}).get("request_timeout", _TIMEOUT)}
-    shown = {"ui_url": settings.settings.ui_url} if settings.settings.ui_url else {}
+    ui_url = settings.settings.ui_url
+    shown = {"ui_url": without_user(ui_url)} if ui_url else {}
     own = {"client": {**client, "csrf_support_enabled": False}, "server": server, "api": timeout, **shown}
     return {"profile": {"name": settings.profile.name}, "settings": {**values, **own}}
 

@@ -462,6 +462,56 @@ MUTANTS = (
         "[event for _, event in sorted(taken, key=lambda entry: -entry[0])]",
         "unit/test_outbox.py::test_states_of_runs_that_go_on_go_in_the_order_in_which_they_came",
     ),
+    # What tasks ask of the Prefect API through the flow's process
+    _row(
+        "the relay lets a request through that names another flow run",
+        "relay/proof.py",
+        "            if not await self.owns_flow_run(flow_run) and not (",
+        "            if False and not (",
+        "unit/test_relay_proof.py::test_what_others_have_is_refused",
+    ),
+    _row(
+        "an event may set the state of another flow run's task",
+        "relay/proof.py",
+        '                    raise _foreign("task run", found["id"])\n',
+        "                    continue\n",
+        "unit/test_relay_proof.py::test_a_task_run_of_another_flow_run_is_refused",
+    ),
+    _row(
+        "a path is sent as it came",
+        "relay/rules.py",
+        r'or re.search(r"[/\\%;\x00-\x1f\x7f\ufffd]", part)',
+        "or False",
+        "unit/test_relay_rules.py::test_a_path_that_could_be_read_in_two_ways_is_refused",
+    ),
+    _row(
+        "a subflow may be started in a work pool",
+        "relay/bodies.py",
+        '    "work_pool_name",\n',
+        "",
+        "unit/test_relay_rules.py::test_a_flow_run_that_is_no_subflow_is_not_made",
+    ),
+    _row(
+        "any program of a machine may use its forwarder",
+        "relay/forwarder.py",
+        'return kind in ("Basic", "Bearer") and is_same(said.strip(), wanted)',
+        'return kind in ("Basic", "Bearer")',
+        "unit/test_relay_forwarder.py::test_who_does_not_know_the_token_asks_nothing",
+    ),
+    _row(
+        "tasks get the key of the API with their settings",
+        "task_runner/worker_settings.py",
+        'timeout = {"request_timeout": values.pop("api", {}).get("request_timeout", _TIMEOUT)}',
+        'timeout = settings.serialize()["settings"]["api"]',
+        "unit/test_worker_settings.py::test_settings_for_a_relay_hold_no_secret",
+    ),
+    _row(
+        "a request that got lost on its way is not taken again",
+        "relay/exchange.py",
+        "            waiting.taken = id_ in has\n",
+        "            pass\n",
+        "unit/test_relay_exchange.py::test_what_was_taken_and_got_lost_is_taken_again",
+    ),
     # The sandbox that all of this is tried on
     _row(
         "the sandbox's IAM lets everything through",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
+import json
 import ssl
 import subprocess
 import sys
@@ -21,9 +23,12 @@ from distributed import Scheduler
 from distributed.comm.tcp import TLSListener
 from distributed.deploy.spec import SpecCluster
 from prefect import tags
+from prefect.client.base import ServerType
+from prefect.client.orchestration import PrefectClient
 from prefect.context import TagsContext, TaskRunContext
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_CLIENT_CSRF_SUPPORT_ENABLED, temporary_settings
 from prefect.transactions import get_transaction, transaction
 
 import prefect_coiled
@@ -199,6 +204,82 @@ def test_what_others_keep_to_themselves_is_touched_in_one_place() -> None:
     for kind, names in inherited.items():
         source = "".join(map(inspect.getsource, kind.__mro__[:-1]))
         assert {name for name in names if f"self.{name}" not in source} == set(), "Dask has it no more"
+
+
+async def test_a_request_is_sent_once_with_prefects_headers() -> None:
+    """Where this fails: `PrefectClient` sends in another way."""
+    came: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 503 Later\r\nRetry-After: 100\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/api"
+        async with PrefectClient(url, api_key="key", server_type=ServerType.CLOUD) as client:
+            response = await prefect.send_once(client, "POST", "/logs/?a=b", b"[]")
+    assert response.status_code == 503
+    assert len(came) == 1
+    assert came[0].startswith(b"POST /api/logs/?a=b HTTP/1.1")
+    assert b"authorization: bearer key" in came[0].lower()
+
+
+async def test_an_api_that_wants_a_csrf_token_gets_one() -> None:
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        asked.append(head.lower())
+        body = b"{}"
+        if b"/csrf-token" in head:
+            token = {"id": str(uuid4()), "token": "tkn", "client": str(uuid4())}
+            body = json.dumps({**token, "expiration": "2099-01-01T00:00:00Z"}).encode()
+        lines = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        writer.write(lines % len(body) + body)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/api"
+        with temporary_settings({PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: True}):
+            async with PrefectClient(url) as client:
+                await prefect.send_once(client, "GET", "/health", None)
+                await prefect.send_once(client, "POST", "/logs/", b"[]")
+    assert [b"prefect-csrf-token: tkn" in head for head in asked] == [False, False, True]
+
+
+def test_services_that_ask_the_api_are_one_for_each_api() -> None:
+    """In a process of its own: it is changed for good."""
+    script = """
+from prefect.events.clients import NullEventsClient
+from prefect.events.worker import EventsWorker
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect_coiled.internals import prefect as internals
+
+internals.keep_services_by_api()
+internals.keep_services_by_api()
+made = []
+for kind in (EventsWorker, *internals._TAKE_SLOTS):
+    kind._new_instance = classmethod(lambda cls, *args: made.append(args) or hash((cls, *args)))
+keys = set()
+for url in ("http://a/api", "http://b/api", "http://a/api"):
+    with temporary_settings({PREFECT_API_URL: url}):
+        keys.add(EventsWorker.instance())
+        for kind in internals._TAKE_SLOTS:
+            key = kind.instance(frozenset(["limit"]))
+            assert kind.instance(frozenset(["limit"])) == key
+            keys.add(key)
+assert len(keys) == 8, keys
+assert sorted(made[1][0]) == ["limit"]
+assert EventsWorker.instance(NullEventsClient) == hash((EventsWorker, NullEventsClient, ()))
+print("RIGHT")
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ran.stdout == "RIGHT\n", ran.stderr
 
 
 async def test_dasks_listeners_make_their_streams_ready_by_a_method() -> None:

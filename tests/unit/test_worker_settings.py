@@ -10,8 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.context import SettingsContext
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_KEY,
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_CUSTOM_HEADERS,
+    PREFECT_LOGGING_LEVEL,
+    PREFECT_SERVER_DATABASE_CONNECTION_URL,
+    PREFECT_SERVER_DATABASE_PASSWORD,
+    temporary_settings,
+)
 
 from prefect_coiled.task_runner import worker_settings
+from prefect_coiled.task_runner.worker_settings import settings_for_relay
 
 
 def test_tasks_that_start_at_once_have_the_file_of_the_apis_authority(
@@ -38,3 +51,38 @@ def test_tasks_that_start_at_once_have_the_file_of_the_apis_authority(
     with ThreadPoolExecutor(4) as pool:
         files = list(pool.map(begin, range(4)))
     assert {file.read_text() for file in files} == {"authority"}
+
+
+def test_settings_for_a_relay_hold_no_secret() -> None:
+    canary = "canary-0123456789"
+    settings = {
+        PREFECT_API_KEY: canary,
+        PREFECT_API_AUTH_STRING: f"user:{canary}",
+        PREFECT_API_URL: f"http://user:{canary}@10.0.0.1:4200/api",
+        PREFECT_CLIENT_CUSTOM_HEADERS: {"X-Way": canary},
+        PREFECT_SERVER_DATABASE_PASSWORD: canary,
+        PREFECT_SERVER_DATABASE_CONNECTION_URL: f"postgresql+asyncpg://a:{canary}@b/c",
+        PREFECT_LOGGING_LEVEL: "DEBUG",
+        PREFECT_API_REQUEST_TIMEOUT: 17.0,
+    }
+    with temporary_settings(settings):
+        context = SettingsContext.get()
+        assert context is not None
+        assert canary in str(context.serialize())
+        sent = settings_for_relay(context)
+    assert canary not in str(sent)
+    # What is no secret, and not of the API alone, goes along.
+    assert sent["settings"]["logging"]["level"] == "DEBUG"
+    assert sent["settings"]["api"] == {"request_timeout": 17.0}
+    assert sent["settings"]["client"]["csrf_support_enabled"] is False
+
+
+def test_a_person_finds_runs_where_they_are() -> None:
+    with temporary_settings({PREFECT_API_URL: "http://10.0.0.1:4200/api"}):
+        context = SettingsContext.get()
+        assert context is not None
+        assert settings_for_relay(context)["settings"]["ui_url"] == "http://10.0.0.1:4200"
+    with temporary_settings({PREFECT_API_URL: "http://user:canary@10.0.0.1:4200/api"}):
+        context = SettingsContext.get()
+        assert context is not None
+        assert settings_for_relay(context)["settings"]["ui_url"] == "http://10.0.0.1:4200"
