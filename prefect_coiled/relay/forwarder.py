@@ -98,7 +98,7 @@ class Forwarder:
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._failed: BaseException | None = None
-        self._thread = threading.Thread(target=self._serve, name="prefect-coiled-relay", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="prefect-coiled-forwarder", daemon=True)
         self._thread.start()
         self._ready.wait()
         if self._failed is not None:

@@ -135,7 +135,7 @@ class Relay:
             giving.cancel()
             with suppress(OSError, asyncio.TimeoutError):
                 await asyncio.wait_for(scheduler.relay_close(relay=self.id, owner=self._owner), _LAST)
-            await scheduler.close_rpc()
+                await scheduler.close_rpc()
 
     async def _taking(self, scheduler: Any) -> None:
         pause = _PAUSE
@@ -146,8 +146,8 @@ class Relay:
                     # next call opens it anew.
                     await asyncio.sleep(pause)
                 pause = _PAUSE
-            except (OSError, asyncio.TimeoutError) as error:
-                logger.debug("The scheduler gave nothing to ask: %s", error)
+            except Exception as error:  # whatever it is, tasks wait, and the next one may do
+                logger.debug("The scheduler gave nothing to ask: %r", error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -181,8 +181,8 @@ class Relay:
                 try:
                     call = scheduler.relay_give(relay=self.id, owner=self._owner, answers=some)
                     await asyncio.wait_for(call, _BROKEN)
-                except (OSError, asyncio.TimeoutError) as error:
-                    logger.debug("The scheduler took no answers: %s", error)
+                except Exception as error:  # likewise
+                    logger.debug("The scheduler took no answers: %r", error)
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
                     continue
