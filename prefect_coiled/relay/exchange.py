@@ -59,11 +59,15 @@ class _Box:
 
     Attributes:
         owner: A hash of what who takes knows.
-        seen: When that was heard of last.
+        client: The Dask client of that process.
+        seen: When it was heard of last.
+        left: Whether Dask has lost its client.
     """
 
     owner: str
+    client: str = ""
     seen: float = field(default_factory=time.monotonic)
+    left: bool = False
     takes: int = 0
     waiting: OrderedDict[str, _Waiting] = field(default_factory=OrderedDict)
     size: int = 0
@@ -74,7 +78,12 @@ class _Box:
     @property
     def away(self) -> float:
         """For how many seconds who takes has not been heard of."""
-        return 0.0 if self.takes else time.monotonic() - self.seen
+        return 0.0 if self.takes and not self.left else time.monotonic() - self.seen
+
+    @property
+    def absent(self) -> bool:
+        """Whether nobody is to be waited for."""
+        return self.left or self.away > _AWAY
 
     def has_room(self, size: int) -> bool:
         """Whether a body of so many bytes may wait too."""
@@ -89,6 +98,8 @@ class Exchange(SchedulerPlugin):
 
     def __init__(self) -> None:
         self._boxes: dict[str, _Box] = {}
+        # Held, as the loop does not.
+        self._telling: asyncio.Future[None] | None = None
 
     def __reduce__(self) -> Any:
         return Exchange, ()
@@ -119,7 +130,7 @@ class Exchange(SchedulerPlugin):
         method, target, body = asked
         waiting = box.waiting.get(id)
         while waiting is None:
-            if box.away > _AWAY:
+            if box.absent:
                 return self._absent(relay, box)
             if box.has_room(len(body)):
                 answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -135,13 +146,13 @@ class Exchange(SchedulerPlugin):
             done, _ = await asyncio.wait([waiting.answer], timeout=max(until - time.monotonic(), 0))
         finally:
             waiting.askers -= 1
-            if not waiting.askers and not waiting.answer.done():
+            if not waiting.askers and box.waiting.get(id) is waiting:
                 # Nobody waits for it any more; what was taken may have been done.
                 self._drop(box, id)
         if done:
             return waiting.answer.result()
         await _tell(box)
-        return self._absent(relay, box) if box.away > _AWAY else _later(_BUSY.format(seconds=seconds))
+        return self._absent(relay, box) if box.absent else _later(_BUSY.format(seconds=seconds))
 
     def _absent(self, relay: str, box: _Box) -> Answer:
         away = box.away
@@ -156,12 +167,19 @@ class Exchange(SchedulerPlugin):
             box.size -= len(waiting.asked[2])
 
     async def take(
-        self, comm: Any = None, relay: str = "", owner: str = "", have: Any = (), seconds: float = 10.0
+        self,
+        comm: Any = None,
+        relay: str = "",
+        owner: str = "",
+        client: str = "",
+        have: Any = (),
+        seconds: float = 10.0,
     ) -> list[tuple[str, Asked]] | None:
         """For the process of a flow: what is asked, once there is something; the first call opens the relay.
 
         Args:
             owner: What proves that the caller is who opened it.
+            client: The caller's Dask client.
             have: What the caller has taken and not given an answer to: all else that was taken got lost.
             seconds: How long to wait for something.
 
@@ -170,9 +188,10 @@ class Exchange(SchedulerPlugin):
         """
         box = self._boxes.get(relay)
         if box is None:
-            box = self._boxes[relay] = _Box(_hash(owner))
+            box = self._boxes[relay] = _Box(_hash(owner), client)
         if not _owns(box, owner) or box.over:
             return None
+        box.left = False
         has = set(have)
         for id_, waiting in box.waiting.items():
             waiting.taken = id_ in has
@@ -187,6 +206,17 @@ class Exchange(SchedulerPlugin):
             box.takes -= 1
             box.seen = time.monotonic()
         return None
+
+    def remove_client(self, scheduler: Any, client: str) -> None:
+        """Called by Dask when it has lost a client: who waits for that process is not to wait any longer."""
+        for box in self._boxes.values():
+            if box.client and box.client == client:
+                box.left = True
+                words = _ABSENT.format(away=box.away)
+                for waiting in box.waiting.values():
+                    if not waiting.answer.done():
+                        waiting.answer.set_result(_later(words))
+                self._telling = asyncio.ensure_future(_tell(box))
 
     @staticmethod
     def _untaken(box: _Box) -> list[tuple[str, Asked]]:

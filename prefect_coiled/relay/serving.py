@@ -50,6 +50,7 @@ class Relay:
         self.id = uuid4().hex
         self.own = own
         self._owner = secrets.token_urlsafe(32)
+        self._client = ""
         self._loop = asyncio.new_event_loop()
         self._over, self._changed = asyncio.Event(), asyncio.Event()
         self._free = asyncio.Semaphore(_AT_ONCE)
@@ -82,6 +83,7 @@ class Relay:
         """
         client.register_plugin(Exchange())
         address, connection = client.scheduler.address, client.security.get_connection_args("client")
+        self._client = client.id
         # Prefect's settings, its key among them, are those of the context in which this is opened.
         context = copy_context()
         self._thread = threading.Thread(
@@ -153,7 +155,11 @@ class Relay:
 
     async def _take(self, scheduler: Any, seconds: float) -> bool:
         call = scheduler.relay_take(
-            relay=self.id, owner=self._owner, have=sorted(self._have), seconds=seconds
+            relay=self.id,
+            owner=self._owner,
+            client=self._client,
+            have=sorted(self._have),
+            seconds=seconds,
         )
         taken = await asyncio.wait_for(call, seconds + _BROKEN - _TAKE)
         for id_, asked in taken or ():

@@ -128,6 +128,30 @@ async def test_who_is_away_for_long_is_not_waited_for(monkeypatch: pytest.Monkey
     assert (await exchange.ask(relay="a1", id="3", asked=ASKED))[0] == 410
 
 
+async def test_who_waits_for_a_process_that_dask_has_lost_waits_no_longer() -> None:
+    exchange = Exchange()
+    await exchange.take(**RELAY, client="Client-1", seconds=0)
+    taken, waiting = asking(exchange, "1", seconds=30.0), asking(exchange, "2", seconds=30.0)
+    await asyncio.sleep(0)
+    await exchange.take(**RELAY)
+    exchange.remove_client(None, "Client-2")
+    assert not taken.done()
+    exchange.remove_client(None, "Client-1")
+    for one in (taken, waiting):
+        status, headers, words = await asyncio.wait_for(one, 1.0)
+        assert (status, headers) == (503, {"Retry-After": "2"})
+        assert b"or be gone" in words
+    assert (await exchange.ask(relay="a1", id="3", asked=ASKED, seconds=30.0))[0] == 503
+    assert not exchange._boxes["a1"].waiting
+    # It has come back.
+    await exchange.take(**RELAY, client="Client-1", seconds=0)
+    again = asking(exchange, "5")
+    await asyncio.sleep(0)
+    assert [id_ for id_, _ in await exchange.take(**RELAY)] == ["5"]
+    await exchange.give(**RELAY, answers=[("5", answer("a"))])
+    assert await again == answer("a")
+
+
 async def test_where_too_much_waits_who_asks_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST", 2)
     exchange = await opened()
