@@ -12,7 +12,8 @@ slower than the others gets fewer tasks (--dask-tasks). The numbers are medians 
 - recorded: seconds from the first submit until the server has every task run as Completed; and until it has
   all of their states, which CoiledTaskRunner sends last where many wait.
 - CPU a task, in ms: of the client, the workers, the scheduler and the server, until all of that is recorded.
-- bytes a task that the client sends to the scheduler, and the client's peak memory above what it had.
+- bytes a task that the client sends to the scheduler and gets from there; and the client's peak memory above
+  what it had.
 
 It measures; it judges nothing. Ratios within one run are what counts: the machine may be busy otherwise.
 """
@@ -162,7 +163,8 @@ def small_tasks(place: Place, way: str, how: str, n: int) -> dict[str, float]:
         # So that each worker has imported and connected what it needs.
         assert [f.result() for f in work.map(range(_WARM))] == [2 * x for x in range(_WARM)]
         _recorded(told["id"], _WARM)
-        told["memory"], told["cpu"], told["sent"] = Memory(), place.cpu(), place.traffic.sent
+        told["memory"], told["cpu"] = Memory(), place.cpu()
+        told["sent"], told["got"] = place.traffic.sent, place.traffic.got
         told["begun"] = time.perf_counter()
         futures = work.map(range(n)) if how == "map" else [work.submit(x) for x in range(n)]
         told["submitted"] = time.perf_counter()
@@ -194,7 +196,7 @@ def _plain(place: Place, how: str, n: int) -> dict[str, float]:
 
     with distributed.Client(place.address, set_as_default=False) as client:
         client.gather(client.map(double, range(_WARM), pure=False))
-        told = {"memory": Memory(), "cpu": place.cpu(), "sent": place.traffic.sent}
+        told = {"memory": Memory(), "cpu": place.cpu(), "sent": place.traffic.sent, "got": place.traffic.got}
         begun = time.perf_counter()
         if how == "map":
             futures = client.map(double, range(n), pure=False)
@@ -207,7 +209,11 @@ def _plain(place: Place, how: str, n: int) -> dict[str, float]:
 
 def _used(place: Place, told: dict[str, Any], n: int) -> dict[str, float]:
     cpu = {f"{kind} ms": 1000 * (now - told["cpu"][kind]) / n for kind, now in place.cpu().items()}
-    return {**cpu, "sent B": (place.traffic.sent - told["sent"]) / n, "grown MB": told["memory"].grown() / MB}
+    traffic = {
+        "sent B": (place.traffic.sent - told["sent"]) / n,
+        "got B": (place.traffic.got - told["got"]) / n,
+    }
+    return {**cpu, **traffic, "grown MB": told["memory"].grown() / MB}
 
 
 def _recorded(flow_run_id: str, n: int, timeout: float = 900.0) -> None:

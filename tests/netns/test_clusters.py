@@ -12,7 +12,14 @@ from distributed import Client
 from prefect import flow, get_run_logger, task
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
-from prefect.settings import get_current_settings
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import (
+    PREFECT_API_KEY,
+    PREFECT_API_URL,
+    PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
+    get_current_settings,
+    temporary_settings,
+)
 
 from prefect_coiled import CoiledTaskRunner
 from prefect_coiled.cluster import Cluster
@@ -235,9 +242,38 @@ def test_an_api_on_the_loopback_is_enough_though_no_machine_reaches_it(default_a
     assert any("Tasks ask the Prefect API through this process" in line for line in said)
 
 
-def test_an_api_on_the_loopback_is_refused_where_tasks_shall_ask_it_themselves(
-    default_account, prefect_server
-):
+def test_no_server_at_all_is_enough(default_account, prefect_server):
+    @task
+    def square(x: int) -> int:
+        get_run_logger().info("squared %d", x)
+        return x * x
+
+    @flow(task_runner=CoiledTaskRunner(n_workers=1))
+    def squares():
+        return square.map(range(4)).result(), flow_run.id
+
+    with temporary_settings(
+        {PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True}, restore_defaults={PREFECT_API_URL, PREFECT_API_KEY}
+    ):
+        assert not get_current_settings().api.url
+        try:
+            squared, id_ = squares()
+            assert squared == [x * x for x in range(4)]
+            wait_until_recorded()
+            with get_client(sync_client=True) as client:
+                body = {"task_runs": {"flow_run_id": {"any_": [str(id_)]}}}
+                runs = client.request("POST", "/task_runs/filter", json=body).json()
+                body = {"logs": {"flow_run_id": {"any_": [str(id_)]}}}
+                said = {line["message"] for line in client.request("POST", "/logs/filter", json=body).json()}
+        finally:
+            SubprocessASGIServer().stop()
+    squares_run = [run["state_name"] for run in runs if run["name"].startswith("square")]
+    assert squares_run == ["Completed"] * 4
+    assert {f"squared {x}" for x in range(4)} <= said
+    assert any("PREFECT_API_URL is not set" in line for line in said)
+
+
+def test_an_api_on_the_loopback_is_refused_where_tasks_ask_it_themselves(default_account, prefect_server):
     @task
     def square(x: int) -> int:
         return x * x
