@@ -12,7 +12,6 @@ from distributed import Client
 from prefect import flow, get_run_logger, task
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import (
     PREFECT_API_KEY,
     PREFECT_API_URL,
@@ -256,17 +255,14 @@ def test_no_server_at_all_is_enough(default_account, prefect_server):
         {PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True}, restore_defaults={PREFECT_API_URL, PREFECT_API_KEY}
     ):
         assert not get_current_settings().api.url
-        try:
-            squared, id_ = squares()
-            assert squared == [x * x for x in range(4)]
-            wait_until_recorded()
-            with get_client(sync_client=True) as client:
-                body = {"task_runs": {"flow_run_id": {"any_": [str(id_)]}}}
-                runs = client.request("POST", "/task_runs/filter", json=body).json()
-                body = {"logs": {"flow_run_id": {"any_": [str(id_)]}}}
-                said = {line["message"] for line in client.request("POST", "/logs/filter", json=body).json()}
-        finally:
-            SubprocessASGIServer().stop()
+        squared, id_ = squares()
+        wait_until_recorded()
+        with get_client(sync_client=True) as client:
+            body = {"task_runs": {"flow_run_id": {"any_": [str(id_)]}}}
+            runs = client.request("POST", "/task_runs/filter", json=body).json()
+            body = {"logs": {"flow_run_id": {"any_": [str(id_)]}}}
+            said = {line["message"] for line in client.request("POST", "/logs/filter", json=body).json()}
+    assert squared == [x * x for x in range(4)]
     squares_run = [run["state_name"] for run in runs if run["name"].startswith("square")]
     assert squares_run == ["Completed"] * 4
     assert {f"squared {x}" for x in range(4)} <= said
