@@ -27,6 +27,8 @@ KEYS = frozenset(
         "ec2:CreateAction",
         "ec2:Encrypted",
         "ec2:InstanceType",
+        "ec2:IsLaunchTemplateResource",
+        "ec2:LaunchTemplate",
         "ec2:MetadataHttpTokens",
         "ec2:Owner",
         "ec2:ResourceTag",

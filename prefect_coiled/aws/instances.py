@@ -25,6 +25,7 @@ from prefect_coiled.errors import (
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.aws_codes import CODES
 from prefect_coiled.plan.aws_errors import state_words
+from prefect_coiled.plan.kept import interface, market
 from prefect_coiled.plan.kinds import Item, Kind, Scope
 from prefect_coiled.plan.prices import (
     EBS_GP3_USD_PER_GB_MONTH,
@@ -128,19 +129,6 @@ def launch_instances(
         QuotaError: If a limit of the AWS account is reached.
         AccountStateError: If the AWS account is on the free plan, which has other types.
     """
-    interface = {
-        "DeviceIndex": 0,
-        "SubnetId": subnet_id,
-        "Groups": group_ids,
-        "AssociatePublicIpAddress": public_address,
-        "DeleteOnTermination": True,
-    }
-    market: dict[str, Any] = {}
-    if spot:
-        market["InstanceMarketOptions"] = {
-            "MarketType": "spot",
-            "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
-        }
 
     def launch() -> dict[str, Any]:
         try:
@@ -149,12 +137,12 @@ def launch_instances(
                 what,
                 LaunchTemplate={"LaunchTemplateId": template_id, "Version": "1"},
                 InstanceType=instance_type,
-                NetworkInterfaces=[interface],
+                NetworkInterfaces=[interface(subnet_id, public_address, group_ids)],
                 MinCount=1,
                 MaxCount=count,
                 ClientToken=token,
                 TagSpecifications=tags.specifications(labels, "instance", "volume", "network-interface"),
-                **market,
+                **market(spot),
             )
         except AwsError as error:
             raise (

@@ -12,9 +12,12 @@ from prefect_coiled.plan import tags
 
 
 def ensure_launch_template(
-    aws: Aws, name: str, data: dict[str, Any], labels: dict[str, str], token: str
+    aws: Aws, name: str, data: dict[str, Any], labels: dict[str, str], token: str, *, wait: bool = True
 ) -> str:
     """Find the template of that name or make it. Returns its id.
+
+    Args:
+        wait: Whether EC2 must know it before something else is done.
 
     Names are unique in a region, and a cluster's uid is part of the name, so that a template found by name
     always has the content that was planned.
@@ -32,8 +35,10 @@ def ensure_launch_template(
     except AlreadyExistsError:
         reply = _described(aws, name, LaunchTemplateNames=[name])
         return str(reply["LaunchTemplates"][0]["LaunchTemplateId"])
-    # A launch with a template that EC2 does not know yet is refused, and counts against the rate of launches.
-    _described(aws, name, LaunchTemplateIds=[found])
+    if wait:
+        # A launch with a template that EC2 does not know yet is refused, and counts against the rate of
+        # launches.
+        _described(aws, name, LaunchTemplateIds=[found])
     return found
 
 

@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -34,6 +34,8 @@ from prefect_coiled.records import ClusterRecord
 from prefect_coiled.subscribers.notebook import CellBoard, in_notebook
 
 T = TypeVar("T")
+# Seconds for the scheduler to answer, which may have to wait for a launch of its own.
+_ANSWERS = 30.0
 logger = logging.getLogger(__name__)
 
 
@@ -132,6 +134,25 @@ class ClusterBase(DistributedCluster):
         except OptionsError as error:
             # Whoever comes to look, or to scale, may have other modules than the flow run that is at work.
             logger.warning("The modules of this program were not sent: %s", error)
+
+    async def tell_keeper(self, patience: float = _ANSWERS, **told: Any) -> Mapping[str, Any]:
+        """Tell the scheduler's machine, which keeps the wanted number of workers up; see `Keeper.told`.
+
+        One that does not answer keeps nothing up either.
+
+        Args:
+            patience: Seconds to wait for its answer.
+        """
+        if self.scheduler_comm is None:
+            return {}
+        try:
+            reply = await asyncio.wait_for(self.scheduler_comm.keep(**told), patience)
+        except (OSError, asyncio.TimeoutError) as error:
+            level = logging.DEBUG if told.get("stop") else logging.WARNING
+            text = "The scheduler was not told how many workers are wanted: %s"
+            logger.log(level, text, error or "no answer")
+            return {}
+        return reply if isinstance(reply, dict) else {}
 
     def sync_modules(self) -> Any:
         """Send the program's own modules to the running cluster, as they are now.

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 # Seconds to wait for machines to be gone when a cluster is closed, and when the way down is a hurried one
 # (Ctrl-C, cancellation: Prefect leaves 30 seconds).
 PATIENCE, HURRIED = 120.0, 15.0
+# Seconds in which the scheduler has to take that it launches nothing any more.
+_LAST_WORD = 2.0
 
 
 class Cluster(ScalingCluster):
@@ -107,6 +109,8 @@ class Cluster(ScalingCluster):
             # Packing and uploading have bounds of their own, and may take what they take.
             await wait_until_ready(self, launched, least=least, timeout=self.timeout, began=launched.since)
             self._tell_workers()
+            if not launched.attached:
+                await self.tell_keeper(launched=sorted(self.workers))
             remove_before_prefect_ends()
             if not launched.attached:
                 ready, seconds = sorted(map(str, self.observed)), time.monotonic() - began - launched.waited
@@ -190,6 +194,8 @@ class Cluster(ScalingCluster):
                 self.launched = await self._launching
         launched = self.launched if self.shutdown_on_close else None
         self._tell("leaving")
+        if launched is not None:
+            await self.tell_keeper(_LAST_WORD, stop=True)
         # First the machines, because they cost money; what is recorded comes after.
         ended = await self.in_thread(launched.terminate, list(self._fleet.all)) if launched else []
         patience = HURRIED if self._hurried or self.stop_event.is_set() else PATIENCE

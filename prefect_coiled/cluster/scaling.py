@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ class ScalingCluster(ClusterBase):
         self._looking: asyncio.Future[None] | None = None
         self._counted_on: tuple[int, frozenset[str]] = (0, frozenset())
         self._told: set[str] = set()
+        self._resizing = False
         super().__init__(request)
 
     @property
@@ -50,6 +52,9 @@ class ScalingCluster(ClusterBase):
             return
         if op == "leaving":
             self._watching.expect(map(str, msg))
+            return
+        if op == "kept":
+            self._kept(msg)
             return
         if op == "denied":
             (text, hint) = map(printable, msg)
@@ -70,6 +75,15 @@ class ScalingCluster(ClusterBase):
         super()._update_worker_status(op, msg)
         if self.launched is not None and not self._leaving:
             self._tell_workers()
+
+    def _kept(self, msg: Mapping[str, Any]) -> None:
+        """The scheduler says what it did to keep the wanted number of workers, or that it could not."""
+        text, ids = printable(str(msg["text"])), tuple(map(printable, msg["ids"]))
+        if msg["warns"]:
+            logger.warning("Cluster %s: %s", self.name, text)
+        self._tell("replace_worker", text, ids=ids)
+        if ids and not self._leaving:
+            self._looking = asyncio.ensure_future(self._look())
 
     def _give_up(self, name: str) -> None:
         # As Dask's own clusters: a worker that its nanny has started anew by now is no loss.
@@ -155,7 +169,27 @@ class ScalingCluster(ClusterBase):
             most = priced if most is None else min(most, priced)
         if least is not None and most is not None and least > most:
             raise OptionsError(f"minimum of {least} workers", f"is more than the maximum of {most:g}.")
-        return super().adapt(Adaptive=Adaptive, minimum=least, maximum=most, **kwargs)
+        made = super().adapt(Adaptive=Adaptive, minimum=least, maximum=most, **kwargs)
+        if self.launched is not None:
+            limits = self._limits(made, asks=Adaptive is DaskAdaptive)
+            self.loop.add_callback(self.tell_keeper, adapt=limits)
+        return made
+
+    def _limits(self, adaptive: Any, *, asks: bool) -> dict[str, Any]:
+        """What the scheduler's machine is told, which goes on when this object is gone."""
+        most = adaptive.maximum
+        return {
+            "minimum": int(adaptive.minimum),
+            "maximum": None if most is None or math.isinf(most) else int(most),
+            "interval": float(getattr(adaptive, "interval", None) or 1.0),
+            "wait_count": int(getattr(adaptive, "wait_count", 3)),
+            "target_duration": getattr(adaptive, "target_duration", None),
+            "asks": asks,
+        }
+
+    def _adapts(self) -> bool:
+        """Whether Dask's `Adaptive` decides how many workers there are."""
+        return getattr(getattr(self, "_adaptive", None), "state", "") in ("starting", "running")
 
     def _worker_size(self) -> WorkerSize:
         spec = self.started().spec
@@ -168,27 +202,49 @@ class ScalingCluster(ClusterBase):
         async with self._scaling:
             if self._leaving:
                 return  # as Dask's own clusters: there is nothing to scale
-            await self._look()
-            self._counted_on = n, self._fleet.awaited
-            more = n - len(self.workers)
-            if more > 0:
-                try:
-                    self._fleet.launched(await self.in_thread(self.started().add, more))
-                except PrefectCoiledError:
-                    with contextlib.suppress(PrefectCoiledError):
-                        await self._look()  # some may have come all the same
-                    raise
-            elif more < 0:
-                # Those that have not joined yet first, then those that the scheduler can best do without.
-                waiting = [w for w in self.workers if w not in self.observed]
-                idle = await self.scheduler_comm.workers_to_close(target=n, attribute="name")
-                chosen = list(dict.fromkeys([*waiting, *idle, *self.workers]))[:-more]
-                joined = [name for name in chosen if name in self.observed]
-                await self._announce(chosen)
-                await self.scheduler_comm.retire_workers(names=joined, remove=True, close_workers=True)
+            # Nothing is launched beside this; what the scheduler has launched before is in AWS's list.
+            asked = {} if self._adapts() else {"wanted": n}
+            before = await self.tell_keeper(hold=True, **asked)
+            told: dict[str, Any] = {}
+            try:
+                told["launched"] = await self._resize(n)
+            except PrefectCoiledError:
+                if asked:  # who asked is told that it came to nothing
+                    told["wanted"] = before.get("wanted")
+                raise
+            finally:
+                await self.tell_keeper(hold=False, **told)
+
+    async def _resize(self, n: int) -> list[str]:
+        """Launch or retire workers so that there are so many. Returns those that were launched."""
+        await self._look()
+        self._counted_on = n, self._fleet.awaited
+        more = n - len(self.workers)
+        if more > 0:
+            try:
+                made = await self.in_thread(self.started().add, more)
+                self._fleet.launched(made)
+                return [machine.instance_id for machine in made]
+            except PrefectCoiledError:
+                with contextlib.suppress(PrefectCoiledError):
+                    await self._look()  # some may have come all the same
+                raise
+        if more < 0:
+            # Those that have not joined yet first, then those that the scheduler can best do without.
+            waiting = [w for w in self.workers if w not in self.observed]
+            idle = await self.scheduler_comm.workers_to_close(target=n, attribute="name")
+            chosen = list(dict.fromkeys([*waiting, *idle, *self.workers]))[:-more]
+            joined = [name for name in chosen if name in self.observed]
+            await self._announce(chosen)
+            await self.scheduler_comm.retire_workers(names=joined, remove=True, close_workers=True)
+            self._resizing = True
+            try:
                 gone: Any = self.scale_down(chosen)  # of a subclass, it may be no coroutine
                 if inspect.isawaitable(gone):
                     await gone
+            finally:
+                self._resizing = False
+        return []
 
     async def _announce(self, names: Iterable[str]) -> None:
         """Whoever watches the cluster is told that these are meant to go."""
@@ -202,6 +258,8 @@ class ScalingCluster(ClusterBase):
         if not going:
             return
         await self._announce(going)
+        if not self._resizing and not self._adapts():
+            await self.tell_keeper(fewer=len(going))
         try:
             await self.in_thread(self.started().terminate_workers, going)
         except BaseException:

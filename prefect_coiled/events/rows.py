@@ -58,6 +58,7 @@ _OF_STEPS = (
     "cluster_ready",
     "scale",
     "worker_lost",
+    "replace_worker",
     "spot_notice",
     "change_ingress",
     "delete_cluster",

@@ -21,10 +21,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 from prefect_coiled.errors import NodeError
+from prefect_coiled.node import aws
 from prefect_coiled.node.child import DaskChild
 from prefect_coiled.node.host_setup import run_host_setup
 from prefect_coiled.node.imds import Identity, Imds
@@ -65,7 +65,7 @@ class Agent:
     Args:
         client: Makes an AWS client of a service in a region.
         settings: Overrides of "spot_poll_s", "drain_s", "client_grace_s", "pulse_s", "hang_s" and
-            "secrets_wait_s", in seconds.
+            "secrets_wait_s", in seconds, and of "keeper_pace".
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Agent:
     ) -> None:
         self._config = config
         self._imds = imds or Imds()
-        self._client = client or _client
+        self._client = client or aws.client
         self._settings = settings or {}
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._started = time.monotonic()
@@ -138,7 +138,7 @@ class Agent:
             "dask_config": secrets.dask_config,
             "dashboard_token": secrets.dashboard_token.get_secret_value(),
         }
-        for name in ("drain_s", "client_grace_s", "pulse_s"):
+        for name in ("drain_s", "client_grace_s", "pulse_s", "keeper_pace"):
             if name in self._settings:
                 order[name] = self._settings[name]
         self._child.order(order)
@@ -230,18 +230,3 @@ class Agent:
 
     def _up(self) -> float:
         return time.monotonic() - self._started
-
-
-@lru_cache(maxsize=1)
-def _session() -> Any:
-    import botocore.session  # boto3 on top of it would cost as much again, at every boot
-
-    return botocore.session.get_session()
-
-
-def _client(service: str, region: str) -> Any:
-    """A client of an AWS service; credentials come from the instance's role."""
-    from botocore.config import Config
-
-    config = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 2})
-    return _session().create_client(service, region_name=region, config=config)

@@ -66,6 +66,8 @@ def settle(order: dict[str, Any]) -> None:
     from distributed.config import initialize_logging
 
     files = order["files"]
+    # Where the machine's own calls go, whatever the user's variables say.
+    order["aws_endpoint"] = os.environ.get("AWS_ENDPOINT_URL", "")
     tls: dict[str, Any] = {f"{_TLS}.ca-file": files["ca"], "distributed.comm.require-encryption": True}
     for role in ("scheduler", "worker", "client"):
         tls[f"{_TLS}.{role}.cert"] = files["cert"]

@@ -10,24 +10,40 @@ from collections.abc import Callable
 from typing import Any
 
 import dask
+from dask.utils import parse_timedelta
 from distributed import Scheduler, metrics
 from distributed.core import CommClosedError
 from distributed.scheduler import WorkerStatusPlugin
 from distributed.security import Security
 from tornado.ioloop import PeriodicCallback
 
+from prefect_coiled.node import aws
 from prefect_coiled.node.anteroom import Anteroom, guard_dask, guard_http
 from prefect_coiled.node.clock import Clock
 from prefect_coiled.node.denied import PLUGIN, denials_plugin
 from prefect_coiled.node.gate import Gate
+from prefect_coiled.node.keeper import TURN_S, Dask, Keeper
 from prefect_coiled.node.meter import Meter
 from prefect_coiled.node.one_port import OnePort
 from prefect_coiled.node.timers import CLIENT_GRACE_S, Timers
-from prefect_coiled.plan.node_config import DENIED_TOPIC, LEAVING_TOPIC, SPOT_TOPIC, NodeConfig
+from prefect_coiled.plan.node_config import (
+    DENIED_TOPIC,
+    KEPT_TOPIC,
+    LEAVING_TOPIC,
+    SPOT_TOPIC,
+    NodeConfig,
+)
 
 logger = logging.getLogger(__name__)
 
-_PASSED_ON = {SPOT_TOPIC: "spot_notice", LEAVING_TOPIC: "leaving", DENIED_TOPIC: "denied"}
+_PASSED_ON = {
+    SPOT_TOPIC: "spot_notice",
+    LEAVING_TOPIC: "leaving",
+    DENIED_TOPIC: "denied",
+    KEPT_TOPIC: "kept",
+}
+# Seconds that a machine which runs may be without its worker: as a nanny takes to start one anew.
+_PATIENCE_S = 30.0
 _REASONS = {"idle-timeout-exceeded": "idle", "unknown": "closed"}
 
 
@@ -67,9 +83,12 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         self._origin = origin
         self._timers, self._meter = timers, meter
         self._cluster_comms: list[Any] = []
+        self._meant_to_go: set[str] = set()
         self.closed_because = ""
         self._clock = Clock(lambda: metrics.time())  # looked up each time, as Dask's own scheduler does
+        self.keeper: Keeper | None = None
         super().__init__(**kwargs)
+        self.handlers["keep"] = self.keep
         self.worker_plugins[PLUGIN] = denials_plugin()  # for each worker that joins
         # The loop checks no less often than once in ten seconds, and oftener for short timeouts, and costs.
         often = 5.0 if meter is not None else None
@@ -139,11 +158,64 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         if self.idle_since:
             self.idle_since = min(self.idle_since + step, now)
 
+    def keep_workers(self, keeper: Keeper) -> None:
+        """Let a keeper keep the wanted number of workers up."""
+        self.keeper = keeper
+        self.periodic_callbacks["node-keeper"] = PeriodicCallback(keeper.turn, 1000 * TURN_S)
+
+    async def keep(self, **told: Any) -> dict[str, Any]:
+        """Called over the network by `Cluster` objects; see `Keeper.told`."""
+        return await self.keeper.told(**told) if self.keeper is not None else {}
+
+    def machines(self) -> set[str]:
+        """The machines that have a worker here."""
+        return {_machine_of(str(state.name)) for state in self.workers.values()}
+
+    def log_event(self, topic: Any, msg: Any) -> None:
+        """Log it, and note which machines are about to go."""
+        if topic in (LEAVING_TOPIC, SPOT_TOPIC):
+            self._meant_to_go.update(map(str, msg))
+        super().log_event(topic, msg)
+
+    async def retire_workers(self, *args: Any, stimulus_id: str | None = None, **kwargs: Any) -> Any:
+        """Retire workers; those that a client retires by hand are not wanted any more."""
+        before = self.machines()
+        found = await super().retire_workers(*args, stimulus_id=stimulus_id, **kwargs)
+        by_itself = str(stimulus_id or "").startswith("worker-close-gracefully")
+        if self.keeper is not None and kwargs.get("remove", True) and not by_itself:
+            gone = {_machine_of(str(info["name"])) for info in found.values()} & before
+            if by_hand := gone - self._meant_to_go:
+                await self.keeper.told(fewer=len(by_hand))
+        return found
+
+    def adaptive_target(self, target_duration: Any = None) -> int:
+        """Called over the network by a client's `Adaptive`."""
+        if self.keeper is not None:
+            self.keeper.asked()
+        return self.target(target_duration)
+
+    def target(self, duration: Any) -> int:
+        """Dask's own target."""
+        return int(super().adaptive_target(target_duration=duration))
+
+    async def shrink(self, count: int) -> None:
+        """Retire the workers that can best be done without, until so many are left."""
+        chosen = self.workers_to_close(target=count)
+        self._meant_to_go.update(_machine_of(str(self.workers[one].name)) for one in chosen)
+        await super().retire_workers(workers=chosen, close_workers=True, remove=True)
+
+    def clusters(self) -> int:
+        """How many `Cluster` objects are connected."""
+        return self.connected() and len(self._cluster_comms)
+
+    def say_kept(self, text: str, ids: list[str], warns: bool) -> None:
+        """Tell the `Cluster` objects that listen what the keeper did."""
+        self.log_event(KEPT_TOPIC, {"text": text, "ids": ids, "warns": warns})
+
     def _check_timers(self) -> None:
         self._follow_clock()
         reason = self._timers.check(time.monotonic(), self.connected())
-        machines = ("-".join(str(worker.name).split("-")[:2]) for worker in self.workers.values())
-        if self._meter is not None and self._meter.check(time.monotonic(), machines):
+        if self._meter is not None and self._meter.check(time.monotonic(), self.machines()):
             reason = "cost-limit"
         if reason:
             self._ongoing_background_tasks.call_soon(self.close, reason=reason)
@@ -151,7 +223,14 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
     async def close(self, timeout: float | None = None, reason: str = "unknown") -> None:
         """Close, and keep the first reason."""
         self.closed_because = self.closed_because or _REASONS.get(reason, reason)
+        if self.keeper is not None:  # nothing is launched while all of it goes
+            await self.keeper.stop()
         await super().close(timeout=timeout, reason=reason)
+
+
+def _machine_of(name: str) -> str:
+    """The machine of a worker, by the worker's name: the machine's id, with a number where it has several."""
+    return "-".join(name.split("-")[:2])
 
 
 # By which `scheduler_info` and Dask's own messages tell of it.
@@ -162,7 +241,8 @@ class SchedulerRole:
     """Runs one scheduler.
 
     Args:
-        order: What the agent ordered: "address", "dashboard_token", "client_grace_s".
+        order: What the agent ordered: "address", "instance_id", "dashboard_token", "client_grace_s",
+            "keeper_pace"; and "aws_endpoint".
     """
 
     def __init__(self, config: NodeConfig, order: dict[str, Any]) -> None:
@@ -196,6 +276,19 @@ class SchedulerRole:
                 "dashboard_address": f"{order['address']}:{config.dashboard_port}",
             },
         )
+        if config.keep is not None:
+            endpoint = order.get("aws_endpoint", "")
+            lost = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
+            of = self._scheduler
+            keeper = Keeper(
+                config,
+                machine=order["instance_id"],
+                client=lambda: aws.own_client("ec2", config.region, endpoint),
+                scheduler=Dask(of.machines, of.clusters, of.target, of.shrink, of.say_kept),
+                patience=max(lost, _PATIENCE_S),
+                pace=order.get("keeper_pace", 1.0),
+            )
+            of.keep_workers(keeper)
 
     @property
     def reason(self) -> str:

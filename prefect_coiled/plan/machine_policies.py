@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from prefect_coiled.plan import tags
 from prefect_coiled.plan.boundary import boundary_arn, boundary_policy
 from prefect_coiled.plan.containers import repository_name
 
@@ -43,6 +44,11 @@ def trust_policy(partition: str = "aws") -> str:
 def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -> str:
     """What a machine of the account may do: write its logs, read its keys, fetch its wheels and its image.
 
+    A cluster's scheduler may also launch its workers: by launch templates that name its own machine, and
+    what they say, unchanged. Nobody with this policy can name a machine in a template: tags are given to what
+    is launched alone. https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ExamplePolicies_EC2.html#iam-example-runinstances-launch-templates,
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/iam-policies-for-amazon-ec2.html
+
     Args:
         account: The account's slug, which is also the name of the log group.
     """
@@ -52,7 +58,16 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
     # A role serves all regions.
     wheels = f"arn:{partition}:s3:::{bucket_name(account, aws_account_id, '*')}"
     owned = owned_by(aws_account_id)
-    rows: list[tuple[str, list[str], str, dict[str, Any] | None]] = [
+    ec2 = f"arn:{partition}:ec2:*:{aws_account_id}"
+    templates = f"{ec2}:launch-template/*"
+    kinds = ("instance", "key-pair", "network-interface", "security-group", "subnet", "volume")
+    as_said = {"ArnLike": {"ec2:LaunchTemplate": templates}, "Bool": {"ec2:IsLaunchTemplateResource": "true"}}
+    own = {"StringEquals": {f"aws:ResourceTag/{tags.LAUNCHER}": "${ec2:SourceInstanceARN}"}}
+    while_made = {
+        "StringEquals": {"ec2:CreateAction": "RunInstances"},
+        "StringEqualsIfExists": {f"aws:RequestTag/{tags.ACCOUNT}": account},
+    }
+    rows: list[tuple[str, list[str], str | list[str], dict[str, Any] | None]] = [
         # Streams of machines are named as they are; that of the notifications is not theirs. IAM has no
         # variable that is an instance's id alone, so a machine may write the streams of others.
         ("ShipLogs", ["logs:CreateLogStream", "logs:PutLogEvents"], f"{logs}:log-stream:i-*", None),
@@ -62,6 +77,23 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
         # AWS knows no narrower resource for this one; what the token opens, the next statement says.
         ("LogInToRegistry", ["ecr:GetAuthorizationToken"], "*", None),
         ("PullImages", ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], images, None),
+        # Nor for a look at what runs.
+        ("CountMachines", ["ec2:DescribeInstances"], "*", None),
+        ("LaunchByOwnTemplate", ["ec2:RunInstances"], templates, own),
+        # The template itself is in no list with others: it is of itself, whosever it is.
+        (
+            "LaunchAsItSays",
+            ["ec2:RunInstances"],
+            [f"arn:{partition}:ec2:*::image/*", *(f"{ec2}:{kind}/*" for kind in kinds)],
+            as_said,
+        ),
+        ("TagWhatIsLaunched", ["ec2:CreateTags"], f"{ec2}:*/*", while_made),
+        (
+            "PassOwnRole",
+            ["iam:PassRole"],
+            f"arn:{partition}:iam::{aws_account_id}:role/{account}",
+            {"StringEquals": {"iam:PassedToService": ec2_principal(partition)}},
+        ),
     ]
     return _document(
         *(
@@ -69,7 +101,7 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
                 "Sid": sid,
                 "Effect": "Allow",
                 "Action": actions,
-                "Resource": [resource],
+                "Resource": [resource] if isinstance(resource, str) else resource,
                 **({"Condition": condition} if condition else {}),
             }
             for sid, actions, resource, condition in rows

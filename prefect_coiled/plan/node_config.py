@@ -25,6 +25,9 @@ LEAVING_TOPIC = "prefect-coiled-leaving"
 # The topic under which a worker says that a task was denied access to S3, and what to do.
 DENIED_TOPIC = "prefect-coiled-denied"
 
+# The topic under which a scheduler says what it did, or could not do, to keep the wanted number of workers.
+KEPT_TOPIC = "prefect-coiled-kept"
+
 # https://docs.aws.amazon.com/systems-manager/latest/userguide/parameter-store-advanced-parameters.html
 ADVANCED_PARAMETER_LIMIT = 8192
 
@@ -92,6 +95,22 @@ def check_dask_options(
                 ) from error
 
 
+class Keep(BaseModel):
+    """What a scheduler is told of the workers that it keeps up.
+
+    Attributes:
+        uid: The cluster's uid, by which AWS's list tells its machines.
+        n_workers: Machines with workers that are wanted, until a client says otherwise.
+        templates: Names of the launch templates by which it may launch, in the order in which it tries them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    uid: str
+    n_workers: int = Field(ge=0)
+    templates: tuple[str, ...]
+
+
 class NodeConfig(BaseModel):
     """What one kind of machine (scheduler, or all workers) of a cluster is told in its user data.
 
@@ -119,6 +138,7 @@ class NodeConfig(BaseModel):
             any more, before it powers off.
         boot_timeout: Seconds that a machine may take from power-on to a Dask process that works.
         spot: Whether the machine is a spot instance and watches for its interruption notice.
+        keep: The workers that a scheduler keeps up; None where it keeps none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -149,6 +169,7 @@ class NodeConfig(BaseModel):
     boot_timeout: float = Field(default=1200, gt=0)
     spot: bool = False
     gpu: bool = False
+    keep: Keep | None = None
 
     def to_json(self) -> str:
         """One line of JSON without what is at its default."""

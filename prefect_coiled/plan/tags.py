@@ -20,9 +20,11 @@ CLUSTER_UID = "coiled-cluster-uid"
 ROLE = "coiled-role"
 CREATOR = "coiled-creator"
 TIER = "coiled-tier"
+# The ARN of the machine that may launch by a launch template; see `machine_policies`.
+LAUNCHER = "coiled-launcher"
 NAME = "Name"
 
-RESERVED = frozenset({OWNER, ACCOUNT, CLUSTER, CLUSTER_UID, ROLE, CREATOR, TIER, NAME})
+RESERVED = frozenset({OWNER, ACCOUNT, CLUSTER, CLUSTER_UID, ROLE, CREATOR, TIER, LAUNCHER, NAME})
 
 # EC2 allows 50 tags a resource, keys of 127 characters by its reference (128 by its guide) and values of 256
 # (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Tag.html,

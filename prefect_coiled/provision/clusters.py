@@ -6,7 +6,8 @@
                                   └▶ TLS keys ────────┘                 └▶ its address
 
 The workers' template needs the scheduler's private address, which the reply of its launch already holds, so
-they boot in parallel with it. Whatever fails, everything that was made is removed before the error is raised.
+they boot in parallel with it. While all of them boot, the templates are made by which the scheduler replaces
+workers (`plan.kept`). Whatever fails, everything that was made is removed before the error is raised.
 The name is claimed before anything else: from then on, a sweep takes the cluster for one that is starting,
 and leaves it the NAT gateway.
 """
@@ -21,20 +22,31 @@ from prefect import flow
 from prefect_coiled import events
 from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import PrefectCoiledError, ProvisionError
+from prefect_coiled.errors import AwsError, PrefectCoiledError, ProvisionError
 from prefect_coiled.events import Watch
 from prefect_coiled.events.story import resource_rows
+from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.kept import MOST_WAYS, Way, ways
 from prefect_coiled.plan.machine_policies import bucket_name
 from prefect_coiled.plan.network import blocked_words
 from prefect_coiled.provision.removal import remove_cluster
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.provision.set_up import set_up_account
-from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, OwnNetwork, Removal, Role
+from prefect_coiled.records import (
+    AccountRecord,
+    ClusterRecord,
+    InstanceRecord,
+    Network,
+    OwnNetwork,
+    Removal,
+    Role,
+)
 from prefect_coiled.subscribers.story import storied
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks.environment import deliver, prepare
 from prefect_coiled.tasks.images import choose_image
+from prefect_coiled.tasks.kept import ensure_kept_templates
 from prefect_coiled.tasks.launch import launch
 from prefect_coiled.tasks.steps import Session, settle, tagged
 
@@ -184,8 +196,15 @@ def _launch(
     events.step("instances", "launching")
     steps.check_held(aws, spec)
     templates: dict[Role, str] = {}
+    possible = _ways(spec, network, zones["worker"], own.worker_zone if own else None)
     templates["scheduler"] = steps.ensure_launch_template(
-        aws, spec, "scheduler", image, account.account, environment=place
+        aws,
+        spec,
+        "scheduler",
+        image,
+        account.account,
+        environment=place,
+        ways=min(len(possible), MOST_WAYS),
     )
     (scheduler,) = launch(
         session,
@@ -221,12 +240,28 @@ def _launch(
             first_zone=own.worker_zone if own else scheduler.zone,
             dedicated=own is not None and own.dedicated,
         )
+    possible = _ways(spec, network, zones["worker"], own.worker_zone if own else scheduler.zone)
+    kept = ensure_kept_templates.submit(
+        aws,
+        spec,
+        ways(possible, workers),
+        scheduler,
+        worker_image,
+        account.account,
+        group_ids=groups["worker"],
+        environment=place,
+    )
     ids = [i.instance_id for i in (scheduler, *workers)]
     events.step("instances", f"{len(ids)} launched")
     # Each machine makes its own: AWS takes 50 an account and second, and machines come up one by one.
     events.step("log streams", f"{len(ids)} in {account.log_group}, each made by its machine")
+    kept.wait()  # whatever fails, nothing is made any more when it is removed
     settle([address])
     scheduler = address.result()
+    try:
+        settle([kept])
+    except AwsError as error:  # all else of the cluster is as it should be
+        events.step("keeper", f"workers that are lost are not replaced: {error}")
     rows = resource_rows(
         spec,
         account,
@@ -236,6 +271,15 @@ def _launch(
         machines=(scheduler, *workers),
     )
     return _record(spec, scheduler, workers, account.log_group), tuple(rows)
+
+
+def _ways(
+    spec: ClusterSpec, network: Network | None, zones: tuple[str, ...], first_zone: str | None
+) -> list[Way]:
+    """All ways to get workers, in order."""
+    attempts = planning.launch_attempts(spec, "worker", zones, first_zone)
+    places = [(attempt, planning.placement(spec, network, "worker", attempt.zone)) for attempt in attempts]
+    return [(attempt, place) for attempt, place in places if place is not None]
 
 
 @flow(name="add workers", flow_run_name="add {count} workers to {spec.name}", persist_result=False)

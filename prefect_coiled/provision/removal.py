@@ -207,7 +207,8 @@ def _remove(
 ) -> tuple[Removal, list[PrefectCoiledError]]:
     """All clusters that are meant: first every machine, then the rest of each; and what of the rest failed.
 
-    One of which AWS keeps a machine keeps no other.
+    One of which AWS keeps a machine keeps no other. Its scheduler may have launched a worker at the last moment:
+    once the templates are gone by which it does, machines are looked for again.
     """
     end, rest = (_terminate, _find_rest) if run is as_steps else (_terminate.fn, _find_rest.fn)
     ended: dict[str, list[str]] = {}
@@ -230,20 +231,63 @@ def _remove(
                 unknown.remove(one)
                 total += Removal(left=dict(error.left))
         for one, machines in ended.items():
-            there, unseen = rest(aws, name, one, patience)
+            removal, refused = _remove_rest(aws, name, one, machines, rest, patience, run)
             unknown.remove(one)
-            there["instance"] = [{"InstanceId": machine} for machine in machines]
-            hidden = {row: error.diagnosis.why for row, error in unseen.items()}
-            removal, refused = remove(aws, there, run, patience, asked=("instance",), stays=hidden)
+            try:
+                late = _launched_meanwhile(aws, name, one, machines)
+            except CredentialsError:
+                raise
+            except AwsError as error:
+                late = []
+                why = (
+                    f"whether its scheduler launched a machine meanwhile is not known: {error.diagnosis.why}"
+                )
+                removal += Removal(left={name: priced(why, None)})
+            if late:
+                again, refused = _remove_rest(aws, name, one, late, rest, patience, run)
+                removal = removal.then(again)
             failed += refused
-            # That the name stays with what is left is no news.
-            intent = parameters.intent_of(aws.account, name)
-            left = {key: why for key, why in removal.left.items() if key != intent or len(removal.left) == 1}
-            total += removal.model_copy(update={"left": left})
+            total += removal
     if errors:
         errors[0].left = total.left
         raise errors[0]
     return total, failed
+
+
+def _remove_rest(
+    aws: Aws,
+    name: str,
+    uid: str,
+    machines: Sequence[str],
+    rest: Callable[[Aws, str, str, float], tuple[There, dict[str, AwsError]]],
+    patience: float,
+    run: Run,
+) -> tuple[Removal, list[PrefectCoiledError]]:
+    """What is left of a cluster whose machines were asked to end: those are waited for, and the rest goes."""
+    there, unseen = rest(aws, name, uid, patience)
+    there["instance"] = [{"InstanceId": machine} for machine in machines]
+    hidden = {row: error.diagnosis.why for row, error in unseen.items()}
+    removal, refused = remove(aws, there, run, patience, asked=("instance",), stays=hidden)
+    # That the name stays with what is left is no news.
+    intent = parameters.intent_of(aws.account, name)
+    left = {key: why for key, why in removal.left.items() if key != intent or len(removal.left) == 1}
+    return removal.model_copy(update={"left": left}), refused
+
+
+def _launched_meanwhile(aws: Aws, name: str, uid: str, known: Iterable[str]) -> list[str]:
+    """Machines of a cluster that were launched while it was removed; they are asked to end.
+
+    Raises:
+        AwsError: If AWS keeps one, or does not show what there is.
+    """
+    if not uid:
+        return []  # of no cluster in particular
+    what = f"looking for machines that were launched while cluster ({name}) was removed"
+    found = persistently(aws, what, lambda: instances.find_instances(aws, name, uid=uid))
+    late = sorted({machine.instance_id for machine in found} - set(known))
+    if late:
+        persistently(aws, what, lambda: instances.terminate_instances(aws, late))
+    return late
 
 
 def _meant(aws: Aws, name: str, uid: str | Iterable[str] | None, ids: tuple[str, ...]) -> tuple[str, ...]:

@@ -182,6 +182,8 @@ def _iam(instance: Any, key: str) -> tuple[int, str]:
         duration=_CREDENTIAL_SECONDS,
         external_id="",
     )
+    # AWS tells with each request from which machine its credentials are.
+    given.source_instance = f"arn:aws:ec2:{instance.region_name}:{account}:instance/{instance.id}"
     document = {
         "Code": "Success",
         "Type": "AWS-HMAC",

@@ -30,6 +30,7 @@ from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.certificates import WEEK_S, ClusterCertificates
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.kept import MOST_WAYS, keep_of
 from prefect_coiled.plan.kinds import Scope
 from prefect_coiled.plan.node_config import ClientSecrets, NodeSecrets
 from prefect_coiled.plan.policies import key_statements
@@ -265,9 +266,14 @@ def ensure_launch_template(
     profile: str,
     scheduler_host: str = "",
     environment: Place | None = None,
+    ways: int = MOST_WAYS,
 ) -> str:
-    """The launch template of a role; that of the workers names the scheduler's address."""
-    script = role_user_data(spec, role, scheduler_host, environment)
+    """The launch template of a role; that of the workers names the scheduler's address.
+
+    Args:
+        ways: By how many templates a scheduler may launch workers.
+    """
+    script = role_user_data(spec, role, scheduler_host, environment, ways)
     data = planning.launch_template(spec, role, image=image, profile=profile, user_data=script)
     name = planning.template_name(spec, role)
     token = planning.client_token(spec.uid, "template", role, scheduler_host)
@@ -308,7 +314,11 @@ def check_sizes(spec: ClusterSpec) -> None:
 
 
 def role_user_data(
-    spec: ClusterSpec, role: Role, scheduler_host: str = "", environment: Place | None = None
+    spec: ClusterSpec,
+    role: Role,
+    scheduler_host: str = "",
+    environment: Place | None = None,
+    ways: int = MOST_WAYS,
 ) -> str:
     """The user data of a role, with where to install from unless the image holds everything.
 
@@ -318,6 +328,8 @@ def role_user_data(
     node = spec.node(role)
     if role == "worker":
         node = node.model_copy(update={"scheduler_host": scheduler_host})
+    else:
+        node = node.model_copy(update={"keep": keep_of(spec, ways)})
     return user_data(node, environment, container=spec.container)
 
 

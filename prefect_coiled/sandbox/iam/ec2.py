@@ -11,6 +11,13 @@ from typing import Any
 
 from prefect_coiled.sandbox.calls import Call
 from prefect_coiled.sandbox.iam.decide import Request
+from prefect_coiled.sandbox.iam.launch import (
+    from_template,
+    ids_of_template,
+    launched,
+    tags_of_template,
+    template_of,
+)
 from prefect_coiled.sandbox.iam.table import action_row
 
 __all__ = ["ec2_requests"]
@@ -53,8 +60,11 @@ def ec2_requests(call: Call, number: str, partition: str, base: Mapping[str, str
     action = f"ec2:{call.action}"
     row = action_row(action)
     named = _named(call.params, backend)
+    template = template_of(call.params, backend)
     made = _made_tags(call.params)
-    launched = _launched(call, backend)
+    for kind, tags in tags_of_template(call.params, backend).items():
+        made[kind] = {**tags, **made.get(kind, {})}
+    of_launch = launched(call.params, template)
     if call.action in ("CreateTags", "DeleteTags"):
         made.update(dict.fromkeys(named, _tags(call.params, "Tag")))
 
@@ -62,8 +72,11 @@ def ec2_requests(call: Call, number: str, partition: str, base: Mapping[str, str
         owner = "" if kind in _SERVICE_ARNS else number
         return f"arn:{partition}:ec2:{call.region}:{owner}:{kind}/{name}"
 
+    by_template = from_template(call.params, backend, arn)
+
     def request(kind: str, name: str, context: Mapping[str, Any]) -> Request:
-        known = {k: v for k, v in context.items() if row.knows(k, kind)}
+        told = {**context, **by_template(kind, name)}
+        known = {k: v for k, v in told.items() if row.knows(k, kind)}
         return Request(action, arn(kind, name), {**base, **known})
 
     found: list[Request] = []
@@ -74,14 +87,12 @@ def ec2_requests(call: Call, number: str, partition: str, base: Mapping[str, str
             for name in sorted(named.get(kind, ()))
         ]
         makes = call.action.startswith(_MAKING) and "aws:requesttag" in entry.keys
-        if kind not in named and makes and (entry.required or kind in made or kind in launched):
-            found.append(request(kind, "*", {**wanted, **launched.get(kind, {})}))
+        if kind not in named and makes and (entry.required or kind in made or kind in of_launch):
+            found.append(request(kind, "*", {**wanted, **of_launch.get(kind, {})}))
     found = found or [Request(action, "*", base)]
     if call.action not in ("CreateTags", "DeleteTags"):
         found += _tagging(call, made, arn, base)
-    profile = call.params.get("IamInstanceProfile.Name") or _template(call.params, backend).get(
-        "IamInstanceProfile", {}
-    ).get("Name")
+    profile = call.params.get("IamInstanceProfile.Name") or template.get("IamInstanceProfile", {}).get("Name")
     return found + _passing(profile, number, base)
 
 
@@ -98,10 +109,9 @@ def _named(params: Mapping[str, Any], backend: Any) -> dict[str, set[str]]:
         # What a filter or a client token says is not a resource of the call.
         if not key.startswith(("Filter", "TagSpecification", "ClientToken")):
             add(value)
-    template = _template(params, backend)
-    for value in (template.get("ImageId"), *(template.get("SecurityGroupIds") or ())):
+    for value in ids_of_template(params, backend):
         add(value)
-    key_name = params.get("KeyName") or template.get("KeyName")
+    key_name = params.get("KeyName") or template_of(params, backend).get("KeyName")
     if key_name:
         named.setdefault("key-pair", set()).add(str(key_name))
     association = params.get("AssociationId", "")
@@ -110,40 +120,6 @@ def _named(params: Mapping[str, Any], backend: Any) -> dict[str, set[str]]:
             add(table.id)
             add(table._associations[association])
     return named
-
-
-def _template(params: Mapping[str, Any], backend: Any) -> Mapping[str, Any]:
-    """What the launch template of a RunInstances call says."""
-    if params.get("Action") != "RunInstances":
-        return {}
-    template = backend.launch_templates.get(params.get("LaunchTemplate.LaunchTemplateId"))
-    name = params.get("LaunchTemplate.LaunchTemplateName")
-    if template is None and name in backend.launch_template_name_to_ids:
-        template = backend.launch_templates.get(backend.launch_template_name_to_ids[name])
-    if template is None:
-        return {}
-    data: Mapping[str, Any] = template.get_version(params.get("LaunchTemplate.Version", "$Default")).data
-    return data
-
-
-def _launched(call: Call, backend: Any) -> dict[str, dict[str, str]]:
-    """What a launch says of its machines and of their disks, itself or by its template, as condition keys.
-
-    Every machine here has a disk. Where a launch says nothing of the metadata's tokens there is no key: which
-    default will hold, IAM does not know.
-    """
-    if call.action != "RunInstances":
-        return {}
-    params, template = call.params, _template(call.params, backend)
-    tokens = params.get("MetadataOptions.HttpTokens") or template.get("MetadataOptions", {}).get("HttpTokens")
-    said = {str(v).lower() for k, v in params.items() if re.fullmatch(r"BlockDeviceMapping.*\.Encrypted", k)}
-    if not any(key.startswith("BlockDeviceMapping") for key in params):
-        disks = [disk.get("Ebs", {}) for disk in template.get("BlockDeviceMappings") or ()]
-        said = {str(disk.get("Encrypted", False)).lower() for disk in disks}
-    return {
-        "instance": {"ec2:metadatahttptokens": str(tokens)} if tokens else {},
-        "volume": {"ec2:encrypted": "true" if said == {"true"} else "false"},
-    }
 
 
 def _made_tags(params: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -41,7 +41,8 @@ def principal_of(access_key: str) -> Principal | None:
     for number, regions in list(sts_backends.items()):
         for given in list(regions[_PARTITION].assumed_roles) if _PARTITION in regions else ():
             if given.access_key_id == access_key:
-                return _role_session(number, given.role_arn, given.arn)
+                source = getattr(given, "source_instance", "")
+                return _role_session(number, given.role_arn, given.arn, source)
     for number, partitions in list(iam_backends.items()):
         for user in partitions[_PARTITION].users.values():
             if any(key.access_key_id == access_key for key in user.access_keys):
@@ -90,13 +91,22 @@ def _user(number: str, user: Any) -> Principal:
     return Principal(user.arn, number, tuple(documents), context)
 
 
-def _role_session(number: str, role_arn: str, arn: str) -> Principal:
+def _role_session(number: str, role_arn: str, arn: str, source: str = "") -> Principal:
+    """A role's session.
+
+    Args:
+        source: The ARN of the machine that was given it. It is a key of all requests of credentials that come
+            from a machine's metadata, and of no others:
+            https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/iam-policies-for-amazon-ec2.html
+    """
     from moto.iam.models import iam_backends
 
     roles = iam_backends[number][_PARTITION].roles.values()
     role = next((r for r in roles if r.arn == role_arn), None)
     documents = [] if role is None else [*_inline(role.policies), *_managed(role.managed_policies)]
     context = {"aws:principalarn": role_arn, "aws:principalaccount": number}
+    if source:
+        context["ec2:sourceinstancearn"] = source
     name = role_arn.rpartition("/")[2]
     return Principal(arn, number, tuple(documents), context, name, _boundary(number, role))
 

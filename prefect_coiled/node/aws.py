@@ -1,0 +1,43 @@
+"""Clients of AWS on a machine. Credentials are those of the machine's own role."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+
+@lru_cache(maxsize=1)
+def _session() -> Any:
+    import botocore.session  # boto3 on top of it would cost as much again, at every boot
+
+    return botocore.session.get_session()
+
+
+def _config(**more: Any) -> Any:
+    from botocore.config import Config
+
+    retries: Any = {"mode": "standard", "total_max_attempts": 2}
+    return Config(connect_timeout=5, read_timeout=20, retries=retries, **more)
+
+
+def client(service: str, region: str) -> Any:
+    """A client of an AWS service, for a process whose environment is the machine's own."""
+    return _session().create_client(service, region_name=region, config=_config())
+
+
+def own_client(service: str, region: str, endpoint: str = "") -> Any:
+    """The same for a process that has the user's environment, where keys, profiles and addresses may be his.
+
+    Args:
+        endpoint: Where the service is, if it is not at AWS.
+    """
+    import botocore.session
+    from botocore.credentials import CredentialResolver
+
+    none = (None, None, "", None)
+    files = {"config_file": none, "credentials_file": none, "profile": (None, None, None, None)}
+    session = botocore.session.Session(session_vars=files)
+    role = session.get_component("credential_provider").get_provider("iam-role")
+    session.register_component("credential_provider", CredentialResolver([role]))
+    config = _config(ignore_configured_endpoint_urls=True)
+    return session.create_client(service, region_name=region, endpoint_url=endpoint or None, config=config)

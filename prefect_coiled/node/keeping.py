@@ -1,0 +1,149 @@
+"""How many machines with workers a scheduler should launch now. Pure: told the time, the workers, AWS's list.
+
+A machine counts while AWS lists it as pending or running. One whose worker the scheduler has lost counts for
+a while: its nanny may be starting the worker anew. After that it is as good as ended, and is replaced
+though it runs; with such ones there are never more machines than twice those that are wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+# Seconds after each try until the next one; after the last one no more are made.
+PAUSES_S = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, *(300.0,) * 6)
+# Whoever launched the cluster says so when it has connected. Seconds after which nobody is waited for.
+START_S = 600.0
+# Seconds that a launch of a client's may take before it is no longer waited for.
+HOLD_S = 600.0
+# Seconds from the loss of a worker to the first look at AWS's list, between two looks, and so after a while.
+FIRST_LOOK_S, LOOK_S, LATER_LOOK_S, A_WHILE_S = 2.0, 5.0, 15.0, 120.0
+# Seconds for which AWS may not list a machine that it has just launched.
+# https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
+NOT_LISTED_YET_S = 120.0
+# Seconds in the cluster after which a replacement was a success, so that tries are counted anew.
+STABLE_S = 60.0
+_ALIVE = ("pending", "running")
+
+
+@dataclass
+class Keeping:
+    """What is known of one cluster's machines with workers.
+
+    Attributes:
+        started: When the scheduler started, on a monotonic clock in seconds.
+        wanted: How many machines there shall be.
+        patience: Seconds that a machine may be without its worker.
+        pauses: Seconds after each try.
+        tries: Launches since the last success.
+    """
+
+    started: float
+    wanted: int
+    patience: float
+    pauses: tuple[float, ...] = PAUSES_S
+    tries: int = 0
+    _begun: bool = False
+    _held_until: float | None = None
+    _there: set[str] = field(default_factory=set)
+    _gone: dict[str, float] = field(default_factory=dict)
+    _states: dict[str, str] = field(default_factory=dict)
+    _fresh: dict[str, float] = field(default_factory=dict)
+    _own: dict[str, float | None] = field(default_factory=dict)
+    _full_since: float | None = None
+    _lacks_since: float | None = None
+    _look_at: float = 0.0
+    _try_at: float = 0.0
+
+    def told(self, now: float, wanted: int | None = None, launched: Iterable[str] = ()) -> None:
+        """A client says how many are wanted, and which machines it has just launched."""
+        self._begun = True
+        if wanted is not None:
+            self.wanted = max(wanted, 0)
+        self.tries, self._try_at, self._look_at = 0, now, now
+        self._fresh.update(dict.fromkeys(launched, now))
+
+    def hold(self, now: float) -> None:
+        """A client is about to launch or to retire workers itself."""
+        self._held_until = now + HOLD_S
+
+    def release(self) -> None:
+        """It is done."""
+        self._held_until = None
+
+    def workers(self, now: float, there: Iterable[str]) -> None:
+        """These machines have a worker that the scheduler knows."""
+        found = set(there)
+        for machine in self._there - found:
+            self._gone[machine] = now
+            self._look_at = min(self._look_at, now + FIRST_LOOK_S)
+        for machine in found:
+            self._gone.pop(machine, None)
+            if machine in self._own and self._own[machine] is None:
+                self._own[machine] = now
+        for machine, since in list(self._own.items()):
+            if since is not None and now - since >= STABLE_S:
+                del self._own[machine]
+                self.tries = 0
+            elif machine in self._gone:
+                del self._own[machine]
+        self._there = found
+        if len(found) >= self.wanted:
+            self._full_since = now if self._full_since is None else self._full_since
+            self._lacks_since = None
+            if now - self._full_since >= STABLE_S:
+                self.tries = 0
+        else:
+            self._full_since = None
+            self._lacks_since = now if self._lacks_since is None else self._lacks_since
+
+    def look_due(self, now: float) -> bool:
+        """Whether AWS should be asked for its list."""
+        begun = self._begun or now - self.started >= START_S
+        held = self._held_until is not None and now < self._held_until
+        lacks = len(self._there) < self.wanted
+        return begun and not held and lacks and not self.spent and now >= self._look_at
+
+    def machines(self, now: float, states: Mapping[str, str]) -> None:
+        """AWS lists these machines with workers, in these states."""
+        self._states = dict(states)
+        self._fresh = {
+            machine: since
+            for machine, since in self._fresh.items()
+            if machine not in states and now - since < NOT_LISTED_YET_S
+        }
+        self._gone = {machine: since for machine, since in self._gone.items() if machine in states}
+        early = self._lacks_since is None or now - self._lacks_since < A_WHILE_S
+        self._look_at = now + (LOOK_S if early else LATER_LOOK_S)
+
+    def alive(self) -> set[str]:
+        """The machines that are there or on their way, by all that is known."""
+        listed = {machine for machine, state in self._states.items() if state in _ALIVE}
+        ended = self._states.keys() - listed
+        return listed | self._fresh.keys() | (self._there - ended)
+
+    def lacking(self, now: float) -> int:
+        """How many machines to launch, by the list that AWS gave last."""
+        alive = self.alive()
+        lost = {
+            machine
+            for machine in alive - self._there
+            if machine in self._gone and now - self._gone[machine] >= self.patience
+        }
+        return max(min(self.wanted - len(alive - lost), 2 * self.wanted - len(alive)), 0)
+
+    def may_try(self, now: float) -> bool:
+        """Whether a launch may be tried now."""
+        return not self.spent and now >= self._try_at
+
+    @property
+    def spent(self) -> bool:
+        """Whether all tries were made."""
+        return self.tries >= len(self.pauses)
+
+    def tried(self, now: float, launched: Iterable[str] = ()) -> None:
+        """A launch was tried; it gave these machines, or none."""
+        for machine in launched:
+            self._fresh[machine], self._own[machine] = now, None
+        self._try_at = now + self.pauses[min(self.tries, len(self.pauses) - 1)]
+        self.tries += 1
