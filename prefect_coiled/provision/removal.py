@@ -207,8 +207,8 @@ def _remove(
 ) -> tuple[Removal, list[PrefectCoiledError]]:
     """All clusters that are meant: first every machine, then the rest of each; and what of the rest failed.
 
-    One of which AWS keeps a machine keeps no other. Its scheduler may have launched a worker at the last moment:
-    once the templates are gone by which it does, machines are looked for again.
+    One of which AWS keeps a machine keeps no other. Its scheduler may have launched a worker at the last
+    moment: once the templates are gone by which it does, machines are looked for again.
     """
     end, rest = (_terminate, _find_rest) if run is as_steps else (_terminate.fn, _find_rest.fn)
     ended: dict[str, list[str]] = {}
@@ -239,9 +239,7 @@ def _remove(
                 raise
             except AwsError as error:
                 late = []
-                why = (
-                    f"whether its scheduler launched a machine meanwhile is not known: {error.diagnosis.why}"
-                )
+                why = f"whether a machine was launched meanwhile is not known: {error.diagnosis.why}"
                 removal += Removal(left={name: priced(why, None)})
             if late:
                 again, refused = _remove_rest(aws, name, one, late, rest, patience, run)
