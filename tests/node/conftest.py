@@ -1,5 +1,6 @@
 """Real processes on 127.x addresses: the agent, Dask, a metadata service and moto for SSM and Logs."""
 
+import asyncio
 import http.server
 import itertools
 import json
@@ -275,6 +276,18 @@ class TestCluster:
             f"client = Client({self.address!r}, security=security, timeout=20)\n"
         )
         return subprocess.Popen([sys.executable, "-c", begin + code], stdout=subprocess.PIPE)
+
+    def tell(self, **told):
+        """Tell the scheduler's machine how many workers are wanted, as a `Cluster` object does."""
+        from distributed.core import rpc
+
+        async def say():
+            async with rpc(
+                self.address, connection_args=self.security().get_connection_args("client")
+            ) as one:
+                return await one.keep(**told)
+
+        return asyncio.run(say())
 
     def log(self, node):
         try:

@@ -6,6 +6,8 @@ import subprocess
 
 import pytest
 
+from prefect_coiled.node.keeping import PAUSES_S
+from prefect_coiled.plan.node_config import Keep
 from tests.node.conftest import until
 
 
@@ -254,3 +256,21 @@ def test_a_class_that_is_not_there_is_told_in_the_log(cluster):
     worker = cluster.node("worker", worker_class="no_such_module.Worker")
     ended(worker, "crashed")
     assert "No module named 'no_such_module'" in cluster.log(worker)
+
+
+def test_a_scheduler_that_can_launch_no_workers_tries_so_often_and_says_so(cluster):
+    keep = Keep(uid="0123", n_workers=1, templates=("no-such-template",))
+    scheduler, _ = cluster.start(settings={"keeper_pace": 0.01}, keep=keep)
+    cluster.tell(launched=[])
+    until(lambda: f"in {len(PAUSES_S)} tries" in scheduler.console, 60, "the end of the tries")
+    assert scheduler.console.count("could not be launched yet") == 1
+    assert "1 machine could not be launched" in scheduler.console
+
+
+def test_keys_and_addresses_of_the_user_are_not_those_of_the_machine(cluster):
+    theirs = {"AWS_ACCESS_KEY_ID": "A", "AWS_PROFILE": "theirs", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    cluster.put_secrets(environ=theirs)
+    keep = Keep(uid="0123", n_workers=1, templates=("no-such-template",))
+    scheduler, _ = cluster.start(settings={"keeper_pace": 0.01}, keep=keep)
+    cluster.tell(launched=[])
+    until(lambda: "InvalidLaunchTemplateName" in scheduler.console, 60, "an answer of AWS")
