@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import logging
 import math
+import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -204,7 +205,8 @@ class ScalingCluster(ClusterBase):
                 return  # as Dask's own clusters: there is nothing to scale
             # Nothing is launched beside this; what the scheduler has launched before is in AWS's list.
             asked = {} if self._adapts() else {"wanted": n}
-            before = await self.tell_keeper(hold=True, **asked)
+            name = uuid.uuid4().hex
+            before = await self.tell_keeper(hold=name, **asked)
             told: dict[str, Any] = {}
             try:
                 told["launched"] = await self._resize(n)
@@ -213,7 +215,7 @@ class ScalingCluster(ClusterBase):
                     told["wanted"] = before.get("wanted")
                 raise
             finally:
-                await self.tell_keeper(hold=False, **told)
+                await self.tell_keeper(release=name, **told)
 
     async def _resize(self, n: int) -> list[str]:
         """Launch or retire workers so that there are so many. Returns those that were launched."""

@@ -109,8 +109,10 @@ class Keeper:
                 return
             try:
                 states = await asyncio.to_thread(self._look)
-            except (AwsError, BotoCoreError) as error:
-                self._failed(error)
+            except AwsError as error:
+                keeping.unanswered(time.monotonic())
+                self._denied = isinstance(error, AccessDeniedError)
+                self._say_denied(error) if self._denied else self._failed(error)
                 return
             if self._stopped or states.pop(self._machine, "running") not in ("pending", "running"):
                 self._stopped = True  # somebody removes the cluster
@@ -136,7 +138,8 @@ class Keeper:
         wanted: int | None = None,
         fewer: int = 0,
         launched: Iterable[str] = (),
-        hold: bool | None = None,
+        hold: str = "",
+        release: str = "",
         stop: bool = False,
         adapt: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
@@ -146,7 +149,8 @@ class Keeper:
             wanted: So many.
             fewer: So many less than until now.
             launched: Machines that it has launched.
-            hold: Whether it is about to launch and retire workers itself, or done with it.
+            hold: That it is about to launch and retire workers itself, under a name for that.
+            release: That it is done with it.
             stop: Whether the cluster is about to be removed.
             adapt: Between which limits that number follows the work; see `Adapting`.
 
@@ -167,10 +171,10 @@ class Keeper:
             elif wanted is not None:
                 self._adapting = None
             if hold:
-                keeping.hold(now)
+                keeping.hold(now, hold)
             keeping.told(now, wanted, launched)
-            if hold is False:
-                keeping.release()
+            if release:
+                keeping.release(release)
             return {"wanted": before}
 
     def asked(self) -> None:
@@ -212,8 +216,11 @@ class Keeper:
     async def _launch(self, count: int) -> None:
         made: list[str] = []
         last: AwsError | None = None
-        for name in self._ways(count):
-            while len(made) < count:
+        ways = self._ways(count)
+        if not ways:
+            return  # AWS's list will tell
+        for name in ways:
+            while len(made) < count and not self._stopped:
                 size = min(count - len(made), _LARGEST_CALL)
                 if self._unsure is not None:
                     size = self._unsure[1]
@@ -234,7 +241,7 @@ class Keeper:
                 made += got
                 if len(got) < size:
                     break
-            if len(made) >= count or self._denied:
+            if len(made) >= count or self._denied or self._stopped:
                 break
         self._done(made, count, last)
 
@@ -246,7 +253,7 @@ class Keeper:
         if size <= count:
             return [name]
         if time.monotonic() - since < NOT_LISTED_YET_S:
-            return []  # AWS's list will tell
+            return []
         self._settled()
         return list(self._keep.templates)
 
@@ -288,10 +295,7 @@ class Keeper:
         if error is None or len(made) >= count:
             self._told = ""
         elif self._denied:
-            if not self._said_denied:
-                why = error.diagnosis.why.rstrip(". ")
-                self._tell(f"workers that are lost are not replaced: {why}. {_DENIED}", warns=True)
-            self._said_denied = True
+            self._say_denied(error)
         elif keeping.spent:
             text = f"{_machines(count - len(made))} could not be launched in {keeping.tries} tries"
             self._tell(f"{text}, and no more are made until the cluster is scaled: {error}", warns=True)
@@ -300,6 +304,12 @@ class Keeper:
         if keeping.spent and (error is None or len(made) >= count):
             text = f"workers were replaced {keeping.tries} times in a row"
             self._tell(f"{text}; unless these stay, none are until the cluster is scaled", warns=True)
+
+    def _say_denied(self, error: AwsError) -> None:
+        if not self._said_denied:
+            why = error.diagnosis.why.rstrip(". ")
+            self._tell(f"workers that are lost are not replaced: {why}. {_DENIED}", warns=True)
+        self._said_denied = True
 
     def _failed(self, error: Exception) -> None:
         """Said once for each reason in a row."""

@@ -44,7 +44,7 @@ class Keeping:
     pauses: tuple[float, ...] = PAUSES_S
     tries: int = 0
     _begun: bool = False
-    _held_until: float | None = None
+    _held: dict[str, float] = field(default_factory=dict)
     _there: set[str] = field(default_factory=set)
     _gone: dict[str, float] = field(default_factory=dict)
     _states: dict[str, str] = field(default_factory=dict)
@@ -63,13 +63,13 @@ class Keeping:
         self.tries, self._try_at, self._look_at = 0, now, now
         self._fresh.update(dict.fromkeys(launched, now))
 
-    def hold(self, now: float) -> None:
+    def hold(self, now: float, who: str) -> None:
         """A client is about to launch or to retire workers itself."""
-        self._held_until = now + HOLD_S
+        self._held[who] = now
 
-    def release(self) -> None:
+    def release(self, who: str) -> None:
         """It is done."""
-        self._held_until = None
+        self._held.pop(who, None)
 
     def workers(self, now: float, there: Iterable[str]) -> None:
         """These machines have a worker that the scheduler knows."""
@@ -100,9 +100,13 @@ class Keeping:
     def look_due(self, now: float) -> bool:
         """Whether AWS should be asked for its list."""
         begun = self._begun or now - self.started >= START_S
-        held = self._held_until is not None and now < self._held_until
+        held = any(now - since < HOLD_S for since in self._held.values())
         lacks = len(self._there) < self.wanted
         return begun and not held and lacks and not self.spent and now >= self._look_at
+
+    def unanswered(self, now: float) -> None:
+        """AWS did not give its list."""
+        self._look_at = now + LATER_LOOK_S
 
     def machines(self, now: float, states: Mapping[str, str]) -> None:
         """AWS lists these machines with workers, in these states."""

@@ -82,15 +82,17 @@ def test_nothing_is_done_before_who_launched_the_cluster_has_said_so() -> None:
 def test_nothing_is_launched_beside_a_client_that_scales() -> None:
     keeping = begun(1, {"a"})
     keeping.told(10.0, 3)
-    keeping.hold(10.0)
+    keeping.hold(10.0, "one")
+    keeping.hold(15.0, "another")
+    keeping.release("another")
     assert not keeping.look_due(20.0)
     keeping.told(30.0, launched=["b", "c"])
-    keeping.release()
+    keeping.release("one")
     assert keeping.look_due(30.0)
     keeping.machines(30.0, {"a": "running"})
     assert keeping.lacking(30.0) == 0
     keeping.told(40.0, 5)
-    keeping.hold(40.0)
+    keeping.hold(40.0, "one")
     assert keeping.look_due(40.0 + HOLD_S), "one that never came back is not waited for for ever"
 
 
