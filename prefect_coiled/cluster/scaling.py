@@ -209,7 +209,7 @@ class ScalingCluster(ClusterBase):
             before = await self.tell_keeper(hold=name, **asked)
             told: dict[str, Any] = {}
             try:
-                told["launched"] = await self._resize(n)
+                told["launched"] = await self._resize(n, before.get("unlisted", ()))
             except PrefectCoiledError:
                 if asked:  # who asked is told that it came to nothing
                     told["wanted"] = before.get("wanted")
@@ -217,12 +217,18 @@ class ScalingCluster(ClusterBase):
             finally:
                 await self.tell_keeper(release=name, **told)
 
-    async def _resize(self, n: int) -> list[str]:
-        """Launch or retire workers so that there are so many. Returns those that were launched."""
+    async def _resize(self, n: int, unlisted: Iterable[str]) -> list[str]:
+        """Launch or retire workers so that there are so many. Returns those that were launched.
+
+        Args:
+            unlisted: Machines that the scheduler has launched, and that AWS may not list yet.
+        """
         await self._look()
         self._counted_on = n, self._fleet.awaited
         more = n - len(self.workers)
-        if more > 0:
+        coming = len(set(unlisted) - self._fleet.all.keys()) if more > 0 else 0
+        if more > coming:
+            more -= coming
             try:
                 made = await self.in_thread(self.started().add, more)
                 self._fleet.launched(made)

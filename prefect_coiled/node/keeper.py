@@ -155,7 +155,7 @@ class Keeper:
             adapt: Between which limits that number follows the work; see `Adapting`.
 
         Returns:
-            How many were "wanted" before.
+            How many were "wanted" before, and what is "unlisted" of what was launched.
         """
         if stop:
             await self.stop()
@@ -175,7 +175,7 @@ class Keeper:
             keeping.told(now, wanted, launched)
             if release:
                 keeping.release(release)
-            return {"wanted": before}
+            return {"wanted": before, "unlisted": keeping.unlisted}
 
     def asked(self) -> None:
         """A client's `Adaptive` asked for Dask's target."""

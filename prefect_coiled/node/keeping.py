@@ -136,6 +136,11 @@ class Keeping:
         }
         return max(min(self.wanted - len(alive - lost), 2 * self.wanted - len(alive)), 0)
 
+    @property
+    def unlisted(self) -> list[str]:
+        """Machines that were launched a moment ago, and that AWS did not list yet."""
+        return sorted(self._fresh)
+
     def may_try(self, now: float) -> bool:
         """Whether a launch may be tried now."""
         return not self.spent and now >= self._try_at

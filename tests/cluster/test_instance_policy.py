@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -26,8 +26,8 @@ ACTIONS = sorted({a for s in POLICY["Statement"] for a in s["Action"]} - WHEELS 
 
 
 @pytest.fixture(scope="module")
-def decisions(prefect_server: None) -> Iterator[list[dict[str, Any]]]:
-    """What IAM was asked for the machines of a cluster that ran in an image."""
+def decisions(prefect_server: None, until: Callable[..., Any]) -> Iterator[list[dict[str, Any]]]:
+    """What IAM was asked for the machines of a cluster that ran in an image, and of which one was replaced."""
     with Sandbox({"grace": 3, "iam": "on"}) as own, pytest.MonkeyPatch.context() as patch:
         patch.setattr("prefect_coiled.sandbox.control.ensure_started", lambda: own.info)
         set_up_account("default", "us-east-1")
@@ -41,6 +41,9 @@ def decisions(prefect_server: None) -> Iterator[list[dict[str, Any]]]:
             Client(cluster) as client,
         ):
             assert client.submit(sum, [1, 2]).result(timeout=30) == 3
+            (lost,) = cluster.workers
+            own.client("ec2").terminate_instances(InstanceIds=[lost])
+            until(lambda: cluster.observed - {lost}, 60)
         yield [d for d in own.decisions() if ":assumed-role/default/" in d["principal"]]
 
 

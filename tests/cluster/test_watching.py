@@ -44,8 +44,9 @@ def test_a_cluster_is_told_from_its_creation_to_its_end(sandbox: Sandbox, live: 
         until(lambda: "spot_notice" in told("told-of"), 60)
         sandbox.client("ec2").terminate_instances(InstanceIds=[dying])
         until(lambda: "worker_lost" in told("told-of"), 60)
+        # Both are replaced by the scheduler's machine.
+        until(lambda: len(cluster.observed - {leaving, dying}) == 2, 90)
         cluster.scale(1)
-        until(lambda: len(cluster.observed) == 1, 60)
         cluster.scale(0)
     rows = told("told-of")
     assert rows["spot_notice"][0]["data"]["InstanceIds"] == [leaving]
@@ -53,11 +54,14 @@ def test_a_cluster_is_told_from_its_creation_to_its_end(sandbox: Sandbox, live: 
     assert [r["data"]["InstanceIds"] for r in rows["worker_lost"]] == [[dying]]
     assert rows["cluster_ready"][0]["elapsed"] > 0
     assert len(rows["scale"]) == 2
+    replaced = {name for row in rows["replace_worker"] for name in row["data"]["InstanceIds"]}
+    assert len(replaced) == 2
     told_to_prefect = [
         "create_cluster",
         "cluster_ready",
         "spot_notice",
         "worker_lost",
+        "replace_worker",
         "scale",
         "delete_cluster",
     ]

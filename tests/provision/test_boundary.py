@@ -206,7 +206,7 @@ def test_a_role_that_was_given_everything_may_do_what_the_boundary_allows(
     assert machine("ssm").get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"] == "key"
     for call in (
         lambda: machine("iam").create_user(UserName="mine"),
-        lambda: machine("ec2").describe_instances(),
+        lambda: machine("ec2").describe_vpcs(),
         lambda: machine("s3").list_objects_v2(Bucket=theirs),
         lambda: machine("s3").put_bucket_policy(Bucket=theirs, Policy="{}"),
         lambda: machine("ssm").get_parameter(Name="/prefect-coiled/other/c/uid/node/worker"),

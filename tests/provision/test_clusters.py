@@ -380,11 +380,11 @@ def test_delete_removes_all_of_a_cluster_and_nothing_of_another(
     removal = delete_cluster("team", "us-east-1", "day-2")
     assert {k: len(v) for k, v in removal.removed.items()} == {
         "instance": 3,
-        "launch template": 2,
+        "launch template": 5,  # three of them for the scheduler
         "security group": 2,
         "parameter": 4,
     }
-    assert leftovers(sandbox) == {"instances": 3, "groups": 2, "templates": 2, "parameters": 4}
+    assert leftovers(sandbox) == {"instances": 3, "groups": 2, "templates": 5, "parameters": 4}
     assert delete_cluster("team", "us-east-1", "day-2").removed == {}
 
 

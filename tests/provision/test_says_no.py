@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -500,7 +501,8 @@ def test_workers_are_told_an_address_that_a_list_did_not_have_yet(
     (template,) = (
         one
         for one in ec2.describe_launch_templates()["LaunchTemplates"]
-        if record.name in one["LaunchTemplateName"] and "worker" in one["LaunchTemplateName"]
+        if record.name in one["LaunchTemplateName"]
+        and re.search(r"-worker-[0-9a-f]{8}$", one["LaunchTemplateName"])
     )
     (version,) = ec2.describe_launch_template_versions(LaunchTemplateId=template["LaunchTemplateId"])[
         "LaunchTemplateVersions"
