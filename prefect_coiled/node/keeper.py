@@ -175,7 +175,7 @@ class Keeper:
             keeping.told(now, wanted, launched)
             if release:
                 keeping.release(release)
-            return {"wanted": before, "unlisted": keeping.unlisted}
+            return {"wanted": before, "unlisted": keeping.unlisted(now)}
 
     def asked(self) -> None:
         """A client's `Adaptive` asked for Dask's target."""

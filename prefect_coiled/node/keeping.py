@@ -136,10 +136,10 @@ class Keeping:
         }
         return max(min(self.wanted - len(alive - lost), 2 * self.wanted - len(alive)), 0)
 
-    @property
-    def unlisted(self) -> list[str]:
-        """Machines that were launched a moment ago, and that AWS did not list yet."""
-        return sorted(self._fresh)
+    def unlisted(self, now: float) -> list[str]:
+        """Machines that were launched here a moment ago, and that AWS did not list yet."""
+        fresh = (m for m, since in self._fresh.items() if now - since < NOT_LISTED_YET_S)
+        return sorted(m for m in fresh if m in self._own and m not in self._there)
 
     def may_try(self, now: float) -> bool:
         """Whether a launch may be tried now."""

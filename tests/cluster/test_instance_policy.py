@@ -27,7 +27,7 @@ ACTIONS = sorted({a for s in POLICY["Statement"] for a in s["Action"]} - WHEELS 
 
 @pytest.fixture(scope="module")
 def decisions(prefect_server: None, until: Callable[..., Any]) -> Iterator[list[dict[str, Any]]]:
-    """What IAM was asked for the machines of a cluster that ran in an image, and of which one was replaced."""
+    """What IAM was asked for machines of a cluster that ran in an image, one of which was replaced."""
     with Sandbox({"grace": 3, "iam": "on"}) as own, pytest.MonkeyPatch.context() as patch:
         patch.setattr("prefect_coiled.sandbox.control.ensure_started", lambda: own.info)
         set_up_account("default", "us-east-1")

@@ -68,6 +68,7 @@ def test_what_was_launched_a_moment_ago_counts_though_aws_does_not_list_it() -> 
     keeping.tried(1.0, ["a"])
     keeping.machines(20.0, {})
     assert keeping.lacking(20.0) == 0
+    assert keeping.unlisted(20.0) == ["a"], "which a client that scales then counts too"
     keeping.machines(2.0 + NOT_LISTED_YET_S, {})
     assert keeping.lacking(2.0 + NOT_LISTED_YET_S) == 1
 
