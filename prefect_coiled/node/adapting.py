@@ -60,4 +60,5 @@ class Adapting:
         self._fewer = self._fewer + 1 if bound < wanted else 0
         if bound < wanted and self._fewer < self.wait_count:
             return wanted
+        self._fewer = 0
         return bound

@@ -76,7 +76,8 @@ class Keeping:
         found = set(there)
         for machine in self._there - found:
             self._gone[machine] = now
-            self._look_at = min(self._look_at, now + FIRST_LOOK_S)
+            soon = now + FIRST_LOOK_S
+            self._look_at = min(self._look_at, soon) if self._look_at > now else soon
         for machine in found:
             self._gone.pop(machine, None)
             if machine in self._own and self._own[machine] is None:
