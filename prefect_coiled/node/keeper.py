@@ -93,6 +93,7 @@ class Keeper:
         self._stopped = False
         self._denied = self._said_denied = False
         self._told = ""
+        self._last: AwsError | None = None
         self._serial = 0
         self._unsure: tuple[str, int, float] | None = None
 
@@ -123,6 +124,8 @@ class Keeper:
             count = keeping.lacking(now)
             if count and keeping.may_try(now):
                 await self._launch(count)
+            if keeping.spent:
+                self._say_spent()
 
     async def stop(self) -> None:
         """Launch nothing any more; a call that is on its way is waited for a moment."""
@@ -292,18 +295,22 @@ class Keeper:
         keeping.tried(time.monotonic(), made)
         if made:
             self._tell(f"launched {_machines(len(made))} in place of what lacked", made)
-        if error is None or len(made) >= count:
+        self._last = None if len(made) >= count else error
+        if self._last is None:
             self._told = ""
         elif self._denied:
-            self._say_denied(error)
-        elif keeping.spent:
-            text = f"{_machines(count - len(made))} could not be launched in {keeping.tries} tries"
-            self._tell(f"{text}, and no more are made until the cluster is scaled: {error}", warns=True)
+            self._say_denied(self._last)
         else:
-            self._failed(error)
-        if keeping.spent and (error is None or len(made) >= count):
-            text = f"workers were replaced {keeping.tries} times in a row"
-            self._tell(f"{text}; unless these stay, none are until the cluster is scaled", warns=True)
+            self._failed(self._last)
+
+    def _say_spent(self) -> None:
+        if self._last is not None:
+            text = f"workers that lack could not be launched in {self.keeping.tries} tries"
+            text = f"{text}, and no more are made until the cluster is scaled: {self._last}"
+        else:
+            text = "workers were replaced again and again, and their machines did not stay in the cluster"
+            text = f"{text} (their logs say why): no more are launched until it is scaled"
+        self._tell(text, warns=True)
 
     def _say_denied(self, error: AwsError) -> None:
         if not self._said_denied:

@@ -21,9 +21,19 @@ FIRST_LOOK_S, LOOK_S, LATER_LOOK_S, A_WHILE_S = 2.0, 5.0, 15.0, 120.0
 # Seconds for which AWS may not list a machine that it has just launched.
 # https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
 NOT_LISTED_YET_S = 120.0
+# A launch whose machines all end before they join counts as so many tries: the next one will hardly fare better.
+STILLBORN = 4
 # Seconds in the cluster after which a replacement was a success, so that tries are counted anew.
 STABLE_S = 60.0
 _ALIVE = ("pending", "running")
+
+
+@dataclass
+class _Launched:
+    """A machine that was launched here: by which launch, and since when it is in the cluster."""
+
+    launch: int
+    since: float | None = None
 
 
 @dataclass
@@ -49,7 +59,8 @@ class Keeping:
     _gone: dict[str, float] = field(default_factory=dict)
     _states: dict[str, str] = field(default_factory=dict)
     _fresh: dict[str, float] = field(default_factory=dict)
-    _own: dict[str, float | None] = field(default_factory=dict)
+    _own: dict[str, _Launched] = field(default_factory=dict)
+    _launches: int = 0
     _full_since: float | None = None
     _lacks_since: float | None = None
     _look_at: float = 0.0
@@ -80,13 +91,13 @@ class Keeping:
             self._look_at = min(self._look_at, soon) if self._look_at > now else soon
         for machine in found:
             self._gone.pop(machine, None)
-            if machine in self._own and self._own[machine] is None:
-                self._own[machine] = now
-        for machine, since in list(self._own.items()):
-            if since is not None and now - since >= STABLE_S:
-                del self._own[machine]
+            if machine in self._own and self._own[machine].since is None:
+                self._own[machine].since = now
+        for machine, own in list(self._own.items()):
+            stays = own.since is not None and now - own.since >= STABLE_S
+            if stays:
                 self.tries = 0
-            elif machine in self._gone:
+            if stays or (own.since is not None and machine in self._gone):
                 del self._own[machine]
         self._there = found
         if len(found) >= self.wanted:
@@ -118,8 +129,19 @@ class Keeping:
             if machine not in states and now - since < NOT_LISTED_YET_S
         }
         self._gone = {machine: since for machine, since in self._gone.items() if machine in states}
+        self._bury()
         early = self._lacks_since is None or now - self._lacks_since < A_WHILE_S
         self._look_at = now + (LOOK_S if early else LATER_LOOK_S)
+
+    def _bury(self) -> None:
+        """See which machines that were launched here ended before they joined."""
+        ended = {m for m in self._own if self._states.get(m, "running") not in _ALIVE}
+        dead = {m for m in ended if self._own[m].since is None}
+        for launch in {self._own[m].launch for m in dead}:
+            if all(own.launch != launch or m in dead for m, own in self._own.items()):
+                self.tries += STILLBORN - 1
+        for machine in ended:
+            del self._own[machine]
 
     def alive(self) -> set[str]:
         """The machines that are there or on their way, by all that is known."""
@@ -153,7 +175,8 @@ class Keeping:
 
     def tried(self, now: float, launched: Iterable[str] = ()) -> None:
         """A launch was tried; it gave these machines, or none."""
+        self._launches += 1
         for machine in launched:
-            self._fresh[machine], self._own[machine] = now, None
+            self._fresh[machine], self._own[machine] = now, _Launched(self._launches)
         self._try_at = now + self.pauses[min(self.tries, len(self.pauses) - 1)]
         self.tries += 1

@@ -27,6 +27,9 @@ def ways(
 ) -> tuple[Way, ...]:
     """The ways to get workers that a scheduler may try: those that gave some at the launch first.
 
+    What one zone has not, another may have; and where others may come in place of spot machines, one way is
+    that.
+
     Args:
         possible: All that the launch may try, in its order.
         launched: The workers that it gave.
@@ -34,7 +37,18 @@ def ways(
     gave = Counter((m.instance_type, m.zone, m.spot) for m in launched)
     listed = list(possible)
     listed.sort(key=lambda way: -gave[(way[0].instance_type, way[0].zone, way[0].spot)])
-    return tuple(listed[:most])
+    first, later = listed[:1], listed[1:]
+    later.sort(
+        key=lambda way: (
+            not gave[(way[0].instance_type, way[0].zone, way[0].spot)],
+            way[0].zone == first[0][0].zone,
+        )
+    )
+    chosen = [*first, *later][:most]
+    on_demand = next((way for way in listed if not way[0].spot), None)
+    if on_demand is not None and all(way[0].spot for way in chosen):
+        chosen[-1] = on_demand
+    return tuple(chosen)
 
 
 def kept_names(spec: ClusterSpec, count: int = MOST_WAYS) -> tuple[str, ...]:

@@ -136,6 +136,18 @@ def test_a_replacement_that_stays_is_a_success_and_one_that_does_not_is_none() -
     assert keeping.tries == 0
 
 
+def test_launches_whose_machines_end_before_they_join_end_sooner() -> None:
+    keeping, now, launches = begun(1, set()), 10.0, 0
+    while not keeping.spent:
+        if keeping.look_due(now):
+            keeping.machines(now, {f"m{n}": "terminated" for n in range(launches)})
+            if keeping.lacking(now) and keeping.may_try(now):
+                keeping.tried(now, [f"m{launches}"])
+                launches += 1
+        now += 1.0
+    assert launches == 3
+
+
 def adapting(**said: object) -> Adapting:
     told = {"minimum": 1, "maximum": 5, "interval": 1.0, "wait_count": 3, "target_duration": 5.0}
     return Adapting(**{**told, "asks": True, "asked_at": 0.0, **said})  # type: ignore[arg-type]
