@@ -21,7 +21,7 @@ FIRST_LOOK_S, LOOK_S, LATER_LOOK_S, A_WHILE_S = 2.0, 5.0, 15.0, 120.0
 # Seconds for which AWS may not list a machine that it has just launched.
 # https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
 NOT_LISTED_YET_S = 120.0
-# A launch whose machines all end before they join counts as so many tries: the next one will hardly fare better.
+# A launch whose machines all end before they join counts as so many tries: the next will hardly fare better.
 STILLBORN = 4
 # Seconds in the cluster after which a replacement was a success, so that tries are counted anew.
 STABLE_S = 60.0

@@ -120,6 +120,20 @@ def test_a_worker_that_its_nanny_starts_anew_is_not_replaced(
         assert len(workers(live, cluster.name)) == 1
 
 
+def test_a_launch_whose_reply_is_lost_launches_nothing_twice(
+    sandbox: Sandbox, live: Live, until: Until
+) -> None:
+    with Cluster(n_workers=1, wait_for_workers=True, quiet=True) as cluster:
+        before, (lost,) = set(sandbox.instances()), cluster.workers
+        sandbox.faults([{"service": "ec2", "action": "RunInstances", "effect": "drop_after", "times": 2}])
+        try:
+            end(sandbox, lost)
+            until(lambda: len(cluster.observed - {lost}) == 1, 90)
+        finally:
+            sandbox.faults([])
+        assert len(set(sandbox.instances()) - before) == 1
+
+
 SCRIPT = """
     import json, sys, time
     from distributed import Client, fire_and_forget

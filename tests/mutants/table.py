@@ -33,6 +33,7 @@ def _row(name: str, file: str, text: str, instead: str, *tests: str) -> Mutant:
 
 _CLUSTERS = "provision/test_clusters.py::test_"
 _OURS = "provision/test_ownership.py::test_"
+_KEPT = "provision/test_kept.py::test_"
 _LOST = "runner/test_lost_tasks.py::test_"
 
 MUTANTS = (
@@ -511,6 +512,48 @@ MUTANTS = (
         "            waiting.taken = id_ in has\n",
         "            pass\n",
         "unit/test_relay_exchange.py::test_what_was_taken_and_got_lost_is_taken_again",
+    # Workers that are replaced
+    _row(
+        "any machine launches by the templates of any cluster",
+        "plan/machine_policies.py",
+        '("LaunchByOwnTemplate", ["ec2:RunInstances"], templates, own)',
+        '("LaunchByOwnTemplate", ["ec2:RunInstances"], templates, None)',
+        f"{_KEPT}nobody_but_the_scheduler_of_the_cluster_launches_by_its_templates",
+    ),
+    _row(
+        "a scheduler launches what its template does not say",
+        "plan/machine_policies.py",
+        ', "Bool": {"ec2:IsLaunchTemplateResource": "true"}}',
+        "}",
+        f"{_KEPT}the_scheduler_launches_nothing_but_what_its_template_says",
+    ),
+    _row(
+        "what a scheduler launches while its cluster is removed is left",
+        "provision/removal.py",
+        "    late = sorted({machine.instance_id for machine in found} - set(known))\n",
+        "    late: list[str] = []\n",
+        f"{_KEPT}a_worker_that_the_scheduler_launches_while_its_cluster_is_removed_goes_too",
+    ),
+    _row(
+        "what was scaled down is grown back",
+        "node/keeping.py",
+        "            self.wanted = max(wanted, 0)\n",
+        "            self.wanted = max(wanted, self.wanted)\n",
+        "unit/test_keeping.py::test_what_was_scaled_down_is_not_grown_back",
+    ),
+    _row(
+        "workers are launched beside a client that scales",
+        "node/keeping.py",
+        "        held = any(now - since < HOLD_S for since in self._held.values())\n",
+        "        held = False\n",
+        "unit/test_keeping.py::test_nothing_is_launched_beside_a_client_that_scales",
+    ),
+    _row(
+        "a replacement that is sent again has a new token",
+        "node/keeper.py",
+        "str(self._serial))",
+        'str(__import__("secrets").token_hex(8)))',
+        "cluster/test_kept.py::test_a_launch_whose_reply_is_lost_launches_nothing_twice",
     ),
     # The sandbox that all of this is tried on
     _row(
