@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import dask
@@ -169,7 +169,7 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
 
     def machines(self) -> set[str]:
         """The machines that have a worker here."""
-        return {_machine_of(str(state.name)) for state in self.workers.values()}
+        return _machines_of(str(state.name) for state in self.workers.values())
 
     def log_event(self, topic: Any, msg: Any) -> None:
         """Log it, and note which machines are about to go."""
@@ -183,7 +183,7 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         found = await super().retire_workers(*args, stimulus_id=stimulus_id, **kwargs)
         by_itself = str(stimulus_id or "").startswith("worker-close-gracefully")
         if self.keeper is not None and kwargs.get("remove", True) and not by_itself:
-            gone = {_machine_of(str(info["name"])) for info in found.values()} & before
+            gone = _machines_of(str(info["name"]) for info in found.values()) & before
             if by_hand := gone - self._meant_to_go:
                 await self.keeper.told(fewer=len(by_hand))
         return found
@@ -201,7 +201,7 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
     async def shrink(self, count: int) -> None:
         """Retire the workers that can best be done without, until so many are left."""
         chosen = self.workers_to_close(target=count)
-        self._meant_to_go.update(_machine_of(str(self.workers[one].name)) for one in chosen)
+        self._meant_to_go |= _machines_of(str(self.workers[one].name) for one in chosen)
         await super().retire_workers(workers=chosen, close_workers=True, remove=True)
 
     def clusters(self) -> int:
@@ -228,9 +228,12 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         await super().close(timeout=timeout, reason=reason)
 
 
-def _machine_of(name: str) -> str:
-    """The machine of a worker, by the worker's name: the machine's id, with a number where it has several."""
-    return "-".join(name.split("-")[:2])
+def _machines_of(names: Iterable[str]) -> set[str]:
+    """The machines of workers, by their names: the machine's id, with a number where it has several.
+
+    What else connects as a worker is no machine of the cluster's.
+    """
+    return {"-".join(name.split("-")[:2]) for name in names if name.startswith("i-")}
 
 
 # By which `scheduler_info` and Dask's own messages tell of it.
