@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,11 +42,11 @@ def judged(sandbox: Sandbox) -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def client(judged: Sandbox, request: pytest.FixtureRequest) -> Callable[..., Any]:
+def client(judged: Sandbox) -> Callable[..., Any]:
     """A client of EC2 of a new user with the given policies."""
 
     def make(*policies: Any) -> Any:
-        key, secret = judged.add_user(request.node.name.replace("[", "-").strip("]")[:50], *policies)
+        key, secret = judged.add_user(f"user-{uuid.uuid4().hex}", *policies)
         session = boto3.Session(key, secret)
         return session.client("ec2", region_name="us-east-1", endpoint_url=judged.endpoint)
 
@@ -72,6 +73,20 @@ def template(judged: Sandbox, image: str) -> Iterator[str]:
     ec2.delete_security_group(GroupId=group)
     ec2.delete_subnet(SubnetId=subnet)
     ec2.delete_vpc(VpcId=vpc)
+
+
+def test_the_tags_of_a_template_are_none_of_what_it_launches(template: str, judged: Sandbox) -> None:
+    ec2 = judged.client("ec2")
+    labels = [{"ResourceType": "launch-template", "Tags": [{"Key": "mine", "Value": "1"}]}]
+    named = {"LaunchTemplateName": "tagged", "LaunchTemplateData": {"InstanceType": "m6i.large"}}
+    made = ec2.create_launch_template(**named, TagSpecifications=labels)["LaunchTemplate"]
+    try:
+        assert made["Tags"] == labels[0]["Tags"]
+        described = ec2.describe_launch_template_versions(LaunchTemplateName="tagged", Versions=["1"])
+        (version,) = described["LaunchTemplateVersions"]
+        assert "TagSpecifications" not in version["LaunchTemplateData"]
+    finally:
+        ec2.delete_launch_template(LaunchTemplateName="tagged")
 
 
 def answer(ec2: Any, template: str | None, **more: Any) -> str:

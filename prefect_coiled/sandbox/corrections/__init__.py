@@ -7,6 +7,7 @@
     elastic        elastic addresses that answer
     endpoints      the routes of gateway endpoints
     gateways       NAT gateways: pending, deleting, their address and interface
+    templates      what a launch template says
     filters        filters of DescribeInstances that moto does not know
     images         images of instances: pending, names used once
     buckets        a bucket's own policy: its conditions count
@@ -58,6 +59,7 @@ def install(settings: Settings, plane: DataPlane, history: History) -> None:
         registry,
         speed,
         tagging,
+        templates,
     )
 
     launch.install(settings, history)
@@ -77,3 +79,4 @@ def install(settings: Settings, plane: DataPlane, history: History) -> None:
     registry.install()
     speed.install()
     tagging.install()
+    templates.install()

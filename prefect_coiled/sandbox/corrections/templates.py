@@ -1,4 +1,7 @@
-"""A launch template's data under the parameters of the call, as AWS merges them."""
+"""A launch template's data: what it says itself, and under the parameters of a call, as AWS merges them.
+
+moto puts the tags of the template itself among those that it gives to what is launched.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,26 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from moto.ec2.models import EC2Backend
+
 from prefect_coiled.sandbox.corrections.errors import ec2_error
 
-__all__ = ["merge_template"]
+__all__ = ["install", "merge_template"]
+
+
+def install() -> None:
+    """Keep the tags of a template out of what it says."""
+    moto_create = EC2Backend.create_launch_template
+
+    def create_launch_template(
+        self: Any, name: str, description: str, template_data: dict[str, Any], tag_spec: dict[str, Any]
+    ) -> Any:
+        given = template_data.pop("TagSpecifications", None) or []
+        launched = [entry for entry in given if entry.get("ResourceType") != "launch-template"]
+        data = {**template_data, "TagSpecifications": launched} if launched else template_data
+        return moto_create(self, name, description, data, tag_spec)
+
+    EC2Backend.create_launch_template = create_launch_template
 
 
 def merge_template(
