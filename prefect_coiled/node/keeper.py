@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from prefect_coiled.errors import AccessDeniedError, AwsError, UnavailableError
 from prefect_coiled.node.adapting import Adapting
-from prefect_coiled.node.keeping import NOT_LISTED_YET_S, PAUSES_S, Keeping
+from prefect_coiled.node.keeping import NOT_LISTED_YET_S, Keeping
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.aws_errors import aws_error
 from prefect_coiled.plan.node_config import NodeConfig
@@ -31,6 +31,8 @@ logger = logging.getLogger("distributed.node")
 TURN_S = 1.0
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RunInstances.html
 _LARGEST_CALL = 100
+# Seconds after its own limit in which a machine that did not come up powers off.
+_BOOT_MARGIN_S = 60.0
 # Seconds to wait for a call that is on its way when the cluster ends.
 _LAST_CALL_S = 5.0
 _DENIED = (
@@ -64,7 +66,7 @@ class Keeper:
         machine: The id of the scheduler's own machine.
         client: Makes a client of EC2, of the machine's role.
         patience: Seconds that a machine may be without its worker.
-        pace: By what the pauses between tries are multiplied.
+        pace: By what all pauses are multiplied.
     """
 
     def __init__(
@@ -86,8 +88,8 @@ class Keeper:
         self._make_client = client
         self._client: Any = None
         self._scheduler = scheduler
-        pauses = tuple(pace * pause for pause in PAUSES_S)
-        self.keeping = Keeping(time.monotonic(), config.keep.n_workers, patience, pauses)
+        boot_s = config.boot_timeout + _BOOT_MARGIN_S
+        self.keeping = Keeping(time.monotonic(), config.keep.n_workers, patience, boot_s, pace=pace)
         self._adapting: Adapting | None = None
         self._lock = asyncio.Lock()
         self._stopped = False
@@ -104,6 +106,8 @@ class Keeper:
         async with self._lock:
             keeping = self.keeping
             keeping.workers(time.monotonic(), self._scheduler.workers())
+            if not self._scheduler.clusters():
+                keeping.alone(time.monotonic())
             if self._adapting is not None and not await self._adapt(self._adapting):
                 return
             if self._denied or not keeping.look_due(time.monotonic()):

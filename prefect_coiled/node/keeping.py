@@ -44,19 +44,24 @@ class Keeping:
         started: When the scheduler started, on a monotonic clock in seconds.
         wanted: How many machines there shall be.
         patience: Seconds that a machine may be without its worker.
+        boot_s: Seconds from when AWS lists a machine first until it has a worker.
         pauses: Seconds after each try.
+        pace: By what all pauses are multiplied.
         tries: Launches since the last success.
     """
 
     started: float
     wanted: int
     patience: float
+    boot_s: float = 1260.0
     pauses: tuple[float, ...] = PAUSES_S
+    pace: float = 1.0
     tries: int = 0
     _begun: bool = False
     _held: dict[str, float] = field(default_factory=dict)
     _there: set[str] = field(default_factory=set)
     _gone: dict[str, float] = field(default_factory=dict)
+    _listed: dict[str, float] = field(default_factory=dict)
     _states: dict[str, str] = field(default_factory=dict)
     _fresh: dict[str, float] = field(default_factory=dict)
     _own: dict[str, _Launched] = field(default_factory=dict)
@@ -82,13 +87,16 @@ class Keeping:
         """It is done."""
         self._held.pop(who, None)
 
+    def alone(self, now: float) -> None:
+        """No client is there any more; what one has just launched is in AWS's list in a moment."""
+        if self._held:
+            self._held.clear()
+            self._look_at = max(self._look_at, now + self.pace * LOOK_S)
+
     def workers(self, now: float, there: Iterable[str]) -> None:
         """These machines have a worker that the scheduler knows."""
         found = set(there)
-        for machine in self._there - found:
-            self._gone[machine] = now
-            soon = now + FIRST_LOOK_S
-            self._look_at = min(self._look_at, soon) if self._look_at > now else soon
+        self.left(now, self._there - found)
         for machine in found:
             self._gone.pop(machine, None)
             if machine in self._own and self._own[machine].since is None:
@@ -109,6 +117,13 @@ class Keeping:
             self._full_since = None
             self._lacks_since = now if self._lacks_since is None else self._lacks_since
 
+    def left(self, now: float, machines: Iterable[str]) -> None:
+        """The scheduler has lost the worker of these, however short it was there."""
+        for machine in machines:
+            self._gone.setdefault(machine, now)
+            soon = now + self.pace * FIRST_LOOK_S
+            self._look_at = min(self._look_at, soon) if self._look_at > now else soon
+
     def look_due(self, now: float) -> bool:
         """Whether AWS should be asked for its list."""
         begun = self._begun or now - self.started >= START_S
@@ -118,7 +133,7 @@ class Keeping:
 
     def unanswered(self, now: float) -> None:
         """AWS did not give its list."""
-        self._look_at = now + LATER_LOOK_S
+        self._look_at = now + self.pace * LATER_LOOK_S
 
     def machines(self, now: float, states: Mapping[str, str]) -> None:
         """AWS lists these machines with workers, in these states."""
@@ -129,9 +144,10 @@ class Keeping:
             if machine not in states and now - since < NOT_LISTED_YET_S
         }
         self._gone = {machine: since for machine, since in self._gone.items() if machine in states}
+        self._listed = {machine: self._listed.get(machine, now) for machine in states}
         self._bury()
         early = self._lacks_since is None or now - self._lacks_since < A_WHILE_S
-        self._look_at = now + (LOOK_S if early else LATER_LOOK_S)
+        self._look_at = now + self.pace * (LOOK_S if early else LATER_LOOK_S)
 
     def _bury(self) -> None:
         """See which machines that were launched here ended before they joined."""
@@ -152,12 +168,14 @@ class Keeping:
     def lacking(self, now: float) -> int:
         """How many machines to launch, by the list that AWS gave last."""
         alive = self.alive()
-        lost = {
-            machine
-            for machine in alive - self._there
-            if machine in self._gone and now - self._gone[machine] >= self.patience
-        }
+        lost = {machine for machine in alive - self._there if self._is_lost(now, machine)}
         return max(min(self.wanted - len(alive - lost), 2 * self.wanted - len(alive)), 0)
+
+    def _is_lost(self, now: float, machine: str) -> bool:
+        """Whether a machine that runs is not going to have a worker any more."""
+        if machine in self._gone:
+            return now - self._gone[machine] >= self.patience
+        return machine in self._listed and now - self._listed[machine] >= self.boot_s
 
     def unlisted(self, now: float) -> list[str]:
         """Machines that were launched here a moment ago, and that AWS did not list yet."""
@@ -178,5 +196,5 @@ class Keeping:
         self._launches += 1
         for machine in launched:
             self._fresh[machine], self._own[machine] = now, _Launched(self._launches)
-        self._try_at = now + self.pauses[min(self.tries, len(self.pauses) - 1)]
+        self._try_at = now + self.pace * self.pauses[min(self.tries, len(self.pauses) - 1)]
         self.tries += 1

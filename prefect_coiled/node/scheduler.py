@@ -177,6 +177,13 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
             self._meant_to_go.update(map(str, msg))
         super().log_event(topic, msg)
 
+    async def remove_worker(self, address: str, **kwargs: Any) -> Any:
+        """Called when a worker is lost, or leaves."""
+        state = self.workers.get(address)
+        if self.keeper is not None and state is not None:
+            self.keeper.keeping.left(time.monotonic(), _machines_of([str(state.name)]))
+        return await super().remove_worker(address, **kwargs)
+
     async def retire_workers(self, *args: Any, stimulus_id: str | None = None, **kwargs: Any) -> Any:
         """Retire workers; those that a client retires by hand are not wanted any more."""
         before = self.machines()

@@ -61,6 +61,22 @@ def test_machines_that_hang_are_replaced_once_and_no_more() -> None:
     assert keeping.lacking(200.0) == 0, "never more machines than twice those that are wanted"
 
 
+def test_a_worker_that_was_there_for_a_moment_only_was_there() -> None:
+    keeping = begun(1, set())
+    keeping.left(10.0, ["a"])
+    keeping.machines(12.0, {"a": "running"})
+    assert keeping.lacking(12.0) == 0
+    assert keeping.lacking(10.0 + PATIENCE) == 1
+
+
+def test_a_machine_that_never_has_a_worker_is_replaced_after_the_time_that_it_has_to_boot() -> None:
+    keeping = begun(1, set())
+    keeping.machines(10.0, {"a": "running"})
+    keeping.machines(9.0 + keeping.boot_s, {"a": "running"})
+    assert keeping.lacking(9.0 + keeping.boot_s) == 0
+    assert keeping.lacking(10.0 + keeping.boot_s) == 1
+
+
 def test_what_was_launched_a_moment_ago_counts_though_aws_does_not_list_it() -> None:
     keeping = begun(1, set())
     keeping.machines(1.0, {})
@@ -95,6 +111,15 @@ def test_nothing_is_launched_beside_a_client_that_scales() -> None:
     keeping.told(40.0, 5)
     keeping.hold(40.0, "one")
     assert keeping.look_due(40.0 + HOLD_S), "one that never came back is not waited for for ever"
+
+
+def test_a_client_that_is_gone_in_the_middle_of_a_launch_is_not_waited_for() -> None:
+    keeping = begun(1, {"a"})
+    keeping.told(10.0, 3)
+    keeping.hold(10.0, "one")
+    keeping.alone(20.0)
+    assert not keeping.look_due(20.0), "AWS may not list yet what it launched"
+    assert keeping.look_due(25.0)
 
 
 def test_what_was_scaled_down_is_not_grown_back() -> None:
