@@ -512,6 +512,7 @@ MUTANTS = (
         "            waiting.taken = id_ in has\n",
         "            pass\n",
         "unit/test_relay_exchange.py::test_what_was_taken_and_got_lost_is_taken_again",
+    ),
     # Workers that are replaced
     _row(
         "any machine launches by the templates of any cluster",
