@@ -109,6 +109,7 @@ class Cluster(ScalingCluster):
             # Packing and uploading have bounds of their own, and may take what they take.
             await wait_until_ready(self, launched, least=least, timeout=self.timeout, began=launched.since)
             self._tell_workers()
+            self._arrivals.expect()
             if not launched.attached:
                 await self.tell_keeper(launched=sorted(self.workers))
             remove_before_prefect_ends()
@@ -170,6 +171,7 @@ class Cluster(ScalingCluster):
         self._closing = asyncio.get_running_loop().create_future()
         self._leaving = True
         self._watching.stop()
+        self._arrivals.stop()
         ended = Status.failed
         try:
             try:

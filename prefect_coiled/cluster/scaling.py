@@ -16,6 +16,7 @@ from dask.utils import parse_timedelta
 from distributed.core import Status
 from distributed.deploy.adaptive import Adaptive as DaskAdaptive
 
+from prefect_coiled.cluster.arrivals import Arrivals
 from prefect_coiled.cluster.base import ClusterBase
 from prefect_coiled.cluster.fleet import Workers
 from prefect_coiled.cluster.request import Request
@@ -40,6 +41,11 @@ class ScalingCluster(ClusterBase):
         self._counted_on: tuple[int, frozenset[str]] = (0, frozenset())
         self._told: set[str] = set()
         self._resizing = False
+        self._arrivals = Arrivals(
+            lambda: set(self.workers) - set(map(str, self.observed)),
+            self._look,
+            lambda name: name in self.observed,
+        )
         super().__init__(request)
 
     @property
@@ -232,6 +238,7 @@ class ScalingCluster(ClusterBase):
             try:
                 made = await self.in_thread(self.started().add, more)
                 self._fleet.launched(made)
+                self._arrivals.expect()
                 return [machine.instance_id for machine in made]
             except PrefectCoiledError:
                 with contextlib.suppress(PrefectCoiledError):
