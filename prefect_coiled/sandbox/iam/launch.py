@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["from_template", "ids_of_template", "launched", "tags_of_template", "template_of"]
 
-_NUMBERED = r"\.\d+(\.|$)"
+_NUMBERED = r"\.\d+(\.|\Z)"
 # Which parameters of a call say something of a resource that the launch makes.
 _SAYS = {
     "volume": re.compile(rf"BlockDeviceMapping{_NUMBERED}"),
