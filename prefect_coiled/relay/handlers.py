@@ -10,36 +10,23 @@ from typing import Any, Protocol
 import tornado.web as web
 import tornado.websocket as websocket
 
-from prefect_coiled.relay.event_queue import EventQueue
-from prefect_coiled.relay.exchange import Answer
 from prefect_coiled.relay.needs import LARGEST, too_large
 
 logger = logging.getLogger("prefect_coiled.relay")
 
 
-class Way(Protocol):
-    """The way of one flow run's tasks to the API."""
-
-    @property
-    def events(self) -> EventQueue:
-        """Where its events wait."""
-
-    async def ask(self, method: str, target: str, body: bytes) -> Answer:
-        """Ask the flow's process; an answer in any case."""
-
-
-class Ways(Protocol):
-    """What a handler uses of the forwarder."""
+class Doors(Protocol):
+    """Who knows whose a request is."""
 
     token: str
 
     def knows(self, authorization: str) -> bool:
         """Whether somebody may ask, by what an HTTP request says."""
 
-    def door(self, relay: str) -> Way | None:
+    def door(self, relay: str) -> Any:
         """The way of a flow run's tasks, where there is one."""
 
-    def door_of(self, flow_run_id: str) -> Way | None:
+    def door_of(self, flow_run_id: str) -> Any:
         """The way of a flow run."""
 
 
@@ -54,7 +41,7 @@ class Requests(web.RequestHandler):
 
     SUPPORTED_METHODS = ("GET", "POST", "PATCH", "PUT", "DELETE")
 
-    def initialize(self, forwarder: Ways) -> None:
+    def initialize(self, forwarder: Doors) -> None:
         """Tornado's way to give it what it needs."""
         self._forwarder = forwarder
         self._size = 0
@@ -128,7 +115,7 @@ class Requests(web.RequestHandler):
 class EventsIn(websocket.WebSocketHandler):
     """Prefect's socket for events: https://docs.prefect.io/v3/concepts/events."""
 
-    def initialize(self, forwarder: Ways) -> None:
+    def initialize(self, forwarder: Doors) -> None:
         """Tornado's way to give it what it needs."""
         self._forwarder = forwarder
         self._known = False
