@@ -200,12 +200,14 @@ def test_variables_blocks_secrets_and_artifacts_are_as_ever(relayed: Any, client
 
 def test_concurrency_limits_hold(relayed: Any, client: Any) -> None:
     name = f"relayed-{secrets.token_hex(4)}"
-    body = {"name": name, "limit": 1, "active": True, "slot_decay_per_second": 50.0}
-    client.request("POST", "/v2/concurrency_limits/", json=body)
+    limit = {"name": name, "limit": 1, "active": True}
+    rate = {**limit, "name": f"{name}-rate", "slot_decay_per_second": 50.0}
+    for body in (limit, rate):
+        client.request("POST", "/v2/concurrency_limits/", json=body)
 
     @task
     def alone() -> tuple[float, float]:
-        rate_limit(name)
+        rate_limit(f"{name}-rate")
         with concurrency(name, occupy=1, strict=True):
             return time.time(), (time.sleep(0.2), time.time())[1]
 
