@@ -10,7 +10,7 @@ from prefect_aws import AwsCredentials
 
 from prefect_coiled import Cluster, Ec2DaskAccount, Ec2DaskRegistry, cluster_logs
 from prefect_coiled.errors import OptionsError
-from prefect_coiled.sandbox import SandboxInfo, status
+from prefect_coiled.sandbox import Sandbox, SandboxInfo, status
 
 from .conftest import run
 
@@ -64,6 +64,43 @@ def test_check_says_how_tasks_ask_a_prefect_api_that_the_machines_cannot_reach(s
     answer = json.loads(run("check", "--account", "remote", "--json").stdout)
     assert answer["denied"] == []
     assert answer["remark"].startswith("Tasks ask the Prefect API through this process")
+
+
+def test_check_tells_all_that_stands_in_the_way_and_not_the_first_of_it() -> None:
+    kms = "arn:aws:kms:us-east-1:123456789012:key/03c1b94d-1d08-488a-8dcd-3449c8ad46fb"
+    with Sandbox({"boot": "none", "iam": "on", "disk_key": kms}) as strict:
+        asks = {"Effect": "Allow", "Action": "iam:Simulate*", "Resource": "*"}
+        reads = {"Effect": "Allow", "Action": ["ec2:Describe*", "ec2:GetEbs*", "iam:Get*"], "Resource": "*"}
+        rights = {"Version": "2012-10-17", "Statement": [asks, reads]}
+        key, secret = strict.add_user("reader", rights)
+        credentials = AwsCredentials(
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+            aws_client_parameters={"endpoint_url": strict.endpoint},
+        )
+        Ec2DaskAccount(region="us-east-1", aws_credentials=credentials).save("reader", overwrite=True)
+        checked = run("check", "--account", "reader")
+        answer = json.loads(run("check", "--account", "reader", "--json").stdout)
+    assert checked.exit_code == 1
+    assert re.search(r"^ec2:RunInstances .* ongoing", checked.stdout, re.M)
+    assert f"`prefect-coiled policies ongoing --account reader --kms-key {kms}`" in checked.stdout
+    assert "`prefect-coiled policies ongoing --account reader`" in checked.stdout
+    assert answer["disk_key_denied"] is True
+    assert "ec2:RunInstances" in {one["action"] for one in answer["denied"]}
+
+
+def test_check_with_json_prints_json_where_the_credentials_are_refused_too(sandbox: SandboxInfo) -> None:
+    credentials = AwsCredentials(
+        aws_access_key_id="AKIAIOSFODNN7EXAMPLE",
+        aws_secret_access_key="nobodys",
+        aws_client_parameters={"endpoint_url": sandbox.endpoint},
+    )
+    Ec2DaskAccount(region="us-east-1", aws_credentials=credentials).save("refused", overwrite=True)
+    told = run("check", "--account", "refused", "--json")
+    answer = json.loads(told.stdout)
+    assert (told.exit_code, answer["ready"], answer["denied"]) == (1, False, None)
+    assert "InvalidClientTokenId" in answer["error"]
+    assert "InvalidClientTokenId" in told.stderr
 
 
 def test_an_unknown_account_is_one_line_on_stderr(sandbox: SandboxInfo) -> None:
