@@ -110,8 +110,8 @@ def examine(account: Account, *, spend: float = 0.5) -> Examination:
         OptionsError: If even the shortest life costs more than `spend`.
     """
     price = hourly_price()
-    seconds = min(_LONGEST, spend / price * 3600)
-    if seconds < 600:
+    seconds = min(spend / price * 3600, _LONGEST)
+    if not seconds >= 600:  # what is no number is not enough either
         raise OptionsError(
             f"spend {spend}",
             f"is less than ten minutes of two {VM_TYPE} cost: {price / 6:.3f} US dollars.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from prefect_coiled.aws import quotas
@@ -22,11 +22,13 @@ from prefect_coiled.errors import (
     WaitTimeoutError,
     printable,
 )
+from prefect_coiled.options.base import near
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.aws_codes import CODES
 from prefect_coiled.plan.aws_errors import state_words
 from prefect_coiled.plan.kept import interface, market
 from prefect_coiled.plan.kinds import Item, Kind, Scope
+from prefect_coiled.plan.machines import table
 from prefect_coiled.plan.prices import (
     EBS_GP3_USD_PER_GB_MONTH,
     HOURS_PER_MONTH,
@@ -364,18 +366,25 @@ def read_console(aws: Aws, instance_id: str) -> str:
     return printable(reply.get("Output") or "")
 
 
-def check_instance_types(aws: Aws, names: Iterable[str]) -> None:
+def check_instance_types(aws: Aws, names: Collection[str]) -> None:
     """Ask AWS about instance types by name.
 
     Raises:
-        AwsError: With the code InvalidInstanceType, for a type that does not exist in this region.
+        AwsError: With the code InvalidInstanceType, for a type that does not exist in this region; it names
+            those that are nearly called so.
         OptionsError: For a type with more than one GPU.
     """
     what = "checking instance types"
-    replies = (
-        aws.call("ec2:DescribeInstanceTypes", what, InstanceTypes=some)
-        for some in batches(sorted(set(names)), INSTANCE_TYPES)
-    )
+    try:
+        replies = [
+            aws.call("ec2:DescribeInstanceTypes", what, InstanceTypes=some)
+            for some in batches(sorted(set(names)), INSTANCE_TYPES)
+        ]
+    except InvalidRequestError as error:
+        if error.code != "InvalidInstanceType":
+            raise
+        hints = [near(name, table(), 3) for name in names if name in error.diagnosis.why]
+        raise error.told_as(type(error), next_step=" ".join(filter(None, hints))) from error
     for found in (one for reply in replies for one in reply["InstanceTypes"]):
         gpus = sum(int(g.get("Count", 0)) for g in found.get("GpuInfo", {}).get("Gpus", ()))
         if gpus > 1:

@@ -5,6 +5,7 @@ Pure: nothing is loaded, saved or asked for. What a change would open without sa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,12 @@ from pydantic import SecretStr
 from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer
 from prefect_coiled.blocks.registry import Ec2DaskRegistry
 from prefect_coiled.errors import AccountError, OptionsError
+from prefect_coiled.internals.api_errors import without_user
 from prefect_coiled.options import BackendOptions, NetworkIds, merge
 from prefect_coiled.options.base import check_known
 from prefect_coiled.options.ingress import ANYWHERE, Firewall, IngressRule, changed_rules, lets_in_more
 from prefect_coiled.options.models import check_zone
+from prefect_coiled.plan.tags import check_user_tags
 
 NETWORK_FIELDS = tuple(NetworkIds.model_fields)
 # Fields that can be emptied, and what else is emptied with them.
@@ -62,6 +65,11 @@ def edited(
     after = {**before, **given}
     if not after.get("region"):
         after["region"] = BackendOptions().region
+    if endpoint_url and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", endpoint_url):
+        raise OptionsError(
+            f"endpoint_url {without_user(endpoint_url)!r}", "must begin with http:// or https:// and a host."
+        )
+    check_user_tags(given.get("tags") or {})
     check_known(clear, CLEARABLE, "clear {}", "cannot be emptied.")
     for name in clear:
         for field in (f for f in CLEARABLE[name] if f not in given):

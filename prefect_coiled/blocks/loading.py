@@ -21,6 +21,7 @@ from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer, credential_source
 from prefect_coiled.blocks.base import age_of, what_is_wrong
 from prefect_coiled.errors import AccountError, PrefectCoiledError
+from prefect_coiled.install import has_sandbox, how
 from prefect_coiled.internals.api_errors import cause_and_step, without_user
 from prefect_coiled.internals.prefect import block_of, name_of
 from prefect_coiled.options import cluster_defaults
@@ -278,14 +279,16 @@ def _missing(slug: str, names: list[str]) -> AccountError:
         f"account {slug!r}",
         f"no block of that name ({there}).",
         near(slug, names)
-        or f'Make it: Ec2DaskAccount(region="us-east-1").save("{slug}"), or in the Prefect UI under Blocks.',
+        or f"Run `prefect-coiled setup aws --account {slug}`, or make the block in the Prefect UI.",
     )
 
 
 def _sandbox_account(slug: str, layer: dict[str, Any], tags: dict[str, str]) -> Account:
     import importlib
 
-    hint = 'Run `pip install "prefect-dask-ec2[sandbox]"`, or name an account of your own.'
+    hint = f"{how('sandbox')} Or name an account of your own."
+    if not has_sandbox():
+        raise AccountError(f"account {slug!r}", "runs in the sandbox, which needs moto.", hint)
     try:
         sandbox = importlib.import_module("prefect_coiled.sandbox")
         info = sandbox.ensure_started()

@@ -57,9 +57,9 @@ def change_firewall(
     """Show who may reach a cluster's scheduler, as AWS has it, or change it while the cluster runs."""
     from prefect_coiled.options.ingress import Firewall, changed_rules
 
+    change = Firewall(port or None, cidr or None, close)  # what is wrong is said before AWS is asked
     found = _running(at, name)
     if close or cidr or port:
-        change = Firewall(port or None, cidr or None, close)
         found.set_ingress(changed_rules(found.spec.ingress, change))
     held = found.held_ingress()
     listed = [{"ports": list(rule.ports), "cidr": rule.source} for rule in held]
@@ -71,14 +71,17 @@ def change_firewall(
 def show_logs(
     name: NameArgument,
     instance: Annotated[
-        str | None, typer.Option(help='An instance id, or "scheduler"; all machines if not given.')
+        str | None, typer.Option(help='An instance id, "scheduler" or "worker"; all machines if not given.')
     ] = None,
-    tail: Annotated[int, typer.Option(min=0, max=10_000, help="Lines of each machine; 0 for all.")] = 100,
+    tail: Annotated[
+        int | None,
+        typer.Option(min=0, max=10_000, help="Lines of each machine; 0 for all, and 100 if not given."),
+    ] = None,
     since: Annotated[
         str | None, typer.Option(help='From then on: "10m", "2 hours", or a time such as 2026-01-31T09:00.')
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the cluster has ended.")
+        bool, typer.Option("--follow", "-f", help="Go on until the cluster has ended; not with --tail.")
     ] = False,
     *,
     at: At,
@@ -88,25 +91,31 @@ def show_logs(
     Logs are kept for 30 days. A machine that never came up has its console output instead.
     """
     from prefect_coiled.aws.log_events import said
+    from prefect_coiled.errors import OptionsError
     from prefect_coiled.notifications import follow_logs, machines_of, parse_since
+    from prefect_coiled.options.base import near
 
-    aws = at.aws
+    if follow and tail is not None:
+        raise OptionsError("--tail", "goes without --follow, which begins with --since.")
     begin = parse_since(since) if since else None
+    aws = at.aws
     console = out()
 
     def wanted(found: Mapping[str, str]) -> Mapping[str, str]:
-        if instance == "scheduler":
-            return {m: role for m, role in found.items() if role == "scheduler"}
-        return {instance: found.get(instance, "machine")} if instance is not None else found
+        return {m: role for m, role in found.items() if instance in (None, m, role)}
 
-    machines = wanted(machines_of(aws, name))
-    if not machines:
+    known = machines_of(aws, name)
+    machines = wanted(known)
+    if not known:
         raise no_cluster(aws, name)
+    if not machines:
+        hint = near(instance, known) or f"It has {', '.join(known)}."
+        raise OptionsError(f"instance {instance!r}", f"is no machine of cluster {name!r}.", hint)
     if follow:
         for role, one, line in follow_logs(aws, name, since=begin, wanted=wanted):
             console.print(f"{role} {one} | {line}")
         return
-    for one, lines in said(aws, machines, since=begin, tail=tail):
+    for one, lines in said(aws, machines, since=begin, tail=100 if tail is None else tail):
         console.print(f"== {machines[one]} {one}")
         for line in lines:
             console.print(line)

@@ -36,16 +36,15 @@ def demo(
 
     The sandbox is a local stand-in for AWS, in which each machine is a real process tree.
     """
-    try:
-        from prefect_coiled.sandbox import start, status, stop
-    except ModuleNotFoundError as error:
-        raise OptionsError(
-            "the demo", f"needs {error.name}.", 'Run `pip install "prefect-dask-ec2[sandbox]"`.'
-        ) from error
+    from prefect_coiled.install import has_sandbox, how
+
+    if not has_sandbox():
+        raise OptionsError("the demo", "runs in the sandbox, which needs moto.", how("sandbox"))
     from prefect import flow, task
 
     from prefect_coiled.blocks import load_account
     from prefect_coiled.progress import live_board
+    from prefect_coiled.sandbox import start, status, stop
     from prefect_coiled.task_runner import CoiledTaskRunner
 
     console, begun = out(), time.monotonic()

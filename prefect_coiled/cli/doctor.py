@@ -25,7 +25,10 @@ def run_doctor(
     """
     from prefect_coiled.blocks import load_account
     from prefect_coiled.doctor import VM_TYPE, examine, hourly_price
+    from prefect_coiled.errors import OptionsError
 
+    if report is not None and not (report.parent.is_dir() and not report.is_dir()):
+        raise OptionsError(f"report {report}", "must be a file in a folder that is there.")
     loaded = load_account(account)
     console = out()
     console.print(f"Account {loaded.slug}{where(loaded)}")

@@ -87,7 +87,9 @@ def diff(
     *,
     at: At,
     ignore: IgnoreOption = None,
-    architecture: Annotated[str, typer.Option(help='Of the machines: "x86_64" or "arm64".')] = "x86_64",
+    architecture: Annotated[
+        str | None, typer.Option(help='Of the machines: "x86_64", which is the default, or "arm64".')
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what machines would have otherwise than it is here, by the hashes of Python files.
@@ -100,9 +102,15 @@ def diff(
     from prefect_coiled.environment.compare import against_lock, against_machines, manifest
     from prefect_coiled.environment.imports import missing_imports
     from prefect_coiled.environment.target import Target, check_architecture
+    from prefect_coiled.errors import OptionsError
 
+    if cluster is not None and (script or architecture):
+        raise OptionsError("--cluster", "has its own architecture, and goes without it and without a script.")
+    wanted = check_architecture(architecture or "x86_64")
+    if script is not None and not script.is_file():
+        raise OptionsError(f"script {script}", "there is no such file.")
     environment = capture(ignore=ignore or ())
-    target = Target(environment.python, check_architecture(architecture))
+    target = Target(environment.python, wanted)
     locked = lock(environment, target, fresh=True)
     try:
         if cluster is None:

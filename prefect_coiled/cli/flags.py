@@ -66,6 +66,11 @@ class AccountFlags:
                 flag = "--" + one.name.replace("_", "-")
                 raise OptionsError(flag, "is blank.", "Leave it out to keep what is saved; see --clear.")
 
+        if self.spot is False and self.spot_policy is not None:
+            raise OptionsError(
+                "--no-spot", f"contradicts --spot-policy {self.spot_policy}.", "Give one of them."
+            )
+
     @property
     def given(self) -> bool:
         """Whether anything was."""

@@ -95,7 +95,7 @@ def setup_iam(
         {phase: made[phase] for phase in ("setup", "ongoing", "own") if phase in made},
         slug,
         principal,
-        name.rpartition("/")[2],
+        name.rpartition("/")[2] if principal == "role" else name,
         aws_account_id=number,
         partition=partition,
         key=key or not apply,

@@ -79,6 +79,8 @@ def show_policy(
         KEYWORDS["region"].take(region)
     slug = account or str(cluster_defaults().get("account") or DEFAULT_ACCOUNT)
     network = merge(None, load_account(slug).options).options.network if own_network else None
+    if own_network and network is None:
+        raise OptionsError("--own-network", f"account {slug} names no network of its own.", "Leave it out.")
     made = iam_policies(
         slug,
         aws_account_id=number,

@@ -135,11 +135,22 @@ class Firewall:
 
     Attributes:
         closed: Whether nothing is open any more.
+
+    Raises:
+        OptionsError: It contradicts itself, or a port or network is none.
     """
 
     ports: Sequence[int] | None = None
     cidrs: Sequence[str] | None = None
     closed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.closed and (self.ports or self.cidrs):
+            raise OptionsError("the firewall", "cannot be closed and open ports or networks.")
+        if self.ports is not None:
+            _check_ports(self.ports)
+        for cidr in self.cidrs or ():
+            _check_cidr(cidr)
 
 
 def changed_rules(saved: Sequence[IngressRule], change: Firewall) -> list[IngressRule]:
@@ -149,8 +160,6 @@ def changed_rules(saved: Sequence[IngressRule], change: Firewall) -> list[Ingres
         OptionsError: If the rules differ so that it would not be clear what is meant, or open what is closed.
     """
     if change.closed:
-        if change.ports or change.cidrs:
-            raise OptionsError("the firewall", "cannot be closed and open ports or networks.")
         return []
     if not saved and not change.cidrs:
         raise OptionsError("the firewall", "is closed.", "To open it, say the networks as well as the ports.")

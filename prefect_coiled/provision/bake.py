@@ -13,8 +13,10 @@ from prefect import flow
 
 from prefect_coiled import events
 from prefect_coiled.aws import baked_images
+from prefect_coiled.aws.instances import check_instance_types
 from prefect_coiled.errors import NameTakenError, ProvisionError
 from prefect_coiled.events import Watch
+from prefect_coiled.plan import machines
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.user_data import DISTRIBUTED_PYTHONS
 from prefect_coiled.provision.clusters import account_of, give_back, tell_left, vpc_and_zones
@@ -45,6 +47,8 @@ def bake_image(spec: ClusterSpec) -> BakedImage:
             that was made: with what is `left`.
     """
     with session_for(spec.account, spec.region) as session:
+        if unknown := [one for one in spec.worker_types if not machines.known(one)]:
+            check_instance_types(session.aws, unknown)  # before hundreds of packages are sent
         if session.locked is None:
             session.locked = prepare(spec)
         lock = session.locked.lock

@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import math
 import os
 import re
 import secrets
@@ -25,6 +26,7 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +36,7 @@ from typing import Any, Literal
 import psutil
 
 from prefect_coiled.errors import SandboxError
+from prefect_coiled.install import has_sandbox, how
 from prefect_coiled.sandbox.sweep import sweep
 
 __all__ = [
@@ -278,9 +281,13 @@ def start(
         settings: See `prefect_coiled.sandbox.settings.Settings`.
 
     Raises:
-        SandboxError: It cannot start, or one runs whose data plane, profile or account is another than was
-            asked for.
+        SandboxError: It cannot start, or one runs whose port, data plane, profile or account is another than
+            was asked for.
     """
+    if not 0 <= port <= 65535:
+        raise SandboxError(f"port {port}", "must be a number from 1 to 65535, or 0 for a free one.")
+    if not 0 < idle < math.inf:
+        raise SandboxError(f"idle {idle:g}", "must be a number of seconds, more than 0.")
     folder = state_folder()
     with _locked(folder):
         running = status(folder)
@@ -293,6 +300,12 @@ def start(
                         f'one runs already, whose {words} is "{getattr(running, name)}"',
                         "Stop it first: `prefect-coiled sandbox stop`.",
                     )
+            if port not in (0, urllib.parse.urlsplit(running.endpoint).port):
+                raise SandboxError(
+                    "starting the sandbox",
+                    f"one runs already, at {running.endpoint}",
+                    "Stop it first: `prefect-coiled sandbox stop`.",
+                )
             return running
         _clear(folder)
         arguments = ["--port", str(port), "--idle", f"{idle:g}"]
@@ -343,8 +356,10 @@ def launch(
         lifeline: Whether it ends with the end of the pipe on its standard input.
 
     Raises:
-        SandboxError: It ended before it answered, or does not answer in time.
+        SandboxError: It ended before it answered, or does not answer in time, or what it needs is not there.
     """
+    if not has_sandbox():
+        raise SandboxError("starting the sandbox", "it needs moto.", how("sandbox"))
     _make_own(folder)
     command = [sys.executable, "-m", "prefect_coiled.sandbox.server", "--state-dir", str(folder), *arguments]
     if lifeline:
@@ -374,9 +389,7 @@ def launch(
             process.kill()
             process.wait()
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-            absent = "No module named 'moto'" in tail
-            hint = "Install it: pip install 'prefect-dask-ec2[sandbox]'." if absent else ""
-            raise SandboxError("starting the sandbox", tail or "no answer in time", hint)
+            raise SandboxError("starting the sandbox", tail or "no answer in time")
         time.sleep(0.01)
     return process
 

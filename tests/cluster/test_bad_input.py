@@ -70,8 +70,8 @@ def test_a_wrong_keyword_is_one_clear_line_and_changes_nothing(
 
 def test_a_type_that_only_looks_real_is_checked_with_aws_before_anything_is_made(sandbox: Sandbox) -> None:
     sandbox.clear_calls()
-    with pytest.raises(AwsError, match=r"InvalidInstanceType.*x9z\.large"):
-        Cluster(quiet=True, worker_vm_types=["x9z.large"])
+    with pytest.raises(AwsError, match=r"InvalidInstanceType.*m99\.large.*Did you mean 'm"):
+        Cluster(quiet=True, worker_vm_types=["m99.large"])
     assert not [a for _, a in sandbox.calls() if a.startswith(("Create", "Run", "Put"))]
 
 

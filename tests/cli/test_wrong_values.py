@@ -1,0 +1,101 @@
+"""What an option does not take is refused in one line, before anything is changed, sent or waited for."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from prefect_aws import AwsCredentials
+
+from prefect_coiled import Cluster, Ec2DaskAccount
+from prefect_coiled.sandbox import Sandbox, SandboxInfo
+
+from .conftest import run
+
+# The words, and what is said of them.
+WRONG = {
+    "sandbox start --port 99999": "port 99999: must be a number from 1 to 65535",
+    "sandbox start --port -1": "port -1: must be a number",
+    "sandbox start --idle -5": "idle -5: must be a number of seconds, more than 0",
+    "sandbox start --idle nan": "idle nan: must be",
+    "policies setup --region us-east-9": "region 'us-east-9'",
+    "policies setup --own-network": "account default names no network of its own",
+    "firewall my-cluster --close --cidr me": "cannot be closed and open",
+    "firewall my-cluster --port 99999": "port 99999: must be a number from 1 to 65535",
+    "firewall my-cluster --cidr nonsense": "cidr 'nonsense': is not an IPv4 or IPv6 network",
+    "logs my-cluster --tail 5 --follow": "--tail: goes without --follow",
+    "logs my-cluster --since soon": "since 'soon'",
+    "environment diff nothere.py": "script nothere.py: there is no such file",
+    "environment diff --cluster my-cluster --architecture arm64": "--cluster: has its own architecture",
+    "doctor --yes --spend nan": "spend nan",
+    "doctor --yes --report /nowhere/report.json": "report /nowhere/report.json: must be a file",
+    "setup iam --group a/b --aws-account-id 123456789012": "group 'a/b': must be of letters",
+    "account edit tried --yes --no-spot --spot-policy spot": "--no-spot: contradicts --spot-policy spot",
+    "account edit tried --yes --tag owner=me": "tags['owner']: this key is reserved",
+    "account edit tried --yes --endpoint-url nonsense": "endpoint_url 'nonsense': must begin with http",
+    "account edit tried --yes --close --port 8786": "cannot be closed and open",
+}
+
+
+@pytest.fixture(scope="module")
+def tried(sandbox: SandboxInfo) -> None:
+    Ec2DaskAccount(region="us-east-1", sandbox=True).save("tried", overwrite=True)
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_value_is_told_in_one_line(words: str, tried: None) -> None:
+    told = run(*shlex.split(words))
+    assert told.exit_code == 1, told.output
+    (line,) = [one for one in told.stderr.splitlines() if one.startswith("Error: ")]
+    assert WRONG[words] in line
+
+
+def test_a_machine_that_a_cluster_does_not_have_is_told_with_those_that_it_has(cluster: Cluster) -> None:
+    for follow in ([], ["--follow"]):
+        told = run("logs", cluster.name, "--instance", "foo", *follow)
+        assert (told.exit_code, told.stdout) == (1, "")
+        assert "Error: instance 'foo': is no machine of cluster 'of-the-cli'. It has i-" in told.stderr
+    assert run("logs", cluster.name, "--instance", "worker").stdout.startswith("== worker i-")
+
+
+def test_a_sandbox_at_another_port_is_told(sandbox: SandboxInfo) -> None:
+    told = run("sandbox", "start", "--port", "7")
+    assert told.exit_code == 1
+    assert f"one runs already, at {sandbox.endpoint}. Stop it first" in told.stderr
+    assert run("sandbox", "start", "--port", sandbox.endpoint.rpartition(":")[2]).exit_code == 0
+
+
+def test_a_type_that_aws_does_not_have_is_told_before_any_package_is_sent() -> None:
+    with Sandbox({"boot": "none"}) as aws:
+        key, secret = "sandbox", aws.info.secret_access_key
+        credentials = AwsCredentials(
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+            aws_client_parameters={"endpoint_url": aws.endpoint},
+        )
+        Ec2DaskAccount(region="us-east-1", aws_credentials=credentials).save("bakes", overwrite=True)
+        aws.clear_calls()
+        told = run("environment", "bake", "--account", "bakes", "--vm-type", "m99.large")
+        made = [a for _, a in aws.calls() if a.startswith(("Create", "Run", "Put"))]
+    assert told.exit_code == 1
+    assert "InvalidInstanceType" in told.stderr
+    assert "Did you mean 'm" in told.stderr
+    assert made == []
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An environment without the extra `sandbox`, and no sandbox that runs."""
+    monkeypatch.setitem(sys.modules, "moto", None)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize("words", ["ls", "demo", "sandbox start", "environment bake"])
+def test_without_the_extra_of_the_sandbox_one_line_says_how_to_get_it(words: str, bare: None) -> None:
+    told = run(*words.split())
+    assert told.exit_code == 1
+    (line,) = told.stderr.splitlines()
+    assert "needs moto. Run `pip install " in line
+    assert "[sandbox]" in line
