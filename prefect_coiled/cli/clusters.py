@@ -114,6 +114,8 @@ def show_logs(
     if follow:
         for role, one, line in follow_logs(aws, name, since=begin, wanted=wanted):
             console.print(f"{role} {one} | {line}")
+            if console.quiet:  # nobody reads it any more
+                break
         return
     for one, lines in said(aws, machines, since=begin, tail=100 if tail is None else tail):
         console.print(f"== {machines[one]} {one}")

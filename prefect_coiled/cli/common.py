@@ -22,13 +22,10 @@ if TYPE_CHECKING:
 
 
 def out() -> Console:
-    """Where answers go: a terminal gets its width, anything else whole lines."""
+    """Where answers go."""
     from prefect_coiled.terminal import Terminal
 
-    console = Terminal(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 250  # a file or a pipe gets whole lines
-    return console
+    return Terminal(soft_wrap=True)
 
 
 def quiet() -> Console:
@@ -57,7 +54,19 @@ def print_json(value: Any) -> None:
     """JSON for programs, on standard output."""
     import json
 
-    typer.echo(json.dumps(value, indent=2))
+    say(json.dumps(value, indent=2))
+
+
+def say(text: str) -> None:
+    """Print a text as it is, on standard output."""
+    import sys
+
+    try:
+        typer.echo(text)
+    except BrokenPipeError:
+        from prefect_coiled.terminal import unheard
+
+        unheard(sys.stdout)
 
 
 def tell_error(error: PrefectCoiledError) -> None:

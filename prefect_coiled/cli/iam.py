@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefect_coiled.cli.common import out
+from prefect_coiled.cli.common import out, say
 from prefect_coiled.cli.declare import SlugOption, command
 from prefect_coiled.errors import OptionsError
 
@@ -107,12 +107,12 @@ def setup_iam(
         for step in wanted:
             if step.call == "PutRolePermissionsBoundary":
                 # A comment, where the rest is for a shell.
-                typer.echo(f"# Only if there is a role {slug} already: {command(step)}")
+                say(f"# Only if there is a role {slug} already: {command(step)}")
             else:
-                typer.echo(command(step))
+                say(command(step))
     if not boundary:
-        typer.echo(f"# {GIVEN_UP}")
-        typer.echo(f"# Then: prefect-coiled account edit {slug} --permissions-boundary {NO_BOUNDARY}")
+        say(f"# {GIVEN_UP}")
+        say(f"# Then: prefect-coiled account edit {slug} --permissions-boundary {NO_BOUNDARY}")
 
 
 def _administrator(
@@ -159,8 +159,8 @@ def _apply(aws: Aws, wanted: list[Step], number: str, partition: str, yes: bool)
             console.print(f"   {task.step.what}: {'made' if task.state == 'missing' else 'renewed'}")
     if made is not None:
         # Past the console, which would break a line.
-        typer.echo(f"Access key id: {made.access_key_id}")
-        typer.echo(f"Secret access key: {made.secret_access_key.get_secret_value()}")
+        say(f"Access key id: {made.access_key_id}")
+        say(f"Secret access key: {made.secret_access_key.get_secret_value()}")
         console.print(
             "AWS tells the secret this once: put it into the account with `prefect-coiled setup aws`."
         )

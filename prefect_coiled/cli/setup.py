@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 
-from prefect_coiled.cli.common import out, showing, table
+from prefect_coiled.cli.common import out, say, showing, table
 from prefect_coiled.cli.declare import SlugArgument, SlugOption, command
 from prefect_coiled.cli.flags import AccountFlags
 from prefect_coiled.errors import AccountError, OptionsError, PrefectCoiledError, printable
@@ -154,7 +154,7 @@ def _verify(block: Ec2DaskAccount, slug: str) -> None:
     from prefect_coiled.saved_accounts import verify
 
     caller = verify(block, slug)
-    typer.echo(printable(f"   AWS account {caller.aws_account_id} as {caller.arn}"))
+    say(printable(f"   AWS account {caller.aws_account_id} as {caller.arn}"))
 
 
 def _ask(question: str, default: str | None, read: Callable[[str], T]) -> T:
@@ -167,7 +167,7 @@ def _ask(question: str, default: str | None, read: Callable[[str], T]) -> T:
 
 
 def _tell(error: PrefectCoiledError) -> None:
-    typer.echo(printable(f"Error: {' '.join(str(error).split())}"))
+    say(printable(f"Error: {' '.join(str(error).split())}"))
 
 
 def _secret(question: str) -> str:

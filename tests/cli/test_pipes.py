@@ -1,0 +1,69 @@
+"""What is piped: whole lines, and no end of the work where nobody reads on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from prefect.settings import PREFECT_API_URL
+
+from prefect_coiled import Cluster
+from prefect_coiled.sandbox import SandboxInfo
+
+from .conftest import run
+
+
+def begun(*words: str) -> subprocess.Popen[str]:
+    """The command line in a process of its own, whose output is read from a pipe."""
+    environ = {key: value for key, value in os.environ.items() if key != "PREFECT_LOGGING_LEVEL"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "prefect_coiled.cli", *words],
+        env={**environ, "PREFECT_API_URL": str(PREFECT_API_URL.value()), "COLUMNS": "80"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def closed_after(lines: int, *words: str) -> tuple[int, str]:
+    """The status and the errors of a command of which somebody reads so many lines."""
+    process = begun(*words)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    for _ in range(lines):
+        process.stdout.readline()
+    process.stdout.close()
+    error = process.stderr.read()
+    return process.wait(timeout=120), error
+
+
+@pytest.mark.parametrize("words", ["ls", "ls --json", "account list", "quotas", "policies setup"])
+def test_what_shows_something_ends_quietly_where_nobody_reads_it(words: str, sandbox: SandboxInfo) -> None:
+    assert closed_after(0, *words.split()) == (0, "")
+
+
+def test_a_set_up_goes_on_where_nobody_reads_on(sandbox: SandboxInfo) -> None:
+    keys = ("--access-key-id", "sandbox", "--secret-access-key", sandbox.secret_access_key)
+    place = ("--account", "piped", "--region", "eu-north-1")
+    words = ("setup", "aws", "--yes", *place, "--endpoint-url", sandbox.endpoint, *keys)
+    assert closed_after(1, *words) == (0, "")
+    there = {one["kind"] for one in json.loads(run("resources", *place, "--json").stdout)}
+    assert {"VPC", "subnet", "IAM role", "NAT gateway"} <= there
+
+
+def test_logs_that_are_followed_end_where_nobody_reads_on(cluster: Cluster) -> None:
+    assert closed_after(1, "logs", cluster.name, "--follow") == (0, "")
+
+
+def test_a_table_in_a_pipe_is_not_folded(cluster: Cluster) -> None:
+    ids = [one["resource_id"] for one in json.loads(run("resources", "--json").stdout)]
+    table = begun("resources").communicate(timeout=120)[0].splitlines()
+    for one in ids:
+        assert [line for line in table if one in line], one
+    told = begun("notifications", "--limit", "500").communicate(timeout=120)[0].splitlines()
+    rows = json.loads(run("notifications", "--limit", "500", "--json").stdout)
+    assert len(told) == len(rows) + 1
