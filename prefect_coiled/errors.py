@@ -68,6 +68,17 @@ def printable(text: str) -> str:
     return str(text).replace("\r\n", "\n").translate(_CONTROLS)
 
 
+def sentences(*parts: str) -> str:
+    """What is told one after the other, each part a sentence of its own; what is blank falls away.
+
+    AWS's own words come with a full stop and without. The last part stays as it is: it may end with what is
+    to be copied.
+    """
+    told = [part.strip() for part in parts if part.strip()]
+    ended = [part if part.endswith((".", "!", "?")) else part.rstrip(" ,;:") + "." for part in told[:-1]]
+    return " ".join([*ended, *told[-1:]])
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """What failed, why, and what a person can do next.
@@ -83,12 +94,7 @@ class Diagnosis:
     next_step: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.what}: {self.why}" if self.why else self.what
-        if not self.next_step:
-            return text
-        # AWS's own words come with a full stop and without.
-        stop = "" if text.rstrip().endswith((".", "!", "?", ":", ";", ",")) else "."
-        return f"{text.rstrip()}{stop} {self.next_step}".rstrip()
+        return sentences(f"{self.what}: {self.why}" if self.why else self.what, self.next_step)
 
 
 class PrefectCoiledError(Exception):

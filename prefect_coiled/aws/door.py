@@ -41,6 +41,7 @@ from prefect_coiled.errors import (
     NoAnswerError,
     QuotaError,
     StoppedError,
+    sentences,
 )
 from prefect_coiled.events import Event, Watch, tell
 from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE, changes, mode_of
@@ -328,7 +329,7 @@ class Aws:
             if isinstance(made, QuotaError) and action.startswith("iam:") and changes(action):
                 made = aws_error(what, action, error.response, next_step=_IAM_IS_FULL)
             if quota is not None:
-                where = f"{made.diagnosis.next_step} Quota: {quota}, {quota.console(self.region)}"
+                where = sentences(made.diagnosis.next_step, f"Quota: {quota}, {quota.console(self.region)}")
                 made = aws_error(what, action, error.response, next_step=where)
             return made
         if isinstance(error, (BotocoreConnectionError, HTTPClientError)):
@@ -385,10 +386,10 @@ class Aws:
         policy, statements = found
         which = "this statement" if len(statements) == 1 else "these statements"
         shown = json.dumps(statements[0] if len(statements) == 1 else statements)
-        own = f"{code.next_step} " if code.next_step != BY_CLASS[AccessDeniedError].next_step else ""
+        own = code.next_step if code.next_step != BY_CLASS[AccessDeniedError].next_step else ""
         how = f"`prefect-coiled policies {policy} --account {self.account}`"
         return error.retold(
-            f"{own}Attach the {policy} policy ({how}), or add {which}: {shown}",
+            sentences(own, f"Attach the {policy} policy ({how}), or add {which}: {shown}"),
             action=action,
             statements=statements,
         )

@@ -20,7 +20,7 @@ from prefect_coiled.aws.credentials import ADMINISTRATOR, CredentialSource
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer, credential_source
 from prefect_coiled.blocks.base import age_of, what_is_wrong
-from prefect_coiled.errors import AccountError, PrefectCoiledError
+from prefect_coiled.errors import AccountError, PrefectCoiledError, sentences
 from prefect_coiled.install import has_sandbox, how
 from prefect_coiled.internals.api_errors import cause_and_step, without_user
 from prefect_coiled.internals.prefect import block_of, name_of
@@ -270,7 +270,7 @@ def _validated(document: BlockDocument) -> Ec2DaskAccount:
     except Exception as error:
         d = what_is_wrong(Ec2DaskAccount, error, document.data).diagnosis
     age = age_of(Ec2DaskAccount, document)
-    raise AccountError(f"account {document.name!r}: {d.what}", d.why, f"{d.next_step} {age}".strip())
+    raise AccountError(f"account {document.name!r}: {d.what}", d.why, sentences(d.next_step, age))
 
 
 def _missing(slug: str, names: list[str]) -> AccountError:

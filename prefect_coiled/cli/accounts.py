@@ -120,7 +120,7 @@ def role_list(at: At, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(found)
         return
-    out().print("\n".join((f"Role {at.loaded.slug}: its own policy, and", *found)))
+    out().print("\n".join((f"Role {at.loaded.slug}: its own policy{', and' if found else '.'}", *found)))
 
 
 @command("role attach-policy")

@@ -73,10 +73,17 @@ def tell_error(error: PrefectCoiledError) -> None:
     """Print an error of this library as one line, and what it left."""
     from prefect_coiled.terminal import Terminal
 
-    text = " ".join(str(error).split())
     console = Terminal(stderr=True, soft_wrap=True)
     _tell_left(console, error.left)
-    console.print(f"Error: {text}")
+    console.print(error_line(error))
+
+
+def error_line(error: PrefectCoiledError) -> str:
+    """An error as one line: what failed and why, and what to do next, each a sentence."""
+    text = " ".join(str(error).split())
+    # What ends with an address or JSON is to be copied.
+    ended = text.endswith((".", "!", "?", "}", "]")) or "://" in text.split()[-1]
+    return f"Error: {text}{'' if ended else '.'}"
 
 
 def where(account: Account) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 
-from prefect_coiled.cli.common import out, say, showing, table
+from prefect_coiled.cli.common import error_line, out, say, showing, table
 from prefect_coiled.cli.declare import SlugArgument, SlugOption, command
 from prefect_coiled.cli.flags import AccountFlags
 from prefect_coiled.errors import AccountError, OptionsError, PrefectCoiledError, printable
@@ -167,7 +167,7 @@ def _ask(question: str, default: str | None, read: Callable[[str], T]) -> T:
 
 
 def _tell(error: PrefectCoiledError) -> None:
-    say(printable(f"Error: {' '.join(str(error).split())}"))
+    say(printable(error_line(error)))
 
 
 def _secret(question: str) -> str:

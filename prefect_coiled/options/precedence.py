@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from prefect_coiled.errors import OptionsError
+from prefect_coiled.errors import OptionsError, sentences
 from prefect_coiled.options.base import unset
 from prefect_coiled.options.file import FILE, backend_options, cluster_defaults
 from prefect_coiled.options.ingress import DEFAULT_PORTS, SSH_PORT, IngressRule, ingress_rules, says_who
@@ -198,9 +198,9 @@ def merged(places: Sequence[Place], account: Mapping[str, Any] | BackendOptions 
     except OptionsError as error:
         d = error.diagnosis
         same = sources["zone"] == sources["region"]
-        next_step = d.next_step if same else f"{d.next_step} The region comes from: {sources['region']}."
+        origin = "" if same else f"The region comes from: {sources['region']}."
         place = "" if same and sources["zone"] == "keyword" else f" ({sources['zone']})"
-        raise OptionsError(f"{d.what}{place}", d.why, next_step.strip()) from None
+        raise OptionsError(f"{d.what}{place}", d.why, sentences(d.next_step, origin)) from None
     return MergedOptions(BackendOptions(**stack.flat), sources, stack.notes)
 
 

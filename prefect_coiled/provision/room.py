@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect_coiled.aws import quotas
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.quotas import QuotaUse
-from prefect_coiled.errors import AwsError, CredentialsError
+from prefect_coiled.errors import AwsError, CredentialsError, sentences
 from prefect_coiled.plan.quotas import machine_quota, room, vcpus
 from prefect_coiled.records import Record
 
@@ -66,7 +66,7 @@ def find_room(aws: Aws, worker_type: str, scheduler_type: str, *, spot: bool) ->
     except CredentialsError:
         raise
     except AwsError as error:  # nothing depends on it
-        return found.model_copy(update={"unknown": f"{error.diagnosis.why} {error.diagnosis.next_step}"})
+        return found.model_copy(update={"unknown": sentences(error.diagnosis.why, error.diagnosis.next_step)})
     if use.limit is None:
         return found.model_copy(update={"unknown": f"AWS does not say what {quota} is; {use.console}"})
     shared = machine_quota(scheduler_type, spot=False) == quota

@@ -17,7 +17,7 @@ from prefect_coiled.aws.kinds import KINDS
 from prefect_coiled.aws.leases import lease
 from prefect_coiled.aws.parameters import set_up_lease
 from prefect_coiled.aws.subnets import ClosedZoneError
-from prefect_coiled.errors import AccessDeniedError, PrefectCoiledError
+from prefect_coiled.errors import AccessDeniedError, PrefectCoiledError, sentences
 from prefect_coiled.options import Egress, RegistryKind
 from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND
 from prefect_coiled.plan.changes import Plan
@@ -164,9 +164,9 @@ def _no_subnet(error: AccessDeniedError, plan: Plan, there: There) -> AccessDeni
     lacking = ", ".join(sorted(planned))
     d = error.diagnosis
     zones = sorted({item["AvailabilityZone"] for item in there["subnet"]} - planned)
-    choice = f" Or choose a zone that has one: {', '.join(zones)}." if zones else ""
+    choice = f"Or choose a zone that has one: {', '.join(zones)}." if zones else ""
     return error.retold(
-        f"{d.next_step}{choice}",
+        sentences(d.next_step, choice),
         what=f"starting in zone {lacking}",
         why=f"it has no subnet, and none could be made: {d.why}",
         statements=error.statements,

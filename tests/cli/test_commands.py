@@ -108,6 +108,7 @@ def test_an_unknown_account_is_one_line_on_stderr(sandbox: SandboxInfo) -> None:
     assert failed.exit_code == 1
     assert failed.stdout == ""
     assert re.fullmatch(r"Error: account 'nobodys': no block of that name .*\n", failed.stderr)
+    assert "Run `prefect-coiled setup aws --account nobodys`" in failed.stderr
 
 
 def test_a_region_that_does_not_exist_is_one_line_on_stderr(sandbox: SandboxInfo) -> None:

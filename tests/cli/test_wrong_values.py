@@ -99,3 +99,14 @@ def test_without_the_extra_of_the_sandbox_one_line_says_how_to_get_it(words: str
     (line,) = told.stderr.splitlines()
     assert "needs moto. Run `pip install " in line
     assert "[sandbox]" in line
+
+
+def test_a_role_with_no_policy_but_its_own_is_told_in_a_whole_sentence(sandbox: SandboxInfo) -> None:
+    assert run("setup", "region").exit_code == 0
+    assert run("role", "list").stdout == "Role default: its own policy.\n"
+    policy = "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess"
+    assert run("role", "attach-policy", policy).exit_code == 0
+    try:
+        assert run("role", "list").stdout == f"Role default: its own policy, and\n{policy}\n"
+    finally:
+        run("role", "detach-policy", policy)
