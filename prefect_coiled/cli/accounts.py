@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from prefect_coiled.cli.common import out, print_json, show, show_plan, tell_removal, where
+from prefect_coiled.cli.common import (
+    ask_nobody,
+    out,
+    print_json,
+    sentence_or_json,
+    show,
+    show_plan,
+    tell_removal,
+    where,
+)
 from prefect_coiled.cli.declare import (
     At,
     JsonOption,
@@ -66,16 +75,19 @@ def account_explain(
 def account_reset(
     slug: SlugArgument = None,
     yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Delete an account's options, so that the default holds again. What it has in AWS stays."""
     from prefect_coiled.blocks.loading import account_slug
     from prefect_coiled.saved_accounts import reset_account
 
+    ask_nobody(as_json, yes)
     name = account_slug(slug)
     if not yes:
         typer.confirm(f"Delete the options and credentials of account {name}?", abort=True)
     done = reset_account(name)
-    out().print(f"Account {name} {'was reset' if done else 'had no options of its own'}.")
+    text = f"Account {name} {'was reset' if done else 'had no options of its own'}."
+    sentence_or_json(text, {"account": name, "reset": done}, as_json)
 
 
 @command("account destroy")
@@ -94,8 +106,7 @@ def account_destroy(
     from prefect_coiled.errors import OptionsError
     from prefect_coiled.provision import destroy_account, plan_destruction
 
-    if as_json and not (plan or yes):
-        raise OptionsError("--json", "goes with --plan or --yes: nobody can be asked beside it.")
+    ask_nobody(as_json, plan, yes, words="--plan or --yes")
     at = At(slug, region)
     planned = plan_destruction(at.aws) if plan or not yes else None
     if planned is not None:
@@ -127,23 +138,31 @@ def role_list(at: At, as_json: JsonOption = False) -> None:
 def role_attach(
     arn: Annotated[str, typer.Argument(help="ARN of a managed policy, such as that of S3 reads.")],
     at: At,
+    as_json: JsonOption = False,
 ) -> None:
     """Let the account's machines do what a managed policy allows, for example read your buckets."""
     from prefect_coiled.aws.iam_role import attach_policy
 
     done = attach_policy(at.aws, arn)
-    out().print(f"{'Attached' if done else 'Was attached'} to role {at.loaded.slug}: {arn}")
-    if bound := at.loaded.permissions_boundary:
-        out().print(f"It holds as far as the permissions boundary allows: {bound}")
+    bound = at.loaded.permissions_boundary
+    text = f"{'Attached' if done else 'Was attached'} to role {at.loaded.slug}: {arn}"
+    if bound:
+        text += f"\nIt holds as far as the permissions boundary allows: {bound}"
+    row = {"role": at.loaded.slug, "policy": arn, "attached": True, "changed": done}
+    sentence_or_json(text, {**row, "permissions_boundary": bound}, as_json)
 
 
 @command("role detach-policy")
-def role_detach(arn: Annotated[str, typer.Argument(help="ARN of the policy.")], at: At) -> None:
+def role_detach(
+    arn: Annotated[str, typer.Argument(help="ARN of the policy.")], at: At, as_json: JsonOption = False
+) -> None:
     """Take a managed policy from the role of the account's machines."""
     from prefect_coiled.aws.iam_role import detach_policy
 
     done = detach_policy(at.aws, arn)
-    out().print(f"{'Detached from' if done else 'Was not attached to'} role {at.loaded.slug}: {arn}")
+    text = f"{'Detached from' if done else 'Was not attached to'} role {at.loaded.slug}: {arn}"
+    row = {"role": at.loaded.slug, "policy": arn, "attached": False, "changed": done}
+    sentence_or_json(text, row, as_json)
 
 
 @command("setup region", "set-up")

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefect_coiled.cli.common import no_cluster, out, print_json, show, show_plan, tell_removal
+from prefect_coiled.cli.common import (
+    ask_nobody,
+    no_cluster,
+    out,
+    print_json,
+    sentence_or_json,
+    show,
+    show_plan,
+    tell_removal,
+)
 from prefect_coiled.cli.declare import At, JsonOption, NameArgument, PlanOption, YesOption, command
 
 if TYPE_CHECKING:
@@ -19,6 +28,7 @@ def stop_cluster(
     name: NameArgument,
     at: At,
     yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Delete a cluster: its machines first, then what belongs to it."""
     from prefect_coiled.aws.instances import LIVE, find_instances
@@ -26,6 +36,7 @@ def stop_cluster(
     from prefect_coiled.provision import delete_cluster
     from prefect_coiled.provision.standing import uids_of
 
+    ask_nobody(as_json, yes)
     check_name(name)
     slug, aws = at.loaded.slug, at.aws
     # Those that are asked about, and no other that gets the name meanwhile.
@@ -38,7 +49,7 @@ def stop_cluster(
         typer.confirm(f"Delete cluster {name} with {len(machines)} machines, made by {creators}?", abort=True)
     with at.session(cluster=name):
         removal = delete_cluster(slug, aws.region, name, uids)
-    tell_removal(removal)
+    tell_removal(removal, as_json)
 
 
 @command("firewall")
@@ -85,11 +96,15 @@ def show_logs(
     ] = False,
     *,
     at: At,
+    as_json: JsonOption = False,
 ) -> None:
     """Print what the machines of a cluster wrote, from CloudWatch; also of a cluster that is gone.
 
-    Logs are kept for 30 days. A machine that never came up has its console output instead.
+    Logs are kept for 30 days. A machine that never came up has its console output instead. With --json and
+    --follow each line is an object.
     """
+    import json
+
     from prefect_coiled.aws.log_events import said
     from prefect_coiled.errors import OptionsError
     from prefect_coiled.notifications import follow_logs, machines_of, parse_since
@@ -113,11 +128,16 @@ def show_logs(
         raise OptionsError(f"instance {instance!r}", f"is no machine of cluster {name!r}.", hint)
     if follow:
         for role, one, line in follow_logs(aws, name, since=begin, wanted=wanted):
-            console.print(f"{role} {one} | {line}")
+            row = {"role": role, "instance": one, "line": line}
+            console.print(json.dumps(row) if as_json else f"{role} {one} | {line}")
             if console.quiet:  # nobody reads it any more
                 break
         return
-    for one, lines in said(aws, machines, since=begin, tail=100 if tail is None else tail):
+    found = said(aws, machines, since=begin, tail=100 if tail is None else tail)
+    if as_json:
+        print_json([{"role": machines[one], "instance": one, "lines": lines} for one, lines in found])
+        return
+    for one, lines in found:
         console.print(f"== {machines[one]} {one}")
         for line in lines:
             console.print(line)
@@ -141,9 +161,10 @@ def show_notifications(
 
 
 @command("dashboard")
-def show_dashboard(name: NameArgument, at: At) -> None:
+def show_dashboard(name: NameArgument, at: At, as_json: JsonOption = False) -> None:
     """Print the address of a cluster's dashboard, with the token that opens it."""
-    out().print(_running(at, name).dashboard_link)
+    link = _running(at, name).dashboard_link
+    sentence_or_json(link, {"name": name, "dashboard_link": link}, as_json)
 
 
 @command("sweep")

@@ -86,6 +86,27 @@ def error_line(error: PrefectCoiledError) -> str:
     return f"Error: {text}{'' if ended else '.'}"
 
 
+def ask_nobody(as_json: bool, *ways: bool, words: str = "--yes") -> None:
+    """Refuse JSON where somebody would be asked beside it.
+
+    Args:
+        ways: Whether one of the flags was given with which nobody is asked.
+        words: Which these are.
+    """
+    from prefect_coiled.errors import OptionsError
+
+    if as_json and not any(ways):
+        raise OptionsError("--json", f"goes with {words}: nobody can be asked beside it.")
+
+
+def sentence_or_json(text: str, value: Any, as_json: bool) -> None:
+    """Say what was done in a sentence, or as JSON."""
+    if as_json:
+        print_json(value.model_dump(mode="json") if hasattr(value, "model_dump") else value)
+    else:
+        out().print(text)
+
+
 def where(account: Account) -> str:
     """The end of a sentence that names an account."""
     return " (the sandbox on this machine)." if account.is_sandbox else "."

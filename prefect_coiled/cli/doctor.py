@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from prefect_coiled.cli.common import out, showing, where
-from prefect_coiled.cli.declare import AccountOption, YesOption, command
+from prefect_coiled.cli.common import ask_nobody, out, print_json, quiet, showing, where
+from prefect_coiled.cli.declare import AccountOption, JsonOption, YesOption, command
 
 
 @command("doctor")
@@ -17,6 +17,7 @@ def run_doctor(
     spend: Annotated[float, typer.Option(help="US dollars that it may cost at most.")] = 0.5,
     report: Annotated[Path | None, typer.Option(help="File for the report, as JSON.")] = None,
     yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Live through the shortest life of a cluster in an account, and report what differed from the sandbox.
 
@@ -30,7 +31,8 @@ def run_doctor(
     if report is not None and not (report.parent.is_dir() and not report.is_dir()):
         raise OptionsError(f"report {report}", "must be a file in a folder that is there.")
     loaded = load_account(account)
-    console = out()
+    ask_nobody(as_json, yes, loaded.is_sandbox)
+    console = quiet() if as_json else out()
     console.print(f"Account {loaded.slug}{where(loaded)}")
     console.print(
         f"Two {VM_TYPE} cost {hourly_price():.3f} US dollars an hour by AWS's list prices; they end by "
@@ -43,6 +45,8 @@ def run_doctor(
     if report is not None:
         report.write_text(found.model_dump_json(indent=2), encoding="utf-8")
         console.print(f"Report: {report}")
+    if as_json:
+        print_json(found.model_dump(mode="json"))
     differed = len(found.unknown_codes) + len(found.fields) + len(found.lacking)
     result = "All steps came through" if found.ok else "Not all came through"
     console.print(f"{result}; {differed} differences from the sandbox.")

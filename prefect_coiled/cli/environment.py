@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prefect_coiled.cli.common import no_cluster, out, show, showing, where
+from prefect_coiled.cli.common import no_cluster, out, quiet, sentence_or_json, show, showing, where
 from prefect_coiled.cli.declare import At, JsonOption, command
 
 IgnoreOption = Annotated[
@@ -26,6 +26,7 @@ def bake(
     ignore: IgnoreOption = None,
     software: SoftwareOption = None,
     vm_type: Annotated[str | None, typer.Option(help="Instance type of the machine that bakes.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make an image with this environment's packages, so that machines install nothing at their boot.
 
@@ -44,14 +45,15 @@ def bake(
         software=software,
     )
     spec = request.spec(at.loaded, find_caller(at.aws).name, own_cidr=lambda: "127.0.0.1/32")
-    console = out()
-    with showing(console, "step"), at.session():
+    with showing(quiet() if as_json else out(), "step"), at.session():
         image = bake_image(spec)
-    console.print(f"Baked {image.image_id} ({image.name}){where(at.loaded)}")
+    sentence_or_json(f"Baked {image.image_id} ({image.name}){where(at.loaded)}", image, as_json)
 
 
 @command("environment upload")
-def upload(at: At, ignore: IgnoreOption = None, software: SoftwareOption = None) -> None:
+def upload(
+    at: At, ignore: IgnoreOption = None, software: SoftwareOption = None, as_json: JsonOption = False
+) -> None:
     """Put all that machines install into the account's bucket, also what they could fetch from an index.
 
     Over a slow line the first start of a cluster leaves that to its machines. After this they fetch
@@ -66,14 +68,13 @@ def upload(at: At, ignore: IgnoreOption = None, software: SoftwareOption = None)
     caller = find_caller(aws)
     request = Request(n_workers=1, region=aws.region, package_sync_ignore=ignore or None, software=software)
     spec = request.spec(at.loaded, caller.name, own_cidr=lambda: "127.0.0.1/32")
-    console = out()
-    with showing(console, "step"):
+    with showing(quiet() if as_json else out(), "step"):
         locked = prepare(spec)
         try:
             delivery = send(aws, locked, ensure_bucket(aws, caller.aws_account_id))
         finally:
             locked.discard()
-    console.print(f"{delivery}{where(at.loaded)}")
+    sentence_or_json(f"{delivery}{where(at.loaded)}", delivery, as_json)
 
 
 @command("environment diff")

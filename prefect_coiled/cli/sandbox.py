@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from prefect_coiled.cli.common import out, print_json
+from prefect_coiled.cli.common import out, print_json, sentence_or_json
 from prefect_coiled.cli.declare import JsonOption, command
+
+if TYPE_CHECKING:
+    from prefect_coiled.sandbox import SandboxInfo
 
 
 @command("sandbox start")
@@ -26,6 +29,7 @@ def sandbox_start(
         Literal["used", "fresh"] | None,
         typer.Option(help="An AWS account in use, or a new one: few vCPUs, the free plan, no role for spot."),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Start the sandbox in the background, or find the one that runs."""
     from prefect_coiled.sandbox import start
@@ -33,6 +37,9 @@ def sandbox_start(
     given = {"plane": plane, "profile": profile, "account": account}
     settings: dict[str, Any] = {name: value for name, value in given.items() if value}
     info = start(port=port, idle=idle, settings=settings)
+    if as_json:
+        print_json(_known(info))
+        return
     out().print(f"The sandbox runs at {info.endpoint} (process {info.pid}). Its files: {info.state_dir}")
     if info.plane != "process":
         out().print(f"Its data plane: {info.plane}. Your address there: {info.client_address}")
@@ -45,8 +52,7 @@ def sandbox_status(as_json: JsonOption = False) -> None:
 
     info = status()
     if as_json:
-        known = None if info is None else {**vars(info), "state_dir": str(info.state_dir)}
-        print_json(known and {name: value for name, value in known.items() if name != "secret_access_key"})
+        print_json(info and _known(info))
         raise typer.Exit(0 if info else 1)
     if info is None:
         out().print("The sandbox does not run.")
@@ -55,8 +61,16 @@ def sandbox_status(as_json: JsonOption = False) -> None:
 
 
 @command("sandbox stop")
-def sandbox_stop() -> None:
+def sandbox_stop(as_json: JsonOption = False) -> None:
     """End the sandbox with all its instances."""
     from prefect_coiled.sandbox import stop
 
-    out().print("The sandbox was stopped." if stop() else "The sandbox did not run.")
+    done = stop()
+    text = "The sandbox was stopped." if done else "The sandbox did not run."
+    sentence_or_json(text, {"stopped": done}, as_json)
+
+
+def _known(info: SandboxInfo) -> dict[str, Any]:
+    """What a program may know of it; its secret is not among that."""
+    known = {**vars(info), "state_dir": str(info.state_dir)}
+    return {name: value for name, value in known.items() if name != "secret_access_key"}

@@ -7,18 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
 
-from prefect_coiled.cli.common import error_line, out, say, showing, table
-from prefect_coiled.cli.declare import SlugArgument, SlugOption, command
+from prefect_coiled.cli.common import (
+    ask_nobody,
+    error_line,
+    out,
+    print_json,
+    quiet,
+    say,
+    showing,
+    table,
+)
+from prefect_coiled.cli.declare import JsonOption, SlugArgument, SlugOption, command
 from prefect_coiled.cli.flags import AccountFlags
 from prefect_coiled.errors import AccountError, OptionsError, PrefectCoiledError, printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from prefect_coiled.blocks import Ec2DaskAccount
     from prefect_coiled.events import Event
+    from prefect_coiled.records import AccountRecord
 
 T = TypeVar("T")
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; what is not given stays as it is.")]
@@ -30,6 +42,7 @@ def setup_aws(
     *,
     flags: AccountFlags,
     yes: Yes = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Name an AWS account and make what its clusters share.
 
@@ -38,14 +51,18 @@ def setup_aws(
     """
     from prefect_coiled.blocks.loading import account_slug, saved_block
 
+    ask_nobody(as_json, yes)
     slug = account_slug(account)
     saved = saved_block(slug)
     if not yes:
         flags.complete().block(saved)  # what is wrong with a flag is said before anything is asked
         flags = _asked(flags, saved, slug)
     block = flags.block(saved)
-    _submit(saved, block, slug, yes)
-    _make(block, slug)
+    console = quiet() if as_json else out()
+    submitted = _submit(saved, block, slug, yes, console)
+    made = _make(block, slug, console)
+    if as_json:
+        print_json({**submitted, "resources": made.model_dump(mode="json")})
 
 
 @command("account edit")
@@ -54,10 +71,12 @@ def account_edit(
     *,
     flags: AccountFlags,
     yes: Yes = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Change an account's options. What is not given stays as it is; without flags, it asks."""
     from prefect_coiled.blocks.loading import account_slug, saved_block
 
+    ask_nobody(as_json, yes)
     name = account_slug(slug)
     saved = saved_block(name)
     if saved is None:
@@ -67,7 +86,9 @@ def account_edit(
     if not flags.given and not yes:
         flags = _asked(flags, saved, name)
     block = flags.block(saved)
-    _submit(saved, block, name, yes)
+    submitted = _submit(saved, block, name, yes, quiet() if as_json else out())
+    if as_json:
+        print_json(submitted)
 
 
 def _asked(flags: AccountFlags, saved: Ec2DaskAccount | None, slug: str) -> AccountFlags:
@@ -174,25 +195,28 @@ def _secret(question: str) -> str:
     return str(typer.prompt(question, hide_input=True)).strip()
 
 
-def _submit(saved: Ec2DaskAccount | None, block: Ec2DaskAccount, slug: str, yes: bool) -> None:
-    """Show what will hold and what changes, ask, and save it."""
+def _submit(
+    saved: Ec2DaskAccount | None, block: Ec2DaskAccount, slug: str, yes: bool, console: Console
+) -> dict[str, Any]:
+    """Show what will hold and what changes, ask, and save it; gives what became of it, for JSON."""
     from prefect_coiled.blocks.changes import differences
     from prefect_coiled.saved_accounts import save_account
 
-    console = out()
     console.print("4. Review")
-    _review(block, slug)
+    _review(block, slug, console)
+    changes = [] if saved is None else [str(one) for one in differences(saved, block)]
     if saved is not None:
-        changes = differences(saved, block)
         console.print("Changes" if changes else "Nothing changes.")
         for change in changes:
             console.print(f"   {change}")
     if not yes:
         typer.confirm("5. Submit?", default=True, abort=True)
-    console.print(str(save_account(block, slug)))
+    done = save_account(block, slug)
+    console.print(str(done))
+    return {**done.model_dump(mode="json"), "new": saved is None, "changes": changes}
 
 
-def _review(block: Ec2DaskAccount, account: str) -> None:
+def _review(block: Ec2DaskAccount, account: str, console: Console) -> None:
     from prefect_coiled.blocks import account_from_block
     from prefect_coiled.options import merge
 
@@ -203,14 +227,13 @@ def _review(block: Ec2DaskAccount, account: str) -> None:
     for row in merge(None, loaded.options).rows():
         rows.add_row(row.name, row.value)
     rows.add_row("tags", ", ".join(f"{k}={v}" for k, v in block.tags.items()) or "none")
-    out().print(rows)
+    console.print(rows)
 
 
-def _make(block: Ec2DaskAccount, account: str) -> None:
+def _make(block: Ec2DaskAccount, account: str, console: Console) -> AccountRecord:
     """Set up, each resource a line as it is made."""
     from prefect_coiled.saved_accounts import set_up
 
-    console = out()
     reads = ("Describe", "Get", "Head", "List")
 
     def line(event: Event) -> str:
@@ -226,3 +249,4 @@ def _make(block: Ec2DaskAccount, account: str) -> None:
         + (f": network {network.vpc_id}, {len(network.subnets)} subnets." if network else ".")
         + (f" Images go to {record.repository}." if record.repository else "")
     )
+    return record

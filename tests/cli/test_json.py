@@ -27,13 +27,11 @@ from .test_face import ALL
 ROOT = Path(__file__).parents[2]
 NAME = "of-the-cli"
 
-# What does something says how that went; some of what shows something shows a text, or JSON anyway. Any other
-# command shows what is there, so that programs want to read it.
+# What does something, and says as JSON too how that went.
 ACTS = {
     ("account", "destroy"),
     ("account", "edit"),
     ("account", "reset"),
-    ("demo",),
     ("doctor",),
     ("environment", "bake"),
     ("environment", "upload"),
@@ -46,12 +44,15 @@ ACTS = {
     ("stop",),
     ("sweep",),
 }
-TEXT = {("dashboard",), ("logs",), ("policies",), ("setup", "iam")}
+# JSON anyway, commands for a shell, and what is there to be looked at.
+TEXT = {("policies",), ("setup", "iam"), ("demo",)}
 # How each is called on a cluster that runs, and what its rows have.
 SHOWS: dict[tuple[str, ...], tuple[tuple[str, ...], set[str]]] = {
     ("account", "explain"): (("account", "explain"), {"option", "value", "from", "remark"}),
     ("account", "list"): (("account", "list"), {"account", "region", "egress", "where"}),
     ("blocks", "apply"): (("blocks", "apply", "DOCUMENT", "--dry-run"), {"type", "name", "state"}),
+    ("dashboard",): (("dashboard", NAME), {"name", "dashboard_link"}),
+    ("logs",): (("logs", NAME, "--tail", "5"), {"role", "instance", "lines"}),
     ("check",): (("check",), {"account", "region", "arn", "denied", "remark", "not_foreseen"}),
     ("cost",): (("cost", NAME), {"name", "count", "usd_per_hour", "usd"}),
     # Nothing differs here.
@@ -73,11 +74,12 @@ def options(command: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("path", ALL, ids=" ".join)
-def test_a_command_that_shows_what_is_there_has_json(path: tuple[str, ...]) -> None:
-    lists = str(ALL[path].help).split()[0] in ("List", "Show") or path[-1] in ("list", "ls", "status")
-    if lists or path not in ACTS | TEXT:
-        assert "--json" in options(ALL[path]), f"{' '.join(path)} lists something, and has no --json"
-        assert path in SHOWS, f"{' '.join(path)} --json is not tried"
+def test_a_command_that_shows_or_changes_something_has_json(path: tuple[str, ...]) -> None:
+    if path not in TEXT:
+        assert "--json" in options(ALL[path]), (
+            f"{' '.join(path)} shows or changes something, and has no --json"
+        )
+        assert path in ACTS or path in SHOWS, f"{' '.join(path)} --json is not tried"
 
 
 @pytest.fixture
@@ -143,7 +145,7 @@ def test_an_error_leaves_standard_output_empty(
     }
     for path in sorted(shows):
         name = ["nobodys"] if path == ("account", "explain") else ["--account", "nobodys"]
-        words = [*path, *([NAME] if path == ("firewall",) else []), *name]
+        words = [*path, *([NAME] if path[0] in ("dashboard", "firewall", "logs") else []), *name]
         code, out, err = shown(capfd, *words, "--json")
         assert (code, out) == (1, ""), (path, err)
         assert err.startswith("Error: account 'nobodys'"), path
@@ -185,3 +187,42 @@ def test_json_is_not_mixed_with_what_prefect_says_of_a_temporary_server(
         timeout=150,
     )
     assert [row["account"] for row in json.loads(done.stdout)] == ["default"]
+
+
+def test_what_changes_something_tells_as_json_what_became_of_it(
+    cluster: Cluster, sandbox: SandboxInfo, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def told(*words: str) -> Any:
+        code, out, err = shown(capfd, *words, "--json")
+        assert code == 0, (words, out, err)
+        return json.loads(out)
+
+    lines = shown(capfd, "logs", NAME, "--instance", "scheduler", "--json")[1]
+    (machine,) = json.loads(lines)
+    assert machine["role"] == "scheduler"
+    assert machine["lines"]
+    policy = "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess"
+    assert [told("role", "attach-policy", policy)["changed"] for _ in range(2)] == [True, False]
+    assert told("role", "detach-policy", policy)["attached"] is False
+    removed = told("stop", NAME, "--yes")
+    assert len(removed["removed"]["instance"]) == 2
+    keys = ("--access-key-id", "sandbox", "--secret-access-key", sandbox.secret_access_key)
+    place = ("--region", "eu-central-1", "--endpoint-url", sandbox.endpoint)
+    made = told("setup", "aws", "--account", "as-json", "--yes", *place, *keys)
+    assert (made["new"], made["region"]) == (True, "eu-central-1")
+    assert made["resources"]["network"]["vpc_id"].startswith("vpc-")
+    assert sandbox.secret_access_key not in json.dumps(made)
+    edited = told("account", "edit", "as-json", "--yes", "--egress", "public-ip")
+    assert any("public-ip" in change for change in edited["changes"])
+    assert told("account", "reset", "as-json", "--yes") == {"account": "as-json", "reset": True}
+    assert told("sandbox", "start")["endpoint"] == sandbox.endpoint
+    assert sandbox.secret_access_key not in shown(capfd, "sandbox", "start", "--json")[1]
+
+
+@pytest.mark.parametrize(
+    "words", ["stop x", "setup aws", "account edit", "account reset", "account destroy x"]
+)
+def test_json_asks_nobody(words: str, sandbox: SandboxInfo, capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, err = shown(capfd, *words.split(), "--json")
+    assert (code, out) == (1, "")
+    assert "nobody can be asked beside it" in err
