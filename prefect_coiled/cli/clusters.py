@@ -11,6 +11,7 @@ from prefect_coiled.cli.common import (
     ask_nobody,
     no_cluster,
     out,
+    plan_as_json,
     print_json,
     sentence_or_json,
     show,
@@ -18,6 +19,7 @@ from prefect_coiled.cli.common import (
     tell_removal,
 )
 from prefect_coiled.cli.declare import At, JsonOption, NameArgument, PlanOption, YesOption, command
+from prefect_coiled.cli.places import Everywhere
 
 if TYPE_CHECKING:
     from prefect_coiled.cluster.launched import Launched
@@ -169,22 +171,59 @@ def show_dashboard(name: NameArgument, at: At, as_json: JsonOption = False) -> N
 
 @command("sweep")
 def sweep_account(
-    at: At,
+    at: Everywhere,
     keep_nat: Annotated[
         bool, typer.Option("--keep-nat", help="Leave NAT gateways that no cluster uses.")
     ] = False,
     plan: PlanOption = False,
+    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what dead clusters left, and NAT gateways that no cluster uses."""
+    """Remove what dead clusters left, and NAT gateways that no cluster uses.
+
+    In more places than one it shows what it would remove, and asks.
+    """
     from prefect_coiled.provision import plan_sweep, sweep
 
+    if at.many:
+        _sweep_everywhere(at, not keep_nat, plan, yes, as_json)
+        return
     if plan:
         show_plan(plan_sweep(at.aws, release_nat=not keep_nat), as_json)
         return
     with at.session():
         removal = sweep(at.loaded.slug, at.aws.region, release_nat=not keep_nat)
     tell_removal(removal, as_json)
+
+
+def _sweep_everywhere(at: Everywhere, release_nat: bool, only_plan: bool, yes: bool, as_json: bool) -> None:
+    """Plan in each place, show that, ask, and sweep where there is something to remove."""
+    from prefect_coiled.provision import plan_sweep, sweep
+    from prefect_coiled.records import Removal
+
+    ask_nobody(as_json, only_plan, yes, words="--plan or --yes")
+    planned = at.each(lambda one: [plan_sweep(one.aws, release_nat=release_nat)])
+    wanted = [(place, plan) for place, plan in planned if plan.todo]
+    if only_plan and as_json:
+        print_json([plan_as_json(plan) for _, plan in planned])
+    for place, plan in () if as_json else wanted:
+        out().print(f"Account {place.account} in {place.region}")
+        show_plan(plan, as_json)
+    if only_plan:
+        at.end()
+        return
+    if wanted and not yes:
+        count = sum(len(plan.todo) for _, plan in wanted)
+        typer.confirm(f"Remove these {count} resources?", abort=True)
+
+    def swept(one: At) -> list[Removal]:
+        with one.session():
+            return [sweep(one.loaded.slug, one.aws.region, release_nat=release_nat)]
+
+    removals = at.each(swept, [place for place, _ in wanted], at_once=1)
+    total = sum((removal for _, removal in removals), Removal())
+    tell_removal(total, as_json)
+    at.end()
 
 
 def _running(at: At, name: str) -> Launched:

@@ -147,10 +147,15 @@ def _tell_left(console: Console, left: Mapping[str, str], needed: tuple[str, ...
         console.print(f"{word}: {name}, {' '.join(reason.split())}")
 
 
+def plan_as_json(plan: Plan) -> dict[str, Any]:
+    """A plan for programs."""
+    return {**plan.model_dump(mode="json"), "costs": plan.costs, "saves": plan.saves}
+
+
 def show_plan(plan: Plan, as_json: bool) -> None:
     """Print what would be changed, what that costs and saves, and what stays and costs."""
     if as_json:
-        print_json({**plan.model_dump(mode="json"), "costs": plan.costs, "saves": plan.saves})
+        print_json(plan_as_json(plan))
         return
     from prefect_coiled.plan.prices import usd
 

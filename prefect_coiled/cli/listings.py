@@ -11,51 +11,66 @@ import typer
 
 from prefect_coiled.cli.common import no_cluster, show
 from prefect_coiled.cli.declare import At, JsonOption, command
+from prefect_coiled.cli.places import Everywhere, Place
 
 if TYPE_CHECKING:
     from prefect_coiled.records import InstanceRecord
 
 
 @command("ls")
-def list_clusters(at: At, as_json: JsonOption = False) -> None:
+def list_clusters(at: Everywhere, as_json: JsonOption = False) -> None:
     """List the clusters of an account in a region, with what they cost an hour."""
+    from prefect_coiled import costs
+
+    found = at.each(_clusters)
+    listed = [{"account": place.account, "region": place.region, **told} for place, (told, _) in found]
+    rows = [(*place, *row) if at.many else row for place, (_, row) in found]
+    columns = (*at.columns, "NAME", "STATE", "AGE", "WORKERS", "TYPES", "CREATOR", "COST/H")
+    elsewhere = [] if at.all_regions else ["Other regions were not looked at: give --all-regions."]
+    none = "\n".join((f"No cluster of {at.whose} runs in {at.whereabouts}", *elsewhere))
+    spot = any(told["spot"] for _, (told, _) in found)
+    basis = costs.basis(None if at.many else at.aws.region, spot=spot)
+    after = (f"{basis} Machines and public addresses only.", *elsewhere)
+    show(listed, as_json, columns, rows, none=none, after=after)
+    at.end()
+
+
+def _clusters(at: At) -> list[tuple[dict[str, Any], tuple[str, ...]]]:
+    """The clusters in one place: each for JSON, and as a row."""
     from prefect_coiled import costs
     from prefect_coiled.aws.instances import find_instances
 
     clusters: dict[tuple[str, str], list[InstanceRecord]] = {}
     for machine in find_instances(at.aws):
         clusters.setdefault((machine.cluster, machine.cluster_uid), []).append(machine)
-    basis, listed, rows = "", [], []
+    found: list[tuple[dict[str, Any], tuple[str, ...]]] = []
     for (name, _), machines in clusters.items():
         uses = [
             costs.MachineUse(vm_type=m.instance_type, spot=m.spot, public_ip=bool(m.public_ip))
             for m in machines
         ]
         cost = costs.estimate(uses, region=at.aws.region)
-        basis, workers = cost.basis, sum(m.role == "worker" for m in machines)
-        listed.append(
-            {
-                "name": name,
-                "state": _state(machines),
-                "since": min((m.launched_at.isoformat() for m in machines if m.launched_at), default=None),
-                "workers": workers,
-                "types": dict(Counter(m.instance_type for m in machines)),
-                "creator": machines[0].creator,
-                "usd_per_hour": cost.total_usd,
-            }
-        )
+        workers = sum(m.role == "worker" for m in machines)
+        told = {
+            "name": name,
+            "state": _state(machines),
+            "since": min((m.launched_at.isoformat() for m in machines if m.launched_at), default=None),
+            "workers": workers,
+            "types": dict(Counter(m.instance_type for m in machines)),
+            "spot": any(m.spot for m in machines),
+            "creator": machines[0].creator,
+            "usd_per_hour": cost.total_usd,
+        }
         rest = (str(workers), _types(machines), machines[0].creator, cost.short)
-        rows.append((name, _state(machines), _age(machines), *rest))
-    columns = ("NAME", "STATE", "AGE", "WORKERS", "TYPES", "CREATOR", "COST/H")
-    none = f"No cluster of account {at.loaded.slug} runs in {at}"
-    show(listed, as_json, columns, rows, none=none, after=[f"{basis} Machines and public addresses only."])
+        found.append((told, (name, _state(machines), _age(machines), *rest)))
+    return found
 
 
 @command("cost")
 def show_cost(
     name: Annotated[str | None, typer.Argument(help="Name of a cluster; all of them if not given.")] = None,
     *,
-    at: At,
+    at: Everywhere,
     as_json: JsonOption = False,
 ) -> None:
     """Show what an account's clusters cost an hour and have cost so far, and what they share.
@@ -64,14 +79,56 @@ def show_cost(
     """
     from prefect_coiled import costs
     from prefect_coiled.plan.prices import total, usd
+
+    found = at.each(lambda one: _costs(one, name))
+    if name is not None and not any(told["machines"] for _, told in found):
+        at.end()
+        raise no_cluster(at.aws, name)
+    sums: list[dict[str, Any]] = [
+        {
+            "account": place.account,
+            "region": place.region,
+            **{k: v for k, v in told.items() if k != "machines"},
+        }
+        for place, told in found
+    ]
+    rows = [
+        (
+            *((row["account"], row["region"]) if at.many else ()),
+            row["name"],
+            str(row["count"]),
+            usd(row["usd_per_hour"]),
+            usd(row["usd"]),
+        )
+        for row in sums
+    ]
+    all_, paid = (usd(total([row[key] for row in sums])) for key in ("usd_per_hour", "usd"))
+    rows.append((*(("total", "", "") if at.many else ("total",)), "", all_, paid))
+    none = f"Nothing of {at.whose} costs anything by the hour in {at.whereabouts}"
+    basis = costs.basis(None if at.many else at.aws.region, spot=True)
+    after = [f"{basis} Machines, disks, public addresses and NAT gateways."]
+    if not at.many:
+        after.insert(0, f"Account {at.loaded.slug} in {at}")
+    if not at.all_regions:
+        elsewhere = "Other regions were not looked at: give --all-regions."
+        after.append(elsewhere)
+        none += f"\n{elsewhere}"
+    show(sums, as_json, (*at.columns, "NAME", "HOW MANY", "COST/H", "SO FAR"), rows, none=none, after=after)
+    at.end()
+
+
+def _costs(at: At, name: str | None) -> list[dict[str, Any]]:
+    """What costs something in one place, by cluster, and by kind for what all of them share."""
+    from prefect_coiled import costs
+    from prefect_coiled.plan.prices import total
     from prefect_coiled.provision import take_inventory
 
     now = datetime.now(timezone.utc)
-    found = take_inventory(at.aws, name, costly=True)
-    if name is not None and not any(r.kind == "instance" for r in found):
-        raise no_cluster(at.aws, name)
     listed: dict[str, list[tuple[bool, float | None, float | None]]] = {}
-    for one in found:
+    machines: Counter[str] = Counter()
+    for one in take_inventory(at.aws, name, costly=True):
+        if one.kind == "instance":
+            machines[one.cluster] += 1
         if one.usd_per_hour == 0:
             continue
         hours = None
@@ -81,38 +138,48 @@ def show_cost(
         # The parts of a cluster are counted by its machines.
         counts = not one.cluster or one.kind == "instance"
         listed.setdefault(one.cluster or f"({one.kind}s)", []).append((counts, one.usd_per_hour, so_far))
-    sums: list[dict[str, Any]] = [
+    return [
         {
             "name": key,
             "count": sum(counts for counts, _, _ in parts),
             "usd_per_hour": total([hourly for _, hourly, _ in parts]),
             "usd": total([so_far for _, _, so_far in parts]),
+            "machines": machines[key],
         }
         for key, parts in listed.items()
     ]
-    rows = [(row["name"], str(row["count"]), usd(row["usd_per_hour"]), usd(row["usd"])) for row in sums]
-    all_, paid = (usd(total([row[key] for row in sums])) for key in ("usd_per_hour", "usd"))
-    rows.append(("total", "", all_, paid))
-    none = f"Nothing of account {at.loaded.slug} costs anything by the hour in {at}"
-    basis = f"{costs.basis(at.aws.region, spot=True)} Machines, disks, public addresses and NAT gateways."
-    after = (f"Account {at.loaded.slug} in {at}", basis)
-    show(sums, as_json, ("NAME", "HOW MANY", "COST/H", "SO FAR"), rows, none=none, after=after)
 
 
 @command("resources")
-def list_resources(at: At, as_json: JsonOption = False) -> None:
+def list_resources(at: Everywhere, as_json: JsonOption = False) -> None:
     """List everything that an account has in a region, found by tag, and what it costs an hour."""
     from prefect_coiled.plan.prices import usd
     from prefect_coiled.provision import take_inventory
 
-    found = take_inventory(at.aws)
-    prices = ("" if one.usd_per_hour == 0 else usd(one.usd_per_hour) for one in found)
+    found = []
+    # What all regions share is shown once.
+    seen: set[tuple[str, str, str]] = set()
+    for place, one in at.each(lambda one: list(take_inventory(one.aws))):
+        key = (place.account, one.kind, one.resource_id)
+        if one.everywhere and key in seen:
+            continue
+        seen.add(key)
+        found.append((Place(place.account, "") if one.everywhere and at.many else place, one))
+    listed = [{"account": p.account, "region": p.region, **one.model_dump(mode="json")} for p, one in found]
     rows = (
-        (one.cluster or "(shared)", one.kind, one.resource_id, price, one.note)
-        for one, price in zip(found, prices, strict=True)
+        (
+            *(place if at.many else ()),
+            one.cluster or "(shared)",
+            one.kind,
+            one.resource_id,
+            "" if one.usd_per_hour == 0 else usd(one.usd_per_hour),
+            one.note,
+        )
+        for place, one in found
     )
-    none = f"Account {at.loaded.slug} has nothing in {at}"
-    show(found, as_json, ("CLUSTER", "KIND", "ID", "COST/H", ""), rows, none=none)
+    none = f"{at.whose[:1].upper()}{at.whose[1:]} has nothing in {at.whereabouts}"
+    show(listed, as_json, (*at.columns, "CLUSTER", "KIND", "ID", "COST/H", ""), rows, none=none)
+    at.end()
 
 
 @command("quotas")

@@ -20,6 +20,7 @@ class Resource(Record):
         usd_per_hour: What it costs an hour by list prices, in US dollars, without what is stored; None if
             that is not known.
         since: When it began to cost, where AWS says so.
+        everywhere: Whether all regions share it.
     """
 
     kind: str
@@ -28,6 +29,7 @@ class Resource(Record):
     note: str = ""
     usd_per_hour: float | None = 0.0
     since: datetime | None = None
+    everywhere: bool = False
 
 
 def take_inventory(aws: Aws, cluster: str | None = None, *, costly: bool = False) -> tuple[Resource, ...]:
@@ -55,6 +57,7 @@ def take_inventory(aws: Aws, cluster: str | None = None, *, costly: bool = False
                     note=kind.note(item),
                     usd_per_hour=kind.usd(item),
                     since=kind.since(item),
+                    everywhere=kind.everywhere,
                 )
             )
     return tuple(sorted(found, key=lambda r: (r.cluster, r.kind, r.resource_id)))

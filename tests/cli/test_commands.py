@@ -120,7 +120,10 @@ def test_a_region_that_does_not_exist_is_one_line_on_stderr(sandbox: SandboxInfo
 
 def test_nothing_is_listed_where_nothing_runs(sandbox: SandboxInfo) -> None:
     shown = run("ls", "--region", "sa-east-1").stdout
-    assert shown == "No cluster of account default runs in sa-east-1 (the sandbox on this machine).\n"
+    assert shown == (
+        "No cluster of account default runs in sa-east-1 (the sandbox on this machine).\n"
+        "Other regions were not looked at: give --all-regions.\n"
+    )
 
 
 def test_a_cluster_is_listed_read_and_stopped(cluster: Cluster) -> None:

@@ -1,0 +1,108 @@
+"""All regions and all accounts: what is denied in one place is said, and keeps no other from being shown."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from prefect_aws import AwsCredentials
+
+from prefect_coiled import Cluster, Ec2DaskAccount
+from prefect_coiled.options.models import REGIONS
+from prefect_coiled.sandbox import Sandbox, SandboxInfo
+
+from .conftest import run
+
+
+def rows(*words: str) -> list[dict[str, Any]]:
+    shown = run(*words, "--json")
+    assert shown.exit_code == 0, shown.output
+    found: list[dict[str, Any]] = json.loads(shown.stdout)
+    return found
+
+
+def test_what_is_in_other_regions_is_shown_or_said_not_to_be_looked_at(cluster: Cluster) -> None:
+    alone = run("ls", "--region", "eu-west-2").stdout
+    assert alone.endswith("Other regions were not looked at: give --all-regions.\n")
+    assert "of-the-cli" not in alone
+    shown = run("ls", "--all-regions").stdout
+    assert re.search(r"^default +us-east-1 +of-the-cli +running", shown, re.M)
+    assert "not looked at" not in shown
+    (row,) = [one for one in rows("ls", "--all-regions") if one["name"] == "of-the-cli"]
+    assert (row["account"], row["region"]) == ("default", "us-east-1")
+    assert "of-the-cli" in run("cost", "of-the-cli", "--all-regions").stdout
+    assert run("cost", "never-was", "--all-regions").exit_code == 1
+
+
+def test_what_costs_in_any_region_is_listed_and_what_all_share_once(sandbox: SandboxInfo) -> None:
+    for region in ("eu-west-2", "ca-central-1"):
+        assert run("setup", "region", "--region", region).exit_code == 0
+    gateways = {one["region"] for one in rows("cost", "--all-regions") if one["name"] == "(NAT gateways)"}
+    assert gateways >= {"eu-west-2", "ca-central-1"}
+    found = rows("resources", "--all-regions")
+    assert len([one for one in found if one["kind"] == "IAM role"]) == 1
+    assert {one["region"] for one in found if one["kind"] == "VPC"} >= {"eu-west-2", "ca-central-1"}
+    total = run("cost", "--all-regions").stdout
+    assert re.search(r"^total +\$0\.\d{4}", total, re.M)
+
+
+def test_a_sweep_of_all_regions_is_planned_shown_and_asked_about(sandbox: SandboxInfo) -> None:
+    for region in ("eu-west-2", "ca-central-1"):
+        assert run("setup", "region", "--region", region).exit_code == 0
+    planned = json.loads(run("sweep", "--all-regions", "--plan", "--json").stdout)
+    going = {
+        change["resource_id"]
+        for plan in planned
+        for change in plan["changes"]
+        if change["action"] == "delete" and change["kind"] == "NAT gateway"
+    }
+    assert len(going) >= 2
+    refused = run("sweep", "--all-regions", answer="n\n")
+    assert refused.exit_code == 1
+    assert all(one in refused.stdout for one in going)
+    assert re.search(r"Remove these \d+ resources\?", refused.output)
+    there = {one["resource_id"] for one in rows("resources", "--all-regions")}
+    assert going <= there
+    done = json.loads(run("sweep", "--all-regions", "--yes", "--json").stdout)
+    assert going <= set(done["removed"]["NAT gateway"])
+    assert run("sweep", "--all-regions", "--yes").stdout == "Removed: nothing\n"
+
+
+def test_all_accounts_are_looked_at(sandbox: SandboxInfo) -> None:
+    for name in ("one-of-two", "two-of-two"):
+        Ec2DaskAccount(region="ap-south-1", sandbox=True).save(name, overwrite=True)
+        assert run("setup", "region", "--account", name).exit_code == 0
+    found = {(one["account"], one["region"]) for one in rows("cost", "--all-accounts")}
+    assert found >= {("one-of-two", "ap-south-1"), ("two-of-two", "ap-south-1")}
+
+
+def test_what_is_denied_in_one_region_is_said_and_the_others_are_shown() -> None:
+    with Sandbox({"boot": "none", "iam": "on"}) as strict:
+        allow = {"Effect": "Allow", "Action": ["ec2:Describe*", "sts:*"], "Resource": "*"}
+        outside = {"StringEquals": {"aws:RequestedRegion": ["eu-west-1", "eu-west-3"]}}
+        deny = {"Effect": "Deny", "Action": "ec2:*", "Resource": "*", "Condition": outside}
+        key, secret = strict.add_user("limited", {"Version": "2012-10-17", "Statement": [allow, deny]})
+        credentials = AwsCredentials(
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+            aws_client_parameters={"endpoint_url": strict.endpoint},
+        )
+        Ec2DaskAccount(region="us-east-1", aws_credentials=credentials).save("limited", overwrite=True)
+        strict.clear_calls()
+        shown = run("ls", "--account", "limited", "--all-regions")
+        asked = [action for _, action in strict.calls(key) if action == "DescribeInstances"]
+    assert shown.exit_code == 1
+    assert len(asked) == len(REGIONS)
+    assert shown.stdout == "No cluster of account limited runs in what could be looked at.\n"
+    (line,) = shown.stderr.splitlines()
+    assert line.startswith("Error: account limited in eu-west-1, eu-west-3: ")
+    assert "UnauthorizedOperation" in line
+
+
+def test_all_regions_and_one_of_them_contradict_each_other(sandbox: SandboxInfo) -> None:
+    for words in ("ls --all-regions --region eu-west-1", "cost --all-accounts --account default"):
+        told = run(*words.split())
+        assert told.exit_code == 1
+        assert "goes without --" in told.stderr
+    assert "goes with --plan or --yes" in run("sweep", "--all-regions", "--json").stderr
