@@ -18,7 +18,10 @@ from typing import Any
 from prefect import flow, serve
 
 sys.path.insert(0, str(Path(__file__).parent))
-from nightly import nightly_report
+try:
+    from nightly import nightly_report
+except ModuleNotFoundError as lacking:
+    sys.exit(f'The nightly report needs {lacking.name}: run `pip install ".[dataframe]"` in the checkout.')
 from sweep import sweep_regions
 
 ROOT = Path(__file__).parent.parent

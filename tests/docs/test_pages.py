@@ -5,20 +5,30 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from typer.main import get_command
 
 import prefect_coiled
+from prefect_coiled import install
 from prefect_coiled.cli import app
+from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import elsewhere
 from prefect_coiled.options.keywords import KEYWORDS
+from prefect_coiled.options.models import BackendOptions
 
 from .conftest import ROOT
 from .test_examples import PAGES, blocks
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def shell_lines() -> list[str]:
@@ -55,6 +65,10 @@ def test_other_commands_are_those_of_make_or_of_prefect(line: str) -> None:
     if words[0] == "make":
         target = next(w for w in words[1:] if "=" not in w)
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
+    elif "pip" in words[:2]:
+        wanted = Requirement(words[-1].replace(".", install.DISTRIBUTION, 1))
+        assert words[-2] == "install"
+        assert wanted.extras <= set(extras())
     else:
         known = {"block", "config", "deploy", "gcl", "server", "work-pool", "worker"}
         script = words[1] if words[0] == "python" else ""
@@ -63,6 +77,57 @@ def test_other_commands_are_those_of_make_or_of_prefect(line: str) -> None:
             or (words[:3] == ["python", "-m", "pytest"] and all((ROOT / w).exists() for w in words[3:]))
             or (script.startswith("flows/") and (ROOT / script).is_file())
         )
+
+
+def extras() -> dict[str, list[str]]:
+    """The extras of pyproject.toml, each with what it brings."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found: dict[str, list[str]] = project["optional-dependencies"]
+    return found
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_first_thing_told_is_how_to_install_it_with_each_extra(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)", text, re.M)[0] == "Install"
+    section = text.partition("## Install")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, re.M))
+    assert set(rows) == set(extras())
+    for extra, brings in rows.items():
+        names = {Requirement(one).name for one in extras()[extra]}
+        assert {name.strip() for name in brings.split(",")} <= names, extra
+
+
+def test_no_page_and_no_error_has_another_address_than_the_projects() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    address = project.get("urls", {}).get("Repository", "")
+    assert install.address() == address
+    assert (address in install.how("sandbox")) if address else ("checkout" in install.how("sandbox"))
+    texts = [*PAGES, *(ROOT / "prefect_coiled").rglob("*.py")]
+    for path in texts:
+        text = path.read_text(encoding="utf-8")
+        for line in text.splitlines():
+            # No index has it, so that its name alone installs nothing, or a stranger's.
+            assert not re.search(rf"(install|--from) [\"']?{install.DISTRIBUTION}", line), (path.name, line)
+            found = re.search(rf"{install.DISTRIBUTION}\S* @ git\+(\S+)", line)
+            assert not found or path.name == "install.py" or found[1].startswith(address or "nowhere"), line
+
+
+def test_the_page_of_options_says_which_are_keywords_and_what_their_defaults_are() -> None:
+    text = (ROOT / "docs" / "options.md").read_text(encoding="utf-8").partition("## Four places")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines()]
+    table = {row[0].strip(" `"): row for row in rows if len(row) == 4 and row[0].startswith(("`", " `"))}
+    assert set(table) == {*BackendOptions.model_fields, "firewall"}
+    held = BackendOptions()
+    for name, (_, too, default, _) in table.items():
+        assert too.startswith("yes") == (name in KEYWORDS), name
+        assert set(re.findall(r"`(\w+)`", too)) <= set(KEYWORDS)
+        if not too.startswith("yes"):
+            with pytest.raises(OptionsError, match=r"Put it into backend_options: "):
+                prefect_coiled.Cluster(**{name: "anything"})
+        if default.startswith("`"):
+            value = held.registry.kind if name == "registry" else getattr(held, name) or False
+            assert default.strip("`") == str(value), name
 
 
 def test_the_page_of_the_command_line_is_that_of_its_help_texts() -> None:
