@@ -190,7 +190,7 @@ def check_access_key_id(text: str) -> str:
     return text
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)  # one for each region, and some
 def session_of_keys(key_id: str, secret: SecretStr, region: str) -> boto3.Session:
     """A session with keys of a user, kept: they stay what they are, unlike a profile or the environment."""
     import boto3

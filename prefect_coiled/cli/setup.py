@@ -5,7 +5,7 @@ Both start from what is saved. `setup aws` also makes the account's resources, e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from prefect_coiled.blocks import Ec2DaskAccount
     from prefect_coiled.events import Event
+    from prefect_coiled.options import BackendOptions
     from prefect_coiled.records import AccountRecord
 
 T = TypeVar("T")
@@ -116,7 +117,18 @@ def _asked(flags: AccountFlags, saved: Ec2DaskAccount | None, slug: str) -> Acco
             flags = _ask("   Docker Hub user", None, lambda text: _user(flags, text))
         if flags.registry_access_token is None:
             flags = replace(flags, registry_access_token=_secret("   Access token"))
+    if saved is None and not (flags.cidr or flags.port or flags.close):
+        question = "4. Who may reach the clusters (me, all, or a network)"
+        flags = _ask(question, "me", lambda text: _who(flags, text))
     return flags
+
+
+def _who(flags: AccountFlags, text: str) -> AccountFlags:
+    from prefect_coiled.options.ingress import ANYWHERE, Firewall
+
+    cidr = ANYWHERE if text == "all" else text
+    Firewall(cidrs=[cidr])
+    return replace(flags, cidr=[cidr])
 
 
 def _registry(flags: AccountFlags, text: str) -> AccountFlags:
@@ -202,7 +214,7 @@ def _submit(
     from prefect_coiled.blocks.changes import differences
     from prefect_coiled.saved_accounts import save_account
 
-    console.print("4. Review")
+    console.print("Review" if yes else "5. Review")
     _review(block, slug, console)
     changes = [] if saved is None else [str(one) for one in differences(saved, block)]
     if saved is not None:
@@ -210,7 +222,7 @@ def _submit(
         for change in changes:
             console.print(f"   {change}")
     if not yes:
-        typer.confirm("5. Submit?", default=True, abort=True)
+        typer.confirm("6. Submit?", default=True, abort=True)
     done = save_account(block, slug)
     console.print(str(done))
     return {**done.model_dump(mode="json"), "new": saved is None, "changes": changes}
@@ -224,10 +236,47 @@ def _review(block: Ec2DaskAccount, account: str, console: Console) -> None:
     rows = table("OPTION", "VALUE")
     rows.add_row("account", account)
     rows.add_row("credentials", loaded.credentials.description)
-    for row in merge(None, loaded.options).rows():
+    merged = merge(None, loaded.options)
+    for row in merged.rows():
         rows.add_row(row.name, row.value)
     rows.add_row("tags", ", ".join(f"{k}={v}" for k, v in block.tags.items()) or "none")
     console.print(rows)
+    for line in (*_doors(merged.options), _price(merged.options)):
+        console.print(line)
+
+
+def _doors(options: BackendOptions) -> Iterator[str]:
+    """Who may come in, in sentences."""
+    from prefect_coiled.options.ingress import ANYWHERE, SSH_PORT
+
+    if not options.ingress:
+        yield "Nobody reaches a scheduler from outside."
+    for rule in options.ingress:
+        ports = ", ".join(str(port) for port in rule.ports if port != SSH_PORT)
+        if not ports:
+            continue
+        if rule.cidr == ANYWHERE:
+            yield (
+                f"Everybody reaches ports {ports} of schedulers ({ANYWHERE}): Dask's asks for a certificate, "
+                "the dashboard for a token. `--cidr me` lets in your own address alone."
+            )
+        else:
+            yield f"Ports {ports} of schedulers are reached from: {rule.cidr}."
+    if any(SSH_PORT in rule.ports for rule in options.ingress):
+        yield f"Port {SSH_PORT} stays closed but for clusters with a `key_name`."
+
+
+def _price(options: BackendOptions) -> str:
+    """What the set-up of an account costs by the hour, in a sentence."""
+    from prefect_coiled.plan.prices import NAT_GATEWAY_USD_PER_HOUR, PUBLIC_IPV4_USD_PER_HOUR, usd
+
+    if options.egress != "nat" or options.network is not None:
+        return "A set-up costs nothing by the hour."
+    price = usd(NAT_GATEWAY_USD_PER_HOUR + PUBLIC_IPV4_USD_PER_HOUR)
+    return (
+        f"A set-up has a NAT gateway, which costs {price} an hour until a sweep finds no cluster. "
+        "`--egress public-ip` needs none."
+    )
 
 
 def _make(block: Ec2DaskAccount, account: str, console: Console) -> AccountRecord:

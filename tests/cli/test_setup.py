@@ -213,22 +213,29 @@ def guided(aws: Sandbox, keys: dict[str, str], answer: str) -> Result:
 def test_the_guided_command_asks_reviews_and_makes_one_resource_after_the_other(
     aws: Sandbox, keys: dict[str, str]
 ) -> None:
-    answers = ["us-east-1", "keys", keys["aws_access_key_id"], keys["aws_secret_access_key"], "ecr", "y"]
-    result = guided(aws, keys, "\n".join(answers) + "\n")
+    answers = ["us-east-1", "keys", keys["aws_access_key_id"], keys["aws_secret_access_key"], "ecr"]
+    result = guided(aws, keys, "\n".join([*answers, "", "y"]) + "\n")
     assert result.exit_code == 0, result.output
     text = result.output
-    steps = ["1. Region", "2. Credentials", "3. Container registry", "4. Review", "5. Submit?"]
+    steps = ["1. Region", "2. Credentials", "3. Container registry", "4. Who may reach"]
+    steps += ["5. Review", "6. Submit?"]
     made = ["creating VPC", "creating role (guided)", "creating NAT gateway", "Account guided is set up"]
     places = [text.index(part) for part in steps]
     assert places == sorted(places)
     assert all(part in text for part in made)
-    review = dict(re.findall(r"^(\w+) +(.+?) *$", text[places[3] : places[4]], re.M))
+    review = dict(re.findall(r"^(\w+) +(.+?) *$", text[places[4] : places[5]], re.M))
     assert review["account"] == "guided"
     assert review["credentials"] == f"access key {keys['aws_access_key_id']}"
     assert (review["region"], review["registry"], review["egress"]) == ("us-east-1", "ecr", "nat")
+    # One's own address is offered; what costs and who may come in is said before anything is made.
+    assert review["ingress"].endswith("from me")
+    before = text[: places[5]]
+    assert "Ports 8787, 8786 of schedulers are reached from: me." in before
+    assert "Port 22 stays closed" in before
+    assert "a NAT gateway, which costs $0.0500 an hour" in before
     assert keys["aws_secret_access_key"] not in text
     assert inventory(aws) >= {"VPC", "subnet", "NAT gateway", "IAM role", "log group"}
-    again = guided(aws, keys, "\n".join(answers) + "\n")
+    again = guided(aws, keys, "\n".join([*answers, "y"]) + "\n")
     assert "creating" not in again.output
     assert "Account guided is set up" in again.output
     gone = run("account", "destroy", "guided", answer="guided\n")
@@ -238,8 +245,18 @@ def test_the_guided_command_asks_reviews_and_makes_one_resource_after_the_other(
 
 def test_nothing_is_made_without_a_yes(aws: Sandbox, keys: dict[str, str]) -> None:
     reset_account("guided")
-    answers = ["us-east-1", "keys", keys["aws_access_key_id"], keys["aws_secret_access_key"], "ecr", "n"]
-    assert guided(aws, keys, "\n".join(answers) + "\n").exit_code == 1
+    answers = [
+        "us-east-1",
+        "keys",
+        keys["aws_access_key_id"],
+        keys["aws_secret_access_key"],
+        "ecr",
+        "all",
+        "n",
+    ]
+    refused = guided(aws, keys, "\n".join(answers) + "\n")
+    assert refused.exit_code == 1
+    assert "Everybody reaches ports 8787, 8786 of schedulers (0.0.0.0/0)" in refused.output
     with pytest.raises(AccountError, match="no block of that name"):
         load_account("guided")
     assert (
@@ -284,6 +301,7 @@ def test_stopped_in_the_middle_it_goes_on_when_it_is_run_again(aws: Sandbox, key
 
 
 def test_each_answer_is_checked_when_it_is_given(aws: Sandbox, keys: dict[str, str]) -> None:
+    reset_account("guided")
     right = (keys["aws_access_key_id"], keys["aws_secret_access_key"])
     answers = [
         "eu-wst-1",
@@ -296,7 +314,7 @@ def test_each_answer_is_checked_when_it_is_given(aws: Sandbox, keys: dict[str, s
         "AKIAWRONG",
         "wrong",
     ]
-    answers += ["keys", *right, "docker", "docker_hub", "Me", "me", "dckr_pat_x", "n"]
+    answers += ["keys", *right, "docker", "docker_hub", "Me", "me", "dckr_pat_x", "nobody", "me", "n"]
     result = guided(aws, keys, "\n".join(answers) + "\n")
     told = [line.split("Error: ")[1] for line in result.output.splitlines() if "Error: " in line]
     assert [text.partition(":")[0] for text in told] == [
@@ -307,6 +325,7 @@ def test_each_answer_is_checked_when_it_is_given(aws: Sandbox, keys: dict[str, s
         "checking the credentials of account (guided)",
         "registry 'docker'",
         "registry username",
+        "cidr 'nobody'",
     ], result.output
     assert "Did you mean 'eu-west-1'?" in told[0]
     assert "Did you mean 'keys'?" in told[1]
