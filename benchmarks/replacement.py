@@ -16,6 +16,8 @@ import sys
 import time
 from collections.abc import Callable
 
+import psutil
+
 from prefect_coiled import Cluster
 from prefect_coiled.sandbox import Sandbox, control
 
@@ -60,6 +62,8 @@ def without_client(sandbox: Sandbox, workers: int) -> dict[str, float]:
     process = subprocess.Popen([sys.executable, "-c", LEFT, *arguments], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.readline()
+    for child in psutil.Process(process.pid).children(recursive=True):
+        child.kill()  # its own Prefect server, if it had to start one
     process.kill()
     process.wait()
     ec2 = sandbox.client("ec2")
@@ -104,6 +108,7 @@ def main() -> None:
         for _ in range(asked.runs):
             for measure in (with_client, without_client):
                 for name, seconds in measure(sandbox, asked.workers).items():
+                    print(f"  {name:24} {seconds:6.1f} s", flush=True)
                     found.setdefault(name, []).append(seconds)
     for name, times in found.items():
         print(f"{name:24} {statistics.median(times):6.1f} s ({min(times):.1f} to {max(times):.1f})")
