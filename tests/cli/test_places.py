@@ -75,10 +75,20 @@ def test_a_sweep_of_all_regions_is_planned_shown_and_asked_about(two_regions: tu
 
 
 def test_all_accounts_are_looked_at(sandbox: SandboxInfo) -> None:
+    nowhere = AwsCredentials(
+        aws_access_key_id="AKIAIOSFODNN7EXAMPLE",
+        aws_secret_access_key="nobodys",
+        aws_client_parameters={"endpoint_url": sandbox.endpoint},
+    )
     for name in ("one-of-two", "two-of-two"):
         Ec2DaskAccount(region="ap-south-1", sandbox=True).save(name, overwrite=True)
         assert run("setup", "region", "--account", name).exit_code == 0
-    found = {(one["account"], one["region"]) for one in rows("cost", "--all-accounts")}
+    Ec2DaskAccount(region="us-east-1", aws_credentials=nowhere).save("nowhere", overwrite=True)
+    shown = run("cost", "--all-accounts", "--json")
+    # One account whose AWS does not answer keeps no other from being shown.
+    assert shown.exit_code == 1
+    assert "Error: account nowhere in us-east-1: " in shown.stderr
+    found = {(one["account"], one["region"]) for one in json.loads(shown.stdout)}
     assert found >= {("one-of-two", "ap-south-1"), ("two-of-two", "ap-south-1")}
 
 
