@@ -78,7 +78,7 @@ def set_up_account(
 
         while True:
             try:
-                want, there = _brought(aws, wish(names), registry, told)
+                want, there = _brought(aws, wish(names), registry, told, strict=every_zone)
             except ClosedZoneError as error:
                 names = tuple(name for name in names if name != error.zone)
                 if not names:
@@ -89,7 +89,9 @@ def set_up_account(
             return steps.account_record(aws, who, want, there)
 
 
-def _brought(aws: Aws, want: Wanted, registry: RegistryKind, told: tuple[str, ...]) -> tuple[Wanted, There]:
+def _brought(
+    aws: Aws, want: Wanted, registry: RegistryKind, told: tuple[str, ...], strict: bool
+) -> tuple[Wanted, There]:
     """See that there is what is wanted, and tell of the things named; gives that and all that is there.
 
     Raises:
@@ -105,7 +107,8 @@ def _brought(aws: Aws, want: Wanted, registry: RegistryKind, told: tuple[str, ..
     with lease(aws, set_up_lease(aws.account)):
         want = widened(want, there, registry)
         there = look(aws, asked_of(want), ours=True)
-        carry_out(set_up_of(aws, there, want), Making(aws, want, there))
+        # For a launch, rights of an earlier version will do.
+        carry_out(set_up_of(aws, there, want), Making(aws, want, there), strict=strict)
     for name in told:
         events.step(name, "ready")
     return want, there
@@ -117,8 +120,11 @@ def _tell_unbound(aws: Aws, there: There, asked: bool) -> None:
         events.step("role", text)
 
 
-def carry_out(plan: Plan, making: Making) -> None:
+def carry_out(plan: Plan, making: Making, *, strict: bool = True) -> None:
     """Make and repair what a plan says, each after what it waits for.
+
+    Args:
+        strict: Whether the role's rights have to be those of this version, where that is denied.
 
     Raises:
         PrefectCoiledError: With the first cause; what was made and costs something is `left`.
@@ -128,7 +134,11 @@ def carry_out(plan: Plan, making: Making) -> None:
     # What may be an administrator's to make ends a set-up before anything else is made.
     first = [change for change in plan.todo if KINDS[change.row].administered]
     settle([bring.submit(making, change) for change in first])
+    older: list[PrefectFuture[None]] = []
     for change in [change for change in plan.todo if change not in first]:
+        if not strict and (change.row, change.action) == ("role", "update"):
+            older.append(bring.submit(making, change))
+            continue
         waits_for = [future for row in KINDS[change.row].waits_for for future in futures.get(row, ())]
         # Prefect's overloads know `wait_for` only together with `return_state`.
         future = bring.submit(making, change, wait_for=waits_for, return_state=False)
@@ -141,6 +151,14 @@ def carry_out(plan: Plan, making: Making) -> None:
         if isinstance(error, AccessDeniedError):
             raise _no_subnet(error, plan, before) from error
         raise
+    for repair in older:
+        try:
+            settle([repair])
+        except AccessDeniedError as error:
+            where = f"--account {making.aws.account} --region {making.aws.region}"
+            lacks = "has the rights of an earlier version, so that workers are not replaced"
+            renew = f"Renew them: `prefect-coiled set-up {where}`."
+            events.step("role", sentences(lacks, error.diagnosis.why, renew))
     if any(not role["made"] for role in making.there["spot role"]):
         events.step("spot role", f"not made, for want of permission; spot needs it: {SPOT_ROLE_COMMAND}")
 

@@ -17,7 +17,7 @@ from prefect_coiled.aws.foresight import foresee
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.errors import AccessDeniedError, ProvisionError
 from prefect_coiled.events import EVERYWHERE, Event
-from prefect_coiled.plan.machine_policies import boundary_of
+from prefect_coiled.plan.machine_policies import boundary_of, instance_policy
 from prefect_coiled.plan.policies import iam_policies
 from prefect_coiled.provision import destroy_account, set_up_account
 from prefect_coiled.sandbox import Sandbox
@@ -338,3 +338,25 @@ def test_a_boundary_of_ones_own_has_to_be_there(door: Callable[..., Aws], prefec
     aws = door("namer", shipped["setup"], shipped["ongoing"], boundary=missing, account="named")
     with pytest.raises(ProvisionError, match="there is no such policy"):
         set_up(aws)
+
+
+def test_a_launch_goes_on_with_a_role_of_an_earlier_version_and_a_set_up_does_not(
+    own_sandbox: Sandbox, door: Callable[..., Aws], installer: Aws, told: list[str]
+) -> None:
+    made = json.loads(instance_policy("bound", NUMBER))
+    older = json.dumps({**made, "Statement": [s for s in made["Statement"] if s["Sid"] == "ShipLogs"]})
+    own_sandbox.client("iam").put_role_policy(
+        RoleName="bound", PolicyName=iam_role.POLICY_NAME, PolicyDocument=older
+    )
+    user = door("launcher", SHIPPED["ongoing"])
+    with use_session(Session(user)):
+        # What a launch asks for, of what all clusters share.
+        assert set_up_account("bound", "us-east-1", every_zone=False, network=False).account == "bound"
+        assert [text for text in told if "`prefect-coiled set-up --account bound --region us-east-1`" in text]
+        with pytest.raises(AccessDeniedError, match="iam:PutRolePolicy"):
+            set_up_account("bound", "us-east-1", network=False)
+    set_up(installer)
+    told.clear()
+    with use_session(Session(user)):
+        set_up_account("bound", "us-east-1", every_zone=False, network=False)
+    assert not [text for text in told if "earlier version" in text]
