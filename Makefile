@@ -14,7 +14,7 @@ EMULATORS_PYTHON ?= 3.13
 
 # Suites with a target of their own; and files that take minutes for what others show in part.
 APART := tests/soak tests/netns tests/ui tests/vm tests/qemu tests/clients tests/emulators tests/upstream tests/matrix
-LONG := tests/deployments tests/bare tests/cli/test_environment_diff.py \
+LONG := tests/deployments tests/bare tests/cli/test_environment_diff.py tests/cli/test_places.py \
   $(addprefix tests/cluster/test_,api_keys.py beside_local.py containers.py doctor.py ends.py fresh_account.py gpu.py \
     heavy_use.py logs_in_prefect.py machines_counted.py notebook.py one_address.py reference_document.py \
     shared_name.py shipped_flows.py watching.py) \

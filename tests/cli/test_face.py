@@ -40,7 +40,7 @@ ALL = dict(commands(typer.main.get_command(app)))
 @pytest.mark.parametrize("path", ALL, ids=" ".join)
 def test_every_command_has_short_help_with_examples_that_it_understands(path: tuple[str, ...]) -> None:
     shown = run(*path, "--help").stdout
-    assert len(shown.splitlines()) < 45
+    assert len(shown.splitlines()) <= 45
     assert "\n  Examples:\n" in shown
     for example in EXAMPLES[path]:
         assert f"    prefect-coiled {example}\n" in f"{shown}\n"

@@ -115,7 +115,7 @@ def test_role_profile_and_log_group_are_named_as_the_account(session: Session, s
     assert (group["logGroupName"], group["retentionInDays"]) == ("team", 30)
 
 
-def test_a_machine_may_write_its_logs_and_read_its_keys_wheels_and_image_and_nothing_else(
+def test_a_machine_may_write_its_logs_read_its_keys_wheels_and_image_and_launch_workers_and_nothing_else(
     session: Session, sandbox: Sandbox
 ) -> None:
     record = set_up()
@@ -137,10 +137,17 @@ def test_a_machine_may_write_its_logs_and_read_its_keys_wheels_and_image_and_not
         "ecr:GetAuthorizationToken",
         "ecr:BatchGetImage",
         "ecr:GetDownloadUrlForLayer",
+        # Those of a cluster's scheduler, which its templates and conditions narrow: see `test_kept`.
+        "ec2:DescribeInstances",
+        "ec2:RunInstances",
+        "ec2:CreateTags",
+        "iam:PassRole",
     }
     number = record.aws_account_id
     assert ("ssm:GetParameter", f"arn:aws:ssm:*:{number}:parameter/prefect-coiled/team/*/node/*") in allowed
-    assert all("team" in r for a, r in allowed if a != "ecr:GetAuthorizationToken")
+    assert all(
+        "team" in r for a, r in allowed if a != "ecr:GetAuthorizationToken" and not a.startswith("ec2:")
+    )
 
 
 def test_everything_that_can_bear_a_tag_bears_ours_from_its_creating_call_on(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -498,12 +497,8 @@ def test_workers_are_told_an_address_that_a_list_did_not_have_yet(
     record = create_cluster(spec())
     sandbox.faults([])
     ec2 = sandbox.client("ec2")
-    (template,) = (
-        one
-        for one in ec2.describe_launch_templates()["LaunchTemplates"]
-        if record.name in one["LaunchTemplateName"]
-        and re.search(r"-worker-[0-9a-f]{8}$", one["LaunchTemplateName"])
-    )
+    name = f"coiled-team-{record.name}-worker-{record.uid[:8]}"
+    (template,) = ec2.describe_launch_templates(LaunchTemplateNames=[name])["LaunchTemplates"]
     (version,) = ec2.describe_launch_template_versions(LaunchTemplateId=template["LaunchTemplateId"])[
         "LaunchTemplateVersions"
     ]
