@@ -16,6 +16,7 @@ NAMES = {
     "threads": "ThreadPoolTaskRunner",
     "dask": "DaskTaskRunner",
     "ours": "CoiledTaskRunner",
+    "relay": "the same, by the relay",
 }
 PANELS = [
     ("tasks/s", "results here, tasks a second"),

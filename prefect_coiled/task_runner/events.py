@@ -34,8 +34,9 @@ logger = get_logger("prefect_coiled.task_runner.events")
 
 # Events in a request: about 300 KB.
 _BATCH = 100
-# Seconds that a batch is gathered for.
-_GATHER = 0.1
+# Seconds that a batch is gathered for. In a flood, of so many events in that time, it is as long as it lasts,
+# and so many seconds at most: a server on the machine of the flow would take its cores meanwhile.
+_GATHER, _FLOOD, _LONGEST_FLOOD = 0.1, 10, 2.0
 # Events in flight: at first, at least and at most. A server's queue holds 10,000 by default.
 _WINDOW, _LEAST, _MOST = 200, 100, 5_000
 # Seconds between two questions, and without anything recorded after which the oldest goes again.
@@ -75,7 +76,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._busy = False
         self._hurry = False
-        self._gathered_since = 0.0
+        self._gathered_since = self._added = 0.0
         # Since when there is something that says what runs were before.
         self._past_since = 0.0
         self._thread: threading.Thread | None = None
@@ -91,6 +92,7 @@ class Outbox:
         """Have events sent, in their order; returns at once."""
         with self._changed:
             before = len(self._waiting)
+            self._added = time.monotonic()
             for event in events:
                 self._put(event)
             self._wake()
@@ -218,10 +220,12 @@ class Outbox:
         urgent, seconds = self._waiting.urgent, _IDLE
         if room and urgent:
             self._gathered_since = self._gathered_since or now
-            seconds = self._gathered_since + _GATHER - now
-            if seconds <= 0 or urgent >= _BATCH or self._hurry:
-                self._gathered_since = 0.0
+            seconds = self._gathered_since + self._gather_for(now, urgent) - now
+            if seconds <= 0 or self._hurry:
+                if urgent <= _BATCH:
+                    self._gathered_since = 0.0
                 return self._launched(self._waiting.take(_BATCH)), 0.0
+            seconds = min(seconds, _GATHER)
         if room and self._waiting.past and self._is_turn_of_past(now):
             return self._launched(self._waiting.take_past(_BATCH)), 0.0
         if not self._flights:
@@ -229,6 +233,11 @@ class Outbox:
         oldest = self._flights[0]
         left = max(oldest.sent, oldest.asked) + (_ASK / 4 if self._hurry else _ASK) - now
         return (oldest, 0.0) if left <= 0 else (None, min(left, seconds))
+
+    def _gather_for(self, now: float, urgent: int) -> float:
+        """Seconds from the first event of a batch until it goes."""
+        lasts = urgent >= _FLOOD and now - self._added < _GATHER
+        return _LONGEST_FLOOD if lasts else 0.0 if urgent >= _BATCH else _GATHER
 
     def _launched(self, events: list[Event]) -> Flight:
         # In flight before it is sent: nobody who looks meanwhile misses it.

@@ -321,3 +321,16 @@ def test_an_outbox_that_has_nothing_to_do_has_no_thread(api: Api) -> None:
             thread.join(20)
         assert box._thread is None
     assert len(api.recorded) == 2
+
+
+def test_a_flood_is_gathered_as_long_as_it_lasts_and_not_for_ever(api: Api) -> None:
+    box = outbox()
+    box._added = came = 100.0
+    few, many = events._FLOOD - 1, events._BATCH
+    assert box._gather_for(came, few) == events._GATHER
+    assert box._gather_for(came, many) == events._LONGEST_FLOOD
+    # It is over: what makes a batch goes at once.
+    assert box._gather_for(came + 2 * events._GATHER, many) == 0.0
+    box.add([event(uuid4()) for _ in range(3 * many)])
+    assert box.settle(20)
+    assert [len(batch) for batch in api.batches] == [many] * 3
