@@ -122,3 +122,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         print(f"left behind in the temporary folder: {name}")
     if left or files:
         session.exitstatus = 1
+
+
+@pytest.fixture
+def judged(sandbox: Any) -> Iterator[Any]:
+    """The folder's sandbox, in which IAM judges."""
+    sandbox.set(iam="on")
+    yield sandbox
+    sandbox.set(iam="off")

@@ -143,8 +143,7 @@ class Agent:
                 order[name] = self._settings[name]
         self._child.order(order)
         self._say(f"keys fetched after {self._up():.1f} s")
-        with contextlib.suppress(RuntimeError):  # started already
-            self._logs.start()
+        self._logs.start()
         if config.spot:
             threading.Thread(target=self._watch_spot, args=(me,), daemon=True).start()
 
@@ -203,8 +202,7 @@ class Agent:
         if self._files is not None:
             self._files.remove()
         if self._logs.stream != "unknown":
-            with contextlib.suppress(RuntimeError):  # started already
-                self._logs.start()
+            self._logs.start()
             self._logs.close(FLUSH_S)
         return power_off()
 

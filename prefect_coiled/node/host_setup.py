@@ -61,8 +61,6 @@ def run_host_setup(
         reader.join(2.0)
     finally:
         path.unlink()
-    if status is None:
-        return
     if status:
         raise NodeError(_WHAT, f"it ended with status {status}", "Its lines are above.")
 

@@ -67,8 +67,9 @@ class LogShipper:
         self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
 
     def start(self) -> None:
-        """Begin to send; lines handed in before wait until then."""
-        self._thread.start()
+        """Begin to send, if it has not begun; lines handed in before wait until then."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def line(self, text: str) -> None:
         """Hand in one line; never waits."""

@@ -205,6 +205,17 @@ def test_a_connection_that_a_rule_for_everybody_let_in_is_cut_with_it(sandbox, h
             peer.recv(100)
 
 
+def recorded_of(flow_run_id):
+    """What the API has of a flow run: its task runs, and what its log says."""
+    with get_client(sync_client=True) as client:
+
+        def ask(kind):
+            body = {kind: {"flow_run_id": {"any_": [str(flow_run_id)]}}}
+            return client.request("POST", f"/{kind}/filter", json=body).json()
+
+        return ask("task_runs"), {line["message"] for line in ask("logs")}
+
+
 def test_an_api_on_the_loopback_is_enough_though_no_machine_reaches_it(default_account, prefect_server):
     api = str(get_current_settings().api.url)
 
@@ -229,11 +240,7 @@ def test_an_api_on_the_loopback_is_enough_though_no_machine_reaches_it(default_a
     squared, id_ = squares()
     assert squared == [(x * x, False) for x in range(4)]
     wait_until_recorded()
-    with get_client(sync_client=True) as client:
-        body = {"task_runs": {"flow_run_id": {"any_": [str(id_)]}}}
-        runs = client.request("POST", "/task_runs/filter", json=body).json()
-        body = {"logs": {"flow_run_id": {"any_": [str(id_)]}}}
-        said = {line["message"] for line in client.request("POST", "/logs/filter", json=body).json()}
+    runs, said = recorded_of(id_)
     # Beside the making of the cluster, which is a subflow.
     squares_run = [run["state_name"] for run in runs if run["name"].startswith("square")]
     assert squares_run == ["Completed"] * 4
@@ -257,11 +264,7 @@ def test_no_server_at_all_is_enough(default_account, prefect_server):
         assert not get_current_settings().api.url
         squared, id_ = squares()
         wait_until_recorded()
-        with get_client(sync_client=True) as client:
-            body = {"task_runs": {"flow_run_id": {"any_": [str(id_)]}}}
-            runs = client.request("POST", "/task_runs/filter", json=body).json()
-            body = {"logs": {"flow_run_id": {"any_": [str(id_)]}}}
-            said = {line["message"] for line in client.request("POST", "/logs/filter", json=body).json()}
+        runs, said = recorded_of(id_)
     assert squared == [x * x for x in range(4)]
     squares_run = [run["state_name"] for run in runs if run["name"].startswith("square")]
     assert squares_run == ["Completed"] * 4

@@ -49,6 +49,7 @@ def test_a_script_of_the_users_runs_on_each_machine_before_dask_does(cluster):
         client.wait_for_workers(1, timeout=30)
     for node in (scheduler, worker):
         assert (node.directory / "made").read_text() == "me\n"
+        until(lambda node=node: "ready after" in node.console, 30)  # the client may see it first
         said = node.console
         assert said.index("made ready by me") < said.index("Dask")
         until(lambda node=node: "made ready by me" in cluster.log(node), 10)

@@ -40,13 +40,6 @@ def machine(sandbox: Sandbox) -> Machine:
 
 
 @pytest.fixture
-def judged(sandbox: Sandbox) -> Iterator[Sandbox]:
-    sandbox.set(iam="on")
-    yield sandbox
-    sandbox.set(iam="off")
-
-
-@pytest.fixture
 def made(session: Session, spec: Spec, aws: Aws) -> Iterator[tuple[ClusterSpec, ClusterRecord]]:
     """A cluster of one worker."""
     plan = spec(n_workers=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import boto3
@@ -22,13 +22,6 @@ TRUST = {
 }
 OURS = [{"Key": "owner", "Value": "coiled"}, {"Key": "coiled-account", "Value": "team"}]
 NEIGHBOUR = [{"Key": "owner", "Value": "coiled"}, {"Key": "coiled-account", "Value": "team-2"}]
-
-
-@pytest.fixture
-def judged(sandbox: Sandbox) -> Iterator[Sandbox]:
-    sandbox.set(iam="on")
-    yield sandbox
-    sandbox.set(iam="off")
 
 
 @pytest.fixture

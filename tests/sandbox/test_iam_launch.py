@@ -35,13 +35,6 @@ TAGGING = {"Action": "ec2:CreateTags", "Resource": "*"}
 
 
 @pytest.fixture
-def judged(sandbox: Sandbox) -> Iterator[Sandbox]:
-    sandbox.set(iam="on")
-    yield sandbox
-    sandbox.set(iam="off")
-
-
-@pytest.fixture
 def client(judged: Sandbox) -> Callable[..., Any]:
     """A client of EC2 of a new user with the given policies."""
 
