@@ -20,8 +20,10 @@ LONG := tests/deployments tests/bare tests/cli/test_environment_diff.py tests/cl
     shared_name.py shipped_flows.py watching.py) \
   $(addprefix tests/provision/test_,closed_ways.py destruction.py each_call.py plans.py regions.py registry.py removals_refused.py story.py) tests/runner/test_processes.py
 
-# What touches the dependencies: the parts, the command line, a flow on a cluster of the sandbox, tasks.
+# What touches the dependencies: the parts, the command line, a flow on a cluster of the sandbox, tasks; and
+# prefect-dask's own tests, those of the release that is there.
 VERSIONS_TESTS := \
+  tests/upstream/test_upstream.py \
   tests/cluster/test_flows.py::test_a_flow_gets_a_cluster_of_its_own_shown_as_subflows_and_gone_afterwards \
   tests/runner/test_tasks.py::test_async_flows_and_async_tasks \
   tests/runner/test_tasks.py::test_get_dask_client_works_with_tls_inside_a_task \

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -207,8 +208,7 @@ def _remove(
 ) -> tuple[Removal, list[PrefectCoiledError]]:
     """All clusters that are meant: first every machine, then the rest of each; and what of the rest failed.
 
-    One of which AWS keeps a machine keeps no other. Its scheduler may have launched a worker at the last
-    moment: once the templates are gone by which it does, machines are looked for again.
+    One of which AWS keeps a machine keeps no other.
     """
     end, rest = (_terminate, _find_rest) if run is as_steps else (_terminate.fn, _find_rest.fn)
     ended: dict[str, list[str]] = {}
@@ -233,17 +233,6 @@ def _remove(
         for one, machines in ended.items():
             removal, refused = _remove_rest(aws, name, one, machines, rest, patience, run)
             unknown.remove(one)
-            try:
-                late = _launched_meanwhile(aws, name, one, machines)
-            except CredentialsError:
-                raise
-            except AwsError as error:
-                late = []
-                why = f"whether a machine was launched meanwhile is not known: {error.diagnosis.why}"
-                removal += Removal(left={name: priced(why, None)})
-            if late:
-                again, refused = _remove_rest(aws, name, one, late, rest, patience, run)
-                removal = removal.then(again)
             failed += refused
             total += removal
     if errors:
@@ -261,15 +250,42 @@ def _remove_rest(
     patience: float,
     run: Run,
 ) -> tuple[Removal, list[PrefectCoiledError]]:
-    """What is left of a cluster whose machines were asked to end: those are waited for, and the rest goes."""
+    """What is left of a cluster whose machines were asked to end: those are waited for, and the rest goes.
+
+    Its scheduler may have launched a worker at the last moment, which would keep the groups: once the
+    templates are gone by which it does, machines are looked for again.
+    """
     there, unseen = rest(aws, name, uid, patience)
+    stays = {row: error.diagnosis.why for row, error in unseen.items()}
     there["instance"] = [{"InstanceId": machine} for machine in machines]
-    hidden = {row: error.diagnosis.why for row, error in unseen.items()}
-    removal, refused = remove(aws, there, run, patience, asked=("instance",), stays=hidden)
+    templates, late = {"launch template": there.pop("launch template", [])}, Removal()
+    with leaving(partial(_kept, there)):
+        first, refused = remove(aws, templates, run, patience)
+        stays |= {row: why for row in templates for why in list(first.left.values())[:1]}
+        try:
+            meanwhile = _launched_meanwhile(aws, name, uid, machines)
+        except CredentialsError:
+            raise
+        except AwsError as error:  # a group that can be removed has no machine
+            why = f"whether a machine was launched meanwhile is not known: {error.diagnosis.why}"
+            meanwhile, late = [], Removal(left={name: priced(why, None)})
+    there["instance"] += [{"InstanceId": machine} for machine in meanwhile]
+    removal, more = remove(aws, there, run, patience, asked=("instance",), stays=stays)
+    removal, refused = first + removal + late, [*refused, *more]
     # That the name stays with what is left is no news.
     intent = parameters.intent_of(aws.account, name)
     left = {key: why for key, why in removal.left.items() if key != intent or len(removal.left) == 1}
     return removal.model_copy(update={"left": left}), refused
+
+
+def _kept(there: There, why: str) -> dict[str, str]:
+    """All that there is, as what is left; but for machines, which were asked to end."""
+    kinds = {row: KINDS[row] for row in there if row != "instance"}
+    return {
+        f"{kinds[row].prefix}{kinds[row].id_of(item)}": priced(why, kinds[row].usd(item))
+        for row in kinds
+        for item in there[row]
+    }
 
 
 def _launched_meanwhile(aws: Aws, name: str, uid: str, known: Iterable[str]) -> list[str]:

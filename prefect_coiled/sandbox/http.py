@@ -146,7 +146,8 @@ class _Handler(MotoRequestHandler):  # type: ignore[misc]  # moto has no types
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.wfile.flush()
         length = self._length()
-        if length == _UNCLEAR:
+        # A line that is no field ends the head for Python: https://www.rfc-editor.org/rfc/rfc9112#section-5.1
+        if length == _UNCLEAR or self.headers.defects:
             # Who reads on in another place takes the rest for a request of its own.
             self.close_connection = True
             self.send_error(400)

@@ -13,11 +13,17 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import dask
 import distributed
 import prefect_dask
 import prefect_dask.task_runners
+from distributed.utils import get_mp_context
 
 from prefect_coiled.task_runner import CoiledTaskRunner
+
+# Each test starts workers, as processes of their own: they are forked from one that has imported what they need.
+dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+get_mp_context().set_forkserver_preload(["distributed", "prefect_coiled.task_runner.worker"])
 
 # What upstream's fixtures say of a local cluster and a cluster of machines does not know.
 LOCAL_ONLY = ("processes", "dashboard_address")
