@@ -100,7 +100,8 @@ crash-matrix: $(STAMP)  ## each call that changes something, gone wrong in six w
 	  $(BIN)/python -m pytest tests/matrix/test_crash.py
 
 races: $(STAMP)  ## two users at once: each held at each of his changes while the other goes on; hours
-	PREFECT_COILED_RACES=all $(BIN)/python -m pytest tests/matrix/test_races.py
+	PREFECT_COILED_RACES=all PREFECT_COILED_RACES_TABLE=$${PREFECT_COILED_RACES_TABLE:-$(CURDIR)/.venv/races.jsonl} \
+	  $(BIN)/python -m pytest tests/matrix/test_races.py
 
 lost-work: $(STAMP)  ## whatever is killed, at each moment of a flow: 640 cases one after the other; hours
 	PREFECT_COILED_LOST_WORK=$${PREFECT_COILED_LOST_WORK:-all} \

@@ -55,7 +55,10 @@ class ScalingCluster(ClusterBase):
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
         if op == "spot_notice":
-            self._watching.announced(map(str, msg))
+            taken = list(map(str, msg))
+            self._watching.announced(taken)
+            for name in taken:  # it still runs, and is replaced: it counts no more
+                self._fleet.away(name, for_good=True)
             return
         if op == "leaving":
             self._watching.expect(map(str, msg))
@@ -247,7 +250,8 @@ class ScalingCluster(ClusterBase):
         if more < 0:
             # Those that have not joined yet first, then those that the scheduler can best do without.
             waiting = [w for w in self.workers if w not in self.observed]
-            idle = await self.scheduler_comm.workers_to_close(target=n, attribute="name")
+            found = await self.scheduler_comm.workers_to_close(target=n, attribute="name")
+            idle = [w for w in found if w in self.workers]  # not those that AWS takes back anyway
             chosen = list(dict.fromkeys([*waiting, *idle, *self.workers]))[:-more]
             joined = [name for name in chosen if name in self.observed]
             await self._announce(chosen)

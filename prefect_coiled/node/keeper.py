@@ -199,8 +199,9 @@ class Keeper:
         if adapting.due(now):
             target = self._scheduler.target(adapting.target_duration)
             keeping.wanted = adapting.decide(target, keeping.wanted)
-            if keeping.wanted < len(there):
-                await self._scheduler.retire(keeping.wanted)
+            leaving = there & keeping.leaving  # they go by themselves
+            if keeping.wanted < len(there - leaving):
+                await self._scheduler.retire(keeping.wanted + len(leaving))
                 keeping.workers(now, self._scheduler.workers())
         return True
 

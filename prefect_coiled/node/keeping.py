@@ -2,7 +2,8 @@
 
 A machine counts while AWS lists it as pending or running. One whose worker the scheduler has lost counts for
 a while: its nanny may be starting the worker anew. After that it is as good as ended, and is replaced
-though it runs; with such ones there are never more machines than twice those that are wanted.
+though it runs; with such ones there are never more machines than twice those that are wanted. A spot machine
+that AWS takes back is replaced while it still runs: what it holds can then move to the new one.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class Keeping:
     pauses: tuple[float, ...] = PAUSES_S
     pace: float = 1.0
     tries: int = 0
+    #: Machines that AWS takes back in two minutes.
+    leaving: set[str] = field(default_factory=set)
     _begun: bool = False
     _held: dict[str, float] = field(default_factory=dict)
     _there: set[str] = field(default_factory=set)
@@ -108,7 +111,7 @@ class Keeping:
             if stays or (own.since is not None and machine in self._gone):
                 del self._own[machine]
         self._there = found
-        if len(found) >= self.wanted:
+        if len(found - self.leaving) >= self.wanted:
             self._full_since = now if self._full_since is None else self._full_since
             self._lacks_since = None
             if now - self._full_since >= STABLE_S:
@@ -124,11 +127,16 @@ class Keeping:
             soon = now + self.pace * FIRST_LOOK_S
             self._look_at = min(self._look_at, soon) if self._look_at > now else soon
 
+    def announced(self, now: float, machines: Iterable[str]) -> None:
+        """AWS has said that it takes these back."""
+        self.leaving.update(machines)
+        self._look_at = now
+
     def look_due(self, now: float) -> bool:
         """Whether AWS should be asked for its list."""
         begun = self._begun or now - self.started >= START_S
         held = any(now - since < HOLD_S for since in self._held.values())
-        lacks = len(self._there) < self.wanted
+        lacks = len(self._there - self.leaving) < self.wanted
         return begun and not held and lacks and not self.spent and now >= self._look_at
 
     def unanswered(self, now: float) -> None:
@@ -144,6 +152,7 @@ class Keeping:
             if machine not in states and now - since < NOT_LISTED_YET_S
         }
         self._gone = {machine: since for machine, since in self._gone.items() if machine in states}
+        self.leaving &= states.keys() | self._there
         self._listed = {machine: self._listed.get(machine, now) for machine in states}
         self._bury()
         early = self._lacks_since is None or now - self._lacks_since < A_WHILE_S
@@ -168,7 +177,7 @@ class Keeping:
     def lacking(self, now: float) -> int:
         """How many machines to launch, by the list that AWS gave last."""
         alive = self.alive()
-        lost = {machine for machine in alive - self._there if self._is_lost(now, machine)}
+        lost = {machine for machine in alive - self._there if self._is_lost(now, machine)} | self.leaving
         return max(min(self.wanted - len(alive - lost), 2 * self.wanted - len(alive)), 0)
 
     def _is_lost(self, now: float, machine: str) -> bool:

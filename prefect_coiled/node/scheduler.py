@@ -175,6 +175,8 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         """Log it, and note which machines are about to go."""
         if topic in (LEAVING_TOPIC, SPOT_TOPIC):
             self._meant_to_go.update(map(str, msg))
+        if topic == SPOT_TOPIC and self.keeper is not None:
+            self.keeper.keeping.announced(time.monotonic(), map(str, msg))
         super().log_event(topic, msg)
 
     async def remove_worker(self, address: str, **kwargs: Any) -> Any:

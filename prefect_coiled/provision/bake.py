@@ -52,6 +52,7 @@ def bake_image(spec: ClusterSpec) -> BakedImage:
         if session.locked is None:
             session.locked = prepare(spec)
         lock = session.locked.lock
+        name = f"bake-{lock.environment_hash}"
         for image in baked_images.find_baked_images(session.aws):
             if (image.environment, image.architecture) != (lock.environment_hash, spec.architecture):
                 continue
@@ -63,13 +64,15 @@ def bake_image(spec: ClusterSpec) -> BakedImage:
                 )
             if image.state == "available":
                 events.step("image", f"{image.image_id} holds these packages already")
+                # Of a bake that was broken off after that, or is at its end: nobody needs its builder.
+                _end(session, spec.model_copy(update={"name": name}), None)
                 return image
         # Amazon Linux has the usual Pythons in S3; only for another one is there a way out needed.
         alone = ".".join(lock.python.split(".")[:2]) in DISTRIBUTED_PYTHONS
         egress = "none" if alone and spec.egress == "nat" else spec.egress
         spec = spec.model_copy(
             update={
-                "name": f"bake-{lock.environment_hash}",
+                "name": name,
                 "n_workers": 1,
                 "ingress": (),
                 "egress": egress,
@@ -91,11 +94,16 @@ def bake_image(spec: ClusterSpec) -> BakedImage:
         except BaseException:
             give_back(session, spec)  # whoever asked is told the first cause
             raise
-        door, ids = session.aws.without_stop(), tuple(session.launched)
-        removal = remove_cluster(door, spec.name, spec.uid, ids=ids, patience=60.0)
-        if removal.left:
-            tell_left(spec, removal)
+        _end(session, spec, spec.uid)
         return image
+
+
+def _end(session: Session, spec: ClusterSpec, uid: str | None) -> None:
+    """Remove a builder; where AWS keeps something of it, that is told."""
+    door, ids = session.aws.without_stop(), tuple(session.launched)
+    removal = remove_cluster(door, spec.name, uid, ids=ids, patience=60.0)
+    if removal.left:
+        tell_left(spec, removal)
 
 
 def _bake(session: Session, spec: ClusterSpec, account: AccountRecord) -> BakedImage:

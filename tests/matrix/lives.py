@@ -8,18 +8,30 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import botocore.client
 from botocore.exceptions import ConnectionClosedError
 
+from prefect_coiled.plan import tags
 from prefect_coiled.plan.actions import ACTIONS
+from prefect_coiled.plan.user_data import BAKED
 from prefect_coiled.sandbox import Sandbox
 from tests.provision.laid import refused
 
-__all__ = ["FAULTS", "Killed", "Life", "action_of", "call_aws", "called", "changes", "what_there_is"]
+__all__ = [
+    "FAULTS",
+    "Killed",
+    "Life",
+    "action_of",
+    "answer",
+    "call_aws",
+    "called",
+    "changes",
+    "what_there_is",
+]
 
 _NAME = "_make_api_call"
 call_aws: Any = botocore.client.BaseClient.__dict__[_NAME]
@@ -44,6 +56,19 @@ def called(instead: Callable[[Any, str, dict[str, Any]], Any]) -> Iterator[None]
         setattr(botocore.client.BaseClient, _NAME, call_aws)
 
 
+def answer(client: Any, operation: str, given: dict[str, Any]) -> Any:
+    """What AWS answers. A machine that bakes stops at once, and its console says that all is installed."""
+    reply = call_aws(client, operation, given)
+    if operation == "RunInstances":
+        of = [(m, tags.from_aws(m.get("Tags")).get(tags.CLUSTER, "")) for m in reply["Instances"]]
+        bakes = [machine for machine, cluster in of if cluster.startswith("bake-")]
+        if bakes:
+            call_aws(client, "StopInstances", {"InstanceIds": [machine["InstanceId"] for machine in bakes]})
+    if operation == "GetConsoleOutput":
+        return {**reply, "Output": f"prefect-coiled: {BAKED} 2 packages"}
+    return reply
+
+
 class Killed(BaseException):
     """The process of this life is no more."""
 
@@ -52,10 +77,10 @@ class Life:
     """Counts the calls that change something, and has a fault at one of them, or at two.
 
     Args:
-        faults: By the number of a call, from 0: what happens there.
+        faults: By the number of a call, from 0, or by its action: what happens there.
     """
 
-    def __init__(self, faults: dict[int, str] | None = None) -> None:
+    def __init__(self, faults: Mapping[int | str, str] | None = None) -> None:
         self.calls: list[str] = []
         self.met: list[str] = []
         self._faults = faults or {}
@@ -76,7 +101,7 @@ class Life:
                 raise Killed
             fault = ""
             if changes(action):
-                fault = self._faults.get(len(self.calls), "")
+                fault = self._faults.get(len(self.calls)) or self._faults.get(action, "")
                 self.calls.append(action)
             if fault:
                 self.met.append(action)
@@ -89,7 +114,7 @@ class Life:
             raise refused(operation, "AccessDenied", status=403)
         if fault == "slowed down":
             raise refused(operation, "Throttling")
-        answer = call_aws(client, operation, given)
+        reply = answer(client, operation, given)
         if fault == "killed after":
             self._dead = True
             raise Killed
@@ -97,7 +122,7 @@ class Life:
             raise ConnectionClosedError(endpoint_url="https://aws")
         if fault == "failed after the effect":
             raise refused(operation, "InternalError", status=500)
-        return answer
+        return reply
 
 
 def action_of(client: Any, operation: str) -> str:
@@ -135,6 +160,8 @@ def what_there_is(sandbox: Sandbox) -> Counter[str]:
         if group["GroupName"] != "default"
         for rule in group["IpPermissions"]
     )
+    found["image"] = len(ec2.describe_images(Owners=["self"])["Images"])
+    found["snapshot"] = len(_pages(ec2, "describe_snapshots", "Snapshots", OwnerIds=["self"]))
     found["launch template"] = len(_pages(ec2, "describe_launch_templates", "LaunchTemplates"))
     gateways = _pages(ec2, "describe_nat_gateways", "NatGateways")
     found["NAT gateway"] = sum(g["State"] in ("pending", "available") for g in gateways)

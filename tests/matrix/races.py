@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from typing import Any
 
-from .lives import action_of, call_aws, called, changes
+from .lives import action_of, answer, called, changes
 
 __all__ = ["Race"]
 
@@ -85,7 +85,7 @@ class Race:
         if meant and not self._after:
             self._hold()
         try:
-            return call_aws(client, operation, given)
+            return answer(client, operation, given)
         finally:
             if meant and self._after:
                 self._hold()

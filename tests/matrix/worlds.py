@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 
@@ -9,24 +10,26 @@ from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cluster.launched import find_launched, launch
 from prefect_coiled.cluster.request import Request
+from prefect_coiled.environment import Locked
+from prefect_coiled.errors import NameTakenError
 from prefect_coiled.options import IngressRule
-from prefect_coiled.provision import delete_cluster, destroy_account, set_up_account, sweep
+from prefect_coiled.provision import bake_image, delete_cluster, destroy_account, set_up_account, sweep
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
 from tests.provision.laid import bring_up
 
-from .lives import what_there_is
+from .lives import answer, called, what_there_is
 
 __all__ = ["World", "after", "differences"]
 
-NAME, WORKERS, MORE = "one", 2, 3
+NAME, WORKERS, MORE, ZONE = "one", 2, 3, "us-east-1a"
 
 
 class World:
     """An AWS account in the sandbox, and what a user does in it."""
 
-    def __init__(self, sandbox: Sandbox, account: Account) -> None:
-        self.sandbox, self.account = sandbox, account
+    def __init__(self, sandbox: Sandbox, account: Account, locked: Locked) -> None:
+        self.sandbox, self.account, self.locked = sandbox, account, locked
 
     @property
     def aws(self) -> Aws:
@@ -44,17 +47,34 @@ class World:
 
     def ready(self) -> None:
         """What a set-up of one zone makes, by the plan and the rows alone."""
-        bring_up(self.aws, "us-east-1a")
+        bring_up(self.aws, ZONE)
 
     def set_up(self) -> None:
         with use_session(Session(self.aws)):
             set_up_account("team", "us-east-1")
 
     def create(self) -> None:
-        request = Request(
-            {}, name=NAME, n_workers=WORKERS, zone="us-east-1a", allow_ingress_from="192.0.2.7/32"
-        )
-        launch(request, threading.Event())
+        launch(self._request(), threading.Event())
+
+    def _request(self) -> Request:
+        return Request({}, name=NAME, n_workers=WORKERS, zone=ZONE, allow_ingress_from="192.0.2.7/32")
+
+    def bake(self) -> None:
+        """As `prefect-coiled environment bake`, of two packages."""
+        session = Session(self.aws)
+        session.locked = self.locked
+        with use_session(session):
+            bake_image(self._request().spec(self.account, "tester", own_cidr=lambda: "192.0.2.7/32"))
+
+    def bake_again(self) -> None:
+        """The same, and what it says where an earlier one was broken off."""
+        try:
+            self.bake()
+        except NameTakenError as taken:
+            (name,) = re.findall(r"`prefect-coiled stop (bake-\w+) ", str(taken))
+            with use_session(Session(self.aws)):
+                delete_cluster("team", "us-east-1", name)
+            self.bake()
 
     def grow(self) -> None:
         """As `Cluster.scale`: by what AWS lists."""
@@ -110,8 +130,9 @@ class World:
 def after(world: World, *steps: str) -> Counter[str]:
     """What there is when these were done without a fault."""
     world.anew()
-    for step in steps:
-        getattr(world, step)()
+    with called(answer):
+        for step in steps:
+            getattr(world, step)()
     return what_there_is(world.sandbox)
 
 

@@ -513,6 +513,27 @@ MUTANTS = (
         "            pass\n",
         "unit/test_relay_exchange.py::test_what_was_taken_and_got_lost_is_taken_again",
     ),
+    _row(
+        "anybody takes what the tasks of a flow run ask",
+        "relay/exchange.py",
+        "        if not _owns(box, owner) or box.over:\n",
+        "        if box.over:\n",
+        "unit/test_relay_exchange.py::test_nobody_else_takes_or_answers_or_ends",
+    ),
+    _row(
+        "keys travel to tasks within the settings of their relay",
+        "task_runner/worker_settings.py",
+        "        if isinstance(held, (Secret, SecretStr, SecretBytes)):\n            continue\n",
+        "",
+        "unit/test_worker_settings.py::test_settings_for_a_relay_hold_no_secret",
+    ),
+    _row(
+        "tasks read what others put in for their machines",
+        "relay/answering.py",
+        '{"job_variables": None, "infrastructure_pid": None}',
+        '{"infrastructure_pid": None}',
+        "unit/test_relay_answering.py::test_what_may_hold_others_secrets_is_left_out",
+    ),
     # Workers that are replaced
     _row(
         "any machine launches by the templates of any cluster",
@@ -555,6 +576,56 @@ MUTANTS = (
         "str(self._serial))",
         'str(__import__("secrets").token_hex(8)))',
         "cluster/test_kept.py::test_a_launch_whose_reply_is_lost_launches_nothing_twice",
+    ),
+    _row(
+        "machines that hang are replaced again and again",
+        "node/keeping.py",
+        "max(min(self.wanted - len(alive - lost), 2 * self.wanted - len(alive)), 0)",
+        "max(self.wanted - len(alive - lost), 0)",
+        "unit/test_keeping.py::test_machines_that_hang_are_replaced_once_and_no_more",
+    ),
+    _row(
+        "a machine that AWS takes back is replaced once it is gone",
+        "node/scheduler.py",
+        "            self.keeper.keeping.announced(time.monotonic(), map(str, msg))\n",
+        "            pass\n",
+        "cluster/test_spot.py::test_a_machine_is_replaced_while_it_hands_over_and_counts_no_more",
+    ),
+    _row(
+        "machines that AWS takes back count as those that were asked for",
+        "cluster/scaling.py",
+        "                self._fleet.away(name, for_good=True)\n            return\n",
+        "                pass\n            return\n",
+        "cluster/test_spot.py::test_a_machine_is_replaced_while_it_hands_over_and_counts_no_more",
+    ),
+    _row(
+        "nothing is moved away from a machine that AWS takes back",
+        "node/agent.py",
+        "                self._child.drain()\n",
+        "",
+        "node/test_life.py::test_a_spot_notice_moves_results_to_another_worker_first",
+    ),
+    # What a cluster may cost
+    _row(
+        "a cluster that has cost what it may runs on",
+        "node/scheduler.py",
+        '            reason = "cost-limit"\n',
+        "            pass\n",
+        "node/test_life.py::test_a_cluster_ends_before_it_costs_more_than_it_may_with_or_without_clients",
+    ),
+    _row(
+        "machines that are gone have cost nothing",
+        "node/meter.py",
+        "        self.spent += len(here - self._known) * (BEFORE + AFTER) * self._worker\n",
+        "",
+        "unit/test_lid.py::test_the_meter_counts_each_machine_that_was_there_by_its_time",
+    ),
+    _row(
+        "a cluster is scaled beyond what it may cost an hour",
+        "cluster/scaling.py",
+        "        if most is not None and size > most:\n            raise OptionsError(",
+        "        if False:\n            raise OptionsError(",
+        "cluster/test_ends.py::test_what_a_cluster_may_cost_an_hour_bounds_its_types_and_its_size",
     ),
     # The sandbox that all of this is tried on
     _row(

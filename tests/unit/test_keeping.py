@@ -77,6 +77,31 @@ def test_a_machine_that_never_has_a_worker_is_replaced_after_the_time_that_it_ha
     assert keeping.lacking(10.0 + keeping.boot_s) == 1
 
 
+def test_a_machine_that_aws_takes_back_is_replaced_while_it_runs() -> None:
+    keeping = begun(2, {"a", "b"})
+    keeping.announced(10.0, ["a"])
+    assert keeping.look_due(10.0)
+    keeping.machines(10.0, {"a": "running", "b": "running"})
+    assert keeping.lacking(10.0) == 1
+    keeping.tried(10.0, ["c"])
+    keeping.machines(15.0, {"a": "running", "b": "running", "c": "pending"})
+    assert keeping.lacking(15.0) == 0
+    keeping.workers(50.0, {"a", "b", "c"})
+    assert not keeping.look_due(100.0)
+    keeping.workers(120.0, {"b", "c"})
+    assert not keeping.look_due(200.0), "two were wanted, and are there"
+    keeping.machines(200.0, {"b": "running", "c": "running"})
+    assert keeping.leaving == set(), "nothing is kept of those that are gone"
+
+
+def test_machines_that_aws_takes_back_all_at_once_are_replaced_at_once() -> None:
+    keeping = begun(2, {"a", "b"})
+    keeping.announced(10.0, ["a"])
+    keeping.announced(10.5, ["b"])
+    keeping.machines(11.0, {"a": "running", "b": "running"})
+    assert keeping.lacking(11.0) == 2
+
+
 def test_what_was_launched_a_moment_ago_counts_though_aws_does_not_list_it() -> None:
     keeping = begun(1, set())
     keeping.machines(1.0, {})
