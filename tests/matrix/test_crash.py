@@ -22,7 +22,7 @@ from prefect_coiled.errors import PrefectCoiledError
 from tests.provision.laid import hurry
 
 from .lives import FAULTS, Killed, Life, answer, called, what_there_is
-from .worlds import World, after, differences
+from .worlds import World, after, begin, differences
 
 ALL = os.environ.get("PREFECT_COILED_MATRIX") == "all"
 TABLE = os.environ.get("PREFECT_COILED_MATRIX_TABLE")
@@ -118,7 +118,7 @@ def test_after_a_fault_at_any_call_a_sweep_cleans_up_and_the_same_command_reache
     before, does, swept, _ = WAYS[way]
     goal = after(world, *before, does)
     rests = [after(world, *steps) for steps in swept]
-    after(world, *before)
+    begin(world, *before)
     with (counted := Life()).lived():
         getattr(world, does)()
     wrong = []
@@ -142,7 +142,7 @@ def _cell(
 ) -> list[str]:
     wrong: list[str] = []
     for then in ("the same again", *(["a sweep"] if rests else [])):
-        after(world, *way.before)
+        begin(world, *way.before)
         if not lives(getattr(world, way.does), {number: fault}).met:
             wrong.append(f"{then}: the call was never made")
         _LEFT.update(world.parameters())

@@ -21,7 +21,7 @@ from tests.provision.laid import hurry
 
 from .lives import Life, what_there_is
 from .races import Race
-from .worlds import World, after, differences
+from .worlds import World, after, begin, differences
 
 ALL = os.environ.get("PREFECT_COILED_RACES") == "all"
 # At how many places of each pair the first is held, for more than a sample and less than all.
@@ -104,7 +104,7 @@ def note(row: dict[str, object]) -> None:
 def test_two_at_once_end_as_one_after_the_other_would(world: World, pair: str) -> None:
     race_of = PAIRS[pair]
     ends = [after(world, *steps) for steps in race_of.ends]
-    after(world, *race_of.before)
+    begin(world, *race_of.before)
     with (alone := Life()).lived():
         getattr(world, race_of.first)()
     wrong = {}
@@ -121,7 +121,7 @@ def test_two_at_once_end_as_one_after_the_other_would(world: World, pair: str) -
 
 
 def _cell(world: World, pair: Pair, race: Race, ends: list[Counter[str]]) -> list[str]:
-    after(world, *pair.before)
+    begin(world, *pair.before)
     race.run(getattr(world, pair.first), getattr(world, pair.second))
     told = []
     for who, error in race.ended.items():

@@ -126,6 +126,13 @@ MUTANTS = (
         "test_no_machine_with_open_metadata_or_a_plain_disk_is_launched_even_by_who_may_do_everything",
         f"{_CLUSTERS}machines_are_closed_and_private_by_default",
     ),
+    _row(
+        "a bake that finds its image leaves what an earlier one left",
+        "provision/bake.py",
+        '                _end(session, spec.model_copy(update={"name": name}), None)\n',
+        "",
+        "provision/test_bakes.py::test_a_bake_ends_what_one_left_that_was_killed_once_it_had_its_image",
+    ),
     # Removals
     _row(
         "a machine that a list lacks once counts as gone",
@@ -525,7 +532,7 @@ MUTANTS = (
         "task_runner/worker_settings.py",
         "        if isinstance(held, (Secret, SecretStr, SecretBytes)):\n            continue\n",
         "",
-        "unit/test_worker_settings.py::test_settings_for_a_relay_hold_no_secret",
+        "unit/test_worker_settings.py::test_a_secret_of_a_setting_that_is_not_known_here_stays_with_the_client",
     ),
     _row(
         "tasks read what others put in for their machines",

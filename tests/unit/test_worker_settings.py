@@ -22,9 +22,10 @@ from prefect.settings import (
     PREFECT_SERVER_DATABASE_PASSWORD,
     temporary_settings,
 )
+from pydantic import BaseModel, SecretStr
 
 from prefect_coiled.task_runner import worker_settings
-from prefect_coiled.task_runner.worker_settings import settings_for_relay
+from prefect_coiled.task_runner.worker_settings import _without_secrets, settings_for_relay
 
 
 def test_tasks_that_start_at_once_have_the_file_of_the_apis_authority(
@@ -75,6 +76,18 @@ def test_settings_for_a_relay_hold_no_secret() -> None:
     assert sent["settings"]["logging"]["level"] == "DEBUG"
     assert sent["settings"]["api"] == {"request_timeout": 17.0}
     assert sent["settings"]["client"]["csrf_support_enabled"] is False
+
+
+def test_a_secret_of_a_setting_that_is_not_known_here_stays_with_the_client() -> None:
+    class Own(BaseModel):
+        token: SecretStr = SecretStr("canary")
+        level: str = "DEBUG"
+
+    class All(BaseModel):
+        own: Own = Own()
+
+    sent = _without_secrets(All(), {"own": {"token": "canary", "level": "DEBUG"}})
+    assert sent == {"own": {"level": "DEBUG"}}
 
 
 def test_a_person_finds_runs_where_they_are() -> None:
