@@ -105,8 +105,12 @@ def _brought(
         return want, there
     events.step(told[0], "creating")
     with lease(aws, set_up_lease(aws.account)):
-        want = widened(want, there, registry)
+        # What was seen before is gone by now, if it was waited for who destroys the account.
         there = look(aws, asked_of(want), ours=True)
+        wide = widened(want, there, registry)
+        if asked_of(wide) != asked_of(want):
+            there = look(aws, asked_of(wide), ours=True)
+        want = wide
         # For a launch, rights of an earlier version will do.
         carry_out(set_up_of(aws, there, want), Making(aws, want, there), strict=strict)
     for name in told:

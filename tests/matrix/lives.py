@@ -170,7 +170,8 @@ def what_there_is(sandbox: Sandbox) -> Counter[str]:
     found["subnet"] = sum(not one["DefaultForAz"] for one in _pages(ec2, "describe_subnets", "Subnets"))
     found["gateway"] = len(_pages(ec2, "describe_internet_gateways", "InternetGateways"))
     found["route table"] = len(_pages(ec2, "describe_route_tables", "RouteTables"))
-    found["endpoint"] = len(_pages(ec2, "describe_vpc_endpoints", "VpcEndpoints"))
+    endpoints = _pages(ec2, "describe_vpc_endpoints", "VpcEndpoints")
+    found["endpoint"] = sum(one["State"] not in ("deleting", "deleted") for one in endpoints)
     for parameter in _pages(ssm, "describe_parameters", "Parameters"):
         # A lease that nobody holds any more is taken over by whoever needs it next.
         if parameter["Name"].startswith("/prefect-coiled/") and not parameter["Name"].endswith("/set-up"):

@@ -12,8 +12,8 @@ from .lives import action_of, answer, called, changes
 
 __all__ = ["Race"]
 
-# Seconds without a change after which the second counts as one that waits for the first; and in which both
-# have to be done.
+# Seconds in which the second makes no new call and changes nothing, after which he counts as one
+# that waits for the first; and in which both have to be done.
 _WAITS, _BOUND = 3.0, 180.0
 _who: ContextVar[str] = ContextVar("who", default="")
 
@@ -35,7 +35,8 @@ class Race:
         self.ended: dict[str, BaseException | None] = {}
         self._at, self._after = at, after
         self._held, self._go = threading.Event(), threading.Event()
-        self._changed = 0.0  # when the second last changed something
+        self._went_on = 0.0  # when the second did something that he had not done before
+        self._tried: set[str] = set()  # his calls since he last changed something
         self._lock = threading.Lock()
 
     def run(self, first: Callable[[], Any], second: Callable[[], Any]) -> None:
@@ -49,10 +50,11 @@ class Race:
             end = time.monotonic() + _BOUND
             while one.is_alive() and not self._held.wait(0.02):
                 _see(end, one)
-            self._changed = time.monotonic()
+            self._went_on = time.monotonic()
             two = self._begin("second", second)
-            while two.is_alive() and time.monotonic() - self._changed < _WAITS:
+            while two.is_alive() and time.monotonic() - self._went_on < _WAITS:
                 two.join(0.02)
+                _see(end, two)
             self._go.set()
             for thread in (one, two):
                 while thread.is_alive():
@@ -75,20 +77,30 @@ class Race:
     def _call(self, client: Any, operation: str, given: dict[str, Any]) -> Any:
         action, who = action_of(client, operation), _who.get()
         meant = False
-        if changes(action):
+        if who == "second":
+            self._second(f"{client.meta.region_name} {action} {given}")
+        elif who == "first" and changes(action):
             with self._lock:
-                if who == "first":
-                    meant = len(self.calls) == self._at
-                    self.calls.append(action)
-                else:
-                    self._changed = time.monotonic()
+                meant = len(self.calls) == self._at
+                self.calls.append(action)
         if meant and not self._after:
             self._hold()
         try:
-            return answer(client, operation, given)
+            reply = answer(client, operation, given)
+            if who == "second" and changes(action):
+                with self._lock:
+                    self._tried.clear()
+            return reply
         finally:
             if meant and self._after:
                 self._hold()
+
+    def _second(self, call: str) -> None:
+        """Note a call of the second: one that is made again and again is one that waits."""
+        with self._lock:
+            if call not in self._tried:
+                self._tried.add(call)
+                self._went_on = time.monotonic()
 
     def _hold(self) -> None:
         self._held.set()

@@ -27,7 +27,9 @@ from prefect_coiled.provision import (
 from prefect_coiled.provision.inventory import Resource
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
-from tests.provision.laid import lay_over
+from tests.matrix.lives import what_there_is
+from tests.matrix.races import Race
+from tests.provision.laid import bring_up, hurry, lay_over
 
 
 def by_kind(resources: Iterable[Resource]) -> dict[str, tuple[str, ...]]:
@@ -311,3 +313,28 @@ def test_a_run_that_failed_is_run_again_and_goes_on(
     sandbox.faults([])
     destroy_account("team", "us-east-1")
     assert filled(raw()) == {}
+
+
+def test_a_set_up_that_waited_while_the_account_was_destroyed_makes_all_of_a_new_one(
+    sandbox: Sandbox, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+
+    def set_up() -> None:  # as a launch does it
+        with use_session(Session(aws)):
+            set_up_account("team", "us-east-1", "us-east-1a", every_zone=False)
+
+    def destroy() -> None:
+        with use_session(Session(aws)):
+            destroy_account("team", "us-east-1")
+
+    set_up()
+    anew = what_there_is(sandbox)
+    destroy()
+    bring_up(aws, "us-east-1a")
+    gateways = sandbox.client("ec2").describe_nat_gateways()["NatGateways"]
+    sandbox.client("ec2").delete_nat_gateway(NatGatewayId=gateways[-1]["NatGatewayId"])
+    race = Race(0, after=False)  # the first has seen that a gateway lacks, and is about to take the lease
+    race.run(set_up, destroy)
+    assert race.ended == {"first": None, "second": None}
+    assert what_there_is(sandbox) == anew
