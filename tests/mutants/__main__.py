@@ -128,7 +128,9 @@ def verdict(tree: Path, mutant: Mutant) -> str:
     if code is None:
         return "caught by the time limit"
     if code == _FAILED:
-        return "caught"
+        lines = said.splitlines()
+        told = next((line for line in lines if line.startswith(("FAILED ", "ERROR "))), "FAILED a test")
+        return f"caught by {told.partition(' ')[2][:200]}"
     if code == _PASSED:
         return "SURVIVED"
     return f"no test ran: {said.strip().splitlines()[-1] if said.strip() else code}"
@@ -171,10 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             began = time.monotonic()
             outcome = verdict(tree, mutant)
             seconds = round(time.monotonic() - began, 1)
-            print(f"{outcome:10} {seconds:6.1f} s  {mutant.name}", flush=True)
+            print(f"{outcome.partition(' by ')[0]:10} {seconds:6.1f} s  {mutant.name}", flush=True)
             rows.append({"mutant": mutant.name, "file": mutant.file, "outcome": outcome, "seconds": seconds})
-    if given.table is not None:
-        given.table.write_text(json.dumps(rows, indent=1) + "\n")
+            if given.table is not None:
+                given.table.write_text(json.dumps(rows, indent=1) + "\n")
     wrong = [row for row in rows if not str(row["outcome"]).startswith("caught")]
     print(f"{len(rows) - len(wrong)} of {len(rows)} mutants caught")
     return 1 if wrong else 0
