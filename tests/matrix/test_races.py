@@ -68,7 +68,9 @@ PAIRS = {
     "destroy and launch": Pair(READY, "destroy", "create", (THERE, (), ("create",)), both=False),
     "close and attach": Pair(THERE, "delete", "create", (THERE, READY), both=False),
     "scale and scale": Pair(THERE, "add_one", "add_one", ((*THERE, "add_one", "add_one"),)),
-    "up and down": Pair(THERE, "add_one", "shrink", ((*THERE, "add_one", "shrink"),)),
+    "up and down": Pair(
+        THERE, "add_one", "shrink", ((*THERE, "add_one", "shrink"), (*THERE, "shrink", "add_one"))
+    ),
     "scale and close": Pair(THERE, "add_one", "delete", (READY,), both=False),
     "close and scale": Pair(THERE, "delete", "add_one", (READY,), both=False),
     "scale down and close": Pair(THERE, "shrink", "delete", (READY,)),

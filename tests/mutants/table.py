@@ -136,8 +136,10 @@ MUTANTS = (
     _row(
         "a set-up that waited for the lease decides by what it had seen before",
         "provision/set_up.py",
-        "        there = look(aws, asked_of(want), ours=True)\n        wide = widened(want, there, registry)\n",
-        "        wide = widened(want, there, registry)\n        there = look(aws, asked_of(want), ours=True)\n",
+        "        there = look(aws, asked_of(want), ours=True)\n"
+        "        wide = widened(want, there, registry)\n",
+        "        wide = widened(want, there, registry)\n"
+        "        there = look(aws, asked_of(want), ours=True)\n",
         "provision/test_destruction.py::"
         "test_a_set_up_that_waited_while_the_account_was_destroyed_makes_all_of_a_new_one",
     ),
