@@ -24,11 +24,11 @@ ROOT = Path(__file__).parents[2]
 _DASK = "import sys; from distributed.cli.{0} import main; sys.argv[0] = '{0}'; sys.exit(main())"
 
 
-def until(check: Callable[[], Any], seconds: float) -> Any:
+def until(check: Callable[[], Any], seconds: float, pause: float = 0.02) -> Any:
     """Poll until a check gives something true; gives the last value."""
     end = time.monotonic() + seconds
     while not (found := check()) and time.monotonic() < end:
-        time.sleep(0.02)
+        time.sleep(pause)
     return found
 
 

@@ -192,7 +192,7 @@ class Run:
             wrong[:] = wrong_of(self.cell, self._seen())
             return not wrong
 
-        until(right, _TOLD)
+        until(right, _TOLD, pause=0.3)  # a dozen questions each time, to an API that is at work
         return wrong
 
     def _seen(self) -> Seen:
