@@ -116,6 +116,7 @@ def test_after_a_fault_at_any_call_a_sweep_cleans_up_and_the_same_command_reache
     world: World, way: str, fault: str
 ) -> None:
     before, does, swept, _ = WAYS[way]
+    after(world)
     goal = after(world, *before, does)
     rests = [after(world, *steps) for steps in swept]
     begin(world, *before)

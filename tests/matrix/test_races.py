@@ -105,6 +105,7 @@ def note(row: dict[str, object]) -> None:
 @pytest.mark.parametrize("pair", PAIRS)
 def test_two_at_once_end_as_one_after_the_other_would(world: World, pair: str) -> None:
     race_of = PAIRS[pair]
+    after(world)
     ends = [after(world, *steps) for steps in race_of.ends]
     begin(world, *race_of.before)
     with (alone := Life()).lived():
