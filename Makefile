@@ -18,7 +18,7 @@ LONG := tests/deployments tests/bare tests/cli/test_environment_diff.py tests/cl
   $(addprefix tests/cluster/test_,api_keys.py beside_local.py containers.py doctor.py ends.py fresh_account.py gpu.py \
     heavy_use.py logs_in_prefect.py machines_counted.py notebook.py one_address.py reference_document.py \
     shared_name.py shipped_flows.py watching.py) \
-  $(addprefix tests/provision/test_,closed_ways.py destruction.py each_call.py plans.py regions.py registry.py removals_refused.py story.py) tests/runner/test_processes.py
+  $(addprefix tests/provision/test_,closed_ways.py destruction.py each_call.py plans.py regions.py registry.py removals_refused.py story.py) $(addprefix tests/runner/test_,processes.py relay_away.py)
 
 # What touches the dependencies: the parts, the command line, a flow on a cluster of the sandbox, tasks; and
 # prefect-dask's own tests, those of the release that is there.
@@ -42,7 +42,7 @@ define with_versions
 endef
 
 .PHONY: demo test long-test clients-test again netns-test vm-test qemu-test ui-test screens check build docs lock format clean \
-  upstream-test moto-test crash-matrix races soak lost-work mutants emulators oldest-test newest-test
+  relay-test upstream-test moto-test crash-matrix races soak lost-work mutants emulators oldest-test newest-test
 
 clients-test: $(STAMP)  ## environments made by uv, pip, poetry, pdm and others, with each Python that is here
 	$(BIN)/python -m pytest tests/clients --timeout 600
@@ -64,6 +64,9 @@ again: $(STAMP)  ## what failed in the last run, one test after the other; .venv
 
 netns-test: $(STAMP)  ## the firewall, in network namespaces; skipped where the kernel refuses them
 	scripts/rootless $(BIN)/python -m pytest tests/netns
+
+relay-test: $(STAMP)  ## the task runner's tests on workers that have no way to the Prefect API
+	PREFECT_COILED_WORKERS=$${PREFECT_COILED_WORKERS:-apart} scripts/rootless $(BIN)/python -m pytest tests/runner
 
 ui-test: $(STAMP) .venv/.made-with-ui  ## Prefect's UI in a browser; needs chromium, says so without
 	$(BIN)/python -m pytest tests/ui

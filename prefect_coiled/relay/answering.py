@@ -20,6 +20,7 @@ from prefect.client.orchestration import PrefectClient
 
 from prefect_coiled.internals.prefect import send_once
 from prefect_coiled.relay.exchange import Answer, Asked
+from prefect_coiled.relay.kept_blocks import refuse_kept
 from prefect_coiled.relay.needs import LARGEST, RefusedError
 from prefect_coiled.relay.ownership import Own
 from prefect_coiled.relay.proof import Proof
@@ -117,6 +118,9 @@ class Answering:
         elif kind in ("flow", "task_run", "artifact"):
             if judged.method == "POST":
                 getattr(self._own, f"{kind}s").update([UUID(found["id"])])
+            return content
+        elif kind == "block_document":
+            await refuse_kept(found, self._read)
             return content
         else:
             found = _without(found, kind)

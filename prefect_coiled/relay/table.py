@@ -82,12 +82,13 @@ TABLE: tuple[Row, ...] = (
     Row("POST", "/variables/", "variables/create-variable", check=bodies.anything),
     Row("GET", "/variables/name/{name}", "variables/read-variable-by-name"),
     Row("PATCH", "/variables/name/{name}", "variables/update-variable-by-name", check=bodies.anything),
-    # Blocks, by name or by id: what a task loads, it may load.
+    # Blocks, by name or by id: what a task loads, it may load, but for what opens an account (`kept_blocks`).
     Row("GET", "/block_types/slug/{name}", "block-types/read-block-type-by-slug"),
     Row("GET", "/block_types/slug/{name}/block_documents/name/{name}",
-        "block-types/read-block-document-by-name-for-block-type", query=("include_secrets",)),
+        "block-types/read-block-document-by-name-for-block-type", query=("include_secrets",),
+        answer="block_document"),
     Row("GET", "/block_documents/{block_document}", "block-documents/read-block-document-by-id",
-        query=("include_secrets",)),
+        query=("include_secrets",), answer="block_document"),
     Row("GET", "/block_schemas/checksum/{name}", "block-schemas/read-block-schema-by-checksum",
         query=("version",)),
     # Artifacts.

@@ -496,6 +496,20 @@ MUTANTS = (
         "unit/test_relay_proof.py::test_a_task_run_of_another_flow_run_is_refused",
     ),
     _row(
+        "a task reads a block that holds an account",
+        "relay/kept_blocks.py",
+        '*_kinds_inside(document["data"]), ',
+        "",
+        "unit/test_relay_kept_blocks.py::test_what_opens_an_account_is_refused_wherever_it_is",
+    ),
+    _row(
+        "a task reads the credentials that an account refers to",
+        "relay/kept_blocks.py",
+        "    if ids & await _of_accounts(read):\n",
+        "    if False:\n",
+        "unit/test_relay_kept_blocks.py::test_the_credentials_of_an_account_are_refused_wherever_they_are",
+    ),
+    _row(
         "a path is sent as it came",
         "relay/rules.py",
         r'or re.search(r"[/\\%;\x00-\x1f\x7f\ufffd]", part)',

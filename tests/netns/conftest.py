@@ -120,6 +120,23 @@ def knock() -> Callable[[str, int], str]:
     return knock
 
 
+@pytest.fixture
+def recorded_of() -> Callable[[Any], Any]:
+    """What the API has of a flow run: its task runs, and what its log says."""
+    from prefect.client.orchestration import get_client
+
+    def recorded(flow_run_id: Any) -> tuple[Any, set[str]]:
+        with get_client(sync_client=True) as client:
+
+            def ask(kind: str) -> Any:
+                body = {kind: {"flow_run_id": {"any_": [str(flow_run_id)]}}}
+                return client.request("POST", f"/{kind}/filter", json=body).json()
+
+            return ask("task_runs"), {line["message"] for line in ask("logs")}
+
+    return recorded
+
+
 @dataclass
 class Network:
     """A VPC with a public and a private subnet, and short ways to launch into it and look."""

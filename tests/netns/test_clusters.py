@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 import pytest
 from distributed import Client
 from prefect import flow, get_run_logger, task
-from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.settings import (
     PREFECT_API_KEY,
@@ -205,18 +204,9 @@ def test_a_connection_that_a_rule_for_everybody_let_in_is_cut_with_it(sandbox, h
             peer.recv(100)
 
 
-def recorded_of(flow_run_id):
-    """What the API has of a flow run: its task runs, and what its log says."""
-    with get_client(sync_client=True) as client:
-
-        def ask(kind):
-            body = {kind: {"flow_run_id": {"any_": [str(flow_run_id)]}}}
-            return client.request("POST", f"/{kind}/filter", json=body).json()
-
-        return ask("task_runs"), {line["message"] for line in ask("logs")}
-
-
-def test_an_api_on_the_loopback_is_enough_though_no_machine_reaches_it(default_account, prefect_server):
+def test_an_api_on_the_loopback_is_enough_though_no_machine_reaches_it(
+    default_account, prefect_server, recorded_of
+):
     api = str(get_current_settings().api.url)
 
     @task
@@ -248,7 +238,7 @@ def test_an_api_on_the_loopback_is_enough_though_no_machine_reaches_it(default_a
     assert any("Tasks ask the Prefect API through this process" in line for line in said)
 
 
-def test_no_server_at_all_is_enough(default_account, prefect_server):
+def test_no_server_at_all_is_enough(default_account, prefect_server, recorded_of):
     @task
     def square(x: int) -> int:
         get_run_logger().info("squared %d", x)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import dask
@@ -18,10 +20,15 @@ from prefect.client.schemas.filters import (
     TaskRunFilterFlowRunId,
 )
 from prefect.client.schemas.objects import TaskRun
+from prefect.settings import get_current_settings
 
 from prefect_coiled.task_runner import CoiledTaskRunner
 from prefect_coiled.task_runner.recording import wait_until_recorded
 
+from . import apart
+
+# Whether the folder's tests run on workers that have no way to the Prefect API: `make relay-test`.
+APART = os.environ.get("PREFECT_COILED_WORKERS", "")
 # What the suite sets for its Prefect servers, for processes that start one of their own.
 FAST = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
@@ -42,7 +49,9 @@ def security() -> Security:
 
 
 @pytest.fixture(scope="session")
-def dask_cluster(security: Security, prefect_server: None) -> Iterator[LocalCluster]:
+def dask_cluster(
+    security: Security, prefect_server: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalCluster]:
     """Two worker processes of two threads, TLS; a task whose worker dies is given up at once."""
     with (
         dask.config.set(
@@ -54,23 +63,53 @@ def dask_cluster(security: Security, prefect_server: None) -> Iterator[LocalClus
                 "distributed.comm.tls.client.key": security.tls_client_key,
             }
         ),
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=2,
-            processes=True,
-            dashboard_address=None,
-            protocol="tls://",
-            security=security,
-        ) as cluster,
+        _made(security, tmp_path_factory) as cluster,
     ):
         yield cluster
+
+
+def _made(security: Security, folders: pytest.TempPathFactory) -> AbstractContextManager[Any]:
+    if APART:
+        api = str(get_current_settings().api.url)
+        return apart.cluster(security, api, folders.mktemp("apart"), APART != "walled")
+    local: AbstractContextManager[Any] = LocalCluster(
+        n_workers=2,
+        threads_per_worker=2,
+        processes=True,
+        dashboard_address=None,
+        protocol="tls://",
+        security=security,
+    )
+    return local
 
 
 @pytest.fixture
 def runner(dask_cluster: LocalCluster, security: Security) -> CoiledTaskRunner:
     """A runner on the shared cluster."""
     dask_cluster.sync(dask_cluster._correct_state)
-    return CoiledTaskRunner(address=dask_cluster.scheduler_address, client_kwargs={"security": security})
+    kwargs: dict[str, Any] = {"client_kwargs": {"security": security}}
+    if APART:
+        kwargs["api_relay"] = "always"
+    return CoiledTaskRunner(address=dask_cluster.scheduler_address, **kwargs)
+
+
+@pytest.fixture
+def relayed(dask_cluster: LocalCluster, security: Security) -> Callable[..., CoiledTaskRunner]:
+    """Makes runners on the shared cluster whose tasks ask through the flow's process."""
+
+    def make(**more: Any) -> CoiledTaskRunner:
+        dask_cluster.sync(dask_cluster._correct_state)
+        kwargs = {"client_kwargs": {"security": security}, "api_relay": "always", **more}
+        return CoiledTaskRunner(address=dask_cluster.scheduler_address, **kwargs)
+
+    return make
+
+
+@pytest.fixture
+def client() -> Iterator[Any]:
+    """Prefect's client."""
+    with get_client(sync_client=True) as made:
+        yield made
 
 
 def task_runs(flow_run_id: Any) -> list[TaskRun]:

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -22,10 +23,13 @@ from prefect import flow, get_run_logger, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_coiled import Cluster, CoiledTaskRunner
 from prefect_coiled.environment import Locked
 from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.task_runner.recording import wait_until_recorded
+from tests.lost_work.machines import Server
 from tests.vm.conftest import disk
 from tests.vm.images import Layer
 
@@ -133,6 +137,52 @@ def test_a_flow_computes_with_the_clients_packages_and_its_logs_arrive(
         return {log.message for log in found}
 
     until(lambda: expected <= messages(), 60)
+
+
+def test_a_server_that_only_this_computer_reaches_is_enough(
+    cluster: Cluster, client: Client, until: Until, tmp_path: Path
+) -> None:
+    server = Server(tmp_path)
+    port = server.port
+
+    @task
+    def looks(n: int) -> tuple[str, str, int]:
+        import socket
+
+        from prefect.settings import get_current_settings
+
+        try:
+            socket.create_connection(("127.0.0.1", port), 2.0).close()
+            reached = "reached"
+        except OSError as error:
+            reached = type(error).__name__
+        get_run_logger().info("looked %d", n)
+        api = get_current_settings().api
+        return reached, str(api.key), int(str(api.url).split(":")[2].split("/")[0])
+
+    @flow(task_runner=CoiledTaskRunner(name=NAME))
+    def looking() -> list[tuple[str, str, int]]:
+        return [future.result() for future in looks.map(range(4))]
+
+    server.start()
+    try:
+        with temporary_settings({PREFECT_API_URL: server.url}):
+            state = looking(return_state=True)
+            assert {found[:2] for found in state.result()} == {("ConnectionRefusedError", "None")}
+            assert port not in {found[2] for found in state.result()}
+            id_ = state.state_details.flow_run_id
+            wait_until_recorded()
+            with get_client(sync_client=True) as api:
+
+                def found(kind: str) -> Any:
+                    body = {kind: {"flow_run_id": {"any_": [str(id_)]}}}
+                    return api.request("POST", f"/{kind}/filter", json=body).json()
+
+                assert [run["state_name"] for run in found("task_runs")] == ["Completed"] * 4
+                said = {f"looked {n}" for n in range(4)}
+                until(lambda: said <= {line["message"] for line in found("logs")}, 60)
+    finally:
+        server.kill()
 
 
 def test_the_machines_logs_are_in_cloudwatch(
