@@ -84,9 +84,9 @@ def _namespaces() -> Iterator[dict[str, str]]:
         _do("ip", "link", "set", bridge, "up")
         held = {}
         for number, name in enumerate(NAMES):
-            holder = subprocess.Popen(
-                ["unshare", "--net", "sh", "-c", "echo; exec sleep infinity"], stdout=subprocess.PIPE
-            )
+            # It ends with this process, whose end of its input goes then.
+            command = ["unshare", "--net", "sh", "-c", "echo; exec cat"]
+            holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             stack.callback(_end, holder)
             assert holder.stdout is not None
             holder.stdout.readline()  # it is in the namespace by now

@@ -57,6 +57,8 @@ def dask_cluster(
         dask.config.set(
             {
                 "distributed.scheduler.allowed-failures": 0,
+                # A nanny starts its worker again; on a busy machine that may take longer than Dask's 15 s.
+                "distributed.deploy.lost-worker-timeout": "5 minutes",
                 # What a worker of ours has in its own configuration.
                 "distributed.comm.tls.ca-file": security.tls_ca_file,
                 "distributed.comm.tls.client.cert": security.tls_client_cert,
