@@ -1,4 +1,4 @@
-"""Blocks that tasks do not get: an account's and a registry's, and the credentials that one of these refers to.
+"""Blocks that tasks do not get: an account's and a registry's, and the credentials that these refer to.
 
 Whoever has them may do in AWS what the flow's process may: launch machines, remove them, read buckets. The
 machines have a role of their own for what tasks need there. What decides is what the API says of a document,
@@ -18,8 +18,8 @@ KEPT = ("ec2-dask-account", "ec2-dask-registry")
 # Documents in a question: https://docs.prefect.io/v3/api-ref/rest-api/server/block-documents/read-block-documents.
 _PAGE = 200
 _INSTEAD = (
-    "Give the task credentials of its own, in a block that no account refers to; in AWS it has the role of its"
-    " machine, which `prefect-coiled role attach-policy` widens."
+    "Give the task credentials of its own, in a block that no account refers to; in AWS it has the role of"
+    " its machine, which `prefect-coiled role attach-policy` widens."
 )
 
 
