@@ -54,7 +54,18 @@ def flight_delays(folder: str) -> pd.DataFrame:
     by_tasks = pd.concat(months.result()).sort_values(["carrier", "month"], ignore_index=True)
     by_dataframe = year.result().sort_values(["carrier", "month"], ignore_index=True)
     pd.testing.assert_frame_equal(by_tasks, by_dataframe, check_dtype=False)
+    show(by_tasks)
     return by_tasks
+
+
+def show(delays: pd.DataFrame) -> None:
+    """Print the table, before the cluster is removed and its cost is known."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print("\nMean departure delay in minutes, by carrier and month:")
+    table = delays.pivot(index="carrier", columns="month", values="dep_delay").round(1)
+    console.print(table.to_string(na_rep="-"), "\n")
 
 
 def main() -> None:
@@ -83,12 +94,12 @@ def main() -> None:
     with live_board(console):
         answer = flight_delays.with_options(task_runner=runner)(folder)
     pd.testing.assert_frame_equal(answer, mean_delays(flights), check_dtype=False)
-
-    console.print("\nMean departure delay in minutes, by carrier and month (checked against pandas):")
-    table = answer.pivot(index="carrier", columns="month", values="dep_delay").round(1)
-    console.print(table.to_string(na_rep="-"), highlight=False)
-    console.print(f"\n{time.monotonic() - begun:.1f} seconds from nothing to the answer and back to nothing.")
+    console.print(f"\nThe table is what pandas makes of all {len(flights):,} flights at once.")
+    console.print(f"{time.monotonic() - begun:.1f} seconds from nothing to the answer and back to nothing.")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("Interrupted. The cluster is removed; `prefect-coiled ls` says what there is.")

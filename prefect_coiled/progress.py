@@ -20,18 +20,6 @@ from rich.text import Text
 
 from prefect_coiled.events import EVERYWHERE, Event, Stream
 
-# The steps in the order in which they begin; others are shown below them.
-ORDER = (
-    "network",
-    "role",
-    "log group",
-    "image",
-    "instances",
-    "log streams",
-    "scheduler",
-    "workers",
-    "dashboard",
-)
 _UNDERWAY = ("looking", "creating", "launching", "connecting", "attaching")
 
 _SHOWN = ("step", "workers", "dashboard")
@@ -58,17 +46,17 @@ class Board:
         return True
 
     def rows(self) -> list[tuple[str, str, float]]:
-        """The steps that were begun, in order: name, state, seconds since the board was opened.
+        """The steps that were begun: name, state, seconds since the board was opened.
 
-        Where there are several clusters, each has steps of its own, below each other, under its name.
+        They are in the order of these seconds. Where there are several clusters, each has steps of its own,
+        below each other, under its name.
         """
         with self._lock:
             clusters = {source: dict(steps) for source, steps in self._steps.items()}
         rows = []
         for source, steps in clusters.items():
             before = f"{source.of}: " if source is not None and source.of and len(clusters) > 1 else ""
-            known = [s for s in ORDER if s in steps]
-            rows += [(before + s, *steps[s]) for s in (*known, *(s for s in steps if s not in ORDER))]
+            rows += [(before + s, *steps[s]) for s in sorted(steps, key=lambda s: steps[s][1])]
         return rows
 
     def __rich__(self) -> RenderableType:

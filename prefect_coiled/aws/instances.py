@@ -232,11 +232,14 @@ def _free_plan(aws: Aws, instance_type: str, error: AwsError) -> AwsError | None
     )
 
 
-def terminate_instances(aws: Aws, instance_ids: Iterable[str]) -> list[str]:
+def terminate_instances(aws: Aws, instance_ids: Iterable[str], over: set[str] | None = None) -> list[str]:
     """Ask AWS to terminate the instances; one that AWS refuses, or does not know, keeps no other running.
 
     A call that is refused for one of its instances terminates none, or only those in other zones:
     https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_TerminateInstances.html
+
+    Args:
+        over: Gets those that AWS says were terminated before.
 
     Returns:
         Those that AWS does not know: they are gone for long, or so new that it does not know them yet.
@@ -254,8 +257,11 @@ def terminate_instances(aws: Aws, instance_ids: Iterable[str]) -> list[str]:
             return
         one = f"instance ({some[0]})" if len(some) == 1 else f"{len(some)} instances"
         try:
-            aws.call("ec2:TerminateInstances", f"terminating {one}", InstanceIds=some)
+            reply = aws.call("ec2:TerminateInstances", f"terminating {one}", InstanceIds=some)
             ended += len(some)
+            if over is not None:
+                listed = reply["TerminatingInstances"]
+                over.update(i["InstanceId"] for i in listed if i["PreviousState"]["Name"] == "terminated")
         except (UnavailableError, CredentialsError):
             raise  # of no instance in particular
         except AwsError as error:

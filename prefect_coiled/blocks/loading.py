@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
@@ -21,6 +22,7 @@ from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer, credential_source
 from prefect_coiled.blocks.base import age_of, what_is_wrong
 from prefect_coiled.errors import AccountError, PrefectCoiledError, sentences
+from prefect_coiled.events import Event, tell
 from prefect_coiled.install import has_sandbox, how
 from prefect_coiled.internals.api_errors import cause_and_step, without_user
 from prefect_coiled.internals.prefect import block_of, name_of
@@ -36,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_ACCOUNT = "default"
 EPHEMERAL_STARTUP_S = 300
+# Whether a temporary server was told of.
+_servers: list[bool] = []
 # What was said of regions, by account.
 _said: set[tuple[str, str]] = set()
 # An account's slug names an IAM role (at most 64 characters) and a block document.
@@ -126,6 +130,8 @@ def find_accounts() -> list[BlockDocument]:
     Raises:
         AccountError: The Prefect API could not be asked.
     """
+    if nothing_was_saved():
+        return []
     with asking("accounts") as client:
         return _documents(client)
 
@@ -150,6 +156,8 @@ def delete_account(slug: str) -> bool:
     Raises:
         AccountError: The Prefect API could not be asked.
     """
+    if nothing_was_saved():
+        return False
     with asking(f"account {slug!r}") as client:
         document = find_document(client, Ec2DaskAccount, slug)
         if document is None:
@@ -160,6 +168,8 @@ def delete_account(slug: str) -> bool:
 
 def _read(slug: str) -> BlockDocument | list[str]:
     """The block document, or the names of those that there are; synchronously, whatever is running."""
+    if nothing_was_saved():
+        return []
     with asking(f"account {slug!r}") as client:
         found = find_document(client, Ec2DaskAccount, slug)
         return found or [str(d.name) for d in _documents(client)]
@@ -185,6 +195,22 @@ def _documents(client: SyncPrefectClient) -> list[BlockDocument]:
     return sorted((d for d in found if d.name), key=lambda d: str(d.name))
 
 
+def nothing_was_saved() -> bool:
+    """Whether there can be no block: no server is named, and a temporary one would begin an empty database.
+
+    It need not be started then: all that it keeps is in a file, https://docs.prefect.io/v3/concepts/server.
+    """
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    held = settings.server.database.connection_url
+    if settings.api.url or not settings.server.ephemeral.enabled or held is None:
+        return False
+    kind, _, file = held.get_secret_value().partition("?")[0].partition(":///")
+    # One in memory, or a URI of SQLite's own, is asked.
+    return kind.startswith("sqlite") and bool(file) and ":" not in file and not Path(file).exists()
+
+
 @contextmanager
 def asking(what: str) -> Iterator[SyncPrefectClient]:
     """A client of the Prefect API.
@@ -200,8 +226,34 @@ def asking(what: str) -> Iterator[SyncPrefectClient]:
     """
     from prefect.client.orchestration import get_client
 
-    with _told_in_a_line(what), get_client(sync_client=True) as client:
-        yield client
+    with _told_in_a_line(what):
+        _tell_server()
+        with get_client(sync_client=True) as client:
+            yield client
+
+
+def ensure_api() -> None:
+    """Have Prefect's temporary server there, where no server is named, before a flow asks for it.
+
+    Raises:
+        AccountError: It did not start.
+    """
+    with asking("Prefect"):
+        pass
+
+
+def _tell_server() -> None:
+    """Tell once that a temporary server is started; it stays for this process."""
+    from prefect.settings import PREFECT_API_URL
+
+    if PREFECT_API_URL.value() or _servers:
+        return
+    _servers.append(True)
+    text = (
+        "No Prefect server is named, so a temporary one is started, for this command alone. "
+        "`prefect server start` runs one that stays; PREFECT_API_URL names it."
+    )
+    tell(Event("server", text))
 
 
 @contextmanager

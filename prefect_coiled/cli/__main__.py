@@ -19,7 +19,12 @@ def run() -> None:
         # a traceback for each task and flow around it: that goes to the run's log alone.
         for name in ("prefect.flow_runs", "prefect.task_runs"):
             logging.getLogger(name).propagate = False
+        # Nor what it says while it sends the last of that.
+        for name in ("EventsWorker", "APILogWorker"):
+            logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # A paragraph on that would be the first thing that a person reads: https://docs.prefect.io/concepts/telemetry
+    os.environ.setdefault("DO_NOT_TRACK", "1")
     app()
 
 

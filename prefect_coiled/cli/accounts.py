@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prefect_coiled.cli import names
 from prefect_coiled.cli.common import (
     ask_nobody,
     out,
@@ -45,6 +46,7 @@ def account_list(as_json: JsonOption = False) -> None:
         for document in find_accounts()
     ]
     found = [dict(zip(keys, row, strict=True)) for row in rows]
+    names.saw_accounts(*(row[0] for row in rows), all_of_them=True)
     if DEFAULT_ACCOUNT not in {row[0] for row in rows}:
         rows.append((DEFAULT_ACCOUNT, "", "", "", "", "sandbox (there is no block of that name)"))
         found.append({**dict.fromkeys(keys, ""), "account": DEFAULT_ACCOUNT, "where": "sandbox"})
@@ -92,7 +94,7 @@ def account_reset(
 
 @command("account destroy")
 def account_destroy(
-    slug: Annotated[str, typer.Argument(help="Slug of the account.")],
+    slug: Annotated[str, typer.Argument(help="Slug of the account.", autocompletion=names.accounts)],
     region: RegionOption = None,
     yes: YesOption = False,
     plan: PlanOption = False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from prefect_coiled.cli import silence
 from prefect_coiled.errors import PrefectCoiledError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def out() -> Console:
     """Where answers go."""
     from prefect_coiled.terminal import Terminal
 
+    silence.broken()
     return Terminal(soft_wrap=True)
 
 
@@ -61,6 +63,7 @@ def say(text: str) -> None:
     """Print a text as it is, on standard output."""
     import sys
 
+    silence.broken()
     try:
         typer.echo(text)
     except BrokenPipeError:
@@ -73,6 +76,7 @@ def tell_error(error: PrefectCoiledError) -> None:
     """Print an error of this library as one line, and what it left."""
     from prefect_coiled.terminal import Terminal
 
+    silence.broken()
     console = Terminal(stderr=True, soft_wrap=True)
     _tell_left(console, error.left)
     console.print(error_line(error))

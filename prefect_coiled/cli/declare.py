@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from prefect_coiled.cli import interrupted, names, silence
 from prefect_coiled.cli.common import tell_error, where
 from prefect_coiled.cli.examples import EXAMPLES
 from prefect_coiled.errors import PrefectCoiledError
@@ -38,16 +39,23 @@ _GROUPS = {
 for _name, (_group, _about) in _GROUPS.items():
     app.add_typer(_group, name=_name, help=_about)
 
-AccountOption = Annotated[str | None, typer.Option(help="Slug of the account; the default one if not given.")]
+AccountOption = Annotated[
+    str | None,
+    typer.Option(help="Slug of the account; the default one if not given.", autocompletion=names.accounts),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 PlanOption = Annotated[
     bool, typer.Option("--plan", help="Print what would be changed, and change nothing; also with --json.")
 ]
-RegionOption = Annotated[str | None, typer.Option(help="AWS region; the account's if not given.")]
+RegionOption = Annotated[
+    str | None, typer.Option(help="AWS region; the account's if not given.", autocompletion=names.regions)
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-SlugOption = Annotated[str, typer.Option(help="Slug of the account.")]
-SlugArgument = Annotated[str | None, typer.Argument(help="Slug of the account.")]
-NameArgument = Annotated[str, typer.Argument(help="Name of the cluster.")]
+SlugOption = Annotated[str, typer.Option(help="Slug of the account.", autocompletion=names.accounts)]
+SlugArgument = Annotated[
+    str | None, typer.Argument(help="Slug of the account.", autocompletion=names.accounts)
+]
+NameArgument = Annotated[str, typer.Argument(help="Name of the cluster.", autocompletion=names.clusters)]
 
 
 @dataclass
@@ -62,7 +70,9 @@ class At:
         """The account."""
         from prefect_coiled.blocks import load_account
 
-        return load_account(self.account)
+        loaded = load_account(self.account)
+        names.saw_accounts(loaded.slug)
+        return loaded
 
     @functools.cached_property
     def aws(self) -> Aws:
@@ -75,8 +85,11 @@ class At:
 
     def session(self, cluster: str = "") -> AbstractContextManager[Session]:
         """A session in which the provisioning flows work."""
+        from prefect_coiled.blocks.loading import ensure_api
         from prefect_coiled.tasks.steps import Session, use_session
 
+        ensure_api()
+        interrupted.changing(self.aws, cluster, sandbox=self.loaded.is_sandbox)
         return use_session(Session(self.aws, cluster=cluster))
 
 
@@ -87,23 +100,40 @@ def command(path: str, *older: str) -> Callable[[Callable[..., Any]], Callable[.
     such as `At`, stands for its fields, each an option or argument.
 
     Args:
-        older: Paths that it had before; they still work, and no help shows them.
+        older: Paths that it had before. They work, say the one that it has, and are in no help.
     """
 
     def declare(function: Callable[..., Any]) -> Callable[..., Any]:
-        made = _told(function)
+        made = _told(path, function)
+        hinted = _told(path, function, f"This command is called `prefect-coiled {path}`.")
         lines = "\n".join(f"  prefect-coiled {line}" for line in EXAMPLES[tuple(path.split())])
         for one in (path, *older):
             *groups, name = one.split()
             within = _GROUPS[groups[0]][0] if groups else app
             # "\b" keeps the lines as they are.
-            within.command(name, hidden=one != path, epilog=f"\b\nExamples:\n{lines}")(made)
+            within.command(name, hidden=one != path, epilog=f"\b\nExamples:\n{lines}")(
+                made if one == path else hinted
+            )
         return made
 
     return declare
 
 
-def _told(command: Callable[..., Any]) -> Callable[..., Any]:
+@contextmanager
+def _server_told() -> Iterator[None]:
+    """Say when Prefect's temporary server is started for the command, which takes a while."""
+    from prefect_coiled.events import Event, hearing
+
+    def say(event: Event) -> None:
+        if event.kind == "server":
+            silence.broken()
+            typer.echo(event.text, err=True)
+
+    with hearing(say):
+        yield
+
+
+def _told(path: str, command: Callable[..., Any], hint: str = "") -> Callable[..., Any]:
     groups: dict[str, Any] = {}
     shown: list[inspect.Parameter] = []
     for one in inspect.signature(command, eval_str=True).parameters.values():
@@ -118,14 +148,27 @@ def _told(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def wrapped(*args: Any, **given: Any) -> Any:
+        interrupted.begin()
+        silence.begin()
+        if hint:
+            typer.echo(hint, err=True)
         try:
             for name, kind in groups.items():
                 own = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
                 given[name] = kind(**own)
-            return command(*args, **given)
+            with _server_told():
+                return command(*args, **given)
         except PrefectCoiledError as error:
             tell_error(error)
             raise typer.Exit(1) from None
+        except typer.Abort:
+            # Whoever is asked has been shown what would be done, and nothing is done before.
+            typer.echo("Aborted. Nothing was changed.", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            interrupted.tell_interrupted(path)
+        finally:
+            silence.broken()
 
     wrapped.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {one.name: one.annotation for one in shown}

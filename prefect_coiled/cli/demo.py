@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prefect_coiled.cli import interrupted
 from prefect_coiled.cli.common import out
 from prefect_coiled.cli.declare import command
 from prefect_coiled.errors import OptionsError, PrefectCoiledError
@@ -43,31 +44,40 @@ def demo(
     from prefect import flow, task
 
     from prefect_coiled.blocks import load_account
+    from prefect_coiled.blocks.loading import ensure_api
     from prefect_coiled.progress import live_board
     from prefect_coiled.sandbox import start, status, stop
     from prefect_coiled.task_runner import CoiledTaskRunner
 
     console, begun = out(), time.monotonic()
     found = status() is not None
-    start()
-    if not load_account().is_sandbox:
-        raise OptionsError(
-            "the demo", "the account `default` is not the sandbox.", "Use flows of your own on it."
-        )
     step = _BELOW // _PARTS
     count: Any = task(name="count primes", task_run_name="primes from {low}")(count_primes)
 
     @flow(name="demo", task_runner=CoiledTaskRunner(n_workers=workers))
     def primes() -> int:
         starts = [step * n for n in range(_PARTS)]
-        return sum(count.map(starts, [s + step for s in starts]).result())
+        counted: int = sum(count.map(starts, [s + step for s in starts]).result())
+        # Before the cluster is removed, and the board tells of that.
+        console.print(f"{counted:,} primes below {_BELOW:,}, counted by {workers} workers in {_PARTS} tasks.")
+        return counted
 
     try:
+        console.print(
+            f"Starting the sandbox. {workers + 1} machines come up in it: a scheduler and its workers."
+        )
+        start()
+        account = load_account()
+        if not account.is_sandbox:
+            raise OptionsError(
+                "the demo", "the account `default` is not the sandbox.", "Use flows of your own on it."
+            )
+        interrupted.changing(account.door(), sandbox=True)
+        ensure_api()
         with live_board(console):
             answer = primes()
         if answer != _PRIMES:
             raise PrefectCoiledError("the demo", f"counted {answer} primes below {_BELOW:,}, not {_PRIMES}.")
-        console.print(f"{answer:,} primes below {_BELOW:,}, counted by {workers} workers in {_PARTS} tasks.")
         console.print(
             f"{time.monotonic() - begun:.1f} seconds from nothing to the answer and back to nothing."
         )
@@ -75,3 +85,4 @@ def demo(
     finally:
         if not (found or keep_sandbox):
             stop()
+            interrupted.gone("The sandbox was stopped, so that nothing of it is left.")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prefect_coiled.cli import names
 from prefect_coiled.cli.common import no_cluster, out, quiet, sentence_or_json, show, showing, where
 from prefect_coiled.cli.declare import At, JsonOption, command
 
@@ -83,7 +84,12 @@ def diff(
         Path | None, typer.Argument(help="A script, or a flow's file: what it imports is looked for as well.")
     ] = None,
     cluster: Annotated[
-        str | None, typer.Option("--cluster", help="Compare with the machines of this cluster, which runs.")
+        str | None,
+        typer.Option(
+            "--cluster",
+            help="Compare with the machines of this cluster, which runs.",
+            autocompletion=names.clusters,
+        ),
     ] = None,
     *,
     at: At,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prefect_coiled.cli import names
 from prefect_coiled.errors import OptionsError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class AccountFlags:
     """What was given; None for what was not."""
 
-    region: Annotated[str | None, typer.Option(help="AWS region.")] = None
+    region: Annotated[str | None, typer.Option(help="AWS region.", autocompletion=names.regions)] = None
     zone: Annotated[str | None, typer.Option(help="Availability zone.")] = None
     profile: Annotated[str | None, typer.Option(help="A profile of ~/.aws.")] = None
     access_key_id: Annotated[str | None, typer.Option(help="Access key id of an IAM user.")] = None

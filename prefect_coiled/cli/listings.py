@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prefect_coiled.cli import names
 from prefect_coiled.cli.common import no_cluster, show
 from prefect_coiled.cli.declare import At, JsonOption, command
 from prefect_coiled.cli.places import Everywhere, Place
@@ -30,26 +31,28 @@ def list_clusters(at: Everywhere, as_json: JsonOption = False) -> None:
     none = "\n".join((f"No cluster of {at.whose} runs in {at.whereabouts}", *elsewhere))
     spot = any(told["spot"] for _, (told, _) in found)
     basis = costs.basis(None if at.many else at.aws.region, spot=spot)
-    after = (f"{basis} Machines and public addresses only.", *elsewhere)
+    after = (f"{basis} Machines, disks and public addresses.", *elsewhere)
     show(listed, as_json, columns, rows, none=none, after=after)
     at.end()
 
 
 def _clusters(at: At) -> list[tuple[dict[str, Any], tuple[str, ...]]]:
     """The clusters in one place: each for JSON, and as a row."""
-    from prefect_coiled import costs
     from prefect_coiled.aws.instances import find_instances
+    from prefect_coiled.plan.prices import total, usd
+    from prefect_coiled.provision import take_inventory
 
     clusters: dict[tuple[str, str], list[InstanceRecord]] = {}
     for machine in find_instances(at.aws):
         clusters.setdefault((machine.cluster, machine.cluster_uid), []).append(machine)
+    names.saw_clusters(at.loaded.slug, at.aws.region, (name for name, _ in clusters))
+    # The same parts at the same prices as in `cost`.
+    prices: dict[tuple[str, str], list[float | None]] = {}
+    for one in take_inventory(at.aws, costly=True, shared=False) if clusters else ():
+        prices.setdefault((one.cluster, one.uid), []).append(one.usd_per_hour)
     found: list[tuple[dict[str, Any], tuple[str, ...]]] = []
-    for (name, _), machines in clusters.items():
-        uses = [
-            costs.MachineUse(vm_type=m.instance_type, spot=m.spot, public_ip=bool(m.public_ip))
-            for m in machines
-        ]
-        cost = costs.estimate(uses, region=at.aws.region)
+    for (name, uid), machines in clusters.items():
+        hourly = total(prices.get((name, uid), []))
         workers = sum(m.role == "worker" for m in machines)
         told = {
             "name": name,
@@ -59,16 +62,19 @@ def _clusters(at: At) -> list[tuple[dict[str, Any], tuple[str, ...]]]:
             "types": dict(Counter(m.instance_type for m in machines)),
             "spot": any(m.spot for m in machines),
             "creator": machines[0].creator,
-            "usd_per_hour": cost.total_usd,
+            "usd_per_hour": hourly,
         }
-        rest = (str(workers), _types(machines), machines[0].creator, cost.short)
+        rest = (str(workers), _types(machines), machines[0].creator, usd(hourly))
         found.append((told, (name, _state(machines), _age(machines), *rest)))
     return found
 
 
 @command("cost")
 def show_cost(
-    name: Annotated[str | None, typer.Argument(help="Name of a cluster; all of them if not given.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Name of a cluster; all of them if not given.", autocompletion=names.clusters),
+    ] = None,
     *,
     at: Everywhere,
     as_json: JsonOption = False,

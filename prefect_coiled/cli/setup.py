@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
 
+from prefect_coiled.cli import interrupted, silence
 from prefect_coiled.cli.common import (
     ask_nobody,
     error_line,
@@ -23,7 +24,7 @@ from prefect_coiled.cli.common import (
 )
 from prefect_coiled.cli.declare import JsonOption, SlugArgument, SlugOption, command
 from prefect_coiled.cli.flags import AccountFlags
-from prefect_coiled.errors import AccountError, OptionsError, PrefectCoiledError, printable
+from prefect_coiled.errors import AccountError, CredentialsError, OptionsError, PrefectCoiledError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,12 +56,13 @@ def setup_aws(
     ask_nobody(as_json, yes)
     slug = account_slug(account)
     saved = saved_block(slug)
+    steps = Steps(numbered=not yes)
     if not yes:
         flags.complete().block(saved)  # what is wrong with a flag is said before anything is asked
-        flags = _asked(flags, saved, slug)
+        flags = _asked(flags, saved, slug, steps)
     block = flags.block(saved)
     console = quiet() if as_json else out()
-    submitted = _submit(saved, block, slug, yes, console)
+    submitted = _submit(saved, block, slug, steps, console)
     made = _make(block, slug, console)
     if as_json:
         print_json({**submitted, "resources": made.model_dump(mode="json")})
@@ -84,15 +86,35 @@ def account_edit(
         raise AccountError(
             f"account {name!r}", "has no options yet.", f"Run `prefect-coiled setup aws --account {name}`."
         )
+    steps = Steps(numbered=not yes)
     if not flags.given and not yes:
-        flags = _asked(flags, saved, name)
+        flags = _asked(flags, saved, name, steps)
     block = flags.block(saved)
-    submitted = _submit(saved, block, name, yes, quiet() if as_json else out())
+    submitted = _submit(saved, block, name, steps, quiet() if as_json else out())
     if as_json:
         print_json(submitted)
 
 
-def _asked(flags: AccountFlags, saved: Ec2DaskAccount | None, slug: str) -> AccountFlags:
+class Steps:
+    """Numbers what is asked, from 1 on, whatever was given and need not be asked.
+
+    Args:
+        numbered: Whether anything is asked at all.
+    """
+
+    def __init__(self, *, numbered: bool) -> None:
+        self.numbered = numbered
+        self._count = 0
+
+    def __call__(self, question: str) -> str:
+        """The next question, with its number."""
+        if not self.numbered:
+            return question
+        self._count += 1
+        return f"{self._count}. {question}"
+
+
+def _asked(flags: AccountFlags, saved: Ec2DaskAccount | None, slug: str, steps: Steps) -> AccountFlags:
     """The flags with what a person answers; each answer is checked when it is given."""
 
     def region(text: str) -> AccountFlags:
@@ -102,15 +124,15 @@ def _asked(flags: AccountFlags, saved: Ec2DaskAccount | None, slug: str) -> Acco
 
     if flags.region is None:
         default = str(saved.region) if saved is not None else "us-east-1"
-        flags = _ask("1. Region", default, region)
+        flags = _ask(steps("Region"), default, region)
     if not (flags.access_key_id or flags.profile or flags.role_arn or "credentials" in (flags.clear or ())):
-        flags = _ask_credentials(flags, saved, slug)
+        flags = _ask_credentials(flags, saved, slug, steps)
     elif flags.access_key_id and not flags.secret_access_key:
-        flags = replace(flags, secret_access_key=_secret("   Secret access key"))
-        _verify(flags.complete().block(saved), slug)
+        flags = _ask_secret(flags, saved, slug)
     if flags.registry is None:
         default = str(saved.registry.kind) if saved is not None else "ecr"
-        flags = _ask("3. Container registry (ecr, docker_hub)", default, lambda text: _registry(flags, text))
+        question = steps("Container registry (ecr, docker_hub)")
+        flags = _ask(question, default, lambda text: _registry(flags, text))
     hub = saved is not None and saved.registry.kind == "docker_hub"
     if flags.registry == "docker_hub" and not hub:
         if flags.registry_username is None:
@@ -118,7 +140,7 @@ def _asked(flags: AccountFlags, saved: Ec2DaskAccount | None, slug: str) -> Acco
         if flags.registry_access_token is None:
             flags = replace(flags, registry_access_token=_secret("   Access token"))
     if saved is None and not (flags.cidr or flags.port or flags.close):
-        question = "4. Who may reach the clusters (me, all, or a network)"
+        question = steps("Who may reach the clusters (me, all, or a network)")
         flags = _ask(question, "me", lambda text: _who(flags, text))
     return flags
 
@@ -155,11 +177,24 @@ def _user(flags: AccountFlags, text: str) -> AccountFlags:
     return replace(flags, registry_username=text)
 
 
-def _ask_credentials(flags: AccountFlags, saved: Ec2DaskAccount | None, slug: str) -> AccountFlags:
+# What each answer to the question for credentials means.
+_KINDS = {
+    "keep": "those that are saved",
+    "found": "what AWS's own tools find here: variables, ~/.aws, a machine's role",
+    "profile": "a profile of ~/.aws",
+    "keys": "an access key of an IAM user",
+}
+
+
+def _ask_credentials(
+    flags: AccountFlags, saved: Ec2DaskAccount | None, slug: str, steps: Steps
+) -> AccountFlags:
     """Ask for credentials until AWS accepts them."""
-    kinds = ("keep", "found", "profile", "keys") if saved is not None else ("found", "profile", "keys")
+    kinds = [kind for kind in _KINDS if kind != "keep" or saved is not None]
+    question = steps(f"Credentials ({', '.join(kinds)})")
+    for kind in kinds:
+        say(f"   {kind:<8} {_KINDS[kind]}")
     while True:
-        question = f"2. Credentials ({', '.join(kinds)})"
         kind = _ask(question, kinds[0], lambda text: _one_of("credentials", text, kinds))
         if kind == "keep":
             return flags
@@ -167,6 +202,18 @@ def _ask_credentials(flags: AccountFlags, saved: Ec2DaskAccount | None, slug: st
             made = _of_kind(kind, flags, saved)
             _verify(made.complete().block(saved), slug)
         except PrefectCoiledError as error:
+            _tell(error)
+            continue
+        return made
+
+
+def _ask_secret(flags: AccountFlags, saved: Ec2DaskAccount | None, slug: str) -> AccountFlags:
+    """Ask for the secret of a key that was given, until AWS accepts it."""
+    while True:
+        made = replace(flags, secret_access_key=_secret("   Secret access key"))
+        try:
+            _verify(made.complete().block(saved), slug)
+        except CredentialsError as error:
             _tell(error)
             continue
         return made
@@ -192,6 +239,7 @@ def _verify(block: Ec2DaskAccount, slug: str) -> None:
 
 def _ask(question: str, default: str | None, read: Callable[[str], T]) -> T:
     """Ask until the answer is right."""
+    silence.broken()
     while True:
         try:
             return read(str(typer.prompt(question, default=default)).strip())
@@ -204,25 +252,26 @@ def _tell(error: PrefectCoiledError) -> None:
 
 
 def _secret(question: str) -> str:
+    silence.broken()
     return str(typer.prompt(question, hide_input=True)).strip()
 
 
 def _submit(
-    saved: Ec2DaskAccount | None, block: Ec2DaskAccount, slug: str, yes: bool, console: Console
+    saved: Ec2DaskAccount | None, block: Ec2DaskAccount, slug: str, steps: Steps, console: Console
 ) -> dict[str, Any]:
     """Show what will hold and what changes, ask, and save it; gives what became of it, for JSON."""
     from prefect_coiled.blocks.changes import differences
     from prefect_coiled.saved_accounts import save_account
 
-    console.print("Review" if yes else "5. Review")
+    console.print(steps("Review"))
     _review(block, slug, console)
     changes = [] if saved is None else [str(one) for one in differences(saved, block)]
     if saved is not None:
         console.print("Changes" if changes else "Nothing changes.")
         for change in changes:
             console.print(f"   {change}")
-    if not yes:
-        typer.confirm("6. Submit?", default=True, abort=True)
+    if steps.numbered:
+        typer.confirm(steps("Submit?"), default=True, abort=True)
     done = save_account(block, slug)
     console.print(str(done))
     return {**done.model_dump(mode="json"), "new": saved is None, "changes": changes}
@@ -281,15 +330,24 @@ def _price(options: BackendOptions) -> str:
 
 def _make(block: Ec2DaskAccount, account: str, console: Console) -> AccountRecord:
     """Set up, each resource a line as it is made."""
+    from prefect_coiled.blocks import account_from_block
+    from prefect_coiled.blocks.loading import ensure_api
     from prefect_coiled.saved_accounts import set_up
 
     reads = ("Describe", "Get", "Head", "List")
+    told: set[str] = set()
 
     def line(event: Event) -> str:
-        # Leases and their like are our own affair.
+        # Leases and their like are our own affair. A bucket takes several calls.
         service, _, call = event.action.partition(":")
-        return "" if service == "ssm" or call.startswith(reads) else f"   {event.text}"
+        if service == "ssm" or call.startswith(reads) or event.text in told:
+            return ""
+        told.add(event.text)
+        return f"   {event.text}"
 
+    ensure_api()
+    loaded = account_from_block(block, account)
+    interrupted.changing(loaded.door(), sandbox=loaded.is_sandbox)
     with console.status("Making what is missing"), showing(console, "call", line):
         record = set_up(block, account)
     network = record.network

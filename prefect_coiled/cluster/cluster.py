@@ -20,6 +20,7 @@ from distributed.core import Status
 from typing_extensions import Unpack
 
 from prefect_coiled.cluster.forgotten import open_clusters, remove_before_prefect_ends
+from prefect_coiled.cluster.interrupted import tell_at_the_end
 from prefect_coiled.cluster.launched import Launched, launch
 from prefect_coiled.cluster.readiness import wait_until_ready
 from prefect_coiled.cluster.request import Request
@@ -85,9 +86,22 @@ class Cluster(ScalingCluster):
             self._loop_runner.start()
             try:
                 self.sync(self._start)
-            except BaseException:
+            except BaseException as error:
                 self.abort()
+                if isinstance(error, KeyboardInterrupt):
+                    self.tell_interrupted()
                 raise
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> Any:
+        left = super().__exit__(exc_type, exc_value, traceback)
+        if exc_type is KeyboardInterrupt:
+            self.tell_interrupted()
+        return left
+
+    def tell_interrupted(self) -> None:
+        """Say what became of it as the last line of this program, if Ctrl-C ends it."""
+        cost = self.cost().short if self.launched is not None else ""
+        tell_at_the_end(str(self.name or ""), self.removal, cost)
 
     async def _start(self) -> None:
         if self.status == Status.running:

@@ -149,9 +149,11 @@ class Launched:
         self._ran.update({one: (self._ran[one][0], now) for one in listed if one in self._ran})
 
     def terminate(self, workers: Iterable[str]) -> list[str]:
-        """Terminate every machine of the cluster; returns their ids."""
+        """Terminate every machine of the cluster; returns the ids of those that had not ended before."""
         known = (self.record.scheduler.instance_id, *workers)
-        return terminate(self.aws, self.record.name, self.record.uid, known)
+        over: set[str] = set()
+        ended = terminate(self.aws, self.record.name, self.record.uid, known, over)
+        return [one for one in ended if one not in over]
 
     def remove(self, ended: Iterable[str], patience: float) -> Removal:
         """Remove the cluster as a flow that the UI shows, or without one where Prefect does not answer."""

@@ -256,7 +256,7 @@ def failure(
         f"Account {account} in {region}; {launch_name(spec, 'scheduler', 1)}, "
         f"{launch_name(spec, 'worker', spec.n_workers)}.",
         "",
-        *([*_removal_lines(removal), ""] if removal is not None else []),
+        *(["## Removed again", "", *_removal_lines(removal), ""] if removal is not None else []),
         *(["## How far it came", "", *_phase_table(phases), ""] if phases else []),
         f"More: `{command('logs', account, region, spec.name)}`, "
         f"`{command('notifications', account, region)}`.",

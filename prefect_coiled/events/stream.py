@@ -24,7 +24,8 @@ class Event:
         kind: One of `rows.EVENT_TYPES`, which are kept; or what is shown only: "call" (before it is made) and
             "reply" (after), "step" (progress), "workers" (so many have joined), "dashboard" (its link with
             the token: for terminals alone), "provisioning" (this flow run makes the cluster), "attached",
-            "failed", "leaving" (the way down begins), "ended", and "examination" (of the doctor).
+            "failed", "leaving" (the way down begins), "ended", "examination" (of the doctor), and "server" (a
+            temporary one of Prefect's is about to be started).
         text: What was done, for a person; of a step, its state.
         step: The step that it is progress of, such as "network".
         action: The call to AWS, such as "ec2:CreateVpc".

@@ -114,6 +114,8 @@ class Tally:
         self._denied: set[tuple[str, bool]] = set()
         self._no_spot = False
         self._over = False
+        self._fell_back = False
+        self._spot = False
 
     def passes(self, attempt: Attempt) -> bool:
         """Whether an attempt cannot succeed any more, by what AWS has said before."""
@@ -133,6 +135,8 @@ class Tally:
 
     def note(self, attempt: Attempt, error: AwsError) -> bool:
         """Note a refusal. Returns whether the next attempt may be made."""
+        self._spot = self._spot or attempt.spot
+        self._fell_back = self._fell_back or not attempt.spot
         if isinstance(error, QuotaError) and error.code not in _OF_MACHINES:
             # Of disks, interfaces and the like, which every type needs; the error itself names it.
             self.quota, self._over = None, True
@@ -169,7 +173,9 @@ class Tally:
         tried = shortage(list(self._tried), self._tried).rstrip(". ")
         came = "are known to have come up" if self.unsure else "came up"
         why = f"{got} {came}; tried {tried}{spared}"
-        next_step = "Allow more vm_types or zones, or spot_policy='spot_with_fallback'."
+        only_spot = self._spot and not self._fell_back
+        other = "spot_policy='spot_with_fallback'" if only_spot else "try again later"
+        next_step = f"Allow more vm_types or zones, or {other}."
         kind: type[AwsError] = NoCapacityError
         if last is not None and not isinstance(last, NoCapacityError):
             kind, next_step = type(last), last.diagnosis.next_step

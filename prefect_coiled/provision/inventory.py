@@ -16,6 +16,7 @@ class Resource(Record):
     Attributes:
         resource_id: Its id, or its name where AWS has no ids.
         cluster: The cluster it belongs to; empty for what all clusters share.
+        uid: Which cluster of that name.
         note: State, size or place, in a few words.
         usd_per_hour: What it costs an hour by list prices, in US dollars, without what is stored; None if
             that is not known.
@@ -26,23 +27,29 @@ class Resource(Record):
     kind: str
     resource_id: str
     cluster: str = ""
+    uid: str = ""
     note: str = ""
     usd_per_hour: float | None = 0.0
     since: datetime | None = None
     everywhere: bool = False
 
 
-def take_inventory(aws: Aws, cluster: str | None = None, *, costly: bool = False) -> tuple[Resource, ...]:
+def take_inventory(
+    aws: Aws, cluster: str | None = None, *, costly: bool = False, shared: bool = True
+) -> tuple[Resource, ...]:
     """All that the account has in the door's region; its role and instance profile belong to all regions.
 
     Args:
         cluster: Only what belongs to the clusters of that name.
         costly: Only kinds that may cost something by the hour; AWS is not asked for others.
+        shared: Also kinds that all clusters share.
     """
     keys = [
         key
         for key, kind in KINDS.items()
-        if kind.listed and (cluster is None or kind.of_clusters) and (kind.usd is not free or not costly)
+        if kind.listed
+        and (kind.of_clusters or (shared and cluster is None))
+        and (kind.usd is not free or not costly)
     ]
     found = []
     for key, items in find_all(aws, keys, Scope(cluster)).items():
@@ -54,6 +61,7 @@ def take_inventory(aws: Aws, cluster: str | None = None, *, costly: bool = False
                     kind=kind.name,
                     resource_id=kind.id_of(item),
                     cluster=of.name if of else "",
+                    uid=of.uid if of else "",
                     note=kind.note(item),
                     usd_per_hour=kind.usd(item),
                     since=kind.since(item),

@@ -157,8 +157,13 @@ def _costly(aws: Aws, row: str, items: Iterable[Item]) -> list[Item]:
         return []
 
 
-def terminate(aws: Aws, name: str, uid: str, ids: tuple[str, ...] = ()) -> list[str]:
+def terminate(
+    aws: Aws, name: str, uid: str, ids: tuple[str, ...] = (), over: set[str] | None = None
+) -> list[str]:
     """Ask AWS to end all machines of a cluster: those found by tag and those known by id.
+
+    Args:
+        over: Gets those that had ended before, by somebody else's `stop` for example.
 
     Raises:
         AwsError: If AWS keeps one; all such are `left`, with their prices.
@@ -174,7 +179,7 @@ def terminate(aws: Aws, name: str, uid: str, ids: tuple[str, ...] = ()) -> list[
     everything = list(dict.fromkeys((*ids, *map(kind.id_of, found))))
     if everything:
         try:
-            persistently(aws, what, lambda: instances.terminate_instances(aws, everything))
+            persistently(aws, what, lambda: instances.terminate_instances(aws, everything, over))
         except AwsError as error:
             kept = dict(error.left) or dict.fromkeys(everything, error.diagnosis.why)
             costs = {kind.id_of(item): kind.usd(item) for item in found}

@@ -161,7 +161,7 @@ def carry_out(plan: Plan, making: Making, *, strict: bool = True) -> None:
         except AccessDeniedError as error:
             where = f"--account {making.aws.account} --region {making.aws.region}"
             lacks = "has the rights of an earlier version, so that workers are not replaced"
-            renew = f"Renew them: `prefect-coiled set-up {where}`."
+            renew = f"Renew them: `prefect-coiled setup region {where}`."
             events.step("role", sentences(lacks, error.diagnosis.why, renew))
     if any(not role["made"] for role in making.there["spot role"]):
         events.step("spot role", f"not made, for want of permission; spot needs it: {SPOT_ROLE_COMMAND}")

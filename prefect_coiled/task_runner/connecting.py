@@ -145,6 +145,14 @@ class ConnectedRunner(ConfiguredRunner):
             log.info("The Dask dashboard is available at %s", link)
         return client
 
+    def _tell_interrupted(self) -> None:
+        """Say what became of the cluster as the last line of this program, if Ctrl-C ends it."""
+        from prefect_coiled.cluster import Cluster
+
+        cluster = getattr(self, "_cluster", None)
+        if isinstance(cluster, Cluster):
+            cluster.tell_interrupted()
+
     def _last_words(self, name: str | None) -> str:
         """What the machine of a lost worker said, unless this flow run is in a hurry."""
         if self._machines is None or self._connection.stop.is_set():

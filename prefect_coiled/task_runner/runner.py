@@ -317,6 +317,8 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
         if endings:
             seconds = _REPORT_SECONDS if exc_type is None else _REPORT_SECONDS_WHEN_STOPPED
             self._connection.run(report, endings, seconds)
+        if exc_type is KeyboardInterrupt:
+            self._tell_interrupted()
         if error is not None and exc_type is None:
             raise error
 

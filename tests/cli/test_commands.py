@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
+from prefect.settings import PREFECT_API_URL
 from prefect_aws import AwsCredentials
 
 from prefect_coiled import Cluster, Ec2DaskAccount, Ec2DaskRegistry, cluster_logs
@@ -213,6 +217,26 @@ def test_a_cluster_that_is_gone_still_has_its_logs_and_notifications(sandbox: Sa
     rows = json.loads(run("notifications", "--type", "create_worker", "--json").stdout)
     assert "gone" in [r["data"]["cluster"] for r in rows]
     assert "delete_cluster" in run("notifications").stdout
+
+
+def test_a_cluster_that_somebody_else_stopped_closes_quietly(
+    sandbox: SandboxInfo, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told: list[tuple[str, str]] = []
+    cluster = Cluster(
+        n_workers=1,
+        name="stopped-elsewhere",
+        wait_for_workers=True,
+        report=lambda step, state: told.append((step, state)),
+    )
+    command = [sys.executable, "-m", "prefect_coiled.cli", "stop", "stopped-elsewhere", "--yes"]
+    environ = {**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    stopped = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert "2 instances" in stopped.stdout, stopped.stderr
+    cluster.close()
+    assert dict(told)["removed"] == "nothing"
+    assert [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")] == []
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_rules_of_a_running_cluster_are_shown_and_changed(cluster: Cluster) -> None:

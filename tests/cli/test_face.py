@@ -85,6 +85,11 @@ def test_cost_adds_up(cluster: Cluster) -> None:
     )
     assert 0 < rows["of-the-cli"]["usd"] < rows["of-the-cli"]["usd_per_hour"]
     assert rows["(NAT gateways)"]["usd_per_hour"] == pytest.approx(0.05)
+    # A cluster has one price, whoever tells it.
+    (listed,) = [r for r in json.loads(run("ls", "--json").stdout) if r["name"] == "of-the-cli"]
+    assert listed["usd_per_hour"] == rows["of-the-cli"]["usd_per_hour"]
+    priced = [run(word).stdout.partition("of-the-cli")[2].partition("\n")[0] for word in ("ls", "cost")]
+    assert re.findall(r"\$[\d.]+", priced[0])[0] == re.findall(r"\$[\d.]+", priced[1])[0]
     text = run("cost").stdout
     assert re.search(r"^total +\$0\.\d{4}", text, re.M)
     assert "(NAT gateways)" not in run("cost", "of-the-cli").stdout
@@ -124,11 +129,29 @@ def test_nothing_is_coloured_in_a_pipe(sandbox: SandboxInfo) -> None:
 
 
 def test_shells_are_offered_completion() -> None:
+    assert completed("prefect-coiled l") == ["ls", "logs"]
+
+
+def test_regions_accounts_and_clusters_that_were_seen_are_offered(cluster: Cluster) -> None:
+    Ec2DaskAccount(region="us-east-1", sandbox=True).save("zebra", overwrite=True)
+    assert run("account", "list").exit_code == 0
+    assert run("ls").exit_code == 0
+    assert completed("prefect-coiled ls --account zeb") == ["zebra"]
+    assert completed("prefect-coiled account explain zeb") == ["zebra"]
+    assert completed("prefect-coiled stop of-the") == ["of-the-cli"]
+    assert completed("prefect-coiled ls --region eu-west-") == ["eu-west-1", "eu-west-2", "eu-west-3"]
+    cluster.close()
+    assert run("ls").exit_code == 0
+    assert "of-the-cli" not in completed("prefect-coiled stop of-the")
+
+
+def completed(line: str) -> list[str]:
+    """What bash is offered at the end of a line."""
     environ = {
         **os.environ,
         "_PREFECT_COILED_COMPLETE": "complete_bash",
-        "COMP_WORDS": "prefect-coiled l",
-        "COMP_CWORD": "1",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split()) - 1),
     }
     code = (
         "import sys; sys.argv = ['prefect-coiled']\n"
@@ -138,7 +161,7 @@ def test_shells_are_offered_completion() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=False
     )
-    assert done.stdout.split() == ["ls", "logs"]
+    return done.stdout.split()
 
 
 def test_the_policies_are_those_of_the_plan() -> None:

@@ -17,7 +17,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _FENCE = re.compile(r"^```(\w*)\s*$")
 _NOT_RUN = "<!-- not run:"
 # These are about making and removing clusters; the others attach to one that runs, by `coiled.name`.
-_MAKE_THEIR_OWN = {"clusters", "containers", "gpu"}
+_MAKE_THEIR_OWN = {"clusters", "containers", "gpu", "recipes"}
 # What a newcomer reads; the other pages are run by `make long-test`.
 _FIRST = {"README", "index", "get-started"}
 

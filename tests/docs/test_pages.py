@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 import runpy
 import shlex
@@ -144,6 +146,90 @@ def test_the_page_of_keywords_is_that_of_their_table() -> None:
     assert page == (ROOT / "docs" / "keywords.md").read_text(encoding="utf-8"), (
         "run scripts/write_keywords_page.py and look at what has changed"
     )
+
+
+def test_timers_variables_quotas_and_the_picture_of_a_clusters_life_are_those_of_the_code() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "write_facts_page.py"))
+    for made, path in ((script["page"](), script["PAGE"]), (script["picture"](), script["PICTURE"])):
+        assert made == path.read_text(encoding="utf-8"), "run scripts/write_facts_page.py"
+
+
+def test_the_page_of_variables_has_all_that_the_library_reads() -> None:
+    told = set(runpy.run_path(str(ROOT / "scripts" / "write_facts_page.py"))["VARIABLES"])
+    code = [p for p in (ROOT / "prefect_coiled").rglob("*.py") if not {"node", "sandbox"} & set(p.parts)]
+    texts = "\n".join(path.read_text(encoding="utf-8") for path in code)
+    ours = {name for name in re.findall(r"PREFECT_COILED_[A-Z_]+", texts) if not name.endswith("_")}
+    # These go to a child of ours, and a person's own value means nothing.
+    own = {"PREFECT_COILED_GIT_USER", "PREFECT_COILED_GIT_PASSWORD"}
+    assert {n for n in ours if not n.startswith("PREFECT_COILED_CLUSTER")} - own == {
+        n for n in told if n.startswith("PREFECT_COILED_") and not n.startswith("PREFECT_COILED_CLUSTER")
+    }
+
+
+@pytest.mark.parametrize(
+    ("module", "heading"),
+    [
+        ("prefect_coiled.provision", "`prefect_coiled.provision`"),
+        ("prefect_coiled.options", "`prefect_coiled.options`"),
+        ("prefect_coiled.costs", "`prefect_coiled.costs`"),
+        ("prefect_coiled.progress", "`prefect_coiled.progress`"),
+    ],
+)
+def test_signatures_in_the_reference_are_those_of_the_code(module: str, heading: str) -> None:
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    section = re.sub(r"```.*?```", "", section, flags=re.S)
+    calls = re.findall(r"(?<!\.)`(\w+)\(([^`]*)\)`", section)
+    assert calls
+    for name, told in calls:
+        function = getattr(importlib.import_module(module), name)
+        signature = inspect.signature(getattr(function, "fn", function))
+        parameters = [one.replace(annotation=one.empty) for one in signature.parameters.values()]
+        held = inspect.Signature(parameters)
+        assert f"({told})" == str(held).replace("'", '"'), name
+
+
+def test_the_fields_of_an_account_are_those_of_its_block_with_their_defaults() -> None:
+    text = (ROOT / "docs" / "accounts.md").read_text(encoding="utf-8")
+    lines = text.partition("## Fields")[2].partition("\n## ")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    fields = prefect_coiled.Ec2DaskAccount.model_fields
+    network = list(fields)[list(fields).index("network_id") :][:5]
+    told: set[str] = set()
+    for row in [one for one in rows if one[0].startswith("`")]:
+        names = re.findall(r"`(\w+)`", row[0])
+        told |= {*names, *(network if "the four after it" in row[0] else [])}
+        for said, name in zip(re.findall(r"off|`[^`]*`", row[1]), names, strict=False):
+            default = {"off": False}.get(said, said.strip('`"'))
+            if isinstance(fields[name].default, (str, bool)) and fields[name].default != "":
+                assert default == fields[name].default, name
+    assert told == set(fields)
+    options = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    (zone,) = re.findall(r"^\| `zone` \| yes \| ([^|]+) \|", options, re.M)
+    assert f"| `zone` | {zone} |" in text
+
+
+def test_times_that_pages_tell_of_keywords_are_their_defaults() -> None:
+    words = runpy.run_path(str(ROOT / "scripts" / "write_facts_page.py"))
+    found = 0
+    for page in [one for one in PAGES if one.stem != "facts"]:
+        text = page.read_text(encoding="utf-8")
+        told = re.findall(r"`(\w+)` \((\d+ \w+)\)", text)
+        told += [(name, time) for time, name in re.findall(r"(\d+ minutes?)[^`.\n]{0,40}\(`(\w+)`\)", text)]
+        told += [(name, time) for time, name in re.findall(r"(\d+ minutes?)[^.\n]{0,40}\(`(\w+)`\)", text)]
+        for name, time in told:
+            if name in KEYWORDS and KEYWORDS[name].kind.words.startswith("seconds"):
+                found += 1
+                assert time == words["words"](words["keyword"](name)), f"{page.name}: {name}"
+    assert found >= 3
+
+
+def test_the_page_of_words_is_short_and_its_older_names_still_work() -> None:
+    text = (ROOT / "docs" / "words.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) <= 20
+    older: Any = get_command(app)
+    assert older.commands["set-up"].hidden
 
 
 def test_the_page_of_other_tools_keywords_is_that_of_their_table() -> None:

@@ -352,7 +352,11 @@ def test_a_launch_goes_on_with_a_role_of_an_earlier_version_and_a_set_up_does_no
     with use_session(Session(user)):
         # What a launch asks for, of what all clusters share.
         assert set_up_account("bound", "us-east-1", every_zone=False, network=False).account == "bound"
-        assert [text for text in told if "`prefect-coiled set-up --account bound --region us-east-1`" in text]
+        assert [
+            text
+            for text in told
+            if "`prefect-coiled setup region --account bound --region us-east-1`" in text
+        ]
         with pytest.raises(AccessDeniedError, match="iam:PutRolePolicy"):
             set_up_account("bound", "us-east-1", network=False)
     set_up(installer)

@@ -144,6 +144,21 @@ def test_what_a_person_can_mend_is_said_before_a_lack_of_capacity() -> None:
     assert isinstance(tally.failure("launching", 0), QuotaError)
 
 
+@pytest.mark.parametrize(
+    ("markets", "advised"),
+    [([True], "spot_policy='spot_with_fallback'"), ([False], "later"), ([True, False], "later")],
+    ids=["spot", "on demand", "spot and then on demand"],
+)
+def test_what_is_advised_fits_the_market_in_which_there_was_none(markets: list[bool], advised: str) -> None:
+    tally = Tally()
+    for spot in markets:
+        refusal = NoCapacityError("x", "none", code="InsufficientInstanceCapacity")
+        assert tally.note(on_demand("m6i.xlarge", spot=spot), refusal)
+    told = tally.failure("launching", 0).diagnosis.next_step
+    assert told.startswith("Allow more vm_types or zones, or ")
+    assert told.endswith(f"{advised}.")
+
+
 def test_a_quota_of_disks_is_told_as_such_and_asked_for_once() -> None:
     tally = Tally()
     error = QuotaError("x", "used up", "Give smaller disks.", code="VolumeLimitExceeded")

@@ -43,6 +43,14 @@ def test_two_clusters_of_one_process_have_rows_of_their_own_under_their_names() 
     ]
 
 
+def test_rows_are_in_the_order_of_their_seconds() -> None:
+    seconds = iter([0.0, 1.0, 2.0, 3.0])
+    board = progress.Board(clock=lambda: next(seconds))
+    for name in ("workers", "packages", "workers"):
+        board(events.Event("step", f"{name} ready", step=name))
+    assert [(name, at) for name, _, at in board.rows()] == [("packages", 2.0), ("workers", 3.0)]
+
+
 def test_one_cluster_alone_is_not_named_at_its_steps() -> None:
     with progress.live_board(Console(file=StringIO(), width=200)) as board:
         context = copy_context()

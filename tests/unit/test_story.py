@@ -112,7 +112,7 @@ def test_a_failure_says_what_failed_why_and_what_to_do_next():
         "**Why:** 0 came up",
         "**What to do next:** Allow more zones.",
         "ec2:RunInstances, ICE",
-        "- instance: i-0",
+        "## Removed again\n\n- instance: i-0",
         "prefect-coiled logs c --account team --region us-east-1",
         "| scheduler boots |",
     ):

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.server.api.server import SubprocessASGIServer
-from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
+    PREFECT_SERVER_DATABASE_CONNECTION_URL,
+    temporary_settings,
+)
 from typer.testing import CliRunner
 
 from prefect_coiled.aws.caller import Caller
@@ -19,7 +25,7 @@ from prefect_coiled.saved_accounts import reset_account, save_account
 
 
 @pytest.fixture(autouse=True)
-def server_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def server_that_does_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     def start(self: Any, *args: Any, **kwargs: Any) -> None:
         raise RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server.")
 
@@ -27,7 +33,13 @@ def server_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.setattr(
         "prefect_coiled.saved_accounts._caller", lambda account: Caller(aws_account_id="1" * 12, arn="arn")
     )
-    with temporary_settings({PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True}, restore_defaults={PREFECT_API_URL}):
+    database = tmp_path / "prefect.db"
+    database.touch()  # where nothing was ever saved, it is not started
+    settings: dict[Any, Any] = {
+        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True,
+        PREFECT_SERVER_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{database}",
+    }
+    with temporary_settings(settings, restore_defaults={PREFECT_API_URL}):
         yield
 
 

@@ -1,0 +1,131 @@
+"""Without a Prefect server: a temporary one where a block may be, once a command, and a word meanwhile."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
+    PREFECT_SERVER_DATABASE_CONNECTION_URL,
+    temporary_settings,
+)
+
+from prefect_coiled.blocks.loading import find_accounts
+from prefect_coiled.sandbox import SandboxInfo
+
+from .conftest import run
+
+
+@pytest.fixture
+def no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """No server is named, and a temporary one that is started fails; gives who started one."""
+    started: list[str] = []
+
+    def start(self: Any, *args: Any, **kwargs: Any) -> None:
+        started.append("a server")
+        raise RuntimeError("this test has none")
+
+    monkeypatch.setattr(SubprocessASGIServer, "start", start)
+    settings: dict[Any, Any] = {
+        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True,
+        PREFECT_SERVER_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{tmp_path}/prefect.db",
+    }
+    with temporary_settings(settings, restore_defaults={PREFECT_API_URL}):
+        yield started
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--help",
+        "demo --help",
+        "ls",
+        "account list",
+        "account explain",
+        "resources",
+        "check",
+        "logs --help",
+        "sandbox status",
+        "policies setup --account my-team",
+        "policies ongoing",
+        "setup iam --account my-team --user dask --aws-account-id 123456789012",
+    ],
+)
+def test_where_no_block_can_be_no_server_is_started(
+    words: str, no_server: list[str], sandbox: SandboxInfo
+) -> None:
+    result = run(*words.split())
+    assert result.exit_code == 0, result.output
+    assert no_server == []
+
+
+def test_an_account_of_ones_own_cannot_be_there_either(no_server: list[str]) -> None:
+    result = run("ls", "--account", "my-team")
+    assert result.exit_code == 1
+    assert "no block of that name (there is none yet). Run `prefect-coiled setup aws --account my-team`" in (
+        result.stderr
+    )
+    assert no_server == []
+    assert find_accounts() == []
+
+
+def test_where_a_database_is_it_is_asked(no_server: list[str], tmp_path: Path) -> None:
+    (tmp_path / "prefect.db").touch()
+    result = run("ls")
+    assert result.exit_code == 1
+    assert no_server == ["a server"]
+    assert "this test has none" in result.stderr
+
+
+def test_a_command_starts_one_server_and_says_so_once(sandbox: SandboxInfo, tmp_path: Path) -> None:
+    (tmp_path / "prefect.db").touch()
+    environ = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
+    environ |= {"PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_LEVEL": "INFO"}
+    # It reads a block, and then runs a flow.
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect_coiled.cli", "sweep", "--keep-nat"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("Starting temporary server on") == 1
+    assert done.stderr.count("a temporary one is started") == 1
+    assert "`prefect server start` runs one that stays" in done.stderr
+
+
+def test_a_word_comes_while_prefect_is_still_being_imported(tmp_path: Path) -> None:
+    # A Prefect whose import does not end before a word has come.
+    (tmp_path / "prefect").mkdir()
+    (tmp_path / "prefect" / "__init__.py").write_text("import sys; sys.stdin.readline()")
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefect_coiled.cli", "account", "list"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
+    )
+    os.close(follower)
+    try:
+        seen = b""
+        while b"One moment" not in seen:
+            got = os.read(leader, 4096)
+            assert got, seen
+            seen += got
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
