@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 
 from prefect_coiled.cli import app
+from prefect_coiled.cli.interrupted import STATUS
 
 
 def run() -> None:
@@ -23,9 +25,15 @@ def run() -> None:
         for name in ("EventsWorker", "APILogWorker"):
             logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    # A paragraph on that would be the first thing that a person reads: https://docs.prefect.io/concepts/telemetry
+    # Nor a paragraph on that: https://docs.prefect.io/concepts/telemetry
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    app()
+    try:
+        app()
+    except SystemExit as ended:
+        if ended.code == STATUS:
+            # The last line is said. Another Ctrl-C ends what still waits, such as threads, without a traceback.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise
 
 
 if __name__ == "__main__":

@@ -198,7 +198,9 @@ def test_a_second_one_ends_the_look_at_what_is_left(
         threading.Event().wait(0.5)
     ended = typed.end()
     slow("none of AWS's")
-    assert "Traceback" not in ended.output
+    assert "Traceback" not in ended.output, ended.output
+    assert "\nInterrupted. " in ended.output
+    assert ended.code in (130, -signal.SIGINT)
     assert run("account", "destroy", "default", "--region", "eu-west-2", "--yes").exit_code == 0
 
 
