@@ -31,7 +31,7 @@ def run() -> None:
         app()
     except SystemExit as ended:
         if ended.code == STATUS:
-            # The last line is said. Another Ctrl-C ends what still waits, such as threads, without a traceback.
+            # All is said. Another Ctrl-C ends what still waits, such as threads, without a traceback.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         raise
 

@@ -100,8 +100,10 @@ class Cluster(ScalingCluster):
 
     def tell_interrupted(self) -> None:
         """Say what became of it as the last line of this program, if Ctrl-C ends it."""
-        cost = self.cost().short if self.launched is not None else ""
-        tell_at_the_end(str(self.name or ""), self.removal, cost)
+        if self.launched is None:
+            tell_at_the_end()
+        else:
+            tell_at_the_end(self.launched.record.name, self.removal, self.cost().short)
 
     async def _start(self) -> None:
         if self.status == Status.running:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import sys
+from collections.abc import Mapping
 
 from prefect_coiled.errors import printable
 from prefect_coiled.records import Removal
@@ -11,21 +12,31 @@ from prefect_coiled.records import Removal
 _lines: list[str] = []
 
 
-def tell_at_the_end(name: str, removal: Removal | None, cost: str) -> None:
+def tell_at_the_end(
+    name: str = "", removal: Removal | None = None, cost: str = "", left: Mapping[str, str] | None = None
+) -> None:
     """Say it when the interpreter ends, if it ends by that interrupt and nobody has caught it.
 
     Args:
-        removal: What was removed; None where nothing had been launched, or the cluster stays.
-        cost: What the cluster has cost, as text; empty where nothing had been launched.
+        name: Of the cluster; empty for one that was coming up, and was given up.
+        removal: What was removed; None where the cluster stays.
+        cost: What the cluster has cost, as text.
+        left: What of one that was given up is left, and why.
     """
     if not _lines:
         atexit.register(_tell)
-    _lines.append(_line(name, removal, cost))
+    _lines.append(_line(name, removal, cost) if name else _given_up(left or {}))
+
+
+def _given_up(left: Mapping[str, str]) -> str:
+    listed = "; ".join(f"{one} ({why})" for one, why in left.items())
+    what = (
+        f"left for `prefect-coiled sweep`: {listed}" if left else "what was launched for it is removed again"
+    )
+    return f"Interrupted while the cluster came up: {what}. The next run makes a new one."
 
 
 def _line(name: str, removal: Removal | None, cost: str) -> str:
-    if removal is None and not cost:
-        return "Interrupted before a machine was launched: nothing is left."
     if removal is None:
         stop = f"`prefect-coiled stop {name}` ends it"
         return f"Interrupted: cluster {name} goes on, as others may use it; {stop}. It has cost {cost}."

@@ -13,7 +13,7 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.utilities.asyncutils import run_coro_as_sync
 
-from prefect_coiled.errors import OptionsError
+from prefect_coiled.errors import OptionsError, PrefectCoiledError
 from prefect_coiled.relay.ownership import Own
 from prefect_coiled.relay.serving import Relay
 from prefect_coiled.task_runner.configuration import ConfiguredRunner
@@ -148,10 +148,13 @@ class ConnectedRunner(ConfiguredRunner):
     def _tell_interrupted(self) -> None:
         """Say what became of the cluster as the last line of this program, if Ctrl-C ends it."""
         from prefect_coiled.cluster import Cluster
+        from prefect_coiled.cluster.interrupted import tell_at_the_end
 
         cluster = getattr(self, "_cluster", None)
         if isinstance(cluster, Cluster):
             cluster.tell_interrupted()
+        elif isinstance(failure := self._connection.failure, PrefectCoiledError):
+            tell_at_the_end(left=failure.left)
 
     def _last_words(self, name: str | None) -> str:
         """What the machine of a lost worker said, unless this flow run is in a hurry."""

@@ -8,6 +8,7 @@ when the context of the flow run is gone. This module knows nothing of tasks.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -104,7 +105,9 @@ class Connection:
             self.ready = client
         except BaseException as error:  # whatever it is, those who wait for the client get it
             self.failure = error
-            logger.error("There is no cluster to run tasks on: %s", error)
+            # One that was stopped, as by Ctrl-C, is no error.
+            level = logging.INFO if self.stop.is_set() else logging.ERROR
+            logger.log(level, "There is no cluster to run tasks on: %s", error)
             try:
                 self._stack.close()
             except Exception:  # the first cause is the one to report
