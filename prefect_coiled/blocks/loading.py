@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import SecretStr
 
@@ -26,20 +27,23 @@ from prefect_coiled.events import Event, tell
 from prefect_coiled.install import has_sandbox, how
 from prefect_coiled.internals.api_errors import cause_and_step, without_user
 from prefect_coiled.internals.prefect import block_of, name_of
+from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.options import cluster_defaults
 from prefect_coiled.options.base import near
 
 if TYPE_CHECKING:
     from prefect.blocks.core import Block
-    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.orchestration import PrefectClient, SyncPrefectClient
     from prefect.client.schemas.objects import BlockDocument
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 DEFAULT_ACCOUNT = "default"
 EPHEMERAL_STARTUP_S = 300
-# Whether a temporary server was told of.
+# Whether a temporary server was told of, and whether blocks may be read without one.
 _servers: list[bool] = []
+_reads_here: list[bool] = []
 # What was said of regions, by account.
 _said: set[tuple[str, str]] = set()
 # An account's slug names an IAM role (at most 64 characters) and a block document.
@@ -132,6 +136,8 @@ def find_accounts() -> list[BlockDocument]:
     """
     if nothing_was_saved():
         return []
+    if may_read_here():
+        return _read_here("accounts", _documents_of)
     with asking("accounts") as client:
         return _documents(client)
 
@@ -170,6 +176,8 @@ def _read(slug: str) -> BlockDocument | list[str]:
     """The block document, or the names of those that there are; synchronously, whatever is running."""
     if nothing_was_saved():
         return []
+    if may_read_here():
+        return _read_here(f"account {slug!r}", partial(_document_or_names, slug=slug))
     with asking(f"account {slug!r}") as client:
         found = find_document(client, Ec2DaskAccount, slug)
         return found or [str(d.name) for d in _documents(client)]
@@ -192,7 +200,72 @@ def _documents(client: SyncPrefectClient) -> list[BlockDocument]:
         found = client.read_block_documents_by_type(Ec2DaskAccount.get_block_type_slug())
     except ObjectNotFound:  # the type is not registered: no account was ever saved
         return []
+    return _by_name(found)
+
+
+def _by_name(found: Iterable[BlockDocument]) -> list[BlockDocument]:
     return sorted((d for d in found if d.name), key=lambda d: str(d.name))
+
+
+async def _documents_of(client: PrefectClient) -> list[BlockDocument]:
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return _by_name(await client.read_block_documents_by_type(Ec2DaskAccount.get_block_type_slug()))
+    except ObjectNotFound:
+        return []
+
+
+async def _document_or_names(client: PrefectClient, slug: str) -> BlockDocument | list[str]:
+    from prefect.exceptions import ObjectNotFound
+
+    kind = Ec2DaskAccount.get_block_type_slug()
+    try:
+        return await client.read_block_document_by_name(name=slug, block_type_slug=kind)
+    except ObjectNotFound:
+        return [str(d.name) for d in await _documents_of(client)]
+
+
+def may_read_here() -> bool:
+    """Whether blocks may be read by Prefect's API within this process, where no server is named.
+
+    Only of a process that says so: it takes half of the processor's time that a temporary server takes, but
+    such a server may be at work already in a program that runs flows.
+    """
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    return bool(_reads_here) and not _servers and not settings.api.url and settings.server.ephemeral.enabled
+
+
+@contextmanager
+def reading_here() -> Iterator[None]:
+    """Let blocks be read by Prefect's API within this process while the block lasts."""
+    _reads_here.append(True)
+    try:
+        yield
+    finally:
+        _reads_here.pop()
+
+
+def _read_here(what: str, ask: Callable[[PrefectClient], Awaitable[T]]) -> T:
+    """Ask Prefect's API in this process, without its services.
+
+    Raises:
+        AccountError: It could not be asked.
+    """
+    from prefect.client.orchestration import PrefectClient
+    from prefect.server.api.server import create_app
+
+    async def read() -> T:
+        app = create_app(ephemeral=True, webserver_only=True)
+        async with PrefectClient(app) as client:
+            return await ask(client)
+
+    with _told_in_a_line(what):
+        # In a thread: there may be an event loop in this one.
+        (answer,) = side_by_side(lambda _: asyncio.run(read()), [None])
+        return answer
 
 
 def nothing_was_saved() -> bool:

@@ -31,8 +31,10 @@ from prefect_coiled.cli.declare import (
 @command("account list")
 def account_list(as_json: JsonOption = False) -> None:
     """List the accounts that have a block."""
-    from prefect_coiled.blocks.loading import DEFAULT_ACCOUNT, find_accounts
+    from prefect_coiled.blocks.loading import DEFAULT_ACCOUNT, find_accounts, reading_here
 
+    with reading_here():
+        documents = find_accounts()
     keys = ("account", "region", "zone", "spot", "egress", "where")
     rows = [
         (
@@ -43,7 +45,7 @@ def account_list(as_json: JsonOption = False) -> None:
             str(document.data.get("egress", "nat")),
             "sandbox" if document.data.get("sandbox") else "AWS",
         )
-        for document in find_accounts()
+        for document in documents
     ]
     found = [dict(zip(keys, row, strict=True)) for row in rows]
     names.saw_accounts(*(row[0] for row in rows), all_of_them=True)
@@ -60,10 +62,11 @@ def account_explain(
     as_json: JsonOption = False,
 ) -> None:
     """Show the options that hold for an account, and where each value came from."""
-    from prefect_coiled.blocks import load_account
+    from prefect_coiled.blocks.loading import load_account, reading_here
     from prefect_coiled.options import cluster_defaults, merge
 
-    account = load_account(slug)
+    with reading_here():
+        account = load_account(slug)
     merged = merge({"region": region}, account.options).rows()
     rows = [(row.name, row.value, row.source, row.note) for row in merged]
     rows += [(name, str(value), "coiled.yaml", "") for name, value in cluster_defaults().items()]

@@ -68,9 +68,10 @@ class At:
     @functools.cached_property
     def loaded(self) -> Account:
         """The account."""
-        from prefect_coiled.blocks import load_account
+        from prefect_coiled.blocks.loading import load_account, reading_here
 
-        loaded = load_account(self.account)
+        with reading_here():
+            loaded = load_account(self.account)
         names.saw_accounts(loaded.slug)
         return loaded
 

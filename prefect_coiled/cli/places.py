@@ -133,19 +133,28 @@ class Everywhere(At):
                 yield one
 
     def _accounts(self) -> Iterator[Account]:
-        from prefect_coiled.blocks.loading import DEFAULT_ACCOUNT, find_accounts, load_account
+        from prefect_coiled.blocks.loading import (
+            DEFAULT_ACCOUNT,
+            find_accounts,
+            load_account,
+            reading_here,
+        )
 
         if not self.all_accounts:
             yield self.loaded
             return
-        names = [str(document.name) for document in find_accounts()]
+        with reading_here():
+            names = [str(document.name) for document in find_accounts()]
         if DEFAULT_ACCOUNT not in names and (not names or _sandbox_runs()):
             names.append(DEFAULT_ACCOUNT)
         for name in names:
             try:
-                yield load_account(name)
+                with reading_here():
+                    loaded = load_account(name)
             except PrefectCoiledError as error:
                 self._say(f"account {name}", error)
+            else:
+                yield loaded
 
 
 def _sandbox_runs() -> bool:

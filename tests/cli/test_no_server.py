@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import PrefectClient
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import (
     PREFECT_API_URL,
@@ -19,7 +21,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from prefect_coiled.blocks.loading import find_accounts
+from prefect_coiled import Ec2DaskAccount
+from prefect_coiled.blocks.loading import _read_here, find_accounts, reading_here
 from prefect_coiled.sandbox import SandboxInfo
 
 from .conftest import run
@@ -78,12 +81,29 @@ def test_an_account_of_ones_own_cannot_be_there_either(no_server: list[str]) -> 
     assert find_accounts() == []
 
 
-def test_where_a_database_is_it_is_asked(no_server: list[str], tmp_path: Path) -> None:
+def test_what_only_reads_blocks_reads_them_without_a_server(
+    no_server: list[str], sandbox: SandboxInfo, tmp_path: Path
+) -> None:
     (tmp_path / "prefect.db").touch()
-    result = run("ls")
-    assert result.exit_code == 1
-    assert no_server == ["a server"]
-    assert "this test has none" in result.stderr
+    with reading_here():
+        assert _read_here("a block", save_an_account) == "kept"
+    no_server.clear()  # Prefect tells events of what was saved
+    listed = json.loads(run("account", "list", "--json").stdout)
+    assert [(row["account"], row["region"]) for row in listed] == [("kept", "eu-west-3"), ("default", "")]
+    shown = run("ls", "--account", "kept")
+    assert (shown.exit_code, shown.stdout.partition("\n")[0]) == (
+        0,
+        "No cluster of account kept runs in eu-west-3 (the sandbox on this machine).",
+    )
+    assert "there is: kept" in run("ls", "--account", "others").stderr
+    assert no_server == []
+
+
+async def save_an_account(client: PrefectClient) -> str:
+    """Save the account "kept"; gives its name."""
+    block: Any = Ec2DaskAccount(region="eu-west-3", sandbox=True)
+    await block.save("kept", client=client)
+    return "kept"
 
 
 def test_a_command_starts_one_server_and_says_so_once(sandbox: SandboxInfo, tmp_path: Path) -> None:

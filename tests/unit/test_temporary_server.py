@@ -26,10 +26,11 @@ from prefect_coiled.saved_accounts import reset_account, save_account
 
 @pytest.fixture(autouse=True)
 def server_that_does_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    def start(self: Any, *args: Any, **kwargs: Any) -> None:
+    def start(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server.")
 
     monkeypatch.setattr(SubprocessASGIServer, "start", start)
+    monkeypatch.setattr("prefect.server.api.server.create_app", start)
     monkeypatch.setattr(
         "prefect_coiled.saved_accounts._caller", lambda account: Caller(aws_account_id="1" * 12, arn="arn")
     )
