@@ -10,9 +10,9 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect_coiled import events
 from prefect_coiled.aws import ecr, instances, log_events, parameters, security_groups
@@ -23,7 +23,7 @@ from prefect_coiled.aws.waits import persistently, wait_for
 from prefect_coiled.blocks import load_account
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.costs import CostEstimate, MachineUse, estimate
-from prefect_coiled.errors import NameTakenError, PrefectCoiledError, ProvisionError
+from prefect_coiled.errors import CredentialsError, NameTakenError, PrefectCoiledError, ProvisionError
 from prefect_coiled.events import Watch
 from prefect_coiled.options import IngressRule
 from prefect_coiled.options.ingress import by_one_port, check_ssh, held_rules
@@ -48,6 +48,7 @@ from prefect_coiled.tasks.environment import PATIENCE, prepare
 from prefect_coiled.tasks.steps import Session, use_session
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # Seconds from a name's being claimed until its scheduler is there, and to wait for machines that are going.
 _SOMEBODY_STARTS, _SHORTLY = 180.0, 30.0
@@ -112,11 +113,37 @@ class Launched:
         """Tell something of this cluster, to whoever hears what is told in this context."""
         self.aws.tell(kind, text, cluster=self.record.name, uid=self.record.uid, **fields)
 
+    def _by_present_keys(self, do: Callable[[], T]) -> T:
+        """Do something; where AWS takes the keys no more, by those that the account has by now.
+
+        Keys of a user are replaced while clusters run, and the old ones deleted.
+        https://docs.aws.amazon.com/IAM/latest/UserGuide/id-credentials-access-keys-update.html
+        """
+        try:
+            return do()
+        except CredentialsError as error:
+            try:
+                fresh = load_account(self.record.account).door(self.record.region)
+            except PrefectCoiledError:
+                raise error from None
+            if fresh.session is self.aws.session:
+                raise
+            logger.info(
+                "AWS does not take the keys of cluster %s any more: they are read again", self.record.name
+            )
+            self.aws = fresh.without_stop()
+        return do()
+
     def add(self, count: int) -> list[InstanceRecord]:
         """Launch more workers."""
         events.step("workers", f"launching {count} more")
-        with use_session(Session(self.aws, cluster=self.record.name)):
-            made = add_workers(self.spec, self.record, count, secrets.token_hex(4))
+        token = secrets.token_hex(4)
+
+        def launch_them() -> list[InstanceRecord]:
+            with use_session(Session(self.aws, cluster=self.record.name)):
+                return add_workers(self.spec, self.record, count, token)
+
+        made = self._by_present_keys(launch_them)
         self._ran.update({w.instance_id: (w, None) for w in made})
         return made
 
@@ -141,7 +168,9 @@ class Launched:
         """Terminate some of the workers."""
         listed = sorted(ids)
         what = f"terminating {len(listed)} workers"
-        unknown = persistently(self.aws, what, lambda: instances.terminate_instances(self.aws, listed))
+        unknown = self._by_present_keys(
+            lambda: persistently(self.aws, what, lambda: instances.terminate_instances(self.aws, listed))
+        )
         if unknown:  # a list tells those that are gone from those that AWS does not know yet
             instances.wait_terminated(self.aws, unknown)
         self.tell("scale", f"removed {len(listed)} workers from {self.record.name}", ids=tuple(listed))
@@ -152,12 +181,17 @@ class Launched:
         """Terminate every machine of the cluster; returns the ids of those that had not ended before."""
         known = (self.record.scheduler.instance_id, *workers)
         over: set[str] = set()
-        ended = terminate(self.aws, self.record.name, self.record.uid, known, over)
+        ended = self._by_present_keys(
+            lambda: terminate(self.aws, self.record.name, self.record.uid, known, over)
+        )
         return [one for one in ended if one not in over]
 
     def remove(self, ended: Iterable[str], patience: float) -> Removal:
         """Remove the cluster as a flow that the UI shows, or without one where Prefect does not answer."""
-        record, ids = self.record, tuple(ended)
+        return self._by_present_keys(lambda: self._remove(tuple(ended), patience))
+
+    def _remove(self, ids: tuple[str, ...], patience: float) -> Removal:
+        record = self.record
         try:
             with use_session(Session(self.aws, cluster=record.name)):
                 return delete_cluster(record.account, record.region, record.name, record.uid, ids, patience)

@@ -16,7 +16,8 @@ from prefect._flow_run_suspension import (
 )
 from prefect._internal.concurrency.services import QueueService
 from prefect.blocks.core import Block
-from prefect.client.orchestration import PrefectClient
+from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
+from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.objects import BlockDocument
 from prefect.context import AssetContext, ContextModel, FlowRunContext, TagsContext, TaskRunContext
 from prefect.events.clients import PrefectEventsClient
@@ -27,6 +28,9 @@ from prefect.types._concurrency import ConcurrencyLeaseHolder
 
 B = TypeVar("B", bound=Block)
 _BY_API = "_prefect_coiled_by_api"
+_HAS_CONNECTED = "_has_connected"
+# Addresses of APIs that answered this process.
+_reached: set[str] = set()
 _TAKE_SLOTS: tuple[Any, ...] = (
     _services.ConcurrencySlotAcquisitionService,
     _services.ConcurrencySlotAcquisitionWithLeaseService,
@@ -56,6 +60,38 @@ async def send_once(client: PrefectClient, method: str, target: str, content: by
     if response.status_code == 403 and "Invalid CSRF token" in response.text:
         inner.csrf_token = None
     return response
+
+
+class _HasConnected:
+    """Whether a client had an answer of its API; also where another of this process had one."""
+
+    def __get__(self, client: Any, kind: type[Any]) -> Any:
+        if client is None:
+            return self
+        return vars(client).get(_HAS_CONNECTED, False) or str(client.base_url) in _reached
+
+    def __set__(self, client: Any, value: bool) -> None:
+        vars(client)[_HAS_CONNECTED] = value
+        if value:
+            _reached.add(str(client.base_url))
+
+
+def try_again_where_reached() -> None:
+    """Have each client of an API that this process has reached try again where a connection is refused.
+
+    Prefect's does so once it had an answer itself: a wrong address fails at once. One that is made while a
+    server is started anew, in the middle of a flow run, would give up. When that moves: find what decides in
+    `prefect.client.base` whether `httpx.ConnectError` is among what is tried again.
+    """
+    for kind in (PrefectHttpxAsyncClient, PrefectHttpxSyncClient):
+        setattr(kind, _HAS_CONNECTED, _HasConnected())
+
+
+def is_reached(client: SyncPrefectClient) -> None:
+    """Know a client's API as one that was reached: by who sent this process its work."""
+    try_again_where_reached()
+    inner: Any = client._client
+    inner._has_connected = True
 
 
 def running_services(kind: type[Any]) -> list[Any]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 from prefect.client.schemas.objects import State
 
+from prefect_coiled.internals.api_errors import cause_and_step
 from prefect_coiled.node.denied import causes, denied_hint
 from prefect_coiled.node.modules import left_out
 
@@ -33,6 +35,19 @@ def add_hint(error: BaseException) -> None:
     """Let an error take along what to do about it, to the client."""
     if hint := hint_for(error):
         setattr(error, _HINT, hint)
+
+
+def add_api_hint(error: BaseException) -> None:
+    """The same for an error of Prefect's engine, and not of the task's own: its calls are to the API."""
+    for one in causes(error):
+        if isinstance(one, (httpx.TransportError, httpx.HTTPStatusError)):
+            cause, step = cause_and_step(one)
+            hint = f"The Prefect API did not do what the task needs of it: {cause}. {step}"
+            return setattr(error, _HINT, f"{hint} {_TRIED}")
+    return add_hint(error)
+
+
+_TRIED = "PREFECT_CLIENT_MAX_RETRIES says how often it is asked again before a task is given up."
 
 
 def missing_module(error: BaseException) -> str:

@@ -27,7 +27,7 @@ from prefect.context import (
     hydrated_context,
 )
 
-from prefect_coiled.internals.prefect import enter_for_good, keep_services_by_api, leave_all
+from prefect_coiled.internals.prefect import enter_for_good, is_reached, keep_services_by_api, leave_all
 from prefect_coiled.task_runner.outboxes import use_outbox
 from prefect_coiled.task_runner.worker_settings import settings_here
 
@@ -93,6 +93,8 @@ class Hydrated:
             enter_for_good(SettingsContext(**here))
         client = SyncClientContext()
         _count("clients")
+        # The flow run is known there: that it does not answer now is no reason to give up at once.
+        is_reached(client.client)
         client.client.__enter__()
         self._stack.callback(client.client.__exit__, None, None, None)
         enter_for_good(client)

@@ -35,6 +35,7 @@ from typing_extensions import Self
 
 from prefect_coiled.errors import TaskLostError
 from prefect_coiled.internals.distributed import cancel
+from prefect_coiled.internals.prefect import try_again_where_reached
 from prefect_coiled.task_runner import flow_end
 from prefect_coiled.task_runner.connecting import ConnectedRunner, on_worker
 from prefect_coiled.task_runner.futures import CoiledFuture
@@ -48,6 +49,7 @@ from prefect_coiled.task_runner.wishes import wishes_of
 
 R = TypeVar("R")
 flow_end.install()
+try_again_where_reached()
 
 # Prefect kills a cancelled flow run 30 s after the signal; the cluster's own teardown comes first.
 _REPORT_SECONDS_WHEN_STOPPED = 5.0

@@ -34,7 +34,7 @@ from prefect_coiled.node.denied import ACCOUNT_VARIABLE
 from prefect_coiled.relay import forwarder
 from prefect_coiled.task_runner import store
 from prefect_coiled.task_runner.event_batches import Batch
-from prefect_coiled.task_runner.hints import add_hint, advise
+from prefect_coiled.task_runner.hints import add_api_hint, add_hint, advise
 from prefect_coiled.task_runner.hydration import Hydrated, hydrated
 from prefect_coiled.task_runner.large import Large
 from prefect_coiled.task_runner.news import tell
@@ -103,7 +103,11 @@ def run_task(call: bytes | Large, results: list[Any]) -> State[Any]:
         raise
     outer = told.own.pop("transaction", None)
     transaction = stand_for(outer) if outer is not None else None
-    state: State[Any] = here.run(_run, here, told, task, transaction)
+    try:
+        state: State[Any] = here.run(_run, here, told, task, transaction)
+    except Exception as error:  # of the engine: what the task itself raises is in its state
+        add_api_hint(error)
+        raise
     part = part_of(transaction) if transaction is not None else None
     tell(distributed.get_worker(), told.topic, told.run, state, told.again, part)
     return state

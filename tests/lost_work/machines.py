@@ -179,6 +179,23 @@ class Server:
         except httpx.HTTPError:
             return False
 
+    @property
+    def runs(self) -> bool:
+        """Whether it was started, and not killed since."""
+        return self._machine is not None
+
+    def stop(self) -> None:
+        """Let it hang: connections are made, and nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on where it was stopped."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, what: signal.Signals) -> None:
+        assert self._machine is not None
+        os.kill(self._machine.pid, what)
+
     def kill(self) -> None:
         """Kill it."""
         if self._machine is not None:

@@ -6,24 +6,30 @@ import ast
 import asyncio
 import inspect
 import json
+import socket
 import ssl
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import boto3
+import httpx
 import pytest
 from botocore.credentials import Credentials
 from distributed import Scheduler
 from distributed.comm.tcp import TLSListener
 from distributed.deploy.spec import SpecCluster
 from prefect import tags
-from prefect.client.base import ServerType
+from prefect.client.base import PrefectHttpxSyncClient, ServerType
 from prefect.client.orchestration import PrefectClient
 from prefect.context import TagsContext, TaskRunContext
 from prefect.events.worker import EventsWorker
@@ -317,3 +323,55 @@ def test_a_transaction_that_is_over_is_left_behind_with_all_that_came_with_it() 
         assert not TagsContext.get().current_tags
 
     inherited.run(later)
+
+
+def test_a_new_client_of_an_api_that_was_reached_tries_again_while_that_is_started_anew() -> None:
+    prefect_internals.try_again_where_reached()
+    answered = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+            answered.set()
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing is printed."""
+
+    @contextmanager
+    def serving(port: int = 0) -> Iterator[str]:
+        server = HTTPServer(("127.0.0.1", port), Handler)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    with serving() as url, PrefectHttpxSyncClient(base_url=url) as before:
+        assert before.get("/hello").status_code == 200
+    port = int(url.rpartition(":")[2])
+    found: list[int] = []
+
+    def ask() -> None:
+        with PrefectHttpxSyncClient(base_url=url) as another:
+            found.append(another.get("/hello").status_code)
+
+    asking = threading.Thread(target=ask)
+    answered.clear()
+    asking.start()
+    # It is refused first: nobody listens there before a moment that its pause is longer than.
+    asking.join(0.5)
+    assert asking.is_alive()
+    with serving(port):
+        asking.join(60)
+    assert found == [200]
+    # One that never answered this process still says so at once.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        with (
+            PrefectHttpxSyncClient(base_url=f"http://127.0.0.1:{free.getsockname()[1]}") as nobodys,
+            pytest.raises(httpx.ConnectError),
+        ):
+            nobodys.get("/hello")
