@@ -23,6 +23,7 @@
     │   └── WaitTimeoutError      a named wait ran past its bound
     ├── StoppedError              a stop was asked for while waiting
     ├── TaskLostError             Dask gave a task up; its run is marked Crashed
+    ├── TaskFailedError           a task's error that cannot be read where the flow runs, in words
     ├── NodeError                 a machine could not start or keep its Dask process
     └── SandboxError              the local sandbox cannot start or answer
 
@@ -287,6 +288,10 @@ class StoppedError(PrefectCoiledError):
 
 class TaskLostError(PrefectCoiledError):
     """Dask gave up on a task, for example because its workers kept dying."""
+
+
+class TaskFailedError(PrefectCoiledError):
+    """A task raised an error that cannot be read where the flow runs; this one has its kind and its words."""
 
 
 class NodeError(PrefectCoiledError):

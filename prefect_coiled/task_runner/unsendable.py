@@ -1,4 +1,7 @@
-"""Finds what in a task's parameters cannot be sent to a worker, for the error that says so."""
+"""What cannot be sent: of a task's parameters it is found, and of a task's error the words are sent.
+
+Runs on workers too: nothing here imports what a bare worker lacks.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from distributed.protocol.pickle import dumps, loads
+from prefect.client.schemas.objects import State
 from prefect.tasks import Task
 from prefect.utilities.annotations import BaseAnnotation
 
-from prefect_coiled.errors import ArgumentError
+from prefect_coiled.errors import ArgumentError, TaskFailedError
 from prefect_coiled.task_runner.shipping import pack
 
 _DEEP = 20
@@ -30,6 +35,32 @@ def explain(task: Task[Any, Any], parameters: Mapping[str, Any], error: Exceptio
             "Make it in the task, or at the top level of a module that the task imports.",
         )
     return error
+
+
+def keep_words(state: State[Any]) -> None:
+    """Put an error in words into a failed state whose own could not be read on the other side.
+
+    Many errors are made from other arguments than they keep, as those of httpx, and so of Prefect's client:
+    https://docs.python.org/3/library/pickle.html#object.__reduce__
+    """
+    record = state.data
+    error = getattr(record, "result", record)
+    if not isinstance(error, BaseException) or _comes_back(error):
+        return
+    kind = type(error)
+    told = TaskFailedError(f"{kind.__module__}.{kind.__qualname__}", str(error))
+    if error is record:
+        state.data = told
+    else:
+        record.result = told
+
+
+def _comes_back(error: BaseException) -> bool:
+    try:
+        loads(dumps(error))
+    except Exception:  # whatever it is, who reads it would meet it in the place of the error
+        return False
+    return True
 
 
 def _can_be_sent(value: Any) -> bool:

@@ -43,6 +43,7 @@ from prefect_coiled.task_runner.renewal import renew_if_stuck
 from prefect_coiled.task_runner.shipping import unpack
 from prefect_coiled.task_runner.time_limit import run_within
 from prefect_coiled.task_runner.transactions import part_of, stand_for
+from prefect_coiled.task_runner.unsendable import keep_words
 
 # Seconds for each of what a process that is to be replaced still sends.
 _LAST = 20.0
@@ -108,6 +109,8 @@ def run_task(call: bytes | Large, results: list[Any]) -> State[Any]:
     except Exception as error:  # of the engine: what the task itself raises is in its state
         add_api_hint(error)
         raise
+    if not state.is_completed():
+        keep_words(state)
     part = part_of(transaction) if transaction is not None else None
     tell(distributed.get_worker(), told.topic, told.run, state, told.again, part)
     return state
