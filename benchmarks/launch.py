@@ -1,11 +1,21 @@
 """What clusters of any size ask of AWS, under its rules, rates and times, in the sandbox.
 
     python benchmarks/launch.py sizes [--workers 1 20 250 1000] [--profile realistic] [--json FILE]
+    python benchmarks/launch.py calls [--workers 20]
+    python benchmarks/launch.py ways [--workers 20]
 
-For each size: calls by action, those that AWS throttled, seconds until all machines are launched, until they
-are listed and their logs are read, and until all are gone, and the client's peak memory. Beside it stands how
-long EC2's own rate of machines (1,000 at once, and two more a second) takes at least. It measures the client:
-the machines are running without any process, and each has written a few lines. It judges nothing.
+`sizes`: for each size: calls by action, those that AWS throttled, seconds until all machines are launched,
+until they are listed and their logs are read, and until all are gone, and the client's peak memory. Beside
+it stands how long EC2's own rate of machines (1,000 at once, and two more a second) takes at least. It
+measures the client: the machines are running without any process, and each has written a few lines. It judges
+nothing.
+
+`calls`: the calls of a launch in an account where nothing is known yet, and of the next ones, in their
+order. Each takes a tenth of a second, so that those that wait for each other come one after the other; the
+number on the left is a call's place in the longest row of calls that came before it.
+
+`ways`: workers by RunInstances, a type and zone after the other, and by an instant fleet over all of them,
+where AWS has none of the first so many.
 """
 
 from __future__ import annotations
@@ -122,6 +132,159 @@ def sizes(numbers: list[int], profile: str) -> list[dict[str, Any]]:
     return rows
 
 
+# Each call takes so many seconds, and more than AWS takes are throttled.
+_SLOW: dict[str, Any] = {"boot": "none", "api_delay": (0.1, 0.1), "rates": "on"}
+
+
+class _Row:
+    """Calls in their order: what was called, when it began and ended, by which thread."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, float, float, bool]] = []
+        answer = Endpoint._get_response
+
+        def noted(endpoint: Any, request: Any, operation: Any, context: Any) -> Any:
+            begun = time.monotonic()
+            result = answer(endpoint, request, operation, context)
+            name = f"{operation.service_model.service_name}:{operation.name}"
+            aside = threading.current_thread().name == "notifications"
+            self.calls.append((name, begun, time.monotonic(), aside))
+            return result
+
+        Endpoint._get_response = noted  # type: ignore[method-assign]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Each call with its place in the longest row of calls that came before it."""
+        made = sorted(self.calls, key=lambda call: call[1])
+        places: list[int] = []
+        for n, (_, begun, _, aside) in enumerate(made):
+            # Nobody waits for what keeps notifications.
+            before = [p for p, c in zip(places, made[:n], strict=True) if c[2] <= begun and not c[3]]
+            places.append(0 if aside else 1 + max(before, default=0))
+        start = made[0][1] if made else 0.0
+        return [
+            {"place": place, "call": name, "at": round(begun - start, 2), "seconds": round(end - begun, 2)}
+            for place, (name, begun, end, _) in zip(places, made, strict=True)
+        ]
+
+
+def calls(number: int) -> list[dict[str, Any]]:
+    """The calls of three launches, one after the other."""
+    from pydantic import SecretStr
+
+    from prefect_coiled.aws.credentials import CredentialSource
+    from prefect_coiled.aws.loaded_account import Account
+    from prefect_coiled.cluster import launched
+    from prefect_coiled.cluster.request import Request
+    from prefect_coiled.events import hearing
+    from prefect_coiled.provision import remove_cluster, set_up_account
+    from prefect_coiled.sandbox import Sandbox
+    from prefect_coiled.tasks.steps import Session, use_session
+
+    row, found = _Row(), []
+    with Sandbox(_SLOW) as sandbox:
+        keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
+        account = Account("bench", credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
+        launched.load_account = lambda slug: account
+        with use_session(Session(account.door("us-east-1"))):
+            set_up_account("bench", "us-east-1")
+        for what in ("nothing known", "known", "known"):
+            row.calls.clear()
+            with hearing():
+                made = launched.launch(Request({}, n_workers=number), threading.Event())
+            rows = row.rows()
+            found.append({"what": what, "workers": number, "calls": rows})
+            print(f"{what}: {len(rows)} calls for {number} workers")
+            for one in rows:
+                print(f"  {one['place'] or '':>3}  {one['at']:6.2f} s  {one['call']}")
+            remove_cluster(made.aws, made.spec.name, made.spec.uid)
+            time.sleep(3)  # what is kept of it is sent
+    return found
+
+
+def ways(number: int) -> list[dict[str, Any]]:
+    """Workers by RunInstances, a type and zone after the other, and by one instant fleet over all of them."""
+    from prefect_coiled.sandbox import Sandbox
+
+    types, zones = ("m6i.large", "m5.large", "m5a.large"), ("us-east-1a", "us-east-1b", "us-east-1c")
+    row, found = _Row(), []
+    with Sandbox(_SLOW) as sandbox:
+        ec2 = sandbox.client("ec2")
+        subnets = {s["AvailabilityZone"]: s["SubnetId"] for s in ec2.describe_subnets()["Subnets"]}
+        image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+        for full in (0, 1, 3, 9):
+            pairs = [(kind, zone) for zone in zones for kind in types]
+            missing = [{"instance_type": kind, "zone": zone, "free": 0} for kind, zone in pairs[:full]]
+            sandbox.set(capacity=missing)
+            for how in ("RunInstances", "CreateFleet"):
+                row.calls.clear()
+                begun = time.monotonic()
+                if how == "RunInstances":
+                    got = _one_by_one(sandbox, pairs, subnets, image, number)
+                else:
+                    got = _by_fleet(ec2, pairs, subnets, image, number, f"{full}")
+                rows = row.rows()
+                told = {
+                    "how": how,
+                    "without capacity": full,
+                    "got": got,
+                    "calls": len(rows),
+                    "in a row": max(one["place"] for one in rows),
+                    "seconds": round(time.monotonic() - begun, 2),
+                }
+                found.append(told)
+                print(told, flush=True)
+    return found
+
+
+def _one_by_one(
+    sandbox: Any, pairs: list[tuple[str, str]], subnets: dict[str, str], image: str, number: int
+) -> int:
+    ec2 = sandbox.client("ec2")
+    for kind, zone in pairs:
+        try:
+            made = ec2.run_instances(
+                ImageId=image, InstanceType=kind, SubnetId=subnets[zone], MinCount=1, MaxCount=number
+            )
+            return len(made["Instances"])
+        except ec2.exceptions.ClientError:
+            continue
+    return 0
+
+
+def _by_fleet(
+    ec2: Any, pairs: list[tuple[str, str]], subnets: dict[str, str], image: str, number: int, name: str
+) -> int:
+    # A fleet launches by a template, which EC2 has to know.
+    made = ec2.create_launch_template(LaunchTemplateName=f"t{name}", LaunchTemplateData={"ImageId": image})
+    template = made["LaunchTemplate"]["LaunchTemplateId"]
+    while True:
+        try:
+            ec2.describe_launch_templates(LaunchTemplateIds=[template])
+            break
+        except ec2.exceptions.ClientError:
+            continue
+    overrides = [
+        {"InstanceType": kind, "SubnetId": subnets[zone], "Priority": float(n)}
+        for n, (kind, zone) in enumerate(pairs)
+    ]
+    reply = ec2.create_fleet(
+        Type="instant",
+        LaunchTemplateConfigs=[
+            {
+                "LaunchTemplateSpecification": {"LaunchTemplateId": template, "Version": "1"},
+                "Overrides": overrides,
+            }
+        ],
+        OnDemandOptions={"AllocationStrategy": "prioritized"},
+        TargetCapacitySpecification={
+            "TotalTargetCapacity": number,
+            "DefaultTargetCapacityType": "on-demand",
+        },
+    )
+    return sum(len(one["InstanceIds"]) for one in reply["Instances"])
+
+
 class _Machines:
     """How long EC2 makes one wait at least for so many machines."""
 
@@ -170,8 +333,8 @@ def _tell(row: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["sizes"])
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 20, 250, 1000])
+    parser.add_argument("what", choices=["sizes", "calls", "ways"])
+    parser.add_argument("--workers", type=int, nargs="+", default=None)
     parser.add_argument("--profile", default="realistic")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -179,6 +342,11 @@ if __name__ == "__main__":
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     with tempfile.TemporaryDirectory() as home:
         os.environ.setdefault("PREFECT_HOME", home)
-        found = sizes(given.workers, given.profile)
+        if given.what == "calls":
+            found = calls(*(given.workers or [20])[:1])
+        elif given.what == "ways":
+            found = ways(*(given.workers or [20])[:1])
+        else:
+            found = sizes(given.workers or [1, 20, 250, 1000], given.profile)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1))

@@ -54,12 +54,9 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from prefect_coiled.install import library_version
 
-        try:
-            value: Any = version("prefect-dask-ec2")
-        except PackageNotFoundError:  # a source tree that is not installed
-            value = "0.0.0"
+        value: Any = library_version()
     elif name in _EXPORTS:
         value = getattr(importlib.import_module(_EXPORTS[name]), name)
     else:

@@ -6,12 +6,20 @@ is installed from a checkout.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, metadata
+from importlib.metadata import PackageNotFoundError, metadata, version
 from importlib.util import find_spec
 
 DISTRIBUTION = "prefect-dask-ec2"
 # The key of its repository: https://packaging.python.org/en/latest/specifications/well-known-project-urls/
 _KEY = "repository"
+
+
+def library_version() -> str:
+    """Its version; that of nothing for a source tree that is not installed."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "0.0.0"
 
 
 def address() -> str:

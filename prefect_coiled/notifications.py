@@ -61,7 +61,7 @@ def get_notifications(
     for column in ("TIME", "LEVEL", "EVENT TYPE", "ELAPSED", "MESSAGE", "DATA"):
         table.add_column(column, overflow="fold")
     for row in rows:
-        data = ", ".join(f"{k}={v}" for k, v in row.data.items() if k != "region")
+        data = ", ".join(f"{k}={v}" for k, v in row.data.items() if k not in ("region", "spans"))
         name = logging.getLevelName(row.level)
         table.add_row(
             row.local_time,

@@ -31,8 +31,18 @@ def find_caller(aws: Aws) -> Caller:
     Raises:
         CredentialsError: If AWS does not accept them.
     """
-    reply = aws.call("sts:GetCallerIdentity", f"checking the credentials of account ({aws.account})")
-    return Caller(aws_account_id=reply["Account"], arn=reply["Arn"])
+    number, arn = aws.ask_caller()
+    return Caller(aws_account_id=number, arn=arn)
+
+
+def known_caller(aws: Aws) -> Caller:
+    """Who we are; asked for once with these credentials, for which the next call is as good a test.
+
+    Raises:
+        CredentialsError: As `find_caller` does.
+    """
+    number, arn = aws.known_caller or aws.ask_caller()
+    return Caller(aws_account_id=number, arn=arn)
 
 
 def own_cidr(aws: Aws) -> str:

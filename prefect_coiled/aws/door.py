@@ -58,8 +58,8 @@ _BUILDING = threading.Lock()
 # A client of EC2 takes a tenth of a second to build, so that all doors of a session share theirs.
 _CLIENTS: WeakKeyDictionary[boto3.Session, dict[tuple[str, ...], Any]] = WeakKeyDictionary()
 
-# The number of the AWS account behind a session, by endpoint: credentials do not change accounts.
-_NUMBERS: WeakKeyDictionary[boto3.Session, dict[str, str]] = WeakKeyDictionary()
+# Whose credentials a session has, number and ARN, by endpoint: they do not change owners.
+_CALLERS: WeakKeyDictionary[boto3.Session, dict[str, tuple[str, str]]] = WeakKeyDictionary()
 
 # Where boto3 calls a service otherwise than IAM does.
 _CLIENT_NAMES = {"servicequotas": "service-quotas"}
@@ -193,16 +193,29 @@ class Aws:
         Raises:
             CredentialsError: If AWS does not accept them.
         """
-        if not self.known_number:
-            what = f"checking the credentials of account ({self.account})"
-            found = str(self.call("sts:GetCallerIdentity", what)["Account"])
-            _NUMBERS.setdefault(self.session, {})[self.endpoint_url or ""] = found
-        return self.known_number
+        return self.known_number or self.ask_caller()[0]
 
     @property
     def known_number(self) -> str:
         """The same, as far as it was asked for; else empty."""
-        return _NUMBERS.get(self.session, {}).get(self.endpoint_url or "", "")
+        caller = self.known_caller
+        return caller[0] if caller is not None else ""
+
+    @property
+    def known_caller(self) -> tuple[str, str] | None:
+        """The number of the AWS account and the ARN of who calls, once somebody has asked."""
+        return _CALLERS.get(self.session, {}).get(self.endpoint_url or "")
+
+    def ask_caller(self) -> tuple[str, str]:
+        """Ask AWS for the number of the AWS account and the ARN of who calls.
+
+        Raises:
+            CredentialsError: If AWS does not accept the credentials.
+        """
+        reply = self.call("sts:GetCallerIdentity", f"checking the credentials of account ({self.account})")
+        found = str(reply["Account"]), str(reply["Arn"])
+        _CALLERS.setdefault(self.session, {})[self.endpoint_url or ""] = found
+        return found
 
     def tell(self, kind: str, text: str = "", **fields: Any) -> None:
         """Tell something of this account in this region, to whoever hears what is told in this context."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from prefect_coiled.aws import quotas
@@ -111,7 +112,7 @@ def launch_instances(
     aws: Aws,
     what: str,
     *,
-    template_id: str,
+    by: str | Mapping[str, Any],
     instance_type: str,
     subnet_id: str,
     public_address: bool,
@@ -126,6 +127,9 @@ def launch_instances(
     Tags and client token are inside the call, so that a machine is findable from its first moment and a call
     whose reply was lost can be sent again without a second set of machines.
 
+    Args:
+        by: The id of a launch template, or what one would say: then there is none to make and to wait for.
+
     Raises:
         NoCapacityError: If AWS has none of this type in this zone.
         QuotaError: If a limit of the AWS account is reached.
@@ -137,7 +141,7 @@ def launch_instances(
             return aws.call(
                 "ec2:RunInstances",
                 what,
-                LaunchTemplate={"LaunchTemplateId": template_id, "Version": "1"},
+                **_said(by),
                 InstanceType=instance_type,
                 NetworkInterfaces=[interface(subnet_id, public_address, group_ids)],
                 MinCount=1,
@@ -164,6 +168,13 @@ def launch_instances(
         timeout=PROFILE_USABLE,
     )
     return [_record(item) for item in reply["Instances"]]
+
+
+def _said(by: str | Mapping[str, Any]) -> dict[str, Any]:
+    """What a launch says of its machines. User data is plain here, and botocore encodes it."""
+    if isinstance(by, str):
+        return {"LaunchTemplate": {"LaunchTemplateId": by, "Version": "1"}}
+    return {**by, "UserData": base64.b64decode(by["UserData"]).decode()}
 
 
 class _ProfileNotReadyError(AwsError):

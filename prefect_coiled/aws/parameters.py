@@ -35,6 +35,11 @@ def set_up_lease(account: str) -> str:
     return f"{account_path(account)}set-up"
 
 
+def known_of(account: str) -> str:
+    """The parameter in which it is kept what is known of an account; see `aws.known`."""
+    return f"{account_path(account)}known"
+
+
 def cluster_path(account: str, cluster: str, uid: str = "") -> str:
     """Where clusters of a name keep their parameters; with a uid, where one of them does."""
     return f"{account_path(account)}{tags.one_cluster(cluster)}/{f'{uid}/' if uid else ''}"

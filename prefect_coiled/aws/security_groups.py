@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.tagged import ec2_kind
-from prefect_coiled.aws.waits import VISIBLE, retry_while
+from prefect_coiled.aws.waits import VISIBLE, VISIBLE_SOON, retry_while, wait_for
 from prefect_coiled.errors import (
     AlreadyExistsError,
     AwsError,
@@ -35,59 +35,70 @@ def ensure_security_group(
     description: str,
     vpc_id: str,
     labels: dict[str, str],
-    permissions: list[dict[str, Any]],
-    *,
-    make: bool = True,
-) -> str:
-    """Find the group of that name in the VPC or make it; it lets in what `permissions` say and no more.
+) -> tuple[str, list[dict[str, Any]]]:
+    """Make the group of that name in the VPC, or find it: an earlier attempt may have made it.
 
-    The name is unique in its VPC, so that a repeat cannot double it.
+    The name is unique in its VPC, and has a cluster's uid, so that a repeat cannot double it.
 
-    Args:
-        permissions: EC2 `IpPermissions`; the word "SELF" as a group id stands for the group itself.
-        make: Whether one that is not there is made. For a cluster that runs it is not: it would be made
-            behind the back of whoever removes the cluster just now, and stay.
+    Returns:
+        Its id, and the `IpPermissions` that it has; a new one lets nobody in.
+    """
+    try:
+        made = aws.call(
+            "ec2:CreateSecurityGroup",
+            f"creating Security Group ({name})",
+            GroupName=name,
+            Description=description,
+            VpcId=vpc_id,
+            TagSpecifications=tags.specifications(labels, "security-group"),
+        )
+        return str(made["GroupId"]), []
+    except AlreadyExistsError:
+        what = f"waiting for Security Group ({name}) to be visible"
+        return wait_for(aws, what, lambda: _found(aws, name, vpc_id, labels), timeout=VISIBLE)
+
+
+def find_security_group(
+    aws: Aws, name: str, vpc_id: str, labels: dict[str, str]
+) -> tuple[str, list[dict[str, Any]]]:
+    """The group of that name, and its `IpPermissions`, of a cluster that runs.
+
+    There it is not made: that would be behind the back of whoever removes the cluster just now, and stay.
 
     Raises:
-        ProvisionError: It is not there, and is not to be made.
+        ProvisionError: It is not there.
     """
-    wanted = tags.filters(
-        {k: labels[k] for k in (tags.OWNER, tags.ACCOUNT, tags.CLUSTER)}, group_name=name, vpc_id=vpc_id
-    )
-    found = list(
-        aws.pages(
-            "ec2:DescribeSecurityGroups", f"finding Security Group ({name})", "SecurityGroups", Filters=wanted
-        )
-    )
-    if found:
-        group_id, there = str(found[0]["GroupId"]), found[0].get("IpPermissions", [])
-    elif not make:
+    found = _found(aws, name, vpc_id, labels)
+    if found is None:
         raise ProvisionError(
             f"finding Security Group ({name})",
             "it is gone, so the cluster is being removed",
             "Make a new cluster.",
         )
-    else:
-        there = []
-        group_id = str(
-            aws.call(
-                "ec2:CreateSecurityGroup",
-                f"creating Security Group ({name})",
-                GroupName=name,
-                Description=description,
-                VpcId=vpc_id,
-                TagSpecifications=tags.specifications(labels, "security-group"),
-            )["GroupId"]
-        )
-    change_rules(aws, name, group_id, there, [_with_self(p, group_id) for p in permissions])
-    return group_id
+    return found
+
+
+def _found(
+    aws: Aws, name: str, vpc_id: str, labels: dict[str, str]
+) -> tuple[str, list[dict[str, Any]]] | None:
+    ours = {k: labels[k] for k in (tags.OWNER, tags.ACCOUNT, tags.CLUSTER)}
+    what = f"finding Security Group ({name})"
+    wanted = tags.filters(ours, group_name=name, vpc_id=vpc_id)
+    for group in aws.pages("ec2:DescribeSecurityGroups", what, "SecurityGroups", Filters=wanted):
+        return str(group["GroupId"]), group.get("IpPermissions", [])
+    return None
 
 
 def change_rules(
     aws: Aws, name: str, group_id: str, there: list[dict[str, Any]], wanted: list[dict[str, Any]]
 ) -> None:
-    """Make the group let in what `wanted` says and nothing else: open first, then close."""
-    have, want = _rules(there), _rules(wanted)
+    """Make the group let in what `wanted` says and nothing else: open first, then close.
+
+    Args:
+        there: What it lets in.
+        wanted: EC2 `IpPermissions`; the word "SELF" as a group id stands for the group itself.
+    """
+    have, want = _rules(there), _rules([_with_self(p, group_id) for p in wanted])
     missing = [rule for key, rule in want.items() if key not in have]
 
     def open_() -> None:
@@ -106,7 +117,7 @@ def change_rules(
 
     if missing:
         what = f"waiting for Security Group ({name}) to be visible"
-        retry_while(aws, what, open_, NotFoundError, timeout=VISIBLE)
+        retry_while(aws, what, open_, NotFoundError, timeout=VISIBLE, first=VISIBLE_SOON)
     extra = [rule for key, rule in have.items() if key not in want]
     if extra:
         aws.call(

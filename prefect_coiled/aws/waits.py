@@ -20,6 +20,7 @@ from prefect_coiled.internals.botocore import waiter
 T = TypeVar("T")
 
 # Bounds in seconds. AWS documents no maxima; these are several times what is usually seen.
+VISIBLE_SOON = 0.5  # the pause before the first repeat of what did not find what was just made
 CONSISTENCY = 30.0  # a list that lacks a resource for that long is not merely stale
 VISIBLE = 60.0  # a resource just created can be described (eventual consistency)
 PROFILE_USABLE = 180.0  # EC2 accepts an instance profile just created ("may take two minutes")
@@ -40,6 +41,7 @@ def wait_for(
     *,
     timeout: float,
     interval: float = 1.0,
+    first: float = 0.05,
     clock: Callable[[], float] = time.monotonic,
 ) -> T:
     """Call `probe` until it returns something other than None.
@@ -49,13 +51,14 @@ def wait_for(
         probe: Returns None to go on waiting.
         timeout: Bound in seconds.
         interval: Longest pause between two probes, in seconds; the first pauses are shorter.
+        first: The first pause.
 
     Raises:
         WaitTimeoutError: When the bound is reached.
         StoppedError: When a stop is asked for.
     """
     end = clock() + timeout
-    pause = min(0.05, interval)
+    pause = min(first, interval)
     while True:
         found = probe()
         if found is not None:
@@ -93,8 +96,13 @@ def retry_while(
     *,
     timeout: float,
     interval: float = 2.0,
+    first: float = 0.05,
 ) -> T:
     """Try an action again as long as it fails with an error that passes by itself.
+
+    Args:
+        timeout: Bound in seconds.
+        interval: See `wait_for`; likewise `first`.
 
     Raises:
         AwsError: The last such error, when the bound is reached; any other at once.
@@ -112,7 +120,7 @@ def retry_while(
             return None
 
     try:
-        return wait_for(aws, what, attempt, timeout=timeout, interval=interval)[0]
+        return wait_for(aws, what, attempt, timeout=timeout, interval=interval, first=first)[0]
     except WaitTimeoutError as late:
         raise (last[0] if last else late) from late
 

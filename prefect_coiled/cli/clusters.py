@@ -1,4 +1,4 @@
-"""`prefect-coiled stop`, `firewall`, `logs`, `notifications`, `dashboard` and `sweep`: what clusters do."""
+"""`prefect-coiled stop`, `firewall`, `logs`, `timeline` and so on: what clusters do."""
 
 from __future__ import annotations
 
@@ -160,6 +160,24 @@ def show_notifications(
     rows = get_notifications(as_json, at.account, limit, level, event_type, region=at.region)
     if rows is not None:
         print_json(rows)
+
+
+@command("timeline")
+def show_timeline(name: NameArgument, at: At, as_json: JsonOption = False) -> None:
+    """Show how a cluster came up, step by step, and what it waited for; also of one that is gone.
+
+    It is kept for 30 days, of clusters that were ready once. A * marks what all the rest waited for.
+    """
+    from prefect_coiled.events.spans import critical_words, encode, rows_of
+    from prefect_coiled.provision.timeline import find_timeline
+
+    spans = find_timeline(at.aws, name)
+    if not spans:
+        raise no_cluster(at.aws, name)
+    rows = rows_of(spans)
+    shown = ((r["what"], r["of"], r["from"], r["to"], r["seconds"], r["critical"] and "*") for r in rows)
+    after = [f"The rest waited for: {critical_words(spans)}."]
+    show(encode(spans), as_json, ("WHAT", "OF", "FROM", "TO", "SECONDS", ""), shown, after=after)
 
 
 @command("dashboard")

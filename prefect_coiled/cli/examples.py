@@ -20,6 +20,7 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("stop",): ("stop my-cluster", "stop my-cluster --account my-team --yes"),
     ("sweep",): ("sweep", "sweep --account my-team --keep-nat"),
     ("firewall",): ("firewall my-cluster", "firewall my-cluster --cidr me", "firewall my-cluster --close"),
+    ("timeline",): ("timeline my-cluster", "timeline my-cluster --json"),
     ("notifications",): ("notifications --limit 20", "notifications --type worker_lost --json"),
     ("dashboard",): ("dashboard my-cluster",),
     ("policies",): (

@@ -30,6 +30,7 @@ from prefect_coiled.cluster.request import Request
 from prefect_coiled.cluster.watching import Watching
 from prefect_coiled.costs import CostEstimate
 from prefect_coiled.errors import OptionsError, PrefectCoiledError, StoppedError
+from prefect_coiled.events.spans import Span
 from prefect_coiled.records import ClusterRecord
 from prefect_coiled.subscribers.notebook import CellBoard, in_notebook
 
@@ -112,6 +113,16 @@ class ClusterBase(DistributedCluster):
     def cost(self) -> CostEstimate:
         """What the cluster costs by AWS's list prices from its launch until now, or until it was closed."""
         return self.started().cost(self._closed_at)
+
+    def timeline(self) -> tuple[Span, ...]:
+        """How the cluster came up: what was done from when to when, and what of it the rest waited for.
+
+        What its machines did is read from their logs, which takes a call to AWS for each hundred of them.
+
+        Returns:
+            Spans in the order in which they began; those on the critical path are marked.
+        """
+        return self.started().timeline()
 
     async def connect(self, address: str) -> None:
         """Open the connection that Dask's own part of this class lives on.

@@ -26,6 +26,7 @@ from prefect_coiled.cluster.readiness import wait_until_ready
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.cluster.scaling import ScalingCluster
 from prefect_coiled.errors import OptionsError, PrefectCoiledError, StoppedError
+from prefect_coiled.events.spans import Span
 from prefect_coiled.options.keywords import ClusterKeywords, arguments, keyword, signature
 from prefect_coiled.records import Removal
 from prefect_coiled.subscribers.notifications import Notifications
@@ -132,7 +133,8 @@ class Cluster(ScalingCluster):
             if not launched.attached:
                 ready, seconds = sorted(map(str, self.observed)), time.monotonic() - began - launched.waited
                 text = f"{len(ready)} of {len(self.workers)} workers are ready"
-                self._tell("cluster_ready", text, ids=tuple(ready), seconds=seconds)
+                spans = launched.heard.spans if launched.heard is not None else ()
+                self._tell("cluster_ready", text, ids=tuple(ready), seconds=seconds, spans=spans)
             self._tell("dashboard", launched.dashboard_link, step="dashboard")
         except BaseException as error:
             self._tell("failed", error=error)
@@ -237,7 +239,17 @@ class Cluster(ScalingCluster):
 
     def _end_story(self, launched: Launched) -> None:
         if not launched.attached:
-            launched.tell("ended", record=launched.record, cost=str(self.cost()), removal=self.removal)
+            spans: tuple[Span, ...] = ()
+            if not self._hurried:
+                with contextlib.suppress(PrefectCoiledError):  # it is told without
+                    spans = launched.timeline()
+            launched.tell(
+                "ended",
+                record=launched.record,
+                cost=str(self.cost()),
+                removal=self.removal,
+                spans=spans,
+            )
         for one in self._events.subscribers:
             if isinstance(one, Story):
                 one.close(self._hurried)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from prefect_coiled import events
 from prefect_coiled.aws import ecr, instances, log_events, parameters, security_groups
-from prefect_coiled.aws.caller import find_caller, own_cidr
+from prefect_coiled.aws.caller import known_caller, own_cidr
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.waits import persistently, wait_for
@@ -25,6 +25,7 @@ from prefect_coiled.cluster.request import Request
 from prefect_coiled.costs import CostEstimate, MachineUse, estimate
 from prefect_coiled.errors import CredentialsError, NameTakenError, PrefectCoiledError, ProvisionError
 from prefect_coiled.events import Watch
+from prefect_coiled.events.spans import Client, Span, timeline
 from prefect_coiled.options import IngressRule
 from prefect_coiled.options.ingress import by_one_port, check_ssh, held_rules
 from prefect_coiled.plan import machines
@@ -40,11 +41,13 @@ from prefect_coiled.provision import (
 from prefect_coiled.provision.clusters import find_cluster, give_back
 from prefect_coiled.provision.removal import terminate, told
 from prefect_coiled.provision.slots import Slot, take_slot
+from prefect_coiled.provision.timeline import find_timeline, of_machines
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal
 from prefect_coiled.subscribers.notifications import Notifications
 from prefect_coiled.subscribers.story import Story
 from prefect_coiled.tasks.cluster import check_sizes, client_parameter
 from prefect_coiled.tasks.environment import PATIENCE, prepare
+from prefect_coiled.tasks.known import forget
 from prefect_coiled.tasks.steps import Session, use_session
 
 logger = logging.getLogger(__name__)
@@ -62,10 +65,12 @@ class Launched:
         aws: The door; deaf to the stop event, because what is launched must also be removed.
         slot: Its slot of the account's concurrency limit, if there is such a limit.
         since: When its machines were launched, or were found, by `time.monotonic`.
+        heard: What this program did to bring it up; None if another one did.
     """
 
     slot: Slot | None = None
     place: str = ""
+    heard: Client | None = None
 
     def __init__(
         self,
@@ -163,6 +168,18 @@ class Launched:
         own = self.spec.network.scheduler_firewall_id if self.spec.network is not None else ""
         name = "" if own else group_name(self.spec, "scheduler")
         return rules_of(security_groups.read_permissions(self.aws, group_id=own, name=name))
+
+    def timeline(self) -> tuple[Span, ...]:
+        """How it came up: what the client did, and by their logs what its machines did."""
+        heard, record = self.heard, self.record
+        if heard is None:
+            return find_timeline(self.aws, record.name, record.uid)
+        until = datetime.now(timezone.utc)
+        return timeline((*heard.spans, *of_machines(self.aws, heard.machines, until)))
+
+    def doubt(self) -> None:
+        """What is known of the account is looked at again by the next launch: this one's machines failed."""
+        forget(self.aws)
 
     def terminate_workers(self, ids: Iterable[str]) -> None:
         """Terminate some of the workers."""
@@ -287,9 +304,10 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
     """
     account = load_account(request.held["account"])
     aws = account.door(request.merged(account).options.region, stop)
-    caller = find_caller(aws)  # also shows that the credentials work
+    stream, heard = events.here(), Client()
+    stream.subscribe(heard)
+    caller = known_caller(aws)
     place = account.place(caller.aws_account_id, aws.region)
-    stream = events.here()
     stream.subscribe(Notifications(aws))
     events.step(f"account {account.slug}", place)
     wanted = {*request.worker_types(), *request.scheduler_types()}
@@ -355,7 +373,7 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
             session.locked.discard()
     assert session.client_secrets is not None
     launched = Launched(aws, spec, record, session.client_secrets, attached=False, since=session.launched_at)
-    launched.slot, launched.place = slot, place
+    launched.slot, launched.place, launched.heard = slot, place, heard
     return launched
 
 
@@ -394,13 +412,13 @@ def _find_or_await(aws: Aws, name: str) -> Launched | None:
     end = time.monotonic() + _SOMEBODY_STARTS
 
     def look() -> tuple[Launched | None] | None:
+        claimed = parameters.read_with_age(aws, intent)
+        if claimed is None:
+            return (None,)
         found = find_launched(aws, name)
         if found is not None:
             known = found.record.scheduler.public_ip or not found.record.use_public_ip
             return (found,) if known else None
-        claimed = parameters.read_with_age(aws, intent)
-        if claimed is None:
-            return (None,)
         uid = uid_of(claimed[0])
         ended = instances.find_instances(aws, name, uid=uid, states=_ENDED)
         if claimed[1] > parameters.STARTING or any(m.role == "scheduler" for m in ended):

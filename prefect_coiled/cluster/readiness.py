@@ -97,7 +97,9 @@ async def _check_machines(cluster: ClusterBase, launched: Launched, least: int) 
     dead = {i.instance_id for i in found if i.state in _DEAD}
     scheduler = launched.record.scheduler.instance_id
     if scheduler in dead:
-        raise await _failure(cluster, launched, "the scheduler's machine ended", [scheduler])
+        reason = next((i.state_reason.rstrip(". ") for i in found if i.instance_id == scheduler), "")
+        why = f"the scheduler's machine ended{': ' if reason else ''}{reason}"
+        raise await _failure(cluster, launched, why, [scheduler])
     lost = [w for w in cluster.workers if w in dead and w not in cluster.observed]
     if lost and len(cluster.workers) - len(lost) < least:
         why = f"{len(lost)} of {len(cluster.workers)} worker machines ended"
@@ -119,6 +121,7 @@ async def _failure(
     cluster: ClusterBase, launched: Launched, why: str, ids: Iterable[str]
 ) -> ClusterStartError:
     """The error, with the last words of some of the machines, the same words counted."""
+    await cluster.in_thread(launched.doubt)
     some = list(ids)[:_ASKED]
     texts = await asyncio.gather(*(cluster.in_thread(launched.log, one, _LAST_LINES) for one in some))
     said = Counter(" | ".join(last_words(t)) for t in texts)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from xml.sax.saxutils import escape
 
 from prefect_coiled.errors import AwsError, Diagnosis, PrefectCoiledError
+from prefect_coiled.events.spans import Span, critical_words, named, rows_of
 from prefect_coiled.events.stream import Event
 from prefect_coiled.plan.cluster import ClusterSpec, group_name, launch_attempts, template_name
 from prefect_coiled.records import AccountRecord, ClusterRecord, InstanceRecord, Record, Removal, Role
@@ -94,27 +95,80 @@ class Timeline:
 
 _ROW, _LEFT, _BAR, _RIGHT = 24, 130, 420, 90
 _COLORS = {WORK: "#2e7d32", REMOVAL: "#8d6e63"}
+_BLUE, _CRITICAL = "#3949ab", "#c62828"
+_MOST_WORKERS = 8
 
 
 def picture(phases: Sequence[Phase]) -> str:
     """The time line as SVG, on a ground of its own, so that it can be read in light and in dark."""
-    whole = max((p.end for p in phases), default=0.0) or 1.0
-    width, height = _LEFT + _BAR + _RIGHT, _ROW * len(phases) + 12
+    return _bars([(p.name, p.begin, p.end, _COLORS.get(p.name, _BLUE)) for p in phases], _LEFT)
+
+
+def launch_picture(spans: Sequence[Span]) -> str:
+    """How a cluster came up, as SVG: a bar for each span, of another colour on the critical path."""
+    start = min(span.begin for span in spans)
+    bars = [
+        (
+            named(span),
+            (span.begin - start).total_seconds(),
+            (span.end - start).total_seconds(),
+            _CRITICAL if span.critical else _BLUE,
+        )
+        for span in spans
+    ]
+    return _bars(bars, 2 * _LEFT)
+
+
+def _bars(bars: Sequence[tuple[str, float, float, str]], left: int) -> str:
+    """Name, begin, end and colour of each bar, as SVG."""
+    whole = max((end for _, _, end, _ in bars), default=0.0) or 1.0
+    width, height = left + _BAR + _RIGHT, _ROW * len(bars) + 12
     rows = []
-    for n, phase in enumerate(phases):
+    for n, (name, begin, end, color) in enumerate(bars):
         y = 6 + n * _ROW
-        x = _LEFT + _BAR * phase.begin / whole
-        length = max(_BAR * phase.seconds / whole, 2.0)
+        x = left + _BAR * begin / whole
+        length = max(_BAR * (end - begin) / whole, 2.0)
         rows.append(
-            f'<text x="8" y="{y + 16}">{escape(phase.name)}</text>'
-            f'<rect x="{x:.1f}" y="{y + 4}" width="{length:.1f}" height="16" rx="2" '
-            f'fill="{_COLORS.get(phase.name, "#3949ab")}"/>'
-            f'<text x="{x + length + 6:.1f}" y="{y + 16}">{_duration(phase.seconds)}</text>'
+            f'<text x="8" y="{y + 16}">{escape(name)}</text>'
+            f'<rect x="{x:.1f}" y="{y + 4}" width="{length:.1f}" height="16" rx="2" fill="{color}"/>'
+            f'<text x="{x + length + 6:.1f}" y="{y + 16}">{_duration(end - begin)}</text>'
         )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'font-family="sans-serif" font-size="13" fill="#222">'
         f'<rect width="100%" height="100%" fill="#fff"/>{"".join(rows)}</svg>'
+    )
+
+
+def launch(spans: Sequence[Span]) -> str:
+    """How a cluster came up, as Markdown: the critical path in words, a picture, and a table.
+
+    Of many workers, those whose spans were over last.
+    """
+    last: dict[str, float] = {}
+    for span in spans:
+        if span.role == "worker":
+            last[span.of] = max(last.get(span.of, 0.0), span.end.timestamp())
+    shown = sorted(last, key=lambda one: -last[one])[:_MOST_WORKERS]
+    some = [span for span in spans if span.role != "worker" or span.of in shown or span.critical]
+    rows = rows_of(some)
+    table = [
+        f"| {_plain(row['what'])} | {_plain(row['of'])} | {row['from']} | {row['to']} | {row['seconds']} "
+        f"| {row['critical']} |"
+        for row in rows
+    ]
+    more = len(last) - len(shown)
+    return "\n".join(
+        [
+            f"The rest waited for: {_plain(critical_words(spans))}.",
+            "",
+            f"![how it came up]({as_data_uri(launch_picture(some))})",
+            "",
+            "| what | of | from second | to second | took | critical |",
+            "|---|---|---:|---:|---:|---|",
+            *table,
+            *(["", f"And {more} workers more, which were there before these."] if more > 0 else []),
+        ]
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from prefect_coiled.records import ClusterRecord, Removal
+from prefect_coiled.records import ClusterRecord, Record, Removal
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class Event:
         of: Workers that there are.
         resources: What the cluster consists of, a row each.
         cost: What it cost, as text.
+        spans: How it came up; see `events.spans`.
         at: When it was over, UTC.
         number: The number of the AWS account, where it is known.
         source: The stream that is of one cluster, where it was told on one.
@@ -60,6 +61,7 @@ class Event:
     resources: tuple[dict[str, str], ...] = ()
     removal: Removal | None = None
     cost: str = ""
+    spans: tuple[Record, ...] = ()
     number: str = ""
     source: Stream | None = field(default=None, compare=False, repr=False)
     at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))

@@ -262,6 +262,8 @@ def _table() -> dict[str, Action]:
         Grant("ssm:GetParameter", f"{_PARAMETERS}/*"),
         Grant("ssm:GetParameter", _PUBLIC_PARAMETERS),
     )
+    # Without it each is read by itself.
+    add("ongoing", "safe", "ssm:GetParameters", Grant("ssm:GetParameters", f"{_PARAMETERS}/*"))
     # The account's path itself and what is below it, but no path that begins like it.
     add(
         "ongoing",

@@ -5,7 +5,7 @@ Pure: the calls are in `tasks.launch`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from prefect_coiled.errors import (
     AccessDeniedError,
@@ -81,6 +81,33 @@ def _type_denied(error: AwsError) -> bool:
     https://docs.aws.amazon.com/organizations/latest/userguide/orgs_manage_policies_scps_examples_ec2.html
     """
     return isinstance(error, AccessDeniedError) and bool(error.denied_by) and ":instance/" in error.resource
+
+
+# Seconds for which a type that AWS did not have in a zone is asked for after all others.
+MISSING_S = 180.0
+
+
+class Missing:
+    """What AWS did not have a moment ago, by the AWS account and region, type, zone and market.
+
+    Capacity comes and goes by the minute: what was missing is not left out, but comes last. So a cluster that
+    comes up after another one, or grows, does not ask its way through the same refusals.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str, Attempt], float] = {}
+
+    def note(self, place: str, attempt: Attempt, now: float) -> None:
+        """AWS had none, or fewer than were asked for."""
+        self._since[place, attempt] = now
+
+    def forget(self, place: str, attempt: Attempt) -> None:
+        """AWS had as many as were asked for."""
+        self._since.pop((place, attempt), None)
+
+    def last(self, place: str, attempts: Iterable[Attempt], now: float) -> list[Attempt]:
+        """The attempts in their order, but those last that were missing."""
+        return sorted(attempts, key=lambda a: now - self._since.get((place, a), -MISSING_S - now) < MISSING_S)
 
 
 class Tally:

@@ -116,6 +116,7 @@ def _bake(session: Session, spec: ClusterSpec, account: AccountRecord) -> BakedI
     own = steps.check_own_network(aws, spec)
     vpc_id, zones = vpc_and_zones(spec, account, own)
     groups = steps.ensure_security_groups(aws, spec, vpc_id)
+    steps.open_security_groups(aws, spec, groups)
     bare = steps.find_image(aws, spec.architecture)
     template = image_steps.ensure_builder_template(aws, spec, bare, account.account, delivery.place)
     events.step("builder", "launching")
@@ -127,8 +128,8 @@ def _bake(session: Session, spec: ClusterSpec, account: AccountRecord) -> BakedI
         account.network,
         count=1,
         least=1,
-        template_id=template,
-        group_ids=groups["worker"],
+        by=template,
+        group_ids=groups.of("worker"),
         first_zone=own.worker_zone if own else None,
         dedicated=own is not None and own.dedicated,
     )

@@ -1,33 +1,45 @@
 """Create a cluster: everything that costs nothing first and side by side, then the machines together.
 
-    own network fit? disk key usable? ─▶ claim name ─▶ set up account ─┬▶ security groups ─┐
-                                  ├▶ images ──────────┼▶ template ─▶ scheduler ─▶ template ─▶ all workers
-                                  ├▶ wheels ──────────┤
-                                  └▶ TLS keys ────────┘                 └▶ its address
+    own network fit? disk key usable? ─▶ claim name ─▶ set up account, or what is known of it
+         ─┬▶ security groups ──┐
+          ├▶ images ───────────┤
+          ├▶ wheels ───────────┼▶ scheduler ─┬▶ all workers ─▶ templates to replace them
+          ├▶ TLS keys ─────────┤             ├▶ template to add some
+          └▶ is it still so? ──┘             └▶ its address
 
-The workers' template needs the scheduler's private address, which the reply of its launch already holds, so
-they boot in parallel with it. While all of them boot, the templates are made by which the scheduler replaces
-workers (`plan.kept`). Whatever fails, everything that was made is removed before the error is raised.
-The name is claimed before anything else: from then on, a sweep takes the cluster for one that is starting,
-and leaves it the NAT gateway.
+The workers are told the scheduler's private address, which the reply of its launch already holds, so they
+boot in parallel with it. What a first launch saw of the account is kept (`aws.known`): a later one begins
+with that, and has it confirmed before it launches. While the machines boot, the rest is made: the firewall's
+rules, clients' keys, and the launch templates by which workers are added and replaced (`plan.kept`). Whatever
+fails, everything that was made is removed before the error is raised. The name is claimed before anything
+else: from then on, a sweep takes the cluster for one that is starting, and leaves it the NAT gateway.
 """
 
 from __future__ import annotations
 
 import logging
 from functools import partial
+from typing import Any
 
 from prefect import flow
+from prefect.futures import PrefectFuture
 
 from prefect_coiled import events
 from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AwsError, PrefectCoiledError, ProvisionError
+from prefect_coiled.errors import (
+    AwsError,
+    InvalidRequestError,
+    NotFoundError,
+    PrefectCoiledError,
+    ProvisionError,
+)
 from prefect_coiled.events import Watch
 from prefect_coiled.events.story import resource_rows
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.kept import MOST_WAYS, Way, ways
+from prefect_coiled.plan.known import Known
 from prefect_coiled.plan.machine_policies import bucket_name
 from prefect_coiled.plan.network import blocked_words
 from prefect_coiled.provision.removal import remove_cluster
@@ -44,6 +56,7 @@ from prefect_coiled.records import (
 )
 from prefect_coiled.subscribers.story import storied
 from prefect_coiled.tasks import cluster as steps
+from prefect_coiled.tasks import known as knowing
 from prefect_coiled.tasks.environment import deliver, prepare
 from prefect_coiled.tasks.images import choose_image
 from prefect_coiled.tasks.kept import ensure_kept_templates
@@ -51,6 +64,9 @@ from prefect_coiled.tasks.launch import launch
 from prefect_coiled.tasks.steps import Session, settle, tagged
 
 logger = logging.getLogger(__name__)
+
+# Seconds for which a cluster is sure to have the name that it was seen to have.
+_SURE = 5.0
 
 
 @flow(name="provision cluster", flow_run_name="provision {spec.name}", persist_result=False)
@@ -75,18 +91,19 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
         try:
             steps.check_sizes(spec)
             own = steps.check_own_network(session.aws, spec)
+            known = knowing.begin(session, spec)
             steps.check_disk_key(session, spec)
             if session.locked is None and spec.installs:
                 session.locked = prepare(spec)
             steps.claim_name(session.aws, spec)
             watch = Watch()
             try:
-                account = account_of(session, spec)
-                _check_zone(spec, account)
-                record, resources = _launch(session, spec, account, own)
-            except BaseException:
+                record, resources = _bring_up(session, spec, known, own)
+            except BaseException as error:
                 # Also on Ctrl-C and cancellation: the machines are asked to end before anything else.
                 removal = give_back(session, spec)
+                if known is not None and isinstance(error, (AwsError, ProvisionError)):
+                    knowing.forget(session.aws.without_stop())
                 raise
             text = f"launched {spec.name} with {len(record.workers)} workers"
             tell("create_cluster", text, seconds=watch.seconds, record=record, resources=resources)
@@ -94,6 +111,33 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
         except BaseException as error:
             tell("failed", error=error, removal=removal)
             raise
+
+
+def _bring_up(
+    session: Session, spec: ClusterSpec, known: Known | None, own: OwnNetwork | None
+) -> tuple[ClusterRecord, tuple[dict[str, str], ...]]:
+    """Launch by what is known; where that turns out not to be so any more, look, and launch by that."""
+    before = len(session.launched)
+    if known is not None:
+        try:
+            return _launch(session, spec, known.account, own, known)
+        except (_StaleError, NotFoundError, InvalidRequestError) as error:
+            if len(session.launched) > before:
+                raise
+            events.step("network", f"looked at again: {error.diagnosis.why}")
+            knowing.look_anew(session, spec)
+            steps.check_disk_key(session, spec)
+    account = account_of(session, spec)
+    _check_zone(spec, account)
+    return _launch(session, spec, account, own)
+
+
+class _StaleError(ProvisionError):
+    """What is known of an account does not hold any more."""
+
+    def __init__(self, spec: ClusterSpec) -> None:
+        what = f"launching cluster {spec.name!r} by what is known of account {spec.account}"
+        super().__init__(what, "somebody has changed it, or is about to", "Run it again.")
 
 
 def give_back(session: Session, spec: ClusterSpec) -> Removal | None:
@@ -168,13 +212,26 @@ def vpc_and_zones(
 
 
 def _launch(
-    session: Session, spec: ClusterSpec, account: AccountRecord, own: OwnNetwork | None
+    session: Session,
+    spec: ClusterSpec,
+    account: AccountRecord,
+    own: OwnNetwork | None,
+    known: Known | None = None,
 ) -> tuple[ClusterRecord, tuple[dict[str, str], ...]]:
-    """Launch the machines; gives the cluster, and what it consists of."""
+    """Launch the machines; gives the cluster, and what it consists of.
+
+    Args:
+        known: By what `account` is known, where nobody has looked at it for this launch.
+
+    Raises:
+        _StaleError: That does not hold any more; nothing was launched.
+    """
     aws = session.aws
     network = account.network
     vpc_id, zones = vpc_and_zones(spec, account, own)
     groups_future = steps.ensure_security_groups.submit(aws, spec, vpc_id)
+    confirmed = knowing.confirm.submit(session, spec, known) if known is not None else None
+    since = Watch()
     # With a GPU, the workers have an image of their own.
     roles: tuple[Role, ...] = ("scheduler", "worker") if spec.gpu else ("scheduler",)
     files = bucket_name(aws.account, account.aws_account_id, aws.region)
@@ -182,7 +239,8 @@ def _launch(
     keys_future = steps.make_keys.submit(session, spec)
     wheels_future = deliver.submit(session, account.aws_account_id) if spec.installs else None
     events.step("image", "looking")
-    settle([groups_future, *image_futures, keys_future, *([wheels_future] if wheels_future else [])])
+    optional = [future for future in (confirmed, wheels_future) if future is not None]
+    settle([groups_future, *image_futures, keys_future, *optional])
     groups = groups_future.result()
     found = [future.result() for future in image_futures]
     (image, _), (worker_image, _) = found[0], found[-1]
@@ -192,71 +250,73 @@ def _launch(
         delivery = wheels_future.result()
         place = delivery.place
         events.step("environment", str(delivery))
+    if confirmed is not None and not confirmed.result():
+        raise _StaleError(spec)
 
-    events.step("instances", "launching")
-    steps.check_held(aws, spec)
-    templates: dict[Role, str] = {}
-    possible = _ways(spec, network, zones["worker"], own.worker_zone if own else None)
-    templates["scheduler"] = steps.ensure_launch_template(
-        aws,
-        spec,
-        "scheduler",
-        image,
-        account.account,
-        environment=place,
-        ways=min(len(possible), MOST_WAYS),
-    )
-    (scheduler,) = launch(
-        session,
-        spec,
-        "scheduler",
-        zones["scheduler"],
-        network,
-        count=1,
-        first_zone=own.scheduler_zone if own else None,
-        dedicated=own is not None and own.dedicated,
-        least=1,
-        template_id=templates["scheduler"],
-        group_ids=groups["scheduler"],
-    )
-    if not scheduler.private_ip:  # where it was found in a list, and not by a reply
-        scheduler = steps.wait_for_address(aws, scheduler, False)
-    address = steps.wait_for_address.submit(aws, scheduler, spec.use_public_ip)
-    templates["worker"] = steps.ensure_launch_template(
-        aws, spec, "worker", worker_image, account.account, scheduler.private_ip, place
-    )
-    workers: list[InstanceRecord] = []
-    if spec.n_workers:
-        workers = launch(
+    # What no machine waits for is made while they boot. Whatever fails, nothing is made any more when the
+    # cluster is removed.
+    beside: list[PrefectFuture[Any]] = [steps.open_security_groups.submit(aws, spec, groups)]
+    try:
+        events.step("instances", "launching")
+        if confirmed is None or since.seconds > _SURE:
+            steps.check_held(aws, spec)
+        possible = _ways(spec, network, zones["worker"], own.worker_zone if own else None)
+        data = steps.launch_data(
+            spec, "scheduler", image, account.account, environment=place, ways=min(len(possible), MOST_WAYS)
+        )
+        dedicated = own is not None and own.dedicated
+        (scheduler,) = launch(
             session,
             spec,
-            "worker",
-            zones["worker"],
+            "scheduler",
+            zones["scheduler"],
             network,
-            count=spec.n_workers,
-            least=spec.min_workers,
-            template_id=templates["worker"],
-            group_ids=groups["worker"],
-            first_zone=own.worker_zone if own else scheduler.zone,
-            dedicated=own is not None and own.dedicated,
+            count=1,
+            first_zone=own.scheduler_zone if own else None,
+            dedicated=dedicated,
+            least=1,
+            by=data,
+            group_ids=groups.of("scheduler"),
         )
-    possible = _ways(spec, network, zones["worker"], own.worker_zone if own else scheduler.zone)
-    kept = ensure_kept_templates.submit(
-        aws,
-        spec,
-        ways(possible, workers),
-        scheduler,
-        worker_image,
-        account.account,
-        group_ids=groups["worker"],
-        environment=place,
-    )
-    ids = [i.instance_id for i in (scheduler, *workers)]
-    events.step("instances", f"{len(ids)} launched")
-    # Each machine makes its own: AWS takes 50 an account and second, and machines come up one by one.
-    events.step("log streams", f"{len(ids)} in {account.log_group}, each made by its machine")
-    kept.wait()  # whatever fails, nothing is made any more when it is removed
-    settle([address])
+        if not scheduler.private_ip:  # where it was found in a list, and not by a reply
+            scheduler = steps.wait_for_address(aws, scheduler, False)
+        address = steps.wait_for_address.submit(aws, scheduler, spec.use_public_ip)
+        host = scheduler.private_ip
+        data = steps.launch_data(spec, "worker", worker_image, account.account, host, place)
+        template = steps.ensure_launch_template.submit(aws, spec, "worker", data, host)
+        beside += [address, template]
+        if known is None or known.images != session.images:
+            beside.append(knowing.note.submit(session, spec, account))
+        workers: list[InstanceRecord] = []
+        if spec.n_workers:
+            workers = launch(
+                session,
+                spec,
+                "worker",
+                zones["worker"],
+                network,
+                count=spec.n_workers,
+                least=spec.min_workers,
+                by=data,
+                group_ids=groups.of("worker"),
+                first_zone=own.worker_zone if own else scheduler.zone,
+                dedicated=dedicated,
+            )
+        possible = _ways(spec, network, zones["worker"], own.worker_zone if own else scheduler.zone)
+        # Last: SSM takes three writes a second of an AWS account.
+        beside.append(steps.keep_client_keys.submit(session, spec))
+        kept = ensure_kept_templates.submit(
+            aws, spec, ways(possible, workers), scheduler, data, group_ids=groups.of("worker")
+        )
+        ids = [i.instance_id for i in (scheduler, *workers)]
+        events.step("instances", f"{len(ids)} launched")
+        # Each machine makes its own: AWS takes 50 an account and second, and machines come up one by one.
+        events.step("log streams", f"{len(ids)} in {account.log_group}, each made by its machine")
+        kept.wait()
+    finally:
+        for future in beside:
+            future.wait()
+    settle(beside)
     scheduler = address.result()
     try:
         settle([kept])
@@ -266,8 +326,8 @@ def _launch(
         spec,
         account,
         image_ids={"scheduler": image.image_id, "worker": worker_image.image_id},
-        groups=groups,
-        templates=templates,
+        groups={"scheduler": groups.of("scheduler"), "worker": groups.of("worker")},
+        templates={"worker": template.result()},
         machines=(scheduler, *workers),
     )
     return _record(spec, scheduler, workers, account.log_group), tuple(rows)
@@ -302,9 +362,11 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
         aws = session.aws
         steps.check_held(aws, spec)
         own = steps.check_own_network(aws, spec)
-        account = account_of(session, spec)
+        known = knowing.look_anew(session, spec) if own is None else None
+        account = known.account if known and known.serves(spec) else account_of(session, spec)
         vpc_id, zones = vpc_and_zones(spec, account, own)
-        groups = steps.ensure_security_groups(aws, spec, vpc_id, make=False)
+        groups = steps.find_security_groups(aws, spec, vpc_id)
+        steps.open_security_groups(aws, spec, groups)
         template = steps.find_launch_template(aws, spec, "worker")
         made = launch(
             session,
@@ -314,8 +376,8 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
             account.network,
             count=count,
             least=1,
-            template_id=template,
-            group_ids=groups["worker"],
+            by=template,
+            group_ids=groups.of("worker"),
             first_zone=own.worker_zone if own else record.scheduler.zone,
             dedicated=own is not None and own.dedicated,
             batch=batch,

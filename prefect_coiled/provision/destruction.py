@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from prefect import flow
 
-from prefect_coiled.aws import parameters
-from prefect_coiled.aws.leases import lease
+from prefect_coiled.aws.known import changing
 from prefect_coiled.plan.changes import Plan
 from prefect_coiled.plan.prices import priced
 from prefect_coiled.provision.planning import destruction_of, refuse_while_clusters_live
@@ -41,7 +40,7 @@ def destroy_account(account: str, region: str, plan: Plan | None = None) -> Remo
     with session_for(account, region) as session:
         aws = session.aws
         refuse_while_clusters_live(aws, steps.look_around(aws)[0])
-        with lease(aws, parameters.set_up_lease(account)):
+        with changing(aws):
             there, unseen = steps.look_around(aws)
             refuse_while_clusters_live(aws, there)  # one may have started while the lease was waited for
             now = destruction_of(aws, there)

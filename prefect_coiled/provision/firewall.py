@@ -65,7 +65,8 @@ def change_ingress(
         # What is written down first: workers that are added later see to the same rules.
         steps.write_plan(aws, changed)
         try:
-            steps.ensure_security_groups(aws, changed, str(groups[0]["VpcId"]), make=False)
+            found = steps.find_security_groups(aws, changed, str(groups[0]["VpcId"]))
+            steps.open_security_groups(aws, changed, found)
         finally:
             steps.forget_plan(aws, changed)
         aws.tell("change_ingress", f"changed who may reach {name}", cluster=name, uid=spec.uid)

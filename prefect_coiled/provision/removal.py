@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect_coiled.aws import instances, parameters
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS, find, find_what_shows, of_changes
-from prefect_coiled.aws.leases import lease
+from prefect_coiled.aws.known import changing
 from prefect_coiled.aws.waits import AWS_FAILS, TERMINATED, persistently
 from prefect_coiled.errors import AccessDeniedError, AwsError, CredentialsError, PrefectCoiledError
 from prefect_coiled.events import Watch
@@ -391,7 +391,7 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
             def known(why: str) -> dict[str, str]:
                 return {**total.left, **(said(plan).left if begun else undone(plan, why))}
 
-            with leaving(known), lease(aws, parameters.set_up_lease(account)):
+            with leaving(known), changing(aws):
                 there, unseen = steps.look_around(aws)
                 # One that began before it has its name, and keeps what it uses.
                 plan = plan.within(sweep_of(aws, there, release_nat))

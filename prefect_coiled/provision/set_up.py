@@ -14,8 +14,7 @@ from prefect_coiled import events
 from prefect_coiled.aws.boundary import unbound
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS
-from prefect_coiled.aws.leases import lease
-from prefect_coiled.aws.parameters import set_up_lease
+from prefect_coiled.aws.known import changing
 from prefect_coiled.aws.subnets import ClosedZoneError
 from prefect_coiled.errors import AccessDeniedError, PrefectCoiledError, sentences
 from prefect_coiled.options import Egress, RegistryKind
@@ -104,7 +103,7 @@ def _brought(
             events.step(name, "there")
         return want, there
     events.step(told[0], "creating")
-    with lease(aws, set_up_lease(aws.account)):
+    with changing(aws):
         # What was seen before is gone by now, if it was waited for who destroys the account.
         there = look(aws, asked_of(want), ours=True)
         wide = widened(want, there, registry)

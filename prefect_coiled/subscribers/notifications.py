@@ -84,6 +84,8 @@ class Notifications:
             return
         data: dict[str, Any] = {"region": event.region, "cluster": event.cluster, "uid": event.uid}
         data |= {"InstanceIds": list(event.ids), **_ids(event.reply)}
+        if event.spans:
+            data["spans"] = [span.model_dump(mode="json", exclude_defaults=True) for span in event.spans]
         if error is not None:
             data["error"] = " ".join(str(error).split())
         row = Notification(

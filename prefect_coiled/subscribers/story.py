@@ -21,6 +21,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect_coiled.events import Event, hearing, here
 from prefect_coiled.events import story as texts
 from prefect_coiled.events.links import log_group_url
+from prefect_coiled.events.spans import Span
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.records import ClusterRecord
 from prefect_coiled.subscribers.artifacts import Artifacts, Told
@@ -126,6 +127,10 @@ class Story:
         if self._failed:
             return  # there was no life to sum up
         name, phases = record.name, self._line.phases
+        spans = [span for span in event.spans if isinstance(span, Span)]
+        if spans:
+            what = f"How cluster **{name}** came up, and what it waited for"
+            self._put("launch", "markdown", texts.launch(spans), what, launch=True)
         text = texts.summary(
             self.spec, record, phases, joined=self._joined, cost=event.cost, removal=event.removal
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Callable
 from datetime import datetime, timezone
+from typing import Any
 
 from prefect_coiled import events
 from prefect_coiled.aws import (
@@ -19,7 +21,7 @@ from prefect_coiled.aws import (
 from prefect_coiled.aws.disk_key import find_disk_key
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.foresight import may_use_key
-from prefect_coiled.aws.waits import PUBLIC_ADDRESS, wait_for
+from prefect_coiled.aws.waits import PUBLIC_ADDRESS, VISIBLE_SOON, wait_for
 from prefect_coiled.errors import (
     AccessDeniedError,
     NameTakenError,
@@ -35,7 +37,7 @@ from prefect_coiled.plan.kinds import Scope
 from prefect_coiled.plan.node_config import ClientSecrets, NodeSecrets
 from prefect_coiled.plan.policies import key_statements
 from prefect_coiled.plan.user_data import Place, token_parameter, user_data
-from prefect_coiled.records import InstanceRecord, MachineImage, OwnNetwork, Role
+from prefect_coiled.records import InstanceRecord, MachineImage, OwnNetwork, Record, Role
 from prefect_coiled.tasks.steps import Session, step
 
 
@@ -105,12 +107,17 @@ def check_held(aws: Aws, spec: ClusterSpec) -> None:
     """
     holder = read_holder(aws, spec.name)
     if holder != spec.uid:
-        whose = "nobody's" if holder is None else "another cluster's"
-        raise NameTakenError(
-            f"launching machines of cluster {spec.name!r}",
-            f"it was removed meanwhile, and the name is {whose} by now",
-            "Make a new cluster.",
-        )
+        raise not_held(spec, holder)
+
+
+def not_held(spec: ClusterSpec, holder: str | None) -> NameTakenError:
+    """The error of a cluster that does not have its name any more."""
+    whose = "nobody's" if holder is None else "another cluster's"
+    return NameTakenError(
+        f"launching machines of cluster {spec.name!r}",
+        f"it was removed meanwhile, and the name is {whose} by now",
+        "Make a new cluster.",
+    )
 
 
 @step("own network")
@@ -140,10 +147,12 @@ def check_disk_key(session: Session, spec: ClusterSpec) -> None:
             the credentials do not permit its use. EC2 would start each machine and end it at once.
     """
     aws = session.aws
-    key = find_disk_key(aws)
+    if session.disk_key is None:
+        session.disk_key = find_disk_key(aws)
+    key = session.disk_key
     if not key:
         return
-    may = may_use_key(aws, caller.find_caller(aws), key, session.role_arn)
+    may = may_use_key(aws, caller.known_caller(aws), key, session.role_arn)
     events.step("disk key", key if may else f"{key}; whether it may be used cannot be told beforehand")
     if may is not False:
         return
@@ -161,47 +170,79 @@ def check_disk_key(session: Session, spec: ClusterSpec) -> None:
     )
 
 
-@step("security groups", "security groups of {spec.name}")
-def ensure_security_groups(
-    aws: Aws, spec: ClusterSpec, vpc_id: str, *, make: bool = True
-) -> dict[Role, list[str]]:
-    """The two groups; returns which of them a machine of each role gets.
+class Groups(Record):
+    """The two security groups of a cluster.
 
-    Args:
-        make: Whether they are made where they are not there.
+    Attributes:
+        inside: The id of that in which all machines are.
+        clients: The id of that of the scheduler.
+        there: The `IpPermissions` that each of the cluster's own has, by its id.
+    """
+
+    inside: str
+    clients: str
+    there: dict[str, list[dict[str, Any]]] = {}
+
+    def of(self, role: Role) -> list[str]:
+        """The groups of a machine of that role."""
+        return [self.clients, self.inside] if role == "scheduler" else [self.inside]
+
+
+@step("security groups", "security groups of {spec.name}")
+def ensure_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> Groups:
+    """Make the two groups, which let nobody in until `open_security_groups`; or find them."""
+
+    def ensure(which: str, labels: dict[str, str]) -> tuple[str, list[dict[str, Any]]]:
+        who = "clients to the scheduler" if which == "scheduler" else "its machines among themselves"
+        name, description = planning.group_name(spec, which), f"Dask cluster {spec.name}: {who}"
+        return security_groups.ensure_security_group(aws, name, description, vpc_id, labels)
+
+    return _groups(spec, ensure)
+
+
+@step("find security groups", "find security groups of {spec.name}")
+def find_security_groups(aws: Aws, spec: ClusterSpec, vpc_id: str) -> Groups:
+    """The two groups of a cluster that runs.
 
     Raises:
-        ProvisionError: They are not there and are not to be made, so the cluster is being removed.
+        ProvisionError: They are not there, so the cluster is being removed.
     """
+
+    def find(which: str, labels: dict[str, str]) -> tuple[str, list[dict[str, Any]]]:
+        return security_groups.find_security_group(aws, planning.group_name(spec, which), vpc_id, labels)
+
+    return _groups(spec, find)
+
+
+@step("firewall rules", "firewall rules of {spec.name}")
+def open_security_groups(aws: Aws, spec: ClusterSpec, groups: Groups) -> None:
+    """Let in what the plan says, and no more. Groups of the user's own stay as they are."""
+    rules = {
+        groups.inside: ("cluster", planning.cluster_permissions()),
+        groups.clients: ("scheduler", planning.scheduler_permissions(spec.ingress, ssh=spec.ssh)),
+    }
+
+    def open_(group_id: str) -> None:
+        which, wanted = rules[group_id]
+        name = planning.group_name(spec, which)
+        security_groups.change_rules(aws, name, group_id, groups.there[group_id], wanted)
+
+    side_by_side(open_, list(groups.there))
+
+
+def _groups(
+    spec: ClusterSpec, get: Callable[[str, dict[str, str]], tuple[str, list[dict[str, Any]]]]
+) -> Groups:
     own = spec.network
-
-    def inside() -> str:
-        return security_groups.ensure_security_group(
-            aws,
-            planning.group_name(spec, "cluster"),
-            f"Dask cluster {spec.name}: its machines among themselves",
-            vpc_id,
-            planning.cluster_tags(spec, name=f"coiled-{spec.name}-cluster"),
-            planning.cluster_permissions(),
-            make=make,
-        )
-
-    def clients() -> str:
-        return security_groups.ensure_security_group(
-            aws,
-            planning.group_name(spec, "scheduler"),
-            f"Dask cluster {spec.name}: clients to the scheduler",
-            vpc_id,
-            planning.cluster_tags(spec, "scheduler"),
-            planning.scheduler_permissions(spec.ingress, ssh=spec.ssh),
-            make=make,
-        )
-
-    given = (own.firewall_id, own.scheduler_firewall_id) if own is not None else ("", "")
-    # EC2 knows a new group after a moment, which both wait for together.
-    pairs = zip(given, (inside, clients), strict=True)
-    among, entry = side_by_side(lambda pair: pair[0] or pair[1](), pairs)
-    return {"scheduler": [entry, among], "worker": [among]}
+    given = {"cluster": own.firewall_id, "scheduler": own.scheduler_firewall_id} if own is not None else {}
+    labels = {
+        "cluster": planning.cluster_tags(spec, name=f"coiled-{spec.name}-cluster"),
+        "scheduler": planning.cluster_tags(spec, "scheduler"),
+    }
+    lacking = [which for which in labels if not given.get(which)]
+    found = dict(zip(lacking, side_by_side(lambda which: get(which, labels[which]), lacking), strict=True))
+    ids = {which: given.get(which) or found[which][0] for which in labels}
+    return Groups(inside=ids["cluster"], clients=ids["scheduler"], there=dict(found.values()))
 
 
 @step("image", "image {architecture}")
@@ -214,8 +255,8 @@ def find_image(aws: Aws, architecture: str) -> MachineImage:
 def make_keys(session: Session, spec: ClusterSpec) -> None:
     """A CA for this cluster alone, and a certificate for each role, into SSM as SecureStrings.
 
-    The CA's key is dropped at once. What a client needs stays in the session, and in SSM for clients that
-    attach later; machines may read their own role's parameter only.
+    The CA's key is dropped at once. What a client needs stays in the session; machines may read their own
+    role's parameter only.
     """
     lifetime = WEEK_S + (spec.scheduler_node.cluster_timeout or 0.0)
     made = ClusterCertificates.make(spec.name, datetime.now(timezone.utc), lifetime)
@@ -225,6 +266,7 @@ def make_keys(session: Session, spec: ClusterSpec) -> None:
         "dask_config": dict(session.dask_config),
         "host_setup_script": session.host_setup_script,
     }
+    labels = planning.cluster_tags(spec)
     values = {
         spec.scheduler_node.secrets_parameter: NodeSecrets(
             ca=made.ca, cert=made.scheduler.cert, key=made.scheduler.key, dashboard_token=token, **shared
@@ -234,12 +276,18 @@ def make_keys(session: Session, spec: ClusterSpec) -> None:
         ).encode(),
     }
     client = ClientSecrets(ca=made.ca, cert=made.client.cert, key=made.client.key, dashboard_token=token)
-    values[client_parameter(spec)] = client.encode()
     if spec.container is not None and spec.container.login == "token":
         values[token_parameter(spec.worker_node)] = _registry_token(session, spec)
-    for name, value in values.items():
-        parameters.put_secret(session.aws, name, value, planning.cluster_tags(spec))
+    side_by_side(lambda name: parameters.put_secret(session.aws, name, values[name], labels), list(values))
     session.client_secrets = client
+
+
+@step("TLS keys of clients")
+def keep_client_keys(session: Session, spec: ClusterSpec) -> None:
+    """What a client that attaches later needs, into SSM. No machine waits for it, nor may read it."""
+    assert session.client_secrets is not None
+    value, labels = session.client_secrets.encode(), planning.cluster_tags(spec)
+    parameters.put_secret(session.aws, client_parameter(spec), value, labels)
 
 
 def client_parameter(spec: ClusterSpec) -> str:
@@ -257,9 +305,7 @@ def _registry_token(session: Session, spec: ClusterSpec) -> str:
     return session.registry_token.get_secret_value()
 
 
-@step("launch template", "launch template {role}")
-def ensure_launch_template(
-    aws: Aws,
+def launch_data(
     spec: ClusterSpec,
     role: Role,
     image: MachineImage,
@@ -267,17 +313,25 @@ def ensure_launch_template(
     scheduler_host: str = "",
     environment: Place | None = None,
     ways: int = MOST_WAYS,
-) -> str:
-    """The launch template of a role; that of the workers names the scheduler's address.
+) -> dict[str, Any]:
+    """What a launch says of the machines of a role; that of workers names the scheduler's address.
 
     Args:
         ways: By how many templates a scheduler may launch workers.
     """
     script = role_user_data(spec, role, scheduler_host, environment, ways)
-    data = planning.launch_template(spec, role, image=image, profile=profile, user_data=script)
+    return planning.launch_template(spec, role, image=image, profile=profile, user_data=script)
+
+
+@step("launch template", "launch template {role}")
+def ensure_launch_template(
+    aws: Aws, spec: ClusterSpec, role: Role, data: dict[str, Any], scheduler_host: str = ""
+) -> str:
+    """The launch template of a role, for launches to come: nobody waits for EC2 to know it."""
     name = planning.template_name(spec, role)
     token = planning.client_token(spec.uid, "template", role, scheduler_host)
-    return launch_templates.ensure_launch_template(aws, name, data, planning.cluster_tags(spec, role), token)
+    labels = planning.cluster_tags(spec, role)
+    return launch_templates.ensure_launch_template(aws, name, data, labels, token, wait=False)
 
 
 @step("find launch template", "find launch template {role}")
@@ -335,7 +389,7 @@ def role_user_data(
 
 @step("scheduler address")
 def wait_for_address(aws: Aws, scheduler: InstanceRecord, public: bool) -> InstanceRecord:
-    """Wait until the scheduler runs and its addresses are known, the public one if it has one.
+    """Wait until the scheduler's addresses are known, the public one if it has one; it may be pending still.
 
     Raises:
         ProvisionError: If the machine ended before.
@@ -343,9 +397,9 @@ def wait_for_address(aws: Aws, scheduler: InstanceRecord, public: bool) -> Insta
 
     def ready() -> InstanceRecord | None:
         found = instances.find_by_id(aws, scheduler.instance_id)
-        if found is None or found.state == "pending":
+        if found is None:
             return None
-        if found.state != "running":
+        if found.state not in ("pending", "running"):
             raise ProvisionError(
                 f"starting the scheduler ({scheduler.instance_id})",
                 f"the machine is {found.state}: {found.state_reason.rstrip('. ')}.",
@@ -356,4 +410,4 @@ def wait_for_address(aws: Aws, scheduler: InstanceRecord, public: bool) -> Insta
         return found if found.private_ip and (found.public_ip or not public) else None
 
     what = f"waiting for the address of the scheduler ({scheduler.instance_id})"
-    return wait_for(aws, what, ready, timeout=PUBLIC_ADDRESS)
+    return wait_for(aws, what, ready, timeout=PUBLIC_ADDRESS, interval=2.0, first=VISIBLE_SOON)

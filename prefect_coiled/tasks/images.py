@@ -11,6 +11,7 @@ from prefect_coiled.environment import Lock
 from prefect_coiled.errors import ProvisionError, WaitTimeoutError
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.known import image_key
 from prefect_coiled.plan.user_data import BAKED, Place, bake_data
 from prefect_coiled.records import BakedImage, InstanceRecord, MachineImage, Role
 from prefect_coiled.tasks.environment import read_lock
@@ -37,7 +38,10 @@ def choose_image(
         found = nearest(session.aws, spec.architecture, session.locked.lock, bucket_name)
         if found is not None:
             return found
-    return images.find_image(session.aws, spec.architecture, gpu=gpu), "bare" if spec.installs else ""
+    key = image_key(spec.architecture, gpu=gpu)
+    if key not in session.images:
+        session.images[key] = images.find_image(session.aws, spec.architecture, gpu=gpu)
+    return session.images[key], "bare" if spec.installs else ""
 
 
 def nearest(aws: Aws, architecture: str, lock: Lock, bucket_name: str) -> tuple[MachineImage, str] | None:

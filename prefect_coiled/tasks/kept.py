@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect_coiled.aws import launch_templates
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.kept import Way, kept_names, kept_tags, kept_template
-from prefect_coiled.plan.user_data import Place
-from prefect_coiled.records import InstanceRecord, MachineImage
-from prefect_coiled.tasks.cluster import role_user_data
+from prefect_coiled.records import InstanceRecord
 from prefect_coiled.tasks.steps import step
 
 
@@ -20,21 +20,20 @@ def ensure_kept_templates(
     spec: ClusterSpec,
     ways: tuple[Way, ...],
     scheduler: InstanceRecord,
-    image: MachineImage,
-    profile: str,
+    base: dict[str, Any],
     *,
     group_ids: list[str],
-    environment: Place | None = None,
 ) -> list[str]:
     """One launch template for each way to get workers; the machine of the scheduler alone may use them.
 
     Nobody waits for EC2 to know them: the scheduler tries again.
 
+    Args:
+        base: What the launch of workers says.
+
     Returns:
         Their ids.
     """
-    script = role_user_data(spec, "worker", scheduler.private_ip, environment)
-    base = planning.launch_template(spec, "worker", image=image, profile=profile, user_data=script)
     partition = aws.session.get_partition_for_region(aws.region)
     arn = f"arn:{partition}:ec2:{aws.region}:{aws.number}:instance/{scheduler.instance_id}"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -19,10 +19,11 @@ from prefect_coiled import events
 from prefect_coiled.aws import instances, quotas, spot_role
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.pace import Pace
-from prefect_coiled.aws.waits import CONSISTENCY, RATE_LIMIT, ROLE_USABLE, retry_while
+from prefect_coiled.aws.waits import CONSISTENCY, RATE_LIMIT, ROLE_USABLE, VISIBLE_SOON, retry_while
 from prefect_coiled.errors import (
     AwsError,
     InvalidRequestError,
+    NoCapacityError,
     NotFoundError,
     QuotaError,
     StoppedError,
@@ -33,7 +34,7 @@ from prefect_coiled.events.story import launch_name
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.aws_codes import SLOW_DOWN, SPOT_ROLE_MISSING
 from prefect_coiled.plan.cluster import Attempt, ClusterSpec
-from prefect_coiled.plan.launching import LARGEST_CALL, Tally, halves, smaller_call
+from prefect_coiled.plan.launching import LARGEST_CALL, Missing, Tally, halves, smaller_call
 from prefect_coiled.records import InstanceRecord, Network, Role
 from prefect_coiled.tasks.steps import Session, step
 
@@ -44,6 +45,8 @@ _GENERATIONS = 3
 # takes 1,000 at once, and two more each second.
 # https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html
 _AT_ONCE, _A_SECOND = 4, 2.0
+# Of this process.
+_missing = Missing()
 
 
 def _launch_name(parameters: dict[str, Any]) -> str:
@@ -60,7 +63,7 @@ def launch(
     *,
     count: int,
     least: int,
-    template_id: str,
+    by: str | Mapping[str, Any],
     group_ids: list[str],
     first_zone: str | None = None,
     dedicated: bool = False,
@@ -71,6 +74,7 @@ def launch(
     Args:
         session: Whose `launched` notes every id at once.
         zones: The zones that may be tried; with a network of the user's own, its one.
+        by: The id of a launch template, or what one would say.
         dedicated: Whether the network makes dedicated instances of all machines.
         least: With fewer than that the step fails, saying what was tried.
         batch: Distinguishes this launch from others of the cluster, such as a later scaling.
@@ -83,7 +87,9 @@ def launch(
     """
     made: list[InstanceRecord] = []
     tally = Tally(dedicated=dedicated)
-    for attempt in planning.launch_attempts(spec, role, zones, first_zone):
+    where = f"{session.aws.endpoint_url or ''} {session.aws.known_number} {spec.region}"
+    attempts = planning.launch_attempts(spec, role, zones, first_zone)
+    for attempt in _missing.last(where, attempts, time.monotonic()):
         if len(made) >= count:
             break
         place = planning.placement(spec, network, role, attempt.zone)
@@ -92,10 +98,16 @@ def launch(
             continue
         if tally.passes(attempt):
             continue
-        call = _call_of(session, spec, role, attempt, place, template_id, group_ids, batch, tally)
+        call = _call_of(session, spec, role, attempt, place, by, group_ids, batch, tally)
         try:
             _fill(session, call, count - len(made), made)
+            if len(made) < count:
+                _missing.note(where, attempt, time.monotonic())
+            else:
+                _missing.forget(where, attempt)
         except AwsError as error:
+            if isinstance(error, NoCapacityError):
+                _missing.note(where, attempt, time.monotonic())
             if not tally.note(attempt, error):
                 # A second run of this step would not know of those; what is not there was waited for.
                 error.retried = "never" if made or isinstance(error, NotFoundError) else error.retried
@@ -184,7 +196,7 @@ def _call_of(
     role: Role,
     attempt: Attempt,
     place: tuple[str, bool],
-    template_id: str,
+    by: str | Mapping[str, Any],
     group_ids: list[str],
     batch: str,
     tally: Tally,
@@ -196,7 +208,7 @@ def _call_of(
         return instances.launch_instances(
             aws,
             f"launching {size} x {attempt}",
-            template_id=template_id,
+            by=by,
             instance_type=attempt.instance_type,
             subnet_id=subnet_id,
             public_address=public,
@@ -269,7 +281,7 @@ def _surely(aws: Aws, launch: Callable[[], list[InstanceRecord]]) -> list[Instan
 
     def visible() -> list[InstanceRecord]:
         what = "waiting for EC2 to know what machines are launched with"
-        return retry_while(aws, what, attempt, NotFoundError, timeout=CONSISTENCY)
+        return retry_while(aws, what, attempt, NotFoundError, timeout=CONSISTENCY, first=VISIBLE_SOON)
 
     what = "waiting for EC2 to take another launch"
     return retry_while(aws, what, visible, UnavailableError, timeout=RATE_LIMIT, interval=5.0)

@@ -15,7 +15,7 @@ from prefect_coiled.tasks.steps import step
 @step("check credentials")
 def check_credentials(aws: Aws) -> Caller:
     """Who the credentials belong to."""
-    return caller.find_caller(aws)
+    return caller.known_caller(aws)
 
 
 @step("look at lease")

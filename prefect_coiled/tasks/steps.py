@@ -26,6 +26,7 @@ from prefect_coiled.errors import StoppedError, is_retryable
 from prefect_coiled.events import hearing, here
 from prefect_coiled.events.story import tags_of
 from prefect_coiled.plan.node_config import ClientSecrets
+from prefect_coiled.records import MachineImage
 from prefect_coiled.subscribers.notifications import Notifications
 
 P = ParamSpec("P")
@@ -56,6 +57,10 @@ class Session:
         patience: Seconds for putting into the bucket what the machines could fetch from an index themselves;
             without an end where they could not.
         launched_at: When the first machine was launched, by `time.monotonic`; None before.
+        images: Plain images that are known, by `image_key`.
+        disk_key: The customer's key that encrypts disks; None as long as nobody has looked.
+        version: The number of what is known of the account, as it was before anything was looked at; None
+            where it may not be read.
     """
 
     def __init__(
@@ -81,6 +86,9 @@ class Session:
         self.locked: Locked | None = None
         self.patience = math.inf
         self.launched_at: float | None = None
+        self.images: dict[str, MachineImage] = {}
+        self.disk_key: str | None = None
+        self.version: int | None = None
         self.lock = threading.Lock()
 
     def __reduce__(self) -> Any:
@@ -110,7 +118,8 @@ def use_session(session: Session, *, threads: bool = True) -> Iterator[Session]:
             yield session
     finally:
         _current.reset(token)
-        notifications.close()
+        if not heard:  # else by whoever hears them
+            notifications.close()
         if session.locked is not None:
             session.locked.discard()
 

@@ -39,6 +39,7 @@ call_aws: Any = botocore.client.BaseClient.__dict__[_NAME]
 FAULTS = ("killed before", "killed after", "reply lost", "failed after the effect", "denied", "slowed down")
 # Calls that change nothing which stays: who asks for them again, or is told of them, loses nothing.
 _NOTHING_STAYS = {"logs:PutLogEvents", "logs:CreateLogStream"}
+_STAY = ("/set-up", "/known")
 _READS = ("Describe", "Get", "List", "Head", "Filter", "Simulate", "Decode", "Lookup")
 
 
@@ -173,8 +174,9 @@ def what_there_is(sandbox: Sandbox) -> Counter[str]:
     endpoints = _pages(ec2, "describe_vpc_endpoints", "VpcEndpoints")
     found["endpoint"] = sum(one["State"] not in ("deleting", "deleted") for one in endpoints)
     for parameter in _pages(ssm, "describe_parameters", "Parameters"):
-        # A lease that nobody holds any more is taken over by whoever needs it next.
-        if parameter["Name"].startswith("/prefect-coiled/") and not parameter["Name"].endswith("/set-up"):
+        # A lease that nobody holds any more is taken over by whoever needs it next; what is known of an
+        # account stays as long as the account.
+        if parameter["Name"].startswith("/prefect-coiled/") and not parameter["Name"].endswith(_STAY):
             found["parameter"] += 1
     for role in _pages(iam, "list_roles", "Roles"):
         found["role"] += not role["Path"].startswith("/aws-service-role/")

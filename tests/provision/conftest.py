@@ -21,7 +21,9 @@ from prefect_coiled.environment.build import wheel_of
 from prefect_coiled.environment.modules_wheel import write_wheel
 from prefect_coiled.events import EVERYWHERE, Event
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.launching import Missing
 from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.tasks import launch as launching
 from prefect_coiled.tasks.steps import Session, use_session
 from tests.provision.laid import Lay, lay_over
 
@@ -45,8 +47,9 @@ def nothing_is_left(shared_sandbox: Sandbox) -> Iterator[None]:
 
 @pytest.fixture
 def sandbox(shared_sandbox: Sandbox, prefect_server: None) -> Iterator[Sandbox]:
-    """The shared sandbox, its faults and limits taken back at the end."""
+    """The shared sandbox; its faults and limits are taken back at the end, and what was learned of them."""
     yield shared_sandbox
+    launching._missing = Missing()
     shared_sandbox.faults([])
     shared_sandbox.set(capacity=[])
 

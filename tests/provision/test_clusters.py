@@ -50,7 +50,9 @@ Spec = Callable[..., ClusterSpec]
 
 def parameters(sandbox: Sandbox) -> list[dict[str, Any]]:
     pages = sandbox.client("ssm").get_paginator("describe_parameters").paginate()
-    return [p for page in pages for p in page["Parameters"] if p["Name"].startswith("/prefect-coiled/")]
+    names = ("/prefect-coiled/team/known",)  # what is known of the account stays with it
+    found = (p for page in pages for p in page["Parameters"] if p["Name"].startswith("/prefect-coiled/"))
+    return [p for p in found if p["Name"] not in names]
 
 
 def leftovers(sandbox: Sandbox) -> dict[str, int]:

@@ -133,7 +133,7 @@ def test_a_sweep_leaves_the_new_cluster_of_an_old_name(
     vpc = sandbox.client("ec2").describe_vpcs(Filters=ours)["Vpcs"][0]["VpcId"]
     for name in ("aaa", "nightly"):  # what a hurried close leaves
         of_old = tags.account_tags("team", cluster=name, cluster_uid="old")
-        security_groups.ensure_security_group(aws, f"old-{name}", "x", vpc, of_old, [])
+        security_groups.ensure_security_group(aws, f"old-{name}", "x", vpc, of_old)
     made: list[Any] = []
 
     def meanwhile(event: Event) -> None:
@@ -168,7 +168,7 @@ def test_a_sweep_leaves_a_cluster_that_lives_by_the_time_that_it_comes_to_it(
     late = spec(name="late", n_workers=1)
     vpc = find(aws, KINDS["vpc"])[0]["VpcId"]
     left = tags.account_tags("team", cluster="late", cluster_uid=late.uid)
-    security_groups.ensure_security_group(aws, "left", "x", vpc, left, [])
+    security_groups.ensure_security_group(aws, "left", "x", vpc, left)
     plan = plan_sweep(aws)
     assert {change.uid for change in plan.todo if change.cluster} == {late.uid}
     create_cluster(late)

@@ -71,7 +71,8 @@ def a_cluster(aws: Aws, spec: ClusterSpec, there: There, sandbox: Sandbox, roles
     steps.ensure_security_groups.fn(aws, spec, str(there["vpc"][0]["VpcId"]))
     parameters.put_secret(aws, f"{parameters.cluster_path(aws.account, spec.name, spec.uid)}key", "x", {})
     image = find_image(aws, "x86_64")
-    steps.ensure_launch_template.fn(aws, spec, "scheduler", image, aws.account)
+    data = steps.launch_data(spec, "scheduler", image, aws.account)
+    steps.ensure_launch_template.fn(aws, spec, "scheduler", data)
     for role in roles:
         labels = cluster_tags(spec, role)  # type: ignore[arg-type]
         a_machine(sandbox, image.image_id, labels)

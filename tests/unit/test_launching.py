@@ -16,7 +16,7 @@ from prefect_coiled.errors import (
 from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND, SPOT_ROLE_MISSING
 from prefect_coiled.plan.aws_errors import aws_error, denied_by, state_words
 from prefect_coiled.plan.cluster import Attempt
-from prefect_coiled.plan.launching import Tally, halves, smaller_call
+from prefect_coiled.plan.launching import MISSING_S, Missing, Tally, halves, smaller_call
 from prefect_coiled.plan.quotas import machine_quota, room, used_vcpus
 
 
@@ -208,3 +208,22 @@ def test_the_end_of_a_machine_is_told_with_what_it_means() -> None:
         "User initiated shutdown"
     )
     assert state_words("") == ""
+
+
+def test_what_was_missing_a_moment_ago_is_asked_for_last() -> None:
+    missing, place = Missing(), "123456789012 us-east-1"
+    ways = [on_demand("m6i.large"), on_demand("m5.large"), on_demand("m6i.large", "us-east-1b")]
+    missing.note(place, ways[0], 100.0)
+    assert missing.last(place, ways, 100.0 + MISSING_S - 1) == [ways[1], ways[2], ways[0]]
+    assert missing.last(place, ways, 100.0 + MISSING_S) == ways
+    assert missing.last("123456789012 eu-west-1", ways, 101.0) == ways
+    missing.note(place, ways[0], 100.0)
+    missing.forget(place, ways[0])
+    assert missing.last(place, ways, 101.0) == ways
+
+
+def test_all_that_is_missing_is_asked_for_in_its_order() -> None:
+    missing, ways = Missing(), [on_demand("m6i.large", spot=True), on_demand("m6i.large")]
+    for way in ways:
+        missing.note("x", way, 5.0)
+    assert missing.last("x", ways, 6.0) == ways

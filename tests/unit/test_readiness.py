@@ -35,7 +35,11 @@ async def test_a_scheduler_has_its_whole_time_however_long_the_way_to_its_launch
         name="c", scheduler_host="127.0.0.1", scheduler_port=1, scheduler=SimpleNamespace(instance_id="i-0")
     )
     launched: Any = SimpleNamespace(
-        record=record, address="tls://127.0.0.1:1", machines=lambda states: [], log=lambda one, tail: ""
+        record=record,
+        address="tls://127.0.0.1:1",
+        machines=lambda states: [],
+        log=lambda one, tail: "",
+        doubt=lambda: None,
     )
     with pytest.raises(ClusterStartError, match=r"did not answer within 45 s of its launch .*said: nothing"):
         await wait_until_ready(
