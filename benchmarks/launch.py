@@ -3,6 +3,7 @@
     python benchmarks/launch.py sizes [--workers 1 20 250 1000] [--profile realistic] [--json FILE]
     python benchmarks/launch.py calls [--workers 20]
     python benchmarks/launch.py ways [--workers 20]
+    python benchmarks/launch.py boots [--workers 1 5 20] [--profile realistic]
 
 `sizes`: for each size: calls by action, those that AWS throttled, seconds until all machines are launched,
 until they are listed and their logs are read, and until all are gone, and the client's peak memory. Beside
@@ -13,6 +14,9 @@ nothing.
 `calls`: the calls of a launch in an account where nothing is known yet, and of the next ones, in their
 order. Each takes a tenth of a second, so that those that wait for each other come one after the other; the
 number on the left is a call's place in the longest row of calls that came before it.
+
+`boots`: clusters whose machines boot, in an account that is known: calls and seconds until all workers are
+registered, with the load of the machine.
 
 `ways`: workers by RunInstances, a type and zone after the other, and by an instant fleet over all of them,
 where AWS has none of the first so many.
@@ -202,6 +206,41 @@ def calls(number: int) -> list[dict[str, Any]]:
     return found
 
 
+def boots(numbers: list[int], profile: str) -> list[dict[str, Any]]:
+    """Clusters whose machines boot, until all workers are registered; the first one is not counted."""
+    import prefect_coiled.sandbox.control as control
+    from prefect_coiled.cluster import Cluster
+    from prefect_coiled.sandbox import Sandbox
+
+    settings: dict[str, Any] = {} if profile == "fast" else {"profile": profile, "nat_pending": 1.0}
+    row, found = _Row(), []
+    with Sandbox(settings) as sandbox:
+        control.ensure_started = lambda: sandbox.info
+        Cluster(n_workers=0, quiet=True).close()
+        for n in numbers:
+            row.calls.clear()
+            begun = time.monotonic()
+            with Cluster(n_workers=n, wait_for_workers=True, quiet=True) as cluster:
+                seconds = time.monotonic() - begun
+                made = [name for name, _, end, _ in row.calls if end <= begun + seconds]
+                launched = max(end for name, _, end, _ in row.calls if name == "ec2:RunInstances")
+                told = {
+                    "workers": n,
+                    "calls": len(made),
+                    "in a row until the scheduler boots": min(
+                        one["place"] for one in row.rows() if one["call"] == "ec2:RunInstances"
+                    ),
+                    "seconds": round(seconds, 1),
+                    "seconds after the last launch": round(begun + seconds - launched, 1),
+                    "load": [round(one, 1) for one in os.getloadavg()],
+                    "by call": dict(Counter(made).most_common()),
+                }
+                print(told, flush=True)
+                print(f"  {cluster.name}: {len(cluster.observed)} workers", flush=True)
+            found.append(told)
+    return found
+
+
 def ways(number: int) -> list[dict[str, Any]]:
     """Workers by RunInstances, a type and zone after the other, and by one instant fleet over all of them."""
     from prefect_coiled.sandbox import Sandbox
@@ -333,7 +372,7 @@ def _tell(row: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["sizes", "calls", "ways"])
+    parser.add_argument("what", choices=["sizes", "calls", "ways", "boots"])
     parser.add_argument("--workers", type=int, nargs="+", default=None)
     parser.add_argument("--profile", default="realistic")
     parser.add_argument("--json", type=Path)
@@ -344,6 +383,8 @@ if __name__ == "__main__":
         os.environ.setdefault("PREFECT_HOME", home)
         if given.what == "calls":
             found = calls(*(given.workers or [20])[:1])
+        elif given.what == "boots":
+            found = boots(given.workers or [1, 5, 20], given.profile)
         elif given.what == "ways":
             found = ways(*(given.workers or [20])[:1])
         else:

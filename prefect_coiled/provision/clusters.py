@@ -18,6 +18,7 @@ else: from then on, a sweep takes the cluster for one that is starting, and leav
 from __future__ import annotations
 
 import logging
+import threading
 from functools import partial
 from typing import Any
 
@@ -67,6 +68,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds for which a cluster is sure to have the name that it was seen to have.
 _SURE = 5.0
+# Seconds between two looks whether a stop is asked for.
+_LOOK = 0.2
 
 
 @flow(name="provision cluster", flow_run_name="provision {spec.name}", persist_result=False)
@@ -255,7 +258,9 @@ def _launch(
 
     # What no machine waits for is made while they boot. Whatever fails, nothing is made any more when the
     # cluster is removed.
-    beside: list[PrefectFuture[Any]] = [steps.open_security_groups.submit(aws, spec, groups)]
+    failed = threading.Event()
+    door = aws.beside(stop=failed)
+    beside: list[PrefectFuture[Any]] = [steps.open_security_groups.submit(door, spec, groups)]
     try:
         events.step("instances", "launching")
         if confirmed is None or since.seconds > _SURE:
@@ -280,7 +285,7 @@ def _launch(
         )
         if not scheduler.private_ip:  # where it was found in a list, and not by a reply
             scheduler = steps.wait_for_address(aws, scheduler, False)
-        address = steps.wait_for_address.submit(aws, scheduler, spec.use_public_ip)
+        address = steps.wait_for_address.submit(door, scheduler, spec.use_public_ip)
         host = scheduler.private_ip
         data = steps.launch_data(spec, "worker", worker_image, account.account, host, place)
         template = steps.ensure_launch_template.submit(aws, spec, "worker", data, host)
@@ -313,9 +318,11 @@ def _launch(
         # Each machine makes its own: AWS takes 50 an account and second, and machines come up one by one.
         events.step("log streams", f"{len(ids)} in {account.log_group}, each made by its machine")
         kept.wait()
-    finally:
-        for future in beside:
-            future.wait()
+        _await(beside, aws.stop, failed)
+    except BaseException:
+        failed.set()
+        _await(beside, aws.stop, failed)
+        raise
     settle(beside)
     scheduler = address.result()
     try:
@@ -331,6 +338,23 @@ def _launch(
         machines=(scheduler, *workers),
     )
     return _record(spec, scheduler, workers, account.log_group), tuple(rows)
+
+
+def _await(futures: list[PrefectFuture[Any]], stop: threading.Event, failed: threading.Event) -> None:
+    """Wait until they have ended. What waits for something ends when a stop is asked for."""
+    for future in futures:
+        over = _over(future)
+        while not over.wait(_LOOK):
+            if stop.is_set():
+                failed.set()
+        future.wait()
+
+
+def _over(future: PrefectFuture[Any]) -> threading.Event:
+    """Is set once it has ended. To ask for its state is a call to Prefect's API."""
+    over = threading.Event()
+    future.add_done_callback(lambda _: over.set())
+    return over
 
 
 def _ways(

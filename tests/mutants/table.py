@@ -34,6 +34,7 @@ def _row(name: str, file: str, text: str, instead: str, *tests: str) -> Mutant:
 _CLUSTERS = "provision/test_clusters.py::test_"
 _OURS = "provision/test_ownership.py::test_"
 _KEPT = "provision/test_kept.py::test_"
+_KNOWN = "provision/test_known.py::test_"
 _LOST = "runner/test_lost_tasks.py::test_"
 
 MUTANTS = (
@@ -192,6 +193,34 @@ MUTANTS = (
         "for one in (*self.live, *self.starting)}))",
         "for one in self.live}))",
         f"{_CLUSTERS}a_sweep_beside_a_launch_leaves_it_its_nat_gateway",
+    ),
+    _row(
+        "what is known of an account is believed though somebody has changed it since",
+        "aws/known.py",
+        "return known.version == version and of_account and known.wants == wants(aws)",
+        "return of_account and known.wants == wants(aws)",
+        f"{_KNOWN}what_was_noted_while_somebody_changed_it_is_not_believed",
+    ),
+    _row(
+        "machines are launched by what is known of an account, though it does not hold any more",
+        "provision/clusters.py",
+        "if confirmed is not None and not confirmed.result():",
+        "if False:",
+        f"{_KNOWN}a_sweep_beside_a_launch_that_knows_leaves_it_a_nat_gateway",
+    ),
+    _row(
+        "whoever changes what clusters share leaves what is known of it",
+        "aws/known.py",
+        'f"forgetting what is known of account ({aws.account})", lambda: forget(aws))',
+        '"", lambda: None)',
+        f"{_KNOWN}after_a_sweep_all_is_looked_at_and_the_nat_gateway_is_made_again",
+    ),
+    _row(
+        "a launch by what is known does not see that its name was taken away",
+        "tasks/known.py",
+        "    if seen.holder != spec.uid:\n",
+        "    if False:\n",
+        f"{_KNOWN}a_cluster_whose_name_was_taken_away_launches_nothing",
     ),
     _row(
         "a sweep removes what all share by what it saw before it had the lease",

@@ -104,7 +104,7 @@ def test_the_record_goes_through_json(session: Session, spec: Spec) -> None:
 def test_the_number_of_calls_does_not_grow_with_the_workers(
     session: Session, spec: Spec, aws: Aws, calls: Counter[str]
 ) -> None:
-    set_up_account("team", "us-east-1")
+    create_cluster(spec())  # looks at the account, and keeps what it saw
     counted = []
     for n in (1, 5, 20, 100):
         calls.clear()
@@ -112,7 +112,7 @@ def test_the_number_of_calls_does_not_grow_with_the_workers(
         calls.pop("ec2:DescribeInstances")  # polls until the scheduler has its address
         counted.append(dict(calls))
     assert all(calls == counted[0] for calls in counted)
-    assert sum(counted[0].values()) < 45
+    assert sum(counted[0].values()) <= 16
 
 
 def test_a_second_cluster_shares_the_network_of_the_first(
@@ -293,6 +293,7 @@ def test_a_denied_call_leaves_nothing_and_names_the_action(
     session: Session, spec: Spec, sandbox: Sandbox, service: str, action: str, skip: int
 ) -> None:
     set_up_account("team", "us-east-1")
+    skip = 0 if action == "CreateLaunchTemplate" else skip  # without the others a cluster comes up
     code = "UnauthorizedOperation" if service == "ec2" else "AccessDeniedException"
     sandbox.faults(
         [{"service": service, "action": action, "effect": "error", "code": code, "status": 403, "skip": skip}]
@@ -382,11 +383,11 @@ def test_delete_removes_all_of_a_cluster_and_nothing_of_another(
     removal = delete_cluster("team", "us-east-1", "day-2")
     assert {k: len(v) for k, v in removal.removed.items()} == {
         "instance": 3,
-        "launch template": 5,  # three of them for the scheduler
+        "launch template": 4,  # three of them for the scheduler
         "security group": 2,
         "parameter": 4,
     }
-    assert leftovers(sandbox) == {"instances": 3, "groups": 2, "templates": 5, "parameters": 4}
+    assert leftovers(sandbox) == {"instances": 3, "groups": 2, "templates": 4, "parameters": 4}
     assert delete_cluster("team", "us-east-1", "day-2").removed == {}
 
 
@@ -477,7 +478,7 @@ def test_a_sweep_beside_a_launch_leaves_it_its_nat_gateway(
 
     def observe(event: Event) -> None:
         # The network is there, no machine yet.
-        if (event.kind, event.action) == ("call", "ec2:CreateLaunchTemplate") and not swept:
+        if (event.kind, event.action) == ("call", "ec2:CreateSecurityGroup") and not swept:
             with use_session(Session(account.door("us-east-1"))):
                 swept.append(sweep("team", "us-east-1"))
 

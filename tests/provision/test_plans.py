@@ -167,7 +167,7 @@ def test_a_sweep_removes_what_was_planned_and_then_nothing(life: dict[str, Act])
         "instance": 1,
         "NAT gateway": 1,
         "elastic address": 1,
-        "launch template": 5,
+        "launch template": 4,
         "security group": 2,
         "parameter": 4,
     }
