@@ -11,6 +11,7 @@ from typing import Any
 
 from distributed.protocol.pickle import dumps, loads
 from prefect.client.schemas.objects import State
+from prefect.results import ResultRecord  # type: ignore[attr-defined]
 from prefect.tasks import Task
 from prefect.utilities.annotations import BaseAnnotation
 
@@ -49,10 +50,10 @@ def keep_words(state: State[Any]) -> None:
         return
     kind = type(error)
     told = TaskFailedError(f"{kind.__module__}.{kind.__qualname__}", str(error))
-    if error is record:
-        state.data = told
-    else:
+    if isinstance(record, ResultRecord):
         record.result = told
+    else:
+        state.data = told
 
 
 def _comes_back(error: BaseException) -> bool:

@@ -66,7 +66,7 @@ def look(*words):
     heavy = set(sys.argv[1:]) & set(sys.modules)
     for module in sys.modules:
         package, _, rest = module.partition(".")
-        if package == "prefect_coiled" and rest.split(".")[0] not in ("", "cli", "errors"):
+        if package == "prefect_coiled" and rest.split(".")[0] not in ("", "cli", "errors", "install"):
             heavy.add(module)
     if heavy:
         sys.exit(f"{' '.join(words)} imports {sorted(heavy)}")

@@ -21,7 +21,7 @@ from distributed.utils import get_mp_context
 
 from prefect_coiled.task_runner import CoiledTaskRunner
 
-# Each test starts workers, as processes of their own: they are forked from one that has imported what they need.
+# Each test starts workers, as processes of their own: forked from one that has imported what they need.
 dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
 get_mp_context().set_forkserver_preload(["distributed", "prefect_coiled.task_runner.worker"])
 
