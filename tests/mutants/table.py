@@ -73,7 +73,7 @@ MUTANTS = (
         "aws/door.py",
         '"once": 1, "launch": 1}',
         '"once": 1, "launch": 6}',
-        f"{_CLUSTERS}without_capacity_the_next_type_is_taken",
+        f"{_CLUSTERS}without_capacity_in_a_zone_the_next_zone_is_taken",
         f"{_CLUSTERS}no_capacity_anywhere_names_what_was_tried_and_leaves_nothing",
     ),
     _row(

@@ -226,8 +226,11 @@ def test_without_capacity_in_a_zone_the_next_zone_is_taken(
 ) -> None:
     sandbox.set(capacity=[{"instance_type": "m6i.xlarge", "zone": "us-east-1a", "free": 0}])
     plan = spec(worker_vm_types=["m6i.xlarge"], scheduler_vm_types=["m6i.xlarge"])
+    sandbox.clear_calls()
     record = create_cluster(plan)
     assert {m.zone for m in (record.scheduler, *record.workers)} == {"us-east-1b"}
+    # The scheduler is asked for once in each zone, the workers in that of the scheduler.
+    assert sandbox.calls().count(("ec2", "RunInstances")) == 3
 
 
 def test_workers_are_spot_machines_where_that_is_asked_and_the_scheduler_is_not(
