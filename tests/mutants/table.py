@@ -109,6 +109,13 @@ MUTANTS = (
         "aws/waits.py",
         '        if aws.stop.wait(pause):\n            raise StoppedError(what, "a stop was asked for")\n',
         "        aws.stop.wait(pause)\n",
+        "unit/test_waits.py::test_a_stop_ends_a_wait_that_asks_aws_nothing",
+    ),
+    _row(
+        "AWS is called though a stop was asked for",
+        "aws/door.py",
+        '        if self.stop.is_set():\n            raise StoppedError(what, "a stop was asked for")\n',
+        "",
         f"{_CLUSTERS}a_stop_during_the_launch_ends_it_and_leaves_nothing",
     ),
     _row(
