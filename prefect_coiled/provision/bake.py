@@ -14,7 +14,7 @@ from prefect import flow
 from prefect_coiled import events
 from prefect_coiled.aws import baked_images
 from prefect_coiled.aws.instances import check_instance_types
-from prefect_coiled.errors import NameTakenError, ProvisionError
+from prefect_coiled.errors import AwsError, NameTakenError, ProvisionError
 from prefect_coiled.events import Watch
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.cluster import ClusterSpec
@@ -22,7 +22,7 @@ from prefect_coiled.plan.user_data import DISTRIBUTED_PYTHONS
 from prefect_coiled.provision.clusters import account_of, give_back, tell_left, vpc_and_zones
 from prefect_coiled.provision.removal import remove_cluster
 from prefect_coiled.provision.sessions import session_for
-from prefect_coiled.records import AccountRecord, BakedImage
+from prefect_coiled.records import AccountRecord, BakedImage, Removal
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks import images as image_steps
 from prefect_coiled.tasks.environment import deliver, prepare
@@ -65,7 +65,11 @@ def bake_image(spec: ClusterSpec) -> BakedImage:
             if image.state == "available":
                 events.step("image", f"{image.image_id} holds these packages already")
                 # Of a bake that was broken off after that, or is at its end: nobody needs its builder.
-                _end(session, spec.model_copy(update={"name": name}), None)
+                builder = spec.model_copy(update={"name": name})
+                try:
+                    _end(session, builder, None)
+                except AwsError as error:  # the image is what was asked for
+                    tell_left(builder, Removal(left={name: error.diagnosis.why}))
                 return image
         # Amazon Linux has the usual Pythons in S3; only for another one is there a way out needed.
         alone = ".".join(lock.python.split(".")[:2]) in DISTRIBUTED_PYTHONS

@@ -137,8 +137,8 @@ MUTANTS = (
     _row(
         "a bake that finds its image leaves what an earlier one left",
         "provision/bake.py",
-        '                _end(session, spec.model_copy(update={"name": name}), None)\n',
-        "",
+        "                    _end(session, builder, None)\n",
+        "                    pass\n",
         "provision/test_bakes.py::test_a_bake_ends_what_one_left_that_was_killed_once_it_had_its_image",
     ),
     _row(
