@@ -43,6 +43,12 @@ _callers = ThreadPoolExecutor(1, thread_name_prefix="prefect-coiled-callbacks")
 _LOOK = 0.1
 _PERSIST = "With `persist_result=True` a result outlives its worker."
 _NEXT = "Look at the workers' logs: out of memory and reclaimed spot machines are the usual causes."
+# What Dask says of a future where its client has lost the scheduler, as `FutureCancelledError.reason`.
+_CUT_OFF = "scheduler-connection-lost"
+_CONNECT = (
+    "The scheduler's machine has ended, or this one was without a network for longer than Dask waits: 30 s,"
+    " or what `distributed.comm.timeouts.tcp` says. Run it again."
+)
 
 
 class CoiledFuture(PrefectDaskFuture[R]):
@@ -326,7 +332,8 @@ class CoiledFuture(PrefectDaskFuture[R]):
             return TaskLostError(what, f"{type(error).__name__}: {error}", f"{_here(error)}{hint}")
         why = str(error) or type(error).__name__
         said = self._last_words(None) if _is_cut_off(self._wrapped_future) else ""
-        return TaskLostError(what, f"{why}. {said}" if said else why, _NEXT)
+        step = _CONNECT if getattr(error, "reason", "") == _CUT_OFF else _NEXT
+        return TaskLostError(what, f"{why}. {said}" if said else why, step)
 
     def _lose(self, loss: TaskLostError, tell: bool) -> None:
         with _lock:

@@ -124,6 +124,7 @@ def test_a_flows_process_that_sleeps_for_a_while_has_all_recorded_when_it_wakes(
     eventually(lambda: a_flow.count("began") == 4)
     asleep = psutil.Process(a_flow.process.pid)
     asleep.suspend()
+    eventually(lambda: asleep.status() == psutil.STATUS_STOPPED)
     wakes = time.monotonic() + ASLEEP
     a_flow.go()
     while time.monotonic() < wakes:
