@@ -41,7 +41,12 @@ class Person:
         # Of this suite's environment what tells its processes and files from others'.
         kept = ("PATH", "TMPDIR", "PREFECT_COILED_SUITE", "LANG")
         self.environ = {name: os.environ[name] for name in kept if name in os.environ}
-        self.environ["HOME"] = str(home)
+        self.environ |= {
+            "HOME": str(home),
+            # Nothing says where an API is; but this machine may be busy.
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "150",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        }
 
     def run(self, *command: str) -> str:
         """What a command prints."""

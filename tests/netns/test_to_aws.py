@@ -88,6 +88,9 @@ def test_each_step_does_what_the_page_says(aws, tmp_path):
         "HOME": str(home),
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
         "DASK_COILED__PACKAGE_SYNC_IGNORE": repr(needless()),
+        # Nothing says where an API is; but this machine may be busy.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "150",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }
 
     def do(*command: str, **more: str) -> str:
