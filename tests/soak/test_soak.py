@@ -13,7 +13,6 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +21,6 @@ import pytest
 
 from prefect_coiled.aws import parameters
 from prefect_coiled.aws.loaded_account import Account
-from prefect_coiled.cluster import launched as launching
 from prefect_coiled.cluster.launched import Launched, launch
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import PrefectCoiledError
@@ -30,9 +28,9 @@ from prefect_coiled.provision import sweep
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
 from tests.matrix.lives import what_there_is
-from tests.provision.laid import bring_up
 
-WHOLE = os.environ.get("PREFECT_COILED_SOAK") == "all"
+from .conftest import WHOLE
+
 TABLE = os.environ.get("PREFECT_COILED_SOAK_TABLE")
 CLUSTERS, AT_ONCE, SEED = (200 if WHOLE else 8), 4, 20
 _FULL = "InsufficientInstanceCapacity"
@@ -50,18 +48,6 @@ FAULTS = [
     },
     {"effect": "invisible", "seconds": 0.5, "probability": 0.05},
 ]
-
-
-@pytest.fixture
-def faulty(sandbox: Sandbox, account: Account, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """An account that is set up, in which calls fail from now on."""
-    monkeypatch.setattr(launching, "load_account", lambda slug: account)
-    sandbox.reset()
-    sandbox.set(boot="none", profile="realistic" if WHOLE else "fast")
-    bring_up(account.door("us-east-1"), "us-east-1a")
-    yield sandbox
-    sandbox.set(profile="fast")
-    sandbox.reset()
 
 
 def live(number: int, chance: random.Random) -> str:
@@ -103,10 +89,10 @@ def closed(cluster: Launched) -> bool:
 
 @pytest.mark.timeout(7200)
 def test_nothing_is_left_of_many_clusters_though_calls_fail(
-    faulty: Sandbox, account: Account, monkeypatch: pytest.MonkeyPatch
+    laid: Sandbox, account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    baseline, me = what_there_is(faulty), psutil.Process()
-    faulty.faults(FAULTS, seed=SEED)
+    baseline, me = what_there_is(laid), psutil.Process()
+    laid.faults(FAULTS, seed=SEED)
     sizes: list[tuple[int, int, float]] = []
     ends: Counter[str] = Counter()
     begun = time.monotonic()
@@ -120,12 +106,12 @@ def test_nothing_is_left_of_many_clusters_though_calls_fail(
 
     with ThreadPoolExecutor(AT_ONCE) as users:
         ends.update(users.map(one, range(CLUSTERS)))
-    struck = len(faulty.struck())
-    faulty.faults([])
+    struck = len(laid.struck())
+    laid.faults([])
     monkeypatch.setattr(parameters, "STARTING", -60.0)  # what a failed launch left is old by now
     with use_session(Session(account.door("us-east-1"))):
         sweep("team", "us-east-1", release_nat=False)
-    left = what_there_is(faulty)
+    left = what_there_is(laid)
     told = {
         "clusters": CLUSTERS,
         "seconds": round(time.monotonic() - begun),

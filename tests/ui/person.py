@@ -112,9 +112,10 @@ class FormV2:
 
     name_label, save_label = "Name", "Save"
 
-    def __init__(self, page: Page, block_type: str) -> None:
+    def __init__(self, page: Page, block_type: str, saved: str = "") -> None:
+        """Open the form of a new block, or of the one with that id."""
         self.page = page
-        page.goto(f"blocks/catalog/{block_type}/create")
+        page.goto(f"blocks/block/{saved}/edit" if saved else f"blocks/catalog/{block_type}/create")
         self.root: Locator = page.locator("form").first
         self.field("Region").wait_for()
 
@@ -187,9 +188,10 @@ _LABELS = {
 class FormV1:
     """A block's form in the older UI: a field is found by its heading."""
 
-    def __init__(self, page: Page, block_type: str) -> None:
+    def __init__(self, page: Page, block_type: str, saved: str = "") -> None:
+        """Open the form of a new block, or of the one with that id."""
         self.page = page
-        page.goto(f"blocks/catalog/{block_type}/create")
+        page.goto(f"blocks/block/{saved}/edit" if saved else f"blocks/catalog/{block_type}/create")
         self.field("Region").wait_for()
 
     def field(self, label: str) -> Locator:

@@ -206,3 +206,47 @@ def test_a_saved_block_is_chosen_as_the_parameter_of_a_run(url: str) -> None:
     from prefect.flow_engine import run_flow
 
     assert run_flow(takes, flow_run=run, return_type="result") == "as-parameter"
+
+
+def test_a_block_is_made_edited_broken_and_mended_in_the_form(url: str, sandbox: Sandbox) -> None:
+    with open_page(url) as page:
+        form = FormV2(page, TYPE)
+        form.add_block("AWS Credentials", "keys-of-a-life", key_id="AKIAEXAMPLE", secret=SECRET)
+        form.choose("Region", "us-east-2")
+        form.switch("Sandbox")
+        form.name("a-life")
+        form.save()
+        made = load_account("a-life")
+        assert made.options["region"] == "us-east-2"
+
+        form = FormV2(page, TYPE, account_id("a-life"))
+        assert SECRET not in page.content()
+        form.choose("Region", "eu-west-1")
+        form.text("Zone", "eu-west-1b")
+        form.save()
+        assert load_account("a-life").options["zone"] == "eu-west-1b"
+
+        form = FormV2(page, TYPE, account_id("a-life"))
+        form.text("Zone", "us-west-2a")
+        form.save()
+        with pytest.raises(AccountError, match="us-west-2a"):
+            load_account("a-life")
+        told = CliRunner().invoke(app, ["check", "--account", "a-life"])
+        assert told.exit_code == 1
+        assert "us-west-2a" in told.output
+
+        form = FormV2(page, TYPE, account_id_unchecked("a-life"))
+        form.text("Zone", "")
+        form.save()
+    assert load_account("a-life").options["region"] == "eu-west-1"
+    assert not load_account("a-life").options.get("zone")
+    # What nobody touched is as it was.
+    block = Ec2DaskAccount.load("a-life", _sync=True)
+    assert block.aws_credentials.aws_secret_access_key.get_secret_value() == SECRET
+    assert block.sandbox
+
+
+def account_id_unchecked(name: str) -> str:
+    """The id of a block that cannot be loaded as it is."""
+    with get_client(sync_client=True) as client:
+        return str(client.read_block_document_by_name(name, TYPE).id)
