@@ -28,6 +28,7 @@ from prefect_coiled.aws.parameters import (
     claim,
     intent_of,
     known_of,
+    read_parameter,
     renew,
     set_up_lease,
 )
@@ -125,13 +126,19 @@ def forget(aws: Aws) -> None:
 
 
 @contextmanager
-def changing(aws: Aws) -> Iterator[None]:
+def changing(aws: Aws, *, ends: bool = False) -> Iterator[None]:
     """Hold the lease of what clusters share. Nothing is known from now on, so that launches look.
+
+    Args:
+        ends: Whether the account goes: then nothing is written that is not there.
 
     Raises:
         PrefectCoiledError: As `lease` does.
     """
     with leases.lease(aws, set_up_lease(aws.account)):
+        if ends and read_parameter(aws, known_of(aws.account)) is None:
+            yield
+            return
         persistently(aws, f"forgetting what is known of account ({aws.account})", lambda: forget(aws))
         yield
 

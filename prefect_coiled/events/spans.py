@@ -63,6 +63,14 @@ _CALLS = {
 }
 # Told with what they took.
 _TOLD = {"create_scheduler": "scheduler launched", "create_worker": "workers launched"}
+# What nobody waits for: it is done while machines boot.
+_BESIDE = {"firewall rules", "clients' keys", "launch templates", "scheduler's address"}
+# What comes first of all that was over before.
+_FIRST = {
+    ("machine boots", "scheduler"): "scheduler launched",
+    ("machine boots", "worker"): "workers launched",
+    ("workers launched", ""): "scheduler launched",
+}
 # What a machine says as it comes up, and what is over then.
 _SAID = (
     (re.compile(r"prefect-coiled: \w+ of cluster \S+ on i-"), "machine boots"),
@@ -117,6 +125,8 @@ class Client:
         if event.action == "ssm:PutParameter":
             if "/known)" in event.text:
                 return "what is known"
+            if "/client)" in event.text:
+                return "clients' keys"
             return "name claimed" if "claiming" in event.text else "TLS keys"
         if event.action == "ssm:GetParameter" and "/aws/service/" in event.text:
             return "image"
@@ -164,10 +174,16 @@ def timeline(spans: Iterable[Span]) -> tuple[Span, ...]:
 
 
 def _before(listed: Sequence[Span], at: int, known: set[int]) -> int | None:
-    limit = listed[at].begin + timedelta(seconds=_SOON)
-    over = [n for n, span in enumerate(listed) if n not in known and span.end <= limit]
+    """The span that one waited for: its launch, of a machine; else what was over last before it began."""
+    span = listed[at]
+    first = _FIRST.get((span.name, span.role), "")
+    launched = [n for n, other in enumerate(listed) if other.name == first]
+    if launched:
+        return launched[0]
+    limit = span.begin + timedelta(seconds=_SOON)
+    others = (n for n, s in enumerate(listed) if n not in known and s.end <= limit and s.name not in _BESIDE)
     # What a machine did goes before what the client saw of it.
-    return max(over, key=lambda n: (listed[n].end, listed[n].of != CLIENT), default=None)
+    return max(others, key=lambda n: (listed[n].end, listed[n].of != CLIENT), default=None)
 
 
 def encode(spans: Iterable[Span]) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ def destroy_account(account: str, region: str, plan: Plan | None = None) -> Remo
     with session_for(account, region) as session:
         aws = session.aws
         refuse_while_clusters_live(aws, steps.look_around(aws)[0])
-        with changing(aws):
+        with changing(aws, ends=True):
             there, unseen = steps.look_around(aws)
             refuse_while_clusters_live(aws, there)  # one may have started while the lease was waited for
             now = destruction_of(aws, there)

@@ -22,11 +22,11 @@ def begin(session: Session, spec: ClusterSpec) -> Known | None:
     found = known.remembered(session.aws)
     if found is None:
         found = look_anew(session, spec)
-    if found is None or not found.serves(spec):
+    if found is None:
         return None
     session.images, session.disk_key = dict(found.images), found.disk_key
     session.version = found.version
-    return found
+    return found if found.serves(spec) else None
 
 
 def look_anew(session: Session, spec: ClusterSpec) -> Known | None:

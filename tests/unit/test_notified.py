@@ -29,7 +29,7 @@ def doors(monkeypatch: pytest.MonkeyPatch, *numbers: str) -> list[Aws]:
     """Doors of an account "team" whose block was changed: each with credentials of another AWS account."""
     made = [Aws(boto3.Session(region_name="us-east-1"), "us-east-1", "team") for _ in numbers]
     known = {door.session: number for door, number in zip(made, numbers, strict=True)}
-    monkeypatch.setattr(Aws, "call", lambda self, *_, **__: {"Account": known[self.session]})
+    monkeypatch.setattr(Aws, "call", lambda self, *_, **__: {"Account": known[self.session], "Arn": "arn"})
     assert [door.number for door in made] == list(numbers)
     return made
 

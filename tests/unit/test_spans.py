@@ -49,9 +49,17 @@ def test_calls_are_told_by_what_they_are_for() -> None:
         reply("ec2:DescribeVpcs", 0.5),
         reply("ec2:DescribeSubnets", 0.8, 0.4),
         reply("ec2:CreateSecurityGroup", 1.0),
-        reply("ssm:PutParameter", 1.1, text="writing parameter (/prefect-coiled/team/one/u/client)"),
+        reply("ssm:PutParameter", 1.1, text="writing parameter (/prefect-coiled/team/one/u/node/worker)"),
+        reply("ssm:PutParameter", 1.2, text="writing parameter (/prefect-coiled/team/one/u/client)"),
     )
-    assert names(spans) == ["credentials", "name claimed", "network", "security groups", "TLS keys"]
+    assert names(spans) == [
+        "credentials",
+        "name claimed",
+        "network",
+        "security groups",
+        "TLS keys",
+        "clients' keys",
+    ]
     (network,) = [s for s in spans if s.name == "network"]
     assert (network.begin, network.end) == (at(0.4), at(0.8))
 
