@@ -178,7 +178,7 @@ MUTANTS = (
         "aws/parameters.py",
         'is not None and uid_of(found) == item["Uid"]:',
         "is not None:",
-        f"{_OURS}a_sweep_leaves_the_new_cluster_of_an_old_name",
+        f"{_OURS}a_name_that_went_to_another_cluster_since_it_was_looked_at_is_left_to_it",
     ),
     _row(
         "a sweep does not look again whether a cluster is dead",

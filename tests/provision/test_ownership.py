@@ -25,6 +25,7 @@ from prefect_coiled.events import Event, hearing
 from prefect_coiled.notifications import machines_of, read_notifications
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.kinds import Scope
 from prefect_coiled.plan.machine_policies import bucket_name
 from prefect_coiled.provision import (
     add_workers,
@@ -40,6 +41,7 @@ from prefect_coiled.provision import (
 from prefect_coiled.provision.clusters import find_cluster
 from prefect_coiled.provision.removal import sweep_clusters
 from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.tasks.cluster import claim_name, read_holder
 from prefect_coiled.tasks.steps import Session, use_session
 
 NUMBER, OTHER = "123456789012", "222222222222"
@@ -123,6 +125,20 @@ def test_what_is_ours_has_our_tags_and_is_in_our_aws_account(aws: Aws) -> None:
     assert not is_ours(aws, ours, f"arn:aws:logs:us-east-1:{OTHER}:log-group:team")
     assert not is_ours(aws, tags.account_tags("team-2"), NUMBER)
     assert not is_ours(aws, {}, NUMBER)
+
+
+def test_a_name_that_went_to_another_cluster_since_it_was_looked_at_is_left_to_it(
+    aws: Aws, spec: Callable[..., ClusterSpec]
+) -> None:
+    old, new = spec(name="nightly"), spec(name="nightly")
+    kind = KINDS["intent"]
+    claim_name.fn(aws, old)
+    found = list(find(aws, kind, Scope("nightly", old.uid)))
+    assert kind.delete is not None
+    kind.delete(aws, found)  # by somebody else
+    claim_name.fn(aws, new)
+    kind.delete(aws, found)
+    assert read_holder(aws, "nightly") == new.uid
 
 
 def test_a_sweep_leaves_the_new_cluster_of_an_old_name(
