@@ -144,14 +144,18 @@ def after(world: World, *steps: str) -> Counter[str]:
     return _LEAVE[steps]
 
 
-def begin(world: World, *steps: str) -> None:
+def begin(world: World, *steps: str, anew: bool = False) -> None:
     """See that there is what these steps leave.
 
     An empty account costs the sandbox seconds. So what an earlier case left is gone on from, where it is just
     what some of the steps leave; a cluster that is too many is removed.
+
+    Args:
+        anew: Whether it has to be an empty account all the same.
     """
     world.begun += 1
-    if world.begun % _KEPT_FOR and (_goes_on(world, steps) or _goes_on(world, steps, "delete")):
+    kept = not anew and world.begun % _KEPT_FOR
+    if kept and (_goes_on(world, steps) or _goes_on(world, steps, "delete")):
         return
     world.anew()
     with called(answer):
