@@ -14,6 +14,7 @@ from prefect_coiled.errors import (
     CredentialsError,
     NotFoundError,
     ProvisionError,
+    WaitTimeoutError,
 )
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.kinds import Item
@@ -53,9 +54,12 @@ def ensure_security_group(
             TagSpecifications=tags.specifications(labels, "security-group"),
         )
         return str(made["GroupId"]), []
-    except AlreadyExistsError:
+    except AlreadyExistsError as taken:
         what = f"waiting for Security Group ({name}) to be visible"
-        return wait_for(aws, what, lambda: _found(aws, name, vpc_id, labels), timeout=VISIBLE)
+        try:
+            return wait_for(aws, what, lambda: _found(aws, name, vpc_id, labels), timeout=VISIBLE)
+        except WaitTimeoutError as late:
+            raise taken from late
 
 
 def find_security_group(

@@ -212,7 +212,7 @@ def test_of_the_clusters_that_had_a_name_the_one_that_has_it_is_meant(
     assert machines_of(aws, "again").keys() == newest
     # Both count, and both are listed.
     assert launched._running(aws) == 2
-    monkeypatch.setattr("prefect_coiled.blocks.load_account", lambda slug: account)
+    monkeypatch.setattr("prefect_coiled.blocks.loading.load_account", lambda slug: account)
     listed = json.loads(CliRunner().invoke(app, ["ls", "--json", "--account", "team"]).stdout)
     assert [(c["name"], c["workers"]) for c in listed] == [("again", 1), ("again", 1)]
     with use_session(Session(aws)):

@@ -466,7 +466,7 @@ def test_a_cluster_without_its_scheduler_is_told_with_the_command_that_removes_i
     account: Account,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("prefect_coiled.blocks.load_account", lambda slug=None: account)
+    monkeypatch.setattr("prefect_coiled.blocks.loading.load_account", lambda slug=None: account)
     record = create_cluster(spec(name="headless"))
 
     def said(name: str) -> str:

@@ -124,7 +124,7 @@ def test_the_command_set_up_makes_no_network_beside_a_users_own(
     own = {"network_id": "vpc-0123456789abcdef0", "scheduler_subnet_id": "subnet-0123456789abcdef0"}
     keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
     account = Account("team", options={"network": own}, credentials=keys, endpoint_url=sandbox.endpoint)
-    monkeypatch.setattr("prefect_coiled.blocks.load_account", lambda slug: account)
+    monkeypatch.setattr("prefect_coiled.blocks.loading.load_account", lambda slug: account)
     account_commands.set_up(account="team")
     ec2 = sandbox.client("ec2")
     assert ec2.describe_nat_gateways()["NatGateways"] == []
@@ -242,7 +242,7 @@ def test_a_command_that_leaves_something_says_so_and_exits_with_1(
     ec2.associate_address(AllocationId=kept, NetworkInterfaceId=interface)
     keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
     account = Account("team", credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
-    monkeypatch.setattr("prefect_coiled.blocks.load_account", lambda slug: account)
+    monkeypatch.setattr("prefect_coiled.blocks.loading.load_account", lambda slug: account)
     with pytest.raises(typer.Exit) as ended:
         account_commands.account_destroy("team", yes=True)
     assert ended.value.exit_code == 1
