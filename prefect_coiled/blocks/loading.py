@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -137,7 +137,10 @@ def find_accounts() -> list[BlockDocument]:
     if nothing_was_saved():
         return []
     if may_read_here():
-        return _read_here("accounts", _documents_of)
+        with suppress(
+            TimeoutError
+        ):  # a machine too busy for the bound that Prefect sets: a server has longer
+            return _read_here("accounts", _documents_of)
     with asking("accounts") as client:
         return _documents(client)
 
@@ -177,7 +180,8 @@ def _read(slug: str) -> BlockDocument | list[str]:
     if nothing_was_saved():
         return []
     if may_read_here():
-        return _read_here(f"account {slug!r}", partial(_document_or_names, slug=slug))
+        with suppress(TimeoutError):  # as above
+            return _read_here(f"account {slug!r}", partial(_document_or_names, slug=slug))
     with asking(f"account {slug!r}") as client:
         found = find_document(client, Ec2DaskAccount, slug)
         return found or [str(d.name) for d in _documents(client)]
@@ -253,6 +257,7 @@ def _read_here(what: str, ask: Callable[[PrefectClient], Awaitable[T]]) -> T:
 
     Raises:
         AccountError: It could not be asked.
+        TimeoutError: It did not start within Prefect's bound.
     """
     from prefect.client.orchestration import PrefectClient
     from prefect.server.api.server import create_app
@@ -262,10 +267,15 @@ def _read_here(what: str, ask: Callable[[PrefectClient], Awaitable[T]]) -> T:
         async with PrefectClient(app) as client:
             return await ask(client)
 
-    with _told_in_a_line(what):
-        # In a thread: there may be an event loop in this one.
-        (answer,) = side_by_side(lambda _: asyncio.run(read()), [None])
-        return answer
+    try:
+        with _told_in_a_line(what):
+            # In a thread: there may be an event loop in this one.
+            (answer,) = side_by_side(lambda _: asyncio.run(read()), [None])
+            return answer
+    except AccountError as error:
+        if isinstance(error.__cause__, (TimeoutError, asyncio.TimeoutError)):
+            raise TimeoutError(str(error)) from error
+        raise
 
 
 def nothing_was_saved() -> bool:
@@ -391,11 +401,22 @@ def save_block(block: Ec2DaskAccount, slug: str) -> None:
 def _validated(document: BlockDocument) -> Ec2DaskAccount:
     """The block of a document; Prefect's own error would hide what is wrong with it."""
     try:
-        return block_of(Ec2DaskAccount, document)
+        with _unheard():
+            return block_of(Ec2DaskAccount, document)
     except Exception as error:
         d = what_is_wrong(Ec2DaskAccount, error, document.data).diagnosis
     age = age_of(Ec2DaskAccount, document)
     raise AccountError(f"account {document.name!r}: {d.what}", d.why, sentences(d.next_step, age))
+
+
+def _unheard() -> AbstractContextManager[object]:
+    """Have Prefect tell nobody that a block was read here: it would start a temporary server to tell it.
+
+    It tells no temporary server where there is a key of Prefect Cloud, and Cloud only where its API is named.
+    """
+    from prefect.settings import PREFECT_API_KEY, temporary_settings
+
+    return temporary_settings({PREFECT_API_KEY: "nobody's"}) if may_read_here() else nullcontext()
 
 
 def _missing(slug: str, names: list[str]) -> AccountError:
