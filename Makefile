@@ -95,8 +95,11 @@ build: $(STAMP)  ## what is published, in dist: a wheel, a source archive, and t
 docs: $(STAMP)  ## the docs site, at http://127.0.0.1:8000
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-upstream-test: $(STAMP)  ## prefect-dask's own tests on CoiledTaskRunner; distributed's on Cluster (CONTRIBUTING.md)
-	$(BIN)/python -m pytest tests/upstream/test_upstream.py tests/upstream/test_deploy.py --timeout 0
+upstream-test: $(STAMP)  ## prefect-dask's and Prefect's own tests on CoiledTaskRunner; distributed's on Cluster (CONTRIBUTING.md)
+	[ -z "$$PREFECT_TESTS" ] || $(BIN)/uv pip install --quiet --no-deps --target .emulators/prefect respx "pytest-asyncio<1.5" \
+	  opentelemetry-sdk opentelemetry-semantic-conventions opentelemetry-test-utils
+	PREFECT_TESTS_NEED=$(CURDIR)/.emulators/prefect \
+	  $(BIN)/python -m pytest tests/upstream/test_upstream.py tests/upstream/test_deploy.py tests/upstream/test_prefect.py --timeout 0
 
 crash-matrix: $(STAMP)  ## each call that changes something, gone wrong in six ways, one after the other; hours
 	PREFECT_COILED_MATRIX=all PREFECT_COILED_MATRIX_TABLE=$${PREFECT_COILED_MATRIX_TABLE:-$(CURDIR)/.venv/crash-matrix.jsonl} \

@@ -32,6 +32,8 @@ class Patient:
 
 fixtures.anyio = Patient()  # type: ignore[attr-defined]
 THREADS = prefect.task_runners.ThreadPoolTaskRunner
+# What tests other task runners, which take long to start.
+_OTHERS = ("TestProcessPoolTaskRunner", "TestPrefectTaskRunner")
 # As many threads as no test fills.
 _PLACES = 16
 
@@ -44,6 +46,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _may_submit(item: pytest.Item) -> bool:
+    if item.nodeid.split("::")[1] in _OTHERS:
+        return False
     source = inspect.getsource(item.function)  # type: ignore[attr-defined]
     return ".submit(" in source or ".map(" in source
 

@@ -53,14 +53,18 @@ _OUTCOME = re.compile(r"^(PASSED|FAILED|ERROR|SKIPPED) (tests/\S+?::.+?)(?: - .*
 def outcomes(which: list[str], folder: Path, **environment: str) -> dict[str, str]:
     """What became of each test, by its id; one that also failed in its fixtures has failed."""
     (folder / "pytest.ini").write_text(_SETTINGS)
-    path = os.pathsep.join([str(HERE.parents[1]), str(HERE), TESTS, os.environ.get("PYTHONPATH", "")])
+    # What Prefect's tests need beside Prefect, where `make upstream-test` has put it.
+    needed = os.environ.get("PREFECT_TESTS_NEED", "")
+    path = os.pathsep.join([str(HERE.parents[1]), str(HERE), TESTS, needed, os.environ.get("PYTHONPATH", "")])
     options = ["-p", "prefect_plugin", "-p", "no:cacheprovider", "-c", str(folder / "pytest.ini")]
     options += ["--rootdir", TESTS, "-q", "-rpfE", "-W", "ignore", "--tb=short"]
+    # Their server is started by the name of its program.
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *which],
         cwd=TESTS,
-        env={**kept, **_ENVIRONMENT, **environment, "PYTHONPATH": path},
+        env={**kept, **_ENVIRONMENT, **environment, "PYTHONPATH": path, "PATH": programs},
         capture_output=True,
         text=True,
         check=False,
