@@ -21,9 +21,9 @@ def hold(gate: str) -> str:
     return gate
 
 
-def note(flow: Any, run: Any, state: Any) -> None:
-    """Write down the state that a hook was called with."""
-    with Path(f"{run.parameters['gate']}-hooks").open("a") as file:
+def note(flow: Any, flow_run: Any, state: Any) -> None:
+    """Write down the state that a hook was called with; Prefect gives its arguments by name."""
+    with Path(f"{flow_run.parameters['gate']}-hooks").open("a") as file:
         file.write(f"{state.name}\n")
 
 

@@ -89,9 +89,9 @@ def test_a_run_whose_host_died_goes_on_elsewhere_on_a_cluster_that_is_there(
         until(lambda: log_of(client, run).count("The Dask dashboard") == 2, 180)
         gate.touch()
         until(lambda: state_of(client, run) == "Completed", 120)
+        until(lambda: live() == [], 90)
     finally:
         another.end()
-    until(lambda: live() == [], 90)
 
 
 def test_a_run_that_crashes_tells_its_hook_and_an_automation_which_starts_another(
