@@ -14,11 +14,14 @@ EMULATORS_PYTHON ?= 3.13
 
 # Suites with a target of their own; and files that take minutes for what others show in part.
 APART := tests/soak tests/netns tests/ui tests/vm tests/qemu tests/clients tests/emulators tests/upstream tests/matrix
-LONG := tests/deployments tests/bare tests/cli/test_environment_diff.py tests/cli/test_places.py \
+LONG := tests/deployments tests/bare $(addprefix tests/cli/test_,environment_diff.py interrupted.py no_server.py places.py) \
   $(addprefix tests/cluster/test_,api_keys.py beside_local.py containers.py doctor.py ends.py fresh_account.py gpu.py \
-    heavy_use.py logs_in_prefect.py machines_counted.py notebook.py one_address.py reference_document.py \
-    shared_name.py shipped_flows.py watching.py) \
-  $(addprefix tests/provision/test_,closed_ways.py destruction.py each_call.py plans.py regions.py registry.py removals_refused.py story.py) $(addprefix tests/runner/test_,processes.py relay_away.py)
+    heavy_use.py logs_in_prefect.py machines_counted.py notebook.py one_address.py other_places.py \
+    reference_document.py results.py shared_name.py shipped_flows.py watching.py) \
+  $(addprefix tests/provision/test_,closed_ways.py destruction.py each_call.py plans.py regions.py registry.py \
+    removals_refused.py rotated_keys.py story.py) \
+  $(addprefix tests/runner/test_,processes.py relay_away.py served.py) tests/lost_work/test_server_away.py \
+  $(addprefix tests/netns/test_,from_nothing.py network_gone.py to_aws.py)
 
 # What touches the dependencies: the parts, the command line, a flow on a cluster of the sandbox, tasks; and
 # prefect-dask's own tests, those of the release that is there.
@@ -63,7 +66,7 @@ again: $(STAMP)  ## what failed in the last run, one test after the other; .venv
 	$(BIN)/python -m pytest tests --last-failed --last-failed-no-failures none --timeout 600
 
 netns-test: $(STAMP)  ## the firewall, in network namespaces; skipped where the kernel refuses them
-	scripts/rootless $(BIN)/python -m pytest tests/netns
+	scripts/rootless $(BIN)/python -m pytest tests/netns $(addprefix --ignore ,$(filter tests/netns/%,$(LONG)))
 
 relay-test: $(STAMP)  ## the task runner's tests on workers that have no way to the Prefect API
 	PREFECT_COILED_WORKERS=$${PREFECT_COILED_WORKERS:-apart} scripts/rootless $(BIN)/python -m pytest tests/runner

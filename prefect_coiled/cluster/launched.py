@@ -38,8 +38,8 @@ from prefect_coiled.provision import (
     delete_cluster,
     remove_cluster,
 )
+from prefect_coiled.provision.cluster_removal import terminate, told
 from prefect_coiled.provision.clusters import find_cluster, give_back
-from prefect_coiled.provision.removal import terminate, told
 from prefect_coiled.provision.slots import Slot, take_slot
 from prefect_coiled.provision.timeline import find_timeline, of_machines
 from prefect_coiled.records import ClusterRecord, InstanceRecord, Removal

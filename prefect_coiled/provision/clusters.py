@@ -43,7 +43,7 @@ from prefect_coiled.plan.kept import MOST_WAYS, Way, ways
 from prefect_coiled.plan.known import Known
 from prefect_coiled.plan.machine_policies import bucket_name
 from prefect_coiled.plan.network import blocked_words
-from prefect_coiled.provision.removal import remove_cluster
+from prefect_coiled.provision.cluster_removal import remove_cluster
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.provision.set_up import set_up_account
 from prefect_coiled.records import (

@@ -13,8 +13,9 @@ from prefect_coiled.aws.known import changing
 from prefect_coiled.plan.changes import Plan
 from prefect_coiled.plan.prices import priced
 from prefect_coiled.provision.planning import destruction_of, refuse_while_clusters_live
-from prefect_coiled.provision.removal import leaving, not_shown, remove_shared, said, sweep_clusters
+from prefect_coiled.provision.removal import leaving
 from prefect_coiled.provision.sessions import session_for
+from prefect_coiled.provision.sweeping import not_shown, remove_shared, said, sweep_clusters
 from prefect_coiled.records import Removal
 from prefect_coiled.tasks import changes as steps
 

@@ -168,7 +168,7 @@ MUTANTS = (
     ),
     _row(
         "a removal ends the machines of all clusters that had the name",
-        "provision/removal.py",
+        "provision/cluster_removal.py",
         "lambda: find(aws, kind, Scope(name, uid))",
         "lambda: find(aws, kind, Scope(name))",
         f"{_OURS}a_sweep_leaves_the_new_cluster_of_an_old_name",
@@ -182,7 +182,7 @@ MUTANTS = (
     ),
     _row(
         "a sweep does not look again whether a cluster is dead",
-        "provision/removal.py",
+        "provision/sweeping.py",
         "    if (name, uid) not in look(aws, name).dead:\n        return Removal(), []\n",
         "",
         f"{_OURS}a_sweep_leaves_a_cluster_that_lives_by_the_time_that_it_comes_to_it",
@@ -231,14 +231,14 @@ MUTANTS = (
     ),
     _row(
         "a sweep removes what all share by what it saw before it had the lease",
-        "provision/removal.py",
+        "provision/sweeping.py",
         "                plan = plan.within(sweep_of(aws, there, release_nat))\n",
         "",
         f"{_CLUSTERS}a_sweep_leaves_its_nat_gateway_to_a_cluster_that_came_after_it_had_looked",
     ),
     _row(
         "the name of a cluster is free before the rest of it is gone",
-        "provision/removal.py",
+        "provision/cluster_removal.py",
         "    with leaving(known):\n        for n, one",
         "    parameters.delete_parameters(aws, [parameters.intent_of(aws.account, name)])\n"
         "    with leaving(known):\n        for n, one",
@@ -618,7 +618,7 @@ MUTANTS = (
     ),
     _row(
         "what a scheduler launches while its cluster is removed is left",
-        "provision/removal.py",
+        "provision/cluster_removal.py",
         "    late = sorted({machine.instance_id for machine in found} - set(known))\n",
         "    late: list[str] = []\n",
         f"{_KEPT}a_worker_that_the_scheduler_launches_while_its_cluster_is_removed_goes_too",

@@ -39,7 +39,7 @@ from prefect_coiled.provision import (
     sweep,
 )
 from prefect_coiled.provision.clusters import find_cluster
-from prefect_coiled.provision.removal import sweep_clusters
+from prefect_coiled.provision.sweeping import sweep_clusters
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.cluster import claim_name, read_holder
 from prefect_coiled.tasks.steps import Session, use_session
