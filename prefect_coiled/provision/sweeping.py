@@ -1,4 +1,4 @@
-"""Sweep: remove what should no longer exist in an account and region: clusters first, then what they shared."""
+"""Sweep: remove what should no longer exist in an account and region: clusters, then what they shared."""
 
 from __future__ import annotations
 
