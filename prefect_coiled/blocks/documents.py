@@ -27,9 +27,10 @@ from prefect.blocks.core import Block
 from prefect_aws import AwsCredentials
 
 from prefect_coiled.blocks.account import Ec2DaskAccount
+from prefect_coiled.blocks.asking import asking
 from prefect_coiled.blocks.base import what_is_wrong
 from prefect_coiled.blocks.changes import Change, changes_between, leaves
-from prefect_coiled.blocks.loading import account_slug, asking, find_document
+from prefect_coiled.blocks.loading import account_slug, find_document
 from prefect_coiled.blocks.registry import Ec2DaskRegistry
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.internals.prefect import block_of, saved_as

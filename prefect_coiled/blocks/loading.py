@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import SecretStr
@@ -21,13 +20,18 @@ from pydantic import SecretStr
 from prefect_coiled.aws.credentials import ADMINISTRATOR, CredentialSource
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer, credential_source
+from prefect_coiled.blocks.asking import (
+    asking,
+    may_read_here,
+    nothing_was_saved,
+    read_here,
+    told_in_a_line,
+    unheard,
+)
 from prefect_coiled.blocks.base import age_of, what_is_wrong
-from prefect_coiled.errors import AccountError, PrefectCoiledError, sentences
-from prefect_coiled.events import Event, tell
+from prefect_coiled.errors import AccountError, sentences
 from prefect_coiled.install import has_sandbox, how
-from prefect_coiled.internals.api_errors import cause_and_step, without_user
 from prefect_coiled.internals.prefect import block_of, name_of
-from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.options import cluster_defaults
 from prefect_coiled.options.base import near
 
@@ -40,10 +44,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DEFAULT_ACCOUNT = "default"
-EPHEMERAL_STARTUP_S = 300
-# Whether a temporary server was told of, and whether blocks may be read without one.
-_servers: list[bool] = []
-_reads_here: list[bool] = []
 # What was said of regions, by account.
 _said: set[tuple[str, str]] = set()
 # An account's slug names an IAM role (at most 64 characters) and a block document.
@@ -140,7 +140,7 @@ def find_accounts() -> list[BlockDocument]:
         with suppress(
             TimeoutError
         ):  # a machine too busy for the bound that Prefect sets: a server has longer
-            return _read_here("accounts", _documents_of)
+            return read_here("accounts", _documents_of)
     with asking("accounts") as client:
         return _documents(client)
 
@@ -181,7 +181,7 @@ def _read(slug: str) -> BlockDocument | list[str]:
         return []
     if may_read_here():
         with suppress(TimeoutError):  # as above
-            return _read_here(f"account {slug!r}", partial(_document_or_names, slug=slug))
+            return read_here(f"account {slug!r}", partial(_document_or_names, slug=slug))
     with asking(f"account {slug!r}") as client:
         found = find_document(client, Ec2DaskAccount, slug)
         return found or [str(d.name) for d in _documents(client)]
@@ -230,163 +230,6 @@ async def _document_or_names(client: PrefectClient, slug: str) -> BlockDocument 
         return [str(d.name) for d in await _documents_of(client)]
 
 
-def may_read_here() -> bool:
-    """Whether blocks may be read by Prefect's API within this process, where no server is named.
-
-    Only of a process that says so: it takes half of the processor's time that a temporary server takes, but
-    such a server may be at work already in a program that runs flows.
-    """
-    from prefect.settings import get_current_settings
-
-    settings = get_current_settings()
-    return bool(_reads_here) and not _servers and not settings.api.url and settings.server.ephemeral.enabled
-
-
-@contextmanager
-def reading_here() -> Iterator[None]:
-    """Let blocks be read by Prefect's API within this process while the block lasts."""
-    _reads_here.append(True)
-    try:
-        yield
-    finally:
-        _reads_here.pop()
-
-
-def _read_here(what: str, ask: Callable[[PrefectClient], Awaitable[T]]) -> T:
-    """Ask Prefect's API in this process, without its services.
-
-    Raises:
-        AccountError: It could not be asked.
-        TimeoutError: It did not start within Prefect's bound.
-    """
-    from prefect.client.orchestration import PrefectClient
-    from prefect.server.api.server import create_app
-
-    async def read() -> T:
-        app = create_app(ephemeral=True, webserver_only=True)
-        async with PrefectClient(app) as client:
-            return await ask(client)
-
-    try:
-        with _told_in_a_line(what):
-            # In a thread: there may be an event loop in this one.
-            (answer,) = side_by_side(lambda _: asyncio.run(read()), [None])
-            return answer
-    except AccountError as error:
-        if isinstance(error.__cause__, (TimeoutError, asyncio.TimeoutError)):
-            raise TimeoutError(str(error)) from error
-        raise
-
-
-def nothing_was_saved() -> bool:
-    """Whether there can be no block: no server is named, and a temporary one would begin an empty database.
-
-    It need not be started then: all that it keeps is in a file, https://docs.prefect.io/v3/concepts/server.
-    """
-    from prefect.settings import get_current_settings
-
-    settings = get_current_settings()
-    held = settings.server.database.connection_url
-    if settings.api.url or not settings.server.ephemeral.enabled or held is None:
-        return False
-    kind, _, file = held.get_secret_value().partition("?")[0].partition(":///")
-    # One in memory, or a URI of SQLite's own, is asked.
-    return kind.startswith("sqlite") and bool(file) and ":" not in file and not Path(file).exists()
-
-
-@contextmanager
-def asking(what: str) -> Iterator[SyncPrefectClient]:
-    """A client of the Prefect API.
-
-    Any failure of it, of its transport or of a temporary server ends here: to go on with the sandbox instead
-    would run somewhere else than was asked for.
-
-    Args:
-        what: What is asked about, for the error.
-
-    Raises:
-        AccountError: The Prefect API could not be asked.
-    """
-    from prefect.client.orchestration import get_client
-
-    with _told_in_a_line(what):
-        _tell_server()
-        with get_client(sync_client=True) as client:
-            yield client
-
-
-def ensure_api() -> None:
-    """Have Prefect's temporary server there, where no server is named, before a flow asks for it.
-
-    Raises:
-        AccountError: It did not start.
-    """
-    with asking("Prefect"):
-        pass
-
-
-def _tell_server() -> None:
-    """Tell once that a temporary server is started; it stays for this process."""
-    from prefect.settings import PREFECT_API_URL
-
-    if PREFECT_API_URL.value() or _servers:
-        return
-    _servers.append(True)
-    text = (
-        "No Prefect server is named, so a temporary one is started, for this command alone. "
-        "`prefect server start` runs one that stays; PREFECT_API_URL names it."
-    )
-    tell(Event("server", text))
-
-
-@contextmanager
-def _told_in_a_line(what: str) -> Iterator[None]:
-    try:
-        with _patient():
-            yield
-    except PrefectCoiledError:
-        raise
-    except Exception as error:
-        raise _unreachable(what, error) from error
-
-
-def _patient() -> AbstractContextManager[object]:
-    """Give Prefect's ephemeral server time to make its database.
-
-    Prefect's own 20 s are short on a busy machine, and on running out it leaves the server behind.
-    """
-    from prefect.settings import (
-        PREFECT_API_URL,
-        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-        temporary_settings,
-    )
-
-    if PREFECT_API_URL.value():
-        return nullcontext()
-    seconds = max(EPHEMERAL_STARTUP_S, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
-    return temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: seconds})
-
-
-def _unreachable(what: str, error: Exception) -> AccountError:
-    """The error that says that Prefect's API could not be asked."""
-    from prefect.settings import PREFECT_API_URL
-
-    reason, step = cause_and_step(error)
-    where = PREFECT_API_URL.value()
-    if not where:
-        return AccountError(
-            what,
-            f"Prefect's temporary server could not be asked: {reason}.",
-            "Run it again, or start a server that stays: `prefect server start`, with its address in "
-            "PREFECT_API_URL. PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS is how long a start may take.",
-        )
-    return AccountError(
-        what,
-        f"the Prefect API at {without_user(str(where))} could not be asked: {reason}.",
-        step,
-    )
-
-
 def save_block(block: Ec2DaskAccount, slug: str) -> None:
     """Save an account's block under its slug.
 
@@ -394,29 +237,19 @@ def save_block(block: Ec2DaskAccount, slug: str) -> None:
         AccountError: The Prefect API could not be asked.
     """
     save: Any = block.save  # Prefect's types do not know `_sync`
-    with _told_in_a_line(f"account {slug!r}"):
+    with told_in_a_line(f"account {slug!r}"):
         save(slug, overwrite=True, _sync=True)
 
 
 def _validated(document: BlockDocument) -> Ec2DaskAccount:
     """The block of a document; Prefect's own error would hide what is wrong with it."""
     try:
-        with _unheard():
+        with unheard():
             return block_of(Ec2DaskAccount, document)
     except Exception as error:
         d = what_is_wrong(Ec2DaskAccount, error, document.data).diagnosis
     age = age_of(Ec2DaskAccount, document)
     raise AccountError(f"account {document.name!r}: {d.what}", d.why, sentences(d.next_step, age))
-
-
-def _unheard() -> AbstractContextManager[object]:
-    """Have Prefect tell nobody that a block was read here: it would start a temporary server to tell it.
-
-    It tells no temporary server where there is a key of Prefect Cloud, and Cloud only where its API is named.
-    """
-    from prefect.settings import PREFECT_API_KEY, temporary_settings
-
-    return temporary_settings({PREFECT_API_KEY: "nobody's"}) if may_read_here() else nullcontext()
 
 
 def _missing(slug: str, names: list[str]) -> AccountError:

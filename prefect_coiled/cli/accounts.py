@@ -31,7 +31,8 @@ from prefect_coiled.cli.declare import (
 @command("account list")
 def account_list(as_json: JsonOption = False) -> None:
     """List the accounts that have a block."""
-    from prefect_coiled.blocks.loading import DEFAULT_ACCOUNT, find_accounts, reading_here
+    from prefect_coiled.blocks.asking import reading_here
+    from prefect_coiled.blocks.loading import DEFAULT_ACCOUNT, find_accounts
 
     with reading_here():
         documents = find_accounts()
@@ -62,7 +63,8 @@ def account_explain(
     as_json: JsonOption = False,
 ) -> None:
     """Show the options that hold for an account, and where each value came from."""
-    from prefect_coiled.blocks.loading import load_account, reading_here
+    from prefect_coiled.blocks.asking import reading_here
+    from prefect_coiled.blocks.loading import load_account
     from prefect_coiled.options import cluster_defaults, merge
 
     with reading_here():

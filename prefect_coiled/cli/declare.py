@@ -68,7 +68,8 @@ class At:
     @functools.cached_property
     def loaded(self) -> Account:
         """The account."""
-        from prefect_coiled.blocks.loading import load_account, reading_here
+        from prefect_coiled.blocks.asking import reading_here
+        from prefect_coiled.blocks.loading import load_account
 
         with reading_here():
             loaded = load_account(self.account)
@@ -86,7 +87,7 @@ class At:
 
     def session(self, cluster: str = "") -> AbstractContextManager[Session]:
         """A session in which the provisioning flows work."""
-        from prefect_coiled.blocks.loading import ensure_api
+        from prefect_coiled.blocks.asking import ensure_api
         from prefect_coiled.tasks.steps import Session, use_session
 
         ensure_api()

@@ -44,7 +44,7 @@ def demo(
     from prefect import flow, task
 
     from prefect_coiled.blocks import load_account
-    from prefect_coiled.blocks.loading import ensure_api
+    from prefect_coiled.blocks.asking import ensure_api
     from prefect_coiled.progress import live_board
     from prefect_coiled.sandbox import start, status, stop
     from prefect_coiled.task_runner import CoiledTaskRunner

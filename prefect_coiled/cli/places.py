@@ -133,12 +133,8 @@ class Everywhere(At):
                 yield one
 
     def _accounts(self) -> Iterator[Account]:
-        from prefect_coiled.blocks.loading import (
-            DEFAULT_ACCOUNT,
-            find_accounts,
-            load_account,
-            reading_here,
-        )
+        from prefect_coiled.blocks.asking import reading_here
+        from prefect_coiled.blocks.loading import DEFAULT_ACCOUNT, find_accounts, load_account
 
         if not self.all_accounts:
             yield self.loaded

@@ -331,7 +331,7 @@ def _price(options: BackendOptions) -> str:
 def _make(block: Ec2DaskAccount, account: str, console: Console) -> AccountRecord:
     """Set up, each resource a line as it is made."""
     from prefect_coiled.blocks import account_from_block
-    from prefect_coiled.blocks.loading import ensure_api
+    from prefect_coiled.blocks.asking import ensure_api
     from prefect_coiled.saved_accounts import set_up
 
     reads = ("Describe", "Get", "Head", "List")

@@ -22,7 +22,8 @@ from prefect.settings import (
 )
 
 from prefect_coiled import Ec2DaskAccount
-from prefect_coiled.blocks.loading import _read_here, find_accounts, reading_here
+from prefect_coiled.blocks.asking import read_here, reading_here
+from prefect_coiled.blocks.loading import find_accounts
 from prefect_coiled.sandbox import SandboxInfo
 
 from .conftest import run
@@ -86,7 +87,7 @@ def test_what_only_reads_blocks_reads_them_without_a_server(
 ) -> None:
     (tmp_path / "prefect.db").touch()
     with reading_here():
-        assert _read_here("a block", save_an_account) == "kept"
+        assert read_here("a block", save_an_account) == "kept"
     no_server.clear()  # Prefect tells events of what was saved
     listed = json.loads(run("account", "list", "--json").stdout)
     assert [(row["account"], row["region"]) for row in listed] == [("kept", "eu-west-3"), ("default", "")]
