@@ -53,12 +53,6 @@ def whens(storage: S3Bucket) -> Callable[[], Any]:
     return made  # type: ignore[no-any-return]
 
 
-def test_a_result_that_may_not_be_written_says_how_to_let_it(storage: S3Bucket) -> None:
-    state: Any = whens(storage)(return_state=True)  # type: ignore[call-arg]
-    assert not state.is_completed()
-    assert "role attach-policy" in str(state.message), state.message
-
-
 def test_results_outlive_their_cluster_and_the_next_one_reads_them(
     storage: S3Bucket, sandbox: Sandbox
 ) -> None:

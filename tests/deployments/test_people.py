@@ -1,4 +1,4 @@
-"""What happens to deployed runs: hosts that die, hooks, automations, somebody who suspends them."""
+"""What happens to deployed runs: hosts that die, hooks, automations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.events.actions import RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.flow_runs import suspend_flow_run
 from prefect.states import Cancelling, Scheduled
 
 from .conftest import POOL, Worker
@@ -145,25 +144,3 @@ def test_a_run_that_is_cancelled_tells_its_hook_once(
     until(lambda: len(hooks(gate)) == 1, 30)
     until(lambda: live() == [], 60)
     assert len(hooks(gate)) == 1
-
-
-def test_a_run_that_somebody_suspends_while_a_task_runs_gives_its_cluster_back_and_is_resumed(
-    deploy: Callable[..., UUID],
-    client: SyncPrefectClient,
-    worker: Worker,
-    live: Live,
-    until: Until,
-    gate: Path,
-) -> None:
-    run = start(client, deploy("that is suspended"), until, gate=str(gate))
-    suspend: Any = suspend_flow_run
-    suspend(flow_run_id=run.id, timeout=600, _sync=True)
-    assert state_of(client, run) == "Suspended"
-    # What runs ends first, as with threads.
-    gate.touch()
-    until(lambda: live() == [], 120)
-    until(lambda: not flow_processes(worker), 30)
-    assert state_of(client, run) == "Suspended"
-    client.resume_flow_run(run.id)
-    until(lambda: state_of(client, run) == "Completed", 240)
-    until(lambda: live() == [], 60)
