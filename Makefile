@@ -17,10 +17,10 @@ APART := tests/soak tests/netns tests/ui tests/vm tests/qemu tests/clients tests
 LONG := tests/deployments tests/bare $(addprefix tests/cli/test_,environment_diff.py interrupted.py no_server.py places.py) \
   $(addprefix tests/cluster/test_,api_keys.py beside_local.py containers.py doctor.py ends.py fresh_account.py gpu.py \
     heavy_use.py logs_in_prefect.py machines_counted.py notebook.py one_address.py other_places.py \
-    reference_document.py results.py shared_name.py shipped_flows.py watching.py) \
-  $(addprefix tests/provision/test_,closed_ways.py destruction.py each_call.py plans.py regions.py registry.py \
+    reference_document.py results.py shared_name.py shipped_flows.py spot.py watching.py) \
+  $(addprefix tests/provision/test_,closed_ways.py destruction.py each_call.py known.py plans.py regions.py registry.py \
     removals_refused.py rotated_keys.py story.py) \
-  $(addprefix tests/runner/test_,processes.py relay_away.py served.py) tests/lost_work/test_server_away.py \
+  $(addprefix tests/runner/test_,processes.py relay_away.py relay_ends.py served.py) tests/lost_work/test_server_away.py \
   $(addprefix tests/netns/test_,from_nothing.py network_gone.py to_aws.py)
 
 # What touches the dependencies: the parts, the command line, a flow on a cluster of the sandbox, tasks; and

@@ -55,6 +55,8 @@ def ensure_security_group(
         )
         return str(made["GroupId"]), []
     except AlreadyExistsError as taken:
+        if taken.code != "InvalidGroup.Duplicate":
+            raise
         what = f"waiting for Security Group ({name}) to be visible"
         try:
             return wait_for(aws, what, lambda: _found(aws, name, vpc_id, labels), timeout=VISIBLE)

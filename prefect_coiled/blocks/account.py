@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from prefect.blocks.core import Block
+from prefect.utilities.names import obfuscate
 from prefect_aws import AwsCredentials
 from pydantic import Field, model_validator
 
@@ -223,6 +224,14 @@ def credential_source(block: Ec2DaskAccount) -> CredentialSource:
         )
     if bool(aws.aws_access_key_id) != bool(aws.aws_secret_access_key):
         raise AccountError("aws_credentials", "need both the access key id and the secret key, or neither.")
+    secret = aws.aws_secret_access_key
+    if secret is not None and secret.get_secret_value() == obfuscate(""):
+        # What Prefect shows in the place of a secret, and its form sends back where it keeps no reference.
+        raise AccountError(
+            "aws_credentials",
+            "hold the mask that is shown in the place of a secret key, and not the key.",
+            "Choose the block of the AWS credentials in the account's form again, or give the key anew.",
+        )
     parameters = aws.aws_client_parameters
     for name in ("verify", "verify_cert_path", "api_version", "config", "use_ssl"):
         value = getattr(parameters, name)

@@ -147,7 +147,7 @@ def _remove_rest(
             meanwhile, late = [], Removal(left={name: priced(why, None)})
     there["instance"] += [{"InstanceId": machine} for machine in meanwhile]
     removal, more = remove(aws, there, run, patience, asked=("instance",), stays=stays)
-    removal, refused = first + removal + late, [*refused, *more]
+    removal, refused = removal + first + late, [*refused, *more]
     # That the name stays with what is left is no news.
     intent = parameters.intent_of(aws.account, name)
     left = {key: why for key, why in removal.left.items() if key != intent or len(removal.left) == 1}

@@ -189,7 +189,8 @@ def test_the_end_of_an_account_is_planned_shown_and_then_asked_about(sandbox: Sa
     destroy = ("account", "destroy", "default", "--region", "sa-east-1")
     plan = json.loads(run(*destroy, "--plan", "--json").stdout)
     # The role goes if no other region needs it.
-    going = {c["resource_id"].rpartition("/")[2] for c in plan["changes"] if c["action"] == "delete"}
+    going = {c["resource_id"] for c in plan["changes"] if c["action"] == "delete"}
+    going = {one if one.startswith("/prefect-coiled/") else one.rpartition("/")[2] for one in going}
     refused = run(*destroy, answer="no\n")
     assert refused.exit_code == 1
     assert all(one in refused.output for one in going)

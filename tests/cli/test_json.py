@@ -64,6 +64,7 @@ SHOWS: dict[tuple[str, ...], tuple[tuple[str, ...], set[str]]] = {
     ("ls",): (("ls",), {"name", "state", "workers", "types", "usd_per_hour"}),
     ("notifications",): (("notifications",), {"time", "level", "event_type", "msg", "data"}),
     ("resources",): (("resources",), {"kind", "resource_id", "cluster"}),
+    ("timeline",): (("timeline", NAME), {"name", "of", "begin", "end", "critical"}),
     ("role", "list"): (("role", "list"), set()),
     ("sandbox", "status"): (("sandbox", "status"), {"endpoint", "pid", "instances"}),
 }

@@ -15,6 +15,7 @@ from prefect.context import FlowRunContext
 from rich.console import Console
 
 from prefect_coiled import Cluster
+from prefect_coiled.aws.known import forget
 from prefect_coiled.blocks import load_account
 from prefect_coiled.notifications import read_notifications
 from prefect_coiled.progress import live_board
@@ -80,6 +81,7 @@ def life() -> dict[str, Any]:
     seen: dict[str, Any] = {"report": []}
     door = load_account(None).door("us-east-1")
     Cluster(n_workers=0, quiet=True).close()  # the account is set up after it
+    forget(door)  # so that it is looked at, as by a first launch
     before = len(read_notifications(door, limit=10_000))
 
     @flow

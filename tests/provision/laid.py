@@ -14,7 +14,7 @@ from prefect_coiled.aws import kinds, parameters, waits
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import find_all
 from prefect_coiled.plan.kinds import There
-from prefect_coiled.provision import planning, removal
+from prefect_coiled.provision import cluster_removal, planning, sweeping
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.changes import plainly
 
@@ -60,7 +60,8 @@ def hurry(monkeypatch: pytest.MonkeyPatch, pace: float = 300.0, *, young: bool =
     monkeypatch.setitem(
         waits.wait_for.__kwdefaults__, "clock", lambda: begun + (time.monotonic() - begun) * pace
     )
-    monkeypatch.setattr(removal, "as_steps", plainly)
+    for room in (cluster_removal, sweeping):
+        monkeypatch.setattr(room, "as_steps", plainly)
     if not young:
         monkeypatch.setattr(parameters, "STARTING", -60.0)
 

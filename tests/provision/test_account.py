@@ -267,7 +267,7 @@ def test_a_role_of_that_name_that_is_not_ours_is_left_alone(session: Session, sa
 def test_the_lease_of_a_set_up_is_given_back(session: Session, sandbox: Sandbox) -> None:
     set_up()
     names = [p["Name"] for p in sandbox.client("ssm").describe_parameters()["Parameters"]]
-    assert not [n for n in names if n.startswith("/prefect-coiled/")]
+    assert "/prefect-coiled/team/set-up" not in names
 
 
 def test_the_lease_of_a_set_up_that_was_killed_is_taken_over(

@@ -236,7 +236,7 @@ def test_of_the_clusters_that_had_a_name_the_one_that_has_it_is_meant(
 
 
 def test_a_lease_is_held_by_one(aws: Aws, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "GOOD_FOR", 1.0)
+    monkeypatch.setattr(leases, "GOOD_FOR", 3.0)
     name = "/prefect-coiled/team/proof"
     parameters.claim(aws, name, "dead", tags.account_tags("team"))
     while leases.is_held(aws, name):  # its holder does not write it any more

@@ -29,7 +29,7 @@ from tests.provision.laid import Lay, Rule, live, refusing
 Spec = Callable[..., ClusterSpec]
 # What each account that was set up shares, and costs nothing: it stays whatever a sweep does.
 SHARED = {"VPC", "subnet", "route table", "internet gateway", "VPC endpoint", "IAM role", "instance profile"}
-SHARED |= {"log group", "bucket", "repository"}
+SHARED |= {"log group", "bucket", "repository", "parameter"}
 
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")

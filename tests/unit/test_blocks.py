@@ -184,6 +184,12 @@ def test_an_account_with_only_a_region_gives_the_defaults(saved):
     assert account.endpoint_url is None
 
 
+def test_a_mask_in_the_place_of_a_secret_is_told_with_what_to_do():
+    credentials = AwsCredentials(aws_access_key_id="AKIAEXAMPLE", aws_secret_access_key="********")
+    with pytest.raises(AccountError, match=r"the mask .* Choose the block of the AWS credentials"):
+        Ec2DaskAccount(region="us-east-1", aws_credentials=credentials)
+
+
 def test_an_endpoint_of_the_aws_credentials_is_kept():
     credentials = AwsCredentials(
         aws_client_parameters=AwsClientParameters(endpoint_url="http://localhost:5000")
