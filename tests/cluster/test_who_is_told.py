@@ -35,10 +35,6 @@ STEPS = [
     "scheduler: ready",
     "workers: N ready (of N)",
     "workers: launching N more",
-    "network: looking",
-    "network: there",
-    "role: there",
-    "log group: there",
     "cost: $N at list prices, in sandbox",
     "removed: N",
 ]
