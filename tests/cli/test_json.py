@@ -64,7 +64,7 @@ SHOWS: dict[tuple[str, ...], tuple[tuple[str, ...], set[str]]] = {
     ("ls",): (("ls",), {"name", "state", "workers", "types", "usd_per_hour"}),
     ("notifications",): (("notifications",), {"time", "level", "event_type", "msg", "data"}),
     ("resources",): (("resources",), {"kind", "resource_id", "cluster"}),
-    ("timeline",): (("timeline", NAME), {"name", "of", "begin", "end", "critical"}),
+    ("timeline",): (("timeline", NAME), {"name", "begin", "end"}),
     ("role", "list"): (("role", "list"), set()),
     ("sandbox", "status"): (("sandbox", "status"), {"endpoint", "pid", "instances"}),
 }
@@ -146,7 +146,7 @@ def test_an_error_leaves_standard_output_empty(
     }
     for path in sorted(shows):
         name = ["nobodys"] if path == ("account", "explain") else ["--account", "nobodys"]
-        words = [*path, *([NAME] if path[0] in ("dashboard", "firewall", "logs") else []), *name]
+        words = [*path, *([NAME] if path[0] in ("dashboard", "firewall", "logs", "timeline") else []), *name]
         code, out, err = shown(capfd, *words, "--json")
         assert (code, out) == (1, ""), (path, err)
         assert err.startswith("Error: account 'nobodys'"), path
