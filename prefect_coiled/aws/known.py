@@ -15,8 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import boto3
@@ -25,6 +24,7 @@ from prefect_coiled.aws import leases
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.parameters import (
     STANDARD_LIMIT,
+    age_in,
     claim,
     intent_of,
     known_of,
@@ -75,21 +75,19 @@ def see(aws: Aws, cluster: str) -> Seen | None:
         reply = aws.call("ssm:GetParameters", what, Names=list(names))
     except AccessDeniedError:
         return None
-    now = parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
     found = {str(one["Name"]): one for one in reply["Parameters"]}
-
-    def age(one: dict[str, Any]) -> float:
-        return float((now - one["LastModifiedDate"]).total_seconds())
-
     noted, lease, intent = (found.get(name) for name in names)
-    known = Known.decode(str(noted["Value"])) if noted is not None and age(noted) <= GOOD_FOR else None
-    if known is not None and noted is not None and not _believed(aws, known, int(noted["Version"])):
+    version = int(noted["Version"]) if noted is not None else 0
+    known = None
+    if noted is not None and age_in(reply, noted) <= GOOD_FOR:
+        known = Known.decode(str(noted["Value"]))
+    if known is not None and not _believed(aws, known, version):
         known = None
     _remember(aws, known)
     return Seen(
-        version=int(noted["Version"]) if noted is not None else 0,
+        version=version,
         known=known,
-        leased=lease is not None and age(lease) <= leases.GOOD_FOR,
+        leased=lease is not None and age_in(reply, lease) <= leases.GOOD_FOR,
         holder=uid_of(str(intent["Value"])) if intent is not None else None,
     )
 

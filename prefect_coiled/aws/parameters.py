@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
+from typing import Any
 
 from prefect_coiled.aws.batches import PARAMETERS, batches
 from prefect_coiled.aws.door import Aws
@@ -155,15 +156,20 @@ def delete_parameters(aws: Aws, names: list[str]) -> None:
         aws.call("ssm:DeleteParameters", f"deleting parameters ({chunk[0]} ...)", Names=chunk)
 
 
+def age_in(reply: dict[str, Any], parameter: dict[str, Any]) -> float:
+    """The seconds since a parameter of a reply was written, both times by AWS's own clock."""
+    now = parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
+    written: datetime = parameter["LastModifiedDate"]
+    return (now - written).total_seconds()
+
+
 def read_with_age(aws: Aws, name: str) -> tuple[str, float] | None:
     """The value of a parameter and the seconds since it was written, both times by AWS's own clock."""
     try:
         reply = aws.call("ssm:GetParameter", f"reading parameter ({name})", Name=name)
     except NotFoundError:
         return None
-    now = parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
-    written: datetime = reply["Parameter"]["LastModifiedDate"]
-    return str(reply["Parameter"]["Value"]), (now - written).total_seconds()
+    return str(reply["Parameter"]["Value"]), age_in(reply, reply["Parameter"])
 
 
 def read_version(aws: Aws, name: str, version: int) -> str | None:

@@ -6,9 +6,8 @@ Knows nothing of accounts. Any failure ends here, as an error of one line.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +19,6 @@ from prefect_coiled.internals.python import side_by_side
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 EPHEMERAL_STARTUP_S = 300
@@ -112,6 +110,26 @@ def asking(what: str) -> Iterator[SyncPrefectClient]:
         _tell_server()
         with get_client(sync_client=True) as client:
             yield client
+
+
+def ask(
+    what: str, here: Callable[[PrefectClient], Awaitable[T]], there: Callable[[SyncPrefectClient], T]
+) -> T:
+    """Ask Prefect's API in this process where that may be; else, or where it starts too slowly, a server.
+
+    Args:
+        what: As for `asking`.
+        here: Asks the API in this process.
+        there: The same of a server.
+
+    Raises:
+        AccountError: The Prefect API could not be asked.
+    """
+    if may_read_here():
+        with suppress(TimeoutError):  # of a bound that Prefect sets: a server has longer
+            return read_here(what, here)
+    with asking(what) as client:
+        return there(client)
 
 
 def ensure_api() -> None:

@@ -10,10 +10,9 @@ import asyncio
 import logging
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
@@ -21,10 +20,9 @@ from prefect_coiled.aws.credentials import ADMINISTRATOR, CredentialSource
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer, credential_source
 from prefect_coiled.blocks.asking import (
+    ask,
     asking,
-    may_read_here,
     nothing_was_saved,
-    read_here,
     told_in_a_line,
     unheard,
 )
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import BlockDocument
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 DEFAULT_ACCOUNT = "default"
 # What was said of regions, by account.
@@ -136,13 +133,7 @@ def find_accounts() -> list[BlockDocument]:
     """
     if nothing_was_saved():
         return []
-    if may_read_here():
-        with suppress(
-            TimeoutError
-        ):  # a machine too busy for the bound that Prefect sets: a server has longer
-            return read_here("accounts", _documents_of)
-    with asking("accounts") as client:
-        return _documents(client)
+    return ask("accounts", _documents_of, _documents)
 
 
 def account_slug(slug: str | None = None) -> str:
@@ -179,12 +170,12 @@ def _read(slug: str) -> BlockDocument | list[str]:
     """The block document, or the names of those that there are; synchronously, whatever is running."""
     if nothing_was_saved():
         return []
-    if may_read_here():
-        with suppress(TimeoutError):  # as above
-            return read_here(f"account {slug!r}", partial(_document_or_names, slug=slug))
-    with asking(f"account {slug!r}") as client:
+
+    def there(client: SyncPrefectClient) -> BlockDocument | list[str]:
         found = find_document(client, Ec2DaskAccount, slug)
         return found or [str(d.name) for d in _documents(client)]
+
+    return ask(f"account {slug!r}", partial(_document_or_names, slug=slug), there)
 
 
 def find_document(client: SyncPrefectClient, kind: type[Block], name: str) -> BlockDocument | None:

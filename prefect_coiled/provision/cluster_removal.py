@@ -137,7 +137,8 @@ def _remove_rest(
     templates, late = {"launch template": there.pop("launch template", [])}, Removal()
     with leaving(partial(_kept, there)):
         first, refused = remove(aws, templates, run, patience)
-        stays |= {row: why for row in templates for why in list(first.left.values())[:1]}
+        if first.left:
+            stays["launch template"] = next(iter(first.left.values()))
         try:
             meanwhile = _launched_meanwhile(aws, name, uid, machines)
         except CredentialsError:

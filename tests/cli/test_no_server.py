@@ -33,6 +33,7 @@ from .conftest import run
 def no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """No server is named, and a temporary one that is started fails; gives who started one."""
     started: list[str] = []
+    monkeypatch.setattr("prefect_coiled.blocks.asking._servers", [])  # as in a process of its own
 
     def start(self: Any, *args: Any, **kwargs: Any) -> None:
         started.append("a server")

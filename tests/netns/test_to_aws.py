@@ -11,15 +11,13 @@ import os
 import re
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
-from prefect_coiled.environment import DISTRIBUTION, capture
-from prefect_coiled.environment.records import normalized
+from prefect_coiled.environment import DISTRIBUTION
 from prefect_coiled.sandbox import Sandbox
+from tests.environments import needless
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "to-aws.md").read_text(encoding="utf-8")
@@ -52,22 +50,6 @@ def block(text: str, language: str) -> str:
     return found[1]
 
 
-def needless() -> list[str]:
-    """What the suite alone needs: with it left out, this is the environment of a user."""
-    needed: set[str] = set()
-    wanted = [DISTRIBUTION]
-    while wanted:
-        if (name := normalized(wanted.pop())) in needed:
-            continue
-        needed.add(name)
-        try:
-            required = map(Requirement, metadata.requires(name) or [])
-        except metadata.PackageNotFoundError:
-            continue
-        wanted += [r.name for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
-    return sorted({package.name for package in capture().packages} - needed)
-
-
 @pytest.fixture(scope="module")
 def aws(possible):
     with Sandbox({"plane": "netns", "image": "bare", "iam": "on", "grace": 2}) as running:
@@ -87,7 +69,7 @@ def test_each_step_does_what_the_page_says(aws, tmp_path):
     environ |= {
         "HOME": str(home),
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
-        "DASK_COILED__PACKAGE_SYNC_IGNORE": repr(needless()),
+        "DASK_COILED__PACKAGE_SYNC_IGNORE": repr(needless(DISTRIBUTION)),
         # Nothing says where an API is; but this machine may be busy.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "150",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

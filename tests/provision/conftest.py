@@ -116,3 +116,12 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Locked:
         made.append(wheel_of(path))
         built[made[-1].sha256] = path
     return Locked(Lock(python="3.11.9", architecture="x86_64", wheels=(made[0],), uv=made[1]), built)
+
+
+@pytest.fixture
+def nothing_there(sandbox: Sandbox) -> Iterator[None]:
+    """A sandbox as it is at first, before and after, whose machines do not boot."""
+    sandbox.reset()
+    sandbox.set(boot="none")
+    yield
+    sandbox.reset()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -28,19 +28,13 @@ from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session
 from tests.provision.laid import Lay, hurry, live, refusing
 
+pytestmark = pytest.mark.usefixtures("nothing_there")
+
 Spec = Callable[..., ClusterSpec]
 # What is asked for where nothing is known, of all that clusters share.
 LOOKS = {"ec2:DescribeVpcs", "ec2:DescribeSubnets", "ec2:DescribeNatGateways", "iam:GetRole"}
 # Most calls of a launch whose account is known, but for looks at whether the scheduler runs.
 MOST = 16
-
-
-@pytest.fixture(autouse=True)
-def nothing_there(sandbox: Sandbox) -> Iterator[None]:
-    sandbox.reset()
-    sandbox.set(boot="none")
-    yield
-    sandbox.reset()
 
 
 @pytest.fixture

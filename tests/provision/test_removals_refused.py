@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import botocore.client
@@ -25,6 +25,8 @@ from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks.steps import Session
 from tests.provision.laid import bring_up, hurry, refused
+
+pytestmark = pytest.mark.usefixtures("nothing_there")
 
 _call: Any = botocore.client.BaseClient.__dict__["_make_api_call"]
 Spec = Callable[..., ClusterSpec]
@@ -55,14 +57,6 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds of waits pass some hundred times as fast, and Prefect repeats no step."""
     hurry(monkeypatch)
     monkeypatch.setattr(planning, "REGIONS", ("us-east-1", "eu-west-1"))
-
-
-@pytest.fixture(autouse=True)
-def nothing_there(sandbox: Sandbox) -> Iterator[None]:
-    sandbox.reset()
-    sandbox.set(boot="none")
-    yield
-    sandbox.reset()
 
 
 def a_cluster(aws: Aws, spec: ClusterSpec, there: There, sandbox: Sandbox, roles: tuple[str, ...]) -> str:

@@ -13,21 +13,19 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
-from packaging.requirements import Requirement
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_coiled.environment import DISTRIBUTION, Locked, Wheel, capture, lock
 from prefect_coiled.environment.download import download as direct_download
 from prefect_coiled.environment.indexes import Indexes
-from prefect_coiled.environment.records import normalized
 from prefect_coiled.environment.target import Target
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.sandbox.addresses import free_port
+from tests.environments import needless
 from tests.vm.images import Images, Layer, reason, size, skip_or_fail
 
 HERE = Path(__file__).parent
@@ -78,20 +76,8 @@ def bare(images: Images, measured: Callable[[str], None]) -> list[Layer]:
 @pytest.fixture(scope="session")
 def ignored() -> list[str]:
     """What the suite alone needs: with it left out, this is the environment of a user with pandas."""
-    needed: set[str] = set()
     # Functions of these tests bring pytest with them.
-    wanted = [DISTRIBUTION, "pandas", "pyarrow", "pytest"]
-    while wanted:
-        name = normalized(wanted.pop())
-        if name in needed:
-            continue
-        needed.add(name)
-        try:
-            required = map(Requirement, metadata.requires(name) or [])
-        except metadata.PackageNotFoundError:
-            continue
-        wanted += [r.name for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
-    return sorted({package.name for package in capture().packages} - needed)
+    return needless(DISTRIBUTION, "pandas", "pyarrow", "pytest")
 
 
 @pytest.fixture(scope="session")
