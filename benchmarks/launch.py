@@ -295,7 +295,7 @@ def _by_fleet(
     ec2: Any, pairs: list[tuple[str, str]], subnets: dict[str, str], image: str, number: int, name: str
 ) -> int:
     # A fleet launches by a template, which EC2 has to know.
-    made = ec2.create_launch_template(LaunchTemplateName=f"t{name}", LaunchTemplateData={"ImageId": image})
+    made = ec2.create_launch_template(LaunchTemplateName=f"fleet-{name}", LaunchTemplateData={"ImageId": image})
     template = made["LaunchTemplate"]["LaunchTemplateId"]
     while True:
         try:
