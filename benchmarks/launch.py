@@ -36,6 +36,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from botocore.config import Config
 from botocore.endpoint import Endpoint
 
 from prefect_coiled.aws.pace import Pace
@@ -111,6 +112,7 @@ def sizes(numbers: list[int], profile: str) -> list[dict[str, Any]]:
                 row["up_s"] = round(time.monotonic() - begun, 1)
                 row["launched"] = len(record.workers)
                 row["calls_to_launch"] = sum(counts.calls.values())
+                row["throttled_to_launch"] = sum(counts.throttled.values())
                 more = max(1, n // 10)
                 bucket.take(more, time.monotonic())
                 row["added"] = len(add_workers(spec, record, more, "more"))
@@ -279,7 +281,8 @@ def ways(number: int) -> list[dict[str, Any]]:
 def _one_by_one(
     sandbox: Any, pairs: list[tuple[str, str]], subnets: dict[str, str], image: str, number: int
 ) -> int:
-    ec2 = sandbox.client("ec2")
+    # As the library does (`aws.door`): botocore by itself asks five times for what AWS does not have.
+    ec2 = sandbox.client("ec2", config=Config(retries={"total_max_attempts": 1}))
     for kind, zone in pairs:
         try:
             made = ec2.run_instances(
@@ -295,7 +298,9 @@ def _by_fleet(
     ec2: Any, pairs: list[tuple[str, str]], subnets: dict[str, str], image: str, number: int, name: str
 ) -> int:
     # A fleet launches by a template, which EC2 has to know.
-    made = ec2.create_launch_template(LaunchTemplateName=f"fleet-{name}", LaunchTemplateData={"ImageId": image})
+    made = ec2.create_launch_template(
+        LaunchTemplateName=f"fleet-{name}", LaunchTemplateData={"ImageId": image}
+    )
     template = made["LaunchTemplate"]["LaunchTemplateId"]
     while True:
         try:
@@ -356,7 +361,8 @@ def _write_logs(sandbox: Any, group: str, streams: list[str]) -> None:
 def _tell(row: dict[str, Any]) -> None:
     throttled = sum(row["throttled"].values())
     told = (
-        f"{row['launched']} launched in {row['launched_s']} s by {row['calls_to_launch']} calls",
+        f"{row['launched']} launched in {row['launched_s']} s by {row['calls_to_launch']} calls, "
+        f"{row['throttled_to_launch']} of them throttled",
         f"EC2's rate of machines alone: {row['rate_s']} s",
         f"scheduler's address after {row['up_s']} s",
         f"{row['added']} added",

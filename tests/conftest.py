@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -62,6 +63,9 @@ def prefect_server(home: Path) -> Iterator[None]:
         return
     with prefect_test_harness(server_startup_timeout=120):
         yield
+        # States that are still on their way would be waited for a minute at the end of the process.
+        if (recording := sys.modules.get("prefect_coiled.task_runner.recording")) is not None:
+            recording.wait_until_recorded()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from contextvars import copy_context
 from typing import Any
+from uuid import UUID
 from weakref import WeakSet
 
 from prefect.context import FlowRunContext
@@ -31,9 +32,15 @@ _STUCK = 60.0
 
 
 class Recording:
-    """Sees the states of a flow run's tasks through to the API."""
+    """Sees the states of a flow run's tasks through to the API.
+
+    Attributes:
+        ends: The task runs whose last states are on their way. The API may show them as Running for a while,
+            and whoever tells it another end meanwhile would have the last word.
+    """
 
     def __init__(self) -> None:
+        self.ends: set[UUID] = set()
         self._outbox: Outbox | None = None
 
     def take_over(self, client: Any, submission: Submission, seconds: float) -> None:
@@ -56,7 +63,9 @@ class Recording:
             logger.warning("Some workers did not send their last logs: %s", error)
             answers = {}
         held = {worker: batches for worker, batches in answers.items() if isinstance(batches, list)}
-        self._take([batch for batches in held.values() for batch in batches])
+        taken = [batch for batches in held.values() for batch in batches]
+        self.ends |= {event.run for batch in taken for event in batch.events if event.final}
+        self._take(taken)
         gone = [ended for worker, ended in submission.news.ended.items() if worker not in held]
         submission.news.ended.clear()
         if gone:

@@ -316,7 +316,7 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
         except Exception as failed:  # raised below, once the tasks are reported
             self.logger.exception("The cluster could not be closed.")
             error = error or failed
-        if endings:
+        if endings := [each for each in endings if each.task_run_id not in self._recording.ends]:
             seconds = _REPORT_SECONDS if exc_type is None else _REPORT_SECONDS_WHEN_STOPPED
             self._connection.run(report, endings, seconds)
         if exc_type is KeyboardInterrupt:

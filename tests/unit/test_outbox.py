@@ -58,8 +58,9 @@ class Api:
 def api(monkeypatch: pytest.MonkeyPatch) -> Api:
     made = Api()
     monkeypatch.setattr(events, "get_client", lambda **_: made)
-    # Nothing goes again but where a test is about that: on a busy machine any time may pass between two steps.
-    for name, value in {"_ASK": 0.05, "_AGAIN": 60.0, "_GATHER": 0.01, "_PAUSE": 0.02, "_IDLE": 0.2}.items():
+    # Nothing goes again but where a test is about that: on a busy machine any time may pass between steps.
+    soon = {"_ASK": 0.05, "_GATHER": 0.01, "_PAUSE": 0.02, "_IDLE": 0.2}
+    for name, value in {**soon, "_AGAIN": 60.0}.items():
         monkeypatch.setattr(events, name, value)
     return made
 
