@@ -18,9 +18,9 @@ LONG := tests/deployments tests/bare $(addprefix tests/cli/test_,environment_dif
   $(addprefix tests/cluster/test_,api_keys.py beside_local.py containers.py doctor.py ends.py fresh_account.py gpu.py \
     heavy_use.py logs_in_prefect.py machines_counted.py notebook.py one_address.py other_places.py \
     reference_document.py results.py shared_name.py shipped_flows.py spot.py watching.py) \
-  $(addprefix tests/provision/test_,closed_ways.py destruction.py each_call.py known.py plans.py regions.py registry.py \
+  $(addprefix tests/provision/test_,closed_ways.py destruction.py each_call.py known.py permissions.py plans.py regions.py registry.py \
     removals_refused.py rotated_keys.py story.py) \
-  $(addprefix tests/runner/test_,processes.py relay_away.py relay_ends.py served.py) tests/lost_work/test_server_away.py \
+  $(addprefix tests/runner/test_,https.py processes.py relay_away.py relay_ends.py served.py) tests/lost_work/test_server_away.py \
   $(addprefix tests/netns/test_,from_nothing.py network_gone.py to_aws.py)
 
 # What touches the dependencies: the parts, the command line, a flow on a cluster of the sandbox, tasks; and
@@ -59,7 +59,8 @@ test: $(STAMP)  ## the suite, three files at a time, but for what takes long and
 	$(BIN)/python -m pytest tests -m "not long" $(addprefix --ignore ,$(APART) $(LONG)) --numprocesses 3 --dist loadfile --durations 40
 
 long-test: $(STAMP)  ## the rest of it
-	$(BIN)/python -m pytest $(LONG) tests/docs/test_examples.py tests/distribution --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest $(LONG) --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests -m long $(addprefix --ignore ,$(APART) $(LONG)) --numprocesses 2 --dist loadfile
 
 again: $(STAMP)  ## what failed in the last run, one test after the other; .venv/second-tries.txt keeps their names
 	$(BIN)/python -m pytest --cache-show cache/lastfailed | grep :: >> .venv/second-tries.txt || true

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
 
 from prefect_coiled.cli import interrupted
-from prefect_coiled.cli.common import out
-from prefect_coiled.cli.declare import command
+from prefect_coiled.cli.common import out, print_json, quiet
+from prefect_coiled.cli.declare import JsonOption, command
 from prefect_coiled.errors import OptionsError, PrefectCoiledError
 
 # Prime numbers below one million: known, so that the answer can be checked.
@@ -32,6 +33,7 @@ def demo(
     keep_sandbox: Annotated[
         bool, typer.Option("--keep-sandbox", help="Leave the sandbox running, to look around.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a Prefect flow on a Dask cluster in the sandbox. Needs no AWS account and no Prefect server.
 
@@ -49,7 +51,7 @@ def demo(
     from prefect_coiled.sandbox import start, status, stop
     from prefect_coiled.task_runner import CoiledTaskRunner
 
-    console, begun = out(), time.monotonic()
+    console, begun = quiet() if as_json else out(), time.monotonic()
     found = status() is not None
     step = _BELOW // _PARTS
     count: Any = task(name="count primes", task_run_name="primes from {low}")(count_primes)
@@ -74,7 +76,7 @@ def demo(
             )
         interrupted.changing(account.door(), sandbox=True)
         ensure_api()
-        with live_board(console):
+        with nullcontext() if as_json else live_board(console):
             answer = primes()
         if answer != _PRIMES:
             raise PrefectCoiledError("the demo", f"counted {answer} primes below {_BELOW:,}, not {_PRIMES}.")
@@ -82,6 +84,11 @@ def demo(
             f"{time.monotonic() - begun:.1f} seconds from nothing to the answer and back to nothing."
         )
         console.print("Next: put CoiledTaskRunner(n_workers=...) on a flow of yours.")
+        if as_json:
+            seconds = round(time.monotonic() - begun, 1)
+            print_json(
+                {"primes": answer, "below": _BELOW, "workers": workers, "tasks": _PARTS, "seconds": seconds}
+            )
     finally:
         if not (found or keep_sandbox):
             stop()

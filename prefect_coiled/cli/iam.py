@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prefect_coiled.cli.common import out, say
-from prefect_coiled.cli.declare import SlugOption, command
+from prefect_coiled.cli.common import ask_nobody, out, print_json, quiet, say
+from prefect_coiled.cli.declare import JsonOption, SlugOption, command
 from prefect_coiled.errors import OptionsError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from prefect_coiled.aws.door import Aws
     from prefect_coiled.aws.iam_setup import NewKey
     from prefect_coiled.plan.iam_setup import Principal, Step
@@ -45,6 +47,7 @@ def setup_iam(
         typer.Option(help="A service that the machines' work may use beside S3; several times for more."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="With --apply: do not ask.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Print the commands that make the policies and attach them, for somebody who may; or do it.
 
@@ -68,6 +71,8 @@ def setup_iam(
         raise OptionsError("setup iam", "takes --profile, --key and --yes with --apply alone.")
     if service and not boundary:
         raise OptionsError("setup iam --service", "is not for --no-boundary.")
+    if apply:
+        ask_nobody(as_json, yes)
     ((principal, name),) = named
     if key and principal != "user":
         raise OptionsError("setup iam --key", f"makes the key of a user, and none of a {principal}.")
@@ -77,8 +82,9 @@ def setup_iam(
         number = arn.split(":")[4]
     partition = arn.split(":")[1] if ":" in arn else "aws"
     aws: Aws | None = None
+    console = quiet() if as_json else out()
     if apply:
-        (aws, number, partition) = _administrator(slug, profile, number, partition)
+        (aws, number, partition) = _administrator(slug, profile, number, partition, console)
     if not number:
         raise OptionsError(
             "setup iam", "needs --aws-account-id.", "`aws sts get-caller-identity` says which it is."
@@ -102,7 +108,11 @@ def setup_iam(
         boundary=limits,
     )
     if aws is not None:
-        _apply(aws, wanted, number, partition, yes)
+        done = _apply(aws, wanted, number, partition, yes, console)
+        if as_json:
+            print_json(done)
+    elif as_json:
+        print_json([{"what": step.what, "call": step.call, "command": command(step)} for step in wanted])
     else:
         for step in wanted:
             if step.call == "PutRolePermissionsBoundary":
@@ -110,13 +120,13 @@ def setup_iam(
                 say(f"# Only if there is a role {slug} already: {command(step)}")
             else:
                 say(command(step))
-    if not boundary:
+    if not boundary and not as_json:
         say(f"# {GIVEN_UP}")
         say(f"# Then: prefect-coiled account edit {slug} --permissions-boundary {NO_BOUNDARY}")
 
 
 def _administrator(
-    slug: str, profile: str | None, number: str | None, partition: str
+    slug: str, profile: str | None, number: str | None, partition: str, console: Console
 ) -> tuple[Aws, str, str]:
     """The door of whoever manages IAM, said in a line; the AWS account's number, and its partition."""
     from prefect_coiled.aws.caller import find_caller
@@ -125,16 +135,17 @@ def _administrator(
     (account, aws) = administrator(slug, profile)
     caller = find_caller(aws)
     where = account.place(caller.aws_account_id, aws.region)
-    out().print(f"As {caller.arn}, {account.credentials.description}: {where}.")
+    console.print(f"As {caller.arn}, {account.credentials.description}: {where}.")
     own = caller.arn.split(":")[1]
     return aws, number or caller.aws_account_id, own if partition == "aws" else partition
 
 
-def _apply(aws: Aws, wanted: list[Step], number: str, partition: str, yes: bool) -> None:
-    """Show what is there and what is not, ask, and do it."""
+def _apply(
+    aws: Aws, wanted: list[Step], number: str, partition: str, yes: bool, console: Console
+) -> dict[str, Any]:
+    """Show what is there and what is not, ask, and do it; what came of each step, and of a key."""
     from prefect_coiled.aws.iam_setup import carry_out, held_by_boundary, look
 
-    console = out()
     tasks = look(aws, wanted, number, partition)
     words = {"missing": "to make", "there": "is there", "differs": "to renew: it says something else"}
     for task in tasks:
@@ -147,20 +158,31 @@ def _apply(aws: Aws, wanted: list[Step], number: str, partition: str, yes: bool)
             f"   What else the role has holds as far as the boundary allows: {', '.join(held)}. "
             "Name the services that the work uses by --service."
         )
+    became = {"missing": "made", "there": "there", "differs": "renewed"}
+    done: dict[str, Any] = {
+        "steps": [{"what": task.step.what, "state": became[task.state]} for task in tasks],
+        "held_by_boundary": list(held),
+    }
     if all(task.state == "there" for task in tasks):
         console.print("Nothing is missing.")
-        return
+        return done
     if not yes:
         typer.confirm("Do it?", default=True, abort=True)
     made: NewKey | None = None
     for task in tasks:
         made = carry_out(aws, task, number, partition) or made
         if task.state != "there":
-            console.print(f"   {task.step.what}: {'made' if task.state == 'missing' else 'renewed'}")
+            console.print(f"   {task.step.what}: {became[task.state]}")
     if made is not None:
-        # Past the console, which would break a line.
-        say(f"Access key id: {made.access_key_id}")
-        say(f"Secret access key: {made.secret_access_key.get_secret_value()}")
+        done["access_key"] = {
+            "access_key_id": made.access_key_id,
+            "secret_access_key": made.secret_access_key.get_secret_value(),
+        }
+        if not console.quiet:
+            # Past the console, which would break a line.
+            say(f"Access key id: {made.access_key_id}")
+            say(f"Secret access key: {made.secret_access_key.get_secret_value()}")
         console.print(
             "AWS tells the secret this once: put it into the account with `prefect-coiled setup aws`."
         )
+    return done

@@ -32,6 +32,7 @@ ACTS = {
     ("account", "destroy"),
     ("account", "edit"),
     ("account", "reset"),
+    ("demo",),
     ("doctor",),
     ("environment", "bake"),
     ("environment", "upload"),
@@ -40,12 +41,13 @@ ACTS = {
     ("sandbox", "start"),
     ("sandbox", "stop"),
     ("setup", "aws"),
+    ("setup", "iam"),
     ("setup", "region"),
     ("stop",),
     ("sweep",),
 }
-# JSON anyway, commands for a shell, and what is there to be looked at.
-TEXT = {("policies",), ("setup", "iam"), ("demo",)}
+# JSON anyway.
+TEXT = {("policies",)}
 # How each is called on a cluster that runs, and what its rows have.
 SHOWS: dict[tuple[str, ...], tuple[tuple[str, ...], set[str]]] = {
     ("account", "explain"): (("account", "explain"), {"option", "value", "from", "remark"}),
@@ -216,12 +218,30 @@ def test_what_changes_something_tells_as_json_what_became_of_it(
     edited = told("account", "edit", "as-json", "--yes", "--egress", "public-ip")
     assert any("public-ip" in change for change in edited["changes"])
     assert told("account", "reset", "as-json", "--yes") == {"account": "as-json", "reset": True}
+    printed = told("setup", "iam", "--user", "of-json", "--aws-account-id", "123456789012")
+    assert printed[0]["call"] == "CreateUser"
+    assert all(row["command"].startswith("aws iam ") for row in printed)
+    applied = [told("setup", "iam", "--user", "of-json", "--apply", "--yes", "--key") for _ in range(2)]
+    assert "made" in {row["state"] for row in applied[0]["steps"]}
+    assert applied[0]["access_key"]["secret_access_key"]
+    assert {row["state"] for row in applied[1]["steps"]} == {"there"}
+    assert "access_key" not in applied[1]
+    counted = told("demo", "--workers", "1")
+    assert (counted["primes"], counted["workers"]) == (78_498, 1)
     assert told("sandbox", "start")["endpoint"] == sandbox.endpoint
     assert sandbox.secret_access_key not in shown(capfd, "sandbox", "start", "--json")[1]
 
 
 @pytest.mark.parametrize(
-    "words", ["stop x", "setup aws", "account edit", "account reset", "account destroy x"]
+    "words",
+    [
+        "stop x",
+        "setup aws",
+        "setup iam --user x --apply",
+        "account edit",
+        "account reset",
+        "account destroy x",
+    ],
 )
 def test_json_asks_nobody(words: str, sandbox: SandboxInfo, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, err = shown(capfd, *words.split(), "--json")

@@ -46,6 +46,7 @@ def test_what_shows_something_ends_quietly_where_nobody_reads_it(words: str, san
     assert closed_after(0, *words.split()) == (0, "")
 
 
+@pytest.mark.long
 def test_a_set_up_goes_on_where_nobody_reads_on(sandbox: SandboxInfo) -> None:
     keys = ("--access-key-id", "sandbox", "--secret-access-key", sandbox.secret_access_key)
     place = ("--account", "piped", "--region", "eu-north-1")

@@ -201,6 +201,7 @@ def test_a_flow_that_is_terminated_leaves_no_machine(
     assert live() == []
 
 
+@pytest.mark.long
 def test_the_demo_gives_the_answer_and_leaves_nothing(tmp_path: Path) -> None:
     """`make demo` but for making the environment, in a state folder of its own."""
     environ = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "PREFECT_LOGGING_LEVEL": "WARNING"}

@@ -57,6 +57,7 @@ def test_a_worker_whose_machine_ends_is_replaced(sandbox: Sandbox, live: Live, u
     assert live() == []
 
 
+@pytest.mark.long
 def test_what_was_scaled_is_what_is_kept(sandbox: Sandbox, live: Live, until: Until) -> None:
     with Cluster(n_workers=2, wait_for_workers=True, quiet=True) as cluster, Client(cluster) as client:
         cluster.scale(1)
@@ -75,6 +76,7 @@ def test_what_was_scaled_is_what_is_kept(sandbox: Sandbox, live: Live, until: Un
         until(lambda: len(workers(live, cluster.name)) == 1)
 
 
+@pytest.mark.long
 def test_a_spot_machine_that_aws_takes_back_is_replaced(sandbox: Sandbox, live: Live, until: Until) -> None:
     keywords: dict[str, Any] = {"n_workers": 2, "wait_for_workers": True, "spot": True, "quiet": True}
     with Cluster(**keywords) as cluster, Client(cluster) as client:
@@ -86,6 +88,7 @@ def test_a_spot_machine_that_aws_takes_back_is_replaced(sandbox: Sandbox, live: 
         until(lambda: all(m.spot for m in cluster.workers.values()) and len(cluster.workers) == 2)
 
 
+@pytest.mark.long
 def test_a_machine_that_hangs_is_replaced_though_aws_says_that_it_runs(
     sandbox: Sandbox, live: Live, until: Until
 ) -> None:
@@ -95,6 +98,7 @@ def test_a_machine_that_hangs_is_replaced_though_aws_says_that_it_runs(
         until(lambda: len(cluster.observed - {hung}) == 1, 90)
 
 
+@pytest.mark.long
 def test_workers_that_aws_had_not_at_the_launch_come_later(
     sandbox: Sandbox, live: Live, until: Until
 ) -> None:
@@ -192,6 +196,7 @@ def test_the_size_is_kept_without_a_client(
     assert live() == []
 
 
+@pytest.mark.long
 def test_it_adapts_without_a_client(
     sandbox: Sandbox, live: Live, until: Until, killed: Callable[..., None]
 ) -> None:
@@ -218,6 +223,7 @@ def older(prefect_server: None) -> Iterator[Sandbox]:
         yield own
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("lacks", "asked"),
     [

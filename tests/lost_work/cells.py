@@ -57,12 +57,10 @@ SPREAD = tuple(
     for (i, k), (j, a), (n, f) in product(enumerate(KILLED), enumerate(AT), enumerate(FLOW))
 )
 
-# One for each of what is killed but the server, each moment, and each way to go on; seconds each.
+# One for each of what is killed but the server, and each moment; seconds each.
 SAMPLE = (
     Cell("worker", "queued", "nothing", False, True, False),
-    Cell("worker", "returning", "result", True, False, True),
-    Cell("machine", "done", "result", False, False, False),
-    Cell("machine", "running", "return", True, True, True),
+    Cell("machine", "done", "result", True, False, True),
     Cell("scheduler", "running", "wait", False, False, False),
-    Cell("client", "running", "result", False, False, False),
+    Cell("client", "returning", "return", False, False, False),
 )

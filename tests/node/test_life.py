@@ -259,6 +259,7 @@ def test_a_class_that_is_not_there_is_told_in_the_log(cluster):
     assert "No module named 'no_such_module'" in cluster.log(worker)
 
 
+@pytest.mark.long
 def test_a_scheduler_that_can_launch_no_workers_tries_so_often_and_says_so(cluster):
     keep = Keep(uid="0123", n_workers=1, templates=("no-such-template",))
     scheduler, _ = cluster.start(settings={"keeper_pace": 0.01}, keep=keep)

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any
 
+import prefect.events.utilities
 import pytest
+from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from pydantic import SecretStr
 
 from prefect_coiled.aws.credentials import CredentialSource
@@ -28,6 +30,20 @@ from prefect_coiled.tasks.steps import Session, use_session
 from tests.provision.laid import Lay, lay_over
 
 _numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def unseen_steps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Steps are Prefect's, and what the API hears of each is left out: it costs more than the step.
+
+    A test that asks the API of them has the marker `steps_are_seen`.
+    """
+    if request.node.get_closest_marker("steps_are_seen"):
+        yield
+        return
+    monkeypatch.setattr(prefect.events.utilities, "should_emit_events", lambda: False)
+    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}):
+        yield
 
 
 @pytest.fixture(scope="session")

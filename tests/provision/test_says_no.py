@@ -63,6 +63,7 @@ def filter_limit(action: str, parameters: dict[str, Any]) -> tuple[str, str] | N
     return None
 
 
+@pytest.mark.long
 def test_hundreds_of_machines_are_made_added_to_and_removed_whole(
     session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay
 ) -> None:
@@ -243,6 +244,7 @@ def machine_rate(size: float, refill: float) -> Rule:
     return rule
 
 
+@pytest.mark.long
 def test_machines_come_as_fast_as_aws_takes_them_and_no_faster(
     session: Session, spec: Spec, sandbox: Sandbox, aws: Aws, lay: Lay, calls: Counter[str]
 ) -> None:
@@ -256,6 +258,7 @@ def test_machines_come_as_fast_as_aws_takes_them_and_no_faster(
     assert "RequestLimitExceeded" not in str(read_notifications(aws))
 
 
+@pytest.mark.long
 def test_where_launches_are_refused_for_long_as_many_as_came_are_taken(
     session: Session, spec: Spec, sandbox: Sandbox, lay: Lay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
