@@ -6,8 +6,9 @@ Knows nothing of accounts. Any failure ends here, as an error of one line.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -64,6 +65,7 @@ def read_here(what: str, ask: Callable[[PrefectClient], Awaitable[T]]) -> T:
         async with PrefectClient(app) as client:
             return await ask(client)
 
+    refuse_newer_database(what)
     try:
         with told_in_a_line(what):
             # In a thread: there may be an event loop in this one.
@@ -80,15 +82,47 @@ def nothing_was_saved() -> bool:
 
     It need not be started then: all that it keeps is in a file, https://docs.prefect.io/v3/concepts/server.
     """
+    file = _own_database()
+    return file is not None and not file.exists()
+
+
+def _own_database() -> Path | None:
+    """The file of a temporary server's database; None where a server is named, or where it is no file."""
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
     held = settings.server.database.connection_url
     if settings.api.url or not settings.server.ephemeral.enabled or held is None:
-        return False
+        return None
     kind, _, file = held.get_secret_value().partition("?")[0].partition(":///")
     # One in memory, or a URI of SQLite's own, is asked.
-    return kind.startswith("sqlite") and bool(file) and ":" not in file and not Path(file).exists()
+    return Path(file) if kind.startswith("sqlite") and file and ":" not in file else None
+
+
+def refuse_newer_database(what: str) -> None:
+    """Say so at once where a temporary server could not read its database: Prefect's waits for its bound.
+
+    Raises:
+        AccountError: A newer release of Prefect made it.
+    """
+    import prefect
+
+    from prefect_coiled.internals.prefect import is_known_revision
+
+    file = _own_database()
+    if file is None or not file.exists():
+        return
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            found = database.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.Error:  # Prefect's own to say
+        return
+    if found and not is_known_revision(str(found[0])):
+        raise AccountError(
+            what,
+            f"the database {file} was made by a newer Prefect than the {prefect.__version__} that is here.",
+            "Install that release, or name another folder by PREFECT_HOME, or a server by PREFECT_API_URL.",
+        )
 
 
 @contextmanager
@@ -106,6 +140,7 @@ def asking(what: str) -> Iterator[SyncPrefectClient]:
     """
     from prefect.client.orchestration import get_client
 
+    refuse_newer_database(what)
     with told_in_a_line(what):
         _tell_server()
         with get_client(sync_client=True) as client:

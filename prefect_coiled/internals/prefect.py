@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
+import prefect
 import prefect.concurrency.services as _services
 import prefect.concurrency.v1.services as _services_v1
 import prefect.utilities.engine as _engine
@@ -92,6 +95,16 @@ def is_reached(client: SyncPrefectClient) -> None:
     try_again_where_reached()
     inner: Any = client._client
     inner._has_connected = True
+
+
+def is_known_revision(revision: str) -> bool:
+    """Whether the Prefect that is installed knows this revision of its SQLite database.
+
+    Its migrations are files that have the revision in their names, `prefect/server/database/_migrations`.
+    """
+    migrations = Path(prefect.__file__).parent / "server/database/_migrations/versions/sqlite"
+    # Where there are none, Prefect keeps them elsewhere by now, and nothing is known.
+    return not migrations.is_dir() or any(migrations.glob(f"*_{glob.escape(revision)}_*.py"))
 
 
 def running_services(kind: type[Any]) -> list[Any]:

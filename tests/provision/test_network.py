@@ -174,17 +174,17 @@ def test_the_scheduler_lets_in_what_the_options_say(
 def test_rules_change_while_the_cluster_runs_and_stay_changed(
     session: Session, aws: Aws, sandbox: Sandbox, spec: Callable[..., ClusterSpec]
 ) -> None:
-    planned = spec(name="c")
+    planned = spec()
     record = create_cluster(planned)
-    change_ingress("team", "us-east-1", "c", [IngressRule(ports=(8786,), cidr="198.51.100.0/24")])
-    assert doors(sandbox, "c") == {(8786, "198.51.100.0/24")}
+    change_ingress("team", "us-east-1", planned.name, [IngressRule(ports=(8786,), cidr="198.51.100.0/24")])
+    assert doors(sandbox, planned.name) == {(8786, "198.51.100.0/24")}
     # Adding workers looks at the groups again: by what is written down now, whoever asks.
-    found = find_cluster(aws, "c")
+    found = find_cluster(aws, planned.name)
     assert found is not None
     add_workers(found[0], record, 1, "more")
-    assert doors(sandbox, "c") == {(8786, "198.51.100.0/24")}
-    change_ingress("team", "us-east-1", "c", [])
-    assert doors(sandbox, "c") == set()
+    assert doors(sandbox, planned.name) == {(8786, "198.51.100.0/24")}
+    change_ingress("team", "us-east-1", planned.name, [])
+    assert doors(sandbox, planned.name) == set()
 
 
 def test_rules_of_a_cluster_that_is_not_there_are_not_changed(session: Session) -> None:
