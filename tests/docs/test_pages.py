@@ -317,3 +317,14 @@ def test_the_sweep_flow_sweeps_the_region_of_the_block(environ: dict[str, str]) 
     prefect_coiled.Ec2DaskAccount(region="eu-west-2", sandbox=True).save("swept", overwrite=True)
     sweep_regions = runpy.run_path(str(ROOT / "flows" / "sweep.py"))["sweep_regions"]
     assert sweep_regions("swept") == {"eu-west-2": "nothing"}
+
+
+def test_the_page_of_the_sandboxs_inside_has_each_of_its_rooms_once() -> None:
+    text = (ROOT / "docs/sandbox-inside.md").read_text()
+    table = [
+        line.split("|")[3] for line in text.splitlines() if line.startswith("| ") and line.count("|") == 4
+    ]
+    told = [room for cell in table for room in re.findall(r"`(\w+)`", cell)]
+    package = ROOT / "prefect_coiled/sandbox"
+    there = {p.stem for p in package.iterdir() if p.suffix == ".py" or (p.is_dir() and any(p.iterdir()))}
+    assert sorted(told) == sorted(there - {"__init__", "__pycache__"})
