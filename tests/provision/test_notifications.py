@@ -158,6 +158,7 @@ def test_what_cannot_be_chosen_is_refused(wanted: dict[str, Any], text: str) -> 
         level_number("loud")
 
 
+@pytest.mark.steps_are_seen
 async def test_prefect_hears_of_it_so_that_automations_can_act(
     aws: Aws, sandbox: Sandbox, until: Any
 ) -> None:
