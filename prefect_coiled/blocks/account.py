@@ -7,15 +7,16 @@ loaded.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from prefect.blocks.core import Block
-from prefect.utilities.names import obfuscate
 from prefect_aws import AwsCredentials
 from pydantic import Field, model_validator
 
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.blocks.base import AWS_LOGO, DOCUMENTATION, NO_INPUT, StrictFields
+from prefect_coiled.blocks.masked import MASK, named_again
 from prefect_coiled.blocks.registry import Ec2DaskRegistry, registry_layer
 from prefect_coiled.errors import AccountError, OptionsError
 from prefect_coiled.options import DEFAULT_PORTS, BackendOptions, Egress, NetworkIds, Region
@@ -172,6 +173,11 @@ class Ec2DaskAccount(StrictFields, Block):
         examples=[True],
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named_again(cls, data: Any) -> Any:
+        return named_again(cls, data) if isinstance(data, Mapping) else data
+
     @model_validator(mode="after")
     def _usable(self) -> Ec2DaskAccount:
         BackendOptions(**account_layer(self))
@@ -225,8 +231,7 @@ def credential_source(block: Ec2DaskAccount) -> CredentialSource:
     if bool(aws.aws_access_key_id) != bool(aws.aws_secret_access_key):
         raise AccountError("aws_credentials", "need both the access key id and the secret key, or neither.")
     secret = aws.aws_secret_access_key
-    if secret is not None and secret.get_secret_value() == obfuscate(""):
-        # What Prefect shows in the place of a secret, and its form sends back where it keeps no reference.
+    if secret is not None and secret.get_secret_value() == MASK:
         raise AccountError(
             "aws_credentials",
             "hold the mask that is shown in the place of a secret key, and not the key.",

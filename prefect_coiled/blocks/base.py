@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from prefect_coiled.blocks.masked import keep_named
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.internals.prefect import block_of, loaded_from
 from prefect_coiled.options.base import check_known, one_line
@@ -92,9 +93,12 @@ class StrictFields:
         """
         kind: Any = cls
         try:
-            return block_of(kind, block_document)
+            block = block_of(kind, block_document)
         except Exception as error:
             d = what_is_wrong(kind, error, block_document.data).diagnosis
+        else:
+            keep_named(block_document, block)
+            return block
         name, age = f"block {block_document.name!r}", age_of(kind, block_document)
         how = f"{kind.__name__}.load({block_document.name!r}, validate=False) loads what can be read."
         wrong = OptionsError(f"{name}: {d.what}", d.why, " ".join(filter(None, (d.next_step, age, how))))

@@ -27,6 +27,7 @@ from prefect_coiled.blocks.asking import (
     unheard,
 )
 from prefect_coiled.blocks.base import age_of, what_is_wrong
+from prefect_coiled.blocks.masked import keep_named
 from prefect_coiled.errors import AccountError, sentences
 from prefect_coiled.install import has_sandbox, how
 from prefect_coiled.internals.prefect import block_of, name_of
@@ -236,9 +237,12 @@ def _validated(document: BlockDocument) -> Ec2DaskAccount:
     """The block of a document; Prefect's own error would hide what is wrong with it."""
     try:
         with unheard():
-            return block_of(Ec2DaskAccount, document)
+            block = block_of(Ec2DaskAccount, document)
     except Exception as error:
         d = what_is_wrong(Ec2DaskAccount, error, document.data).diagnosis
+    else:
+        keep_named(document, block)
+        return block
     age = age_of(Ec2DaskAccount, document)
     raise AccountError(f"account {document.name!r}: {d.what}", d.why, sentences(d.next_step, age))
 

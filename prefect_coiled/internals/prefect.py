@@ -226,6 +226,11 @@ def is_saved_apart(block: Block) -> bool:
     return bool(block._block_document_name) and not block._is_anonymous
 
 
+def id_of(block: Block) -> str:
+    """The id of the document that a block was saved to or loaded from; empty if it was not."""
+    return str(block._block_document_id or "")
+
+
 def name_of(block: Block) -> str:
     """The name under which a block was saved or loaded; empty if it was not."""
     return block._block_document_name or ""

@@ -10,6 +10,7 @@ import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.utilities.callables import parameter_schema
+from prefect_aws import AwsCredentials
 from typer.testing import CliRunner
 
 from prefect_coiled import CoiledTaskRunner, Ec2DaskAccount, load_account
@@ -25,8 +26,8 @@ TYPE = "ec2-dask-account"
 SECRET = "canary-77aa"
 
 
-def account_id(name: str) -> str:
-    return str(Ec2DaskAccount.load(name, _sync=True)._block_document_id)
+def account_id(name: str, validate: bool = True) -> str:
+    return str(Ec2DaskAccount.load(name, validate=validate, _sync=True)._block_document_id)
 
 
 def test_the_form_is_filled_saved_loaded_and_used_by_a_flow(url: str, sandbox: Sandbox) -> None:
@@ -206,3 +207,61 @@ def test_a_saved_block_is_chosen_as_the_parameter_of_a_run(url: str) -> None:
     from prefect.flow_engine import run_flow
 
     assert run_flow(takes, flow_run=run, return_type="result") == "as-parameter"
+
+
+def test_a_block_is_made_edited_broken_and_mended_in_the_form(url: str, sandbox: Sandbox) -> None:
+    with open_page(url) as page:
+        form = FormV2(page, TYPE)
+        form.add_block("AWS Credentials", "keys-of-a-life", key_id="AKIAOFALIFE", secret=SECRET)
+        form.choose("Region", "us-east-2")
+        form.name("a-life")
+        form.save()
+        made = load_account("a-life")
+        assert made.options["region"] == "us-east-2"
+
+        form = FormV2(page, TYPE, account_id("a-life"))
+        assert SECRET not in page.content()
+        form.choose("Region", "eu-west-1")
+        form.text("Zone", "eu-west-1b")
+        form.save()
+        edited = load_account("a-life")
+        assert edited.options["zone"] == "eu-west-1b"
+        assert edited.credentials.secret_access_key is not None
+        assert edited.credentials.secret_access_key.get_secret_value() == SECRET
+
+        form = FormV2(page, TYPE, account_id("a-life"))
+        form.text("Zone", "us-west-2a")
+        form.save()
+        with pytest.raises(AccountError, match="us-west-2a"):
+            load_account("a-life")
+        told = CliRunner().invoke(app, ["check", "--account", "a-life"])
+        assert told.exit_code == 1
+        assert "us-west-2a" in told.output
+
+        form = FormV2(page, TYPE, account_id("a-life", validate=False))
+        form.text("Zone", "")
+        form.save()
+    assert load_account("a-life").options["region"] == "eu-west-1"
+    assert not load_account("a-life").options.get("zone")
+    # What nobody touched is as it was, and the block that was named is named still.
+    block = Ec2DaskAccount.load("a-life", _sync=True)
+    assert block.aws_credentials.aws_secret_access_key.get_secret_value() == SECRET
+    assert block.aws_credentials._block_document_name == "keys-of-a-life"
+
+
+def test_the_older_form_keeps_the_block_that_is_named(url: str) -> None:
+    AwsCredentials(aws_access_key_id="AKIAOLDER", aws_secret_access_key=SECRET).save("older-keys", _sync=True)
+    keys = AwsCredentials.load("older-keys", _sync=True)
+    Ec2DaskAccount(region="us-east-2", aws_credentials=keys).save("older-edited", _sync=True)
+    with open_page(url, "v1") as page:
+        form = FormV1(page, TYPE, account_id("older-edited"))
+        form.choose("Region", "eu-west-1")
+        page.get_by_role("button", name="Save").click()
+        page.wait_for_url(lambda address: not address.endswith("/edit"))
+    with get_client(sync_client=True) as client:
+        document = client.read_block_document_by_name("older-edited", TYPE)
+    assert list(document.block_document_references) == ["aws_credentials"]
+    account = load_account("older-edited")
+    assert account.options["region"] == "eu-west-1"
+    assert account.credentials.secret_access_key is not None
+    assert account.credentials.secret_access_key.get_secret_value() == SECRET

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from prefect import flow
 from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
 from prefect_aws import AwsCredentials
 from prefect_aws.assume_role_parameters import AssumeRoleParameters
 from prefect_aws.client_parameters import AwsClientParameters
@@ -42,7 +43,7 @@ def saved():
         return block
 
     yield save
-    for kind, name in names:
+    for kind, name in dict.fromkeys(names):
         kind.delete(name, _sync=True)
 
 
@@ -188,6 +189,66 @@ def test_a_mask_in_the_place_of_a_secret_is_told_with_what_to_do():
     credentials = AwsCredentials(aws_access_key_id="AKIAEXAMPLE", aws_secret_access_key="********")
     with pytest.raises(AccountError, match=r"the mask .* Choose the block of the AWS credentials"):
         Ec2DaskAccount(region="us-east-1", aws_credentials=credentials)
+
+
+def edited_in_the_newer_form(name, **changes):
+    """What Prefect's newer form does: what it was given goes back, whole, with these fields changed."""
+    with get_client(sync_client=True) as client:
+        slug = Ec2DaskAccount.get_block_type_slug()
+        document = client.read_block_document_by_name(name, slug, include_secrets=False)
+        update = {"data": {**document.data, **changes}, "merge_existing_data": False}
+        client.request("PATCH", "/block_documents/{id}", path_params={"id": document.id}, json=update)
+        return client.read_block_document_by_name(name, slug)
+
+
+@pytest.fixture
+def named_blocks(saved):
+    """An account whose credentials and registry are blocks of their own."""
+    # As forms make them: loaded, so that their names are known and the account refers to them.
+    saved(AwsCredentials(aws_access_key_id="AKIAOTHER", aws_secret_access_key="of-another"), "other-keys")
+    saved(AwsCredentials(aws_access_key_id="AKIANAMED", aws_secret_access_key="hunter2"), "named-keys")
+    hub = Ec2DaskRegistry(kind="docker_hub", username="team", access_token="dckr_pat_hunter3")
+    saved(hub, "named-hub")
+    keys = AwsCredentials.load("named-keys", _sync=True)
+    saved(Ec2DaskAccount(region="us-east-1", aws_credentials=keys, registry=hub), "names-blocks")
+
+
+@pytest.mark.parametrize("load", [load_account, lambda name: Ec2DaskAccount.load(name, _sync=True)])
+def test_an_account_that_names_blocks_and_was_edited_in_the_form_opens_and_names_them_still(
+    named_blocks, saved, load
+):
+    left = edited_in_the_newer_form("names-blocks", region="eu-west-1")
+    assert left.data["aws_credentials"]["aws_secret_access_key"] == "********"
+    assert left.data["registry"]["access_token"] == "********"
+    assert left.block_document_references == {}
+    load("names-blocks")
+    account = load_account("names-blocks")
+    assert account.options["region"] == "eu-west-1"
+    assert account.credentials.secret_access_key.get_secret_value() == "hunter2"
+    assert account.options["registry"]["access_token"].get_secret_value() == "dckr_pat_hunter3"
+    # What is changed in the block that is named counts.
+    saved(AwsCredentials(aws_access_key_id="AKIANEW", aws_secret_access_key="rotated"), "named-keys")
+    assert load_account("names-blocks").credentials.secret_access_key.get_secret_value() == "rotated"
+    assert Ec2DaskAccount.load("names-blocks", _sync=True).registry._block_document_name == "named-hub"
+
+
+def test_keys_whose_block_was_changed_after_the_form_give_their_secret(named_blocks, saved):
+    edited_in_the_newer_form("names-blocks", region="eu-west-1")
+    keys = {"aws_access_key_id": "AKIANAMED", "aws_secret_access_key": "hunter2"}
+    saved(AwsCredentials(**keys, region_name="eu-west-1"), "named-keys")
+    assert load_account("names-blocks").credentials.secret_access_key.get_secret_value() == "hunter2"
+
+
+def test_a_mask_that_no_block_explains_or_more_than_one_is_told_with_what_to_do(named_blocks, saved):
+    edited_in_the_newer_form("names-blocks", region="eu-west-1")
+    saved(AwsCredentials(aws_access_key_id="AKIANEW", aws_secret_access_key="rotated"), "named-keys")
+    with pytest.raises(AccountError, match=r"the mask .* no block .* Choose the block again") as caught:
+        load_account("names-blocks")
+    saved(AwsCredentials(aws_access_key_id="AKIANAMED", aws_secret_access_key="one"), "named-keys")
+    saved(AwsCredentials(aws_access_key_id="AKIANAMED", aws_secret_access_key="two"), "other-keys")
+    with pytest.raises(AccountError, match="any of named-keys, other-keys") as again:
+        load_account("names-blocks")
+    assert not any(secret in str(e.value) for e in (caught, again) for secret in ("rotated", "one.", "two"))
 
 
 def test_an_endpoint_of_the_aws_credentials_is_kept():
