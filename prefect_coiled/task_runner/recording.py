@@ -98,12 +98,13 @@ def _see_through(outbox: Outbox) -> None:
 
 
 def wait_until_recorded() -> None:
-    """Wait until the API has all states of task runs, for as long as it takes any."""
-    for outbox in list(_outboxes):
-        left, since = len(outbox), time.monotonic()
-        while not outbox.settle(1.0):
-            if len(outbox) < left:
-                left, since = len(outbox), time.monotonic()
-            elif time.monotonic() - since > _STUCK:
-                logger.error("%d states of task runs did not reach the Prefect API", left)
-                break
+    """Wait until the API has all states of task runs, for as long as it takes any of them."""
+    waiting = list(_outboxes)
+    left, since = sum(map(len, waiting)), time.monotonic()
+    while waiting := [outbox for outbox in waiting if not outbox.settle(1.0 / len(waiting))]:
+        now, unrecorded = time.monotonic(), sum(map(len, waiting))
+        if unrecorded < left:
+            left, since = unrecorded, now
+        elif now - since > _STUCK:
+            logger.error("%d states of task runs did not reach the Prefect API", left)
+            return

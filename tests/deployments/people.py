@@ -39,6 +39,27 @@ def held(gate: str, cluster: ClusterSettings = ClusterSettings()) -> str:
     return hold.submit(gate).result()
 
 
+@task
+def last(seconds: float, n: int) -> int:
+    """Take so many seconds, for the n-th time."""
+    time.sleep(seconds)
+    return n
+
+
+@flow(
+    name="long enough",
+    task_runner=CoiledTaskRunner(n_workers=1, wait_for_workers=True, no_client_timeout="3 s"),
+    persist_result=True,
+)
+def long_enough(gate: str, seconds: float) -> int:
+    """Run one task after the other until a file is there."""
+    for n in range(600):
+        last.submit(seconds, n).result()
+        if Path(gate).exists():
+            break
+    return n
+
+
 @flow(name="words", task_runner=CoiledTaskRunner())
 def words(noted: str) -> None:
     """Ask for a cluster that is not made, and write down what it would have been made with."""

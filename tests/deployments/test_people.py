@@ -1,4 +1,4 @@
-"""What happens to deployed runs: hosts that die, hooks, automations."""
+"""What happens to deployed runs: hosts that die, hooks, automations, somebody who suspends them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.events.actions import RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists
+from prefect.flow_runs import suspend_flow_run
 from prefect.states import Cancelling, Scheduled
 
 from .conftest import POOL, Worker
@@ -55,6 +57,19 @@ def start(client: SyncPrefectClient, deployment: UUID, until: Until, **parameter
 def hooks(gate: Path) -> list[str]:
     path = Path(f"{gate}-hooks")
     return path.read_text().split() if path.exists() else []
+
+
+def task_runs(client: SyncPrefectClient, run: FlowRun) -> dict[UUID, str]:
+    """The names of the states of the flow's tasks, without those of the flows that make its cluster."""
+    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+    found = client.read_task_runs(flow_run_filter=of_run)
+    return {t.id: str(t.state_name) for t in found if t.name.startswith("last")}
+
+
+def started_twice(client: SyncPrefectClient, run: FlowRun) -> list[UUID]:
+    """Task runs that were Running more than once."""
+    shown = {i: [s.name for s in client.read_task_run_states(i)] for i in task_runs(client, run)}
+    return [i for i, names in shown.items() if names.count("Running") > 1]
 
 
 def flow_processes(worker: Worker) -> list[psutil.Process]:
@@ -144,3 +159,34 @@ def test_a_run_that_is_cancelled_tells_its_hook_once(
     until(lambda: len(hooks(gate)) == 1, 30)
     until(lambda: live() == [], 60)
     assert len(hooks(gate)) == 1
+
+
+@pytest.mark.parametrize("way", ["one task", "one after the other"])
+def test_a_run_that_somebody_suspends_while_tasks_run_gives_its_cluster_back_and_is_resumed(
+    deploy: Callable[..., UUID],
+    client: SyncPrefectClient,
+    worker: Worker,
+    live: Live,
+    until: Until,
+    gate: Path,
+    way: str,
+) -> None:
+    # Prefect looks every 10 seconds whether a run was suspended; tasks that run end first, as with threads.
+    seconds = 25.0 if way == "one task" else 1.0
+    deployment = deploy(f"suspended in {way}", "people.py:long_enough")
+    run = start(client, deployment, until, gate=str(gate), seconds=seconds)
+    until(lambda: bool(task_runs(client, run)), 60)
+    suspend: Any = suspend_flow_run
+    suspend(flow_run_id=run.id, timeout=600, _sync=True)
+    until(lambda: live() == [], 120)
+    until(lambda: not flow_processes(worker), 60)
+    assert state_of(client, run) == "Suspended"
+    before = task_runs(client, run)
+    assert set(before.values()) == {"Completed"}
+    gate.touch()
+    client.resume_flow_run(run.id)
+    until(lambda: state_of(client, run) == "Completed", 240)
+    until(lambda: live() == [], 60)
+    # What had ended did not run again.
+    assert before.items() <= task_runs(client, run).items()
+    assert started_twice(client, run) == []
