@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
@@ -160,7 +161,8 @@ def parse_since(text: str, now: datetime | None = None) -> datetime:
         OptionsError: If it is neither.
     """
     try:
-        found = datetime.fromisoformat(text)
+        # Python 3.10 does not know the "Z" that most programs write for UTC.
+        found = datetime.fromisoformat(re.sub(r"(?<=\d)[Zz]$", "+00:00", text.strip()))
         return found if found.tzinfo else found.astimezone()
     except ValueError:
         pass
