@@ -19,13 +19,14 @@ from typing import Any
 from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
-from prefect.client.schemas.objects import TERMINAL_STATES, State, StateType
+from prefect.client.schemas.objects import TERMINAL_STATES, State, StateDetails, StateType
 from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]
 
 PREFIX = "prefect-coiled-"
 
 # Bytes of a result that comes along.
 _TINY = 1_000
+_WHOSE = frozenset({"flow_run_id", "task_run_id"})
 _SCALARS = (bool, int, float, str, bytes, type(None))
 
 
@@ -39,6 +40,7 @@ class Ending:
         again: Whether it may be run again if its result is lost.
         persisted: Where its result is kept, as JSON, if it is.
         transaction: What its part of a transaction came to, pickled, if it ran in one.
+        details: What the state says of itself beside whose it is, as JSON, if anything.
     """
 
     kind: str
@@ -51,6 +53,7 @@ class Ending:
     again: bool = False
     persisted: bytes | None = None
     transaction: bytes | None = None
+    details: str | None = None
 
     @property
     def final(self) -> bool:
@@ -76,7 +79,9 @@ class Ending:
 
     def state(self) -> State[Any]:
         """The state, without its data."""
+        known = {"state_details": StateDetails.model_validate_json(self.details)} if self.details else {}
         return State(
+            **known,
             id=UUID(self.state_id),
             type=StateType(self.kind),
             name=self.name,
@@ -115,8 +120,16 @@ def tell(
         again,
         persisted,
         transaction,
+        _details(state),
     ]
     worker.log_event(topic, news)
+
+
+def _details(state: State[Any]) -> str | None:
+    """Such as the span in which it came about. Most have none: to look costs less than to write JSON."""
+    details = state.state_details
+    said = {n for n in details.model_fields_set - _WHOSE if getattr(details, n) not in (None, False)}
+    return details.model_dump_json(include=said) if said else None
 
 
 def _tiny(state: State[Any]) -> bytes | None:

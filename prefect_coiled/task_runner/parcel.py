@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from opentelemetry import propagate
 from prefect.client.schemas.objects import RunInput
 from prefect.context import (
     AssetContext,
@@ -105,7 +106,8 @@ def task_context(
 ) -> dict[str, Any]:
     """The part of the context that differs from task to task, without what is empty.
 
-    Together with the shared part this is what `prefect.context.serialize_context` gives.
+    Together with the shared part this is what `prefect.context.serialize_context` gives, and what a thread
+    has beside it: the transaction, and the span.
 
     Args:
         wait_for: What it waits for, whose assets are upstream of its own.
@@ -118,8 +120,16 @@ def task_context(
         "deployment_id": str(deployment) if deployment else None,
         "deployment_parameters": _deployment_parameters.get() or None,
         "transaction": for_worker(),
+        "trace": _trace(),
     }
     return {name: value for name, value in context.items() if value}
+
+
+def _trace() -> dict[str, str]:
+    """The span that submits the task, as https://www.w3.org/TR/trace-context/ has it; empty without one."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return carrier
 
 
 def _assets(

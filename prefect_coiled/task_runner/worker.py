@@ -20,6 +20,8 @@ from typing import Any
 from uuid import UUID
 
 import distributed
+from opentelemetry import propagate
+from opentelemetry.context import attach
 from prefect.client.schemas.objects import RunInput, State
 from prefect.context import hydrated_context
 from prefect.events.worker import EventsWorker
@@ -102,10 +104,10 @@ def run_task(call: bytes | Large, results: list[Any]) -> State[Any]:
     except Exception as error:  # the task's code or an argument is not to be had here
         add_hint(error)
         raise
-    outer = told.own.pop("transaction", None)
+    outer, trace = told.own.pop("transaction", None), told.own.pop("trace", None)
     transaction = stand_for(outer) if outer is not None else None
     try:
-        state: State[Any] = here.run(_run, here, told, task, transaction)
+        state: State[Any] = here.run(_run, here, told, task, transaction, trace)
     except Exception as error:  # of the engine: what the task itself raises is in its state
         add_api_hint(error)
         raise
@@ -116,8 +118,10 @@ def run_task(call: bytes | Large, results: list[Any]) -> State[Any]:
     return state
 
 
-def _run(here: Hydrated, call: Call, task: Task[Any, Any], transaction: Any) -> State[Any]:
+def _run(here: Hydrated, call: Call, task: Task[Any, Any], transaction: Any, trace: Any) -> State[Any]:
     """In the flow run's context."""
+    if trace is not None:
+        attach(propagate.extract(trace))
     if transaction is not None:
         enter_for_good(transaction)
     about = _about(here, call, task)

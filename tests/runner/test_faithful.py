@@ -11,14 +11,18 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster
 from distributed.security import Security
-from prefect import allow_failure, flow, task
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
+from prefect import allow_failure, flow, tags, task
 from prefect.assets import Asset, materialize
+from prefect.futures import wait
+from prefect.settings import PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY, temporary_settings
+from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.transactions import transaction
 
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.task_runner import CoiledTaskRunner
 
-from .conftest import eventually, states_of
+from .conftest import eventually, states_of, task_runs
 
 
 @task
@@ -287,3 +291,105 @@ def test_tags_say_to_dask_where_a_task_runs_and_how_soon(
         return {future.result() for future in [tagged.submit() for _ in range(3)]}
 
     assert only() == {(chosen, -7)}
+
+
+@pytest.mark.parametrize("which", ["threads", "ours"])
+def test_tasks_are_in_the_trace_of_their_flow_and_their_states_say_so(
+    runner: CoiledTaskRunner, which: str
+) -> None:
+    @task
+    def plain() -> int:
+        return 42
+
+    @task
+    def nested() -> str | None:
+        below = plain.submit()
+        below.wait()
+        return below.state.state_details.traceparent
+
+    @flow(task_runner=ThreadPoolTaskRunner() if which == "threads" else runner)
+    def traced() -> list[str | None]:
+        done, failed, both = plain.submit(), fails.submit(), nested.submit()
+        wait([done, failed, both])
+        states = [done.state, failed.state, both.state]
+        return [both.result(), *(state.state_details.traceparent for state in states)]
+
+    span = NonRecordingSpan(SpanContext(0xC0FFEE, 0xBEE, is_remote=False, trace_flags=TraceFlags(1)))
+    with temporary_settings({PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY: True}), use_span(span):
+        told = traced()
+    assert told == [f"00-{0xC0FFEE:032x}-{0xBEE:016x}-01"] * 4
+
+
+@pytest.mark.parametrize("which", ["threads", "ours"])
+def test_the_api_shows_which_tasks_a_task_takes_from_and_its_tags(
+    runner: CoiledTaskRunner, which: str
+) -> None:
+    @task(task_run_name="{name}")
+    def takes(name: str, x: Any = None, *more: Any, **others: Any) -> Any:
+        return x
+
+    @flow
+    def child(x: int) -> int:
+        return x
+
+    told: dict[str, Any] = {}
+
+    @flow(task_runner=ThreadPoolTaskRunner() if which == "threads" else runner)
+    def takes_from_each_other() -> None:
+        from prefect.runtime import flow_run
+
+        told["id"] = flow_run.id
+        with tags("a", "b"):
+            first = takes.submit("first", 1)
+        second = takes.submit("second", x=first)
+        deep = takes.submit("deep", [first, {"s": (second, first)}], second, k={first})
+        mapped = takes.map(["m1", "m2"], x=[first, second])
+        below = takes.map(["n1", "n2"], x=mapped)
+        of_flow = takes.submit("of a flow", child(1, return_state=True))
+        waits = takes.submit("waits", wait_for={"w": [first, mapped]})
+        wait([deep, *below, of_flow, waits])
+
+    takes_from_each_other()
+    runs = eventually(lambda: all_ended(told["id"], 9))
+    names = {run.id: run.name for run in runs}
+
+    def shown(run: Any) -> dict[str, list[str]]:
+        # A flow that is called here is a task run too, with a name of its own.
+        return {n: sorted(names.get(one.id, "a flow") for one in v) for n, v in run.task_inputs.items()}
+
+    alone: dict[str, list[str]] = {"name": [], "x": [], "more": [], "others": []}
+    assert {run.name: shown(run) for run in runs if not run.name.startswith("child")} == {
+        "first": alone,
+        "second": {**alone, "x": ["first"]},
+        "deep": {**alone, "x": ["first", "second"], "more": ["second"], "others": ["first"]},
+        "m1": {"name": [], "x": ["first"]},
+        "m2": {"name": [], "x": ["second"]},
+        "n1": {"name": [], "x": ["m1"]},
+        "n2": {"name": [], "x": ["m2"]},
+        "of a flow": {**alone, "x": ["a flow"]},
+        "waits": {**alone, "wait_for": ["first", "m1", "m2"]},
+    }
+    assert {run.name: set(run.tags) for run in runs if run.tags} == {"first": {"a", "b"}}
+
+
+def all_ended(flow_run_id: Any, number: int) -> list[Any]:
+    """The task runs of a flow run, without flows that it calls, once so many have ended."""
+    found = [run for run in task_runs(flow_run_id) if not (run.name or "").startswith("child")]
+    return (
+        found if [run.state is not None and run.state.is_final() for run in found] == [True] * number else []
+    )
+
+
+def test_a_list_of_what_a_task_waits_for_is_taken_as_it_is_when_the_task_is_submitted(
+    runner: CoiledTaskRunner,
+) -> None:
+    @flow(task_runner=runner)
+    def queue() -> list[float]:
+        before: list[Any] = []
+        for _ in range(3):
+            before.append(now.submit(wait_for=before))
+        return [future.result() for future in before]
+
+    # With threads the third would wait for itself.
+    ended = queue()
+    assert ended == sorted(ended)

@@ -68,9 +68,14 @@ def test_hooks_of_tasks_run_on_the_worker_and_those_of_the_flow_in_it(
     def half(number: int) -> float:
         return 1 / number
 
+    @task(retries=2, on_failure=[note("failed")])
+    def in_vain() -> None:
+        raise ValueError("each time")
+
     @flow(task_runner=runner, on_failure=[note("failed")], on_completion=[note("completed")])
     def halves() -> float:
         half.submit(2).result()
+        in_vain.submit().wait()
         return half.submit(0).result()
 
     with pytest.raises(ZeroDivisionError):
@@ -78,6 +83,7 @@ def test_hooks_of_tasks_run_on_the_worker_and_those_of_the_flow_in_it(
     assert lines(noted) == [
         "runs-half-RUNNING",
         "completed-half-COMPLETED",
+        "failed-in_vain-FAILED",  # once, not at each attempt
         "runs-half-RUNNING",
         "failed-half-FAILED",
         "failed-halves-FAILED",
