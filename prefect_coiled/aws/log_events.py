@@ -3,6 +3,7 @@
     read_log     one stream; GetLogEvents, from its beginning or backwards from its end
     read_logs    any number, whole; FilterLogEvents, a hundred streams a call
     read_times   the same, with the time of each line
+    read_prefixed  all streams whose names begin so; FilterLogEvents
     said         the same of machines; the console of one that never shipped a line
     Follower     any number, as they grow
 
@@ -89,6 +90,26 @@ def read_times(
             at = datetime.fromtimestamp(event["timestamp"] / 1000, timezone.utc)
             found[stream].append((at, _line(event)))
         yield from found.items()
+
+
+def read_prefixed(aws: Aws, prefix: str, *, since: datetime) -> Iterator[str]:
+    """Yield the lines of all streams whose names begin so, from then on; none without a log group.
+
+    https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_FilterLogEvents.html
+    """
+    what, token = f"reading log streams ({prefix}*)", ""
+    wanted: dict[str, Any] = {"logGroupName": aws.account, "logStreamNamePrefix": prefix}
+    while True:
+        _FILTERS.wait(aws.stop, what)
+        more = {"nextToken": token} if token else {}
+        try:
+            reply = aws.call("logs:FilterLogEvents", what, **wanted, startTime=_milliseconds(since), **more)
+        except NotFoundError:
+            return
+        yield from (str(event["message"]) for event in reply["events"])
+        token = str(reply.get("nextToken") or "")
+        if not token:
+            return
 
 
 def said(

@@ -12,7 +12,7 @@ import typer
 
 # Each declares its commands, in the order of the help.
 # isort: off
-from prefect_coiled.cli import policies, check, listings, clusters, doctor, demo  # noqa: F401
+from prefect_coiled.cli import policies, check, listings, costs, clusters, doctor, demo  # noqa: F401
 from prefect_coiled.cli import accounts, blocks, environment, iam, sandbox, setup  # noqa: F401
 
 # isort: on

@@ -15,6 +15,7 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("doctor",): ("doctor --account my-team", "doctor --account my-team --spend 0.50 --report doctor.json"),
     ("ls",): ("ls", "ls --account my-team --region eu-west-1 --json"),
     ("cost",): ("cost", "cost my-cluster", "cost --account my-team --json"),
+    ("costs",): ("costs", "costs --by day --since 30d", "costs --by flow --all-regions --json"),
     ("logs",): ("logs my-cluster --follow", 'logs my-cluster --instance scheduler --since "10 minutes"'),
     ("resources",): ("resources", "resources --json"),
     ("stop",): ("stop my-cluster", "stop my-cluster --account my-team --yes"),

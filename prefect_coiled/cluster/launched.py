@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
+from prefect.context import FlowRunContext
+
 from prefect_coiled import events
 from prefect_coiled.aws import ecr, instances, log_events, parameters, security_groups
 from prefect_coiled.aws.caller import known_caller, own_cidr
@@ -326,6 +328,7 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
         own_cidr=lambda: own_cidr(aws),
         ports=_ports(account, request.held["scheduler_port"]),
         container=image,
+        flow=_flow(),
     )
     check_sizes(spec)  # what does not fit is said before anything is made
     token = request.merged(account).options.registry.access_token
@@ -375,6 +378,12 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
     launched = Launched(aws, spec, record, session.client_secrets, attached=False, since=session.launched_at)
     launched.slot, launched.place, launched.heard = slot, place, heard
     return launched
+
+
+def _flow() -> str:
+    """The name of the flow in whose run this is; empty outside of one."""
+    context = FlowRunContext.get()
+    return context.flow.name if context is not None and context.flow is not None else ""
 
 
 def _attached(found: Launched, place: str) -> Launched:

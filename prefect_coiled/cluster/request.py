@@ -29,7 +29,7 @@ from prefect_coiled.plan.containers import ContainerImage, check_reference, cont
 from prefect_coiled.plan.lid import Choice, Sizes, below
 from prefect_coiled.plan.node_config import NodeConfig, check_dask_options
 from prefect_coiled.plan.prices import usd
-from prefect_coiled.plan.tags import check_user_tags
+from prefect_coiled.plan.tags import check_user_tags, readable
 
 # GiB of the image with a GPU's driver and CUDA.
 _GPU_IMAGE = 75
@@ -233,6 +233,7 @@ class Request:
         now: datetime | None = None,
         uid: str | None = None,
         container: ContainerImage | None = None,
+        flow: str = "",
     ) -> ClusterSpec:
         """Plan the cluster.
 
@@ -241,6 +242,7 @@ class Request:
             ports: Of the scheduler and of the dashboard, and one for both, if there is to be one.
             now: The time; UTC now by default.
             uid: Random by default.
+            flow: The flow that asks for it, if one does.
 
         Raises:
             OptionsError: For whatever is wrong with the options.
@@ -316,6 +318,7 @@ class Request:
             package_sync_strict=bool(self.held["package_sync_strict"]),
             software=check_software(self.held["software"]) if self.held["software"] else "",
             tags=check_user_tags({**account.tags, **(self.held["tags"] or {})}),
+            flow=readable(flow),
             creator=creator,
             created_at=now or datetime.now(timezone.utc),
             scheduler_node=NodeConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -23,6 +24,7 @@ from prefect_coiled.node.clock import Clock
 from prefect_coiled.node.denied import PLUGIN, denials_plugin
 from prefect_coiled.node.gate import Gate
 from prefect_coiled.node.keeper import TURN_S, Dask, Keeper
+from prefect_coiled.node.ledger import Ledger
 from prefect_coiled.node.meter import Meter
 from prefect_coiled.node.one_port import OnePort
 from prefect_coiled.node.timers import CLIENT_GRACE_S, Timers
@@ -87,6 +89,7 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         self.closed_because = ""
         self._clock = Clock(lambda: metrics.time())  # looked up each time, as Dask's own scheduler does
         self.keeper: Keeper | None = None
+        self.ledger: Ledger | None = None
         super().__init__(**kwargs)
         self.handlers["keep"] = self.keep
         self.worker_plugins[PLUGIN] = denials_plugin()  # for each worker that joins
@@ -163,6 +166,11 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         self.keeper = keeper
         self.periodic_callbacks["node-keeper"] = PeriodicCallback(keeper.turn, 1000 * TURN_S)
 
+    def keep_ledger(self, ledger: Ledger) -> None:
+        """Let a ledger write down what the cluster costs."""
+        self.ledger = ledger
+        self.periodic_callbacks["node-ledger"] = PeriodicCallback(ledger.turn, 1000 * TURN_S)
+
     async def keep(self, **told: Any) -> dict[str, Any]:
         """Called over the network by `Cluster` objects; see `Keeper.told`."""
         return await self.keeper.told(**told) if self.keeper is not None else {}
@@ -234,7 +242,10 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         self.closed_because = self.closed_because or _REASONS.get(reason, reason)
         if self.keeper is not None:  # nothing is launched while all of it goes
             await self.keeper.stop()
+        written = asyncio.ensure_future(self.ledger.close()) if self.ledger is not None else None
         await super().close(timeout=timeout, reason=reason)
+        if written is not None:
+            await written
 
 
 def _machines_of(names: Iterable[str]) -> set[str]:
@@ -288,8 +299,16 @@ class SchedulerRole:
                 "dashboard_address": f"{order['address']}:{config.dashboard_port}",
             },
         )
+        endpoint = order.get("aws_endpoint", "")
+        if config.billed is not None:
+            ledger = Ledger(
+                config,
+                machine=order["instance_id"],
+                client=lambda service: aws.own_client(service, config.region, endpoint),
+                pace=order.get("keeper_pace", 1.0),
+            )
+            self._scheduler.keep_ledger(ledger)
         if config.keep is not None:
-            endpoint = order.get("aws_endpoint", "")
             lost = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
             of = self._scheduler
             keeper = Keeper(
@@ -316,6 +335,8 @@ class SchedulerRole:
     async def finished(self) -> None:
         """Wait for its end."""
         await self._scheduler.finished()
+        if self._scheduler.ledger is not None:
+            await self._scheduler.ledger.close()
 
     async def close(self, reason: str) -> None:
         """Close it."""

@@ -23,7 +23,7 @@ from prefect_coiled.options import Egress, IngressRule, NetworkIds, RegistryKind
 from prefect_coiled.options.ingress import held_rules
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.containers import ContainerImage
-from prefect_coiled.plan.node_config import NodeConfig
+from prefect_coiled.plan.node_config import Billed, NodeConfig
 from prefect_coiled.records import MachineImage, Network, Record, Role, Tier
 
 # Dask picks its worker and nanny ports from these.
@@ -53,6 +53,7 @@ class ClusterSpec(Record):
         scheduler_node: What the scheduler is told, but for where it is.
         worker_node: What a worker is told, but for the scheduler's address.
         image_ready: Whether the image holds the node and all packages, so that nothing is installed.
+        flow: The flow that asked for it; empty where none did.
         package_sync_ignore: Packages of the client that the machines do not get.
         package_sync_strict: Whether what the machines cannot have is an error rather than left out.
         software: Path of a file on the client that says what the machines get instead.
@@ -88,6 +89,7 @@ class ClusterSpec(Record):
     package_sync_strict: bool = False
     software: str = ""
     tags: dict[str, str] = {}
+    flow: str = ""
     creator: str
     created_at: datetime
     scheduler_node: NodeConfig
@@ -116,6 +118,18 @@ class ClusterSpec(Record):
     def node(self, role: Role) -> NodeConfig:
         """What a machine of that role is told."""
         return self.scheduler_node if role == "scheduler" else self.worker_node
+
+
+def billed_of(spec: ClusterSpec) -> Billed:
+    """What the scheduler is told so that it can write down what the cluster costs."""
+    return Billed(
+        uid=spec.uid,
+        flow=spec.flow,
+        creator=spec.creator,
+        scheduler_disk=spec.scheduler_disk,
+        worker_disk=spec.worker_disk,
+        nat=spec.egress == "nat" and spec.network is None,
+    )
 
 
 def uid_of(text: str) -> str:
@@ -154,6 +168,8 @@ def cluster_tags(spec: ClusterSpec, role: Role | None = None, name: str | None =
         **spec.tags,
         **tags.account_tags(spec.account, cluster=spec.name, cluster_uid=spec.uid, creator=spec.creator),
     }
+    if spec.flow:
+        labels[tags.FLOW] = spec.flow
     if role is not None:
         labels[tags.ROLE] = role
     return tags.named(labels, name or f"coiled-{spec.name}{f'-{role}' if role else ''}")

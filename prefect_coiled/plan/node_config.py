@@ -111,6 +111,26 @@ class Keep(BaseModel):
     templates: tuple[str, ...]
 
 
+class Billed(BaseModel):
+    """What a scheduler is told so that it can write down what its cluster costs.
+
+    Attributes:
+        uid: The cluster's uid, by which AWS's list tells its machines.
+        flow: The flow that launched it; empty where none did.
+        scheduler_disk: GiB of its disk; `worker_disk` of each worker's.
+        nat: Whether the cluster keeps a NAT gateway.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    uid: str
+    flow: str = ""
+    creator: str = ""
+    scheduler_disk: int = 30
+    worker_disk: int = 30
+    nat: bool = False
+
+
 class NodeConfig(BaseModel):
     """What one kind of machine (scheduler, or all workers) of a cluster is told in its user data.
 
@@ -139,6 +159,7 @@ class NodeConfig(BaseModel):
         boot_timeout: Seconds that a machine may take from power-on to a Dask process that works.
         spot: Whether the machine is a spot instance and watches for its interruption notice.
         keep: The workers that a scheduler keeps up; None where it keeps none.
+        billed: What a scheduler writes down of costs; None where it writes nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -170,6 +191,7 @@ class NodeConfig(BaseModel):
     spot: bool = False
     gpu: bool = False
     keep: Keep | None = None
+    billed: Billed | None = None
 
     def to_json(self) -> str:
         """One line of JSON without what is at its default."""

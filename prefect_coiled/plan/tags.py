@@ -19,12 +19,14 @@ CLUSTER = "coiled-cluster"
 CLUSTER_UID = "coiled-cluster-uid"
 ROLE = "coiled-role"
 CREATOR = "coiled-creator"
+# The flow that asked for a cluster.
+FLOW = "coiled-flow"
 TIER = "coiled-tier"
 # The ARN of the machine that may launch by a launch template; see `machine_policies`.
 LAUNCHER = "coiled-launcher"
 NAME = "Name"
 
-RESERVED = frozenset({OWNER, ACCOUNT, CLUSTER, CLUSTER_UID, ROLE, CREATOR, TIER, LAUNCHER, NAME})
+RESERVED = frozenset({OWNER, ACCOUNT, CLUSTER, CLUSTER_UID, ROLE, CREATOR, FLOW, TIER, LAUNCHER, NAME})
 
 # EC2 allows 50 tags a resource, keys of 127 characters by its reference (128 by its guide) and values of 256
 # (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Tag.html,
@@ -112,6 +114,11 @@ def plain(tags: Mapping[str, str]) -> dict[str, str]:
     for key, value in sorted(tags.items()):
         found.setdefault(_plain(key), _plain(value))
     return found
+
+
+def readable(text: str) -> str:
+    """A text of somebody else's, such as a flow's name, as a value that EC2 takes."""
+    return _NOT_XML.sub("_", text)[:_VALUE]
 
 
 def _plain(text: str) -> str:

@@ -383,7 +383,7 @@ def role_user_data(
     if role == "worker":
         node = node.model_copy(update={"scheduler_host": scheduler_host})
     else:
-        node = node.model_copy(update={"keep": keep_of(spec, ways)})
+        node = node.model_copy(update={"keep": keep_of(spec, ways), "billed": planning.billed_of(spec)})
     return user_data(node, environment, container=spec.container)
 
 

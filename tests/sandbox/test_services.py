@@ -44,6 +44,19 @@ def test_logs_can_be_written_and_read(sandbox):
     logs.delete_log_group(logGroupName="group")
 
 
+def test_log_streams_are_read_by_how_their_names_begin(sandbox):
+    logs = sandbox.client("logs")
+    logs.create_log_group(logGroupName="begun")
+    for name in ("a/1", "a/2", "b/1"):
+        logs.create_log_stream(logGroupName="begun", logStreamName=name)
+        events = [{"timestamp": int(time.time() * 1000), "message": name}]
+        logs.put_log_events(logGroupName="begun", logStreamName=name, logEvents=events)
+    for prefix, names in (("a/", {"a/1", "a/2"}), ("b", {"b/1"}), ("c", set())):
+        seen = logs.filter_log_events(logGroupName="begun", logStreamNamePrefix=prefix)["events"]
+        assert {event["message"] for event in seen} == names
+    logs.delete_log_group(logGroupName="begun")
+
+
 def test_secure_parameters_can_be_written_and_found_by_path(sandbox):
     ssm = sandbox.client("ssm")
     ssm.put_parameter(Name="/p/a/node", Value="secret", Type="SecureString")

@@ -11,7 +11,7 @@
     filters        filters of DescribeInstances that moto does not know
     images         images of instances: pending, names used once
     buckets        a bucket's own policy: its conditions count
-    log_events     which events PutLogEvents says that it left out
+    log_events     which events PutLogEvents says that it left out; FilterLogEvents by a prefix of streams
     tagging        GetResources of the tagging API: kinds that moto leaves out
     disk_key       the key that encrypts disks; what becomes of machines whose launcher may not use it
     quotas         Service Quotas: the limits of the settings
