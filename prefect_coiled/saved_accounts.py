@@ -72,6 +72,7 @@ def set_backend_options(
     tags: Mapping[str, str] | None = None,
     endpoint_url: str | None = None,
     permissions_boundary: str | None = None,
+    monthly_budget: str | float | None = None,
     run_setup: bool | None = None,
 ) -> SavedAccount | None:
     """Save where an account's clusters run. What is not given goes back to its default.
@@ -108,6 +109,7 @@ def set_backend_options(
         endpoint_url: Where AWS's API is, if not at AWS.
         permissions_boundary: ARN of a policy that bounds the machines' role, instead of the one that is made
             with the account's policies; "none" for a role without.
+        monthly_budget: US dollars a calendar month (UTC) that its clusters may cost.
         run_setup: Whether to set the account up at once. By default, a terminal is asked.
 
     Returns:
@@ -149,11 +151,13 @@ def set_backend_options(
         tags=tags,
         endpoint_url=endpoint_url,
         permissions_boundary=permissions_boundary,
+        monthly_budget=monthly_budget,
     )
     before = _saved(slug)
     rules = firewall or ingress
     # Other ports are no reason to let others in.
     said = {"ingress": rules is not None and says_who(rules), "egress": egress, "network": network}
+    said["monthly_budget"] = monthly_budget is not None
     if before is not None:
         check_nothing_opened(before, block, [name for name, value in said.items() if value])
     changes = differences(before, block) if before is not None else ()
@@ -177,6 +181,7 @@ def make_account(
     tags: Mapping[str, str] | None = None,
     endpoint_url: str | None = None,
     permissions_boundary: str | None = None,
+    monthly_budget: str | float | None = None,
 ) -> Ec2DaskAccount:
     """An account block, checked but not saved.
 
@@ -200,6 +205,7 @@ def make_account(
             "role_arn": role_arn or "",
             "external_id": external_id or "",
             "permissions_boundary": permissions_boundary or "",
+            "monthly_budget": "" if monthly_budget is None else monthly_budget,
             "tags": dict(tags or {}),
             **(checked.network.model_dump() if checked.network is not None else {}),
         },

@@ -31,6 +31,7 @@ class Account:
         instead_of: Names of the accounts that were saved, where it is the sandbox because none has its name.
         permissions_boundary: ARN of the policy that bounds the machines' role; "none"; or empty, for the one
             that is made with the account's policies.
+        monthly_budget: US dollars that its clusters may cost in a calendar month; None for any amount.
     """
 
     slug: str
@@ -41,6 +42,7 @@ class Account:
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     instead_of: tuple[str, ...] = ()
     permissions_boundary: str = ""
+    monthly_budget: float | None = None
 
     def place(self, aws_account_id: str, region: str) -> str:
         """Where its machines run, in words."""

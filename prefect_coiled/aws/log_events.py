@@ -14,6 +14,7 @@ https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.h
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +33,14 @@ EARLIER = timedelta(minutes=15)
 # Lines that one call gives at most.
 _LARGEST_PAGE = 10_000
 # Calls a second: a little less than the least that AWS says of any region.
-_FILTERS, _READS = Pace(4), Pace(9)
+_READS = Pace(9)
+
+
+@functools.cache
+def _filters(region: str) -> Pace:
+    return Pace(4)
+
+
 # Up to so many streams are read one by one: each stands for itself, and can be read from its end.
 _FEW = 10
 # Milliseconds in which a line that is older than the newest one may still arrive.
@@ -100,7 +108,7 @@ def read_prefixed(aws: Aws, prefix: str, *, since: datetime) -> Iterator[str]:
     what, token = f"reading log streams ({prefix}*)", ""
     wanted: dict[str, Any] = {"logGroupName": aws.account, "logStreamNamePrefix": prefix}
     while True:
-        _FILTERS.wait(aws.stop, what)
+        _filters(aws.region).wait(aws.stop, what)
         more = {"nextToken": token} if token else {}
         try:
             reply = aws.call("logs:FilterLogEvents", what, **wanted, startTime=_milliseconds(since), **more)
@@ -210,7 +218,7 @@ def _filtered(aws: Aws, streams: Sequence[str], begin: int) -> Iterator[tuple[st
     token: str | None = None
     while True:
         what = f"reading {len(streams)} log streams"
-        _FILTERS.wait(aws.stop, what)
+        _filters(aws.region).wait(aws.stop, what)
         wanted: dict[str, Any] = {"logGroupName": aws.account, "logStreamNames": list(streams)}
         wanted |= {"startTime": begin} if begin else {}
         wanted |= {"nextToken": token} if token else {}

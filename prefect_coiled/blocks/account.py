@@ -7,12 +7,13 @@ loaded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from prefect.blocks.core import Block
 from prefect_aws import AwsCredentials
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.blocks.base import AWS_LOGO, DOCUMENTATION, NO_INPUT, StrictFields
@@ -21,6 +22,7 @@ from prefect_coiled.blocks.registry import Ec2DaskRegistry, registry_layer
 from prefect_coiled.errors import AccountError, OptionsError
 from prefect_coiled.options import DEFAULT_PORTS, BackendOptions, Egress, NetworkIds, Region
 from prefect_coiled.plan.boundary import check_boundary
+from prefect_coiled.plan.budget import read_budget
 
 
 class Ec2DaskAccount(StrictFields, Block):
@@ -166,6 +168,12 @@ class Ec2DaskAccount(StrictFields, Block):
         description="Tags for everything that is made in AWS.",
         examples=[{"team": "research"}],
     )
+    monthly_budget: str = Field(
+        default="",
+        title="Monthly Budget",
+        description="US dollars a calendar month (UTC) that its clusters may cost; none when empty.",
+        examples=["200"],
+    )
     sandbox: bool = Field(
         default=False,
         title="Sandbox",
@@ -178,12 +186,19 @@ class Ec2DaskAccount(StrictFields, Block):
     def _named_again(cls, data: Any) -> Any:
         return named_again(cls, data) if isinstance(data, Mapping) else data
 
+    @field_validator("monthly_budget", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return f"{value:g}" if number and math.isfinite(value) else value
+
     @model_validator(mode="after")
     def _usable(self) -> Ec2DaskAccount:
         BackendOptions(**account_layer(self))
         credential_source(self)
         if self.permissions_boundary.strip():
             check_boundary(self.permissions_boundary.strip())
+        read_budget(self.monthly_budget)
         return self
 
 

@@ -29,6 +29,7 @@ CLEARABLE: dict[str, tuple[str, ...]] = {
     "tags": ("tags",),
     "role": ("role_arn", "external_id"),
     "boundary": ("permissions_boundary",),
+    "budget": ("monthly_budget",),
     "network": NETWORK_FIELDS,
     "credentials": (),
 }
@@ -158,11 +159,17 @@ def check_nothing_opened(before: Ec2DaskAccount, after: Ec2DaskAccount, given: C
     """Refuse what would open an account wider than it is saved by an option that nobody gave.
 
     Args:
-        given: Which of "ingress", "egress" and "network" were given.
+        given: Which of "ingress", "egress", "network" and "monthly_budget" were given.
 
     Raises:
         OptionsError: One of the others would open more.
     """
+    if before.monthly_budget and not after.monthly_budget and "monthly_budget" not in given:
+        raise OptionsError(
+            "monthly_budget of the account",
+            f"is saved as {before.monthly_budget}, was not given, and would be none.",
+            "Give it too, or change single options by `prefect-coiled account edit`.",
+        )
     try:
         old = merge(None, account_layer(before), config={})
     except OptionsError:  # what the form saved may not be right, and is replaced

@@ -33,6 +33,7 @@ from prefect_coiled.install import has_sandbox, how
 from prefect_coiled.internals.prefect import block_of, name_of
 from prefect_coiled.options import cluster_defaults
 from prefect_coiled.options.base import near
+from prefect_coiled.plan.budget import read_budget
 
 if TYPE_CHECKING:
     from prefect.blocks.core import Block
@@ -99,9 +100,10 @@ def account_from_block(block: Ec2DaskAccount, slug: str | None = None) -> Accoun
             f"account {slug!r}", f"its block lacks {', '.join(lacking)}.", "Set it, and save it again."
         )
     layer = account_layer(block)
-    boundary = block.permissions_boundary.strip()
+    boundary, budget = block.permissions_boundary.strip(), read_budget(block.monthly_budget)
     if block.sandbox:
-        return replace(_sandbox_account(slug, layer, block.tags), permissions_boundary=boundary)
+        made = _sandbox_account(slug, layer, block.tags)
+        return replace(made, permissions_boundary=boundary, monthly_budget=budget)
     _say_region(block, slug)
     return Account(
         slug=account_slug(slug),
@@ -110,6 +112,7 @@ def account_from_block(block: Ec2DaskAccount, slug: str | None = None) -> Accoun
         endpoint_url=block.aws_credentials.aws_client_parameters.endpoint_url or None,
         tags=dict(block.tags),
         permissions_boundary=boundary,
+        monthly_budget=budget,
     )
 
 

@@ -71,6 +71,9 @@ def account_explain(
         account = load_account(slug)
     merged = merge({"region": region}, account.options).rows()
     rows = [(row.name, row.value, row.source, row.note) for row in merged]
+    if account.monthly_budget is not None:
+        spent = "US dollars; `prefect-coiled check` says what is spent"
+        rows.append(("monthly_budget", f"{account.monthly_budget:g}", "account block", spent))
     rows += [(name, str(value), "coiled.yaml", "") for name, value in cluster_defaults().items()]
     keys = ("option", "value", "from", "remark")
     found = [dict(zip(keys, row, strict=True)) for row in rows]

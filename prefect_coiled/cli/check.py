@@ -36,6 +36,7 @@ def check(at: At, as_json: JsonOption = False) -> None:
         "region": at.aws.region,
         **dict.fromkeys(("aws_account_id", "arn", "remark", "disk_key", "blocked", "room")),
         **dict.fromkeys(("quota", "free_plan", "disk_key_denied", "denied", "not_foreseen", "error")),
+        "budget": None,
         "ready": False,
     }
     try:
@@ -55,6 +56,7 @@ def _look(at: At, console: Console, answer: dict[str, Any]) -> None:
     from prefect_coiled.aws.caller import find_caller
     from prefect_coiled.aws.disk_key import find_disk_key
     from prefect_coiled.errors import OptionsError
+    from prefect_coiled.provision.budget import find_standing
     from prefect_coiled.provision.obstacles import find_obstacles
     from prefect_coiled.task_runner.api_url import choose_way
 
@@ -72,6 +74,10 @@ def _look(at: At, console: Console, answer: dict[str, Any]) -> None:
         # The sandbox has no quotas unless it is told.
         if room.workers is not None or room.free_plan or not loaded.is_sandbox:
             console.print(line)
+    if loaded.monthly_budget is not None:
+        standing = find_standing(aws, loaded.monthly_budget)
+        console.print(str(standing))
+        answer["budget"] = {**standing._asdict(), "since": standing.since.isoformat()}
     key = find_disk_key(aws)
     try:
         shut = find_obstacles(aws, _usual(loaded, caller.name))

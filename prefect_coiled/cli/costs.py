@@ -10,7 +10,6 @@ import typer
 from prefect_coiled.cli.common import show
 from prefect_coiled.cli.declare import At, JsonOption, command
 from prefect_coiled.cli.places import Everywhere
-from prefect_coiled.plan.spending import UNITS, spent
 
 if TYPE_CHECKING:
     from prefect_coiled.plan.spending import Known
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 @command("costs")
 def show_costs(
     at: Everywhere,
-    by: Annotated[str, typer.Option(help=f"One of {', '.join(UNITS)}.")] = "flow",
+    by: Annotated[str, typer.Option(help="flow, cluster, account, creator or day.")] = "flow",
     since: Annotated[str, typer.Option(help='Since when: "7d", or a time such as 2026-01-31T09:00.')] = "7d",
     as_json: JsonOption = False,
 ) -> None:
@@ -35,6 +34,7 @@ def show_costs(
     from prefect_coiled.notifications import parse_since
     from prefect_coiled.options.base import near
     from prefect_coiled.plan.prices import usd
+    from prefect_coiled.plan.spending import UNITS, spent
 
     if by not in UNITS:
         raise OptionsError(f"--by {by!r}", f"it is one of {', '.join(UNITS)}.", near(by, UNITS))

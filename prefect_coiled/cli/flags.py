@@ -52,11 +52,14 @@ class AccountFlags:
     registry_access_token: Annotated[
         str | None, typer.Option(envvar="PREFECT_COILED_REGISTRY_TOKEN", help="Docker Hub access token.")
     ] = field(default=None, repr=False)
+    monthly_budget: Annotated[str | None, typer.Option(help="US dollars a month that clusters may cost.")] = (
+        None
+    )
     endpoint_url: Annotated[str | None, typer.Option(help="Where AWS's API is, if not at AWS.")] = None
     clear: Annotated[
         list[str] | None,
         typer.Option(
-            help="Empty zone, tags, role, boundary, network or credentials; several times for more."
+            help="Empty zone, tags, role, boundary, budget, network or credentials; several times for more."
         ),
     ] = None
 
@@ -97,7 +100,7 @@ class AccountFlags:
         from prefect_coiled.options.ingress import Firewall
 
         names = ["region", "zone", "spot", "spot_policy", "egress", "role_arn", "external_id"]
-        names.append("permissions_boundary")
+        names += ["permissions_boundary", "monthly_budget"]
         plain = {name: getattr(self, name, None) for name in (*names, *NETWORK_FIELDS)}
         tags = dict(saved.tags) if saved is not None and "tags" not in (self.clear or ()) else {}
         if self.tag:

@@ -40,6 +40,7 @@ from prefect_coiled.provision import (
     delete_cluster,
     remove_cluster,
 )
+from prefect_coiled.provision.budget import find_standing
 from prefect_coiled.provision.cluster_removal import terminate, told
 from prefect_coiled.provision.clusters import find_cluster, give_back
 from prefect_coiled.provision.slots import Slot, take_slot
@@ -330,6 +331,7 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
         container=image,
         flow=_flow(),
     )
+    _hold_to_budget(request, account, aws, spec.name)
     check_sizes(spec)  # what does not fit is said before anything is made
     token = request.merged(account).options.registry.access_token
     story = Story(spec, sandbox=account.is_sandbox)
@@ -378,6 +380,16 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
     launched = Launched(aws, spec, record, session.client_secrets, attached=False, since=session.launched_at)
     launched.slot, launched.place, launched.heard = slot, place, heard
     return launched
+
+
+def _hold_to_budget(request: Request, account: Account, aws: Aws, name: str) -> None:
+    """See that the account's monthly budget leaves room, where it has one."""
+    if account.monthly_budget is None:
+        return
+    usd_per_hour = request.usd_per_hour(account)
+    found = find_standing(aws, account.monthly_budget)
+    events.step("budget", str(found))
+    found.hold(name, usd_per_hour)
 
 
 def _flow() -> str:

@@ -343,11 +343,24 @@ class Request:
             ),
         )
 
+    def usd_per_hour(self, account: Account) -> float:
+        """What the cluster costs an hour at most, at list prices: with the dearest types that it may get.
+
+        Raises:
+            OptionsError: A price is not known.
+        """
+        options = self.merged(account).options
+        rates = self._choice(options, f"the monthly budget of account {account.slug}").rates
+        return rates.base + self.n_workers * rates.worker
+
     def _within_costs(self, options: BackendOptions) -> Choice | None:
         """The types that stay below what the cluster may cost an hour; None where it may cost anything."""
-        limit = self.held["max_hourly_cost"]
-        if limit is None and self.held["max_total_cost"] is None:
+        if self.held["max_hourly_cost"] is None and self.held["max_total_cost"] is None:
             return None
+        return self._choice(options)
+
+    def _choice(self, options: BackendOptions, what: str = "max_total_cost") -> Choice:
+        limit = self.held["max_hourly_cost"]
         own = options.network
         outside = own.give_workers_public_ip if own is not None else options.egress == "public-ip"
         return below(
@@ -360,6 +373,7 @@ class Request:
             ),
             worker=Sizes(self._worker_disk(), outside),
             nat=options.egress == "nat" and own is None,
+            what=what,
         )
 
     def _metered(self, choice: Choice | None) -> dict[str, Any]:

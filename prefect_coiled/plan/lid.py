@@ -67,17 +67,19 @@ def below(
     scheduler: Sizes,
     worker: Sizes,
     nat: bool,
+    what: str = "max_hourly_cost and max_total_cost",
 ) -> Choice:
     """The types with which a cluster costs no more than `limit` an hour.
 
     Args:
         limit: US dollars an hour; None for none, where prices have to be known all the same.
         nat: Whether the cluster keeps a NAT gateway.
+        what: What needs the prices, where there is no limit an hour.
 
     Raises:
         OptionsError: There are none; says how many workers there would be.
     """
-    what = "max_hourly_cost and max_total_cost" if limit is None else f"max_hourly_cost {usd(limit)}"
+    what = what if limit is None else f"max_hourly_cost {usd(limit)}"
     schedulers = _priced(scheduler_types, scheduler, what)
     workers = _priced(worker_types, worker, what)
     base = NAT_GATEWAY_USD_PER_HOUR + PUBLIC_IPV4_USD_PER_HOUR if nat else 0.0

@@ -133,10 +133,9 @@ class Course(NamedTuple):
             before = point
         return before[1], before[2]
 
-    @property
-    def ended(self) -> bool:
-        """Whether it has said that it ended."""
-        return self.last.good_for == 0
+    def runs(self, now: datetime) -> bool:
+        """Whether, for all that it said, it still runs."""
+        return self.last.good_for > 0 and self.points[-1][0] >= now
 
 
 def course_of(records: Iterable[CostRecord], now: datetime) -> Course:
@@ -193,7 +192,7 @@ def spent(found: Iterable[Known], by: str, since: datetime, now: datetime) -> li
         Spent(
             what,
             clusters=len(parts),
-            running=sum(not course.ended and course.points[-1][0] >= now for course, _, _ in parts),
+            running=sum(course.runs(now) for course, _, _ in parts),
             machine_hours=sum(hours for _, _, hours in parts),
             usd=sum(usd for _, usd, _ in parts),
             unpriced=tuple(sorted({one for course, _, _ in parts for one in course.last.unpriced})),

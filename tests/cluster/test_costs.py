@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -11,10 +11,12 @@ import pytest
 from prefect import flow, task
 from typer.testing import CliRunner
 
-from prefect_coiled import Cluster, CoiledTaskRunner
+from prefect_coiled import Cluster, CoiledTaskRunner, Ec2DaskAccount
 from prefect_coiled.aws.cost_records import find_records
 from prefect_coiled.blocks import load_account
 from prefect_coiled.cli import app
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.plan.actions import changes
 from prefect_coiled.plan.spending import CostRecord
 from prefect_coiled.sandbox import Sandbox
 
@@ -26,9 +28,9 @@ def double(number: int) -> int:
     return 2 * number
 
 
-def records(cluster: str) -> list[CostRecord]:
+def records(cluster: str, account: str | None = None) -> list[CostRecord]:
     now = datetime.now(timezone.utc)
-    found = find_records(load_account().door(), now - timedelta(hours=1), now)
+    found = find_records(load_account(account).door(), now - timedelta(hours=1), now)
     return sorted((one.record for one in found if one.record.cluster == cluster), key=lambda one: one.at)
 
 
@@ -105,3 +107,46 @@ def test_what_is_asked_wrongly_is_said(arguments: list[str], words: str) -> None
     result = CliRunner().invoke(app, ["costs", *arguments])
     assert result.exit_code == 1
     assert words in result.output
+
+
+@pytest.fixture
+def budget(sandbox: Sandbox) -> Iterator[Callable[[float], str]]:
+    """Gives the sandbox's account a monthly budget; returns its slug."""
+
+    def give(usd: float) -> str:
+        block = Ec2DaskAccount(region="us-east-1", sandbox=True, monthly_budget=usd, egress="public-ip")
+        block.save("thrifty", overwrite=True)
+        return "thrifty"
+
+    yield give
+    Ec2DaskAccount.delete("thrifty")
+
+
+def test_a_launch_beyond_the_budget_is_refused_with_the_numbers(
+    budget: Callable[[float], str], sandbox: Sandbox, live: Any, until: Until
+) -> None:
+    slug = budget(0.75)
+    small: dict[str, Any] = {"account": slug, "quiet": True, "n_workers": 1, "wait_for_workers": False}
+    with Cluster(**small) as cluster:
+        machines = len(live())
+        sandbox.clear_calls()
+        with pytest.raises(OptionsError, match=r"monthly budget of \$0\.7500.*this cluster at most \$0\.4"):
+            Cluster(**small)
+        assert len(live()) == machines
+        changed = [one for one in sandbox.calls() if changes(":".join(one))]
+        assert [one for one in changed if one[0] == "ec2"] == []
+        until(lambda: records(cluster.name, slug))
+        with pytest.raises(OptionsError, match=r"What runs costs \$0\.4"):
+            Cluster(**small)
+        checked = CliRunner().invoke(app, ["check", "--account", slug, "--json"])
+        told = json.loads(checked.output)["budget"]
+        assert told["budget"] == 0.75
+        assert told["spent"] > 0
+        assert told["usd_per_hour"] > 0.3
+    budget(2.0)
+    with Cluster(**small):
+        pass
+    explained = CliRunner().invoke(app, ["account", "explain", slug])
+    assert "monthly_budget" in explained.output
+    with pytest.raises(OptionsError, match=r"price of x1e\.32xlarge"):
+        Cluster(**small, worker_vm_types=["x1e.32xlarge"])

@@ -339,7 +339,7 @@ def world(
     for module in (prefect_coiled.blocks, prefect_coiled.saved_accounts):
         monkeypatch.setattr(module, "load_account", lambda slug=None: account)
     # Reads of logs at the pace of CloudWatch would take minutes here.
-    monkeypatch.setattr(log_events, "_FILTERS", Pace(1000))
+    monkeypatch.setattr(log_events, "_filters", lambda region: Pace(1000))
     monkeypatch.setattr(log_events, "_READS", Pace(1000))
     yield World(sandbox, account, spec, locked)
     sandbox.reset()

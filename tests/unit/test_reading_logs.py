@@ -16,7 +16,7 @@ from prefect_coiled.errors import NotFoundError
 class Pages:
     """A door whose log has pages; each token stands for one, and at the end the same token comes back."""
 
-    account = "team"
+    account, region = "team", "us-east-1"
     stop = threading.Event()
 
     def __init__(self, *pages: list[str]) -> None:
@@ -98,8 +98,8 @@ def event(at: int, text: str, ingested: int = 5000) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_FILTERS", "_READS"):
-        monkeypatch.setattr(log_events, name, Pace(1e9))
+    monkeypatch.setattr(log_events, "_filters", lambda region: Pace(1e9))
+    monkeypatch.setattr(log_events, "_READS", Pace(1e9))
 
 
 def names(count: int) -> list[str]:

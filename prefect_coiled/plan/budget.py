@@ -1,0 +1,114 @@
+"""What an account's clusters may cost in a calendar month, and whether one more goes with that. Pure.
+
+What was spent is by the clusters' own records (`plan.spending`). What runs, and what is to be launched, is
+counted for some time more: without that, a launch at the last cent would always be let through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import datetime
+from typing import NamedTuple
+
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.plan.prices import usd
+from prefect_coiled.plan.spending import Known, courses, month_of
+
+# Hours for which what runs and what is launched is counted in advance.
+AHEAD_HOURS = 1.0
+
+
+def read_budget(text: str) -> float | None:
+    """The US dollars that a field says; None for a blank one.
+
+    Raises:
+        OptionsError: It is no amount of more than 0.
+    """
+    if not text.strip():
+        return None
+    try:
+        value = float(text.strip().removeprefix("$"))
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise OptionsError(
+            f"monthly_budget {text!r}",
+            "it is US dollars a month, more than 0.",
+            'Write "200" for 200 dollars; leave it empty for no budget.',
+        )
+    return value
+
+
+class Standing(NamedTuple):
+    """How an account stands to its budget.
+
+    Attributes:
+        budget: US dollars a month.
+        since: When the month began.
+        spent: US dollars since then.
+        usd_per_hour: What runs costs an hour.
+        not_seen: Regions in which what was spent is not to be seen.
+    """
+
+    account: str
+    budget: float
+    since: datetime
+    spent: float
+    usd_per_hour: float
+    not_seen: tuple[str, ...] = ()
+
+    @property
+    def _since(self) -> str:
+        return f"{self.since:%Y-%m-%d} (UTC)"
+
+    def __str__(self) -> str:
+        text = f"Monthly budget {usd(self.budget)}: {usd(self.spent)} is spent since {self._since}"
+        text += f", and what runs costs {usd(self.usd_per_hour)} an hour"
+        if self.not_seen:
+            text += f"; not to be seen: what was spent in {', '.join(self.not_seen)}"
+        return f"{text}."
+
+    def hold(self, name: str, usd_per_hour: float) -> None:
+        """See that a cluster goes with the budget.
+
+        Args:
+            usd_per_hour: What it costs an hour.
+
+        Raises:
+            OptionsError: It does not; says all numbers.
+        """
+        total = self.spent + AHEAD_HOURS * (self.usd_per_hour + usd_per_hour)
+        if total <= self.budget:
+            return
+        raise OptionsError(
+            f"launching cluster {name!r}",
+            f"account {self.account} has spent {usd(self.spent)} of its monthly budget of {usd(self.budget)} "
+            f"since {self._since}. What runs costs {usd(self.usd_per_hour)} an hour and this cluster at most "
+            f"{usd(usd_per_hour)}: with an hour of both it is {usd(total)}, at list prices",
+            "Ask for fewer or smaller machines, stop what runs (`prefect-coiled ls`), or raise the budget: "
+            f"`prefect-coiled account edit {self.account} --monthly-budget ...`.",
+        )
+
+
+def standing(
+    account: str,
+    budget: float,
+    found: Iterable[Known],
+    now: datetime,
+    *,
+    beside: float = 0.0,
+    not_seen: tuple[str, ...] = (),
+) -> Standing:
+    """How an account stands, by the records of its clusters.
+
+    Args:
+        beside: US dollars an hour of what runs and has no record yet.
+    """
+    begin = month_of(now)
+    spent, running = 0.0, beside
+    for course in courses(found, now).values():
+        spent += course.until(now)[0] - course.until(begin)[0]
+        if course.runs(now):
+            running += course.last.usd_per_hour
+    return Standing(account, budget, begin, spent, running, not_seen)

@@ -1,0 +1,50 @@
+"""How an account stands to its monthly budget, in all regions together. Reads only."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from prefect_coiled.aws import instances
+from prefect_coiled.aws.cost_records import find_records
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import AccessDeniedError
+from prefect_coiled.internals.python import side_by_side
+from prefect_coiled.options.models import REGIONS
+from prefect_coiled.plan.budget import Standing, standing
+from prefect_coiled.plan.prices import hourly
+from prefect_coiled.plan.spending import Known, month_of
+
+
+def find_standing(aws: Aws, budget: float, now: datetime | None = None) -> Standing:
+    """Look up what an account's clusters have cost this month.
+
+    Clusters of this region that run and have written nothing down yet count by their machines. In another
+    region, where policies may not reach, what is denied is said, and not counted.
+
+    Raises:
+        AwsError: If AWS does not say it.
+    """
+    now = now or datetime.now(timezone.utc)
+    begin = month_of(now)
+
+    def look(region: str) -> list[Known] | None:
+        try:
+            return find_records(aws if region == aws.region else aws.beside(region, aws.stop), begin, now)
+        except AccessDeniedError:
+            if region == aws.region:
+                raise
+            return None
+
+    regions = list(dict.fromkeys((aws.region, *REGIONS)))
+    answers = dict(zip(regions, side_by_side(look, regions, len(regions)), strict=True))
+    found = [one for records in answers.values() for one in records or ()]
+    written = {one.record.uid for one in found}
+    young = [m for m in instances.find_instances(aws) if m.cluster_uid not in written]
+    return standing(
+        aws.account,
+        budget,
+        found,
+        now,
+        beside=sum(hourly(machine.instance_type) or 0.0 for machine in young),
+        not_seen=tuple(region for region, records in answers.items() if records is None),
+    )

@@ -1,0 +1,75 @@
+"""A monthly budget: what it takes, what counts against it, and what is refused."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from prefect_coiled import Ec2DaskAccount
+from prefect_coiled.blocks import account_from_block
+from prefect_coiled.blocks.editing import check_nothing_opened, edited
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.plan.budget import read_budget, standing
+from prefect_coiled.plan.spending import CostRecord, Known
+
+NOW = datetime(2026, 3, 10, 12, tzinfo=timezone.utc)
+HOUR = timedelta(hours=1)
+
+
+def cluster(uid: str, since: datetime, usd: float, *, hours: float, good_for: float = 0.0) -> Known:
+    at = since + hours * HOUR
+    told = {"cluster": uid, "uid": uid, "usd_per_hour": 2.0 if good_for else 0.0, "good_for": good_for}
+    return Known("team", "us-east-1", CostRecord(since=since, at=at, usd=usd, **told))
+
+
+def test_what_was_spent_this_month_and_what_runs_count() -> None:
+    found = [
+        cluster("ended", NOW - 5 * HOUR, 3.0, hours=1),
+        cluster("runs", NOW - HOUR, 2.0, hours=1, good_for=300.0),
+        cluster("over the turn of the month", datetime(2026, 2, 28, 12, tzinfo=timezone.utc), 10.0, hours=24),
+        cluster("of last month", datetime(2026, 2, 1, tzinfo=timezone.utc), 99.0, hours=24),
+    ]
+    now = standing("team", 20.0, found, NOW, beside=0.5)
+    assert now.spent == 10.0
+    assert now.usd_per_hour == 2.5
+    now.hold("fits", 7.5)
+    with pytest.raises(OptionsError) as refused:
+        now.hold("too-much", 7.6)
+    for words in ("'too-much'", "$10.00", "$20.00", "2026-03-01", "$2.50", "$7.60", "$20.10", "team"):
+        assert words in str(refused.value)
+
+
+def test_where_nothing_is_to_be_seen_that_is_said() -> None:
+    now = standing("team", 20.0, [], NOW, not_seen=("eu-west-1",))
+    assert "eu-west-1" in str(now)
+    assert "$20.00" in str(now)
+
+
+@pytest.mark.parametrize(("said", "meant"), [("", None), ("  ", None), ("200", 200.0), ("$0.5", 0.5)])
+def test_a_budget_is_an_amount_or_nothing(said: str, meant: float | None) -> None:
+    assert read_budget(said) == meant
+
+
+@pytest.mark.parametrize("said", ["0", "-1", "nan", "inf", "much", "1,000", True, float("nan")])
+def test_what_is_no_amount_is_no_account(said: Any) -> None:
+    with pytest.raises(OptionsError, match="monthly_budget"):
+        Ec2DaskAccount(region="us-east-1", monthly_budget=said)
+
+
+def test_a_number_is_as_good_as_a_text() -> None:
+    block = Ec2DaskAccount(region="us-east-1", monthly_budget=12.5)
+    assert block.monthly_budget == "12.5"
+    assert account_from_block(block, "team").monthly_budget == 12.5
+    assert account_from_block(Ec2DaskAccount(region="us-east-1"), "team").monthly_budget is None
+
+
+def test_a_budget_is_changed_and_emptied_but_does_not_fall_away() -> None:
+    saved = edited(None, fields={"monthly_budget": "200"})
+    assert edited(saved, fields={"zone": "us-east-1b"}).monthly_budget == "200"
+    none = edited(saved, clear=["budget"])
+    assert none.monthly_budget == ""
+    with pytest.raises(OptionsError, match="monthly_budget"):
+        check_nothing_opened(saved, none, ())
+    check_nothing_opened(saved, none, ("monthly_budget",))
