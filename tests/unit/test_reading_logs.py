@@ -16,7 +16,7 @@ from prefect_coiled.errors import NotFoundError
 class Pages:
     """A door whose log has pages; each token stands for one, and at the end the same token comes back."""
 
-    account, region = "team", "us-east-1"
+    account = "team"
     stop = threading.Event()
 
     def __init__(self, *pages: list[str]) -> None:
@@ -67,7 +67,7 @@ class Group:
     is behind an empty one.
     """
 
-    account = "team"
+    account, region = "team", "us-east-1"
     stop = threading.Event()
 
     def __init__(self, **streams: list[str]) -> None:
