@@ -115,6 +115,7 @@ class InstanceRecord(Record):
     Attributes:
         private_ip: Address inside the VPC.
         public_ip: Public address, once AWS has given one.
+        works: Whether it has workers.
         state: EC2's word: pending, running, shutting-down, terminated, stopping or stopped.
         state_reason: AWS's reason for the last change of state; empty while all is well.
     """
@@ -127,6 +128,7 @@ class InstanceRecord(Record):
     private_ip: str = ""
     public_ip: str = ""
     spot: bool = False
+    works: bool = True
     state: str = "pending"
     state_reason: str = ""
     launched_at: datetime | None = None

@@ -54,6 +54,7 @@ def _record(item: dict[str, Any]) -> InstanceRecord:
         private_ip=item.get("PrivateIpAddress") or "",
         public_ip=item.get("PublicIpAddress") or "",
         spot=item.get("InstanceLifecycle") == "spot",
+        works=labels.get(tags.ROLE) != "scheduler" or labels.get(tags.ALSO) == "worker",
         state=item["State"]["Name"],
         state_reason=state_words((item.get("StateReason") or {}).get("Message", "")),
         launched_at=item.get("LaunchTime"),

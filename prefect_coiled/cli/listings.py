@@ -53,7 +53,7 @@ def _clusters(at: At) -> list[tuple[dict[str, Any], tuple[str, ...]]]:
     found: list[tuple[dict[str, Any], tuple[str, ...]]] = []
     for (name, uid), machines in clusters.items():
         hourly = total(prices.get((name, uid), []))
-        workers = sum(m.role == "worker" for m in machines)
+        workers = sum(m.works for m in machines)
         told = {
             "name": name,
             "state": _state(machines),

@@ -31,6 +31,7 @@ from prefect_coiled.cluster.watching import Watching
 from prefect_coiled.costs import CostEstimate
 from prefect_coiled.errors import OptionsError, PrefectCoiledError, StoppedError
 from prefect_coiled.events.spans import Span
+from prefect_coiled.plan.node_config import machine_of
 from prefect_coiled.records import ClusterRecord
 from prefect_coiled.subscribers.notebook import CellBoard, in_notebook
 
@@ -193,7 +194,7 @@ class ClusterBase(DistributedCluster):
         if workers:
             chosen = set(self._fleet.workers) if workers is True else set(workers)
             by_address = {a: str(w["name"]) for a, w in self.scheduler_info["workers"].items()}
-            wanted.update({name: by_address.get(name, name) for name in sorted(chosen)})
+            wanted.update({name: machine_of(by_address.get(name, name)) for name in sorted(chosen)})
         texts = await self.in_thread(launched.logs, wanted.values())
         out.update({name: Log(texts[one]) for name, one in wanted.items()})
         return out

@@ -119,7 +119,7 @@ class Cluster(ScalingCluster):
             self.launched = launched = await asyncio.shield(self._launching)
             self.name = self._events.of = launched.record.name
             self.security = _security(launched)
-            self._fleet.launched(launched.record.workers)
+            self._fleet.launched(launched.workers)
             if launched.attached and self._request.held["shutdown_on_close"] is None:
                 self.shutdown_on_close = False
             least = min(launched.spec.min_workers, len(self.workers))
@@ -128,7 +128,7 @@ class Cluster(ScalingCluster):
             self._tell_workers()
             self._arrivals.expect()
             if not launched.attached:
-                await self.tell_keeper(launched=sorted(self.workers))
+                await self.tell_keeper(launched=sorted(w.instance_id for w in launched.record.workers))
             remove_before_prefect_ends()
             if not launched.attached:
                 ready, seconds = sorted(map(str, self.observed)), time.monotonic() - began - launched.waited

@@ -97,6 +97,16 @@ class Launched:
         }
 
     @property
+    def shared(self) -> str:
+        """The scheduler's machine, if it has workers too; empty if not."""
+        return self.record.scheduler.instance_id if self.spec.works else ""
+
+    @property
+    def workers(self) -> tuple[InstanceRecord, ...]:
+        """The machines with workers, as it was launched."""
+        return (*((self.record.scheduler,) if self.shared else ()), *self.record.workers)
+
+    @property
     def address(self) -> str:
         """Where clients reach the scheduler."""
         return f"tls://{self.record.scheduler_host}:{self.record.scheduler_port}"
@@ -239,10 +249,11 @@ class Launched:
         return instances.find_instances(self.aws, self.record.name, uid=self.record.uid, states=states)
 
     def listed_workers(self) -> list[InstanceRecord]:
-        """The worker machines, in any state, that AWS lists, whoever launched them."""
-        found = [m for m in self.machines((*instances.LIVE, *_ENDED)) if m.role == "worker"]
+        """The machines with workers, in any state, that AWS lists, whoever launched them."""
+        listed = self.machines((*instances.LIVE, *_ENDED))
+        found = [m for m in listed if m.role == "worker" or m.instance_id == self.shared]
         now = datetime.now(timezone.utc)
-        for machine in found:
+        for machine in (m for m in found if m.instance_id != self.shared):
             known, gone = self._ran.get(machine.instance_id, (machine, None))
             self._ran[machine.instance_id] = (known, gone or (now if machine.state in _ENDED else None))
         return found

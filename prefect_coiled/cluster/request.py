@@ -78,6 +78,7 @@ class Request:
         self.worker_types()
         self.scheduler_types()
         self._worker_disk()
+        self._check_sharing()
         _ = self.host_setup_script
 
     def __repr__(self) -> str:
@@ -92,6 +93,26 @@ class Request:
     def n_workers(self) -> int:
         """How many workers are launched."""
         return self.held["n_workers"] or 0
+
+    @property
+    def works(self) -> bool:
+        """Whether one of the workers is on the scheduler's machine."""
+        return bool(self.held["worker_on_scheduler"])
+
+    def _check_sharing(self) -> None:
+        several = (self.held["nworkers"] or 1) > 1
+        if self.gpu and (several or self.works):
+            raise OptionsError(
+                "nworkers" if several else "worker_on_scheduler",
+                "does not go with a GPU: there is a worker for each, on machines with an image of their own.",
+                "Leave it out.",
+            )
+        if self.works and not self.n_workers:
+            raise OptionsError(
+                "worker_on_scheduler and n_workers 0",
+                "contradict each other.",
+                "The worker on the scheduler's machine is one of n_workers.",
+            )
 
     def _check_packages(self) -> None:
         container, software = self.held["container"], self.held["software"]
@@ -147,6 +168,9 @@ class Request:
     def scheduler_types(self) -> tuple[str, ...]:
         """Instance types for the scheduler, of the same architecture as the workers."""
         arch = machines.architecture(self.worker_types())
+        names = ("scheduler_cpu", "scheduler_memory", "scheduler_vm_types")
+        if self.works and all(self.held[name] is None for name in names):  # type: ignore[literal-required]
+            return self.worker_types()  # who works there needs what workers need
         try:
             return machines.choose(
                 self.held["scheduler_cpu"],
@@ -223,6 +247,9 @@ class Request:
             )
         return size
 
+    def _scheduler_disk(self) -> int:
+        return self.held["scheduler_disk_size"] or max(30, self._worker_disk() if self.works else 0)
+
     def spec(
         self,
         account: Account,
@@ -285,6 +312,14 @@ class Request:
             "no_client_timeout": self.held["no_client_timeout"] if self.closes else None,
             "cluster_timeout": self.held["cluster_timeout"],
         }
+        workers: dict[str, Any] = {
+            "nthreads": self.held["nthreads"],
+            "memory_limit": self.held["memory_limit"],
+            "worker_class": self.held["worker_class"],
+            "workers_per_vm": self.held["nworkers"] or 1,
+            # "env" goes with the other variables, as a secret: whoever sees instances sees user data.
+            "worker_options": {k: v for k, v in (self.held["worker_options"] or {}).items() if k != "env"},
+        }
         return ClusterSpec(
             name=name,
             uid=uid,
@@ -294,13 +329,13 @@ class Request:
             other_zones=options.zone is None and options.network is None,
             n_workers=self.n_workers,
             min_workers=min_workers(self.held["wait_for_workers"], self.n_workers),
-            most_workers=choice.rates.most_workers(self.held["max_hourly_cost"])
+            most_workers=choice.rates.most_workers(self.held["max_hourly_cost"], works=self.works)
             if choice and self.held["max_hourly_cost"]
             else None,
             scheduler_types=choice.scheduler_types if choice else self.scheduler_types(),
             worker_types=choice.worker_types if choice else self.worker_types(),
             architecture=machines.architecture(self.worker_types()),
-            scheduler_disk=self.held["scheduler_disk_size"] or 30,
+            scheduler_disk=self._scheduler_disk(),
             worker_disk=self._worker_disk(),
             worker_disk_throughput=self.held["worker_disk_throughput"] or 125,
             spot_policy=spot_policy,
@@ -326,6 +361,8 @@ class Request:
                 role="scheduler",
                 secrets_parameter=f"{secrets_path}/scheduler",
                 scheduler_options=dict(self.held["scheduler_options"] or {}),
+                works=self.works,
+                **(workers if self.works else {"workers_per_vm": workers["workers_per_vm"]}),
                 **self._metered(choice),
             ),
             worker_node=NodeConfig(
@@ -333,11 +370,7 @@ class Request:
                 role="worker",
                 scheduler_host="unknown-yet",
                 secrets_parameter=f"{secrets_path}/worker",
-                nthreads=self.held["nthreads"],
-                memory_limit=self.held["memory_limit"],
-                worker_class=self.held["worker_class"],
-                # "env" goes with the other variables, as a secret: whoever sees instances sees user data.
-                worker_options={k: v for k, v in (self.held["worker_options"] or {}).items() if k != "env"},
+                **workers,
                 spot=spot_policy != "on-demand",
                 gpu=gpu,
             ),
@@ -351,7 +384,7 @@ class Request:
         """
         options = self.merged(account).options
         rates = self._choice(options, f"the monthly budget of account {account.slug}").rates
-        return rates.base + self.n_workers * rates.worker
+        return rates.base + (self.n_workers - self.works) * rates.worker
 
     def _within_costs(self, options: BackendOptions) -> Choice | None:
         """The types that stay below what the cluster may cost an hour; None where it may cost anything."""
@@ -368,11 +401,10 @@ class Request:
             self.n_workers,
             self.scheduler_types(),
             self.worker_types(),
-            scheduler=Sizes(
-                self.held["scheduler_disk_size"] or 30, bool(self.held["use_scheduler_public_ip"])
-            ),
+            scheduler=Sizes(self._scheduler_disk(), bool(self.held["use_scheduler_public_ip"])),
             worker=Sizes(self._worker_disk(), outside),
             nat=options.egress == "nat" and own is None,
+            works=self.works,
             what=what,
         )
 
@@ -381,7 +413,8 @@ class Request:
         if choice is None or total is None:
             return {}
         # Of an end that comes before anybody could have connected nobody has anything.
-        least = (choice.rates.base + self.n_workers * choice.rates.worker) * _FIRST_MINUTES / 60
+        machines = self.n_workers - self.works
+        least = (choice.rates.base + machines * choice.rates.worker) * _FIRST_MINUTES / 60
         if least > total:
             raise OptionsError(
                 f"max_total_cost {usd(total)}",

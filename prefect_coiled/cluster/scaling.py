@@ -8,6 +8,7 @@ import inspect
 import logging
 import math
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ from prefect_coiled.cluster.sizes import WorkerSize, check_adaptive, worker_size
 from prefect_coiled.errors import OptionsError, PrefectCoiledError, printable
 from prefect_coiled.options import IngressRule
 from prefect_coiled.options.ingress import ingress_rules
-from prefect_coiled.plan.node_config import LEAVING_TOPIC
+from prefect_coiled.plan.node_config import LEAVING_TOPIC, machine_of
 from prefect_coiled.records import InstanceRecord
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,13 @@ class ScalingCluster(ClusterBase):
         """A live view of the worker machines, there or on their way, by name, which is the machine's id."""
         return Workers(lambda: {} if self.status == Status.closed else self._fleet.workers)
 
+    @property
+    def observed(self) -> set[str]:
+        """The machines whose workers have joined, all of them."""
+        count = self.launched.spec.worker_node.workers_per_vm if self.launched is not None else 1
+        there = Counter(machine_of(str(w["name"])) for w in self.scheduler_info["workers"].values())
+        return {machine for machine, workers in there.items() if workers >= count}
+
     def _update_worker_status(self, op: str, msg: Any) -> None:
         if op == "spot_notice":
             taken = list(map(str, msg))
@@ -73,12 +81,12 @@ class ScalingCluster(ClusterBase):
                 logger.warning("A task was denied access to S3 (%s). %s", text, hint)
             return
         if op == "remove":
-            name = str(self.scheduler_info["workers"].get(msg, {}).get("name"))
+            name = machine_of(str(self.scheduler_info["workers"].get(msg, {}).get("name")))
             self._fleet.away(name, for_good=self._watching.expects(name))
             patience = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
             asyncio.get_running_loop().call_later(patience, self._give_up, name)
         elif op == "add":
-            names = {str(w["name"]) for w in msg["workers"].values()}
+            names = {machine_of(str(w["name"])) for w in msg["workers"].values()}
             self._watching.joined(names)
             if self._fleet.joined(names) and self.launched is not None:
                 self._looking = asyncio.ensure_future(self._look())
@@ -252,7 +260,8 @@ class ScalingCluster(ClusterBase):
             waiting = [w for w in self.workers if w not in self.observed]
             found = await self.scheduler_comm.workers_to_close(target=n, attribute="name")
             idle = [w for w in found if w in self.workers]  # not those that AWS takes back anyway
-            chosen = list(dict.fromkeys([*waiting, *idle, *self.workers]))[:-more]
+            listed = dict.fromkeys([*waiting, *idle, *self.workers])
+            chosen = [one for one in listed if one != self.started().shared][:-more]
             joined = [name for name in chosen if name in self.observed]
             await self._announce(chosen)
             await self.scheduler_comm.retire_workers(names=joined, remove=True, close_workers=True)
@@ -273,7 +282,8 @@ class ScalingCluster(ClusterBase):
 
     async def scale_down(self, workers: Iterable[str]) -> None:
         """Terminate the machines of these workers; Dask has retired them before."""
-        going = self._fleet.remove(workers)
+        shared = self.started().shared  # that machine stays as long as the cluster
+        going = self._fleet.remove(name for name in workers if name != shared)
         if not going:
             return
         await self._announce(going)

@@ -23,7 +23,7 @@ _LIMITS = tuple(f"{end}{what}" for end in ("minimum", "maximum") for what in (""
 
 @dataclass(frozen=True)
 class WorkerSize:
-    """What one worker has; None where nobody knows.
+    """What the workers of one machine have; None where nobody knows.
 
     Attributes:
         memory: Its memory in bytes.
@@ -92,6 +92,8 @@ def worker_size(node: NodeConfig, vm_types: Iterable[str], there: Iterable[Mappi
         pass  # "auto"
     if seen is not None:
         threads, memory = threads or seen.get("nthreads"), memory or seen.get("memory_limit")
+    count = node.workers_per_vm
+    threads, memory = threads and threads * count, memory and memory * count
     if machine is not None:
         threads, memory = threads or machine.vcpus, memory or machine.memory_gib * 2**30
     return WorkerSize(threads, memory)

@@ -84,7 +84,7 @@ class Keeper:
         self._filters = tags.filters(
             tags.cluster_filter(config.account, config.cluster, config.keep.uid),
         )
-        self._machine = machine
+        self._machine, self._works = machine, config.works
         self._make_client = client
         self._client: Any = None
         self._scheduler = scheduler
@@ -119,9 +119,11 @@ class Keeper:
                 self._denied = isinstance(error, AccessDeniedError)
                 self._say_denied(error) if self._denied else self._failed(error)
                 return
-            if self._stopped or states.pop(self._machine, "running") not in ("pending", "running"):
+            if self._stopped or states.get(self._machine, "running") not in ("pending", "running"):
                 self._stopped = True  # somebody removes the cluster
                 return
+            if not self._works:
+                states.pop(self._machine, None)
             now = time.monotonic()
             keeping.workers(now, self._scheduler.workers())
             keeping.machines(now, states)

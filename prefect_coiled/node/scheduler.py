@@ -14,7 +14,8 @@ import dask
 from dask.utils import parse_timedelta
 from distributed import Scheduler, metrics
 from distributed.core import CommClosedError
-from distributed.scheduler import WorkerStatusPlugin
+from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.scheduler import WorkerState, WorkerStatusPlugin
 from distributed.security import Security
 from tornado.ioloop import PeriodicCallback
 
@@ -28,12 +29,14 @@ from prefect_coiled.node.ledger import Ledger
 from prefect_coiled.node.meter import Meter
 from prefect_coiled.node.one_port import OnePort
 from prefect_coiled.node.timers import CLIENT_GRACE_S, Timers
+from prefect_coiled.node.worker import WorkerRole
 from prefect_coiled.plan.node_config import (
     DENIED_TOPIC,
     KEPT_TOPIC,
     LEAVING_TOPIC,
     SPOT_TOPIC,
     NodeConfig,
+    machine_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -46,6 +49,8 @@ _PASSED_ON = {
 }
 # Seconds that a machine which runs may be without its worker: as a nanny takes to start one anew.
 _PATIENCE_S = 30.0
+# Seconds until workers beside the scheduler are started anew, and that they have to end.
+_AGAIN_S = 3.0
 _REASONS = {"idle-timeout-exceeded": "idle", "unknown": "closed"}
 
 
@@ -79,8 +84,12 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         timers: Timers,
         meter: Meter | None = None,
         origin: Callable[[int], str] = lambda port: "",
+        own: str = "",
+        workers_per_vm: int = 1,
         **kwargs: Any,
     ) -> None:
+        # The machine of this scheduler, where it has workers; and how many each machine has.
+        self._own, self._workers_per_vm = own, workers_per_vm
         self._dashboard_token = dashboard_token
         self._origin = origin
         self._timers, self._meter = timers, meter
@@ -93,6 +102,8 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         super().__init__(**kwargs)
         self.handlers["keep"] = self.keep
         self.worker_plugins[PLUGIN] = denials_plugin()  # for each worker that joins
+        if own:
+            self.add_plugin(_Stays(own))
         # The loop checks no less often than once in ten seconds, and oftener for short timeouts, and costs.
         often = 5.0 if meter is not None else None
         shortest = min(filter(None, (timers.no_client_timeout, timers.cluster_timeout, often)), default=10.0)
@@ -175,6 +186,27 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         """Called over the network by `Cluster` objects; see `Keeper.told`."""
         return await self.keeper.told(**told) if self.keeper is not None else {}
 
+    def workers_to_close(
+        self,
+        memory_ratio: float | None = None,
+        n: int | None = None,
+        key: Any = None,
+        minimum: int | None = None,
+        target: int | None = None,
+        attribute: str = "address",
+    ) -> list[str]:
+        """Dask's own, but for machines: their workers go together, and those of this machine stay.
+
+        Args:
+            n: So many machines; `minimum` and `target` likewise.
+        """
+        count = self._workers_per_vm
+        if count == 1 and not self._own:
+            return list(super().workers_to_close(memory_ratio, n, key, minimum, target, attribute))
+        n, minimum, target = (None if one is None else one * count for one in (n, minimum, target))
+        found = super().workers_to_close(memory_ratio, n, key or _machine_of, minimum, target, attribute)
+        return list(found) if attribute != "name" else sorted(_machines_of(map(str, found)))
+
     def machines(self) -> set[str]:
         """The machines that have a worker here."""
         return _machines_of(str(state.name) for state in self.workers.values())
@@ -197,6 +229,10 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
     async def retire_workers(self, *args: Any, stimulus_id: str | None = None, **kwargs: Any) -> Any:
         """Retire workers; those that a client retires by hand are not wanted any more."""
         before = self.machines()
+        if kwargs.get("names"):
+            kwargs["names"] = self._workers_of(kwargs["names"])
+            if not kwargs["names"]:
+                return {}
         found = await super().retire_workers(*args, stimulus_id=stimulus_id, **kwargs)
         by_itself = str(stimulus_id or "").startswith("worker-close-gracefully")
         if self.keeper is not None and kwargs.get("remove", True) and not by_itself:
@@ -205,6 +241,15 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
                 await self.keeper.told(fewer=len(by_hand))
         return found
 
+    def _workers_of(self, names: Iterable[Any]) -> list[Any]:
+        """The names of workers, where some are those of machines, whose workers are meant."""
+        given = [name for name in names if str(name) != self._own]
+        if self._workers_per_vm == 1:
+            return given
+        meant, machines = set(given), {str(name) for name in given}
+        listed = [state.name for state in self.workers.values()]
+        return [name for name in listed if name in meant or _machines_of([str(name)]) & machines]
+
     def adaptive_target(self, target_duration: Any = None) -> int:
         """Called over the network by a client's `Adaptive`."""
         if self.keeper is not None:
@@ -212,8 +257,8 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         return self.target(target_duration)
 
     def target(self, duration: Any) -> int:
-        """Dask's own target."""
-        return int(super().adaptive_target(target_duration=duration))
+        """Dask's own target, in machines."""
+        return -(-int(super().adaptive_target(target_duration=duration)) // self._workers_per_vm)
 
     async def shrink(self, count: int) -> None:
         """Retire the workers that can best be done without, until so many are left."""
@@ -232,7 +277,7 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
     def _check_timers(self) -> None:
         self._follow_clock()
         reason = self._timers.check(time.monotonic(), self.connected())
-        if self._meter is not None and self._meter.check(time.monotonic(), self.machines()):
+        if self._meter is not None and self._meter.check(time.monotonic(), self.machines() - {self._own}):
             reason = "cost-limit"
         if reason:
             self._ongoing_background_tasks.call_soon(self.close, reason=reason)
@@ -248,12 +293,29 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
             await written
 
 
+def _machine_of(worker: WorkerState) -> str:
+    return machine_of(str(worker.name))
+
+
+class _Stays(SchedulerPlugin):  # type: ignore[misc]
+    """No worker of the scheduler's own machine is closed by scaling: the machine runs on without it."""
+
+    name = "prefect-coiled-stays"
+
+    def __init__(self, machine: str) -> None:
+        self._machine = machine
+
+    def valid_workers_downscaling(self, scheduler: Any, workers: list[WorkerState]) -> list[WorkerState]:
+        """Those that may be closed."""
+        return [worker for worker in workers if _machine_of(worker) != self._machine]
+
+
 def _machines_of(names: Iterable[str]) -> set[str]:
     """The machines of workers, by their names: the machine's id, with a number where it has several.
 
     What else connects as a worker is no machine of the cluster's.
     """
-    return {"-".join(name.split("-")[:2]) for name in names if name.startswith("i-")}
+    return {machine_of(name) for name in names if name.startswith("i-")}
 
 
 # By which `scheduler_info` and Dask's own messages tell of it.
@@ -288,6 +350,8 @@ class SchedulerRole:
             dashboard_token=order["dashboard_token"],
             timers=timers,
             meter=meter,
+            own=order["instance_id"] if config.works else "",
+            workers_per_vm=config.workers_per_vm,
             **({"origin": self._one_port.origin} if self._one_port is not None else {}),
             **{
                 **config.scheduler_options,
@@ -299,6 +363,8 @@ class SchedulerRole:
                 "dashboard_address": f"{order['address']}:{config.dashboard_port}",
             },
         )
+        self._config, self._order = config, order
+        self._beside: asyncio.Task[None] | None = None
         endpoint = order.get("aws_endpoint", "")
         if config.billed is not None:
             ledger = Ledger(
@@ -331,10 +397,36 @@ class SchedulerRole:
         await self._scheduler
         if self._one_port is not None:
             await self._one_port.start()
+        if self._config.works:
+            self._beside = asyncio.create_task(self._work())
+
+    async def _work(self) -> None:
+        """Have workers on this machine too, as long as the scheduler runs."""
+        config = self._config.model_copy(update={"scheduler_host": self._order["address"], "spot": False})
+        while True:
+            workers = WorkerRole(config, self._order)
+            try:
+                await workers.start()
+                await workers.finished()
+            except asyncio.CancelledError:
+                await workers.close("closed")
+                raise
+            except Exception as error:  # whatever keeps them from it, the scheduler goes on
+                logger.warning("the workers beside the scheduler failed: %s", error)
+            if self._scheduler.closed_because:
+                return
+            logger.warning("the workers beside the scheduler ended: %s", workers.reason)
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _end_work(self) -> None:
+        if self._beside is not None:
+            self._beside.cancel()
+            await asyncio.wait([self._beside], timeout=_AGAIN_S)
 
     async def finished(self) -> None:
         """Wait for its end."""
         await self._scheduler.finished()
+        await self._end_work()
         if self._scheduler.ledger is not None:
             await self._scheduler.ledger.close()
 
@@ -343,6 +435,7 @@ class SchedulerRole:
         if self._one_port is not None:
             await self._one_port.close()
         await self._scheduler.close(reason=reason)
+        await self._end_work()
 
     async def drain(self, limit_s: float) -> None:
         """A scheduler cannot hand over what it holds."""

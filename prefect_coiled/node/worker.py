@@ -31,6 +31,8 @@ _REASONS = {
     "worker-lifetime-reached": "lifetime",
     "nanny-instantiate-timeout": "start-timeout",
 }
+# What workers leave of a machine that is the scheduler's too: a vCPU, and this part of its memory.
+_FOR_SCHEDULER = 0.25
 _CUDA = "dask_cuda.CUDAWorker"
 _CUDA_NAMES = (_CUDA, "dask_cuda.cuda_worker.CUDAWorker")
 # Seconds in which a worker process has to start and register, once the scheduler answers.
@@ -187,10 +189,14 @@ class WorkerRole:
 
     def _soft(self) -> dict[str, Any]:
         """What worker_options may say otherwise."""
-        config = self._config
+        config, count = self._config, self._config.workers_per_vm
+        cores = CPU_COUNT - 1 if config.works else CPU_COUNT
+        limit: str | float = config.memory_limit or "auto"
+        if limit == "auto" and (config.works or count > 1):  # Dask's own would go by the threads
+            limit = (1.0 - _FOR_SCHEDULER if config.works else 1.0) / count
         return {
-            "nthreads": config.nthreads or max(1, CPU_COUNT // config.workers_per_vm),
-            "memory_limit": config.memory_limit or "auto",
+            "nthreads": config.nthreads or max(1, cores // count),
+            "memory_limit": limit,
             **config.worker_options,
         }
 

@@ -172,8 +172,14 @@ class ClusterOptions(TypedDict, total=False):
     environ: Annotated[Mapping[str, str] | None, Keyword(
         kinds.TEXTS_BY_NAME, "Environment variables for the machines; kept as a secret.", secret=True)]
     nthreads: Annotated[int | None, Keyword(whole(1), "Threads of a worker.", otherwise="one for each vCPU")]
+    nworkers: Annotated[int | None, Keyword(
+        whole(1, 256), "Worker processes on each machine, which share its vCPUs and its memory. `n_workers` "
+        "and `scale` count machines.", 1)]
     memory_limit: Annotated[str | float | None, Keyword(
         kinds.MEMORY_LIMIT, "Memory of a worker process, in Dask's words.", "auto")]
+    worker_on_scheduler: Annotated[bool | None, Keyword(
+        FLAG, "Whether one of the workers is on the scheduler's machine: a cluster of `n_workers=1` is one "
+        "machine.", False)]
     send_dask_config: Annotated[bool | None, Keyword(
         FLAG, "Whether the machines get the client's Dask configuration.", True)]
     scheduler_port: Annotated[int | None, Keyword(

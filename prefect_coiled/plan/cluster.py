@@ -95,6 +95,16 @@ class ClusterSpec(Record):
     scheduler_node: NodeConfig
     worker_node: NodeConfig
 
+    @property
+    def works(self) -> bool:
+        """Whether one of the workers is on the scheduler's machine."""
+        return self.scheduler_node.works
+
+    @property
+    def worker_machines(self) -> int:
+        """How many machines are launched for workers alone."""
+        return self.n_workers - self.works
+
     def encode(self) -> str:
         """The spec as short text, for the parameter that holds the cluster's intent."""
         raw = self.model_dump_json(exclude_defaults=True).encode()
@@ -172,6 +182,8 @@ def cluster_tags(spec: ClusterSpec, role: Role | None = None, name: str | None =
         labels[tags.FLOW] = spec.flow
     if role is not None:
         labels[tags.ROLE] = role
+    if role == "scheduler" and spec.works:
+        labels[tags.ALSO] = "worker"
     return tags.named(labels, name or f"coiled-{spec.name}{f'-{role}' if role else ''}")
 
 

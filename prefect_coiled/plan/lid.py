@@ -45,9 +45,15 @@ class Rates(NamedTuple):
     base: float
     worker: float
 
-    def most_workers(self, limit: float) -> int:
-        """How many workers cost no more than `limit` an hour, with all the rest."""
-        return max(math.floor((limit - self.base) / self.worker + 1e-9), 0)
+    def most_workers(self, limit: float, *, works: bool = False) -> int:
+        """How many workers cost no more than `limit` an hour, with all the rest.
+
+        Args:
+            works: Whether one of them is on the scheduler's machine.
+        """
+        left = limit - self.base
+        machines = max(math.floor(left / self.worker + 1e-9), 0)
+        return machines + (works and left >= -1e-9)
 
 
 class Choice(NamedTuple):
@@ -67,6 +73,7 @@ def below(
     scheduler: Sizes,
     worker: Sizes,
     nat: bool,
+    works: bool = False,
     what: str = "max_hourly_cost and max_total_cost",
 ) -> Choice:
     """The types with which a cluster costs no more than `limit` an hour.
@@ -74,6 +81,7 @@ def below(
     Args:
         limit: US dollars an hour; None for none, where prices have to be known all the same.
         nat: Whether the cluster keeps a NAT gateway.
+        works: Whether one of the workers is on the scheduler's machine.
         what: What needs the prices, where there is no limit an hour.
 
     Raises:
@@ -86,17 +94,18 @@ def below(
     cheapest = Rates(base + min(schedulers.values()), min(workers.values()))
     if limit is None:
         return _choice(list(schedulers), list(workers), schedulers, workers, base)
-    least = cheapest.base + n_workers * cheapest.worker
+    machines = n_workers - works
+    least = cheapest.base + machines * cheapest.worker
     if least > limit:
-        most = cheapest.most_workers(limit)
+        most = cheapest.most_workers(limit, works=works)
         fits = f"{most} worker{'s' if most != 1 else ''} at most" if most else "none"
         raise OptionsError(
             what,
             f"{n_workers} workers and their scheduler cost {usd(least)} an hour at least, at list prices",
             f"Below it is room for {fits}. Ask for fewer, for smaller machines, or raise it.",
         )
-    fit = [t for t, rate in workers.items() if cheapest.base + n_workers * rate <= limit]
-    dearest = n_workers * max(workers[t] for t in fit)
+    fit = [t for t, rate in workers.items() if cheapest.base + machines * rate <= limit]
+    dearest = machines * max(workers[t] for t in fit)
     first = [t for t, rate in schedulers.items() if base + rate + dearest <= limit]
     return _choice(first, fit, schedulers, workers, base)
 

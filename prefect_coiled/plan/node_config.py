@@ -45,8 +45,10 @@ _OWNED = {
         "http_prefix",
         "listen_address",
         "local_directory",
+        "n_workers",
         "name",
         "nanny",
+        "nworkers",
         "scheduler_file",
         "scheduler_ip",
         "scheduler_port",
@@ -62,8 +64,15 @@ _OTHER_PARAMETER = {
     "config": "Set it in Dask's configuration: the cluster's machines get it (send_dask_config).",
     "idle_timeout": "Use the parameter idle_timeout instead.",
     "worker_class": "Use the parameter worker_class instead.",
+    "n_workers": "Use the parameter nworkers for worker processes on each machine.",
+    "nworkers": "Use the parameter nworkers instead.",
     "name": "A worker's name is the id of its instance.",
 }
+
+
+def machine_of(worker: str) -> str:
+    """The machine of a worker, by its name: the machine's id, with a number where it has several."""
+    return "-".join(worker.split("-")[:2]) if worker.startswith("i-") else worker
 
 
 def check_dask_options(
@@ -145,6 +154,7 @@ class NodeConfig(BaseModel):
         nthreads: Threads of one worker; None means as many as the machine has, shared by its workers.
         memory_limit: Memory of one worker in Dask's words ("auto", "4 GiB", "0" for none).
         workers_per_vm: Worker processes on one machine, each with a nanny.
+        works: Whether a scheduler's machine has workers too.
         worker_class: Dotted path of the worker class; None means `distributed.Worker`.
         worker_options: Keyword arguments of the nanny and the worker.
         scheduler_options: Keyword arguments of the scheduler.
@@ -177,6 +187,7 @@ class NodeConfig(BaseModel):
     nthreads: int | None = Field(default=None, ge=1)
     memory_limit: str | None = "auto"
     workers_per_vm: int = Field(default=1, ge=1)
+    works: bool = False
     worker_class: str | None = None
     worker_options: dict[str, Any] = Field(default_factory=dict)
     scheduler_options: dict[str, Any] = Field(default_factory=dict)

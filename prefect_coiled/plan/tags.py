@@ -19,6 +19,8 @@ CLUSTER = "coiled-cluster"
 CLUSTER_UID = "coiled-cluster-uid"
 ROLE = "coiled-role"
 CREATOR = "coiled-creator"
+# What the machine of a scheduler is beside that: "worker", or it has no such tag.
+ALSO = "coiled-also"
 # The flow that asked for a cluster.
 FLOW = "coiled-flow"
 TIER = "coiled-tier"
@@ -26,7 +28,7 @@ TIER = "coiled-tier"
 LAUNCHER = "coiled-launcher"
 NAME = "Name"
 
-RESERVED = frozenset({OWNER, ACCOUNT, CLUSTER, CLUSTER_UID, ROLE, CREATOR, FLOW, TIER, LAUNCHER, NAME})
+RESERVED = frozenset({OWNER, ACCOUNT, CLUSTER, CLUSTER_UID, ROLE, ALSO, CREATOR, FLOW, TIER, LAUNCHER, NAME})
 
 # EC2 allows 50 tags a resource, keys of 127 characters by its reference (128 by its guide) and values of 256
 # (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Tag.html,

@@ -293,15 +293,15 @@ def _launch(
         if known is None or known.images != session.images:
             beside.append(knowing.note.submit(session, spec, account))
         workers: list[InstanceRecord] = []
-        if spec.n_workers:
+        if spec.worker_machines:
             workers = launch(
                 session,
                 spec,
                 "worker",
                 zones["worker"],
                 network,
-                count=spec.n_workers,
-                least=spec.min_workers,
+                count=spec.worker_machines,
+                least=max(spec.min_workers - spec.works, 0),
                 by=data,
                 group_ids=groups.of("worker"),
                 first_zone=own.worker_zone if own else scheduler.zone,
