@@ -22,6 +22,7 @@ from typing_extensions import Unpack
 from prefect_coiled.cluster.forgotten import open_clusters, remove_before_prefect_ends
 from prefect_coiled.cluster.interrupted import tell_at_the_end
 from prefect_coiled.cluster.launched import Launched, launch
+from prefect_coiled.cluster.lending import Lending
 from prefect_coiled.cluster.readiness import wait_until_ready
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.cluster.scaling import ScalingCluster
@@ -81,6 +82,7 @@ class Cluster(ScalingCluster):
         self._launching: asyncio.Future[Launched] | None = None
         self._closing: asyncio.Future[None] | None = None
         self._hurried = False
+        self._lending: Lending | None = None
         super().__init__(request)
         open_clusters.add(self)
         if not self.called_from_running_loop:
@@ -122,10 +124,14 @@ class Cluster(ScalingCluster):
             self._fleet.launched(launched.workers)
             if launched.attached and self._request.held["shutdown_on_close"] is None:
                 self.shutdown_on_close = False
+            if launched.lender is not None:
+                self._lending = Lending(self, launched.lender)
             least = min(launched.spec.min_workers, len(self.workers))
             # Packing and uploading have bounds of their own, and may take what they take.
             await wait_until_ready(self, launched, least=least, timeout=self.timeout, began=launched.since)
             self._tell_workers()
+            if self._lending is not None:
+                await self._lending.start()
             self._arrivals.expect()
             if not launched.attached:
                 await self.tell_keeper(launched=sorted(w.instance_id for w in launched.record.workers))
@@ -214,6 +220,8 @@ class Cluster(ScalingCluster):
                 self.launched = await self._launching
         launched = self.launched if self.shutdown_on_close else None
         self._tell("leaving")
+        if self._lending is not None:
+            await self._lending.stop()
         if launched is not None:
             await self.tell_keeper(_LAST_WORD, stop=True)
         # First the machines, because they cost money; what is recorded comes after.

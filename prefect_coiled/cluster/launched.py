@@ -20,12 +20,19 @@ from prefect_coiled import events
 from prefect_coiled.aws import ecr, instances, log_events, parameters, security_groups
 from prefect_coiled.aws.caller import known_caller, own_cidr
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.lending import Lender
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.waits import persistently, wait_for
 from prefect_coiled.blocks import load_account
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.costs import CostEstimate, MachineUse, estimate
-from prefect_coiled.errors import CredentialsError, NameTakenError, PrefectCoiledError, ProvisionError
+from prefect_coiled.errors import (
+    CredentialsError,
+    NameTakenError,
+    OptionsError,
+    PrefectCoiledError,
+    ProvisionError,
+)
 from prefect_coiled.events import Watch
 from prefect_coiled.events.spans import Client, Span, timeline
 from prefect_coiled.options import IngressRule
@@ -74,6 +81,7 @@ class Launched:
     slot: Slot | None = None
     place: str = ""
     heard: Client | None = None
+    lender: Lender | None = None
 
     def __init__(
         self,
@@ -328,9 +336,12 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
     unknown = sorted(t for t in wanted if not machines.known(t))
     if unknown:
         instances.check_instance_types(aws, unknown)
+    lender = Lender(aws) if request.lends else None
+    if lender is not None:
+        lender.lend()  # where there is nothing to lend, nothing is launched
     if request.held["name"] is not None and (found := _find_or_await(aws, request.held["name"])):
         events.step("cluster", f"attaching to {request.held['name']}")
-        return _attached(found, place)
+        return _attached(found, place, lender)
     image = request.container_image(account, caller.aws_account_id)
     if image is not None:
         ecr.check_image(aws, image, machines.architecture(request.worker_types()))
@@ -380,7 +391,7 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
         if isinstance(error, NameTakenError) and (found := _find_or_await(aws, spec.name)):
             stream.unsubscribe(story)
             story.close(hurried=True)
-            return _attached(found, place)
+            return _attached(found, place, lender)
         aws.tell("failed", cluster=spec.name, uid=spec.uid, error=error)
         story.close(hurried=True)
         raise
@@ -390,6 +401,7 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
     assert session.client_secrets is not None
     launched = Launched(aws, spec, record, session.client_secrets, attached=False, since=session.launched_at)
     launched.slot, launched.place, launched.heard = slot, place, heard
+    launched.lender = lender
     return launched
 
 
@@ -409,8 +421,14 @@ def _flow() -> str:
     return context.flow.name if context is not None and context.flow is not None else ""
 
 
-def _attached(found: Launched, place: str) -> Launched:
-    found.place = place
+def _attached(found: Launched, place: str, lender: Lender | None) -> Launched:
+    if lender is not None and not found.spec.worker_node.lends:
+        raise OptionsError(
+            'credentials="local"',
+            f"cluster {found.spec.name!r} was launched without it: its tasks work with the machines' role.",
+            "Leave it out, or choose another name.",
+        )
+    found.place, found.lender = place, lender
     events.here().subscribe(Story(found.spec, sandbox=found.aws.in_sandbox))
     found.tell("attached", record=found.record)
     return found

@@ -95,6 +95,11 @@ class Request:
         return self.held["n_workers"] or 0
 
     @property
+    def lends(self) -> bool:
+        """Whether tasks work with the credentials of this machine."""
+        return self.held["credentials"] == "local"
+
+    @property
     def works(self) -> bool:
         """Whether one of the workers is on the scheduler's machine."""
         return bool(self.held["worker_on_scheduler"])
@@ -317,6 +322,7 @@ class Request:
             "memory_limit": self.held["memory_limit"],
             "worker_class": self.held["worker_class"],
             "workers_per_vm": self.held["nworkers"] or 1,
+            "lends": self.lends,
             # "env" goes with the other variables, as a secret: whoever sees instances sees user data.
             "worker_options": {k: v for k, v in (self.held["worker_options"] or {}).items() if k != "env"},
         }

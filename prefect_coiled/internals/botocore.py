@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -26,6 +27,12 @@ def session_with(credentials: Credentials, region: str) -> boto3.Session:
     made = botocore.session.get_session()
     made._credentials = credentials  # type: ignore[attr-defined]
     return boto3.Session(botocore_session=made, region_name=region)
+
+
+def expiry_of(credentials: Credentials) -> datetime | None:
+    """When credentials that renew themselves end, as they are now; None for others."""
+    found = getattr(credentials, "_expiry_time", None)
+    return found if isinstance(found, datetime) else None
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

@@ -26,6 +26,7 @@ from prefect_coiled.node.denied import PLUGIN, denials_plugin
 from prefect_coiled.node.gate import Gate
 from prefect_coiled.node.keeper import TURN_S, Dask, Keeper
 from prefect_coiled.node.ledger import Ledger
+from prefect_coiled.node.lent import Lent
 from prefect_coiled.node.meter import Meter
 from prefect_coiled.node.one_port import OnePort
 from prefect_coiled.node.timers import CLIENT_GRACE_S, Timers
@@ -101,6 +102,9 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         self.ledger: Ledger | None = None
         super().__init__(**kwargs)
         self.handlers["keep"] = self.keep
+        self._lent = Lent()
+        self.handlers["lend"] = self.lend
+        self.handlers["lent"] = self.lent
         self.worker_plugins[PLUGIN] = denials_plugin()  # for each worker that joins
         if own:
             self.add_plugin(_Stays(own))
@@ -181,6 +185,14 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         """Let a ledger write down what the cluster costs."""
         self.ledger = ledger
         self.periodic_callbacks["node-ledger"] = PeriodicCallback(ledger.turn, 1000 * TURN_S)
+
+    def lend(self, credentials: dict[str, str] | None = None) -> None:
+        """Called over the network by a `Cluster` object that lends AWS credentials to tasks."""
+        self._lent.take(time.monotonic(), credentials)
+
+    def lent(self) -> dict[str, str]:
+        """Called over the network by machines of the cluster."""
+        return self._lent.give(time.monotonic()) if self.connected() else {}
 
     async def keep(self, **told: Any) -> dict[str, Any]:
         """Called over the network by `Cluster` objects; see `Keeper.told`."""

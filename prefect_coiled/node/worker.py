@@ -13,6 +13,7 @@ import importlib.util
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from dask.system import CPU_COUNT
@@ -21,6 +22,7 @@ from distributed.core import connect, rpc
 from distributed.security import Security
 from distributed.utils import import_term
 
+from prefect_coiled.node.lent import Counter
 from prefect_coiled.plan.node_config import SPOT_TOPIC, NodeConfig
 
 logger = logging.getLogger("distributed.node")
@@ -71,6 +73,7 @@ class WorkerRole:
         self._security = Security()
         self._scheduler = f"tls://{config.scheduler_host}:{config.scheduler_port}"
         self._nannies: list[Any] = []
+        self._counter: Counter | None = None
         self._lost = ""
 
     @property
@@ -82,6 +85,9 @@ class WorkerRole:
     async def start(self) -> None:
         """Wait for the scheduler, which boots at the same time, and come up."""
         await self._reach_scheduler()
+        if self._config.lends:
+            self._counter = Counter(self._lent)
+            self._counter.open()
         count = self._config.workers_per_vm
         name = self._order["instance_id"]
         if self._uses_cuda():
@@ -127,6 +133,8 @@ class WorkerRole:
 
     async def close(self, reason: str) -> None:
         """Close all of them, their workers too."""
+        if self._counter is not None:
+            self._counter.close()
         await asyncio.gather(*(nanny.close(timeout=10, reason=reason) for nanny in self._nannies))
 
     async def drain(self, limit_s: float) -> None:
@@ -156,6 +164,13 @@ class WorkerRole:
             # Now for good: an expected end, which counts against no task.
             await scheduler.retire_workers(workers=workers, close_workers=True, remove=True)
             logger.info("results of %d worker(s) moved to other workers", len(workers))
+
+    async def _lent(self) -> Mapping[str, str]:
+        """The credentials that a client lends now."""
+        arguments = self._security.get_connection_args("worker")
+        async with rpc(self._scheduler, connection_args=arguments) as scheduler:
+            found: Mapping[str, str] = await scheduler.lent()
+        return found
 
     async def _reach_scheduler(self) -> None:
         """Poll until the scheduler answers.

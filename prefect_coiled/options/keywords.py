@@ -180,6 +180,10 @@ class ClusterOptions(TypedDict, total=False):
     worker_on_scheduler: Annotated[bool | None, Keyword(
         FLAG, "Whether one of the workers is on the scheduler's machine: a cluster of `n_workers=1` is one "
         "machine.", False)]
+    credentials: Annotated[str | None, Keyword(
+        kinds.one_of("role", "local"), 'Whose AWS credentials tasks have: the role of the machines, or with '
+        '"local", for as long as this program is connected, those that AWS tools find on this machine, made '
+        'short-lived.', "role")]
     send_dask_config: Annotated[bool | None, Keyword(
         FLAG, "Whether the machines get the client's Dask configuration.", True)]
     scheduler_port: Annotated[int | None, Keyword(

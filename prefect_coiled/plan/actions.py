@@ -96,6 +96,9 @@ def _table() -> dict[str, Action]:
     add, make, change = rows.add, rows.make, rows.change
     # Permitted to everybody: https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html
     add("ongoing", "safe", "sts:GetCallerIdentity")
+    # Nor is there a policy about this one:
+    # https://docs.aws.amazon.com/IAM/latest/UserGuide/id_credentials_temp_control-access_getsessiontoken.html
+    add("ongoing", "once", "sts:GetSessionToken")
     rows.read(
         "ec2:DescribeAddresses",
         "ec2:DescribeAvailabilityZones",

@@ -154,6 +154,7 @@ class NodeConfig(BaseModel):
         nthreads: Threads of one worker; None means as many as the machine has, shared by its workers.
         memory_limit: Memory of one worker in Dask's words ("auto", "4 GiB", "0" for none).
         workers_per_vm: Worker processes on one machine, each with a nanny.
+        lends: Whether tasks work with the client's AWS credentials.
         works: Whether a scheduler's machine has workers too.
         worker_class: Dotted path of the worker class; None means `distributed.Worker`.
         worker_options: Keyword arguments of the nanny and the worker.
@@ -188,6 +189,7 @@ class NodeConfig(BaseModel):
     memory_limit: str | None = "auto"
     workers_per_vm: int = Field(default=1, ge=1)
     works: bool = False
+    lends: bool = False
     worker_class: str | None = None
     worker_options: dict[str, Any] = Field(default_factory=dict)
     scheduler_options: dict[str, Any] = Field(default_factory=dict)

@@ -251,3 +251,23 @@ def test_a_call_to_s3_asks_for_what_aws_asks_for(
     code, _, message = refusal(call, **parameters)
     assert code == "AccessDenied"
     assert f"not authorized to perform: {action} on" in message
+
+
+def test_session_keys_may_what_the_user_may_but_nothing_of_iam(judged: Sandbox) -> None:
+    key, secret = judged.add_user("short-lived", allow("s3:CreateBucket", "iam:*"))
+
+    def client(service: str, *keys: str) -> Any:
+        session = boto3.Session(*keys)
+        return session.client(service, region_name="us-east-1", endpoint_url=judged.endpoint)
+
+    given = client("sts", key, secret).get_session_token(DurationSeconds=900)["Credentials"]
+    keys = given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"]
+    assert client("sts", *keys).get_caller_identity()["Arn"].endswith(":user/short-lived")
+    client("s3", *keys).create_bucket(Bucket="of-a-session")
+    judged.client("s3").delete_bucket(Bucket="of-a-session")
+    assert refusal(client("s3", *keys).list_buckets)[0] == "AccessDenied"
+    assert refusal(client("iam", *keys).list_users)[0] == "InvalidClientTokenId"
+    again = refusal(client("sts", *keys).get_session_token)
+    assert (again[0], again[2]) == ("AccessDenied", "Cannot call GetSessionToken with session credentials")
+    long = refusal(client("sts", key, secret).get_session_token, DurationSeconds=129_601)
+    assert long[0] == "ValidationError"

@@ -18,6 +18,7 @@
     registry       ECR: where the layers of an image are
     linked_roles   the names of the roles for spot machines
     gpu_images     AWS's images for machines with a GPU
+    session_tokens keys of GetSessionToken that work
     speed          look-ups that take a whole launch's time
 
 Each module stands alone and has its tests. When moto mends something, the module (or the function) goes.
@@ -57,6 +58,7 @@ def install(settings: Settings, plane: DataPlane, history: History) -> None:
         log_events,
         quotas,
         registry,
+        session_tokens,
         speed,
         tagging,
         templates,
@@ -77,6 +79,7 @@ def install(settings: Settings, plane: DataPlane, history: History) -> None:
     gpu_images.install()
     quotas.install(settings)
     registry.install()
+    session_tokens.install()
     speed.install()
     tagging.install()
     templates.install()

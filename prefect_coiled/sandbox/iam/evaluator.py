@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 from prefect_coiled.sandbox.authorization import Denial
 from prefect_coiled.sandbox.calls import Call
 from prefect_coiled.sandbox.iam.decide import Request, Verdict, decide
-from prefect_coiled.sandbox.iam.principals import Principal, principal_by_arn, principal_of
+from prefect_coiled.sandbox.iam.principals import Principal, principal_by_arn, principal_of, session_of
 from prefect_coiled.sandbox.iam.requests import requests_of
 from prefect_coiled.sandbox.settings import Settings
 
@@ -25,8 +25,11 @@ __all__ = ["ADMINISTRATOR", "Iam", "unknown"]
 # The access key with which everything is allowed.
 ADMINISTRATOR = "sandbox"
 _EVERYTHING = {"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
-# Nobody can be denied to ask who they are.
-_FREE = {"sts:GetCallerIdentity"}
+# Nobody can be denied to ask who they are, nor for keys that are theirs for a while.
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/id_credentials_temp_control-access_getsessiontoken.html
+_FREE = {"sts:GetCallerIdentity", "sts:GetSessionToken"}
+# What such keys may ask of STS; of IAM nothing, without a second factor.
+_OF_STS = {"AssumeRole", "GetCallerIdentity", "GetSessionToken"}
 
 
 class Iam:
@@ -61,6 +64,11 @@ class Iam:
         ):
             return None
         with self._lock:
+            session = session_of(call.access_key)
+            if session is not None and not _for_sessions(call):
+                return unknown(call)
+            if session is not None and session.of == ADMINISTRATOR:
+                return None
             principal = principal_of(call.access_key)
             if principal is None:
                 return unknown(call) if judged else None
@@ -129,6 +137,10 @@ class Iam:
             for resource in resources
         ]
         return _simulation(results)
+
+
+def _for_sessions(call: Call) -> bool:
+    return call.service != "iam" and (call.service != "sts" or call.action in _OF_STS)
 
 
 def _members(params: Mapping[str, str], name: str) -> list[str]:

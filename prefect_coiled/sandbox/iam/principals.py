@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Principal", "principal_by_arn", "principal_of", "secret_key_of"]
+__all__ = [
+    "Principal",
+    "SessionKeys",
+    "principal_by_arn",
+    "principal_of",
+    "secret_key_of",
+    "session_keys",
+    "session_of",
+]
 
 _PARTITION = "aws"
 
@@ -33,11 +41,42 @@ class Principal:
     boundary: Mapping[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class SessionKeys:
+    """Keys that GetSessionToken gave.
+
+    Attributes:
+        of: The access key with which they were asked for.
+    """
+
+    access_key_id: str
+    secret_access_key: str
+    session_token: str
+    of: str
+
+
+def session_keys(backend: Any) -> list[SessionKeys]:
+    """The keys that GetSessionToken of a backend of moto's gave; they go with the backend."""
+    found: list[SessionKeys] = backend.__dict__.setdefault("given_session_keys", [])
+    return found
+
+
+def session_of(access_key: str) -> SessionKeys | None:
+    """The keys that GetSessionToken gave, by their access key."""
+    from moto.sts.models import sts_backends
+
+    listed = (regions[_PARTITION] for regions in list(sts_backends.values()) if _PARTITION in regions)
+    every = (keys for backend in listed for keys in session_keys(backend))
+    return next((keys for keys in every if keys.access_key_id == access_key), None)
+
+
 def principal_of(access_key: str) -> Principal | None:
     """Who the access key belongs to; None for one that IAM does not know."""
     from moto.iam.models import iam_backends
     from moto.sts.models import sts_backends
 
+    if (session := session_of(access_key)) is not None:
+        return principal_of(session.of)
     for number, regions in list(sts_backends.items()):
         for given in list(regions[_PARTITION].assumed_roles) if _PARTITION in regions else ():
             if given.access_key_id == access_key:
@@ -55,6 +94,8 @@ def secret_key_of(access_key: str) -> str | None:
     from moto.iam.models import iam_backends
     from moto.sts.models import sts_backends
 
+    if (session := session_of(access_key)) is not None:
+        return session.secret_access_key
     for regions in list(sts_backends.values()):
         for given in list(regions[_PARTITION].assumed_roles) if _PARTITION in regions else ():
             if given.access_key_id == access_key:
