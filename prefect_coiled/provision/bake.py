@@ -20,7 +20,8 @@ from prefect_coiled.plan import machines
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.user_data import DISTRIBUTED_PYTHONS
 from prefect_coiled.provision.cluster_removal import remove_cluster
-from prefect_coiled.provision.clusters import account_of, give_back, tell_left, vpc_and_zones
+from prefect_coiled.provision.clusters import account_of, give_back, tell_left
+from prefect_coiled.provision.launching import vpc_and_zones
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord, BakedImage, Removal
 from prefect_coiled.tasks import cluster as steps

@@ -18,12 +18,9 @@ else: from then on, a sweep takes the cluster for one that is starting, and leav
 from __future__ import annotations
 
 import logging
-import threading
 from functools import partial
-from typing import Any
 
 from prefect import flow
-from prefect.futures import PrefectFuture
 
 from prefect_coiled import events
 from prefect_coiled.aws import instances
@@ -36,40 +33,28 @@ from prefect_coiled.errors import (
     ProvisionError,
 )
 from prefect_coiled.events import Watch
-from prefect_coiled.events.story import resource_rows
-from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.cluster import ClusterSpec
-from prefect_coiled.plan.kept import MOST_WAYS, Way, ways
 from prefect_coiled.plan.known import Known
-from prefect_coiled.plan.machine_policies import bucket_name
 from prefect_coiled.plan.network import blocked_words
 from prefect_coiled.provision.cluster_removal import remove_cluster
+from prefect_coiled.provision.launching import StaleError, launch_cluster, record_of, vpc_and_zones
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.provision.set_up import set_up_account
 from prefect_coiled.records import (
     AccountRecord,
     ClusterRecord,
     InstanceRecord,
-    Network,
     OwnNetwork,
     Removal,
-    Role,
 )
 from prefect_coiled.subscribers.story import storied
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks import known as knowing
-from prefect_coiled.tasks.environment import deliver, prepare
-from prefect_coiled.tasks.images import choose_image
-from prefect_coiled.tasks.kept import ensure_kept_templates
+from prefect_coiled.tasks.environment import prepare
 from prefect_coiled.tasks.launch import launch
-from prefect_coiled.tasks.steps import Session, settle, tagged
+from prefect_coiled.tasks.steps import Session, tagged
 
 logger = logging.getLogger(__name__)
-
-# Seconds for which a cluster is sure to have the name that it was seen to have.
-_SURE = 5.0
-# Seconds between two looks whether a stop is asked for.
-_LOOK = 0.2
 
 
 @flow(name="provision cluster", flow_run_name="provision {spec.name}", persist_result=False)
@@ -123,8 +108,8 @@ def _bring_up(
     before = len(session.launched)
     if known is not None:
         try:
-            return _launch(session, spec, known.account, own, known)
-        except (_StaleError, NotFoundError, InvalidRequestError) as error:
+            return launch_cluster(session, spec, known.account, own, known)
+        except (StaleError, NotFoundError, InvalidRequestError) as error:
             if len(session.launched) > before:
                 raise
             events.step("network", f"looked at again: {error.diagnosis.why}")
@@ -132,15 +117,7 @@ def _bring_up(
             steps.check_disk_key(session, spec)
     account = account_of(session, spec)
     _check_zone(spec, account)
-    return _launch(session, spec, account, own)
-
-
-class _StaleError(ProvisionError):
-    """What is known of an account does not hold any more."""
-
-    def __init__(self, spec: ClusterSpec) -> None:
-        what = f"launching cluster {spec.name!r} by what is known of account {spec.account}"
-        super().__init__(what, "somebody has changed it, or is about to", "Run it again.")
+    return launch_cluster(session, spec, account, own)
 
 
 def give_back(session: Session, spec: ClusterSpec) -> Removal | None:
@@ -203,169 +180,6 @@ def _check_zone(spec: ClusterSpec, account: AccountRecord) -> None:
         )
 
 
-def vpc_and_zones(
-    spec: ClusterSpec, account: AccountRecord, own: OwnNetwork | None
-) -> tuple[str, dict[Role, tuple[str, ...]]]:
-    """The network of a cluster, and the zones in which each role may start."""
-    if spec.network is not None and own is not None:
-        return spec.network.network_id, {"scheduler": (own.scheduler_zone,), "worker": (own.worker_zone,)}
-    assert account.network is not None
-    zones = tuple(sorted({s.zone for s in account.network.subnets}))
-    return account.network.vpc_id, {"scheduler": zones, "worker": zones}
-
-
-def _launch(
-    session: Session,
-    spec: ClusterSpec,
-    account: AccountRecord,
-    own: OwnNetwork | None,
-    known: Known | None = None,
-) -> tuple[ClusterRecord, tuple[dict[str, str], ...]]:
-    """Launch the machines; gives the cluster, and what it consists of.
-
-    Args:
-        known: By what `account` is known, where nobody has looked at it for this launch.
-
-    Raises:
-        _StaleError: That does not hold any more; nothing was launched.
-    """
-    aws = session.aws
-    network = account.network
-    vpc_id, zones = vpc_and_zones(spec, account, own)
-    groups_future = steps.ensure_security_groups.submit(aws, spec, vpc_id)
-    confirmed = knowing.confirm.submit(session, spec, known) if known is not None else None
-    since = Watch()
-    # With a GPU, the workers have an image of their own.
-    roles: tuple[Role, ...] = ("scheduler", "worker") if spec.gpu else ("scheduler",)
-    files = bucket_name(aws.account, account.aws_account_id, aws.region)
-    image_futures = [choose_image.submit(session, spec, role, files) for role in roles]
-    keys_future = steps.make_keys.submit(session, spec)
-    wheels_future = deliver.submit(session, account.aws_account_id) if spec.installs else None
-    events.step("image", "looking")
-    optional = [future for future in (confirmed, wheels_future) if future is not None]
-    settle([groups_future, *image_futures, keys_future, *optional])
-    groups = groups_future.result()
-    found = [future.result() for future in image_futures]
-    (image, _), (worker_image, _) = found[0], found[-1]
-    events.step("image", "; ".join(f"{i.image_id}, {note}" if note else i.image_id for i, note in found))
-    place = None
-    if wheels_future is not None:
-        delivery = wheels_future.result()
-        place = delivery.place
-        events.step("environment", str(delivery))
-    if confirmed is not None and not confirmed.result():
-        raise _StaleError(spec)
-
-    # What no machine waits for is made while they boot. Whatever fails, nothing is made any more when the
-    # cluster is removed.
-    failed = threading.Event()
-    door = aws.beside(stop=failed)
-    beside: list[PrefectFuture[Any]] = [steps.open_security_groups.submit(door, spec, groups)]
-    try:
-        events.step("instances", "launching")
-        if confirmed is None or since.seconds > _SURE:
-            steps.check_held(aws, spec)
-        possible = _ways(spec, network, zones["worker"], own.worker_zone if own else None)
-        data = steps.launch_data(
-            spec, "scheduler", image, account.account, environment=place, ways=min(len(possible), MOST_WAYS)
-        )
-        dedicated = own is not None and own.dedicated
-        (scheduler,) = launch(
-            session,
-            spec,
-            "scheduler",
-            zones["scheduler"],
-            network,
-            count=1,
-            first_zone=own.scheduler_zone if own else None,
-            dedicated=dedicated,
-            least=1,
-            by=data,
-            group_ids=groups.of("scheduler"),
-        )
-        if not scheduler.private_ip:  # where it was found in a list, and not by a reply
-            scheduler = steps.wait_for_address(aws, scheduler, False)
-        address = steps.wait_for_address.submit(door, scheduler, spec.use_public_ip)
-        host = scheduler.private_ip
-        data = steps.launch_data(spec, "worker", worker_image, account.account, host, place)
-        template = steps.ensure_launch_template.submit(aws, spec, "worker", data, host)
-        beside += [address, template]
-        if known is None or known.images != session.images:
-            beside.append(knowing.note.submit(session, spec, account))
-        workers: list[InstanceRecord] = []
-        if spec.worker_machines:
-            workers = launch(
-                session,
-                spec,
-                "worker",
-                zones["worker"],
-                network,
-                count=spec.worker_machines,
-                least=max(spec.min_workers - spec.works, 0),
-                by=data,
-                group_ids=groups.of("worker"),
-                first_zone=own.worker_zone if own else scheduler.zone,
-                dedicated=dedicated,
-            )
-        possible = _ways(spec, network, zones["worker"], own.worker_zone if own else scheduler.zone)
-        # Last: SSM takes three writes a second of an AWS account.
-        beside.append(steps.keep_client_keys.submit(session, spec))
-        kept = ensure_kept_templates.submit(
-            aws, spec, ways(possible, workers), scheduler, data, group_ids=groups.of("worker")
-        )
-        ids = [i.instance_id for i in (scheduler, *workers)]
-        events.step("instances", f"{len(ids)} launched")
-        # Each machine makes its own: AWS takes 50 an account and second, and machines come up one by one.
-        events.step("log streams", f"{len(ids)} in {account.log_group}, each made by its machine")
-        kept.wait()
-        _await(beside, aws.stop, failed)
-    except BaseException:
-        failed.set()
-        _await(beside, aws.stop, failed)
-        raise
-    settle(beside)
-    scheduler = address.result()
-    try:
-        settle([kept])
-    except AwsError as error:  # all else of the cluster is as it should be
-        events.step("keeper", f"workers that are lost are not replaced: {error}")
-    rows = resource_rows(
-        spec,
-        account,
-        image_ids={"scheduler": image.image_id, "worker": worker_image.image_id},
-        groups={"scheduler": groups.of("scheduler"), "worker": groups.of("worker")},
-        templates={"worker": template.result()},
-        machines=(scheduler, *workers),
-    )
-    return _record(spec, scheduler, workers, account.log_group), tuple(rows)
-
-
-def _await(futures: list[PrefectFuture[Any]], stop: threading.Event, failed: threading.Event) -> None:
-    """Wait until they have ended. What waits for something ends when a stop is asked for."""
-    for future in futures:
-        over = _over(future)
-        while not over.wait(_LOOK):
-            if stop.is_set():
-                failed.set()
-        future.wait()
-
-
-def _over(future: PrefectFuture[Any]) -> threading.Event:
-    """Is set once it has ended. To ask for its state is a call to Prefect's API."""
-    over = threading.Event()
-    future.add_done_callback(lambda _: over.set())
-    return over
-
-
-def _ways(
-    spec: ClusterSpec, network: Network | None, zones: tuple[str, ...], first_zone: str | None
-) -> list[Way]:
-    """All ways to get workers, in order."""
-    attempts = planning.launch_attempts(spec, "worker", zones, first_zone)
-    places = [(attempt, planning.placement(spec, network, "worker", attempt.zone)) for attempt in attempts]
-    return [(attempt, place) for attempt, place in places if place is not None]
-
-
 @flow(name="add workers", flow_run_name="add {count} workers to {spec.name}", persist_result=False)
 def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str) -> list[InstanceRecord]:
     """Launch more workers for a cluster that runs.
@@ -419,24 +233,4 @@ def find_cluster(aws: Aws, name: str) -> tuple[ClusterSpec, ClusterRecord] | Non
     scheduler = next((i for i in running if i.role == "scheduler"), None)
     if scheduler is None:
         return None
-    return spec, _record(spec, scheduler, [i for i in running if i.role == "worker"], aws.account)
-
-
-def _record(
-    spec: ClusterSpec, scheduler: InstanceRecord, workers: list[InstanceRecord], log_group: str
-) -> ClusterRecord:
-    return ClusterRecord(
-        name=spec.name,
-        uid=spec.uid,
-        account=spec.account,
-        region=spec.region,
-        zone=scheduler.zone,
-        created_at=spec.created_at,
-        creator=spec.creator,
-        scheduler=scheduler,
-        workers=tuple(workers),
-        scheduler_port=spec.scheduler_node.one_port or spec.scheduler_node.scheduler_port,
-        dashboard_port=spec.scheduler_node.one_port or spec.scheduler_node.dashboard_port,
-        use_public_ip=spec.use_public_ip,
-        log_group=log_group,
-    )
+    return spec, record_of(spec, scheduler, [i for i in running if i.role == "worker"], aws.account)

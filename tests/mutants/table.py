@@ -210,7 +210,7 @@ MUTANTS = (
     ),
     _row(
         "machines are launched by what is known of an account, though it does not hold any more",
-        "provision/clusters.py",
+        "provision/launching.py",
         "if confirmed is not None and not confirmed.result():",
         "if False:",
         f"{_KNOWN}a_sweep_beside_a_launch_that_knows_leaves_it_a_nat_gateway",
