@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_API_URL
 
 from prefect_coiled import events
 from prefect_coiled.aws import ecr, instances, log_events, parameters, security_groups
@@ -24,6 +25,7 @@ from prefect_coiled.aws.lending import Lender
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.waits import persistently, wait_for
 from prefect_coiled.blocks import load_account
+from prefect_coiled.blocks.asking import ensure_api
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.costs import CostEstimate, MachineUse, estimate
 from prefect_coiled.errors import (
@@ -379,6 +381,9 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
             if spec.egress != "none" and spec.network is None and not account.is_sandbox:
                 # In a network of one's own nobody knows of a way out; a sandbox's bucket is on this machine.
                 session.patience = PATIENCE
+        if not PREFECT_API_URL.value():
+            # Here first of all the API is asked: a temporary server has its time, and is told of.
+            ensure_api()
         slot = take_slot(account.slug, lambda: _running(aws), stop=stop)
         with use_session(session):
             record = create_cluster(spec)

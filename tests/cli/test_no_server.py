@@ -151,3 +151,15 @@ def test_a_word_comes_while_prefect_is_still_being_imported(tmp_path: Path) -> N
         process.kill()
         process.wait()
         os.close(leader)
+
+
+def test_a_program_without_a_server_gives_a_temporary_one_its_time(
+    sandbox: SandboxInfo, tmp_path: Path
+) -> None:
+    program = "from prefect_coiled import Cluster\nCluster(n_workers=0).close()"
+    environ = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
+    # Less than it takes anywhere; 20 by Prefect's default, which a busy machine may need.
+    environ |= {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "1"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
