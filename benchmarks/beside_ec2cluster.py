@@ -4,8 +4,8 @@
     python benchmarks/beside_ec2cluster.py --peer /tmp/peer/bin/python [--workers 1 5 20]
 
 The peer has an environment of its own, because of its botocore. One thing of it is patched: its machines boot
-a container, which a process tree cannot. So once `EC2Instance.create_vm` has returned, a scheduler or a worker
-is started on this machine, in the place of what would boot. All that it asks of AWS is its own, and so are its
+a container, which a process tree cannot. Once `EC2Instance.create_vm` has returned, a scheduler or a worker
+is started on this machine, in the place of what would boot. What it asks of AWS is its own, and so are its
 waits. Our machines boot by their user data. The account is known (`aws.known`) and the peer's security group
 is there: both have launched a cluster before.
 """
@@ -26,7 +26,7 @@ from typing import Any
 
 
 def peer(workers: int) -> None:
-    """In the peer's environment: a cluster of EC2Cluster's. Says when it is there, and goes on when told to."""
+    """In the peer's environment: a cluster of EC2Cluster's. Says when it is there, and goes on when told."""
     from dask.distributed import Client
     from dask_cloudprovider.aws import EC2Cluster
     from dask_cloudprovider.aws.ec2 import EC2Instance
