@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from prefect_coiled.node import agent, keeping
+from prefect_coiled.node.silence import patience
 from prefect_coiled.options.keywords import KEYWORDS, PREFIX
 from prefect_coiled.plan.node_config import NodeConfig
 from prefect_coiled.plan.quotas import OF_CODES, Quota, of_machines
@@ -59,6 +60,11 @@ def timers() -> list[tuple[str, str, str]]:
         ("a machine that does not come so far as to run Dask", words(node["boot_timeout"].default), ""),
         ("a cluster without tasks", words(keyword("idle_timeout")), "`idle_timeout`"),
         ("a cluster without a client", words(keyword("no_client_timeout")), "`no_client_timeout`"),
+        (
+            "a cluster whose client says nothing, not even that it ends: twice that, from its last word",
+            words(patience(keyword("no_client_timeout"))),
+            "`no_client_timeout`",
+        ),
         ("a cluster, whatever it does", words(keyword("cluster_timeout")), "`cluster_timeout`"),
         ("a worker without its scheduler", words(node["scheduler_lost_timeout"].default), ""),
         ("a machine whose Dask process gives no sign of life", words(agent.HANG_S), ""),

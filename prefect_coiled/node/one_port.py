@@ -14,6 +14,7 @@ import struct
 from collections.abc import AsyncIterator
 
 from prefect_coiled.node.anteroom import Anteroom
+from prefect_coiled.node.silence import bear
 
 # Seconds, and bytes, in which a connection has to say what it wants: a TLS record holds 16 KiB.
 _HELLO_S, _HELLO = 10.0, 16 * 1024 + 5
@@ -22,11 +23,15 @@ _HANDSHAKE, _CLIENT_HELLO, _ALPN = 22, 1, 16
 
 
 class OnePort:
-    """Listens on one port, and passes each connection on to the scheduler or to the dashboard."""
+    """Listens on one port, and passes each connection on to the scheduler or to the dashboard.
 
-    def __init__(self, address: str, port: int, scheduler: int, dashboard: int) -> None:
+    Args:
+        silence: Seconds after which who says nothing, not even that he is there, counts as lost.
+    """
+
+    def __init__(self, address: str, port: int, scheduler: int, dashboard: int, silence: float) -> None:
         self._address, self._port = address, port
-        self._scheduler, self._dashboard = scheduler, dashboard
+        self._scheduler, self._dashboard, self._silence = scheduler, dashboard, silence
         self._saying = Anteroom(patience_s=_HELLO_S)
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
@@ -54,6 +59,7 @@ class OnePort:
         self._open.add(task)
         try:
             peer = writer.get_extra_info("peername") or ("",)
+            bear(writer.get_extra_info("socket"), self._silence)
             self._saying.enter(task, str(peer[0]), writer.transport.abort)
             hello = await _hello(reader)
             self._saying.leave(task)

@@ -29,6 +29,7 @@ from prefect_coiled.node.ledger import Ledger
 from prefect_coiled.node.lent import Lent
 from prefect_coiled.node.meter import Meter
 from prefect_coiled.node.one_port import OnePort
+from prefect_coiled.node.silence import LEAST, TOLD, bear, patience
 from prefect_coiled.node.timers import CLIENT_GRACE_S, Timers
 from prefect_coiled.node.worker import WorkerRole
 from prefect_coiled.plan.node_config import (
@@ -97,6 +98,8 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         self._cluster_comms: list[Any] = []
         self._meant_to_go: set[str] = set()
         self.closed_because = ""
+        self._patience = patience(timers.no_client_timeout)
+        self._heard: float | None = None
         self._clock = Clock(lambda: metrics.time())  # looked up each time, as Dask's own scheduler does
         self.keeper: Keeper | None = None
         self.ledger: Ledger | None = None
@@ -139,7 +142,17 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         """Called as a client comes; ends with it."""
         if not client.startswith(_OF_A_TASK):
             self._timers.client_came()
+            self._bear(comm)
         await super().add_client(comm, client, versions)
+
+    def _bear(self, comm: Any) -> None:
+        # What no client of a network has, such as one in this very process.
+        if (stream := getattr(comm, "stream", None)) is not None:
+            bear(stream.socket, self._patience)
+
+    def identity(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What Dask's tells, and how long a client may be silent."""
+        return {**super().identity(*args, **kwargs), TOLD: self._patience}
 
     def subscribe_worker_status(self, comm: Any) -> dict[str, Any]:
         """Called over the network by each `Cluster` object, which then listens for changes."""
@@ -288,8 +301,18 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
 
     def _check_timers(self) -> None:
         self._follow_clock()
-        reason = self._timers.check(time.monotonic(), self.connected())
-        if self._meter is not None and self._meter.check(time.monotonic(), self.machines() - {self._own}):
+        now, clients = time.monotonic(), self.connected()
+        if clients:
+            silent = [
+                metrics.time() - state.last_seen
+                for name, state in self.clients.items()
+                if name in self.client_comms and not name.startswith(_OF_A_TASK)
+            ]
+            # A `Cluster` object says nothing while all is well; a client a word in some seconds.
+            word = min(silent) if silent and not self._cluster_comms else 0.0
+            self._heard = now - (word if word > LEAST else 0.0)
+        reason = self._timers.check(now, clients, self._heard)
+        if self._meter is not None and self._meter.check(now, self.machines() - {self._own}):
             reason = "cost-limit"
         if reason:
             self._ongoing_background_tasks.call_soon(self.close, reason=reason)
@@ -351,7 +374,13 @@ class SchedulerRole:
         )
         dask.config.set({"distributed.scheduler.idle-timeout": config.idle_timeout})
         self._one_port = (
-            OnePort(order["address"], config.one_port, config.scheduler_port, config.dashboard_port)
+            OnePort(
+                order["address"],
+                config.one_port,
+                config.scheduler_port,
+                config.dashboard_port,
+                patience(config.no_client_timeout),
+            )
             if config.one_port
             else None
         )

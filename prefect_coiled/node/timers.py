@@ -31,12 +31,13 @@ class Timers:
         """Note a client as it comes: it may be gone again before the next check."""
         self._seen, self._alone_since = True, None
 
-    def check(self, now: float, clients: int) -> str | None:
+    def check(self, now: float, clients: int, heard: float | None = None) -> str | None:
         """The reason to close now ("no-client", "cluster-timeout"), if there is one.
 
         Args:
             now: The time on the same clock as `started`.
             clients: How many clients and cluster objects are connected.
+            heard: When one was last heard of; counted from then once there is none. Now by default.
         """
         if self.cluster_timeout is not None and now - self.started >= self.cluster_timeout:
             return "cluster-timeout"
@@ -44,7 +45,7 @@ class Timers:
             self.client_came()
             return None
         if self._alone_since is None and (self._seen or now - self.started >= self.grace):
-            self._alone_since = now
+            self._alone_since = now if heard is None else heard
         if self.no_client_timeout is None or self._alone_since is None:
             return None
         return "no-client" if now - self._alone_since >= self.no_client_timeout else None

@@ -35,7 +35,7 @@ _TAKEN_BYTES = 16_000_000
 # Answers that are kept for who was cut off, each of how many bytes at most, and for how many seconds.
 _KEPT, _KEPT_BYTES, _KEPT_SECONDS = 64, 250_000, 60.0
 # Seconds without a take after which who asks is told so at once; and after which it is over.
-_AWAY, _GONE = 60.0, 900.0
+_AWAY, _GONE = 240.0, 900.0
 
 OVER = "The flow run that this task belonged to has ended: nobody asks the Prefect API for it any more."
 _ABSENT = (

@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from prefect_coiled.errors import OptionsError, PrefectCoiledError
+from prefect_coiled.node.silence import TOLD, bear
 from prefect_coiled.relay.ownership import Own
 from prefect_coiled.relay.serving import Relay
 from prefect_coiled.task_runner.configuration import ConfiguredRunner
@@ -119,6 +120,7 @@ class ConnectedRunner(ConfiguredRunner):
                 run_coro_as_sync(adapting)
         self._security = self._client_kwargs.get("security", getattr(self._cluster, "security", None))
         client: OwnAddressClient = stack.enter_context(OwnAddressClient(opened.target, **self._client_kwargs))
+        _bear_silence(client)
         log.info("%s", opened.way)
         if opened.way.relay:
             self._relay = Relay(_own(context))
@@ -161,6 +163,14 @@ class ConnectedRunner(ConfiguredRunner):
         if self._machines is None or self._connection.stop.is_set():
             return ""
         return self._machines.last_words(name)
+
+
+def _bear_silence(client: OwnAddressClient) -> None:
+    """Wait for a scheduler of ours that is silent for as long as it waits for this client."""
+    seconds = client.scheduler_info().get(TOLD)
+    stream = getattr(client.scheduler_comm.comm, "stream", None) if client.scheduler_comm else None
+    if seconds and stream is not None:
+        bear(stream.socket, float(seconds))
 
 
 def _own(context: FlowRunContext | None) -> Own:

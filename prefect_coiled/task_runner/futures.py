@@ -46,8 +46,8 @@ _NEXT = "Look at the workers' logs: out of memory and reclaimed spot machines ar
 # What Dask says of a future where its client has lost the scheduler, as `FutureCancelledError.reason`.
 _CUT_OFF = "scheduler-connection-lost"
 _CONNECT = (
-    "The scheduler's machine has ended, or this one was without a network for longer than Dask waits: 30 s,"
-    " or what `distributed.comm.timeouts.tcp` says. Run it again."
+    "The scheduler's machine has ended, or this one was without a network for longer than a cluster waits:"
+    " `no_client_timeout`; elsewhere 30 s, or what `distributed.comm.timeouts.tcp` says. Run it again."
 )
 
 
@@ -233,6 +233,9 @@ class CoiledFuture(PrefectDaskFuture[R]):
 
     def abandon(self) -> Ended | None:
         """Give the task up; return how to report that, or nothing if it had ended before."""
+        if self.loss is not None and self._final_state is not None and not self._reported:
+            self._reported = True
+            return Ended(self.task, self.task_run_id, self._final_state)
         if self._final_state is not None or self.ending is not None:
             return None
         dask = self._wrapped_future if self._bound else None
@@ -312,7 +315,10 @@ class CoiledFuture(PrefectDaskFuture[R]):
             status = self._wrapped_future.status
             if status not in ("error", "cancelled", "lost") and not _is_cut_off(self._wrapped_future):
                 raise
-            self._lose(self.explain(error), tell)
+            # Who lost the scheduler does not know what has ended meanwhile: that it is lost is told at the
+            # flow's end, after what the workers still have to tell.
+            cut_off = _is_cut_off(self._wrapped_future) or getattr(error, "reason", "") == _CUT_OFF
+            self._lose(self.explain(error), tell and not cut_off)
 
     # Loss
 

@@ -17,7 +17,7 @@ from prefect.utilities.collections import visit_collection
 
 from prefect_coiled.errors import TaskLostError
 from prefect_coiled.task_runner.futures import CoiledFuture
-from prefect_coiled.task_runner.lost_tasks import Ended, report
+from prefect_coiled.task_runner.lost_tasks import Ended
 from prefect_coiled.task_runner.remote_result import RemoteRecord
 
 
@@ -41,12 +41,8 @@ class Ledger:
         with self._lock:
             self._open.pop(future.task_run_id, None)
 
-    def settle(self, report_timeout: float) -> list[CoiledFuture[Any]]:
-        """Wait until every task has ended, report the lost ones, and return those.
-
-        Args:
-            report_timeout: Seconds for reporting them to the Prefect API.
-        """
+    def settle(self) -> tuple[list[CoiledFuture[Any]], list[Ended]]:
+        """Wait until every task has ended; return the lost ones, and what is to be reported of them."""
         lost: list[CoiledFuture[Any]] = []
         endings: list[Ended] = []
         while True:
@@ -60,8 +56,7 @@ class Ledger:
                 if future.loss is not None:
                     lost.append(future)
                 self.remove(future)
-        report(endings, report_timeout)
-        return lost
+        return lost, endings
 
     def abandon(self) -> tuple[list[Ended], list[distributed.Future]]:
         """Give up every task; return what to report of them, and the Dask futures to cancel."""

@@ -254,9 +254,10 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
         Raises:
             TaskLostError: A task was lost and the flow was not handed the error by `result`.
         """
-        lost = self._ledger.settle(_REPORT_SECONDS)
+        lost, endings = self._ledger.settle()
         fetch_returned(returned)
         self._record()
+        self._report(endings, _REPORT_SECONDS)
         self._settled = True
         if silent := unseen(lost, returned, self._in_flow):
             raise as_one(silent)
@@ -269,6 +270,13 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
         # In the flow run's context, which is gone when the runner is left.
         run = _call if on_worker() else self._connection.run
         run(self._recording.take_over, client, self._submission, seconds)
+
+    def _report(self, endings: list[Ended], seconds: float) -> None:
+        """Report what has not ended by itself, after what did end and is on its way to the API."""
+        if endings := [each for each in endings if each.task_run_id not in self._recording.ends]:
+            run = _call if on_worker() else self._connection.run
+            run(self._recording.settle, seconds / 2)
+            run(report, endings, seconds)
 
     # The way in and out
 
@@ -316,9 +324,7 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
         except Exception as failed:  # raised below, once the tasks are reported
             self.logger.exception("The cluster could not be closed.")
             error = error or failed
-        if endings := [each for each in endings if each.task_run_id not in self._recording.ends]:
-            seconds = _REPORT_SECONDS if exc_type is None else _REPORT_SECONDS_WHEN_STOPPED
-            self._connection.run(report, endings, seconds)
+        self._report(endings, _REPORT_SECONDS if exc_type is None else _REPORT_SECONDS_WHEN_STOPPED)
         if exc_type is KeyboardInterrupt:
             self._tell_interrupted()
         if error is not None and exc_type is None:

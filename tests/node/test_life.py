@@ -82,6 +82,23 @@ def test_a_cluster_without_clients_ends_with_all_its_machines(cluster):
     ended(worker, "closed")
 
 
+def test_a_scheduler_bears_the_silence_of_a_client_for_twice_as_long_as_it_may_be_away(cluster):
+    scheduler, _ = cluster.start(no_client_timeout=60.0)
+
+    def borne(dask_scheduler):
+        import socket
+
+        sockets = [one.comm.stream.socket for one in dask_scheduler.client_comms.values()]
+        return [one.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) for one in sockets]
+
+    with cluster.client() as client:
+        assert client.run_on_scheduler(borne) == [120_000]
+        # Whoever attaches knows by this how long to bear it on his side.
+        assert client.scheduler_info()["prefect_coiled_silence"] == 120.0
+        client.shutdown()
+    ended(scheduler, "closed")
+
+
 def test_a_cluster_that_nobody_ever_connects_to_ends(cluster):
     scheduler, _ = cluster.start(no_client_timeout=0.5, settings={"client_grace_s": 0.5})
     ended(scheduler, "no-client")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
+from prefect.context import get_run_context
 from prefect.futures import as_completed, wait
 
 from prefect_coiled.errors import TaskLostError
@@ -216,3 +217,34 @@ def test_tasks_that_a_failing_flow_leaves_behind_are_cancelled(runner: CoiledTas
     assert len(tasks["slow"]) == 6
     assert set(tasks["slow"]) <= {"Cancelled", "Completed"}
     assert tasks["slow"].count("Cancelled") >= 2
+
+
+def test_a_task_that_ended_while_the_flow_had_lost_the_scheduler_shows_what_it_came_to(
+    runner: CoiledTaskRunner, tmp_path: Any
+) -> None:
+    @task
+    def works(n: int) -> int:
+        (tmp_path / f"began-{n}").touch()
+        while not (tmp_path / "go").exists():
+            time.sleep(0.02)
+        (tmp_path / f"ended-{n}").touch()
+        return n
+
+    def all_have(what: str) -> bool:
+        return len(list(tmp_path.glob(f"{what}-*"))) == 4
+
+    @flow(task_runner=runner)
+    def working() -> list[int]:
+        client = get_run_context().task_runner.client  # type: ignore[union-attr]
+        futures = works.map(range(4))
+        eventually(lambda: all_have("began"))
+        client.loop.add_callback(client.scheduler_comm.comm.abort)
+        eventually(lambda: futures[0].wrapped_future.status == "cancelled")
+        (tmp_path / "go").touch()
+        eventually(lambda: all_have("ended"))
+        return futures.result()
+
+    _, on_server, tasks = run(working)
+    # News of an end may have come first, and with it what is tiny.
+    assert on_server in ("Failed", "Completed")
+    assert tasks == {"works": ["Completed"] * 4}

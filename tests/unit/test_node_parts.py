@@ -10,6 +10,7 @@ from prefect_coiled.errors import NodeError
 from prefect_coiled.node.logs import BATCH_EVENTS, EVENT_BYTES, LogShipper
 from prefect_coiled.node.main import main
 from prefect_coiled.node.secrets import fetch_secrets
+from prefect_coiled.node.silence import patience
 from prefect_coiled.node.timers import Timers
 from prefect_coiled.plan.node_config import NodeSecrets
 
@@ -31,6 +32,20 @@ def test_a_client_that_comes_back_starts_the_count_anew():
     assert timers.check(13, 0) is None
     assert timers.check(22.9, 0) is None
     assert timers.check(23, 0) == "no-client"
+
+
+def test_a_client_that_is_gone_without_a_word_counts_from_its_last_one():
+    timers = Timers(0, no_client_timeout=10, cluster_timeout=None)
+    assert timers.check(30, 1, heard=14) is None
+    assert timers.check(31, 0, heard=22) is None
+    assert timers.check(32, 0, heard=22) == "no-client"
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"), [(120.0, 240.0), (3.0, 30.0), (600.0, 1200.0), (None, 240.0)]
+)
+def test_a_client_may_be_away_for_its_timeout_and_come_back_as_long_after(timeout, seconds):
+    assert patience(timeout) == seconds
 
 
 def test_without_any_client_the_count_starts_after_the_grace():

@@ -60,7 +60,7 @@ async def served(check: Callable[[int], Awaitable[None]], scheduler: asyncio.Ser
     port = free.sockets[0].getsockname()[1]
     free.close()
     await free.wait_closed()
-    listener = OnePort("127.0.0.1", port, first, second)
+    listener = OnePort("127.0.0.1", port, first, second, 30.0)
     await listener.start()
     try:
         await check(port)
@@ -177,7 +177,7 @@ async def test_who_is_passed_on_counts_by_the_address_that_he_comes_from() -> No
     free = bind_sockets(0, "127.0.0.1")[0]
     port = free.getsockname()[1]
     free.close()
-    listener = OnePort("127.0.0.1", port, *ports)
+    listener = OnePort("127.0.0.1", port, *ports, 30.0)
     for server in servers:
         guard_http(server, Room(origin=listener.origin))
     await listener.start()
