@@ -420,8 +420,8 @@ MUTANTS = (
     _row(
         "a scheduler takes no note of a client that comes",
         "node/scheduler.py",
-        "        if not client.startswith(_OF_A_TASK):\n            self._timers.client_came()\n",
-        "",
+        "            self._timers.client_came()\n            self._bear(comm)\n",
+        "            self._bear(comm)\n",
         "unit/test_anteroom.py::test_a_scheduler_takes_note_of_a_client_as_it_comes_and_of_no_task_s",
     ),
     _row(
@@ -462,10 +462,32 @@ MUTANTS = (
     ),
     _row(
         "lost tasks are not reported",
-        "task_runner/ledger.py",
-        "        report(endings, report_timeout)\n",
+        "task_runner/runner.py",
+        "            run(report, endings, seconds)\n",
         "",
         f"{_LOST}a_lost_task_that_nobody_waits_for_fails_the_flow",
+    ),
+    _row(
+        "what ended while the flow had lost the scheduler is Crashed",
+        "task_runner/futures.py",
+        "            self._lose(self.explain(error), tell and not cut_off)\n",
+        "            self._lose(self.explain(error), tell)\n",
+        f"{_LOST}a_task_that_ended_while_the_flow_had_lost_the_scheduler_shows_what_it_came_to",
+    ),
+    _row(
+        "a scheduler gives a silent client up as soon as any other",
+        "node/scheduler.py",
+        "            self._bear(comm)\n",
+        "",
+        "node/test_life.py::test_a_scheduler_bears_the_silence_of_a_client_for_twice_as_long_as_it_may_be_away",
+    ),
+    _row(
+        "a mask that Prefect's form saved stays",
+        "blocks/account.py",
+        "        return named_again(cls, data) if isinstance(data, Mapping) else data\n",
+        "        return data\n",
+        "unit/test_blocks.py::"
+        "test_an_account_that_names_blocks_and_was_edited_in_the_form_opens_and_names_them_still",
     ),
     _row(
         "a flow that lost a task is Completed",
