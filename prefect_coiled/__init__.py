@@ -9,7 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefect_coiled.blocks import Ec2DaskAccount, Ec2DaskRegistry, aload_account, load_account
+    from prefect_coiled.blocks import (
+        Ec2DaskAccount,
+        Ec2DaskRegistry,
+        Ec2DaskResults,
+        aload_account,
+        load_account,
+    )
     from prefect_coiled.cluster import Cluster
     from prefect_coiled.notifications import cluster_logs, get_notifications
     from prefect_coiled.options import BackendOptions
@@ -28,6 +34,7 @@ _EXPORTS = {
     "set_backend_options": "prefect_coiled.saved_accounts",
     "Ec2DaskAccount": "prefect_coiled.blocks",
     "Ec2DaskRegistry": "prefect_coiled.blocks",
+    "Ec2DaskResults": "prefect_coiled.blocks",
     "aload_account": "prefect_coiled.blocks",
     "iam_policies": "prefect_coiled.plan.policies",
     "load_account": "prefect_coiled.blocks",
@@ -40,6 +47,7 @@ __all__ = [
     "CoiledTaskRunner",
     "Ec2DaskAccount",
     "Ec2DaskRegistry",
+    "Ec2DaskResults",
     "__version__",
     "aload_account",
     "cluster_logs",

@@ -77,7 +77,7 @@ def _look(at: At, console: Console, answer: dict[str, Any]) -> None:
     if loaded.monthly_budget is not None:
         standing = find_standing(aws, loaded.monthly_budget)
         console.print(str(standing))
-        answer["budget"] = {**standing._asdict(), "since": standing.since.isoformat()}
+        answer["budget"] = standing.told()
     key = find_disk_key(aws)
     try:
         shut = find_obstacles(aws, _usual(loaded, caller.name))

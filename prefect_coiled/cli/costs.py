@@ -72,7 +72,7 @@ def show_costs(
         elsewhere = "Other regions were not looked at: give --all-regions."
         after.append(elsewhere)
         none += f"\n{elsewhere}"
-    listed = [{by: row.what, **{k: v for k, v in row._asdict().items() if k != "what"}} for row in rows]
+    listed = [row.told(by) for row in rows]
     columns = (by.upper(), "CLUSTERS", "RUNNING", "MACHINE HOURS", "COST")
     show(listed, as_json, columns, shown, none=none, after=after)
     at.end()

@@ -10,7 +10,7 @@ from typing import Any
 import boto3
 import botocore.session
 from botocore import xform_name
-from botocore.credentials import Credentials
+from botocore.credentials import CredentialResolver, Credentials
 
 
 def botocore_session(session: boto3.Session) -> Any:
@@ -26,6 +26,16 @@ def session_with(credentials: Credentials, region: str) -> boto3.Session:
     logging.getLogger("botocore.credentials").addFilter(_without_traceback)
     made = botocore.session.get_session()
     made._credentials = credentials  # type: ignore[attr-defined]
+    return boto3.Session(botocore_session=made, region_name=region)
+
+
+def session_of_role(region: str) -> boto3.Session:
+    """A session of the machine's role, whatever keys, profiles and files there are beside it."""
+    none = (None, None, None, None)
+    variables = {"config_file": none, "credentials_file": none, "profile": none}
+    made = botocore.session.Session(session_vars=variables)
+    role = made.get_component("credential_provider").get_provider("iam-role")
+    made.register_component("credential_provider", CredentialResolver([role]))
     return boto3.Session(botocore_session=made, region_name=region)
 
 

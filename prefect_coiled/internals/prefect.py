@@ -215,6 +215,17 @@ def saved_as(block: Block, document: BlockDocument) -> None:
     block._block_document_id, block._block_document_name = document.id, document.name
 
 
+def known_again(block: Block) -> None:
+    """Let a block that travelled as a mapping know which document it is: Prefect sends that, and forgets it.
+
+    Without it the record of a result does not say where the result is.
+    """
+    sent = block.model_extra or {}
+    if block._block_document_id is None and (document := sent.get("_block_document_id")):
+        block._block_document_id = UUID(str(document))
+        block._block_document_name = sent.get("_block_document_name")
+
+
 def loaded_from(block: Block, document: BlockDocument) -> None:
     """The same, for a block that was made of what a document says; blocks in it know theirs as well."""
     saved_as(block, document)

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from prefect_coiled.plan.node_config import NodeConfig
+from prefect_coiled.plan.node_config import ENDPOINT_VARIABLE, MACHINE_VARIABLE, NodeConfig
 
 logger = logging.getLogger("distributed.node")
 
@@ -75,6 +75,8 @@ def settle(order: dict[str, Any]) -> None:
     os.environ.setdefault("AWS_DEFAULT_REGION", order["config"]["region"])
     os.environ.setdefault("PREFECT_COILED_ACCOUNT", order["config"]["account"])
     os.environ.update(order["environ"])
+    os.environ[MACHINE_VARIABLE] = str(order["instance_id"])
+    os.environ[ENDPOINT_VARIABLE] = order["aws_endpoint"]
     for name, value in tls.items():
         os.environ["DASK_" + name.replace(".", "__").replace("-", "_").upper()] = str(value)
     dask.config.refresh()

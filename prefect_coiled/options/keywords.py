@@ -214,6 +214,10 @@ class ClusterOptions(TypedDict, total=False):
         kinds.one_of("auto", "always", "never"), "Whether tasks ask the Prefect API through the flow's own "
         'process, which keeps the key: "auto" where machines may not reach the API. Of a task runner.',
         "auto")]
+    results: Annotated[str | None, Keyword(
+        kinds.one_of("prefect", "bucket"), "Where results of tasks are kept: where Prefect's own options "
+        'say, or with "bucket" each of them in the account\'s bucket, which machines reach by their role. '
+        "Of a task runner.", "prefect")]
     package_sync_ignore: Annotated[str | Sequence[str] | None, Keyword(
         NAMES, "Packages of this environment, or globs over them, that machines do not get.")]
     package_sync_strict: Annotated[bool | None, Keyword(

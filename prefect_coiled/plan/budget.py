@@ -58,6 +58,11 @@ class Standing(NamedTuple):
     usd_per_hour: float
     not_seen: tuple[str, ...] = ()
 
+    def told(self) -> dict[str, object]:
+        """For programs."""
+        spent = {"spent": self.spent, "usd_per_hour": self.usd_per_hour, "not_seen": list(self.not_seen)}
+        return {"budget": self.budget, "since": self.since.isoformat(), **spent}
+
     @property
     def _since(self) -> str:
         return f"{self.since:%Y-%m-%d} (UTC)"

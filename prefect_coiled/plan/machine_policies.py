@@ -13,6 +13,8 @@ from prefect_coiled.plan import tags
 from prefect_coiled.plan.boundary import boundary_arn, boundary_policy
 from prefect_coiled.plan.containers import repository_name
 
+# Where the bucket has results of tasks.
+RESULTS = "results/"
 # Bytes of a bucket's hash, which become 16 characters, and how much of a slug its name shows.
 _HASHED, _SHOWN = 10, 11
 # A policy with these opens the AWS account to whatever runs on a machine.
@@ -42,7 +44,7 @@ def trust_policy(partition: str = "aws") -> str:
 
 
 def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -> str:
-    """What a machine of the account may do: write its logs, read its keys, fetch its wheels and its image.
+    """What a machine of the account may do: write logs, read its keys, fetch wheels and images, keep results.
 
     A cluster's scheduler may also launch its workers: by launch templates that name its own machine, and
     what they say, unchanged. Nobody with this policy can name a machine in a template: tags are given to what
@@ -74,6 +76,7 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
         ("ReadOwnKeys", ["ssm:GetParameter"], keys, None),
         ("ListWheels", ["s3:ListBucket"], wheels, owned),
         ("FetchWheels", ["s3:GetObject"], f"{wheels}/wheels/*", owned),
+        ("KeepResults", ["s3:GetObject", "s3:PutObject"], f"{wheels}/{RESULTS}*", owned),
         # AWS knows no narrower resource for this one; what the token opens, the next statement says.
         ("LogInToRegistry", ["ecr:GetAuthorizationToken"], "*", None),
         ("PullImages", ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], images, None),

@@ -22,6 +22,9 @@ Arch = Literal["x86_64", "arm64"]
 CpuWish: TypeAlias = "int | Sequence[int] | None"
 MemoryWish: TypeAlias = "str | Sequence[str] | None"
 
+# Packages are locked, and an image chosen, once for a cluster.
+_ONE = "All machines of a cluster, the scheduler's too, are of one architecture: name types of one."
+
 TOLERANCE = 0.1
 """How far memory may be from what was asked for, as a fraction, unless a range was given."""
 
@@ -267,7 +270,8 @@ def _none_fits(
     wishes = [_span(cpus, "vCPUs"), _span(gib, "GiB"), f"{gpus} GPU" if gpus else ""]
     near = ", ".join(str(m) for m in sorted(pool, key=off)[:3])
     wish = " and ".join(filter(None, wishes))
-    return OptionsError(f"machine with {wish}", f"no {arch} type is like that.", f"Nearest: {near}.")
+    hint = f"Nearest: {near}." if near else ""
+    return OptionsError(f"machine with {wish}", f"no {arch} type is like that.", hint)
 
 
 def _span(bounds: tuple[float, float] | None, unit: str) -> str:
@@ -300,9 +304,9 @@ def _named(vm_types: str | Sequence[str], gpus: int, arch: Arch | None) -> tuple
     arches = {architecture([name]): name for name in names}
     if len(arches) > 1:
         both = " and ".join(f"{name!r} ({a})" for a, name in arches.items())
-        raise OptionsError(f"vm_types {both}", "are of different architectures; a cluster has one image.")
+        raise OptionsError(f"vm_types {both}", "are of different architectures.", _ONE)
     if arch and arch not in arches:
-        raise OptionsError(f"vm_type {names[0]!r}", f"is not {arch}.")
+        raise OptionsError(f"vm_type {names[0]!r}", f"is not {arch}.", _ONE)
     return tuple(dict.fromkeys(names))
 
 

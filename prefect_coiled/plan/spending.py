@@ -113,6 +113,11 @@ class Spent(NamedTuple):
     usd: float
     unpriced: tuple[str, ...]
 
+    def told(self, by: str) -> dict[str, object]:
+        """For programs, with what it is for under that name."""
+        rest = {"machine_hours": self.machine_hours, "usd": self.usd, "unpriced": self.unpriced}
+        return {by: self.what, "clusters": self.clusters, "running": self.running, **rest}
+
 
 class Course(NamedTuple):
     """What one cluster cost over time: its newest record, and points (moment, US dollars, machine hours)."""

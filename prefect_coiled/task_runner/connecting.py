@@ -24,6 +24,7 @@ from prefect_coiled.task_runner.once import Once
 from prefect_coiled.task_runner.opening import open_target
 from prefect_coiled.task_runner.parcel import FlowRunParcel
 from prefect_coiled.task_runner.reach import check_reach
+from prefect_coiled.task_runner.results import keep_results
 from prefect_coiled.task_runner.submission import Submission
 from prefect_coiled.task_runner.worker_logs import WorkerLogs
 
@@ -114,6 +115,8 @@ class ConnectedRunner(ConfiguredRunner):
             log=log,
         )
         self._cluster = opened.made or self._given_cluster
+        if opened.keeps:
+            keep_results(context, self._cluster)
         if self.adapt_kwargs and self._cluster is not None:
             adapting = self._cluster.adapt(**self.adapt_kwargs)
             if asyncio.iscoroutine(adapting):

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from prefect.context import FlowRunContext
 from prefect.utilities.importtools import to_qualified_name
 
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options.file import cluster_defaults
 from prefect_coiled.task_runner.api_url import AUTO, Way, choose_way, is_loopback
+from prefect_coiled.task_runner.results import BUCKET, check_results
 from prefect_coiled.task_runner.run_options import parameter, resolve
 
 
@@ -32,12 +34,14 @@ class Opened:
         made: The cluster, where it was made here; it is to be closed with the flow run.
         ours: Whether its machines are those of an account of this library.
         way: How its tasks ask the Prefect API.
+        keeps: Whether results of its tasks go to the account's bucket.
     """
 
     target: Any
     way: Way
     made: Any = None
     ours: bool = False
+    keeps: bool = False
 
 
 def open_target(
@@ -66,7 +70,7 @@ def open_target(
         _refuse_settings(parameters)
     if given is not None:
         return Opened(given, choose_way(api_relay or AUTO, shares_loopback=_is_beside(given)))
-    kwargs, ours = dict(keywords), make is None
+    kwargs, ours, keeps = dict(keywords), make is None, False
     if ours:
         from prefect_coiled.cluster import Cluster
 
@@ -74,6 +78,9 @@ def open_target(
         kwargs, sources = resolve(kwargs, parameters)
         for keyword, source in sources.items():
             log.info("Cluster option %s comes from the %s", keyword, source)
+        keeps = (kwargs.get("results") or cluster_defaults().get("results")) == BUCKET
+        if keeps:
+            check_results(FlowRunContext.get())
         way = choose_way(
             kwargs.get("api_relay") or cluster_defaults().get("api_relay") or AUTO,
             shares_loopback=Cluster.shares_loopback(kwargs.get("account")),
@@ -90,7 +97,7 @@ def open_target(
     made.__enter__()
     if not ours:
         way = choose_way(api_relay or AUTO, shares_loopback=_is_beside(made))
-    return Opened(made, way, made, ours)
+    return Opened(made, way, made, ours, keeps)
 
 
 def _is_beside(cluster: Any) -> bool:

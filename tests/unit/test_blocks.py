@@ -18,6 +18,7 @@ import prefect_coiled
 from prefect_coiled.blocks import (
     Ec2DaskAccount,
     Ec2DaskRegistry,
+    Ec2DaskResults,
     account_from_block,
     aload_account,
     load_account,
@@ -485,11 +486,11 @@ def test_the_package_exports_its_blocks_lazily():
     assert out.stdout.strip() == "set()"
 
 
-def test_prefects_register_command_finds_both_blocks_by_the_packages_name():
+def test_prefects_register_command_finds_the_blocks_by_the_packages_name():
     import inspect
 
     found = {cls for _, cls in inspect.getmembers(prefect_coiled) if Block.is_block_class(cls)}
-    assert found == set(BLOCKS)
+    assert found == {*BLOCKS, Ec2DaskResults}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
@@ -50,9 +50,9 @@ class SessionKeys:
     """
 
     access_key_id: str
-    secret_access_key: str
-    session_token: str
-    of: str
+    secret_access_key: str = field(repr=False)
+    session_token: str = field(repr=False)
+    of: str = ""
 
 
 def session_keys(backend: Any) -> list[SessionKeys]:
