@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-from prefect_coiled import Cluster
+from prefect import flow, task, unmapped
+from prefect.client.schemas.objects import StateType
+
+from prefect_coiled import Cluster, CoiledTaskRunner
 from prefect_coiled.sandbox import Sandbox
 
 Live = Callable[[], list[dict[str, Any]]]
@@ -38,4 +44,53 @@ def test_a_name_is_free_again_once_its_cluster_has_ended_by_itself(
     with Cluster(n_workers=0, name="again", quiet=True) as cluster:
         assert cluster.launched is not None
         assert not cluster.launched.attached
+    assert live() == []
+
+
+@task
+def held(number: int, gate: str) -> int:
+    """Ends once a file is there."""
+    end = time.monotonic() + 60
+    while not Path(gate).exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    return number
+
+
+@task
+def fails(number: int) -> int:
+    raise ValueError(number)
+
+
+def test_two_flows_at_once_on_one_cluster_do_not_hurt_each_other(
+    sandbox: Sandbox, live: Live, tmp_path: Path
+) -> None:
+    gate, begun = tmp_path / "gate", threading.Event()
+
+    @flow(name="goes on", task_runner=CoiledTaskRunner(name="for-two"))
+    def goes_on() -> list[int]:
+        futures = held.map(range(4), unmapped(str(gate)))
+        begun.set()
+        return futures.result()  # type: ignore[no-any-return]
+
+    @flow(name="comes to nothing", task_runner=CoiledTaskRunner(name="for-two"))
+    def comes_to_nothing() -> Any:
+        left = held.submit(9, str(tmp_path / "never"))  # is cancelled with its flow
+        assert left.task_run_id
+        return fails.submit(1).result()
+
+    with Cluster(n_workers=2, nthreads=3, name="for-two", wait_for_workers=True, quiet=True) as cluster:
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(goes_on, return_state=True)
+            assert begun.wait(60)
+            failed = comes_to_nothing(return_state=True)
+            assert failed.type == StateType.FAILED
+            assert "ValueError" in str(failed.message)
+            assert not other.done(), "it waits for its gate, whatever became of its neighbour"
+            assert cluster.observed == set(cluster.workers)
+            assert len(cluster.workers) == 2, "who attaches takes nothing along"
+            gate.touch()
+            done = other.result(timeout=90)
+        assert done.type == StateType.COMPLETED
+        assert done.result() == [0, 1, 2, 3]
+        assert len(live()) == 3
     assert live() == []
