@@ -161,6 +161,7 @@ def test_the_page_of_variables_has_all_that_the_library_reads() -> None:
     ours = {name for name in re.findall(r"PREFECT_COILED_[A-Z_]+", texts) if not name.endswith("_")}
     # These go to a child of ours, and a person's own value means nothing.
     own = {"PREFECT_COILED_GIT_USER", "PREFECT_COILED_GIT_PASSWORD"}
+    own |= {"PREFECT_COILED_MACHINE", "PREFECT_COILED_AWS_ENDPOINT"}
     assert {n for n in ours if not n.startswith("PREFECT_COILED_CLUSTER")} - own == {
         n for n in told if n.startswith("PREFECT_COILED_") and not n.startswith("PREFECT_COILED_CLUSTER")
     }
