@@ -147,24 +147,31 @@ def asking(what: str) -> Iterator[SyncPrefectClient]:
             yield client
 
 
-def ask(
-    what: str, here: Callable[[PrefectClient], Awaitable[T]], there: Callable[[SyncPrefectClient], T]
-) -> T:
+def ask(what: str, question: Callable[[PrefectClient], Awaitable[T]]) -> T:
     """Ask Prefect's API in this process where that may be; else, or where it starts too slowly, a server.
 
     Args:
         what: As for `asking`.
-        here: Asks the API in this process.
-        there: The same of a server.
+        question: Asks a client; it is called in a thread of its own, with a loop of its own.
 
     Raises:
         AccountError: The Prefect API could not be asked.
     """
+    from prefect.client.orchestration import get_client
+
     if may_read_here():
         with suppress(TimeoutError):  # of a bound that Prefect sets: a server has longer
-            return read_here(what, here)
-    with asking(what) as client:
-        return there(client)
+            return read_here(what, question)
+
+    async def of_server() -> T:
+        async with get_client() as client:
+            return await question(client)
+
+    refuse_newer_database(what)
+    with told_in_a_line(what):
+        _tell_server()
+        (answer,) = side_by_side(lambda _: asyncio.run(of_server()), [None])
+        return answer
 
 
 def ensure_api() -> None:

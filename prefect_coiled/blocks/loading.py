@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -137,7 +136,7 @@ def find_accounts() -> list[BlockDocument]:
     """
     if nothing_was_saved():
         return []
-    return ask("accounts", _documents_of, _documents)
+    return ask("accounts", _documents)
 
 
 def account_slug(slug: str | None = None) -> str:
@@ -174,12 +173,7 @@ def _read(slug: str) -> BlockDocument | list[str]:
     """The block document, or the names of those that there are; synchronously, whatever is running."""
     if nothing_was_saved():
         return []
-
-    def there(client: SyncPrefectClient) -> BlockDocument | list[str]:
-        found = find_document(client, Ec2DaskAccount, slug)
-        return found or [str(d.name) for d in _documents(client)]
-
-    return ask(f"account {slug!r}", partial(_document_or_names, slug=slug), there)
+    return ask(f"account {slug!r}", partial(_document_or_names, slug=slug))
 
 
 def find_document(client: SyncPrefectClient, kind: type[Block], name: str) -> BlockDocument | None:
@@ -192,27 +186,14 @@ def find_document(client: SyncPrefectClient, kind: type[Block], name: str) -> Bl
         return None
 
 
-def _documents(client: SyncPrefectClient) -> list[BlockDocument]:
+async def _documents(client: PrefectClient) -> list[BlockDocument]:
     from prefect.exceptions import ObjectNotFound
 
     try:
-        found = client.read_block_documents_by_type(Ec2DaskAccount.get_block_type_slug())
+        found = await client.read_block_documents_by_type(Ec2DaskAccount.get_block_type_slug())
     except ObjectNotFound:  # the type is not registered: no account was ever saved
         return []
-    return _by_name(found)
-
-
-def _by_name(found: Iterable[BlockDocument]) -> list[BlockDocument]:
     return sorted((d for d in found if d.name), key=lambda d: str(d.name))
-
-
-async def _documents_of(client: PrefectClient) -> list[BlockDocument]:
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        return _by_name(await client.read_block_documents_by_type(Ec2DaskAccount.get_block_type_slug()))
-    except ObjectNotFound:
-        return []
 
 
 async def _document_or_names(client: PrefectClient, slug: str) -> BlockDocument | list[str]:
@@ -222,7 +203,7 @@ async def _document_or_names(client: PrefectClient, slug: str) -> BlockDocument 
     try:
         return await client.read_block_document_by_name(name=slug, block_type_slug=kind)
     except ObjectNotFound:
-        return [str(d.name) for d in await _documents_of(client)]
+        return [str(d.name) for d in await _documents(client)]
 
 
 def save_block(block: Ec2DaskAccount, slug: str) -> None:

@@ -21,7 +21,7 @@ from prefect_coiled.errors import AccountError
 from prefect_coiled.internals.prefect import block_of, id_of, is_saved_apart
 
 if TYPE_CHECKING:
-    from prefect.client.orchestration import PrefectClient, SyncPrefectClient
+    from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import BlockDocument
 
 logger = logging.getLogger(__name__)
@@ -127,16 +127,10 @@ def _documents(kind: type[Block]) -> list[BlockDocument]:
 
     slug = kind.get_block_type_slug()
 
-    async def here(client: PrefectClient) -> list[BlockDocument]:
+    async def read(client: PrefectClient) -> list[BlockDocument]:
         try:
             return await client.read_block_documents_by_type(slug)
         except ObjectNotFound:  # no block of the type was ever saved
             return []
 
-    def there(client: SyncPrefectClient) -> list[BlockDocument]:
-        try:
-            return client.read_block_documents_by_type(slug)
-        except ObjectNotFound:
-            return []
-
-    return ask(f"blocks of type {slug}", here, there)
+    return ask(f"blocks of type {slug}", read)
