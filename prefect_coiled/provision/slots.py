@@ -40,6 +40,8 @@ LEASE, RENEWED_EVERY, TRY_AGAIN = 60.0, 20.0, 5.0
 _LEASES_ARE_OVER = LEASE + 30.0
 # What the API answers where no slot is free, and where it does not know the lease.
 _LOCKED, _GONE = 423, 410
+# Seconds without an answer of the API after which who waits gives up; Prefect's client asks for some itself.
+_AWAY = 120.0
 
 
 class Slot:
@@ -137,27 +139,40 @@ def take_slot(
             told.add(text)
             events.step("slot", text)
 
-    holder = _holder()
+    holder, answered = _holder(), began
     with get_client(sync_client=True) as client:
         while True:
             try:
                 limit = client.read_global_concurrency_limit_by_name(name)
+                if not limit.active:
+                    return None
+                there = running()
+                if there < limit.limit and (lease_id := _increment(client, name, holder)) is not None:
+                    return Slot(name, lease_id, holder, clock() - began)
+                answered = clock()
             except ObjectNotFound:
                 return None
-            if not limit.active:
-                return None
-            there = running()
-            if there < limit.limit and (lease_id := _increment(client, name, holder)) is not None:
-                return Slot(name, lease_id, holder, clock() - began)
-            if not told:
-                tell(f"waiting: limit {name} allows {limit.limit} clusters, and {there} run")
-            if there < limit.limit and clock() - began > _LEASES_ARE_OVER:
-                tell(
-                    f"still waiting: {limit.active_slots} slots of {name} are held, and {there} clusters run."
-                    f" If no program holds them, free them: prefect gcl update {name} --active-slots {there}"
-                )
+            except httpx.HTTPError as error:
+                # Whoever waits anyway gives an API that is busy, or is started anew, its time.
+                if not _passes(error) or clock() - answered > _AWAY:
+                    raise
+                tell("the Prefect API does not answer, and is asked again")
+            else:
+                if not any(text.startswith("waiting") for text in told):
+                    tell(f"waiting: limit {name} allows {limit.limit} clusters, and {there} run")
+                if there < limit.limit and clock() - began > _LEASES_ARE_OVER:
+                    tell(
+                        f"still waiting: {limit.active_slots} slots of {name} are held, and {there} clusters"
+                        " run. If no program holds them, free them:"
+                        f" prefect gcl update {name} --active-slots {there}"
+                    )
             if stop.wait(TRY_AGAIN):
                 raise StoppedError(f"waiting for a slot of the limit {name!r}", "a stop was asked for")
+
+
+def _passes(error: httpx.HTTPError) -> bool:
+    """Whether an error of the API's may pass by itself."""
+    return not isinstance(error, httpx.HTTPStatusError) or error.response.status_code >= 500
 
 
 def _holder() -> Any:

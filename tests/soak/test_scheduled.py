@@ -36,7 +36,7 @@ AT_ONCE, ALLOWED = 8, 3
 def test_runs_of_a_busy_schedule_take_turns_and_leave_nothing(
     laid: Sandbox, account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots, "TRY_AGAIN", 0.2)
+    monkeypatch.setattr(slots, "TRY_AGAIN", 1.0)
     name = f"prefect-coiled:{account.slug}"
     with get_client(sync_client=True) as client:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=ALLOWED))

@@ -1,0 +1,70 @@
+"""Whoever waits for a slot of an account's limit waits for an API that does not answer, too."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from prefect_coiled.provision import slots
+
+LEASE = uuid4()
+
+
+class Api:
+    """An API that answers as it is told to, one thing for each slot that is asked for."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+
+    def __enter__(self) -> Api:
+        return self
+
+    def __exit__(self, *error: Any) -> None: ...
+
+    def read_global_concurrency_limit_by_name(self, name: str) -> Any:
+        return SimpleNamespace(active=True, limit=1, active_slots=0)
+
+    def increment_concurrency_slots_with_lease(self, *args: Any) -> Any:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return SimpleNamespace(json=lambda: {"lease_id": str(LEASE)})
+
+    def release_concurrency_slots_with_lease(self, lease_id: Any) -> None: ...
+
+
+def status(code: int) -> httpx.HTTPStatusError:
+    request = httpx.Request("POST", "http://api/")
+    return httpx.HTTPStatusError("no", request=request, response=httpx.Response(code, request=request))
+
+
+def take(monkeypatch: pytest.MonkeyPatch, api: Api, seconds: float = 1.0) -> Any:
+    times = iter(range(1000))
+    monkeypatch.setattr(slots, "get_client", lambda **_: api)
+    monkeypatch.setattr(slots, "TRY_AGAIN", 0.0)
+    return slots.take_slot("team", lambda: 0, stop=threading.Event(), clock=lambda: seconds * next(times))
+
+
+def test_an_api_that_is_busy_or_gone_for_a_while_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = Api(status(503), httpx.ConnectError("gone"), status(423), status(500), None)
+    slot = take(monkeypatch, api)
+    assert slot.lease_id == LEASE
+    slot.release()
+
+
+@pytest.mark.parametrize("code", [401, 403, 422])
+def test_a_refusal_is_told_at_once(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    api = Api(status(code), None)
+    with pytest.raises(httpx.HTTPStatusError):
+        take(monkeypatch, api)
+    assert len(api.answers) == 1
+
+
+def test_an_api_that_does_not_come_back_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(httpx.ConnectError):
+        take(monkeypatch, Api(*[httpx.ConnectError("gone")] * 100), seconds=30.0)
