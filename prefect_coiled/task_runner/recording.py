@@ -71,11 +71,6 @@ class Recording:
         if gone:
             report(Ended(task, run, ending.state()) for runs in gone for run, (task, ending) in runs.items())
 
-    def settle(self, seconds: float) -> None:
-        """Wait for the API to have what was taken over, at most so long."""
-        if self._outbox is not None:
-            self._outbox.settle(seconds)
-
     def _take(self, batches: list[Batch]) -> None:
         if not batches:
             return

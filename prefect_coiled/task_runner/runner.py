@@ -272,10 +272,9 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
         run(self._recording.take_over, client, self._submission, seconds)
 
     def _report(self, endings: list[Ended], seconds: float) -> None:
-        """Report what has not ended by itself, after what did end and is on its way to the API."""
+        """Report what has not ended by itself, but for what did, and is on its way to the API."""
         if endings := [each for each in endings if each.task_run_id not in self._recording.ends]:
             run = _call if on_worker() else self._connection.run
-            run(self._recording.settle, seconds / 2)
             run(report, endings, seconds)
 
     # The way in and out

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from prefect.exceptions import PrefectHTTPStatusError
 
-from prefect_coiled.task_runner import events
+from prefect_coiled.task_runner import events, recording
 from prefect_coiled.task_runner.event_batches import Batch, Event
 from prefect_coiled.task_runner.events import Outbox
 
@@ -345,3 +345,21 @@ def test_a_flood_is_gathered_as_long_as_it_lasts_and_not_for_ever(api: Api) -> N
     box.add([event(uuid4()) for _ in range(3 * many)])
     assert box.settle(20)
     assert [len(batch) for batch in api.batches] == [many] * 3
+
+
+def test_a_process_waits_for_an_api_that_is_gone_once_and_not_for_each_of_its_flows(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.down = True
+    boxes = [outbox() for _ in range(5)]
+    for box in boxes:
+        box.add([event(uuid4())])
+    settle, waited = Outbox.settle, iter(range(1000))
+    monkeypatch.setattr(recording, "_outboxes", boxes)
+    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda: 20.0 * next(waited)))
+    monkeypatch.setattr(Outbox, "settle", lambda box, timeout: False)
+    recording.wait_until_recorded()
+    # Looked at once each 20 seconds, and 60 are the bound.
+    assert next(waited) <= 6
+    api.down = False
+    assert all(settle(box, 20) for box in boxes)
