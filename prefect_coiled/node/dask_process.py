@@ -75,7 +75,7 @@ def settle(order: dict[str, Any]) -> None:
     os.environ.setdefault("AWS_DEFAULT_REGION", order["config"]["region"])
     os.environ.setdefault("PREFECT_COILED_ACCOUNT", order["config"]["account"])
     os.environ.update(order["environ"])
-    os.environ[MACHINE_VARIABLE] = str(order["instance_id"])
+    os.environ[MACHINE_VARIABLE] = str(order.get("instance_id", ""))
     os.environ[ENDPOINT_VARIABLE] = order["aws_endpoint"]
     for name, value in tls.items():
         os.environ["DASK_" + name.replace(".", "__").replace("-", "_").upper()] = str(value)
