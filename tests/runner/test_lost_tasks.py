@@ -240,6 +240,8 @@ def test_a_task_that_ended_while_the_flow_had_lost_the_scheduler_shows_what_it_c
         eventually(lambda: all_have("began"))
         client.loop.add_callback(client.scheduler_comm.comm.abort)
         eventually(lambda: futures[0].wrapped_future.status == "cancelled")
+        # Dask's client cannot be told anything while it connects again.
+        eventually(lambda: client.status == "running")
         (tmp_path / "go").touch()
         eventually(lambda: all_have("ended"))
         return futures.result()
