@@ -11,6 +11,7 @@ import pytest
 from distributed import Client
 
 from prefect_coiled.cluster import Cluster
+from prefect_coiled.plan.machine_policies import bucket_name
 from prefect_coiled.plan.policies import iam_policies
 from prefect_coiled.provision import set_up_account
 from prefect_coiled.sandbox import Sandbox
@@ -23,6 +24,14 @@ WHEELS = {"s3:ListBucket", "s3:GetObject"}
 # Set-up makes the streams before machines write into them; without it they make their own.
 STREAMS = {"logs:CreateLogStream"}
 ACTIONS = sorted({a for s in POLICY["Statement"] for a in s["Action"]} - WHEELS - STREAMS)
+
+
+def keep(bucket: str) -> None:
+    """Keep a result, as a task does with `results="bucket"`."""
+    from prefect_coiled import Ec2DaskResults
+
+    block: Any = Ec2DaskResults(account="default", region="us-east-1", bucket=bucket)
+    block.write_path("a-result", b"{}", _sync=True)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +50,7 @@ def decisions(prefect_server: None, until: Callable[..., Any]) -> Iterator[list[
             Client(cluster) as client,
         ):
             assert client.submit(sum, [1, 2]).result(timeout=30) == 3
+            client.submit(keep, bucket_name("default", NUMBER, "us-east-1")).result(timeout=60)
             (lost,) = cluster.workers
             own.client("ec2").terminate_instances(InstanceIds=[lost])
             until(lambda: cluster.observed - {lost}, 60)
