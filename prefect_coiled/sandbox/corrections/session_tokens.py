@@ -18,8 +18,8 @@ from prefect_coiled.sandbox.iam.principals import SessionKeys, session_keys
 
 __all__ = ["install"]
 
-# moto knows access keys of 20 characters alone.
-_SIGNED = re.compile("Credential=([^/]+)/")
+# moto knows access keys of 20 characters alone; no key is longer than 128.
+_SIGNED = re.compile(r"Credential=([\w+=,.@-]{1,128})/")
 
 
 class _DeniedError(ServiceException):  # type: ignore[misc]
