@@ -162,7 +162,7 @@ def parse_since(text: str, now: datetime | None = None) -> datetime:
     """
     try:
         # Python 3.10 does not know the "Z" that most programs write for UTC.
-        found = datetime.fromisoformat(re.sub(r"(?<=\d)[Zz]$", "+00:00", text.strip()))
+        found = datetime.fromisoformat(re.sub(r"(?<=\d)[Zz]\Z", "+00:00", text.strip()))
         return found if found.tzinfo else found.astimezone()
     except ValueError:
         pass

@@ -37,7 +37,7 @@ class AccountFlags:
     port: Annotated[list[int] | None, typer.Option(help="Open port; several times for more.")] = None
     cidr: Annotated[
         list[str] | None,
-        typer.Option(help='Network that reaches the ports, or "me"; several times for more.'),
+        typer.Option(help='Network that may come in, or "me".'),
     ] = None
     close: Annotated[bool, typer.Option("--close", help="Open nothing.")] = False
     egress: Annotated[str | None, typer.Option(help='Way out: "nat", "public-ip" or "none".')] = None

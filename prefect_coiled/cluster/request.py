@@ -105,10 +105,10 @@ class Request:
         return bool(self.held["worker_on_scheduler"])
 
     def _check_sharing(self) -> None:
-        several = (self.held["nworkers"] or 1) > 1
+        several = (self.held["workers_per_vm"] or 1) > 1
         if self.gpu and (several or self.works):
             raise OptionsError(
-                "nworkers" if several else "worker_on_scheduler",
+                "workers_per_vm" if several else "worker_on_scheduler",
                 "does not go with a GPU: there is a worker for each, on machines with an image of their own.",
                 "Leave it out.",
             )
@@ -321,7 +321,7 @@ class Request:
             "nthreads": self.held["nthreads"],
             "memory_limit": self.held["memory_limit"],
             "worker_class": self.held["worker_class"],
-            "workers_per_vm": self.held["nworkers"] or 1,
+            "workers_per_vm": self.held["workers_per_vm"] or 1,
             "lends": self.lends,
             # "env" goes with the other variables, as a secret: whoever sees instances sees user data.
             "worker_options": {k: v for k, v in (self.held["worker_options"] or {}).items() if k != "env"},

@@ -172,7 +172,7 @@ class ClusterOptions(TypedDict, total=False):
     environ: Annotated[Mapping[str, str] | None, Keyword(
         kinds.TEXTS_BY_NAME, "Environment variables for the machines; kept as a secret.", secret=True)]
     nthreads: Annotated[int | None, Keyword(whole(1), "Threads of a worker.", otherwise="one for each vCPU")]
-    nworkers: Annotated[int | None, Keyword(
+    workers_per_vm: Annotated[int | None, Keyword(
         whole(1, 256), "Worker processes on each machine, which share its vCPUs and its memory. `n_workers` "
         "and `scale` count machines.", 1)]
     memory_limit: Annotated[str | float | None, Keyword(

@@ -67,8 +67,8 @@ _OTHER_PARAMETER = {
     "config": "Set it in Dask's configuration: the cluster's machines get it (send_dask_config).",
     "idle_timeout": "Use the parameter idle_timeout instead.",
     "worker_class": "Use the parameter worker_class instead.",
-    "n_workers": "Use the parameter nworkers for worker processes on each machine.",
-    "nworkers": "Use the parameter nworkers instead.",
+    "n_workers": "Use the parameter workers_per_vm for worker processes on each machine.",
+    "nworkers": "Use the parameter workers_per_vm instead.",
     "name": "A worker's name is the id of its instance.",
 }
 

@@ -87,7 +87,7 @@ def test_a_worker_beside_the_scheduler_is_started_anew(live: Live, until: Until)
 
 def test_workers_of_a_machine_share_it_and_go_together(live: Live, until: Until) -> None:
     with (
-        Cluster(n_workers=2, nworkers=2, wait_for_workers=True, quiet=True) as cluster,
+        Cluster(n_workers=2, workers_per_vm=2, wait_for_workers=True, quiet=True) as cluster,
         Client(cluster) as client,
     ):
         client.wait_for_workers(4, timeout=30)
@@ -116,9 +116,9 @@ def test_workers_of_a_machine_share_it_and_go_together(live: Live, until: Until)
     [
         ({"n_workers": 0, "worker_on_scheduler": True}, "n_workers 0"),
         ({"worker_on_scheduler": True, "worker_gpu": 1}, "worker_on_scheduler"),
-        ({"nworkers": 2, "worker_gpu": 1}, "nworkers"),
-        ({"nworkers": 0}, "nworkers 0"),
-        ({"worker_options": {"nworkers": 2}}, "Use the parameter nworkers"),
+        ({"workers_per_vm": 2, "worker_gpu": 1}, "workers_per_vm"),
+        ({"workers_per_vm": 0}, "workers_per_vm 0"),
+        ({"worker_options": {"nworkers": 2}}, "Use the parameter workers_per_vm"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_launched(

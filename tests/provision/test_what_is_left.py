@@ -252,7 +252,7 @@ def test_a_command_that_leaves_something_says_so_and_exits_with_1(
 def test_a_plan_too_large_for_a_parameter_is_refused_before_anything_is_made(
     session: Session, aws: Aws, spec: Spec, calls: Counter[str]
 ) -> None:
-    plan = spec(tags={f"k{i}-{secrets.token_hex(10)}": secrets.token_hex(120) for i in range(40)})
+    plan = spec(tags={f"k{i}-{secrets.token_hex(10)}": secrets.token_hex(120) for i in range(39)})
     with pytest.raises(OptionsError, match=r"a parameter of SSM holds 4,096"):
         create_cluster(plan)
     assert set(calls) <= {"sts:GetCallerIdentity"}
