@@ -5,6 +5,7 @@ import signal
 import subprocess
 
 import pytest
+from distributed import Event
 
 from prefect_coiled.node.keeping import PAUSES_S
 from prefect_coiled.plan.node_config import Keep
@@ -158,18 +159,24 @@ def test_a_program_that_is_stopped_keeps_a_cluster_no_longer_than_it_has_work(cl
     scheduler, [worker] = cluster.start(1, idle_timeout=3)
     with cluster.client() as client:
         client.wait_for_workers(1, timeout=30)
-    program = cluster.program(
-        "import time; client.wait_for_workers(1); print('there', flush=True); time.sleep(600)"
-    )
-    try:
-        assert program.stdout.readline() == b"there\n"
-        program.send_signal(signal.SIGSTOP)
-        ended(scheduler, "idle")
-        ended(worker, "closed")
-    finally:
-        program.kill()
-        program.wait()
-        program.stdout.close()
+        # There is work until the program is there, however long it takes to start.
+        enough = Event("enough", client=client)
+        work = client.submit(lambda: Event("enough").wait())
+        program = cluster.program(
+            "import time; client.wait_for_workers(1); print('there', flush=True); time.sleep(600)"
+        )
+        try:
+            assert program.stdout.readline() == b"there\n"
+            program.send_signal(signal.SIGSTOP)
+            enough.set()
+            work.result(timeout=30)
+            client.close()
+            ended(scheduler, "idle")
+            ended(worker, "closed")
+        finally:
+            program.kill()
+            program.wait()
+            program.stdout.close()
 
 
 def test_a_dask_process_that_the_kernel_kills_for_its_memory_ends_the_machine(cluster):

@@ -134,6 +134,7 @@ def test_a_machine_may_write_its_logs_read_its_keys_wheels_and_image_and_launch_
         "ssm:GetParameter",
         "s3:ListBucket",
         "s3:GetObject",
+        "s3:PutObject",
         "ecr:GetAuthorizationToken",
         "ecr:BatchGetImage",
         "ecr:GetDownloadUrlForLayer",
@@ -143,6 +144,8 @@ def test_a_machine_may_write_its_logs_read_its_keys_wheels_and_image_and_launch_
         "ec2:CreateTags",
         "iam:PassRole",
     }
+    # Of the bucket with the packages that machines install, nothing but results.
+    assert all(r.endswith("/results/*") for a, r in allowed if a == "s3:PutObject")
     number = record.aws_account_id
     assert ("ssm:GetParameter", f"arn:aws:ssm:*:{number}:parameter/prefect-coiled/team/*/node/*") in allowed
     assert all(
