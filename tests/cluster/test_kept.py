@@ -112,6 +112,7 @@ def test_workers_that_aws_had_not_at_the_launch_come_later(
         sandbox.set(capacity=[])
 
 
+@pytest.mark.long
 def test_a_worker_that_its_nanny_starts_anew_is_not_replaced(
     sandbox: Sandbox, live: Live, until: Until
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_worker_that_its_nanny_starts_anew_is_not_replaced(
         assert len(workers(live, cluster.name)) == 1
 
 
+@pytest.mark.long
 def test_a_launch_whose_reply_is_lost_launches_nothing_twice(
     sandbox: Sandbox, live: Live, until: Until
 ) -> None:

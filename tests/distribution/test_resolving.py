@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_pip_resolves_this_package_with_all_extras_without_trying_many_versions(tmp_path: Path) -> None:
     """With the pip that comes with this Python, and nothing cached.
