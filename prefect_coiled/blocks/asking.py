@@ -18,7 +18,9 @@ from prefect_coiled.internals.api_errors import cause_and_step, without_user
 from prefect_coiled.internals.python import side_by_side
 
 if TYPE_CHECKING:
+    from prefect.blocks.core import Block
     from prefect.client.orchestration import PrefectClient, SyncPrefectClient
+    from prefect.client.schemas.objects import BlockDocument
 
 T = TypeVar("T")
 
@@ -65,7 +67,6 @@ def read_here(what: str, ask: Callable[[PrefectClient], Awaitable[T]]) -> T:
         async with PrefectClient(app) as client:
             return await ask(client)
 
-    refuse_newer_database(what)
     try:
         with told_in_a_line(what):
             # In a thread: there may be an event loop in this one.
@@ -140,7 +141,6 @@ def asking(what: str) -> Iterator[SyncPrefectClient]:
     """
     from prefect.client.orchestration import get_client
 
-    refuse_newer_database(what)
     with told_in_a_line(what):
         _tell_server()
         with get_client(sync_client=True) as client:
@@ -167,11 +167,20 @@ def ask(what: str, question: Callable[[PrefectClient], Awaitable[T]]) -> T:
         async with get_client() as client:
             return await question(client)
 
-    refuse_newer_database(what)
     with told_in_a_line(what):
         _tell_server()
         (answer,) = side_by_side(lambda _: asyncio.run(of_server()), [None])
         return answer
+
+
+async def documents_of(client: PrefectClient, kind: type[Block]) -> list[BlockDocument]:
+    """All blocks of a type, with their secrets."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return await client.read_block_documents_by_type(kind.get_block_type_slug())
+    except ObjectNotFound:  # the type is not registered: no block of it was ever saved
+        return []
 
 
 def ensure_api() -> None:
@@ -201,6 +210,7 @@ def _tell_server() -> None:
 @contextmanager
 def told_in_a_line(what: str) -> Iterator[None]:
     """Have whatever goes wrong with Prefect's API told in one line, and give a temporary server time."""
+    refuse_newer_database(what)
     try:
         with _patient():
             yield

@@ -21,6 +21,7 @@ from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer, credent
 from prefect_coiled.blocks.asking import (
     ask,
     asking,
+    documents_of,
     nothing_was_saved,
     told_in_a_line,
     unheard,
@@ -187,12 +188,7 @@ def find_document(client: SyncPrefectClient, kind: type[Block], name: str) -> Bl
 
 
 async def _documents(client: PrefectClient) -> list[BlockDocument]:
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        found = await client.read_block_documents_by_type(Ec2DaskAccount.get_block_type_slug())
-    except ObjectNotFound:  # the type is not registered: no account was ever saved
-        return []
+    found = await documents_of(client, Ec2DaskAccount)
     return sorted((d for d in found if d.name), key=lambda d: str(d.name))
 
 

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from prefect.blocks.core import Block
 from prefect.utilities.names import obfuscate
 from pydantic import BaseModel
 
-from prefect_coiled.blocks.asking import ask, asking
+from prefect_coiled.blocks.asking import ask, asking, documents_of
 from prefect_coiled.errors import AccountError
 from prefect_coiled.internals.prefect import block_of, id_of, is_saved_apart
 
 if TYPE_CHECKING:
-    from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import BlockDocument
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,8 @@ def _secrets_masked(kind: type[Block], given: Mapping[str, Any]) -> bool:
 def _named(kind: type[Block], name: str, given: Mapping[str, Any]) -> Block | dict[str, Any]:
     """The one block that these fields are of; of AWS keys whose block was changed since, its secret alone."""
     secret = _secret_fields(kind)
-    documents = [d for d in _documents(kind) if not _secrets_masked(kind, d.data)]
+    found = ask(f"blocks of type {kind.get_block_type_slug()}", partial(documents_of, kind=kind))
+    documents = [d for d in found if not _secrets_masked(kind, d.data)]
     same = [d for d in documents if _told(d.data, secret) == _told(given, secret)]
     if _one_secret(same, secret):
         return block_of(kind, same[0])
@@ -119,18 +120,3 @@ def _told(value: Any, without: list[str]) -> Any:
         return value
     parts = {n: _told(v, []) for n, v in value.items() if n not in (*without, "block_type_slug")}
     return {n: v for n, v in parts.items() if v not in (None, "", {}, [])}
-
-
-def _documents(kind: type[Block]) -> list[BlockDocument]:
-    """All blocks of a type, with their secrets."""
-    from prefect.exceptions import ObjectNotFound
-
-    slug = kind.get_block_type_slug()
-
-    async def read(client: PrefectClient) -> list[BlockDocument]:
-        try:
-            return await client.read_block_documents_by_type(slug)
-        except ObjectNotFound:  # no block of the type was ever saved
-            return []
-
-    return ask(f"blocks of type {slug}", read)

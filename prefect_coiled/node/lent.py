@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hmac
 import json
-import logging
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,8 +18,6 @@ from datetime import datetime, timezone
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
-
-logger = logging.getLogger("distributed.node")
 
 # Seconds without a word of the lender's after which what was lent is taken for called back.
 LEASE_S = 180.0
