@@ -180,7 +180,7 @@ def calls(number: int) -> list[dict[str, Any]]:
 
     from prefect_coiled.aws.credentials import CredentialSource
     from prefect_coiled.aws.loaded_account import Account
-    from prefect_coiled.cluster import launched
+    from prefect_coiled.cluster import launch as launching
     from prefect_coiled.cluster.request import Request
     from prefect_coiled.events import hearing
     from prefect_coiled.provision import remove_cluster, set_up_account
@@ -191,13 +191,13 @@ def calls(number: int) -> list[dict[str, Any]]:
     with Sandbox(_SLOW) as sandbox:
         keys = CredentialSource("sandbox", SecretStr(sandbox.info.secret_access_key))
         account = Account("bench", credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
-        launched.load_account = lambda slug: account
+        launching.load_account = lambda slug: account
         with use_session(Session(account.door("us-east-1"))):
             set_up_account("bench", "us-east-1")
         for what in ("nothing known", "known", "known"):
             row.calls.clear()
             with hearing():
-                made = launched.launch(Request({}, n_workers=number), threading.Event())
+                made = launching.launch(Request({}, n_workers=number), threading.Event())
             rows = row.rows()
             found.append({"what": what, "workers": number, "calls": rows})
             print(f"{what}: {len(rows)} calls for {number} workers")

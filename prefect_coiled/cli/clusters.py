@@ -245,7 +245,7 @@ def _sweep_everywhere(at: Everywhere, release_nat: bool, only_plan: bool, yes: b
 
 
 def _running(at: At, name: str) -> Launched:
-    from prefect_coiled.cluster.launched import find_launched
+    from prefect_coiled.cluster.launch import find_launched
 
     found = find_launched(at.aws, name)
     if found is None:

@@ -142,7 +142,7 @@ def _asking(name: str, at: At) -> Iterator[Any]:
     from distributed import Client
 
     from prefect_coiled.cluster import Cluster
-    from prefect_coiled.cluster.launched import find_launched
+    from prefect_coiled.cluster.launch import find_launched
     from prefect_coiled.node.packages import differing
 
     if find_launched(at.aws, name) is None:

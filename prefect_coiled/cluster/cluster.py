@@ -21,7 +21,8 @@ from typing_extensions import Unpack
 
 from prefect_coiled.cluster.forgotten import open_clusters, remove_before_prefect_ends
 from prefect_coiled.cluster.interrupted import tell_at_the_end
-from prefect_coiled.cluster.launched import Launched, launch
+from prefect_coiled.cluster.launch import launch
+from prefect_coiled.cluster.launched import Launched
 from prefect_coiled.cluster.lending import Lending
 from prefect_coiled.cluster.readiness import wait_until_ready
 from prefect_coiled.cluster.request import Request

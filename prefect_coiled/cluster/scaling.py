@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import math
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,8 @@ from dask.utils import parse_timedelta
 from distributed.core import Status
 from distributed.deploy.adaptive import Adaptive as DaskAdaptive
 
+from prefect_coiled.cluster.adapting import Adaptive as PatientAdaptive
+from prefect_coiled.cluster.adapting import limits
 from prefect_coiled.cluster.arrivals import Arrivals
 from prefect_coiled.cluster.base import ClusterBase
 from prefect_coiled.cluster.fleet import Workers
@@ -173,8 +174,9 @@ class ScalingCluster(ClusterBase):
         Raises:
             OptionsError: A limit is none, or a keyword is misspelt: what has no limit costs money.
         """
-        if Adaptive is DaskAdaptive:
+        if asks := Adaptive is DaskAdaptive:
             check_adaptive(kwargs)
+            Adaptive = PatientAdaptive  # noqa: N806
         least, most = minimum, maximum
         if not (minimum is minimum_cores is minimum_memory is None):
             size = self._worker_size()
@@ -189,21 +191,8 @@ class ScalingCluster(ClusterBase):
             raise OptionsError(f"minimum of {least} workers", f"is more than the maximum of {most:g}.")
         made = super().adapt(Adaptive=Adaptive, minimum=least, maximum=most, **kwargs)
         if self.launched is not None:
-            limits = self._limits(made, asks=Adaptive is DaskAdaptive)
-            self.loop.add_callback(self.tell_keeper, adapt=limits)
+            self.loop.add_callback(self.tell_keeper, adapt=limits(made, asks=asks))
         return made
-
-    def _limits(self, adaptive: Any, *, asks: bool) -> dict[str, Any]:
-        """What the scheduler's machine is told, which goes on when this object is gone."""
-        most = adaptive.maximum
-        return {
-            "minimum": int(adaptive.minimum),
-            "maximum": None if most is None or math.isinf(most) else int(most),
-            "interval": float(getattr(adaptive, "interval", None) or 1.0),
-            "wait_count": int(getattr(adaptive, "wait_count", 3)),
-            "target_duration": getattr(adaptive, "target_duration", None),
-            "asks": asks,
-        }
 
     def _adapts(self) -> bool:
         """Whether Dask's `Adaptive` decides how many workers there are."""

@@ -74,10 +74,11 @@ class Standing(NamedTuple):
             text += f"; not to be seen: what was spent in {', '.join(self.not_seen)}"
         return f"{text}."
 
-    def hold(self, name: str, usd_per_hour: float) -> None:
-        """See that a cluster goes with the budget.
+    def hold(self, what: str, usd_per_hour: float) -> None:
+        """See that something goes with the budget.
 
         Args:
+            what: What is asked for, such as "launching cluster 'nightly'".
             usd_per_hour: What it costs an hour.
 
         Raises:
@@ -87,9 +88,9 @@ class Standing(NamedTuple):
         if total <= self.budget:
             return
         raise OptionsError(
-            f"launching cluster {name!r}",
+            what,
             f"account {self.account} has spent {usd(self.spent)} of its monthly budget of {usd(self.budget)} "
-            f"since {self._since}. What runs costs {usd(self.usd_per_hour)} an hour and this cluster at most "
+            f"since {self._since}. What runs costs {usd(self.usd_per_hour)} an hour and this at most "
             f"{usd(usd_per_hour)}: with an hour of both it is {usd(total)}, at list prices",
             "Ask for fewer or smaller machines, stop what runs (`prefect-coiled ls`), or raise the budget: "
             f"`prefect-coiled account edit {self.account} --monthly-budget ...`.",

@@ -12,7 +12,7 @@ import ipaddress
 import json
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -372,11 +372,3 @@ def min_workers(wait_for: bool | int | float | None, n_workers: int, default: fl
         f"wait_for_workers {wait_for!r}",
         f"it is True, False, a number of workers from 0 to {n_workers}, or a fraction from 0.0 to 1.0",
     )
-
-
-def shortage(attempts: Sequence[str], errors: Mapping[str, str]) -> str:
-    """One clause on what was tried and what AWS answered, the same answers together."""
-    grouped: dict[str, list[str]] = {}
-    for attempt in attempts:
-        grouped.setdefault(errors.get(attempt, "not tried"), []).append(attempt)
-    return "; ".join(f"{', '.join(tried)}: {answer}" for answer, tried in grouped.items())

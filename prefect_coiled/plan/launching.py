@@ -5,7 +5,7 @@ Pure: the calls are in `tasks.launch`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from prefect_coiled.errors import (
     AccessDeniedError,
@@ -16,7 +16,7 @@ from prefect_coiled.errors import (
     UnavailableError,
 )
 from prefect_coiled.plan.aws_codes import SLOW_DOWN, SPOT_ROLE_MISSING
-from prefect_coiled.plan.cluster import Attempt, shortage
+from prefect_coiled.plan.cluster import Attempt
 from prefect_coiled.plan.quotas import Quota, machine_quota, vcpus
 
 # "For larger numbers of instances, request in smaller batches", such as of 100:
@@ -133,7 +133,7 @@ class Tally:
         self.unsure = False
         self._dedicated = dedicated
         self._unsupported = False
-        self._tried: dict[str, str] = {}
+        self._tried: dict[Attempt, str] = {}
         self._said: dict[str, str] = {}
         self._spared: list[str] = []
         self._used_up: dict[Quota, int] = {}
@@ -158,7 +158,7 @@ class Tally:
 
     def skip(self, attempt: Attempt, why: str) -> None:
         """Note an attempt that was not made."""
-        self._tried[str(attempt)] = why
+        self._tried[attempt] = why
 
     def note(self, attempt: Attempt, error: AwsError) -> bool:
         """Note a refusal. Returns whether the next attempt may be made."""
@@ -187,7 +187,7 @@ class Tally:
             return False
         self._unsupported = self._unsupported or error.code in _UNSUPPORTED
         # AWS's words name type and zone: the first that are said with a code stand for the others.
-        self._tried[str(attempt)] = self._said.setdefault(error.code, error.diagnosis.why)
+        self._tried[attempt] = self._said.setdefault(error.code, error.diagnosis.why)
         # What can be mended by a person says more than that AWS has none at the moment.
         if self.last is None or isinstance(self.last, NoCapacityError):
             self.last = error
@@ -197,7 +197,7 @@ class Tally:
         """The error of a launch that could not go on."""
         last = self.last
         spared = f"; not asked for again: {len(self._spared)} more" if self._spared else ""
-        tried = shortage(list(self._tried), self._tried).rstrip(". ")
+        tried = shortage(self._tried).rstrip(". ")
         came = "are known to have come up" if self.unsure else "came up"
         why = f"{got} {came}; tried {tried}{spared}"
         only_spot = self._spot and not self._fell_back
@@ -221,3 +221,18 @@ class Tally:
         )
         error.retried = "never"
         return error
+
+
+def shortage(answers: Mapping[Attempt, str]) -> str:
+    """One clause on what was tried and what AWS answered; what had the same answer is said together."""
+    types: dict[tuple[str, bool, str], list[str]] = {}  # by answer, market and zone
+    for one, answer in answers.items():
+        types.setdefault((answer, one.spot, one.zone), []).append(one.instance_type)
+    zones: dict[tuple[str, bool, tuple[str, ...]], list[str]] = {}
+    for (answer, spot, zone), tried in types.items():
+        zones.setdefault((answer, spot, tuple(tried)), []).append(zone)
+    said: dict[str, list[str]] = {}
+    for (answer, spot, tried_there), where in zones.items():
+        market = "spot" if spot else "on demand"
+        said.setdefault(answer, []).append(f"{', '.join(tried_there)} in {', '.join(where)} ({market})")
+    return "; ".join(f"{', '.join(tried)}: {answer}" for answer, tried in said.items())

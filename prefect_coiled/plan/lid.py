@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.prices import (
     EBS_GP3_USD_PER_GB_MONTH,
     HOURS_PER_MONTH,
@@ -108,6 +109,16 @@ def below(
     dearest = machines * max(workers[t] for t in fit)
     first = [t for t, rate in schedulers.items() if base + rate + dearest <= limit]
     return _choice(first, fit, schedulers, workers, base)
+
+
+def worker_rate(spec: ClusterSpec) -> float:
+    """US dollars an hour of one more worker of a cluster, of the dearest type that it may get.
+
+    Raises:
+        OptionsError: A price is not known.
+    """
+    outside = spec.network.give_workers_public_ip if spec.network is not None else spec.egress == "public-ip"
+    return max(_priced(spec.worker_types, Sizes(spec.worker_disk, outside), "monthly_budget").values())
 
 
 def _priced(types: Sequence[str], sizes: Sizes, what: str) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
+from prefect_coiled import events
 from prefect_coiled.aws import instances
 from prefect_coiled.aws.cost_records import find_records
 from prefect_coiled.aws.door import Aws
@@ -48,3 +49,18 @@ def find_standing(aws: Aws, budget: float, now: datetime | None = None) -> Stand
         beside=sum(hourly(machine.instance_type) or 0.0 for machine in young),
         not_seen=tuple(region for region, records in answers.items() if records is None),
     )
+
+
+def hold_to_budget(aws: Aws, budget: float, what: str, usd_per_hour: float) -> None:
+    """See that a month's budget leaves room for something, and say how the account stands.
+
+    Args:
+        what: What is asked for, such as "launching cluster 'nightly'".
+        usd_per_hour: What it costs an hour.
+
+    Raises:
+        OptionsError: There is no room.
+    """
+    found = find_standing(aws, budget)
+    events.step("budget", str(found))
+    found.hold(what, usd_per_hour)

@@ -80,7 +80,7 @@ def test_wrong_keys_are_told_before_anything_is_made(
 ) -> None:
     keys = CredentialSource("AKIAWRONGWRONGWRONG1", SecretStr("wrong"))
     account = Account("default", credentials=keys, endpoint_url=sandbox.endpoint, sandbox=sandbox.info)
-    monkeypatch.setattr("prefect_coiled.cluster.launched.load_account", lambda slug: account)
+    monkeypatch.setattr("prefect_coiled.cluster.launch.load_account", lambda slug: account)
     sandbox.faults(
         [
             {

@@ -130,7 +130,7 @@ def test_a_launch_beyond_the_budget_is_refused_with_the_numbers(
     with Cluster(**small) as cluster:
         machines = len(live())
         sandbox.clear_calls()
-        with pytest.raises(OptionsError, match=r"monthly budget of \$0\.7500.*this cluster at most \$0\.4"):
+        with pytest.raises(OptionsError, match=r"monthly budget of \$0\.7500.*this at most \$0\.4"):
             Cluster(**small)
         assert len(live()) == machines
         changed = [one for one in sandbox.calls() if changes(":".join(one))]
@@ -143,6 +143,9 @@ def test_a_launch_beyond_the_budget_is_refused_with_the_numbers(
         assert told["budget"] == 0.75
         assert told["spent"] > 0
         assert told["usd_per_hour"] > 0.3
+        with pytest.raises(OptionsError, match=r"5 more workers.*monthly budget of \$0\.7500"):
+            cluster.scale(6)
+        assert len(live()) == machines
     budget(2.0)
     with Cluster(**small):
         pass

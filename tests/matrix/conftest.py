@@ -12,7 +12,7 @@ from prefect import task_engine
 from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from prefect_coiled.aws.loaded_account import Account
-from prefect_coiled.cluster import launched as launching
+from prefect_coiled.cluster import launch as launching
 from prefect_coiled.environment import Locked
 from prefect_coiled.sandbox import Sandbox
 from tests.provision.conftest import account, aws, locked, sandbox, session, shared_sandbox, spec

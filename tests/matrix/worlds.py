@@ -8,7 +8,7 @@ from collections import Counter
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.loaded_account import Account
-from prefect_coiled.cluster.launched import find_launched, launch
+from prefect_coiled.cluster.launch import find_launched, launch
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.environment import Locked
 from prefect_coiled.errors import NameTakenError

@@ -120,7 +120,7 @@ MUTANTS = (
     ),
     _row(
         "a slot is kept by a launch that failed",
-        "cluster/launched.py",
+        "cluster/launch.py",
         "        if slot is not None:\n            slot.release()\n",
         "",
         "cluster/test_watching.py::test_a_launch_that_fails_gives_its_slot_back",

@@ -15,7 +15,7 @@ import pytest
 from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.loaded_account import Account
-from prefect_coiled.cluster.launched import launch
+from prefect_coiled.cluster.launch import launch
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import (
     AccessDeniedError,
@@ -320,7 +320,7 @@ def test_a_lost_reply_to_run_instances_launches_nothing_twice(
 def test_the_machines_clock_begins_with_their_launch_and_not_before(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prefect_coiled.cluster.launched.load_account", lambda slug: account)
+    monkeypatch.setattr("prefect_coiled.cluster.launch.load_account", lambda slug: account)
     asked: list[float] = []
 
     def note(event: Event) -> None:

@@ -23,8 +23,8 @@ from prefect.runtime import flow_run
 from prefect.server.schemas.schedules import CronSchedule as ServersCronSchedule
 
 from prefect_coiled.aws.loaded_account import Account
-from prefect_coiled.cluster import launched as launching
-from prefect_coiled.cluster.launched import launch
+from prefect_coiled.cluster import launch as launching
+from prefect_coiled.cluster.launch import launch
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.provision import slots
 from prefect_coiled.sandbox import Sandbox

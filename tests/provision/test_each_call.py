@@ -28,7 +28,7 @@ from prefect_coiled.aws.kinds import KINDS, find
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.pace import Pace
 from prefect_coiled.cli import app
-from prefect_coiled.cluster.launched import find_launched
+from prefect_coiled.cluster.launch import find_launched
 from prefect_coiled.environment import Locked
 from prefect_coiled.errors import NameTakenError, PrefectCoiledError
 from prefect_coiled.plan.cluster import ClusterSpec

@@ -19,7 +19,7 @@ from prefect_coiled.aws.kinds import KINDS, find
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.ownership import is_ours
 from prefect_coiled.cli import app
-from prefect_coiled.cluster import launched
+from prefect_coiled.cluster import launch as launching
 from prefect_coiled.errors import AccessDeniedError, NameTakenError, PrefectCoiledError, ProvisionError
 from prefect_coiled.events import Event, hearing
 from prefect_coiled.notifications import machines_of, read_notifications
@@ -211,7 +211,7 @@ def test_of_the_clusters_that_had_a_name_the_one_that_has_it_is_meant(
     assert len(newest) == 2
     assert machines_of(aws, "again").keys() == newest
     # Both count, and both are listed.
-    assert launched._running(aws) == 2
+    assert launching._running(aws) == 2
     monkeypatch.setattr("prefect_coiled.blocks.loading.load_account", lambda slug: account)
     listed = json.loads(CliRunner().invoke(app, ["ls", "--json", "--account", "team"]).stdout)
     assert [(c["name"], c["workers"]) for c in listed] == [("again", 1), ("again", 1)]

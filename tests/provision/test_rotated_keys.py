@@ -12,8 +12,10 @@ from pydantic import SecretStr
 
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.loaded_account import Account
-from prefect_coiled.cluster import launched as launching
-from prefect_coiled.cluster.launched import Launched, launch
+from prefect_coiled.cluster import launch as launching
+from prefect_coiled.cluster import launched
+from prefect_coiled.cluster.launch import launch
+from prefect_coiled.cluster.launched import Launched
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import CredentialsError
 from prefect_coiled.sandbox import Sandbox
@@ -31,7 +33,8 @@ def block(judged: Sandbox, account: Account, monkeypatch: pytest.MonkeyPatch) ->
     iam = judged.client("iam")
     keys = judged.add_user("rotating", EVERYTHING)
     said = [replace(account, credentials=CredentialSource(keys[0], SecretStr(keys[1])))]
-    monkeypatch.setattr(launching, "load_account", lambda slug: said[-1])
+    for room in (launching, launched):
+        monkeypatch.setattr(room, "load_account", lambda slug: said[-1])
     yield said
     for key in iam.list_access_keys(UserName="rotating")["AccessKeyMetadata"]:
         iam.delete_access_key(UserName="rotating", AccessKeyId=key["AccessKeyId"])

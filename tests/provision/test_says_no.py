@@ -15,7 +15,7 @@ from prefect_coiled.aws import spot_role
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cli import app
-from prefect_coiled.cluster.launched import find_launched
+from prefect_coiled.cluster.launch import find_launched
 from prefect_coiled.errors import (
     AccessDeniedError,
     AccountStateError,

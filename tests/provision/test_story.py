@@ -24,7 +24,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.instances import LIVE, find_instances
 from prefect_coiled.aws.loaded_account import Account
-from prefect_coiled.cluster.launched import launch
+from prefect_coiled.cluster.launch import launch
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import AwsError
 from prefect_coiled.events import Event, hearing
@@ -215,7 +215,7 @@ def test_a_denied_step_is_told_with_its_diagnosis_by_both_flow_runs(
 def test_an_api_that_goes_down_in_the_middle_of_a_launch_leaves_no_machine(
     account: Account, aws: Aws, relay: Relay, monkeypatch: pytest.MonkeyPatch, cut_at: str, machines: int
 ) -> None:
-    monkeypatch.setattr("prefect_coiled.cluster.launched.load_account", lambda slug: account)
+    monkeypatch.setattr("prefect_coiled.cluster.launch.load_account", lambda slug: account)
     launched: list[Any] = []
 
     def cut(event: Event) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from prefect_coiled.aws.loaded_account import Account
-from prefect_coiled.cluster import launched as launching
+from prefect_coiled.cluster import launch as launching
 from prefect_coiled.sandbox import Sandbox
 from tests.provision.conftest import account, sandbox, shared_sandbox
 from tests.provision.laid import bring_up

@@ -19,7 +19,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.runtime import flow_run
 
 from prefect_coiled.aws.loaded_account import Account
-from prefect_coiled.cluster.launched import launch
+from prefect_coiled.cluster.launch import launch
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.provision import slots
 from prefect_coiled.sandbox import Sandbox

@@ -21,7 +21,8 @@ import pytest
 
 from prefect_coiled.aws import parameters
 from prefect_coiled.aws.loaded_account import Account
-from prefect_coiled.cluster.launched import Launched, launch
+from prefect_coiled.cluster.launch import launch
+from prefect_coiled.cluster.launched import Launched
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import PrefectCoiledError
 from prefect_coiled.provision import sweep

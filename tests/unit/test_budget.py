@@ -34,9 +34,9 @@ def test_what_was_spent_this_month_and_what_runs_count() -> None:
     now = standing("team", 20.0, found, NOW, beside=0.5)
     assert now.spent == 10.0
     assert now.usd_per_hour == 2.5
-    now.hold("fits", 7.5)
+    now.hold("one that fits", 7.5)
     with pytest.raises(OptionsError) as refused:
-        now.hold("too-much", 7.6)
+        now.hold("launching cluster 'too-much'", 7.6)
     for words in ("'too-much'", "$10.00", "$20.00", "2026-03-01", "$2.50", "$7.60", "$20.10", "team"):
         assert words in str(refused.value)
 

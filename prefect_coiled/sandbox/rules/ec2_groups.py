@@ -94,6 +94,19 @@ def rule_description(asked: Asked) -> str | None:
 @rule(
     "ec2",
     "CreateSecurityGroup",
+    "InvalidVpcID.NotFound",
+    "The VPC that a group is for is there.",
+    _ERRORS,
+    needs="account",
+)
+def group_vpc(asked: Asked, account: Account) -> str | None:
+    vpc = asked.get("VpcId")
+    return None if not vpc or vpc in account.ec2.vpcs else f"The vpc ID '{vpc}' does not exist"
+
+
+@rule(
+    "ec2",
+    "CreateSecurityGroup",
     "InvalidGroup.Duplicate",
     "A group's name is there once in a VPC, whatever its case.",
     _API.format("CreateSecurityGroup"),

@@ -252,6 +252,40 @@ def token(asked: Asked) -> str | None:
 
 # -- tags ----------------------------------------------------------------------------------------------------
 
+# What moto tags though it is not there, by the beginning of its id: where moto has it, and AWS's answer.
+_TAGGED_IDS = {
+    "eipalloc": ("addresses", "InvalidAllocationID.NotFound", "The allocation ID '{}' does not exist"),
+    "eni": ("enis", "InvalidNetworkInterfaceID.NotFound", "The networkInterface ID '{}' does not exist"),
+    "i": ("reservations", "InvalidInstanceID.NotFound", "The instance ID '{}' does not exist"),
+    "nat": ("nat_gateways", "NatGatewayNotFound", "The Nat Gateway {} was not found"),
+    "vpce": ("vpc_end_points", "InvalidVpcEndpointId.NotFound", "The Vpc Endpoint Id '{}' does not exist"),
+}
+
+
+@rule(
+    "ec2",
+    "CreateTags",
+    "InvalidInstanceID.NotFound",
+    "What is tagged is there: instances, interfaces, gateways, addresses and endpoints as all else.",
+    _ERRORS,
+    needs="account",
+)
+def tagged_there(asked: Asked, account: Account) -> Refusal | None:
+    for one in map(str, asked.all("Resources")):
+        held, code, words = _TAGGED_IDS.get(one.partition("-")[0], ("", "", ""))
+        if held and not _is_there(one, getattr(account.ec2, held)):
+            return Refusal(code, words.format(one))
+    return None
+
+
+def _is_there(one: str, held: Any) -> bool:
+    if one.startswith("eipalloc-"):
+        return any(address.allocation_id == one for address in held)
+    if one.startswith("i-"):
+        return any(machine.id == one for group in held.values() for machine in group.instances)
+    return one in held
+
+
 _TAGGED = {
     "AllocateAddress": {"elastic-ip"},
     "AuthorizeSecurityGroupEgress": {"security-group-rule"},

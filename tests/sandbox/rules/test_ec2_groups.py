@@ -54,6 +54,14 @@ CASES: list[Case] = [
         None,
     ),
     (
+        "ec2-group-vpc",
+        "ec2",
+        "create_security_group",
+        lambda h: {"GroupName": "d", "Description": "x", "VpcId": "vpc-0123456789abcdef0"},
+        "InvalidVpcID.NotFound",
+        lambda h: {"GroupName": "d", "Description": "x", "VpcId": h.vpc},
+    ),
+    (
         "ec2-group-once",
         "ec2",
         "create_security_group",

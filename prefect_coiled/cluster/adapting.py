@@ -1,0 +1,60 @@
+"""Dask's `Adaptive` for machines that AWS may refuse: that is said once, and tried again later."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Awaitable
+from typing import Any
+
+from distributed.deploy.adaptive import Adaptive as DaskAdaptive
+
+from prefect_coiled.errors import PrefectCoiledError
+
+logger = logging.getLogger(__name__)
+
+# Seconds after which what was refused is asked for again: Dask asks each `interval`, of a second by default,
+# and each refusal is a traceback; where there is no capacity, it comes back in minutes.
+AGAIN = 60.0
+
+
+class Adaptive(DaskAdaptive):
+    """As Dask's own, and no machine that is refused ends it."""
+
+    _until = 0.0
+
+    async def scale_up(self, n: int) -> None:
+        """Ask for so many workers."""
+        await self._patiently(super().scale_up(n))
+
+    async def scale_down(self, workers: list[Any]) -> None:
+        """Let these workers go."""
+        await self._patiently(super().scale_down(workers))
+
+    async def _patiently(self, change: Awaitable[None]) -> None:
+        if time.monotonic() < self._until:
+            change.close()  # type: ignore[attr-defined]
+            return
+        try:
+            await change
+        except PrefectCoiledError as error:
+            self._until = time.monotonic() + AGAIN
+            logger.warning("Cluster %s keeps its size for %.0f seconds: %s", self.cluster.name, AGAIN, error)
+
+
+def limits(adaptive: Any, *, asks: bool) -> dict[str, Any]:
+    """What the scheduler's machine is told of an `Adaptive`: it goes on when the client is gone.
+
+    Args:
+        asks: Whether Dask's own rule says how many workers there are to be.
+    """
+    most = adaptive.maximum
+    return {
+        "minimum": int(adaptive.minimum),
+        "maximum": None if most is None or math.isinf(most) else int(most),
+        "interval": float(getattr(adaptive, "interval", None) or 1.0),
+        "wait_count": int(getattr(adaptive, "wait_count", 3)),
+        "target_duration": getattr(adaptive, "target_duration", None),
+        "asks": asks,
+    }

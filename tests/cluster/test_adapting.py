@@ -1,0 +1,44 @@
+"""Adaptive scaling while AWS refuses machines: said once, without a traceback, and tried again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from distributed import Client
+
+from prefect_coiled import Cluster
+from prefect_coiled.cluster import adapting
+from prefect_coiled.sandbox import Sandbox
+
+FULL = {"effect": "error", "action": "RunInstances", "code": "InsufficientInstanceCapacity", "status": 500}
+
+
+def test_what_aws_refuses_is_said_once_and_asked_for_again(
+    sandbox: Sandbox,
+    until: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(adapting, "AGAIN", 3600.0)
+    with Cluster(n_workers=0, wait_for_workers=False, quiet=True) as cluster, Client(cluster) as client:
+        sandbox.faults([FULL])
+        try:
+            adaptive = cluster.adapt(minimum=0, maximum=2, interval="100ms")
+            future = client.submit(time.sleep, 0.01)
+            until(lambda: "keeps its size" in caplog.text)
+            told = len(adaptive.log)
+            until(lambda: len(adaptive.log) >= told + 5)
+        finally:
+            sandbox.faults([])
+        loud = [one for one in caplog.records if one.levelno >= logging.WARNING]
+        (said,) = [one for one in loud if not one.name.startswith("prefect.")]
+        assert "InsufficientInstanceCapacity" in said.getMessage()
+        assert said.exc_info is None
+        assert said.getMessage().count("us-east-1a") == 1, "each zone is named once"
+        adaptive._until = 0.0
+        future.result(timeout=90)
+        adaptive.stop()
