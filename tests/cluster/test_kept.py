@@ -132,13 +132,16 @@ def test_a_launch_whose_reply_is_lost_launches_nothing_twice(
     with Cluster(n_workers=1, wait_for_workers=True, quiet=True) as cluster:
         before, (lost,) = set(sandbox.instances()), cluster.workers
         sandbox.faults([{"service": "ec2", "action": "RunInstances", "effect": "drop_after", "times": 2}])
-        sandbox.set(list_lag=10.0)  # nor does a list tell
+        # Nor does a list tell, nor does the machine join before the call is sent again.
+        sandbox.set(list_lag=20.0, boot_delay=12.0)
+        sandbox.clear_calls()
         try:
             end(sandbox, lost)
             until(lambda: len(cluster.observed - {lost}) == 1, 90)
         finally:
             sandbox.faults([])
-            sandbox.set(list_lag=0.0)
+            sandbox.set(list_lag=0.0, boot_delay=0.0)
+        assert [action for _, action in sandbox.calls(None)].count("RunInstances") > 2
         assert len(set(sandbox.instances()) - before) == 1
 
 

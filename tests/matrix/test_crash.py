@@ -1,13 +1,14 @@
 """Every call that changes something, and each way in which it can go wrong: then a sweep, or the same again.
 
 python -m pytest tests/matrix/test_crash.py      # a sample
-make crash-matrix                                # every call; writes the table
+make crash-matrix                                # every call, and pairs of them in a launch; writes the table
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,9 @@ from .worlds import World, after, begin, differences
 
 ALL = os.environ.get("PREFECT_COILED_MATRIX") == "all"
 TABLE = os.environ.get("PREFECT_COILED_MATRIX_TABLE")
+# How many pairs of faults of a launch are tried, and which.
+PAIRS = int(os.environ.get("PREFECT_COILED_MATRIX_PAIRS") or (300 if ALL else 3))
+PAIRS_SEED = int(os.environ.get("PREFECT_COILED_MATRIX_SEED", "1"))
 # The values of parameters that an earlier life left.
 _LEFT: set[str] = set()
 
@@ -129,7 +133,41 @@ def test_after_a_fault_at_any_call_a_sweep_cleans_up_and_the_same_command_reache
         row: dict[str, Any] = {"way": way, "fault": fault, "number": number, "call": counted.calls[number]}
         begun = time.monotonic()
         try:
-            row["wrong"] = _cell(world, WAYS[way], number, fault, goal, rests)
+            row["wrong"] = _cell(world, WAYS[way], {number: fault}, goal, rests)
+        except Exception as error:
+            row["wrong"] = [f"{type(error).__name__}: {error}"[:300]]
+        note({**row, "seconds": round(time.monotonic() - begun, 1)})
+        if row["wrong"]:
+            wrong.append(row)
+    assert not wrong, json.dumps(wrong, indent=1)
+
+
+# A launch goes on after the first of these, and so meets the second.
+_FIRST = ("reply lost", "failed after the effect", "denied", "slowed down")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.timeout(7200)
+def test_after_two_faults_of_a_launch_a_sweep_cleans_up_and_the_same_command_reaches_its_goal(
+    world: World,
+) -> None:
+    way = WAYS["create"]
+    after(world)
+    goal = after(world, *way.before, way.does)
+    rests = [after(world, *steps) for steps in way.swept]
+    begin(world, *way.before)
+    with (counted := Life()).lived():
+        world.create()
+    many = len(counted.calls)
+    pairs = [(i, a, j, b) for i in range(many) for a in _FIRST for j in range(i + 1, many) for b in FAULTS]
+    # Others with another seed; all of them would take days.
+    chance = random.Random(PAIRS_SEED)
+    wrong = []
+    for one, first, other, second in chance.sample(pairs, PAIRS):
+        row: dict[str, Any] = {"way": "create", "faults": [[one, first], [other, second]]}
+        begun = time.monotonic()
+        try:
+            row["wrong"] = _cell(world, way, {one: first, other: second}, goal, rests)
         except Exception as error:
             row["wrong"] = [f"{type(error).__name__}: {error}"[:300]]
         note({**row, "seconds": round(time.monotonic() - begun, 1)})
@@ -139,13 +177,13 @@ def test_after_a_fault_at_any_call_a_sweep_cleans_up_and_the_same_command_reache
 
 
 def _cell(
-    world: World, way: Way, number: int, fault: str, goal: Counter[str], rests: list[Counter[str]]
+    world: World, way: Way, faults: Mapping[int | str, str], goal: Counter[str], rests: list[Counter[str]]
 ) -> list[str]:
     wrong: list[str] = []
     for then in ("the same again", *(["a sweep"] if rests else [])):
         # A bake makes fewer calls where the bucket has its packages.
         begin(world, *way.before, anew=way.does == "bake")
-        if not lives(getattr(world, way.does), {number: fault}).met:
+        if not lives(getattr(world, way.does), faults).met:
             wrong.append(f"{then}: the call was never made")
         _LEFT.update(world.parameters())
         if way.does in ("create", "bake"):

@@ -529,7 +529,7 @@ MUTANTS = (
         "task_runner/time_limit.py",
         "            if self._given_up:\n                return False\n",
         "",
-        "runner/test_faithful.py::test_a_synchronous_task_ends_soon_after_its_timeout_though_it_does_not_come_back",
+        "unit/test_time_limit.py::test_what_a_task_does_after_it_was_given_up_is_not_heard",
     ),
     _row(
         "states go to the API in another order than they came",

@@ -195,18 +195,22 @@ def test_a_launch_that_aws_refuses_for_what_is_gone_looks_and_launches(
 
 
 def test_a_cluster_whose_name_was_taken_away_launches_nothing(
-    looked: None, spec: Spec, account: Account, sandbox: Sandbox
+    looked: None, spec: Spec, sandbox: Sandbox, calls: Counter[str]
 ) -> None:
     plan, gone = spec(), []
+    calls.clear()
 
     def removes(event: Event) -> None:
-        if (event.kind, event.action) == ("call", "ec2:CreateSecurityGroup") and not gone:
+        # The call that confirms what is known, and is to see it.
+        if (event.kind, event.action) == ("call", "ssm:GetParameters") and not gone:
             gone.append("")
             with hearing():
                 delete_cluster("team", "us-east-1", plan.name)
 
     with hearing(removes), pytest.raises(NameTakenError):
         create_cluster(plan)
+    assert gone
+    assert calls["ec2:RunInstances"] == 0
     assert live(sandbox) == []
 
 

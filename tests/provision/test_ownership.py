@@ -287,6 +287,8 @@ def test_who_has_lost_a_lease_changes_nothing_any_more(
                 break
             threading.Event().wait(0.1)
         sandbox.faults([])
+        held._thread.join(10)
+        assert not held._thread.is_alive(), "it is written no more"
         assert parameters.read_parameter(aws, f"{name}-1") == "x"  # whoever reads does no harm
         with pytest.raises(ProvisionError, match="somebody else may have it"):
             parameters.delete_parameters(aws, [f"{name}-1"])

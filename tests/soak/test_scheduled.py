@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any
 
 import pytest
@@ -57,12 +57,12 @@ def test_runs_of_a_busy_schedule_take_turns_and_leave_nothing(
         made.let_go()
         return made.record.name, str(flow_run.id)
 
-    def one(_: int) -> tuple[str, str]:
-        found: Any = copy_context().run(scheduled)
+    def one(context: Context) -> tuple[str, str]:
+        found: Any = context.run(scheduled)
         return tuple(found)  # type: ignore[return-value]
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        told = list(pool.map(one, range(RUNS)))
+        told = list(pool.map(one, [copy_context() for _ in range(RUNS)]))
     names, runs = zip(*told, strict=True)
     assert len(set(names)) == RUNS, "a name of its own for each"
     assert len(set(runs)) == RUNS
