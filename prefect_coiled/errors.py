@@ -270,6 +270,10 @@ class ProvisionError(PrefectCoiledError):
     """A provisioning step failed for good."""
 
 
+class PrefectApiError(ProvisionError):
+    """The Prefect API did not do what provisioning needs of it; what had been launched was terminated."""
+
+
 class ClusterStartError(ProvisionError):
     """The cluster did not come up; what had been launched was terminated."""
 

@@ -12,7 +12,9 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from prefect_coiled.errors import AccountError, PrefectCoiledError
+import httpx
+
+from prefect_coiled.errors import AccountError, PrefectApiError, PrefectCoiledError
 from prefect_coiled.events import Event, tell
 from prefect_coiled.internals.api_errors import cause_and_step, without_user
 from prefect_coiled.internals.python import side_by_side
@@ -205,6 +207,23 @@ def _tell_server() -> None:
         "`prefect server start` runs one that stays; PREFECT_API_URL names it."
     )
     tell(Event("server", text))
+
+
+@contextmanager
+def api_failures(what: str) -> Iterator[None]:
+    """Have a flow of ours that the Prefect API did not let begin, go on or end told in one line.
+
+    Args:
+        what: What the flow is for, such as "launching cluster 'nightly'".
+
+    Raises:
+        PrefectApiError: The API did not answer, or refused.
+    """
+    try:
+        yield
+    except httpx.HTTPError as error:
+        cause, step = cause_and_step(error)
+        raise PrefectApiError(what, f"the Prefect API did not do its part: {cause}", step) from error
 
 
 @contextmanager

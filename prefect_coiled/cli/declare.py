@@ -158,7 +158,9 @@ def _told(path: str, command: Callable[..., Any], hint: str = "") -> Callable[..
             for name, kind in groups.items():
                 own = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
                 given[name] = kind(**own)
-            with _server_told():
+            from prefect_coiled.blocks.asking import api_failures
+
+            with _server_told(), api_failures(f"prefect-coiled {path}"):
                 return command(*args, **given)
         except PrefectCoiledError as error:
             tell_error(error)

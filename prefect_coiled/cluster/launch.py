@@ -20,7 +20,7 @@ from prefect_coiled.aws.lending import Lender
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.waits import wait_for
 from prefect_coiled.blocks import load_account
-from prefect_coiled.blocks.asking import ensure_api
+from prefect_coiled.blocks.asking import api_failures, ensure_api
 from prefect_coiled.cluster.launched import ENDED, Launched
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import NameTakenError, OptionsError, ProvisionError
@@ -116,8 +116,8 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
         if not PREFECT_API_URL.value():
             # Here first of all the API is asked: a temporary server has its time, and is told of.
             ensure_api()
-        slot = take_slot(account.slug, lambda: _running(aws), stop=stop)
-        with use_session(session):
+        with use_session(session), api_failures(f"launching cluster {spec.name!r}"):
+            slot = take_slot(account.slug, lambda: _running(aws), stop=stop)
             record = create_cluster(spec)
     except BaseException as error:
         if session.launched:  # the flow's end could not be recorded: the Prefect API may be down by now

@@ -19,6 +19,7 @@ from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.lending import Lender
 from prefect_coiled.aws.waits import persistently
 from prefect_coiled.blocks import load_account
+from prefect_coiled.blocks.asking import api_failures
 from prefect_coiled.costs import CostEstimate, MachineUse, estimate
 from prefect_coiled.errors import (
     CredentialsError,
@@ -159,7 +160,8 @@ class Launched:
         token = secrets.token_hex(4)
 
         def launch_them() -> list[InstanceRecord]:
-            with use_session(Session(self.aws, cluster=self.record.name)):
+            what = f"scaling cluster {self.record.name!r}"
+            with use_session(Session(self.aws, cluster=self.record.name)), api_failures(what):
                 return add_workers(self.spec, self.record, count, token)
 
         made = self._by_present_keys(launch_them)
@@ -172,7 +174,8 @@ class Launched:
         rules = [r.model_copy(update={"cidr": own_cidr(self.aws)}) if r.cidr == "me" else r for r in known]
         check_ssh(rules, ssh=self.spec.ssh)
         record = self.record
-        with use_session(Session(self.aws, cluster=record.name)):
+        what = f"changing who may reach cluster {record.name!r}"
+        with use_session(Session(self.aws, cluster=record.name)), api_failures(what):
             change_ingress(record.account, record.region, record.name, rules, uid=record.uid)
         self.spec = self.spec.model_copy(update={"ingress": tuple(rules)})
         return held_rules(rules, ssh=self.spec.ssh)

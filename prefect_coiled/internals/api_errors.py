@@ -21,6 +21,10 @@ _STEPS = {
         "The key in PREFECT_API_KEY may not do this, or PREFECT_API_URL names another account or workspace"
         " than the key's: `prefect cloud login`."
     ),
+    503: (
+        "It is busy, as a server with SQLite is where many flow runs start at once. Run it again; raise"
+        " PREFECT_CLIENT_MAX_RETRIES, or give the server PostgreSQL."
+    ),
     404: "PREFECT_API_URL has to end in /api, and names no such thing: `prefect config view` shows it.",
 }
 _CERTIFICATE = (
@@ -46,7 +50,7 @@ def cause_and_step(error: BaseException, unreached: str = _OTHER) -> tuple[str, 
         if isinstance(one, httpx.HTTPStatusError):
             status = one.response.status_code
             reason = f"it answered {status} {one.response.reason_phrase}".rstrip()
-            if status >= 500:
+            if status >= 500 and status not in _STEPS:
                 return reason, "Look at the server's own log, and run it again."
             return reason, _STEPS.get(status, unreached)
         if isinstance(one, ssl.SSLCertVerificationError):

@@ -89,6 +89,8 @@ class Slot:
             except httpx.HTTPStatusError as error:
                 if error.response.status_code != _GONE:
                     raise
+                if self._over.is_set():
+                    return  # given back meanwhile: what is counted now is held by others
                 self.lease_id = None
                 if self._clock() - self._renewed < LEASE:
                     # It cannot have run out: the API was started anew, and counts a slot that nobody holds.

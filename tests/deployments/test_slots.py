@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -133,6 +134,28 @@ def test_the_slot_of_a_killed_process_is_the_next_ones_when_the_lease_has_run_ou
     assert said == [f"waiting: limit {_NAME} allows 1 clusters, and 0 run"]
     assert api.slots() == 1
     slot.release()
+    assert api.slots() == 0
+
+
+def test_a_slot_that_is_given_back_while_it_is_renewed_costs_nobody_else_his(
+    api: Api, one_slot: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with get_client(sync_client=True) as client:
+        client.update_global_concurrency_limit(_NAME, GlobalConcurrencyLimitUpdate(limit=2))
+        first, second = take(), take()
+        assert first is not None
+        assert second is not None
+        lease, renews = first.lease_id, SyncPrefectClient.renew_concurrency_lease
+
+        def renew(client: SyncPrefectClient, lease_id: UUID, seconds: float) -> None:
+            if lease_id == lease:
+                first.release()
+            renews(client, lease_id, seconds)
+
+        monkeypatch.setattr(SyncPrefectClient, "renew_concurrency_lease", renew)
+        first._renew(client)
+    assert api.slots() == 1
+    second.release()
     assert api.slots() == 0
 
 
