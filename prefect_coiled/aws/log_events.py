@@ -18,6 +18,7 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -105,19 +106,10 @@ def read_prefixed(aws: Aws, prefix: str, *, since: datetime) -> Iterator[str]:
 
     https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_FilterLogEvents.html
     """
-    what, token = f"reading log streams ({prefix}*)", ""
-    wanted: dict[str, Any] = {"logGroupName": aws.account, "logStreamNamePrefix": prefix}
-    while True:
-        _filters(aws.region).wait(aws.stop, what)
-        more = {"nextToken": token} if token else {}
-        try:
-            reply = aws.call("logs:FilterLogEvents", what, **wanted, startTime=_milliseconds(since), **more)
-        except NotFoundError:
-            return
-        yield from (str(event["message"]) for event in reply["events"])
-        token = str(reply.get("nextToken") or "")
-        if not token:
-            return
+    what = f"reading log streams ({prefix}*)"
+    with suppress(NotFoundError):
+        for events in _filter_pages(aws, what, _milliseconds(since), logStreamNamePrefix=prefix):
+            yield from (str(event["message"]) for event in events)
 
 
 def said(
@@ -215,23 +207,31 @@ def _filtered(aws: Aws, streams: Sequence[str], begin: int) -> Iterator[tuple[st
     One that is not there, such as that of a machine that still boots, refuses the whole call: fewer are asked
     for together then, and at last each by itself.
     """
-    token: str | None = None
+    begun, what = False, f"reading {len(streams)} log streams"
+    try:
+        for events in _filter_pages(aws, what, begin, logStreamNames=list(streams)):
+            begun = True
+            yield from ((str(event["logStreamName"]), event) for event in events)
+    except NotFoundError:
+        if not begun:
+            yield from _apart(aws, streams, begin)
+
+
+def _filter_pages(aws: Aws, what: str, begin: int, **wanted: Any) -> Iterator[list[dict[str, Any]]]:
+    """Pages of what FilterLogEvents finds.
+
+    Raises:
+        NotFoundError: The log group, or one of the streams, is not there, or not any more.
+    """
+    wanted |= {"logGroupName": aws.account}
+    wanted |= {"startTime": begin} if begin else {}
     while True:
-        what = f"reading {len(streams)} log streams"
         _filters(aws.region).wait(aws.stop, what)
-        wanted: dict[str, Any] = {"logGroupName": aws.account, "logStreamNames": list(streams)}
-        wanted |= {"startTime": begin} if begin else {}
-        wanted |= {"nextToken": token} if token else {}
-        try:
-            reply = aws.call("logs:FilterLogEvents", what, **wanted)
-        except NotFoundError:
-            if token is None:
-                yield from _apart(aws, streams, begin)
+        reply = aws.call("logs:FilterLogEvents", what, **wanted)
+        yield reply["events"]
+        if not reply.get("nextToken"):
             return
-        yield from ((str(event["logStreamName"]), event) for event in reply["events"])
-        token = reply.get("nextToken")
-        if not token:
-            return
+        wanted["nextToken"] = reply["nextToken"]
 
 
 def _apart(aws: Aws, streams: Sequence[str], begin: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -57,18 +57,21 @@ class Way(NamedTuple):
         swept: What may be there after a fault and a sweep: what any of these leaves; none where no sweep is
             for that.
         again: How he does the same once more.
+        knows: Whether what an earlier launch saw of the account is known; None where that does not matter.
     """
 
     before: tuple[str, ...]
     does: str
     swept: tuple[tuple[str, ...], ...] = ()
     again: str = ""
+    knows: bool | None = None
 
 
 READY = ("ready",)
 WAYS = {
     "set-up": Way((), "set_up"),
-    "create": Way(READY, "create", (READY,)),
+    "create": Way(READY, "create", (READY,), knows=False),
+    "create by what is known": Way(READY, "create", (READY,), knows=True),
     "scale up": Way((*READY, "create"), "grow"),
     "scale down": Way((*READY, "create"), "shrink"),
     "delete": Way((*READY, "create"), "delete", (READY,)),
@@ -119,13 +122,8 @@ def chosen(number: int, of: int, fault: str) -> bool:
 def test_after_a_fault_at_any_call_a_sweep_cleans_up_and_the_same_command_reaches_its_goal(
     world: World, way: str, fault: str
 ) -> None:
-    before, does, swept, _ = WAYS[way]
-    after(world)
-    goal = after(world, *before, does)
-    rests = [after(world, *steps) for steps in swept]
-    begin(world, *before, anew=does == "bake")
-    with (counted := Life()).lived():
-        getattr(world, does)()
+    here = WAYS[way]
+    goal, rests, counted = _without_a_fault(world, here)
     wrong = []
     for number in range(len(counted.calls)):
         if not chosen(number, len(counted.calls), fault):
@@ -133,7 +131,7 @@ def test_after_a_fault_at_any_call_a_sweep_cleans_up_and_the_same_command_reache
         row: dict[str, Any] = {"way": way, "fault": fault, "number": number, "call": counted.calls[number]}
         begun = time.monotonic()
         try:
-            row["wrong"] = _cell(world, WAYS[way], {number: fault}, goal, rests)
+            row["wrong"] = _cell(world, here, {number: fault}, goal, rests)
         except Exception as error:
             row["wrong"] = [f"{type(error).__name__}: {error}"[:300]]
         note({**row, "seconds": round(time.monotonic() - begun, 1)})
@@ -152,12 +150,7 @@ def test_after_two_faults_of_a_launch_a_sweep_cleans_up_and_the_same_command_rea
     world: World,
 ) -> None:
     way = WAYS["create"]
-    after(world)
-    goal = after(world, *way.before, way.does)
-    rests = [after(world, *steps) for steps in way.swept]
-    begin(world, *way.before)
-    with (counted := Life()).lived():
-        world.create()
+    goal, rests, counted = _without_a_fault(world, way)
     many = len(counted.calls)
     pairs = [(i, a, j, b) for i in range(many) for a in _FIRST for j in range(i + 1, many) for b in FAULTS]
     # Others with another seed; all of them would take days.
@@ -176,13 +169,24 @@ def test_after_two_faults_of_a_launch_a_sweep_cleans_up_and_the_same_command_rea
     assert not wrong, json.dumps(wrong, indent=1)
 
 
+def _without_a_fault(world: World, way: Way) -> tuple[Counter[str], list[Counter[str]], Life]:
+    """What there is at the end, what may be there after a sweep, and the calls."""
+    after(world)
+    goal = after(world, *way.before, way.does)
+    rests = [after(world, *steps) for steps in way.swept]
+    begin(world, *way.before, anew=way.does == "bake", knows=way.knows)
+    with (counted := Life()).lived():
+        getattr(world, way.does)()
+    return goal, rests, counted
+
+
 def _cell(
     world: World, way: Way, faults: Mapping[int | str, str], goal: Counter[str], rests: list[Counter[str]]
 ) -> list[str]:
     wrong: list[str] = []
     for then in ("the same again", *(["a sweep"] if rests else [])):
         # A bake makes fewer calls where the bucket has its packages.
-        begin(world, *way.before, anew=way.does == "bake")
+        begin(world, *way.before, anew=way.does == "bake", knows=way.knows)
         if not lives(getattr(world, way.does), faults).met:
             wrong.append(f"{then}: the call was never made")
         _LEFT.update(world.parameters())

@@ -6,8 +6,10 @@ import re
 import threading
 from collections import Counter
 
+from prefect_coiled.aws import known
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.loaded_account import Account
+from prefect_coiled.aws.parameters import known_of
 from prefect_coiled.cluster.launch import find_launched, launch
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.environment import Locked
@@ -53,6 +55,21 @@ class World:
     def set_up(self) -> None:
         with use_session(Session(self.aws)):
             set_up_account("team", "us-east-1")
+
+    def know(self) -> None:
+        """A launch that looked at the account has left what it saw."""
+        ssm = self.sandbox.client("ssm")
+        if (
+            not ssm.get_parameters(Names=[known_of("team")])["Parameters"]
+            or known.remembered(self.aws) is None
+        ):
+            self.create()
+            self.delete()
+
+    def forget(self) -> None:
+        """Nothing is known of the account, to nobody."""
+        known._REMEMBERED.clear()
+        self.sandbox.client("ssm").delete_parameters(Names=[known_of("team")])
 
     def create(self) -> None:
         launch(self._request(), threading.Event())
@@ -144,7 +161,7 @@ def after(world: World, *steps: str) -> Counter[str]:
     return _LEAVE[steps]
 
 
-def begin(world: World, *steps: str, anew: bool = False) -> None:
+def begin(world: World, *steps: str, anew: bool = False, knows: bool | None = None) -> None:
     """See that there is what these steps leave.
 
     An empty account costs the sandbox seconds. So what an earlier case left is gone on from, where it is just
@@ -152,15 +169,18 @@ def begin(world: World, *steps: str, anew: bool = False) -> None:
 
     Args:
         anew: Whether it has to be an empty account all the same.
+        knows: Whether a launch begins with what another one saw; None where that does not matter.
     """
     world.begun += 1
     kept = not anew and world.begun % _KEPT_FOR
-    if kept and (_goes_on(world, steps) or _goes_on(world, steps, "delete")):
-        return
-    world.anew()
-    with called(answer):
-        for step in steps:
-            getattr(world, step)()
+    if not (kept and (_goes_on(world, steps) or _goes_on(world, steps, "delete"))):
+        world.anew()
+        with called(answer):
+            for step in steps:
+                getattr(world, step)()
+    if knows is not None:
+        with called(answer):
+            world.know() if knows else world.forget()
 
 
 def _goes_on(world: World, steps: tuple[str, ...], *first: str) -> bool:
