@@ -69,6 +69,8 @@ class Slot:
         self._clock = clock
         self._renewed = clock()
         self._over = threading.Event()
+        # A lease is given back once: the API takes its slots off each time that it is asked at one moment.
+        self._lock = threading.Lock()
         # A new thread would have the settings of the process; the API may be another's.
         self._settings = get_settings_context().model_copy()
         threading.Thread(target=self._keep, name="slot", daemon=True).start()
@@ -83,31 +85,43 @@ class Slot:
                     logger.info("The lease on a cluster's slot was not renewed: %s", error)
 
     def _renew(self, client: SyncPrefectClient) -> None:
-        if self.lease_id is not None:
+        with self._lock:
+            if self._over.is_set():
+                return
+            lease_id = self.lease_id
+        if lease_id is not None:
             try:
-                client.renew_concurrency_lease(self.lease_id, LEASE)
+                client.renew_concurrency_lease(lease_id, LEASE)
+                self._renewed = self._clock()
+                return
             except httpx.HTTPStatusError as error:
                 if error.response.status_code != _GONE:
                     raise
+            with self._lock:
                 if self._over.is_set():
                     return  # given back meanwhile: what is counted now is held by others
                 self.lease_id = None
-                if self._clock() - self._renewed < LEASE:
-                    # It cannot have run out: the API was started anew, and counts a slot that nobody holds.
-                    client.release_concurrency_slots([self.limit], 1, LEASE)
-        if self.lease_id is None:
-            self.lease_id = _increment(client, self.limit, self._holder)
-        if self.lease_id is not None:
+            if self._clock() - self._renewed < LEASE:
+                # It cannot have run out: the API was started anew, and counts a slot that nobody holds.
+                client.release_concurrency_slots([self.limit], 1, LEASE)
+        fresh = _increment(client, self.limit, self._holder)
+        if fresh is None:
+            return
+        with self._lock:
             self._renewed = self._clock()
-            if self._over.is_set():  # given back meanwhile, which may have been the lease before
-                client.release_concurrency_slots_with_lease(self.lease_id)
+            if not self._over.is_set():
+                self.lease_id = fresh
+                return
+        client.release_concurrency_slots_with_lease(fresh)  # given back meanwhile
 
     def release(self) -> None:
         """Give the slot back; again does no harm. Where the API does not answer, the lease runs out."""
-        if self._over.is_set():
-            return
-        self._over.set()
-        if (lease_id := self.lease_id) is None:
+        with self._lock:
+            if self._over.is_set():
+                return
+            self._over.set()
+            lease_id, self.lease_id = self.lease_id, None
+        if lease_id is None:
             return
         try:
             with get_client(sync_client=True) as client:
