@@ -329,3 +329,10 @@ def test_the_page_of_the_sandboxs_inside_has_each_of_its_rooms_once() -> None:
     package = ROOT / "prefect_coiled/sandbox"
     there = {p.stem for p in package.iterdir() if p.suffix == ".py" or (p.is_dir() and any(p.iterdir()))}
     assert sorted(told) == sorted(there - {"__init__", "__pycache__"})
+
+
+def test_what_happens_is_said_once() -> None:
+    text = (ROOT / "docs" / "what-happens-when.md").read_text(encoding="utf-8")
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        situations = [row.split("|")[1].strip() for row in table.splitlines()]
+        assert len(situations) == len(set(situations)), situations
