@@ -18,7 +18,7 @@ from prefect_coiled.options import IngressRule
 from prefect_coiled.provision import bake_image, delete_cluster, destroy_account, set_up_account, sweep
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
-from tests.provision.laid import bring_up
+from tests.provision.laid import bring_up, live
 
 from .lives import answer, called, what_there_is
 
@@ -136,7 +136,7 @@ class World:
     def end_by_themselves(self) -> None:
         """Machines whose client is gone end after minutes (`node/timers.py`); here they do at once."""
         ec2 = self.sandbox.client("ec2")
-        there = [i["InstanceId"] for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]]
+        there = [m["InstanceId"] for m in live(self.sandbox)]
         if there:
             ec2.terminate_instances(InstanceIds=there)
 
