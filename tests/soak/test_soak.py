@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 
 import psutil
@@ -106,7 +107,9 @@ def test_nothing_is_left_of_many_clusters_though_calls_fail(
         return ended
 
     with ThreadPoolExecutor(AT_ONCE) as users:
-        ends.update(users.map(one, range(CLUSTERS)))
+        # Each in this context: it has the settings, and so the API, of the suite.
+        contexts = [copy_context() for _ in range(CLUSTERS)]
+        ends.update(users.map(lambda context, number: context.run(one, number), contexts, range(CLUSTERS)))
     struck = len(laid.struck())
     laid.faults([])
     monkeypatch.setattr(parameters, "STARTING", -60.0)  # what a failed launch left is old by now
