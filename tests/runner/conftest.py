@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import dask
@@ -53,21 +53,25 @@ def dask_cluster(
     security: Security, prefect_server: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalCluster]:
     """Two worker processes of two threads, TLS; a task whose worker dies is given up at once."""
-    with (
-        dask.config.set(
-            {
-                "distributed.scheduler.allowed-failures": 0,
-                # A nanny starts its worker again; on a busy machine that may take longer than Dask's 15 s.
-                "distributed.deploy.lost-worker-timeout": "5 minutes",
-                # What a worker of ours has in its own configuration.
-                "distributed.comm.tls.ca-file": security.tls_ca_file,
-                "distributed.comm.tls.client.cert": security.tls_client_cert,
-                "distributed.comm.tls.client.key": security.tls_client_key,
-            }
-        ),
-        _made(security, tmp_path_factory) as cluster,
-    ):
+    # Scheduler and workers read it as they are made: tests of other clusters follow in this process.
+    theirs = {
+        "distributed.scheduler.allowed-failures": 0,
+        # What a worker of ours has in its own configuration.
+        "distributed.comm.tls.ca-file": security.tls_ca_file,
+        "distributed.comm.tls.client.cert": security.tls_client_cert,
+        "distributed.comm.tls.client.key": security.tls_client_key,
+    }
+    with ExitStack() as stack:
+        with dask.config.set(theirs):
+            cluster = stack.enter_context(_made(security, tmp_path_factory))
         yield cluster
+
+
+@pytest.fixture(autouse=True)
+def patient_with_workers() -> Iterator[None]:
+    """A nanny starts its worker again; on a busy machine that may take longer than Dask's 15 s."""
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "5 minutes"}):
+        yield
 
 
 def _made(security: Security, folders: pytest.TempPathFactory) -> AbstractContextManager[Any]:
