@@ -144,6 +144,7 @@ def test_after_a_fault_at_any_call_a_sweep_cleans_up_and_the_same_command_reache
 _FIRST = ("reply lost", "failed after the effect", "denied", "slowed down")
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.timeout(7200)
 def test_after_two_faults_of_a_launch_a_sweep_cleans_up_and_the_same_command_reaches_its_goal(
