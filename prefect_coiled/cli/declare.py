@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
@@ -135,6 +136,21 @@ def _server_told() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _api_told(path: str) -> Iterator[None]:
+    """Tell in a line what the Prefect API did not do; loads nothing for a command that does not ask it."""
+    try:
+        yield
+    except Exception as error:
+        httpx = sys.modules.get("httpx")
+        if httpx is None or not isinstance(error, httpx.HTTPError):
+            raise
+        from prefect_coiled.blocks.asking import api_failures
+
+        with api_failures(f"prefect-coiled {path}"):
+            raise
+
+
 def _told(path: str, command: Callable[..., Any], hint: str = "") -> Callable[..., Any]:
     groups: dict[str, Any] = {}
     shown: list[inspect.Parameter] = []
@@ -158,9 +174,7 @@ def _told(path: str, command: Callable[..., Any], hint: str = "") -> Callable[..
             for name, kind in groups.items():
                 own = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
                 given[name] = kind(**own)
-            from prefect_coiled.blocks.asking import api_failures
-
-            with _server_told(), api_failures(f"prefect-coiled {path}"):
+            with _server_told(), _api_told(path):
                 return command(*args, **given)
         except PrefectCoiledError as error:
             tell_error(error)

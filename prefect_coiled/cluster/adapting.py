@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from distributed.deploy.adaptive import Adaptive as DaskAdaptive
@@ -26,18 +27,20 @@ class Adaptive(DaskAdaptive):
 
     async def scale_up(self, n: int) -> None:
         """Ask for so many workers."""
-        await self._patiently(super().scale_up(n))
+        if time.monotonic() >= self._until:
+            with self._patience():
+                await super().scale_up(n)
 
     async def scale_down(self, workers: list[Any]) -> None:
         """Let these workers go."""
-        await self._patiently(super().scale_down(workers))
+        if time.monotonic() >= self._until:
+            with self._patience():
+                await super().scale_down(workers)
 
-    async def _patiently(self, change: Awaitable[None]) -> None:
-        if time.monotonic() < self._until:
-            change.close()  # type: ignore[attr-defined]
-            return
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
         try:
-            await change
+            yield
         except PrefectCoiledError as error:
             self._until = time.monotonic() + AGAIN
             logger.warning("Cluster %s keeps its size for %.0f seconds: %s", self.cluster.name, AGAIN, error)

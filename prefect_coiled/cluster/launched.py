@@ -153,13 +153,13 @@ class Launched:
         Raises:
             OptionsError: The account's monthly budget leaves no room for them.
         """
-        if self.monthly_budget is not None:
-            what = f"{count} more worker{'s' if count != 1 else ''} for cluster {self.record.name!r}"
-            hold_to_budget(self.aws, self.monthly_budget, what, count * worker_rate(self.spec))
-        events.step("workers", f"launching {count} more")
         token = secrets.token_hex(4)
 
         def launch_them() -> list[InstanceRecord]:
+            if self.monthly_budget is not None:
+                more = f"{count} more worker{'s' if count != 1 else ''} for cluster {self.record.name!r}"
+                hold_to_budget(self.aws, self.monthly_budget, more, count * worker_rate(self.spec))
+            events.step("workers", f"launching {count} more")
             what = f"scaling cluster {self.record.name!r}"
             with use_session(Session(self.aws, cluster=self.record.name)), api_failures(what):
                 return add_workers(self.spec, self.record, count, token)

@@ -22,7 +22,7 @@ _STEPS = {
         " than the key's: `prefect cloud login`."
     ),
     503: (
-        "It is busy, as a server with SQLite is where many flow runs start at once. Run it again; raise"
+        "It may be busy, as a server with SQLite is where many flow runs start at once. Run it again; raise"
         " PREFECT_CLIENT_MAX_RETRIES, or give the server PostgreSQL."
     ),
     404: "PREFECT_API_URL has to end in /api, and names no such thing: `prefect config view` shows it.",
@@ -50,9 +50,8 @@ def cause_and_step(error: BaseException, unreached: str = _OTHER) -> tuple[str, 
         if isinstance(one, httpx.HTTPStatusError):
             status = one.response.status_code
             reason = f"it answered {status} {one.response.reason_phrase}".rstrip()
-            if status >= 500 and status not in _STEPS:
-                return reason, "Look at the server's own log, and run it again."
-            return reason, _STEPS.get(status, unreached)
+            other = "Look at the server's own log, and run it again." if status >= 500 else unreached
+            return reason, _STEPS.get(status, other)
         if isinstance(one, ssl.SSLCertVerificationError):
             return _line(one), _CERTIFICATE
     text = _line(error)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +97,21 @@ def test_the_help_of_no_command_imports_anything_heavy() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert {"ls", "account list", "setup aws", "demo", ""} <= set(done.stdout.split("\n"))
+
+
+def test_a_command_that_asks_no_api_does_not_import_prefect(tmp_path: Path) -> None:
+    script = """
+import contextlib, sys
+from prefect_coiled.cli.__main__ import app
+with contextlib.suppress(SystemExit):
+    app(["sandbox", "status"], prog_name="prefect-coiled")
+sys.exit("it imports prefect" if "prefect" in sys.modules else 0)
+"""
+    environ = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,15 +129,8 @@ def test_after_a_fault_at_any_call_a_sweep_cleans_up_and_the_same_command_reache
     for number in range(len(counted.calls)):
         if not chosen(number, len(counted.calls), fault):
             continue
-        row: dict[str, Any] = {"way": way, "fault": fault, "number": number, "call": counted.calls[number]}
-        begun = time.monotonic()
-        try:
-            row["wrong"] = _cell(world, here, {number: fault}, goal, rests)
-        except Exception as error:
-            row["wrong"] = [f"{type(error).__name__}: {error}"[:300]]
-        note({**row, "seconds": round(time.monotonic() - begun, 1)})
-        if row["wrong"]:
-            wrong.append(row)
+        row = {"way": way, "fault": fault, "number": number, "call": counted.calls[number]}
+        wrong += _noted(row, partial(_cell, world, here, {number: fault}, goal, rests))
     assert not wrong, json.dumps(wrong, indent=1)
 
 
@@ -144,7 +138,6 @@ def test_after_a_fault_at_any_call_a_sweep_cleans_up_and_the_same_command_reache
 _FIRST = ("reply lost", "failed after the effect", "denied", "slowed down")
 
 
-@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.timeout(7200)
 def test_after_two_faults_of_a_launch_a_sweep_cleans_up_and_the_same_command_reaches_its_goal(
@@ -158,16 +151,21 @@ def test_after_two_faults_of_a_launch_a_sweep_cleans_up_and_the_same_command_rea
     chance = random.Random(PAIRS_SEED)
     wrong = []
     for one, first, other, second in chance.sample(pairs, PAIRS):
-        row: dict[str, Any] = {"way": "create", "faults": [[one, first], [other, second]]}
-        begun = time.monotonic()
-        try:
-            row["wrong"] = _cell(world, way, {one: first, other: second}, goal, rests)
-        except Exception as error:
-            row["wrong"] = [f"{type(error).__name__}: {error}"[:300]]
-        note({**row, "seconds": round(time.monotonic() - begun, 1)})
-        if row["wrong"]:
-            wrong.append(row)
+        faults: dict[int | str, str] = {one: first, other: second}
+        row = {"way": "create", "faults": [[one, first], [other, second]]}
+        wrong += _noted(row, partial(_cell, world, way, faults, goal, rests))
     assert not wrong, json.dumps(wrong, indent=1)
+
+
+def _noted(row: dict[str, Any], cell: Callable[[], list[str]]) -> list[dict[str, Any]]:
+    """Run a cell and note its row; the row once more if something in it is wrong."""
+    begun = time.monotonic()
+    try:
+        row["wrong"] = cell()
+    except Exception as error:
+        row["wrong"] = [f"{type(error).__name__}: {error}"[:300]]
+    note({**row, "seconds": round(time.monotonic() - begun, 1)})
+    return [row] if row["wrong"] else []
 
 
 def _without_a_fault(world: World, way: Way) -> tuple[Counter[str], list[Counter[str]], Life]:

@@ -37,7 +37,7 @@ def test_each_attempt_has_its_time() -> None:
     assert limit.left() is None
     assert limit.note(state("RUNNING"))
     assert not limit.give_up()
-    assert limit.note(state("AwaitingRetry"))
+    assert limit.note(state("SCHEDULED"))
     assert limit.left() is None
     assert limit.note(state("RUNNING"))
     assert (limit.left() or 0) > 60.0
