@@ -54,14 +54,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def prefect_server(home: Path) -> Iterator[None]:
     """A real Prefect server, in its own process, with an empty database; or one that runs share."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
+    # A flow that has ended waits up to a second for the thread of its heartbeats.
+    quiet = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
     if shared := os.environ.get("PREFECT_COILED_SUITE_API"):
-        with temporary_settings({PREFECT_API_URL: shared}):
+        with temporary_settings({PREFECT_API_URL: shared}), quiet:
             yield
         return
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=120), quiet:
         yield
         # States that are still on their way would be waited for a minute at the end of the process.
         if (recording := sys.modules.get("prefect_coiled.task_runner.recording")) is not None:
