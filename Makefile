@@ -13,7 +13,7 @@ export UV_NATIVE_TLS ?= 1
 EMULATORS_PYTHON ?= 3.13
 
 # Suites with a target of their own; and files that take minutes for what others show in part.
-APART := tests/soak tests/netns tests/ui tests/vm tests/qemu tests/clients tests/emulators tests/upstream tests/matrix
+APART := tests/soak tests/netns tests/ui tests/vm tests/qemu tests/clients tests/emulators tests/upstream
 LONG := tests/deployments tests/bare $(addprefix tests/cli/test_,environment_diff.py interrupted.py no_server.py places.py role.py) \
   $(addprefix tests/cluster/test_,adapting.py api_keys.py beside_local.py containers.py costs.py doctor.py ends.py fresh_account.py gpu.py \
     heavy_use.py logs_in_prefect.py machines_counted.py notebook.py one_address.py other_places.py \

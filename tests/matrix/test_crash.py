@@ -1,6 +1,7 @@
 """Every call that changes something, and each way in which it can go wrong: then a sweep, or the same again.
 
-python -m pytest tests/matrix/test_crash.py      # a sample
+make test                                        # one fault of each thing that a user does, at some calls
+python -m pytest tests/matrix/test_crash.py      # a sample of each fault
 make crash-matrix                                # every call, and pairs of them in a launch; writes the table
 """
 
@@ -118,8 +119,15 @@ def chosen(number: int, of: int, fault: str) -> bool:
 # A life that is no more has threads that meet it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "fault"),
+    [
+        # One fault of each way is met by `make test`, another one for each way.
+        pytest.param(way, fault, marks=() if number % len(FAULTS) == which else pytest.mark.long)
+        for number, way in enumerate(WAYS)
+        for which, fault in enumerate(FAULTS)
+    ],
+)
 def test_after_a_fault_at_any_call_a_sweep_cleans_up_and_the_same_command_reaches_its_goal(
     world: World, way: str, fault: str
 ) -> None:
@@ -138,6 +146,7 @@ def test_after_a_fault_at_any_call_a_sweep_cleans_up_and_the_same_command_reache
 _FIRST = ("reply lost", "failed after the effect", "denied", "slowed down")
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.timeout(7200)
 def test_after_two_faults_of_a_launch_a_sweep_cleans_up_and_the_same_command_reaches_its_goal(

@@ -1,6 +1,7 @@
 """Two users at once: at each change of the one, the other comes and goes as far as he comes.
 
-python -m pytest tests/matrix/test_races.py      # a sample
+make test                                        # three pairs
+python -m pytest tests/matrix/test_races.py      # each pair, at a few places
 make races                                       # at every change, before it and after it
 """
 
@@ -84,6 +85,8 @@ PAIRS = {
     "bake and destroy": Pair(READY, "bake", "destroy", (BAKED, (), ("bake",)), both=False),
     "bake and launch": Pair(READY, "bake", "create", ((*READY, "create", "bake"),)),
 }
+# What `make test` runs of them.
+SHORT = ("sweep and launch", "launch and launch", "close and attach")
 
 
 def places(number: int) -> list[tuple[int, bool]]:
@@ -102,7 +105,9 @@ def note(row: dict[str, object]) -> None:
 # One that is refused has threads that meet it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize(
+    "pair", [p if p in SHORT else pytest.param(p, marks=pytest.mark.long) for p in PAIRS]
+)
 def test_two_at_once_end_as_one_after_the_other_would(world: World, pair: str) -> None:
     race_of = PAIRS[pair]
     after(world)
