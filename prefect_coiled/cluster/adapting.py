@@ -21,29 +21,41 @@ AGAIN = 60.0
 
 
 class Adaptive(DaskAdaptive):
-    """As Dask's own, and no machine that is refused ends it."""
+    """As Dask's own, and no machine that is refused ends it.
 
-    _until = 0.0
+    Attributes:
+        again: From when on, by `time.monotonic()`, more machines are asked for, or fewer.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.again = {"more": 0.0, "fewer": 0.0}
+        super().__init__(*args, **kwargs)
 
     async def scale_up(self, n: int) -> None:
         """Ask for so many workers."""
-        if time.monotonic() >= self._until:
-            with self._patience():
+        if time.monotonic() >= self.again["more"]:
+            with self._patience("more"):
                 await super().scale_up(n)
 
     async def scale_down(self, workers: list[Any]) -> None:
-        """Let these workers go."""
-        if time.monotonic() >= self._until:
-            with self._patience():
+        """Let these workers go: that more were refused is no reason to pay for these."""
+        if time.monotonic() >= self.again["fewer"]:
+            with self._patience("fewer"):
                 await super().scale_down(workers)
 
     @contextmanager
-    def _patience(self) -> Iterator[None]:
+    def _patience(self, which: str) -> Iterator[None]:
         try:
             yield
         except PrefectCoiledError as error:
-            self._until = time.monotonic() + AGAIN
-            logger.warning("Cluster %s keeps its size for %.0f seconds: %s", self.cluster.name, AGAIN, error)
+            self.again[which] = time.monotonic() + AGAIN
+            logger.warning(
+                "Cluster %s asks for no %s workers for %.0f seconds: %s",
+                self.cluster.name,
+                which,
+                AGAIN,
+                error,
+            )
 
 
 def limits(adaptive: Any, *, asks: bool) -> dict[str, Any]:

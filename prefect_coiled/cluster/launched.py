@@ -282,7 +282,7 @@ class Launched:
                 vm_type=record.scheduler.instance_type,
                 hours=hours,
                 disk_gb=spec.scheduler_disk,
-                public_ip=record.use_public_ip,
+                public_ip=spec.has_public_address("scheduler"),
                 label="scheduler",
             )
         ]
@@ -299,7 +299,7 @@ class Launched:
                     hours=sum(times) / len(times),
                     spot=spot,
                     disk_gb=spec.worker_disk,
-                    public_ip=spec.egress == "public-ip",
+                    public_ip=spec.has_public_address("worker"),
                     label="workers",
                 )
             )

@@ -401,14 +401,16 @@ class Request:
     def _choice(self, options: BackendOptions, what: str = "max_total_cost") -> Choice:
         limit = self.held["max_hourly_cost"]
         own = options.network
-        outside = own.give_workers_public_ip if own is not None else options.egress == "public-ip"
+        everywhere = own is None and options.egress == "public-ip"
+        asked = bool(self.held["use_scheduler_public_ip"])
+        workers_too = everywhere or (own is not None and own.give_workers_public_ip)
         return below(
             limit,
             self.n_workers,
             self.scheduler_types(),
             self.worker_types(),
-            scheduler=Sizes(self._scheduler_disk(), bool(self.held["use_scheduler_public_ip"])),
-            worker=Sizes(self._worker_disk(), outside),
+            scheduler=Sizes(self._scheduler_disk(), asked or everywhere),
+            worker=Sizes(self._worker_disk(), workers_too),
             nat=options.egress == "nat" and own is None,
             works=self.works,
             what=what,

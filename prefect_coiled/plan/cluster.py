@@ -105,6 +105,14 @@ class ClusterSpec(Record):
         """How many machines are launched for workers alone."""
         return self.n_workers - self.works
 
+    def has_public_address(self, role: Role) -> bool:
+        """Whether machines of the role get one: then it is paid for."""
+        if role == "scheduler" and self.use_public_ip:
+            return True
+        if self.network is not None:
+            return role == "worker" and self.network.give_workers_public_ip
+        return self.egress == "public-ip"
+
     def encode(self) -> str:
         """The spec as short text, for the parameter that holds the cluster's intent."""
         raw = self.model_dump_json(exclude_defaults=True).encode()
@@ -342,13 +350,10 @@ def placement(spec: ClusterSpec, network: Network | None, role: Role, zone: str)
     Workers sit in private subnets, or with `egress="public-ip"` in public ones, closed to the outside either
     way. The scheduler sits in a public one when its clients come by its public address.
     """
+    public = spec.has_public_address(role)
     if spec.network is not None:
         own = spec.network
-        if role == "scheduler":
-            return own.scheduler_subnet_id, spec.use_public_ip
-        return own.effective_worker_subnet_id, own.give_workers_public_ip
-    outside = spec.use_public_ip if role == "scheduler" else False
-    public = outside or spec.egress == "public-ip"
+        return (own.scheduler_subnet_id if role == "scheduler" else own.effective_worker_subnet_id), public
     tier: Tier = "public" if public else "private"
     subnet = network.subnet(zone, tier) if network is not None else None
     return None if subnet is None else (subnet.subnet_id, public)

@@ -117,8 +117,8 @@ def worker_rate(spec: ClusterSpec) -> float:
     Raises:
         OptionsError: A price is not known.
     """
-    outside = spec.network.give_workers_public_ip if spec.network is not None else spec.egress == "public-ip"
-    return max(_priced(spec.worker_types, Sizes(spec.worker_disk, outside), "monthly_budget").values())
+    sizes = Sizes(spec.worker_disk, spec.has_public_address("worker"))
+    return max(_priced(spec.worker_types, sizes, "monthly_budget").values())
 
 
 def _priced(types: Sequence[str], sizes: Sizes, what: str) -> dict[str, float]:

@@ -29,7 +29,7 @@ def test_what_aws_refuses_is_said_once_and_asked_for_again(
         try:
             adaptive = cluster.adapt(minimum=0, maximum=2, interval="100ms")
             future = client.submit(time.sleep, 0.01)
-            until(lambda: "keeps its size" in caplog.text)
+            until(lambda: "asks for no more workers" in caplog.text)
             told = len(adaptive.log)
             until(lambda: len(adaptive.log) >= told + 5)
         finally:
@@ -39,6 +39,27 @@ def test_what_aws_refuses_is_said_once_and_asked_for_again(
         assert "InsufficientInstanceCapacity" in said.getMessage()
         assert said.exc_info is None
         assert said.getMessage().count("us-east-1a") == 1, "each zone is named once"
-        adaptive._until = 0.0
+        adaptive.again["more"] = 0.0
         future.result(timeout=90)
+        adaptive.stop()
+
+
+def test_workers_that_are_not_needed_go_while_more_of_them_are_refused(
+    sandbox: Sandbox,
+    until: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(adapting, "AGAIN", 3600.0)
+    with Cluster(n_workers=1, quiet=True) as cluster, Client(cluster) as client:
+        sandbox.faults([FULL])
+        try:
+            adaptive = cluster.adapt(minimum=0, maximum=3, interval="100ms", target_duration="1s")
+            futures = client.map(time.sleep, [0.5] * 20, pure=False)
+            until(lambda: "asks for no more workers" in caplog.text)
+        finally:
+            sandbox.faults([])
+        client.gather(futures)
+        del futures
+        until(lambda: not cluster.workers, seconds=60)
         adaptive.stop()

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.loaded_account import Account
-from prefect_coiled.cluster.launch import launch
+from prefect_coiled.cluster.launch import find_launched, launch
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import (
     AccessDeniedError,
@@ -29,6 +30,7 @@ from prefect_coiled.errors import (
 from prefect_coiled.events import Event, hearing
 from prefect_coiled.options import IngressRule
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.prices import PUBLIC_IPV4_USD_PER_HOUR
 from prefect_coiled.provision import (
     add_workers,
     change_ingress,
@@ -592,3 +594,20 @@ def test_sweep_deletes_an_empty_second_vpc_and_no_other(
     assert sweep("team", "us-east-1").removed == {"VPC": (surplus["VpcId"],)}
     left = ec2.describe_vpcs(Filters=[{"Name": "tag:coiled-account", "Values": ["team"]}])["Vpcs"]
     assert [v["VpcId"] for v in left] == [used["VpcId"]]
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_its_cost_counts_the_public_addresses_that_its_machines_have(
+    session: Session, aws: Aws, spec: Spec, sandbox: Sandbox, public: bool
+) -> None:
+    wanted = spec(backend_options={"egress": "public-ip"}, use_scheduler_public_ip=public)
+    create_cluster(wanted)
+    own = {"Key": "coiled-cluster", "Value": wanted.name}
+    there = sum("PublicIpAddress" in machine for machine in live(sandbox) if own in machine["Tags"])
+    cluster = find_launched(aws, wanted.name)
+    assert cluster is not None
+    hour = cluster.cost(cluster.record.created_at + timedelta(hours=1))
+    (addresses,) = [line.usd for line in hour.lines if line.what.startswith("public IPv4")]
+    assert there == 3
+    assert addresses == pytest.approx(there * PUBLIC_IPV4_USD_PER_HOUR, rel=0.02)
+    delete_cluster("team", "us-east-1", wanted.name)
