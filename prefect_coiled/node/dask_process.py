@@ -104,7 +104,7 @@ def settle(order: dict[str, Any]) -> None:
 async def _run(order: dict[str, Any], tell: Callable[[str], None]) -> str:
     config = NodeConfig.model_validate(order["config"])
     if config.role == "scheduler":
-        from prefect_coiled.node.scheduler import SchedulerRole
+        from prefect_coiled.node.scheduler_role import SchedulerRole
 
         role: Any = SchedulerRole(config, order)
     else:

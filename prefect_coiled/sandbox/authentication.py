@@ -24,9 +24,9 @@ from collections.abc import Iterable
 
 from prefect_coiled.sandbox.authorization import Denial
 from prefect_coiled.sandbox.calls import HANG_UP, Call, Environ, StartResponse, WsgiApp, call_of, reply
-from prefect_coiled.sandbox.control import proof_of
 from prefect_coiled.sandbox.iam.evaluator import ADMINISTRATOR, unknown
 from prefect_coiled.sandbox.iam.principals import secret_key_of
+from prefect_coiled.sandbox.info import proof_of
 from prefect_coiled.sandbox.public_objects import is_public
 from prefect_coiled.sandbox.signatures import signature_of
 

@@ -20,7 +20,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from prefect_coiled.errors import SandboxError
-from prefect_coiled.sandbox.control import ACCESS_KEY, REGION, SandboxInfo, ask, end_process, launch
+from prefect_coiled.sandbox.control import end_process, launch
+from prefect_coiled.sandbox.info import ACCESS_KEY, REGION, SandboxInfo, ask
 
 __all__ = ["Sandbox"]
 

@@ -13,7 +13,7 @@ from prefect.client.schemas.filters import LogFilter, LogFilterLevel
 from prefect.settings import PREFECT_API_URL
 
 from prefect_coiled.sandbox import SandboxInfo
-from prefect_coiled.sandbox.control import ask
+from prefect_coiled.sandbox.info import ask
 
 Refuse = Callable[..., None]
 

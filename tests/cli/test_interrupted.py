@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect_coiled import Cluster, load_account
 from prefect_coiled.provision import take_inventory
 from prefect_coiled.sandbox import SandboxInfo
-from prefect_coiled.sandbox.control import ask
+from prefect_coiled.sandbox.info import ask
 
 from .conftest import run
 

@@ -426,7 +426,7 @@ MUTANTS = (
     ),
     _row(
         "an idle cluster runs on",
-        "node/scheduler.py",
+        "node/scheduler_role.py",
         '        dask.config.set({"distributed.scheduler.idle-timeout": config.idle_timeout})\n',
         "",
         "node/test_life.py::test_a_scheduler_closes_by_its_timers",

@@ -13,6 +13,7 @@ from prefect_coiled.cli import app
 from prefect_coiled.errors import SandboxError
 from prefect_coiled.sandbox import Sandbox, control
 from prefect_coiled.sandbox.addresses import Addresses
+from prefect_coiled.sandbox.info import ask
 
 ENSURE = "from prefect_coiled.sandbox import ensure_started as e; i = e(); print(i.pid, i.endpoint)"
 
@@ -73,7 +74,7 @@ def test_the_command_line_starts_a_realistic_sandbox_of_a_fresh_account(home):
     assert CliRunner().invoke(app, asked).exit_code == 0
     info = control.status()
     assert (info.profile, info.account) == ("realistic", "fresh")
-    settings = control.ask(info.endpoint, "GET", "settings", secret=info.secret_access_key)
+    settings = ask(info.endpoint, "GET", "settings", secret=info.secret_access_key)
     assert (settings["rates"], settings["nat_pending"], settings["free_plan"]) == ("on", 90.0, True)
     # What asks for nothing takes it as it is; what asks for another one is told.
     assert control.ensure_started() == info
