@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from prefect_coiled.aws import quotas
 from prefect_coiled.aws.batches import INSTANCE_TYPES, TERMINATED_AT_ONCE, batches, pages_of
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.launch_refusals import ProfileNotReadyError, explained
 from prefect_coiled.aws.tagged import ec2_kind
 from prefect_coiled.aws.waits import CONSISTENCY, PROFILE_USABLE, TERMINATED, retry_while, wait_for
 from prefect_coiled.errors import (
-    AccountStateError,
     AwsError,
     CredentialsError,
     InvalidRequestError,
@@ -25,7 +24,6 @@ from prefect_coiled.errors import (
 )
 from prefect_coiled.options.base import near
 from prefect_coiled.plan import tags
-from prefect_coiled.plan.aws_codes import CODES
 from prefect_coiled.plan.aws_errors import state_words
 from prefect_coiled.plan.kept import interface, market
 from prefect_coiled.plan.kinds import Item, Kind, Scope
@@ -152,20 +150,13 @@ def launch_instances(
                 **market(spot),
             )
         except AwsError as error:
-            raise (
-                _profile_not_ready(error)
-                or _no_such_image(error)
-                or _other_architecture(error)
-                or _no_such_disk(error)
-                or _free_plan(aws, instance_type, error)
-                or error
-            ) from error
+            raise explained(aws, instance_type, error) from error
 
     reply = retry_while(
         aws,
         "waiting for EC2 to accept the instance profile",
         launch,
-        _ProfileNotReadyError,
+        ProfileNotReadyError,
         timeout=PROFILE_USABLE,
     )
     return [_record(item) for item in reply["Instances"]]
@@ -176,72 +167,6 @@ def _said(by: str | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(by, str):
         return {"LaunchTemplate": {"LaunchTemplateId": by, "Version": "1"}}
     return {**by, "UserData": base64.b64decode(by["UserData"]).decode()}
-
-
-class _ProfileNotReadyError(AwsError):
-    """EC2 does not know the instance profile yet; it may take two minutes after its creation."""
-
-
-def _profile_not_ready(error: AwsError) -> AwsError | None:
-    # AWS has no code of its own: InvalidParameterValue names the parameter, or says that the profile "has no
-    # associated IAM Roles", which a new one has only after a while.
-    # https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_general.html (eventual consistency)
-    said = error.diagnosis.why.lower().replace(" ", "")
-    if error.code == "InvalidParameterValue" and "iaminstanceprofile" in said:
-        return error.told_as(_ProfileNotReadyError)
-    return None
-
-
-def _no_such_image(error: AwsError) -> AwsError | None:
-    # An image that was made private, or is withdrawn, has the code of credentials that are no good.
-    # https://github.com/DataBiosphere/toil/issues/3512
-    if error.code != "AuthFailure" or "not authorized for images" not in error.diagnosis.why.lower():
-        return None
-    return error.told_as(
-        InvalidRequestError,
-        why=f"{error.diagnosis.why.rstrip('. ')} (it was withdrawn, or is not this AWS account's to use)",
-        next_step="Make a cluster anew: the newest image is looked up. One that runs keeps the image that it "
-        "began with.",
-    )
-
-
-def _other_architecture(error: AwsError) -> AwsError | None:
-    # The code is that of any value that does not fit: https://github.com/skypilot-org/skypilot/issues/6315
-    if error.code != "InvalidParameterValue" or "does not match the architecture" not in error.diagnosis.why:
-        return None
-    return error.told_as(
-        InvalidRequestError,
-        next_step="Give worker_vm_types and scheduler_vm_types of one architecture, x86_64 or arm64.",
-    )
-
-
-def _no_such_disk(error: AwsError) -> AwsError | None:
-    # Local and Wavelength Zones may lack a kind of disks; the code is that of any value that does not fit.
-    # https://github.com/awslabs/amazon-eks-ami/pull/1295
-    if error.code not in ("InvalidParameterValue", "InvalidParameterCombination") or (
-        "gp3" not in error.diagnosis.why
-    ):
-        return None
-    row = CODES["VolumeTypeNotAvailableInZone"]
-    why = f"{error.diagnosis.why.rstrip('. ')} ({row.gloss})"
-    return error.told_as(row.cls, why=why, next_step=row.next_step)
-
-
-def _free_plan(aws: Aws, instance_type: str, error: AwsError) -> AwsError | None:
-    # Nor has AWS a code for this: the code is that of any parameters that do not go together.
-    if error.code != "InvalidParameterCombination":
-        return None
-    allowed = quotas.free_plan_types(aws)
-    said = "free tier" in error.diagnosis.why.lower()
-    if not said and (instance_type in allowed or not quotas.on_free_plan(aws)):
-        return None
-    return error.told_as(
-        AccountStateError,
-        why=f"{error.diagnosis.why.rstrip('. ')}: the AWS account is on AWS's free plan, which launches "
-        f"{', '.join(allowed)} only",
-        next_step=f'Use worker_vm_types="{allowed[0]}" and scheduler_vm_types="{allowed[0]}", or upgrade the '
-        "plan (Billing and Cost Management console).",
-    )
 
 
 def terminate_instances(aws: Aws, instance_ids: Iterable[str], over: set[str] | None = None) -> list[str]:
