@@ -1,6 +1,6 @@
 """Bake an image that holds an environment, so that machines of it install nothing at their boot.
 
-    lock ─▶ set up account ─▶ claim name ─▶ wheels ─▶ bare image ─▶ builder: installs, powers off
+    lock ─▶ claim name ─▶ set up account ─▶ wheels ─▶ bare image ─▶ builder: installs, powers off
                                                                      ─▶ image ─▶ remove the builder
 
 The builder is a cluster of one machine, named after its environment: two bakes of one environment meet at the
@@ -84,7 +84,6 @@ def bake_image(spec: ClusterSpec) -> BakedImage:
                 "spot_policy": "on-demand",
             }
         )
-        steps_account = account_of(session, spec)
         try:
             steps.claim_name(session.aws, spec)
         except NameTakenError as taken:
@@ -95,7 +94,8 @@ def bake_image(spec: ClusterSpec) -> BakedImage:
                 f"Wait for it, or remove what it left: `prefect-coiled stop {spec.name} {where}`.",
             ) from taken
         try:
-            image = _bake(session, spec, steps_account)
+            # Whoever destroys the account sees by the name that it is needed; before, it may go meanwhile.
+            image = _bake(session, spec, account_of(session, spec))
         except BaseException:
             give_back(session, spec)  # whoever asked is told the first cause
             raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Mapping
 from contextvars import Context, copy_context
@@ -33,8 +34,9 @@ from prefect_coiled.plan.aws_codes import SLOW_DOWN
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two sends, and how long the end waits for the last one.
-_EVERY, _LAST = 2.0, 5.0
+# Seconds between two sends, how long the end waits for the last one, and how long a log group may be away:
+# a set-up makes it in less.
+_EVERY, _LAST, _AWAY = 2.0, 5.0, 300.0
 _MOST = 5_000
 # Where replies name what was made.
 _IDS = (
@@ -122,14 +124,19 @@ class Notifications:
 
     def _run(self) -> None:
         """Send what is there, until nothing is there any more; the next row begins anew."""
+        kept = time.monotonic()
         while True:
             hurried = self._hurry.wait(_EVERY)
             for context, event in self._taken() if self.threads else ():
                 # Prefect may have to start a server first: that is nothing for whoever tells.
                 context.run(_emit, event)
             sent = self._send()
+            now = time.monotonic()
+            kept = now if sent else kept
             with self._lock:
-                self._end(sent=sent or not hurried)  # hurried, nobody waits any longer
+                self._end(
+                    sent=sent or not (hurried or now - kept > _AWAY)
+                )  # hurried, nobody waits any longer
                 if not self._rows and not (self._events and self.threads):
                     self._thread = None
                     return

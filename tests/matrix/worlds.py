@@ -147,7 +147,7 @@ class World:
 
 # What there is after steps without a fault; and after how many cases an account is a new one.
 _LEAVE: dict[tuple[str, ...], Counter[str]] = {}
-_KEPT_FOR = 40
+_KEPT_FOR = 10
 
 
 def after(world: World, *steps: str) -> Counter[str]:

@@ -114,6 +114,28 @@ def test_what_could_not_be_kept_is_counted_also_for_want_of_room(
     assert "2 notifications of account team were not kept" in caplog.text
 
 
+def test_what_has_no_log_group_for_long_is_dropped_and_nobody_goes_on_asking(
+    aws: Aws,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    until: Callable[..., Any],
+) -> None:
+    monkeypatch.setattr(notifications, "_EVERY", 0.05)
+    monkeypatch.setattr(notifications, "_AWAY", 0.5)
+    monkeypatch.setattr(notifications, "_emit", lambda event: None)
+    caplog.set_level(logging.INFO, logger="prefect_coiled")
+    kept = notifications.Notifications(aws)
+    kept(Event("scale", "one more", account="team", region="us-east-1"))
+    until(lambda: "1 notifications of account team were not kept" in caplog.text)
+    until(lambda: kept._thread is None)
+    sandbox.clear_calls()
+    with use_session(Session(aws)):
+        set_up_account("team", "us-east-1", egress="none")
+    kept(Event("scale", "and another", account="team", region="us-east-1"))
+    until(lambda: len(read_notifications(aws, event_type="scale")) == 1)
+
+
 def test_writing_takes_few_calls_however_much_is_told(aws: Aws, sandbox: Sandbox) -> None:
     with use_session(Session(aws)):
         set_up_account("team", "us-east-1", egress="none")
