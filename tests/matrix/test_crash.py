@@ -185,6 +185,7 @@ def _without_a_fault(world: World, way: Way) -> tuple[Counter[str], list[Counter
     begin(world, *way.before, anew=way.does == "bake", knows=way.knows)
     with (counted := Life()).lived():
         getattr(world, way.does)()
+    assert counted.calls, f"{way.does} changes nothing: there is no call to have a fault at"
     return goal, rests, counted
 
 

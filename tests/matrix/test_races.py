@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
-from prefect_coiled.aws import leases
+from prefect_coiled.aws import leases, parameters
+from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import PrefectCoiledError
 from tests.provision.laid import hurry
 
@@ -36,6 +37,14 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch, 30.0, young=True)
     # But not that of a lease: its holder takes the time that a set-up takes.
     monkeypatch.setattr(leases, "PATIENCE", leases.PATIENCE * 30.0)
+    # What was there before the two came is old: a sweep leaves alone what somebody may be starting.
+    read = parameters.read_with_age
+
+    def aged(aws: Aws, name: str) -> tuple[str, float] | None:
+        found = read(aws, name)
+        return (found[0], 3600.0) if found is not None and found[0] in _BEFORE else found
+
+    monkeypatch.setattr(parameters, "read_with_age", aged)
 
 
 class Pair(NamedTuple):
@@ -85,6 +94,8 @@ PAIRS = {
     "bake and destroy": Pair(READY, "bake", "destroy", (BAKED, (), ("bake",)), both=False),
     "bake and launch": Pair(READY, "bake", "create", ((*READY, "create", "bake"),)),
 }
+# The values of parameters that were there before the two came.
+_BEFORE: set[str] = set()
 # What `make test` runs of them.
 SHORT = ("sweep and launch", "launch and launch", "close and attach")
 
@@ -112,9 +123,10 @@ def test_two_at_once_end_as_one_after_the_other_would(world: World, pair: str) -
     race_of = PAIRS[pair]
     after(world)
     ends = [after(world, *steps) for steps in race_of.ends]
-    begin(world, *race_of.before)
+    _begin(world, race_of)
     with (alone := Life()).lived():
         getattr(world, race_of.first)()
+    assert alone.calls, f"{race_of.first} changes nothing: there is no place to hold it at"
     wrong = {}
     for at, late in places(len(alone.calls)):
         where, begun = f"{'after' if late else 'before'} {at} {alone.calls[at]}", time.monotonic()
@@ -128,8 +140,14 @@ def test_two_at_once_end_as_one_after_the_other_would(world: World, pair: str) -
     assert not wrong, json.dumps(wrong, indent=1)
 
 
-def _cell(world: World, pair: Pair, race: Race, ends: list[Counter[str]]) -> list[str]:
+def _begin(world: World, pair: Pair) -> None:
     begin(world, *pair.before)
+    _BEFORE.clear()
+    _BEFORE.update(world.parameters())
+
+
+def _cell(world: World, pair: Pair, race: Race, ends: list[Counter[str]]) -> list[str]:
+    _begin(world, pair)
     race.run(getattr(world, pair.first), getattr(world, pair.second))
     told = []
     for who, error in race.ended.items():
