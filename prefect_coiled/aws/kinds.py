@@ -15,6 +15,7 @@ from prefect_coiled.aws import (
     ecr,
     iam_role,
     instances,
+    intents,
     internet_gateway,
     launch_templates,
     logs,
@@ -66,7 +67,7 @@ KINDS: dict[str, Kind] = {
     "launch template": launch_templates.LAUNCH_TEMPLATE,
     "security group": security_groups.SECURITY_GROUP,
     "parameter": parameters.PARAMETER,
-    "intent": parameters.INTENT_OF_CLUSTER,
+    "intent": intents.INTENT_OF_CLUSTER,
 }
 
 # Without these it is not known what runs, and which clusters there are.

@@ -118,14 +118,7 @@ def lease(aws: Aws, name: str) -> Iterator[Held]:
         WaitTimeoutError: If another holder keeps it for 20 minutes.
         StoppedError: If a stop is asked for while waiting.
     """
-    first = uuid.uuid4().hex
-
-    def take() -> tuple[str, float] | None:
-        begun = _now()
-        holder = persistently(aws, f"taking the lease ({name})", lambda: _take(aws, name, first))
-        return (holder, begun) if holder and _now() - begun < GOOD_FOR * _SURE else None
-
-    holder, begun = wait_for(aws, f"waiting for the lease ({name})", take, timeout=PATIENCE, interval=2.0)
+    holder, begun = _taken(aws, name)
     held = Held(aws.beside(), name, holder, begun)
     before, aws.fence = aws.fence, held.check
     try:
@@ -133,6 +126,30 @@ def lease(aws: Aws, name: str) -> Iterator[Held]:
     finally:
         aws.fence = before
         held.give_back()
+
+
+def take(aws: Aws, name: str) -> Callable[[], bool]:
+    """Take the lease of that name for a few calls, the last of which deletes it; wait as `lease` does.
+
+    Nobody renews it: no thread is started, which a process that ends could not do.
+
+    Returns:
+        Says whether it is still held.
+    """
+    _, begun = _taken(aws, name)
+    return lambda: _now() - begun < GOOD_FOR * _SURE
+
+
+def _taken(aws: Aws, name: str) -> tuple[str, float]:
+    """Wait until the lease is taken. Returns what its holder is called, and when the write was begun."""
+    first = uuid.uuid4().hex
+
+    def try_once() -> tuple[str, float] | None:
+        begun = _now()
+        holder = persistently(aws, f"taking the lease ({name})", lambda: _take(aws, name, first))
+        return (holder, begun) if holder and _now() - begun < GOOD_FOR * _SURE else None
+
+    return wait_for(aws, f"waiting for the lease ({name})", try_once, timeout=PATIENCE, interval=2.0)
 
 
 def _take(aws: Aws, name: str, first: str) -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from functools import partial
 from typing import Any
 
 from prefect_coiled.aws.batches import PARAMETERS, batches
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError, OptionsError
 from prefect_coiled.plan import tags
-from prefect_coiled.plan.cluster import uid_of
 from prefect_coiled.plan.kinds import Item, Kind, Scope
 
 # https://docs.aws.amazon.com/systems-manager/latest/userguide/parameter-store-advanced-parameters.html
@@ -21,6 +18,8 @@ STANDARD_LIMIT, _ADVANCED = 4096, 8192
 
 # What the parameter is called by which a cluster has its name.
 INTENT = "intent"
+# And the lease on that name of whoever removes it.
+REMOVAL = "removal"
 
 # Seconds after its intent in which a cluster may still be coming up: no sweep touches it.
 STARTING = 1800.0
@@ -49,6 +48,11 @@ def cluster_path(account: str, cluster: str, uid: str = "") -> str:
 def intent_of(account: str, cluster: str) -> str:
     """The parameter by which a cluster has its name: what it is planned to be. AWS keeps it unique."""
     return f"{cluster_path(account, cluster)}{INTENT}"
+
+
+def removal_of(account: str, cluster: str) -> str:
+    """The lease of whoever removes a cluster's name."""
+    return f"{cluster_path(account, cluster)}{REMOVAL}"
 
 
 def read_parameter(aws: Aws, name: str) -> str | None:
@@ -157,10 +161,13 @@ def delete_parameters(aws: Aws, names: list[str]) -> None:
 
 
 def age_in(reply: dict[str, Any], parameter: dict[str, Any]) -> float:
-    """The seconds since a parameter of a reply was written, both times by AWS's own clock."""
+    """The seconds since a parameter of a reply was written, both times by AWS's own clock.
+
+    A reply's own time has no fractions, and so may be before what it tells of.
+    """
     now = parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
     written: datetime = parameter["LastModifiedDate"]
-    return (now - written).total_seconds()
+    return max((now - written).total_seconds(), 0.0)
 
 
 def read_with_age(aws: Aws, name: str) -> tuple[str, float] | None:
@@ -189,28 +196,29 @@ def renew(aws: Aws, name: str, value: str) -> int:
     return int(reply["Version"])
 
 
-def _find(aws: Aws, scope: Scope, *, intents: bool) -> Iterator[Item]:
-    """The parameters below the account's path, each with its cluster; intents, or all but them and the lease.
-
-    An intent's cluster is that of which it is the plan: it says so itself, and how old it is.
-    """
+def find_of_clusters(aws: Aws, scope: Scope) -> Iterator[tuple[Item, str]]:
+    """The parameters below the account's path, each with its cluster, and what it is called there."""
     root = account_path(aws.account)
     path = root if scope.cluster is None else cluster_path(aws.account, scope.cluster)
     for name in find_parameters(aws, path):
         cluster, _, rest = name.removeprefix(root).partition("/")
-        if name == set_up_lease(aws.account) or (rest == INTENT) != intents:
-            continue
-        item: Item = {"Name": name, "Cluster": cluster if rest else "", "Uid": rest.partition("/")[0]}
-        if intents:
-            found = read_with_age(aws, name)
-            if found is None:
-                continue
-            item |= {"Uid": uid_of(found[0]), "Age": found[1]}
-        if scope.uid in (None, item["Uid"]):
+        uid, below, _ = rest.partition("/")
+        if name != set_up_lease(aws.account):
+            yield {"Name": name, "Cluster": cluster if rest else "", "Uid": uid if below else ""}, rest
+
+
+def _find(aws: Aws, scope: Scope) -> Iterator[Item]:
+    listed = list(find_of_clusters(aws, scope))
+    named = {item["Cluster"] for item, rest in listed if rest == INTENT}
+    for item, rest in listed:
+        # Who removes a name has the lease on it, or died with it: it goes with the name.
+        lease = rest == REMOVAL and item["Cluster"] in named
+        if rest != INTENT and not lease and scope.uid in (None, item["Uid"]):
             yield item
 
 
-def _labels(item: Item) -> dict[str, str]:
+def labels_of(item: Item) -> dict[str, str]:
+    """The cluster of a parameter, as its tags would say it."""
     return {tags.CLUSTER: item["Cluster"], tags.CLUSTER_UID: item["Uid"]}
 
 
@@ -218,41 +226,13 @@ def _delete(aws: Aws, items: list[Item]) -> None:
     delete_parameters(aws, [str(item["Name"]) for item in items])
 
 
-def _delete_intents(aws: Aws, items: list[Item]) -> None:
-    for item in items:
-        # Looked at just before: the name may be another cluster's.
-        if (found := read_parameter(aws, item["Name"])) is not None and uid_of(found) == item["Uid"]:
-            delete_parameters(aws, [item["Name"]])
-
-
-def _young(item: Item) -> str:
-    asked, left = item["Age"] / 60, (STARTING - item["Age"]) / 60
-    return (
-        f"asked for {asked:.0f} minutes ago, without a scheduler: it may be starting still; "
-        f"a sweep takes it for dead in {math.ceil(left)} minutes"
-    )
-
-
 PARAMETER = Kind(
     name="parameter",
-    find=partial(_find, intents=False),
+    find=_find,
     id_of=lambda item: str(item["Name"]),
-    labels=_labels,
+    labels=labels_of,
     of_clusters=True,
     waits_for=("intent",),
     delete=_delete,
     at_once=PARAMETERS,
-)
-
-# The parameter by which a cluster has its name. It is first, and goes last: as long as anything else of the
-# cluster is there, the name is taken.
-INTENT_OF_CLUSTER = Kind(
-    name="parameter",
-    find=partial(_find, intents=True),
-    id_of=lambda item: str(item["Name"]),
-    labels=_labels,
-    of_clusters=True,
-    alive=lambda item: "starting" if item["Age"] < STARTING else "",
-    young=_young,
-    delete=_delete_intents,
 )

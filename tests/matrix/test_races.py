@@ -101,9 +101,9 @@ SHORT = ("sweep and launch", "launch and launch", "close and attach")
 
 
 def places(number: int) -> list[tuple[int, bool]]:
-    """At which changes the first is held: all, or a few of them."""
+    """At which changes the first is held: all, or a few of them and the last."""
     every = [(at, late) for at in range(number) for late in (False, True)]
-    return every if ALL else every[:: max(len(every) // PLACES, 1)]
+    return every if ALL else sorted({*every[:: max(len(every) // PLACES, 1)], (number - 1, False)})
 
 
 def note(row: dict[str, object]) -> None:

@@ -175,9 +175,9 @@ MUTANTS = (
     ),
     _row(
         "a cluster's name goes with one that had it before",
-        "aws/parameters.py",
-        'is not None and uid_of(found) == item["Uid"]:',
-        "is not None:",
+        "aws/intents.py",
+        'is not None and uid_of(found) == item["Uid"]',
+        "is not None",
         f"{_OURS}a_name_that_went_to_another_cluster_since_it_was_looked_at_is_left_to_it",
     ),
     _row(
@@ -189,10 +189,17 @@ MUTANTS = (
     ),
     _row(
         "a sweep takes clusters that are coming up",
-        "aws/parameters.py",
-        '"starting" if item["Age"] < STARTING else ""',
+        "aws/intents.py",
+        '"starting" if item["Age"] < parameters.STARTING else ""',
         '""',
         "provision/test_what_is_left.py::test_a_sweep_says_which_cluster_is_too_young_for_it_and_until_when",
+    ),
+    _row(
+        "a name is removed by what was seen of it without the lease on it",
+        "aws/intents.py",
+        "            held = leases.take(aws, lease)\n",
+        "            held = lambda: True\n",
+        "matrix/test_races.py::test_two_at_once_end_as_one_after_the_other_would[sweep and launch]",
     ),
     _row(
         "a sweep takes a NAT gateway that a cluster that is coming up will use",

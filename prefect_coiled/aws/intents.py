@@ -1,0 +1,71 @@
+"""The parameter by which a cluster has its name: first to be made, and last to go.
+
+As long as anything else of the cluster is there, the name is taken. SSM deletes a parameter whatever it says
+by then: of two who remove what an ended cluster left, the slower would take the name from the cluster that
+has it since. So whoever removes a name has a lease on it meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from prefect_coiled.aws import leases, parameters
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import AccessDeniedError
+from prefect_coiled.plan.cluster import uid_of
+from prefect_coiled.plan.kinds import Item, Kind, Scope
+
+
+def _find(aws: Aws, scope: Scope) -> Iterator[Item]:
+    """An intent's cluster is that of which it is the plan: it says so itself, and how old it is."""
+    for item, rest in parameters.find_of_clusters(aws, scope):
+        if rest != parameters.INTENT:
+            continue
+        found = parameters.read_with_age(aws, item["Name"])
+        if found is None:
+            continue
+        uid = uid_of(found[0])
+        if scope.uid in (None, uid):
+            yield {**item, "Uid": uid, "Age": found[1]}
+
+
+def _delete(aws: Aws, items: list[Item]) -> None:
+    for item in items:
+        name, lease = str(item["Name"]), parameters.removal_of(aws.account, item["Cluster"])
+        while True:
+            try:
+                held = leases.take(aws, lease)
+            except AccessDeniedError:
+                # Whoever may remove, but write nothing, removes: what is left would cost, or bar the name.
+                held = _unfenced
+            found = parameters.read_parameter(aws, name)
+            if held():
+                break
+        own = found is not None and uid_of(found) == item["Uid"]
+        # At once: a lease that is left alone would be one more thing to remove.
+        parameters.delete_parameters(aws, [name, lease] if own else [lease])
+
+
+def _unfenced() -> bool:
+    return True
+
+
+def _young(item: Item) -> str:
+    asked, left = item["Age"] / 60, (parameters.STARTING - item["Age"]) / 60
+    return (
+        f"asked for {asked:.0f} minutes ago, without a scheduler: it may be starting still; "
+        f"a sweep takes it for dead in {math.ceil(left)} minutes"
+    )
+
+
+INTENT_OF_CLUSTER = Kind(
+    name="parameter",
+    find=_find,
+    id_of=lambda item: str(item["Name"]),
+    labels=parameters.labels_of,
+    of_clusters=True,
+    alive=lambda item: "starting" if item["Age"] < parameters.STARTING else "",
+    young=_young,
+    delete=_delete,
+)
