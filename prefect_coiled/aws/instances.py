@@ -28,12 +28,7 @@ from prefect_coiled.plan.aws_errors import state_words
 from prefect_coiled.plan.kept import interface, market
 from prefect_coiled.plan.kinds import Item, Kind, Scope
 from prefect_coiled.plan.machines import table
-from prefect_coiled.plan.prices import (
-    EBS_GP3_USD_PER_GB_MONTH,
-    HOURS_PER_MONTH,
-    PUBLIC_IPV4_USD_PER_HOUR,
-    hourly,
-)
+from prefect_coiled.plan.prices import hourly, hourly_beside
 from prefect_coiled.records import InstanceRecord
 
 LIVE = ("pending", "running", "stopping", "stopped")
@@ -342,9 +337,8 @@ def _usd(item: Item) -> float | None:
     """The machine, at most, for a spot machine costs less; and its public address. Disks are priced apart."""
     if item["State"]["Name"] not in ("pending", "running", "stopping"):
         return 0.0
-    address = PUBLIC_IPV4_USD_PER_HOUR if item.get("PublicIpAddress") else 0.0
     price = hourly(item["InstanceType"])
-    return None if price is None else price + address
+    return None if price is None else price + hourly_beside(public=bool(item.get("PublicIpAddress")))
 
 
 def _alive(item: Item) -> str:
@@ -382,7 +376,7 @@ VOLUME = ec2_kind(
     "Volumes",
     "VolumeId",
     note=lambda item: f"{item.get('Size', '?')} GiB, {item.get('State', '')}",
-    usd=lambda item: item["Size"] * EBS_GP3_USD_PER_GB_MONTH / HOURS_PER_MONTH if item.get("Size") else None,
+    usd=lambda item: hourly_beside(item["Size"]) if item.get("Size") else None,
     of_clusters=True,
     part_of="instance",
 )

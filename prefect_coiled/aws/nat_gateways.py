@@ -14,7 +14,7 @@ from prefect_coiled.errors import CredentialsError, InUseError, NoCapacityError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.aws_codes import BY_CLASS
 from prefect_coiled.plan.kinds import Item, Scope, There, Wanted
-from prefect_coiled.plan.prices import NAT_GATEWAY_USD_PER_HOUR, PUBLIC_IPV4_USD_PER_HOUR
+from prefect_coiled.plan.prices import PUBLIC_IPV4_USD_PER_HOUR, nat_hourly
 
 _LIVE = ["pending", "available"]
 # Old accounts see a zone of ap-northeast-1 that has none:
@@ -177,7 +177,7 @@ NAT_GATEWAY = ec2_kind(
         find_tagged(aws, _DESCRIBE, "NatGateways", scope, state=_LIVE), key=lambda n: str(n["NatGatewayId"])
     ),
     note=lambda item: f"{zone_of(item)}, {item.get('State', '')}",
-    usd=lambda item: NAT_GATEWAY_USD_PER_HOUR + PUBLIC_IPV4_USD_PER_HOUR,
+    usd=lambda item: nat_hourly(),
     waits_for=("vpc", "subnet", "internet gateway", "elastic address"),
     asked=lambda want: want.network,
     places=_places,

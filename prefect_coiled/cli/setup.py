@@ -317,11 +317,11 @@ def _doors(options: BackendOptions) -> Iterator[str]:
 
 def _price(options: BackendOptions) -> str:
     """What the set-up of an account costs by the hour, in a sentence."""
-    from prefect_coiled.plan.prices import NAT_GATEWAY_USD_PER_HOUR, PUBLIC_IPV4_USD_PER_HOUR, usd
+    from prefect_coiled.plan.prices import nat_hourly, usd
 
     if options.egress != "nat" or options.network is not None:
         return "A set-up costs nothing by the hour."
-    price = usd(NAT_GATEWAY_USD_PER_HOUR + PUBLIC_IPV4_USD_PER_HOUR)
+    price = usd(nat_hourly())
     return (
         f"A set-up has a NAT gateway, which costs {price} an hour until a sweep finds no cluster. "
         "`--egress public-ip` needs none."

@@ -10,13 +10,7 @@ from typing import Any
 
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.node_config import Billed
-from prefect_coiled.plan.prices import (
-    EBS_GP3_USD_PER_GB_MONTH,
-    HOURS_PER_MONTH,
-    NAT_GATEWAY_USD_PER_HOUR,
-    PUBLIC_IPV4_USD_PER_HOUR,
-    hourly,
-)
+from prefect_coiled.plan.prices import hourly, hourly_beside, nat_hourly
 from prefect_coiled.plan.spending import CostRecord
 
 # https://aws.amazon.com/ec2/pricing/on-demand: by the second, at least a minute.
@@ -79,16 +73,14 @@ class Bill:
         """US dollars an hour of a machine's disk and address."""
         is_worker = tags.from_aws(item.get("Tags")).get(tags.ROLE) == "worker"
         disk = self._billed.worker_disk if is_worker else self._billed.scheduler_disk
-        return disk * EBS_GP3_USD_PER_GB_MONTH / HOURS_PER_MONTH + (
-            PUBLIC_IPV4_USD_PER_HOUR if public else 0.0
-        )
+        return hourly_beside(disk, public=public)
 
     def record(self, now: datetime, good_for: float) -> CostRecord | None:
         """What it has cost until now; None as long as AWS does not list the scheduler's own machine."""
         own = self._machines.get(self._own)
         if own is None:
             return None
-        gateway = NAT_GATEWAY_USD_PER_HOUR + PUBLIC_IPV4_USD_PER_HOUR if self._billed.nat else 0.0
+        gateway = nat_hourly() if self._billed.nat else 0.0
         usd = gateway * _hours(own.begun, now)
         total_hours, now_usd, running = 0.0, gateway, 0
         for machine in self._machines.values():

@@ -12,14 +12,7 @@ from typing import NamedTuple
 
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.plan.cluster import ClusterSpec
-from prefect_coiled.plan.prices import (
-    EBS_GP3_USD_PER_GB_MONTH,
-    HOURS_PER_MONTH,
-    NAT_GATEWAY_USD_PER_HOUR,
-    PUBLIC_IPV4_USD_PER_HOUR,
-    hourly,
-    usd,
-)
+from prefect_coiled.plan.prices import hourly, hourly_beside, nat_hourly, usd
 
 
 class Sizes(NamedTuple):
@@ -31,8 +24,7 @@ class Sizes(NamedTuple):
     def rate(self, vm_type: str) -> float | None:
         """US dollars an hour of one such machine; None if the price of its type is not known."""
         price = hourly(vm_type)
-        disk = self.disk * EBS_GP3_USD_PER_GB_MONTH / HOURS_PER_MONTH
-        return None if price is None else price + disk + (PUBLIC_IPV4_USD_PER_HOUR if self.public else 0.0)
+        return None if price is None else price + hourly_beside(self.disk, public=self.public)
 
 
 class Rates(NamedTuple):
@@ -91,7 +83,7 @@ def below(
     what = what if limit is None else f"max_hourly_cost {usd(limit)}"
     schedulers = _priced(scheduler_types, scheduler, what)
     workers = _priced(worker_types, worker, what)
-    base = NAT_GATEWAY_USD_PER_HOUR + PUBLIC_IPV4_USD_PER_HOUR if nat else 0.0
+    base = nat_hourly() if nat else 0.0
     cheapest = Rates(base + min(schedulers.values()), min(workers.values()))
     if limit is None:
         return _choice(list(schedulers), list(workers), schedulers, workers, base)

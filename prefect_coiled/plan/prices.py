@@ -19,6 +19,22 @@ def hourly(vm_type: str) -> float | None:
     return machine.usd_per_hour if machine else None
 
 
+def hourly_beside(disk_gb: float = 0.0, *, public: bool = False) -> float:
+    """What a machine's disk and public address cost, in US dollars an hour.
+
+    Args:
+        disk_gb: GiB of its disk.
+        public: Whether it has a public address.
+    """
+    disk = disk_gb * EBS_GP3_USD_PER_GB_MONTH / HOURS_PER_MONTH
+    return disk + (PUBLIC_IPV4_USD_PER_HOUR if public else 0.0)
+
+
+def nat_hourly() -> float:
+    """What a NAT gateway with its address costs, in US dollars an hour."""
+    return NAT_GATEWAY_USD_PER_HOUR + PUBLIC_IPV4_USD_PER_HOUR
+
+
 def total(prices: list[float | None]) -> float | None:
     """The sum of prices; None if one of them is not known."""
     return None if None in prices else sum(price for price in prices if price is not None)
