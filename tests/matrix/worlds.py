@@ -14,6 +14,7 @@ from prefect_coiled.cluster.launch import find_launched, launch
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.environment import Locked
 from prefect_coiled.errors import NameTakenError
+from prefect_coiled.events import hearing
 from prefect_coiled.options import IngressRule
 from prefect_coiled.provision import bake_image, delete_cluster, destroy_account, set_up_account, sweep
 from prefect_coiled.sandbox import Sandbox
@@ -72,7 +73,9 @@ class World:
         self.sandbox.client("ssm").delete_parameters(Names=[known_of("team")])
 
     def create(self) -> None:
-        launch(self._request(), threading.Event())
+        # As `Cluster` does: what hears of a cluster is gone with whoever asked for it.
+        with hearing():
+            launch(self._request(), threading.Event())
 
     def _request(self) -> Request:
         return Request({}, name=NAME, n_workers=WORKERS, zone=ZONE, allow_ingress_from="192.0.2.7/32")

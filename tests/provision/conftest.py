@@ -21,7 +21,7 @@ from prefect_coiled.cluster.request import Request
 from prefect_coiled.environment import Lock, Locked
 from prefect_coiled.environment.build import wheel_of
 from prefect_coiled.environment.modules_wheel import write_wheel
-from prefect_coiled.events import EVERYWHERE, Event
+from prefect_coiled.events import EVERYWHERE, Event, hearing
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.launching import Missing
 from prefect_coiled.sandbox import Sandbox
@@ -59,6 +59,13 @@ def nothing_is_left(shared_sandbox: Sandbox) -> Iterator[None]:
     shared_sandbox.set(boot="none")
     yield
     shared_sandbox.reset()
+
+
+@pytest.fixture(autouse=True)
+def own_stream() -> Iterator[None]:
+    """Whoever subscribes in a test hears nothing of the tests after it."""
+    with hearing():
+        yield
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from prefect_coiled.cluster.launch import launch
 from prefect_coiled.cluster.launched import Launched
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import PrefectCoiledError
+from prefect_coiled.events import hearing
 from prefect_coiled.provision import sweep
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
@@ -100,7 +101,8 @@ def test_nothing_is_left_of_many_clusters_though_calls_fail(
     begun = time.monotonic()
 
     def one(number: int) -> str:
-        ended = live(number, random.Random(SEED + number))
+        with hearing():  # as `Cluster` does: what hears of it is gone with it
+            ended = live(number, random.Random(SEED + number))
         if number % 10 == 9:
             gc.collect()
             sizes.append((me.num_fds(), threading.active_count(), me.memory_info().rss / 2**20))
