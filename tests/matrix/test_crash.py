@@ -199,7 +199,7 @@ def _cell(
         if not lives(getattr(world, way.does), faults).met:
             wrong.append(f"{then}: the call was never made")
         _LEFT.update(world.parameters())
-        if way.does in ("create", "bake"):
+        if way.does in ("create", "bake", "delete"):
             world.end_by_themselves()
         if then == "a sweep":
             world.sweep()
