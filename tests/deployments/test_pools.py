@@ -86,6 +86,10 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "max_total_cost": ("20", 20.0),
     "quiet": ("True", True),
     "show_widget": ("n", False),
+    "worker_on_scheduler": ("yes", True),
+    "workers_per_vm": ("2", 2),
+    "credentials": ("local", "local"),
+    "results": ("bucket", "bucket"),
 }
 # What is about where and how machines are had; the account's options below a flow's.
 OPTIONS: dict[str, tuple[str, Any]] = {

@@ -145,6 +145,11 @@ def states_of(flow_run_id: Any) -> dict[str, list[str]]:
     return {name: sorted(found) for name, found in states.items()}
 
 
+def shown(flow_run_id: Any, **states: list[str]) -> None:
+    """Wait until the API shows these states of these tasks: it records them after the flow has ended."""
+    eventually(lambda: {name: states_of(flow_run_id).get(name) for name in states} == states)
+
+
 def flow_run_state(flow_run_id: Any) -> str:
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(flow_run_id).state

@@ -17,7 +17,7 @@ from prefect.settings import get_current_settings
 from prefect_coiled.task_runner import CoiledTaskRunner
 
 from . import apart
-from .conftest import eventually, states_of
+from .conftest import eventually, shown
 from .relaying import logs_of, run
 
 
@@ -67,5 +67,5 @@ def test_tasks_are_recorded_though_no_worker_has_a_way_to_the_api(
 
     value, id_ = run(doubles)
     assert value == [2 * n for n in range(10)]
-    assert states_of(id_) == {"double": ["Completed"] * 10}
+    shown(id_, double=["Completed"] * 10)
     eventually(lambda: {f"doubled {n}" for n in range(10)} <= set(logs_of(client, id_)))

@@ -25,7 +25,7 @@ from prefect.settings import (
 )
 from prefect.variables import Variable
 
-from .conftest import eventually, states_of, task_runs
+from .conftest import eventually, shown, states_of, task_runs
 from .relaying import events_named, logs_of, run
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def test_states_and_logs_reach_the_api(relayed: Any, client: Any) -> None:
 
     value, id_ = run(doubles)
     assert value == [2 * n for n in range(20)]
-    assert states_of(id_) == {"double": ["Completed"] * 20}
+    shown(id_, double=["Completed"] * 20)
     eventually(lambda: {f"logged {n}" for n in range(20)} <= set(logs_of(client, id_)))
     one = task_runs(id_)[0]
     states = eventually(
@@ -184,8 +184,7 @@ def test_subflows_of_tasks_and_tasks_of_tasks_are_recorded(relayed: Any, client:
     urls = {url for _, url in value}
     assert all(url.startswith("http://127.0.0.1:") for url in urls)
     assert str(get_current_settings().api.url) not in urls
-    assert states_of(id_)["nested"] == ["Completed"] * 3
-    assert states_of(id_)["leaf"] == ["Completed"] * 3
+    shown(id_, nested=["Completed"] * 3, leaf=["Completed"] * 3)
     children = client.request(
         "POST", "/flow_runs/filter", json={"flows": {"name": {"any_": ["relayed-child"]}}, "limit": 200}
     ).json()

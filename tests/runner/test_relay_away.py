@@ -25,7 +25,7 @@ from prefect.variables import Variable
 from prefect_coiled.task_runner.recording import wait_until_recorded
 from tests.lost_work.machines import Server
 
-from .conftest import FAST, eventually, flow_run_state, states_of
+from .conftest import FAST, eventually, flow_run_state, shown, states_of
 from .relaying import logs_of, run
 
 ROOT = Path(__file__).parents[2]
@@ -135,7 +135,7 @@ def test_a_flows_process_that_sleeps_for_a_while_has_all_recorded_when_it_wakes(
     output, _ = a_flow.process.communicate(timeout=120)
     assert "RIGHT" in output
     eventually(lambda: flow_run_state(id_) == "Completed")
-    assert states_of(id_) == {"works": ["Completed"] * 8}
+    shown(id_, works=["Completed"] * 8)
     eventually(lambda: {f"worked {n}" for n in range(8)} <= set(logs_of(client, id_)))
 
 
@@ -176,7 +176,7 @@ def test_a_server_that_is_killed_and_started_again_has_all_of_it(relayed: Any, t
             wait_until_recorded()
             assert value == list(range(8))
             assert flow_run_state(id_) == "Completed"
-            assert states_of(id_) == {"works": ["Completed"] * 8}
+            shown(id_, works=["Completed"] * 8)
     finally:
         server.kill()
 
@@ -203,7 +203,7 @@ def test_a_flow_run_goes_on_where_the_process_of_another_one_on_the_cluster_is_k
 
     value, id_ = run(goes_on)
     assert value == [*range(8), *range(8)]
-    assert states_of(id_) == {"asks": ["Completed"] * 16}
+    shown(id_, asks=["Completed"] * 16)
     # Tasks of the other one are told that nobody asks for them, and give the workers back.
     with distributed.Client(dask_cluster.scheduler_address, security=security) as asker:
         eventually(lambda: not any(asker.processing().values()))

@@ -29,6 +29,8 @@ from prefect_coiled.errors import PrefectCoiledError
 from prefect_coiled.events import hearing
 from prefect_coiled.provision import sweep
 from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.subscribers.notifications import Notifications
+from prefect_coiled.subscribers.story import Story
 from prefect_coiled.tasks.steps import Session, use_session
 from tests.matrix.lives import what_there_is
 
@@ -101,8 +103,11 @@ def test_nothing_is_left_of_many_clusters_though_calls_fail(
     begun = time.monotonic()
 
     def one(number: int) -> str:
-        with hearing():  # as `Cluster` does: what hears of it is gone with it
+        with hearing() as stream:  # as `Cluster` does: what hears of it is gone with it
             ended = live(number, random.Random(SEED + number))
+        for subscriber in stream.subscribers:
+            if isinstance(subscriber, (Notifications, Story)):
+                subscriber.close()
         if number % 10 == 9:
             gc.collect()
             sizes.append((me.num_fds(), threading.active_count(), me.memory_info().rss / 2**20))
