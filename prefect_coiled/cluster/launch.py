@@ -32,7 +32,6 @@ from prefect_coiled.provision import create_cluster, remove_cluster
 from prefect_coiled.provision.budget import hold_to_budget
 from prefect_coiled.provision.clusters import find_cluster, give_back
 from prefect_coiled.provision.slots import Slot, take_slot
-from prefect_coiled.records import ClusterRecord
 from prefect_coiled.subscribers.notifications import Notifications
 from prefect_coiled.subscribers.story import Story
 from prefect_coiled.tasks.cluster import check_sizes, client_parameter
@@ -173,7 +172,12 @@ def find_launched(aws: Aws, name: str) -> Launched | None:
         ProvisionError: It is being removed.
     """
     found = find_cluster(aws, name)
-    return Launched(aws, *found, _client_keys(aws, *found), attached=True) if found else None
+    if found is None:
+        return None
+    keys = _client_keys(aws, found[0])
+    if keys is None:
+        raise _without_keys(name)
+    return Launched(aws, *found, keys, attached=True)
 
 
 def _find_or_await(aws: Aws, name: str) -> Launched | None:
@@ -183,6 +187,7 @@ def _find_or_await(aws: Aws, name: str) -> Launched | None:
     of a cluster of that name that has ended by itself is removed, so that the name is free.
 
     Raises:
+        ProvisionError: It has no keys for clients, and gets none.
         StoppedError: If a stop is asked for.
     """
     intent = parameters.intent_of(aws.account, name)
@@ -192,10 +197,16 @@ def _find_or_await(aws: Aws, name: str) -> Launched | None:
         claimed = parameters.read_with_age(aws, intent)
         if claimed is None:
             return (None,)
-        found = find_launched(aws, name)
+        found = find_cluster(aws, name)
         if found is not None:
-            known = found.record.scheduler.public_ip or not found.record.use_public_ip
-            return (found,) if known else None
+            # Its keys come last, and go before its name does.
+            spec, record = found
+            keys = _client_keys(aws, spec)
+            if keys is None and time.monotonic() > end:
+                raise _without_keys(name)
+            if keys is None or (record.use_public_ip and not record.scheduler.public_ip):
+                return None
+            return (Launched(aws, spec, record, keys, attached=True),)
         uid = uid_of(claimed[0])
         ended = instances.find_instances(aws, name, uid=uid, states=ENDED)
         if claimed[1] > parameters.STARTING or any(m.role == "scheduler" for m in ended):
@@ -227,12 +238,14 @@ def _ports(account: Account, shared: int | None) -> tuple[int, int, int | None]:
     return (8786, 8787, shared) if many else (free(), free(), shared)
 
 
-def _client_keys(aws: Aws, spec: ClusterSpec, record: ClusterRecord) -> ClientSecrets:
+def _client_keys(aws: Aws, spec: ClusterSpec) -> ClientSecrets | None:
     text = parameters.read_parameter(aws, client_parameter(spec))
-    if text is None:
-        raise ProvisionError(
-            f"attaching to cluster {spec.name!r}",
-            "its keys are gone, so it is being removed",
-            "Choose another name, or wait until it is gone.",
-        )
-    return ClientSecrets.decode(text)
+    return None if text is None else ClientSecrets.decode(text)
+
+
+def _without_keys(name: str) -> ProvisionError:
+    return ProvisionError(
+        f"attaching to cluster {name!r}",
+        "its keys are gone, so it is being removed",
+        "Choose another name, or wait until it is gone.",
+    )

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.loaded_account import Account
+from prefect_coiled.aws.parameters import delete_parameters, put_secret, read_parameter
 from prefect_coiled.cluster.launch import find_launched, launch
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import (
@@ -43,6 +45,7 @@ from prefect_coiled.provision import (
 from prefect_coiled.provision.clusters import find_cluster
 from prefect_coiled.records import ClusterRecord, Removal
 from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.tasks.cluster import client_parameter
 from prefect_coiled.tasks.steps import Session, use_session
 from tests.matrix.races import Race
 from tests.provision.laid import hurry, live
@@ -611,3 +614,30 @@ def test_its_cost_counts_the_public_addresses_that_its_machines_have(
     assert there == 3
     assert addresses == pytest.approx(there * PUBLIC_IPV4_USD_PER_HOUR, rel=0.02)
     delete_cluster("team", "us-east-1", wanted.name)
+
+
+def test_whoever_comes_to_a_cluster_before_its_keys_are_there_waits_for_them(
+    session: Session,
+    aws: Aws,
+    account: Account,
+    sandbox: Sandbox,
+    until: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("prefect_coiled.cluster.launch.load_account", lambda slug: account)
+    request = Request({}, n_workers=1, name="early", allow_ingress_from="192.0.2.7/32")
+    first = launch(request, threading.Event())
+    name = client_parameter(first.spec)
+    keys = read_parameter(aws, name)
+    assert keys is not None
+    delete_parameters(aws, [name])
+    sandbox.clear_calls()
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(copy_context().run, launch, request, threading.Event())
+        until(lambda: sandbox.calls().count(("ssm", "GetParameter")) >= 4)  # he has looked twice
+        assert not second.done()
+        put_secret(aws, name, keys, {})
+        attached = second.result(60)
+    assert attached.attached
+    assert attached.spec.uid == first.spec.uid
+    delete_cluster("team", "us-east-1", "early")
