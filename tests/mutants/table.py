@@ -195,6 +195,13 @@ MUTANTS = (
         "provision/test_what_is_left.py::test_a_sweep_says_which_cluster_is_too_young_for_it_and_until_when",
     ),
     _row(
+        "who comes to a cluster before its keys are there is refused",
+        "cluster/launch.py",
+        "            if keys is None and time.monotonic() > end:\n",
+        "            if keys is None:\n",
+        f"{_CLUSTERS}whoever_comes_to_a_cluster_before_its_keys_are_there_waits_for_them",
+    ),
+    _row(
         "a name is removed by what was seen of it without the lease on it",
         "aws/intents.py",
         "            held = leases.take(aws, lease)\n",
