@@ -126,12 +126,23 @@ def change_rules(
         retry_while(aws, what, open_, NotFoundError, timeout=VISIBLE, first=VISIBLE_SOON)
     extra = [rule for key, rule in have.items() if key not in want]
     if extra:
-        aws.call(
-            "ec2:RevokeSecurityGroupIngress",
-            f"closing Security Group ({name})",
-            GroupId=group_id,
-            IpPermissions=extra,
-        )
+        _close(aws, name, group_id, extra)
+
+
+def _close(aws: Aws, name: str, group_id: str, rules: list[dict[str, Any]]) -> None:
+    """Revoke these rules, but those that somebody else has revoked meanwhile: one refuses the whole call.
+
+    https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RevokeSecurityGroupIngress.html
+    """
+    what = f"closing Security Group ({name})"
+    try:
+        aws.call("ec2:RevokeSecurityGroupIngress", what, GroupId=group_id, IpPermissions=rules)
+    except NotFoundError as error:
+        if error.code != "InvalidPermission.NotFound":
+            raise
+        if len(rules) > 1:
+            for rule in rules:
+                _close(aws, name, group_id, [rule])
 
 
 def _rules(permissions: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:

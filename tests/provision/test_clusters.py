@@ -18,6 +18,7 @@ from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.parameters import delete_parameters, put_secret, read_parameter
+from prefect_coiled.aws.security_groups import change_rules
 from prefect_coiled.cluster.launch import find_launched, launch
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import (
@@ -641,3 +642,22 @@ def test_whoever_comes_to_a_cluster_before_its_keys_are_there_waits_for_them(
     assert attached.attached
     assert attached.spec.uid == first.spec.uid
     delete_cluster("team", "us-east-1", "early")
+
+
+def test_rules_that_somebody_else_revoked_meanwhile_keep_no_others_open(aws: Aws, sandbox: Sandbox) -> None:
+    ec2 = sandbox.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.77.0.0/16")["Vpc"]["VpcId"]
+    group = ec2.create_security_group(GroupName="two", Description="two", VpcId=vpc)["GroupId"]
+    rules = [
+        {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "IpRanges": [{"CidrIp": "192.0.2.0/24"}]}
+        for port in (8786, 8787, 22)
+    ]
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=rules)
+    ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=rules[1:2])
+    change_rules(aws, "two", group, rules, rules[:1])
+    (left,) = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissions"]
+    assert left["FromPort"] == 8786
+    ec2.delete_security_group(GroupId=group)
+    with pytest.raises(NotFoundError):
+        change_rules(aws, "two", group, rules, [])
+    ec2.delete_vpc(VpcId=vpc)
