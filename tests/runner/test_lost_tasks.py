@@ -30,13 +30,19 @@ def live(x: Any = None) -> str:
     return "alive"
 
 
-def run(a_flow: Any) -> tuple[Any, str, dict[str, list[str]]]:
-    """Run a flow that puts its run's id into a list; give its state, and the server's view."""
+def run(a_flow: Any, of: int = 1) -> tuple[Any, str, dict[str, list[str]]]:
+    """Run a flow of so many tasks; give its state, and the server's view once it knows how each has ended."""
     state = a_flow(return_state=True)
     flow_run_id = state.state_details.flow_run_id
     terminal = {"Completed", "Crashed", "Failed", "Cancelled", "NotReady"}
-    eventually(lambda: (s := states_of(flow_run_id)) and all(x in terminal for v in s.values() for x in v))
-    return state, flow_run_state(flow_run_id), states_of(flow_run_id)
+
+    def all_ended() -> dict[str, list[str]] | None:
+        states = states_of(flow_run_id)
+        listed = [one for of_task in states.values() for one in of_task]
+        return states if len(listed) == of and terminal.issuperset(listed) else None
+
+    tasks = eventually(all_ended)
+    return state, flow_run_state(flow_run_id), tasks
 
 
 def test_a_lost_task_raises_from_result_and_fails_the_flow(runner: CoiledTaskRunner) -> None:
@@ -107,7 +113,7 @@ def test_what_depends_on_a_lost_task_is_crashed_too(runner: CoiledTaskRunner) ->
         live.with_options(name="after").submit(wait_for=[first])
         live.with_options(name="third").submit(by_argument)
 
-    state, on_server, tasks = run(chain)
+    state, on_server, tasks = run(chain, of=4)
     assert on_server == "Failed"
     assert tasks == {k: ["Crashed"] for k in ("die", "live", "after", "third")}
     assert "4 tasks were lost" in state.message
@@ -122,7 +128,7 @@ def test_a_flow_that_was_handed_the_error_may_go_on(runner: CoiledTaskRunner) ->
             return live.submit().result()
         return "not lost"
 
-    state, on_server, tasks = run(copes)
+    state, on_server, tasks = run(copes, of=2)
     assert (on_server, tasks) == ("Completed", {"die": ["Crashed"], "live": ["Completed"]})
     assert state.result() == "alive"
 
@@ -141,7 +147,7 @@ def test_mapped_tasks_report_the_lost_one_and_keep_the_others(runner: CoiledTask
         bad = maybe.map([3])
         return len(list(as_completed([*good, *bad])))
 
-    _, on_server, tasks = run(maps)
+    _, on_server, tasks = run(maps, of=4)
     assert (on_server, tasks) == ("Failed", {"maybe": ["Completed"] * 3 + ["Crashed"]})
 
 
@@ -180,7 +186,7 @@ def test_a_flow_ends_only_after_the_tasks_it_forgot(runner: CoiledTaskRunner) ->
         for _ in range(3):
             slow.submit()
 
-    _, on_server, tasks = run(forgets)
+    _, on_server, tasks = run(forgets, of=3)
     assert (on_server, tasks) == ("Completed", {"slow": ["Completed"] * 3})
 
 
@@ -195,7 +201,7 @@ def test_a_task_that_fails_by_itself_keeps_prefects_rules(runner: CoiledTaskRunn
         live.submit(first)
         return "fine"
 
-    _, on_server, tasks = run(looks_away)
+    _, on_server, tasks = run(looks_away, of=2)
     assert (on_server, tasks) == ("Completed", {"fails": ["Failed"], "live": ["NotReady"]})
 
 
@@ -210,7 +216,7 @@ def test_tasks_that_a_failing_flow_leaves_behind_are_cancelled(runner: CoiledTas
             slow.submit()
         raise RuntimeError("no more")
 
-    _, on_server, tasks = run(breaks)
+    _, on_server, tasks = run(breaks, of=6)
     assert on_server == "Failed"
     # Dask cannot interrupt what runs already, and this cluster outlives the flow: such a task may
     # yet report its own end. The two that had no thread to run in never start.
@@ -246,7 +252,7 @@ def test_a_task_that_ended_while_the_flow_had_lost_the_scheduler_shows_what_it_c
         eventually(lambda: all_have("ended"))
         return futures.result()
 
-    _, on_server, tasks = run(working)
+    _, on_server, tasks = run(working, of=4)
     # News of an end may have come first, and with it what is tiny.
     assert on_server in ("Failed", "Completed")
     assert tasks == {"works": ["Completed"] * 4}
