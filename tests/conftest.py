@@ -10,9 +10,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -63,7 +65,17 @@ def prefect_server(home: Path) -> Iterator[None]:
         with temporary_settings({PREFECT_API_URL: shared}), quiet:
             yield
         return
-    with prefect_test_harness(server_startup_timeout=120), quiet:
+    with ExitStack() as stack:
+        for left in (2, 1, 0):
+            try:
+                stack.enter_context(prefect_test_harness(server_startup_timeout=120))
+                break
+            except httpx.TransportError:
+                # While its server comes up, the harness bears that nobody listens, but no connection that is
+                # reset, as by a process that had the port until now (`SubprocessASGIServer.start`).
+                if not left:
+                    raise
+        stack.enter_context(quiet)
         yield
         # States that are still on their way would be waited for a minute at the end of the process.
         if (recording := sys.modules.get("prefect_coiled.task_runner.recording")) is not None:
