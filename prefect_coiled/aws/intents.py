@@ -38,17 +38,15 @@ def _delete(aws: Aws, items: list[Item]) -> None:
                 held = leases.take(aws, lease)
             except AccessDeniedError:
                 # Whoever may remove, but write nothing, removes: what is left would cost, or bar the name.
-                held = _unfenced
+                held = None
             found = parameters.read_parameter(aws, name)
-            if held():
+            if held is None or held():
                 break
-        own = found is not None and uid_of(found) == item["Uid"]
-        # At once: a lease that is left alone would be one more thing to remove.
-        parameters.delete_parameters(aws, [name, lease] if own else [lease])
-
-
-def _unfenced() -> bool:
-    return True
+        if found is not None and uid_of(found) == item["Uid"]:
+            # At once: a lease that is left alone would be one more thing to remove.
+            parameters.delete_parameters(aws, [name, lease])
+        elif held is not None:
+            parameters.delete_parameters(aws, [lease])
 
 
 def _young(item: Item) -> str:

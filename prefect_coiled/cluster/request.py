@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from prefect_coiled.options.keywords import ClusterKeywords, taken
 from prefect_coiled.options.keywords import defaults as default_values
 from prefect_coiled.options.precedence import KEYWORD, MergedOptions, Place, file_place, merged, stacked
 from prefect_coiled.plan import machines
-from prefect_coiled.plan.cluster import ClusterSpec, check_name, min_workers
+from prefect_coiled.plan.cluster import ClusterSpec, check_name, has_public_address, min_workers
 from prefect_coiled.plan.containers import ContainerImage, check_reference, container_image
 from prefect_coiled.plan.lid import Choice, Sizes, below
 from prefect_coiled.plan.node_config import NodeConfig, check_dask_options
@@ -401,16 +402,15 @@ class Request:
     def _choice(self, options: BackendOptions, what: str = "max_total_cost") -> Choice:
         limit = self.held["max_hourly_cost"]
         own = options.network
-        everywhere = own is None and options.egress == "public-ip"
         asked = bool(self.held["use_scheduler_public_ip"])
-        workers_too = everywhere or (own is not None and own.give_workers_public_ip)
+        public = partial(has_public_address, own=own, egress=options.egress, scheduler=asked)
         return below(
             limit,
             self.n_workers,
             self.scheduler_types(),
             self.worker_types(),
-            scheduler=Sizes(self._scheduler_disk(), asked or everywhere),
-            worker=Sizes(self._worker_disk(), workers_too),
+            scheduler=Sizes(self._scheduler_disk(), public("scheduler")),
+            worker=Sizes(self._worker_disk(), public("worker")),
             nat=options.egress == "nat" and own is None,
             works=self.works,
             what=what,

@@ -107,11 +107,7 @@ class ClusterSpec(Record):
 
     def has_public_address(self, role: Role) -> bool:
         """Whether machines of the role get one: then it is paid for."""
-        if role == "scheduler" and self.use_public_ip:
-            return True
-        if self.network is not None:
-            return role == "worker" and self.network.give_workers_public_ip
-        return self.egress == "public-ip"
+        return has_public_address(role, self.network, self.egress, scheduler=self.use_public_ip)
 
     def encode(self) -> str:
         """The spec as short text, for the parameter that holds the cluster's intent."""
@@ -342,6 +338,20 @@ def launch_attempts(
         for z in (first, *others)
         for t in types
     )
+
+
+def has_public_address(role: Role, own: NetworkIds | None, egress: str, *, scheduler: bool) -> bool:
+    """Whether machines of a role get a public address.
+
+    Args:
+        own: A network of the user's own.
+        scheduler: Whether clients come to the scheduler by its public address.
+    """
+    if role == "scheduler" and scheduler:
+        return True
+    if own is not None:
+        return role == "worker" and own.give_workers_public_ip
+    return egress == "public-ip"
 
 
 def placement(spec: ClusterSpec, network: Network | None, role: Role, zone: str) -> tuple[str, bool] | None:

@@ -23,9 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +32,7 @@ import psutil
 
 from prefect_coiled.errors import SandboxError
 from prefect_coiled.install import has_sandbox, how
-from prefect_coiled.sandbox.info import SandboxInfo, ask, is_itself
+from prefect_coiled.sandbox.info import NEXT, SandboxInfo, ask, is_itself
 from prefect_coiled.sandbox.sweep import sweep
 
 __all__ = [
@@ -64,7 +62,6 @@ _HAS_USER = re.compile(r"://[^\s/@]+@")
 _STOP_SECONDS = 15.0
 _METADATA = "server.json"
 SETTINGS = "settings.json"
-_NEXT = "See the log in the sandbox's state folder, or run `prefect-coiled sandbox stop` and try again."
 
 
 def state_folder() -> Path:
@@ -167,7 +164,7 @@ def start(
         threading.Thread(target=process.wait, daemon=True, name="sandbox").start()
         found = status(folder)
         if found is None:
-            raise SandboxError("starting the sandbox", "it started but does not answer", _NEXT)
+            raise SandboxError("starting the sandbox", "it started but does not answer", NEXT)
         return found
 
 

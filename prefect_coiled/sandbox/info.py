@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 from prefect_coiled.errors import SandboxError
 
-__all__ = ["ACCESS_KEY", "REGION", "SandboxInfo", "ask", "is_itself", "proof_of"]
+__all__ = ["ACCESS_KEY", "NEXT", "REGION", "SandboxInfo", "ask", "is_itself", "proof_of"]
 
 REGION = "us-east-1"
 ACCESS_KEY = "sandbox"
-_NEXT = "See the log in the sandbox's state folder, or run `prefect-coiled sandbox stop` and try again."
+NEXT = "See the log in the sandbox's state folder, or run `prefect-coiled sandbox stop` and try again."
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def ask(
         text = error.read().decode("utf-8", "replace")
         raise SandboxError(f"asking the sandbox ({method} {path})", text) from error
     except (OSError, ValueError) as error:
-        raise SandboxError(f"asking the sandbox ({method} {path})", str(error), _NEXT) from error
+        raise SandboxError(f"asking the sandbox ({method} {path})", str(error), NEXT) from error
 
 
 def proof_of(secret: str, nonce: str) -> str:

@@ -133,10 +133,9 @@ class Notifications:
             sent = self._send()
             now = time.monotonic()
             kept = now if sent else kept
+            given_up = hurried or now - kept > _AWAY  # hurried, nobody waits any longer
             with self._lock:
-                self._end(
-                    sent=sent or not (hurried or now - kept > _AWAY)
-                )  # hurried, nobody waits any longer
+                self._end(sent=sent or not given_up)
                 if not self._rows and not (self._events and self.threads):
                     self._thread = None
                     return

@@ -17,13 +17,17 @@ from prefect_coiled.sandbox import Sandbox
 FULL = {"effect": "error", "action": "RunInstances", "code": "InsufficientInstanceCapacity", "status": 500}
 
 
+@pytest.fixture(autouse=True)
+def long_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused is not asked for again within a test, but where it says so."""
+    monkeypatch.setattr(adapting, "AGAIN", 3600.0)
+
+
 def test_what_aws_refuses_is_said_once_and_asked_for_again(
     sandbox: Sandbox,
     until: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(adapting, "AGAIN", 3600.0)
     with Cluster(n_workers=0, wait_for_workers=False, quiet=True) as cluster, Client(cluster) as client:
         sandbox.faults([FULL])
         try:
@@ -48,9 +52,7 @@ def test_workers_that_are_not_needed_go_while_more_of_them_are_refused(
     sandbox: Sandbox,
     until: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(adapting, "AGAIN", 3600.0)
     with Cluster(n_workers=1, quiet=True) as cluster, Client(cluster) as client:
         sandbox.faults([FULL])
         try:

@@ -19,13 +19,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from prefect_coiled.aws import leases, parameters
-from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws import leases
 from prefect_coiled.errors import PrefectCoiledError
 from tests.provision.laid import hurry
 
 from .lives import FAULTS, Killed, Life, answer, called, what_there_is
-from .worlds import World, after, begin, differences
+from .worlds import World, after, age, begin, differences
 
 ALL = os.environ.get("PREFECT_COILED_MATRIX") == "all"
 TABLE = os.environ.get("PREFECT_COILED_MATRIX_TABLE")
@@ -41,13 +40,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds of waits pass some hundred times as fast; no cluster counts as one that somebody starts now."""
     hurry(monkeypatch)
     # A lease of a life that is no more is old by the time that somebody else comes.
-    read = parameters.read_with_age
-
-    def aged(aws: Aws, name: str) -> tuple[str, float] | None:
-        found = read(aws, name)
-        return (found[0], 3600.0) if found is not None and found[0] in _LEFT else found
-
-    monkeypatch.setattr(leases, "read_with_age", aged)
+    age(monkeypatch, leases, _LEFT)
 
 
 class Way(NamedTuple):

@@ -17,13 +17,12 @@ from typing import NamedTuple
 import pytest
 
 from prefect_coiled.aws import leases, parameters
-from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import PrefectCoiledError
 from tests.provision.laid import hurry
 
 from .lives import Life, what_there_is
 from .races import Race
-from .worlds import World, after, begin, differences
+from .worlds import World, after, age, begin, differences
 
 ALL = os.environ.get("PREFECT_COILED_RACES") == "all"
 # At how many places of each pair the first is held, for more than a sample and less than all.
@@ -38,13 +37,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     # But not that of a lease: its holder takes the time that a set-up takes.
     monkeypatch.setattr(leases, "PATIENCE", leases.PATIENCE * 30.0)
     # What was there before the two came is old: a sweep leaves alone what somebody may be starting.
-    read = parameters.read_with_age
-
-    def aged(aws: Aws, name: str) -> tuple[str, float] | None:
-        found = read(aws, name)
-        return (found[0], 3600.0) if found is not None and found[0] in _BEFORE else found
-
-    monkeypatch.setattr(parameters, "read_with_age", aged)
+    age(monkeypatch, parameters, _BEFORE)
 
 
 class Pair(NamedTuple):

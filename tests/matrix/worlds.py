@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
+from types import ModuleType
 
-from prefect_coiled.aws import known
+import pytest
+
+from prefect_coiled.aws import known, parameters
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.parameters import known_of
@@ -23,7 +26,7 @@ from tests.provision.laid import bring_up, live
 
 from .lives import answer, called, what_there_is
 
-__all__ = ["World", "after", "begin", "differences"]
+__all__ = ["World", "after", "age", "begin", "differences"]
 
 NAME, WORKERS, MORE, ZONE = "one", 2, 3, "us-east-1a"
 
@@ -146,6 +149,17 @@ class World:
     def destroy(self) -> None:
         with use_session(Session(self.aws)):
             destroy_account("team", "us-east-1")
+
+
+def age(monkeypatch: pytest.MonkeyPatch, room: ModuleType, values: set[str]) -> None:
+    """Who reads parameters in this room finds those with these values an hour old."""
+    read = parameters.read_with_age
+
+    def aged(aws: Aws, name: str) -> tuple[str, float] | None:
+        found = read(aws, name)
+        return (found[0], 3600.0) if found is not None and found[0] in values else found
+
+    monkeypatch.setattr(room, "read_with_age", aged)
 
 
 # What there is after steps without a fault; and after how many cases an account is a new one.

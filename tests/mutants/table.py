@@ -176,8 +176,8 @@ MUTANTS = (
     _row(
         "a cluster's name goes with one that had it before",
         "aws/intents.py",
-        'is not None and uid_of(found) == item["Uid"]',
-        "is not None",
+        'is not None and uid_of(found) == item["Uid"]:',
+        "is not None:",
         f"{_OURS}a_name_that_went_to_another_cluster_since_it_was_looked_at_is_left_to_it",
     ),
     _row(

@@ -146,8 +146,8 @@ def states_of(flow_run_id: Any) -> dict[str, list[str]]:
 
 
 def shown(flow_run_id: Any, **states: list[str]) -> None:
-    """Wait until the API shows these states of these tasks: it records them after the flow has ended."""
-    eventually(lambda: {name: states_of(flow_run_id).get(name) for name in states} == states)
+    """Wait until the API shows these tasks, no others, in these states: it records after the flow ends."""
+    eventually(lambda: states_of(flow_run_id) == states)
 
 
 def flow_run_state(flow_run_id: Any) -> str:

@@ -184,7 +184,8 @@ def test_subflows_of_tasks_and_tasks_of_tasks_are_recorded(relayed: Any, client:
     urls = {url for _, url in value}
     assert all(url.startswith("http://127.0.0.1:") for url in urls)
     assert str(get_current_settings().api.url) not in urls
-    shown(id_, nested=["Completed"] * 3, leaf=["Completed"] * 3)
+    both = {"nested": ["Completed"] * 3, "leaf": ["Completed"] * 3}
+    eventually(lambda: both.items() <= states_of(id_).items())
     children = client.request(
         "POST", "/flow_runs/filter", json={"flows": {"name": {"any_": ["relayed-child"]}}, "limit": 200}
     ).json()

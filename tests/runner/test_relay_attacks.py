@@ -21,7 +21,7 @@ from prefect_aws import AwsCredentials, S3Bucket
 
 from prefect_coiled import Ec2DaskAccount, Ec2DaskRegistry
 
-from .conftest import eventually, shown, states_of, task_runs
+from .conftest import eventually, states_of, task_runs
 from .relaying import logs_of, run, what_refused
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,7 @@ def test_the_state_of_another_flow_runs_task_is_not_changed_by_an_event(relayed:
         forges.submit().result()
 
     run(forging)
-    shown(theirs, victim=["Completed"])
+    assert states_of(theirs) == {"victim": ["Completed"]}
 
 
 def test_a_body_that_is_too_large_is_refused_in_words(relayed: Any) -> None:

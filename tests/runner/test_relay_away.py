@@ -135,7 +135,7 @@ def test_a_flows_process_that_sleeps_for_a_while_has_all_recorded_when_it_wakes(
     output, _ = a_flow.process.communicate(timeout=120)
     assert "RIGHT" in output
     eventually(lambda: flow_run_state(id_) == "Completed")
-    shown(id_, works=["Completed"] * 8)
+    assert states_of(id_) == {"works": ["Completed"] * 8}
     eventually(lambda: {f"worked {n}" for n in range(8)} <= set(logs_of(client, id_)))
 
 
@@ -176,7 +176,7 @@ def test_a_server_that_is_killed_and_started_again_has_all_of_it(relayed: Any, t
             wait_until_recorded()
             assert value == list(range(8))
             assert flow_run_state(id_) == "Completed"
-            shown(id_, works=["Completed"] * 8)
+            assert states_of(id_) == {"works": ["Completed"] * 8}
     finally:
         server.kill()
 
