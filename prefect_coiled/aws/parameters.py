@@ -9,6 +9,7 @@ from typing import Any
 
 from prefect_coiled.aws.batches import PARAMETERS, batches
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.waits import persistently
 from prefect_coiled.errors import AlreadyExistsError, NotFoundError, OptionsError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.kinds import Item, Kind, Scope
@@ -76,20 +77,20 @@ def put_secret(aws: Aws, name: str, value: str, labels: dict[str, str]) -> None:
         "Give less in `environ`, or use send_dask_config=False.",
     )
     what = f"writing parameter ({name})"
+    secret: dict[str, Any] = {"Name": name, "Value": value, "Type": "SecureString", "Tier": tier}
     try:
-        aws.call(
-            "ssm:PutParameter",
-            what,
-            Name=name,
-            Value=value,
-            Type="SecureString",
-            Tier=tier,
-            Tags=tags.to_aws(tags.plain(labels)),
-        )
+        _put(aws, what, Tags=tags.to_aws(tags.plain(labels)), **secret)
     except AlreadyExistsError:
-        aws.call(
-            "ssm:PutParameter", what, Name=name, Value=value, Type="SecureString", Tier=tier, Overwrite=True
-        )
+        _put(aws, what, Overwrite=True, **secret)
+
+
+def _put(aws: Aws, what: str, **parameter: Any) -> None:
+    """Write a parameter, and again while AWS has too much to do: it takes three a second of an AWS account.
+
+    https://docs.aws.amazon.com/general/latest/gr/ssm.html. Who makes one has to bear that an earlier try, of
+    which AWS said nothing good, has made it.
+    """
+    persistently(aws, what, lambda: aws.call("ssm:PutParameter", what, **parameter))
 
 
 def check_size(value: str) -> None:
@@ -122,13 +123,15 @@ def _tier(value: str, what: str, next_step: str) -> str:
 def claim(aws: Aws, name: str, value: str, labels: dict[str, str]) -> bool:
     """Write a parameter only if its name is free; AWS keeps names unique. Returns whether it is ours now.
 
+    It may be ours though this says no, where an answer was lost: its value tells.
+
     Raises:
         OptionsError: If the value is larger than AWS takes.
     """
     check_size(value)
     try:
-        aws.call(
-            "ssm:PutParameter",
+        _put(
+            aws,
             f"claiming ({name})",
             Name=name,
             Value=value,

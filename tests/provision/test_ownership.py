@@ -141,6 +141,28 @@ def test_a_name_that_went_to_another_cluster_since_it_was_looked_at_is_left_to_i
     assert read_holder(aws, "nightly") == new.uid
 
 
+def test_who_may_remove_but_not_write_removes_a_name_and_leaves_that_of_another_and_his_lease(
+    aws: Aws, spec: Callable[..., ClusterSpec], sandbox: Sandbox
+) -> None:
+    old, new = spec(name="nightly"), spec(name="nightly")
+    kind, lease = KINDS["intent"], parameters.removal_of("team", "nightly")
+    claim_name.fn(aws, old)
+    found = list(find(aws, kind, Scope("nightly", old.uid)))
+    parameters.claim(aws, lease, "of one who died", tags.account_tags("team"))
+    denied = {"service": "ssm", "action": "PutParameter", "effect": "error", "code": "AccessDeniedException"}
+    sandbox.faults([denied])
+    assert kind.delete is not None
+    kind.delete(aws, found)
+    assert parameters.find_parameters(aws, "/prefect-coiled/team/nightly/") == []
+    sandbox.faults([])
+    claim_name.fn(aws, new)
+    parameters.claim(aws, lease, "of another", tags.account_tags("team"))
+    sandbox.faults([denied])
+    kind.delete(aws, found)
+    assert read_holder(aws, "nightly") == new.uid
+    assert parameters.read_parameter(aws, lease) == "of another"
+
+
 def test_a_sweep_leaves_the_new_cluster_of_an_old_name(
     session: Session, aws: Aws, spec: Callable[..., ClusterSpec], sandbox: Sandbox, account: Account
 ) -> None:

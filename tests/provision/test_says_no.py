@@ -285,6 +285,15 @@ def test_a_throttled_launch_is_sent_again_with_its_token(
     assert len(live(sandbox)) == 121
 
 
+def test_what_aws_is_too_busy_to_write_is_written_a_little_later(
+    session: Session, spec: Spec, sandbox: Sandbox
+) -> None:
+    # Far more often than Prefect repeats the steps.
+    throttled = {"service": "ssm", "action": "PutParameter", "effect": "error", "times": 6}
+    sandbox.faults([{**throttled, "code": "ThrottlingException", "skip": skip} for skip in (0, 7, 15)])
+    assert len(create_cluster(spec(n_workers=1)).workers) == 1
+
+
 DENIED = "User: arn:aws:iam::123456789012:user/x is not authorized to perform: {} on resource: {} {}"
 BY_ORGANISATION = "with an explicit deny in a service control policy"
 KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd"
