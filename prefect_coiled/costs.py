@@ -1,6 +1,6 @@
 """What machines cost: AWS's list prices, summed; never a guess where a price is not known.
 
-Prices are those of one region on one day (`machines.prices_as_of`). May not call AWS.
+May not call AWS: who asks for an estimate says by which prices.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefect_coiled.plan import machines
-from prefect_coiled.plan.prices import (
-    EBS_GP3_USD_PER_GB_MONTH,
-    HOURS_PER_MONTH,
-    NAT_GATEWAY_USD_PER_HOUR,
-    NOT_KNOWN,
-    PUBLIC_IPV4_USD_PER_HOUR,
-    hourly,
-    usd,
-)
+from prefect_coiled.plan.prices import HOURS_PER_MONTH, NOT_KNOWN, Prices, basis, shipped, usd
+
+
+def hourly(vm_type: str) -> float | None:
+    """The on-demand list price of a machine in US dollars an hour, or None when it is not known.
+
+    It is that of the library's own table, which is of us-east-1.
+    """
+    return shipped().machine(vm_type)
+
 
 MINIMUM_SECONDS = 60
 """EC2 bills machines by the second, but at least so many seconds each."""
@@ -96,13 +96,16 @@ def estimate(
     *,
     nat_gateway_hours: float = 0.0,
     region: str | None = None,
+    prices: Prices | None = None,
 ) -> CostEstimate:
     """Sum what machines, their disks and addresses, and NAT gateways cost.
 
     Args:
         nat_gateway_hours: Hours of NAT gateways, all together. They cost even when nothing runs.
-        region: Where it runs; said in the basis, for prices differ.
+        region: Where it runs; said in the basis where the prices are those of another one.
+        prices: Those that come with the library by default.
     """
+    prices = prices or shipped()
     lines: list[CostLine] = []
     disk_gb_hours = address_hours = 0.0
     spot = False
@@ -111,7 +114,7 @@ def estimate(
             continue
         spot = spot or use.spot
         hours = max(use.hours, MINIMUM_SECONDS / 3600) if use.hours else 0.0
-        price = hourly(use.vm_type)
+        price = prices.machine(use.vm_type)
         name = f"{use.count} x {use.vm_type}{' spot' if use.spot else ''}"
         what = f"{use.label}: {name}" if use.label else name
         note = NOT_KNOWN if price is None else "at most: the on-demand price" if use.spot else ""
@@ -120,9 +123,9 @@ def estimate(
         disk_gb_hours += use.disk_gb * use.count * hours
         address_hours += use.count * hours if use.public_ip else 0.0
     for what, quantity, price in (
-        ("disks (gp3)", disk_gb_hours, EBS_GP3_USD_PER_GB_MONTH / HOURS_PER_MONTH),
-        ("public IPv4 addresses", address_hours, PUBLIC_IPV4_USD_PER_HOUR),
-        ("NAT gateways", nat_gateway_hours, NAT_GATEWAY_USD_PER_HOUR),
+        ("disks (gp3)", disk_gb_hours, prices.gb_month / HOURS_PER_MONTH),
+        ("public IPv4 addresses", address_hours, prices.address),
+        ("NAT gateways", nat_gateway_hours, prices.nat_gateway),
     ):
         if quantity:
             lines.append(CostLine(what=what, usd=quantity * price))
@@ -132,19 +135,8 @@ def estimate(
         lines=tuple(lines),
         total_usd=known_usd if complete else None,
         known_usd=known_usd,
-        basis=basis(region, spot),
+        basis=basis({region or prices.region: prices}, spot),
     )
-
-
-def basis(region: str | None, spot: bool = False) -> str:
-    """What kind of numbers list prices are, in a sentence."""
-    where = machines.prices_region()
-    text = f"List prices of {where} as of {machines.prices_as_of()}, without tax, data transfer and logs"
-    if region and region != where:
-        text += f"; {region} differs"
-    if spot:
-        text += "; spot machines cost less than the on-demand price counted here"
-    return f"{text}."
 
 
 def _hours(hours: float) -> str:

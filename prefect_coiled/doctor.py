@@ -25,6 +25,7 @@ from prefect import flow, task
 from prefect_coiled.aws.caller import find_caller
 from prefect_coiled.aws.foresight import foresee
 from prefect_coiled.aws.loaded_account import Account
+from prefect_coiled.aws.price_list import find_prices
 from prefect_coiled.cluster import Cluster
 from prefect_coiled.costs import MachineUse, estimate
 from prefect_coiled.errors import AwsError, OptionsError
@@ -94,10 +95,15 @@ class Examination(Record):
         return all(step.ok for step in self.steps) and not self.left
 
 
-def hourly_price() -> float:
-    """What the cluster costs an hour by AWS's list prices, in US dollars."""
+def hourly_price(account: Account) -> float:
+    """What the cluster costs an hour by AWS's list prices, in US dollars.
+
+    Raises:
+        CredentialsError: If AWS does not accept the credentials.
+    """
+    aws = account.door(merge(None, account.options).options.region)
     uses = [MachineUse(vm_type=VM_TYPE, count=2, hours=1.0, disk_gb=_DISK, public_ip=True)]
-    return estimate(uses).known_usd
+    return estimate(uses, prices=find_prices(aws, [VM_TYPE])).known_usd
 
 
 def examine(account: Account, *, spend: float = 0.5) -> Examination:
@@ -109,7 +115,7 @@ def examine(account: Account, *, spend: float = 0.5) -> Examination:
     Raises:
         OptionsError: If even the shortest life costs more than `spend`.
     """
-    price = hourly_price()
+    price = hourly_price(account)
     seconds = min(spend / price * 3600, _LONGEST)
     if not seconds >= 600:  # what is no number is not enough either
         raise OptionsError(

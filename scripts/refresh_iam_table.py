@@ -14,7 +14,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
-SERVICES = ("ec2", "ecr", "freetier", "iam", "logs", "s3", "servicequotas", "ssm", "sts", "tag")
+SERVICES = ("ec2", "ecr", "freetier", "iam", "logs", "pricing", "s3", "servicequotas", "ssm", "sts", "tag")
 # EC2 lists the tags of resources with each action; in ECR they hold for a kind of resource.
 TAGGED_BY_KIND = ("ecr",)
 TARGET = Path(__file__).parent.parent / "prefect_coiled" / "sandbox" / "iam" / "table.json"

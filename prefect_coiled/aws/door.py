@@ -64,7 +64,9 @@ _CALLERS: WeakKeyDictionary[boto3.Session, dict[str, tuple[str, str]]] = WeakKey
 # Where boto3 calls a service otherwise than IAM does.
 _CLIENT_NAMES = {"servicequotas": "service-quotas"}
 # The region of IAM's and STS's one endpoint does not matter; everything else is regional but for these.
-_ONE_REGION = {"freetier": "us-east-1"}
+_ONE_REGION = {"freetier": "us-east-1", "pricing": "us-east-1"}
+# Seconds to connect and to read, of what nobody waits for longer.
+_HURRIED = {"pricing": (2, 5)}
 # What services call a token of a page that has expired.
 _TOKEN_EXPIRED = {"ExpiredNextTokenException", "InvalidNextToken", "InvalidPaginationToken"}
 # What botocore raises where an answer fits no model; it looks for a bucket behind each redirect, without end.
@@ -304,11 +306,12 @@ class Aws:
             clients = _CLIENTS.setdefault(self.session, {})
             if key not in clients:
                 # botocore's `max_attempts` counts retries only, in spite of its name.
+                connect, read = _HURRIED.get(service, (10, 60))
                 config = Config(
                     retries={"mode": "standard", "total_max_attempts": _ATTEMPTS[mode]},
                     max_pool_connections=32,
-                    connect_timeout=10,
-                    read_timeout=60,
+                    connect_timeout=connect,
+                    read_timeout=read,
                 )
                 # The stubs know a service by its literal name only.
                 make: Any = self.session.client

@@ -28,7 +28,7 @@ from prefect_coiled.plan.aws_errors import state_words
 from prefect_coiled.plan.kept import interface, market
 from prefect_coiled.plan.kinds import Item, Kind, Scope
 from prefect_coiled.plan.machines import table
-from prefect_coiled.plan.prices import hourly, hourly_beside
+from prefect_coiled.plan.prices import Prices
 from prefect_coiled.records import InstanceRecord
 
 LIVE = ("pending", "running", "stopping", "stopped")
@@ -333,12 +333,12 @@ def check_instance_types(aws: Aws, names: Collection[str]) -> None:
             )
 
 
-def _usd(item: Item) -> float | None:
+def _usd(item: Item, prices: Prices) -> float | None:
     """The machine, at most, for a spot machine costs less; and its public address. Disks are priced apart."""
     if item["State"]["Name"] not in ("pending", "running", "stopping"):
         return 0.0
-    price = hourly(item["InstanceType"])
-    return None if price is None else price + hourly_beside(public=bool(item.get("PublicIpAddress")))
+    price = prices.machine(item["InstanceType"])
+    return None if price is None else price + prices.beside(public=bool(item.get("PublicIpAddress")))
 
 
 def _alive(item: Item) -> str:
@@ -376,7 +376,7 @@ VOLUME = ec2_kind(
     "Volumes",
     "VolumeId",
     note=lambda item: f"{item.get('Size', '?')} GiB, {item.get('State', '')}",
-    usd=lambda item: hourly_beside(item["Size"]) if item.get("Size") else None,
+    usd=lambda item, prices: prices.beside(item["Size"]) if item.get("Size") else None,
     of_clusters=True,
     part_of="instance",
 )

@@ -14,7 +14,6 @@ from prefect_coiled.errors import CredentialsError, InUseError, NoCapacityError
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.aws_codes import BY_CLASS
 from prefect_coiled.plan.kinds import Item, Scope, There, Wanted
-from prefect_coiled.plan.prices import PUBLIC_IPV4_USD_PER_HOUR, nat_hourly
 
 _LIVE = ["pending", "available"]
 # Old accounts see a zone of ap-northeast-1 that has none:
@@ -99,7 +98,7 @@ ELASTIC_ADDRESS = ec2_kind(
     find=_find_addresses,
     note=lambda item: str(item.get("PublicIp", "")),
     # That of a NAT gateway is in the price of the gateway.
-    usd=lambda item: 0.0 if item.get("NatGatewayId") else PUBLIC_IPV4_USD_PER_HOUR,
+    usd=lambda item, prices: 0.0 if item.get("NatGatewayId") else prices.address,
     asked=lambda want: want.network,
     places=_address_places,
     place=lambda item: "" if _held_address(item) or item.get("going") else zone_of(item),
@@ -177,7 +176,7 @@ NAT_GATEWAY = ec2_kind(
         find_tagged(aws, _DESCRIBE, "NatGateways", scope, state=_LIVE), key=lambda n: str(n["NatGatewayId"])
     ),
     note=lambda item: f"{zone_of(item)}, {item.get('State', '')}",
-    usd=lambda item: nat_hourly(),
+    usd=lambda item, prices: prices.nat,
     waits_for=("vpc", "subnet", "internet gateway", "elastic address"),
     asked=lambda want: want.network,
     places=_places,

@@ -27,7 +27,6 @@ def show_costs(
     By AWS's list prices, on demand, from what each scheduler's machine writes down while it runs. Records are
     kept for 30 days.
     """
-    from prefect_coiled import costs
     from prefect_coiled.aws.cost_records import find_records
     from prefect_coiled.aws.logs import RETENTION_DAYS
     from prefect_coiled.errors import OptionsError
@@ -61,7 +60,8 @@ def show_costs(
         total = sum(row.usd for row in rows)
         shown.append(("total", "", "", f"{sum(row.machine_hours for row in rows):.2f}", usd(total)))
     after = [
-        f"{costs.basis(None if at.many else at.aws.region, spot=True)} Since {begin:%Y-%m-%d %H:%M} UTC."
+        "By the list prices that each cluster was launched with, without tax, data transfer and logs; "
+        f"spot machines cost less than the on-demand price counted here. Since {begin:%Y-%m-%d %H:%M} UTC."
     ]
     if unpriced := sorted({kind for row in rows for kind in row.unpriced}):
         after.append(f"The price of {', '.join(unpriced)} is not known, and not in it.")

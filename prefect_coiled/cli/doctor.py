@@ -35,7 +35,7 @@ def run_doctor(
     console = quiet() if as_json else out()
     console.print(f"Account {loaded.slug}{where(loaded)}")
     console.print(
-        f"Two {VM_TYPE} cost {hourly_price():.3f} US dollars an hour by AWS's list prices; they end by "
+        f"Two {VM_TYPE} cost {hourly_price(loaded):.3f} US dollars an hour by AWS's list prices; they end by "
         f"themselves before they cost {spend}."
     )
     if not yes and not loaded.is_sandbox:

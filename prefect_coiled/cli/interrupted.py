@@ -119,7 +119,8 @@ def _in_place(place: Place) -> str:
     from prefect_coiled.provision import take_inventory
 
     aws = place.aws.without_stop()
-    costly = [one for one in take_inventory(aws, place.cluster, costly=True) if one.usd_per_hour != 0]
+    there = take_inventory(aws, place.cluster, costly=True, ask_prices=False)
+    costly = [one for one in there if one.usd_per_hour != 0]
     whose = f"cluster {place.cluster}" if place.cluster else f"account {aws.account}"
     where = f"{whose} in {aws.region}{' (the sandbox)' if place.sandbox else ''}"
     if not costly:

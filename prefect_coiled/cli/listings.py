@@ -15,30 +15,36 @@ from prefect_coiled.cli.declare import At, JsonOption, command
 from prefect_coiled.cli.places import Everywhere, Place
 
 if TYPE_CHECKING:
+    from prefect_coiled.plan.prices import Prices
     from prefect_coiled.records import InstanceRecord
 
 
 @command("ls")
 def list_clusters(at: Everywhere, as_json: JsonOption = False) -> None:
     """List the clusters of an account in a region, with what they cost an hour."""
-    from prefect_coiled import costs
+    from prefect_coiled.plan.prices import basis
 
-    found = at.each(_clusters)
+    counted: dict[str, Prices] = {}
+    found = at.each(lambda one: _clusters(one, counted))
     listed = [{"account": place.account, "region": place.region, **told} for place, (told, _) in found]
     rows = [(*place, *row) if at.many else row for place, (_, row) in found]
     columns = (*at.columns, "NAME", "STATE", "AGE", "WORKERS", "TYPES", "CREATOR", "COST/H")
     elsewhere = [] if at.all_regions else ["Other regions were not looked at: give --all-regions."]
     none = "\n".join((f"No cluster of {at.whose} runs in {at.whereabouts}", *elsewhere))
     spot = any(told["spot"] for _, (told, _) in found)
-    basis = costs.basis(None if at.many else at.aws.region, spot=spot)
-    after = (f"{basis} Machines, disks and public addresses.", *elsewhere)
+    after = (f"{basis(counted, spot)} Machines, disks and public addresses.", *elsewhere)
     show(listed, as_json, columns, rows, none=none, after=after)
     at.end()
 
 
-def _clusters(at: At) -> list[tuple[dict[str, Any], tuple[str, ...]]]:
-    """The clusters in one place: each for JSON, and as a row."""
+def _clusters(at: At, counted: dict[str, Prices]) -> list[tuple[dict[str, Any], tuple[str, ...]]]:
+    """The clusters in one place: each for JSON, and as a row.
+
+    Args:
+        counted: Gets the prices that were counted with, by region.
+    """
     from prefect_coiled.aws.instances import find_instances
+    from prefect_coiled.aws.price_list import seen_prices
     from prefect_coiled.plan.prices import total, usd
     from prefect_coiled.provision import take_inventory
 
@@ -50,6 +56,8 @@ def _clusters(at: At) -> list[tuple[dict[str, Any], tuple[str, ...]]]:
     prices: dict[tuple[str, str], list[float | None]] = {}
     for one in take_inventory(at.aws, costly=True, shared=False) if clusters else ():
         prices.setdefault((one.cluster, one.uid), []).append(one.usd_per_hour)
+    if clusters:
+        counted[at.aws.region] = seen_prices(at.aws)
     found: list[tuple[dict[str, Any], tuple[str, ...]]] = []
     for (name, uid), machines in clusters.items():
         hourly = total(prices.get((name, uid), []))
@@ -83,10 +91,10 @@ def show_cost(
 
     By AWS's list prices, from each machine's launch on; without traffic and logs.
     """
-    from prefect_coiled import costs
-    from prefect_coiled.plan.prices import total, usd
+    from prefect_coiled.plan.prices import basis, total, usd
 
-    found = at.each(lambda one: _costs(one, name))
+    counted: dict[str, Prices] = {}
+    found = at.each(lambda one: _costs(one, name, counted))
     if name is not None and not any(told["machines"] for _, told in found):
         at.end()
         raise no_cluster(at.aws, name)
@@ -111,8 +119,7 @@ def show_cost(
     all_, paid = (usd(total([row[key] for row in sums])) for key in ("usd_per_hour", "usd"))
     rows.append((*(("total", "", "") if at.many else ("total",)), "", all_, paid))
     none = f"Nothing of {at.whose} costs anything by the hour in {at.whereabouts}"
-    basis = costs.basis(None if at.many else at.aws.region, spot=True)
-    after = [f"{basis} Machines, disks, public addresses and NAT gateways."]
+    after = [f"{basis(counted, spot=True)} Machines, disks, public addresses and NAT gateways."]
     if not at.many:
         after.insert(0, f"Account {at.loaded.slug} in {at}")
     if not at.all_regions:
@@ -123,9 +130,14 @@ def show_cost(
     at.end()
 
 
-def _costs(at: At, name: str | None) -> list[dict[str, Any]]:
-    """What costs something in one place, by cluster, and by kind for what all of them share."""
+def _costs(at: At, name: str | None, counted: dict[str, Prices]) -> list[dict[str, Any]]:
+    """What costs something in one place, by cluster, and by kind for what all of them share.
+
+    Args:
+        counted: Gets the prices that were counted with, by region.
+    """
     from prefect_coiled import costs
+    from prefect_coiled.aws.price_list import seen_prices
     from prefect_coiled.plan.prices import total
     from prefect_coiled.provision import take_inventory
 
@@ -144,6 +156,7 @@ def _costs(at: At, name: str | None) -> list[dict[str, Any]]:
         # The parts of a cluster are counted by its machines.
         counts = not one.cluster or one.kind == "instance"
         listed.setdefault(one.cluster or f"({one.kind}s)", []).append((counts, one.usd_per_hour, so_far))
+        counted[at.aws.region] = seen_prices(at.aws)
     return [
         {
             "name": key,

@@ -29,6 +29,7 @@ from prefect_coiled.errors import AccountError, CredentialsError, OptionsError, 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from prefect_coiled.aws.loaded_account import Account
     from prefect_coiled.blocks import Ec2DaskAccount
     from prefect_coiled.events import Event
     from prefect_coiled.options import BackendOptions
@@ -290,7 +291,7 @@ def _review(block: Ec2DaskAccount, account: str, console: Console) -> None:
         rows.add_row(row.name, row.value)
     rows.add_row("tags", ", ".join(f"{k}={v}" for k, v in block.tags.items()) or "none")
     console.print(rows)
-    for line in (*_doors(merged.options), _price(merged.options)):
+    for line in (*_doors(merged.options), _price(loaded, merged.options)):
         console.print(line)
 
 
@@ -315,16 +316,21 @@ def _doors(options: BackendOptions) -> Iterator[str]:
         yield f"Port {SSH_PORT} stays closed but for clusters with a `key_name`."
 
 
-def _price(options: BackendOptions) -> str:
+def _price(account: Account, options: BackendOptions) -> str:
     """What the set-up of an account costs by the hour, in a sentence."""
-    from prefect_coiled.plan.prices import nat_hourly, usd
+    from prefect_coiled.aws.price_list import find_prices
+    from prefect_coiled.plan.prices import shipped, usd
 
     if options.egress != "nat" or options.network is not None:
         return "A set-up costs nothing by the hour."
-    price = usd(nat_hourly())
+    try:
+        prices = find_prices(account.door(options.region), ())
+    except PrefectCoiledError:  # keys that do not work are told of where they are used
+        prices = shipped()
+    where = f" in {prices.region}" if prices.region != options.region else ""
     return (
-        f"A set-up has a NAT gateway, which costs {price} an hour until a sweep finds no cluster. "
-        "`--egress public-ip` needs none."
+        f"A set-up has a NAT gateway, which costs {usd(prices.nat)} an hour{where} until a sweep finds no "
+        "cluster. `--egress public-ip` needs none."
     )
 
 

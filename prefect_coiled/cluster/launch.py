@@ -18,6 +18,7 @@ from prefect_coiled.aws.caller import known_caller, own_cidr
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.lending import Lender
 from prefect_coiled.aws.loaded_account import Account
+from prefect_coiled.aws.price_list import find_prices
 from prefect_coiled.aws.waits import wait_for
 from prefect_coiled.blocks import load_account
 from prefect_coiled.blocks.asking import api_failures, ensure_api
@@ -76,6 +77,7 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
     image = request.container_image(account, caller.aws_account_id)
     if image is not None:
         ecr.check_image(aws, image, machines.architecture(request.worker_types()))
+    prices = find_prices(aws, wanted)
     spec = request.spec(
         account,
         caller.name,
@@ -83,11 +85,12 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
         ports=_ports(account, request.held["scheduler_port"]),
         container=image,
         flow=_flow(),
+        prices=prices,
     )
     if account.monthly_budget is not None:
         what = f"launching cluster {spec.name!r}"
-        hold_to_budget(aws, account.monthly_budget, what, request.usd_per_hour(account))
-    check_sizes(spec)  # what does not fit is said before anything is made
+        hold_to_budget(aws, account.monthly_budget, what, request.usd_per_hour(account, prices))
+    check_sizes(spec, prices)  # what does not fit is said before anything is made
     token = request.merged(account).options.registry.access_token
     story = Story(spec, sandbox=account.is_sandbox)
     stream.subscribe(story)
@@ -155,6 +158,7 @@ def _attached(found: Launched, account: Account, place: str, lender: Lender | No
             "Leave it out, or choose another name.",
         )
     found.place, found.lender, found.monthly_budget = place, lender, account.monthly_budget
+    find_prices(found.aws, (m.instance_type for m in (found.record.scheduler, *found.record.workers)))
     events.here().subscribe(Story(found.spec, sandbox=found.aws.in_sandbox))
     found.tell("attached", record=found.record)
     return found

@@ -17,6 +17,7 @@ from prefect_coiled.aws import instances, log_events, security_groups
 from prefect_coiled.aws.caller import own_cidr
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.lending import Lender
+from prefect_coiled.aws.price_list import find_prices, seen_prices
 from prefect_coiled.aws.waits import persistently
 from prefect_coiled.blocks import load_account
 from prefect_coiled.blocks.asking import api_failures
@@ -158,7 +159,8 @@ class Launched:
         def launch_them() -> list[InstanceRecord]:
             if self.monthly_budget is not None:
                 more = f"{count} more worker{'s' if count != 1 else ''} for cluster {self.record.name!r}"
-                hold_to_budget(self.aws, self.monthly_budget, more, count * worker_rate(self.spec))
+                rate = worker_rate(self.spec, find_prices(self.aws, self.spec.worker_types))
+                hold_to_budget(self.aws, self.monthly_budget, more, count * rate)
             events.step("workers", f"launching {count} more")
             what = f"scaling cluster {self.record.name!r}"
             with use_session(Session(self.aws, cluster=self.record.name)), api_failures(what):
@@ -304,4 +306,4 @@ class Launched:
                 )
             )
         nat = hours if spec.egress == "nat" and spec.network is None else 0.0
-        return estimate(uses, nat_gateway_hours=nat, region=record.region)
+        return estimate(uses, nat_gateway_hours=nat, region=record.region, prices=seen_prices(self.aws))

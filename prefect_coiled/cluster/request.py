@@ -27,9 +27,9 @@ from prefect_coiled.options.precedence import KEYWORD, MergedOptions, Place, fil
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.cluster import ClusterSpec, check_name, has_public_address, min_workers
 from prefect_coiled.plan.containers import ContainerImage, check_reference, container_image
-from prefect_coiled.plan.lid import Choice, Sizes, below
+from prefect_coiled.plan.lid import Choice, Sizes, below, check_region
 from prefect_coiled.plan.node_config import NodeConfig, check_dask_options
-from prefect_coiled.plan.prices import usd
+from prefect_coiled.plan.prices import Prices, shipped, usd
 from prefect_coiled.plan.tags import check_user_tags, readable
 
 # GiB of the image with a GPU's driver and CUDA.
@@ -267,6 +267,7 @@ class Request:
         uid: str | None = None,
         container: ContainerImage | None = None,
         flow: str = "",
+        prices: Prices | None = None,
     ) -> ClusterSpec:
         """Plan the cluster.
 
@@ -276,6 +277,7 @@ class Request:
             now: The time; UTC now by default.
             uid: Random by default.
             flow: The flow that asks for it, if one does.
+            prices: What its limits are held to; those that come with the library by default.
 
         Raises:
             OptionsError: For whatever is wrong with the options.
@@ -297,7 +299,7 @@ class Request:
                 "machines in the account's own network could reach neither SSM nor CloudWatch nor Prefect",
                 "Use 'nat' or 'public-ip', or bring a network that has ways to them.",
             )
-        choice = self._within_costs(options)
+        choice = self._within_costs(options, prices)
         uid = uid or secrets.token_hex(8)
         name = self.held["name"] or f"dask-{uid[:8]}"
         rules = tuple(
@@ -383,23 +385,26 @@ class Request:
             ),
         )
 
-    def usd_per_hour(self, account: Account) -> float:
+    def usd_per_hour(self, account: Account, prices: Prices) -> float:
         """What the cluster costs an hour at most, at list prices: with the dearest types that it may get.
 
         Raises:
             OptionsError: A price is not known.
         """
         options = self.merged(account).options
-        rates = self._choice(options, f"the monthly budget of account {account.slug}").rates
+        rates = self._choice(options, prices, f"the monthly budget of account {account.slug}").rates
         return rates.base + (self.n_workers - self.works) * rates.worker
 
-    def _within_costs(self, options: BackendOptions) -> Choice | None:
+    def _within_costs(self, options: BackendOptions, prices: Prices | None) -> Choice | None:
         """The types that stay below what the cluster may cost an hour; None where it may cost anything."""
         if self.held["max_hourly_cost"] is None and self.held["max_total_cost"] is None:
             return None
-        return self._choice(options)
+        limit = self.held["max_hourly_cost"]
+        what = "max_total_cost" if limit is None else "max_hourly_cost"
+        return self._choice(options, prices or shipped(), what)
 
-    def _choice(self, options: BackendOptions, what: str = "max_total_cost") -> Choice:
+    def _choice(self, options: BackendOptions, prices: Prices, what: str) -> Choice:
+        check_region(prices, options.region, what)
         limit = self.held["max_hourly_cost"]
         own = options.network
         asked = bool(self.held["use_scheduler_public_ip"])
@@ -412,6 +417,7 @@ class Request:
             scheduler=Sizes(self._scheduler_disk(), public("scheduler")),
             worker=Sizes(self._worker_disk(), public("worker")),
             nat=options.egress == "nat" and own is None,
+            prices=prices,
             works=self.works,
             what=what,
         )

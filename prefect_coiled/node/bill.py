@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.node_config import Billed
-from prefect_coiled.plan.prices import hourly, hourly_beside, nat_hourly
+from prefect_coiled.plan.prices import shipped
 from prefect_coiled.plan.spending import CostRecord
 
 # https://aws.amazon.com/ec2/pricing/on-demand: by the second, at least a minute.
@@ -40,6 +40,7 @@ class Bill:
 
     def __init__(self, billed: Billed, cluster: str, machine: str) -> None:
         self._billed, self._cluster, self._own = billed, cluster, machine
+        self._prices = billed.prices or shipped()
         self._machines: dict[str, _Machine] = {}
         self._seen_at: datetime | None = None
 
@@ -67,20 +68,20 @@ class Bill:
     def _machine(self, item: Mapping[str, Any]) -> _Machine:
         kind = str(item["InstanceType"])
         begun: datetime = item["LaunchTime"]
-        return _Machine(kind, hourly(kind), self._beside(item, public=False), begun)
+        return _Machine(kind, self._prices.machine(kind), self._beside(item, public=False), begun)
 
     def _beside(self, item: Mapping[str, Any], *, public: bool) -> float:
         """US dollars an hour of a machine's disk and address."""
         is_worker = tags.from_aws(item.get("Tags")).get(tags.ROLE) == "worker"
         disk = self._billed.worker_disk if is_worker else self._billed.scheduler_disk
-        return hourly_beside(disk, public=public)
+        return self._prices.beside(disk, public=public)
 
     def record(self, now: datetime, good_for: float) -> CostRecord | None:
         """What it has cost until now; None as long as AWS does not list the scheduler's own machine."""
         own = self._machines.get(self._own)
         if own is None:
             return None
-        gateway = nat_hourly() if self._billed.nat else 0.0
+        gateway = self._prices.nat if self._billed.nat else 0.0
         usd = gateway * _hours(own.begun, now)
         total_hours, now_usd, running = 0.0, gateway, 0
         for machine in self._machines.values():

@@ -125,6 +125,9 @@ def _table() -> dict[str, Action]:
     # Not worth a second try: where AWS does not say, nothing depends on it.
     add("ongoing", "once", "freetier:GetAccountPlanState", Grant("freetier:GetAccountPlanState", "*"))
 
+    # Nor this: the library's own table of prices stands in.
+    add("ongoing", "once", "pricing:GetProducts", Grant("pricing:GetProducts", "*"))
+
     # The network
     make("setup", "once", "ec2:CreateVpc", ["vpc"])
     change("setup", "safe", "ec2:ModifyVpcAttribute", "vpc")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from prefect_coiled.plan.kinds import Cluster, Item, Kind, There, Wanted, order
-from prefect_coiled.plan.prices import total, usd
+from prefect_coiled.plan.prices import Prices, total, usd
 from prefect_coiled.records import Record
 
 Action = Literal["create", "update", "delete", "keep"]
@@ -147,7 +147,7 @@ def choose(kind: Kind, place: str, items: Iterable[Item], want: Wanted, there: T
     return next(complete, fitting[0] if fitting else None)
 
 
-def of_set_up(kinds: Mapping[str, Kind], there: There, want: Wanted) -> Iterator[Change]:
+def of_set_up(kinds: Mapping[str, Kind], there: There, want: Wanted, *, prices: Prices) -> Iterator[Change]:
     """What a set-up makes and repairs.
 
     Raises:
@@ -164,22 +164,24 @@ def of_set_up(kinds: Mapping[str, Kind], there: There, want: Wanted) -> Iterator
             if item is None:
                 item = kind.sketch(place)
                 there[key].append(item)
-                named = {"resource_id": place or kind.name, "usd_per_hour": kind.usd(item)}
+                named = {"resource_id": place or kind.name, "usd_per_hour": kind.usd(item, prices)}
                 yield Change(
                     action="create", kind=kind.name, row=key, place=place, why="there is none", **named
                 )
             else:
                 lack = kind.lacks(item, want, there)
-                change = _change("update" if lack else "keep", key, kind, item, lack or "as it should be")
+                change = _change(
+                    "update" if lack else "keep", key, kind, item, prices, lack or "as it should be"
+                )
                 yield change.model_copy(update={"place": place})
             used.append(item)
         for item in there[key]:
             if not any(item is one for one in used):
-                yield _change("keep", key, kind, item, "no set-up needs it")
+                yield _change("keep", key, kind, item, prices, "no set-up needs it")
 
 
 def of_sweep(
-    kinds: Mapping[str, Kind], there: There, *, kept: frozenset[str] = frozenset()
+    kinds: Mapping[str, Kind], there: There, *, prices: Prices, kept: frozenset[str] = frozenset()
 ) -> Iterator[Change]:
     """What a sweep removes: what dead clusters left, and what nothing uses."""
     clusters = standing(kinds, there)
@@ -195,23 +197,23 @@ def of_sweep(
                 why = f"cluster {cluster.name} is gone" if dead else ""
                 stays = f"of cluster {cluster.name}"
                 if cluster in clusters.starting and (word := kind.young(item)):
-                    kept_young = _change("keep", key, kind, item, f"{stays}, {word}")
+                    kept_young = _change("keep", key, kind, item, prices, f"{stays}, {word}")
                     yield kept_young.model_copy(update={"needed": True})
                     continue
             else:
                 why = kind.surplus(item, there, not clusters.names)
                 stays = "in use, or of use to the next cluster"
             if why and key not in kept:
-                change = _going(key, kind, item, why)
+                change = _going(key, kind, item, prices, why)
                 if change.action == "delete":
                     there[key].remove(item)
                 yield change
             else:
-                yield _change("keep", key, kind, item, "to be kept" if why else stays)
+                yield _change("keep", key, kind, item, prices, "to be kept" if why else stays)
 
 
 def of_destruction(
-    kinds: Mapping[str, Kind], there: There, *, stays: str = "", needed: bool = False
+    kinds: Mapping[str, Kind], there: There, *, prices: Prices, stays: str = "", needed: bool = False
 ) -> Iterator[Change]:
     """What goes with an account in a region: all of it.
 
@@ -225,19 +227,19 @@ def of_destruction(
         for item in there[key]:
             if kind.everywhere and stays:
                 said = {} if kind.part_of else {"needed": needed, "left": not needed}
-                yield _change("keep", key, kind, item, stays).model_copy(update=said)
+                yield _change("keep", key, kind, item, prices, stays).model_copy(update=said)
             else:
-                yield _going(key, kind, item, "the account goes")
+                yield _going(key, kind, item, prices, "the account goes")
 
 
-def _going(key: str, kind: Kind, item: Item, why: str) -> Change:
+def _going(key: str, kind: Kind, item: Item, prices: Prices, why: str) -> Change:
     held = kind.held(item)
     if held:
-        return _change("keep", key, kind, item, held).model_copy(update={"left": True})
-    return _change("delete", key, kind, item, why)
+        return _change("keep", key, kind, item, prices, held).model_copy(update={"left": True})
+    return _change("delete", key, kind, item, prices, why)
 
 
-def _change(action: Action, key: str, kind: Kind, item: Item, why: str) -> Change:
+def _change(action: Action, key: str, kind: Kind, item: Item, prices: Prices, why: str) -> Change:
     cluster = kind.cluster_of(item) or Cluster("", "")
     return Change(
         action=action,
@@ -245,7 +247,7 @@ def _change(action: Action, key: str, kind: Kind, item: Item, why: str) -> Chang
         row=key,
         resource_id=f"{kind.prefix}{kind.id_of(item)}",
         why=why,
-        usd_per_hour=kind.usd(item),
+        usd_per_hour=kind.usd(item, prices),
         cluster=cluster.name,
         uid=cluster.uid,
     )

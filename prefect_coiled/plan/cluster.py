@@ -24,6 +24,7 @@ from prefect_coiled.options.ingress import held_rules
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.containers import ContainerImage
 from prefect_coiled.plan.node_config import Billed, NodeConfig
+from prefect_coiled.plan.prices import Prices
 from prefect_coiled.records import MachineImage, Network, Record, Role, Tier
 
 # Dask picks its worker and nanny ports from these.
@@ -134,7 +135,7 @@ class ClusterSpec(Record):
         return self.scheduler_node if role == "scheduler" else self.worker_node
 
 
-def billed_of(spec: ClusterSpec) -> Billed:
+def billed_of(spec: ClusterSpec, prices: Prices | None) -> Billed:
     """What the scheduler is told so that it can write down what the cluster costs."""
     return Billed(
         uid=spec.uid,
@@ -143,6 +144,7 @@ def billed_of(spec: ClusterSpec) -> Billed:
         scheduler_disk=spec.scheduler_disk,
         worker_disk=spec.worker_disk,
         nat=spec.egress == "nat" and spec.network is None,
+        prices=prices and prices.of({*spec.scheduler_types, *spec.worker_types}),
     )
 
 

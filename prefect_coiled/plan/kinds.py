@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.prices import Prices
 from prefect_coiled.records import Record
 
 Item = dict[str, Any]
@@ -63,7 +64,7 @@ class Wanted(Record):
     boundary: str = ""
 
 
-def free(item: Item) -> float | None:
+def free(item: Item, prices: Prices) -> float | None:
     """The price of what costs nothing by the hour."""
     return 0.0
 
@@ -91,7 +92,7 @@ class Kind:
         id_of: An item's id, or its name where AWS has no ids.
         owner: Its ARN or the number of its AWS account; None where AWS finds only what is in our own.
         note: State, size or place, in a few words.
-        usd: What it costs an hour by list prices, in US dollars; None if that is not known.
+        usd: What it costs an hour by these prices, in US dollars; None if that is not known.
         since: When it began to cost.
         of_clusters: Whether it belongs to one cluster.
         everywhere: Whether all regions share it.
@@ -122,7 +123,7 @@ class Kind:
     labels: Callable[[Item], Mapping[str, str]] = _tags
     owner: Callable[[Item], str] | None = None
     note: Callable[[Item], str] = _nothing
-    usd: Callable[[Item], float | None] = free
+    usd: Callable[[Item, Prices], float | None] = free
     since: Callable[[Item], datetime | None] = lambda item: item.get("CreateTime")
     of_clusters: bool = False
     everywhere: bool = False

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.plan.cluster import ClusterSpec
-from prefect_coiled.plan.prices import hourly, hourly_beside, nat_hourly, usd
+from prefect_coiled.plan.prices import Prices, usd
 
 
 class Sizes(NamedTuple):
@@ -21,10 +21,10 @@ class Sizes(NamedTuple):
     disk: float
     public: bool
 
-    def rate(self, vm_type: str) -> float | None:
+    def rate(self, vm_type: str, prices: Prices) -> float | None:
         """US dollars an hour of one such machine; None if the price of its type is not known."""
-        price = hourly(vm_type)
-        return None if price is None else price + hourly_beside(self.disk, public=self.public)
+        price = prices.machine(vm_type)
+        return None if price is None else price + prices.beside(self.disk, public=self.public)
 
 
 class Rates(NamedTuple):
@@ -66,6 +66,7 @@ def below(
     scheduler: Sizes,
     worker: Sizes,
     nat: bool,
+    prices: Prices,
     works: bool = False,
     what: str = "max_hourly_cost and max_total_cost",
 ) -> Choice:
@@ -81,9 +82,9 @@ def below(
         OptionsError: There are none; says how many workers there would be.
     """
     what = what if limit is None else f"max_hourly_cost {usd(limit)}"
-    schedulers = _priced(scheduler_types, scheduler, what)
-    workers = _priced(worker_types, worker, what)
-    base = nat_hourly() if nat else 0.0
+    schedulers = _priced(scheduler_types, scheduler, prices, what)
+    workers = _priced(worker_types, worker, prices, what)
+    base = prices.nat if nat else 0.0
     cheapest = Rates(base + min(schedulers.values()), min(workers.values()))
     if limit is None:
         return _choice(list(schedulers), list(workers), schedulers, workers, base)
@@ -94,7 +95,8 @@ def below(
         fits = f"{most} worker{'s' if most != 1 else ''} at most" if most else "none"
         raise OptionsError(
             what,
-            f"{n_workers} workers and their scheduler cost {usd(least)} an hour at least, at list prices",
+            f"{n_workers} worker{'s' if n_workers != 1 else ''} and a scheduler cost {usd(least)} an hour at "
+            "least, at list prices",
             f"Below it is room for {fits}. Ask for fewer, for smaller machines, or raise it.",
         )
     fit = [t for t, rate in workers.items() if cheapest.base + machines * rate <= limit]
@@ -103,18 +105,39 @@ def below(
     return _choice(first, fit, schedulers, workers, base)
 
 
-def worker_rate(spec: ClusterSpec) -> float:
+def worker_rate(spec: ClusterSpec, prices: Prices) -> float:
     """US dollars an hour of one more worker of a cluster, of the dearest type that it may get.
 
     Raises:
         OptionsError: A price is not known.
     """
     sizes = Sizes(spec.worker_disk, spec.has_public_address("worker"))
-    return max(_priced(spec.worker_types, sizes, "monthly_budget").values())
+    what = "monthly_budget"
+    check_region(prices, spec.region, what)
+    return max(_priced(spec.worker_types, sizes, prices, what).values())
 
 
-def _priced(types: Sequence[str], sizes: Sizes, what: str) -> dict[str, float]:
-    rates = {one: sizes.rate(one) for one in types}
+def check_region(prices: Prices, region: str, what: str) -> None:
+    """See that prices are those of a region, before something is held to them.
+
+    Args:
+        what: What needs the prices, such as "max_hourly_cost".
+
+    Raises:
+        OptionsError: They are those of another one.
+    """
+    if prices.region != region:
+        raise OptionsError(
+            what,
+            f"the prices of {region} are not known, so nothing can be held to it: "
+            f"{prices.why or 'AWS was not asked'}",
+            "Permit pricing:GetProducts (`prefect-coiled setup iam --apply`), or leave it out and use "
+            "cluster_timeout.",
+        )
+
+
+def _priced(types: Sequence[str], sizes: Sizes, prices: Prices, what: str) -> dict[str, float]:
+    rates = {one: sizes.rate(one, prices) for one in types}
     if unknown := [one for one, rate in rates.items() if rate is None]:
         raise OptionsError(
             what,

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from prefect_coiled.errors import NodeError, OptionsError
+from prefect_coiled.plan.prices import Prices
 
 # The topic among Dask's events under which a machine says that AWS takes it back.
 SPOT_TOPIC = "prefect-coiled-spot"
@@ -131,6 +132,7 @@ class Billed(BaseModel):
         flow: The flow that launched it; empty where none did.
         scheduler_disk: GiB of its disk; `worker_disk` of each worker's.
         nat: Whether the cluster keeps a NAT gateway.
+        prices: What its machines cost; by default what comes with the library.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -141,6 +143,7 @@ class Billed(BaseModel):
     scheduler_disk: int = 30
     worker_disk: int = 30
     nat: bool = False
+    prices: Prices | None = None
 
 
 class NodeConfig(BaseModel):

@@ -1,38 +1,83 @@
-"""AWS's list prices by the hour, of one region on one day (`machines.prices_as_of`); never a guess."""
+"""AWS's list prices by the hour, of one region on one day; never a guess. Pure.
+
+They are those of AWS's price list (`aws.price_list`), or of the table that comes with the library
+(`plan.machines`), which has one region.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable, Mapping
+
+from pydantic import Field
+
 from prefect_coiled.plan import machines
+from prefect_coiled.records import Record
 
 # https://aws.amazon.com/ebs/pricing, /vpc/pricing; us-east-1.
-EBS_GP3_USD_PER_GB_MONTH = 0.08
-NAT_GATEWAY_USD_PER_HOUR = 0.045
-PUBLIC_IPV4_USD_PER_HOUR = 0.005
+_EBS_GP3_USD_PER_GB_MONTH = 0.08
+_NAT_GATEWAY_USD_PER_HOUR = 0.045
+# The same in all regions: https://aws.amazon.com/vpc/pricing.
+_PUBLIC_IPV4_USD_PER_HOUR = 0.005
 HOURS_PER_MONTH = 730.0
 
 NOT_KNOWN = "price not known"
 
 
-def hourly(vm_type: str) -> float | None:
-    """The on-demand list price of a machine in US dollars an hour, or None when it is not known."""
-    machine = machines.table().get(vm_type)
-    return machine.usd_per_hour if machine else None
+class Prices(Record):
+    """What things cost, in US dollars.
 
-
-def hourly_beside(disk_gb: float = 0.0, *, public: bool = False) -> float:
-    """What a machine's disk and public address cost, in US dollars an hour.
-
-    Args:
-        disk_gb: GiB of its disk.
-        public: Whether it has a public address.
+    Attributes:
+        region: Whose prices they are.
+        as_of: The day of the prices, as an ISO date.
+        machines: An hour of each type, on demand, with Linux; types that are not in it have no known price.
+        gb_month: A GB of gp3 for a month.
+        nat_gateway: An hour of a NAT gateway, without its address.
+        address: An hour of a public IPv4 address.
+        why: Why they are not those of AWS's price list; empty if they are.
     """
-    disk = disk_gb * EBS_GP3_USD_PER_GB_MONTH / HOURS_PER_MONTH
-    return disk + (PUBLIC_IPV4_USD_PER_HOUR if public else 0.0)
+
+    region: str
+    as_of: str
+    machines: Mapping[str, float] = Field(repr=False)
+    gb_month: float = _EBS_GP3_USD_PER_GB_MONTH
+    nat_gateway: float = _NAT_GATEWAY_USD_PER_HOUR
+    address: float = _PUBLIC_IPV4_USD_PER_HOUR
+    why: str = ""
+
+    def machine(self, vm_type: str) -> float | None:
+        """A machine for an hour, on demand; None if that is not known."""
+        return self.machines.get(vm_type)
+
+    def beside(self, disk_gb: float = 0.0, *, public: bool = False) -> float:
+        """What a machine's disk and public address cost an hour.
+
+        Args:
+            disk_gb: GiB of its disk.
+            public: Whether it has a public address.
+        """
+        return disk_gb * self.gb_month / HOURS_PER_MONTH + (self.address if public else 0.0)
+
+    @property
+    def nat(self) -> float:
+        """A NAT gateway with its address for an hour."""
+        return self.nat_gateway + self.address
+
+    def of(self, types: Iterable[str]) -> Prices:
+        """The same, of these types alone."""
+        asked = set(types)
+        return self.model_copy(update={"machines": {k: v for k, v in self.machines.items() if k in asked}})
 
 
-def nat_hourly() -> float:
-    """What a NAT gateway with its address costs, in US dollars an hour."""
-    return NAT_GATEWAY_USD_PER_HOUR + PUBLIC_IPV4_USD_PER_HOUR
+@functools.cache
+def shipped(why: str = "") -> Prices:
+    """The prices of the library's own table."""
+    return Prices(
+        region=machines.prices_region(),
+        as_of=machines.prices_as_of(),
+        machines={name: machine.usd_per_hour for name, machine in machines.table().items()},
+        why=why,
+    )
 
 
 def total(prices: list[float | None]) -> float | None:
@@ -51,3 +96,35 @@ def priced(text: str, value: float | None) -> str:
     """A text with what something costs an hour, where it costs anything."""
     text = text.rstrip(".")
     return text if value == 0 else f"{text}, {NOT_KNOWN if value is None else f'{usd(value)} an hour'}"
+
+
+def basis(prices: Mapping[str, Prices], spot: bool = False) -> str:
+    """What kind of numbers they are, in a sentence.
+
+    Args:
+        prices: What was counted with, by the region of what was counted.
+        spot: Whether spot machines are among it.
+    """
+    there: dict[tuple[str, str], str] = {}
+    differs: dict[str, list[str]] = {}
+    for region, one in prices.items():
+        there.setdefault((one.as_of, one.region), one.region)
+        if region != one.region:
+            differs.setdefault(one.why, []).append(region)
+    if not prices:
+        there = {(shipped().as_of, shipped().region): shipped().region}
+    days: dict[str, list[str]] = {}
+    for as_of, region in there:
+        days.setdefault(as_of, []).append(region)
+    listed = "; ".join(f"{_some(sorted(regions))} as of {day}" for day, regions in sorted(days.items()))
+    text = f"List prices of {listed}, without tax, data transfer and logs"
+    for why, regions in differs.items():
+        verb = "differs" if len(regions) == 1 else "differ"
+        text += f"; {_some(sorted(regions))} {verb}{f' ({why})' if why else ''}"
+    if spot:
+        text += "; spot machines cost less than the on-demand price counted here"
+    return f"{text}."
+
+
+def _some(regions: list[str]) -> str:
+    return ", ".join(regions) if len(regions) <= 4 else f"{len(regions)} regions"

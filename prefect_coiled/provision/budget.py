@@ -8,11 +8,11 @@ from prefect_coiled import events
 from prefect_coiled.aws import instances
 from prefect_coiled.aws.cost_records import find_records
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.price_list import find_prices
 from prefect_coiled.errors import AccessDeniedError
 from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.options.models import REGIONS
 from prefect_coiled.plan.budget import Standing, standing
-from prefect_coiled.plan.prices import hourly
 from prefect_coiled.plan.spending import Known, month_of
 
 
@@ -41,12 +41,13 @@ def find_standing(aws: Aws, budget: float, now: datetime | None = None) -> Stand
     found = [one for records in answers.values() for one in records or ()]
     written = {one.record.uid for one in found}
     young = [m for m in instances.find_instances(aws) if m.cluster_uid not in written]
+    prices = find_prices(aws, (machine.instance_type for machine in young))
     return standing(
         aws.account,
         budget,
         found,
         now,
-        beside=sum(hourly(machine.instance_type) or 0.0 for machine in young),
+        beside=sum(prices.machine(machine.instance_type) or 0.0 for machine in young),
         not_seen=tuple(region for region, records in answers.items() if records is None),
     )
 

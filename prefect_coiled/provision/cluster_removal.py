@@ -15,11 +15,12 @@ from prefect import flow
 from prefect_coiled.aws import instances, parameters
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS, find, find_what_shows
+from prefect_coiled.aws.price_list import seen_prices
 from prefect_coiled.aws.waits import AWS_FAILS, TERMINATED, persistently
 from prefect_coiled.errors import AwsError, CredentialsError, PrefectCoiledError
 from prefect_coiled.events import Watch
 from prefect_coiled.plan.kinds import Scope, There
-from prefect_coiled.plan.prices import priced
+from prefect_coiled.plan.prices import Prices, priced
 from prefect_coiled.provision.removal import leaving, remove
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.provision.standing import removable, uids_of
@@ -53,7 +54,8 @@ def terminate(
             persistently(aws, what, lambda: instances.terminate_instances(aws, everything, over))
         except AwsError as error:
             kept = dict(error.left) or dict.fromkeys(everything, error.diagnosis.why)
-            costs = {kind.id_of(item): kind.usd(item) for item in found}
+            prices = seen_prices(aws)
+            costs = {kind.id_of(item): kind.usd(item, prices) for item in found}
             error.left = {one: priced(why, costs.get(one)) for one, why in kept.items()}
             raise
     return everything
@@ -135,7 +137,7 @@ def _remove_rest(
     stays = {row: error.diagnosis.why for row, error in unseen.items()}
     there["instance"] = [{"InstanceId": machine} for machine in machines]
     templates, late = {"launch template": there.pop("launch template", [])}, Removal()
-    with leaving(partial(_kept, there)):
+    with leaving(partial(_kept, there, seen_prices(aws))):
         first, refused = remove(aws, templates, run, patience)
         if first.left:
             stays["launch template"] = next(iter(first.left.values()))
@@ -155,11 +157,11 @@ def _remove_rest(
     return removal.model_copy(update={"left": left}), refused
 
 
-def _kept(there: There, why: str) -> dict[str, str]:
+def _kept(there: There, prices: Prices, why: str) -> dict[str, str]:
     """All that there is, as what is left; but for machines, which were asked to end."""
     kinds = {row: KINDS[row] for row in there if row != "instance"}
     return {
-        f"{kinds[row].prefix}{kinds[row].id_of(item)}": priced(why, kinds[row].usd(item))
+        f"{kinds[row].prefix}{kinds[row].id_of(item)}": priced(why, kinds[row].usd(item, prices))
         for row in kinds
         for item in there[row]
     }

@@ -25,6 +25,7 @@ from prefect import flow
 from prefect_coiled import events
 from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.price_list import seen_prices
 from prefect_coiled.errors import (
     AwsError,
     InvalidRequestError,
@@ -77,7 +78,7 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
         tell("provisioning")
         removal: Removal | None = None
         try:
-            steps.check_sizes(spec)
+            steps.check_sizes(spec, seen_prices(session.aws))
             own = steps.check_own_network(session.aws, spec)
             known = knowing.begin(session, spec)
             steps.check_disk_key(session, spec)

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS, find_all
+from prefect_coiled.aws.price_list import find_prices, seen_prices
 from prefect_coiled.plan.kinds import Scope, free
 from prefect_coiled.records import Record
 
@@ -35,7 +36,12 @@ class Resource(Record):
 
 
 def take_inventory(
-    aws: Aws, cluster: str | None = None, *, costly: bool = False, shared: bool = True
+    aws: Aws,
+    cluster: str | None = None,
+    *,
+    costly: bool = False,
+    shared: bool = True,
+    ask_prices: bool = True,
 ) -> tuple[Resource, ...]:
     """All that the account has in the door's region; its role and instance profile belong to all regions.
 
@@ -43,6 +49,7 @@ def take_inventory(
         cluster: Only what belongs to the clusters of that name.
         costly: Only kinds that may cost something by the hour; AWS is not asked for others.
         shared: Also kinds that all clusters share.
+        ask_prices: Ask AWS for prices that are not known yet.
     """
     keys = [
         key
@@ -52,7 +59,11 @@ def take_inventory(
         and (kind.usd is not free or not costly)
     ]
     found = []
-    for key, items in find_all(aws, keys, Scope(cluster)).items():
+    there = find_all(aws, keys, Scope(cluster))
+    costs = any(items and KINDS[key].usd is not free for key, items in there.items())
+    types = (item["InstanceType"] for item in there["instance"])
+    prices = find_prices(aws, types) if costs and ask_prices else seen_prices(aws)
+    for key, items in there.items():
         kind = KINDS[key]
         for item in items:
             of = kind.cluster_of(item)
@@ -63,7 +74,7 @@ def take_inventory(
                     cluster=of.name if of else "",
                     uid=of.uid if of else "",
                     note=kind.note(item),
-                    usd_per_hour=kind.usd(item),
+                    usd_per_hour=kind.usd(item, prices),
                     since=kind.since(item),
                     everywhere=kind.everywhere,
                 )

@@ -9,6 +9,7 @@ from prefect_coiled.aws import instances, vpc, zones
 from prefect_coiled.aws.boundary import find_boundary
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS, find, find_all
+from prefect_coiled.aws.price_list import seen_prices
 from prefect_coiled.errors import AwsError, ProvisionError
 from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.options import REGIONS, Egress, RegistryKind
@@ -61,20 +62,21 @@ def asked_of(want: Wanted) -> tuple[str, ...]:
 
 def set_up_of(aws: Aws, there: There, want: Wanted) -> Plan:
     """What a set-up makes and repairs of what there is."""
-    return _plan(aws, "set-up", changes.of_set_up(KINDS, there, want))
+    return _plan(aws, "set-up", changes.of_set_up(KINDS, there, want, prices=seen_prices(aws)))
 
 
 def sweep_of(aws: Aws, there: There, release_nat: bool = True) -> Plan:
     """What a sweep removes of what there is."""
     kept = frozenset() if release_nat else frozenset({"nat gateway"})
-    return _plan(aws, "sweep", changes.of_sweep(KINDS, there, kept=kept))
+    return _plan(aws, "sweep", changes.of_sweep(KINDS, there, prices=seen_prices(aws), kept=kept))
 
 
 def destruction_of(aws: Aws, there: There) -> Plan:
     """What goes with the account of what there is; of that, too, which is looked for at its end alone."""
     there["boundary"] = find_boundary(aws)
     elsewhere = other_regions(aws)
-    made = changes.of_destruction(KINDS, there, stays=elsewhere.why, needed=bool(elsewhere.used))
+    prices, needed = seen_prices(aws), bool(elsewhere.used)
+    made = changes.of_destruction(KINDS, there, prices=prices, stays=elsewhere.why, needed=needed)
     return _plan(aws, "destroy", made)
 
 

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS, find
+from prefect_coiled.aws.price_list import seen_prices
 from prefect_coiled.errors import AccessDeniedError, AwsError, CredentialsError, PrefectCoiledError
 from prefect_coiled.plan.kinds import Item, There, order
-from prefect_coiled.plan.prices import priced
+from prefect_coiled.plan.prices import priced, shipped
 from prefect_coiled.records import Removal
 from prefect_coiled.tasks import changes as steps
 from prefect_coiled.tasks.changes import Doomed, Run
@@ -47,12 +48,13 @@ def remove(
     errors: list[PrefectCoiledError] = []
     going: dict[str, Doomed] = {}
     # What goes with something else, such as a route, keeps nothing.
+    prices = seen_prices(aws)
     blocked = {row: why for row, why in (stays or {}).items() if KINDS[row].delete is not None}
 
     def leave(row: str, items: Iterable[Item], why: str) -> None:
         blocked.setdefault(row, why)
         kind = KINDS[row]
-        left.update({f"{kind.prefix}{kind.id_of(i)}": priced(why, kind.usd(i)) for i in items})
+        left.update({f"{kind.prefix}{kind.id_of(i)}": priced(why, kind.usd(i, prices)) for i in items})
 
     def settle(rows: Iterable[str]) -> None:
         """Wait until what was deleted of the rows is gone."""
@@ -137,6 +139,7 @@ def _costly(aws: Aws, row: str, items: Iterable[Item]) -> list[Item]:
     kind = KINDS[row]
     ids = {kind.id_of(item) for item in items}
     try:
-        return [item for item in find(aws, kind) if kind.id_of(item) in ids and kind.usd(item) != 0.0]
+        there = [item for item in find(aws, kind) if kind.id_of(item) in ids]
     except AwsError:
         return []
+    return [item for item in there if kind.usd(item, shipped()) != 0.0]

@@ -15,13 +15,14 @@ from prefect_coiled.aws.boundary import unbound
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS
 from prefect_coiled.aws.known import changing
+from prefect_coiled.aws.price_list import seen_prices
 from prefect_coiled.aws.subnets import ClosedZoneError
 from prefect_coiled.errors import AccessDeniedError, PrefectCoiledError, sentences
 from prefect_coiled.options import Egress, RegistryKind
 from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND
 from prefect_coiled.plan.changes import Plan
 from prefect_coiled.plan.kinds import There, Wanted, free
-from prefect_coiled.plan.prices import priced
+from prefect_coiled.plan.prices import Prices, priced
 from prefect_coiled.provision.planning import asked_of, set_up_of, wanted, widened
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord
@@ -150,7 +151,7 @@ def carry_out(plan: Plan, making: Making, *, strict: bool = True) -> None:
         settle(future for listed in futures.values() for future in listed)
     except PrefectCoiledError as error:
         if not isinstance(error, ClosedZoneError):  # gone around, and nothing is told
-            error.left = _costly(making.there, before)
+            error.left = _costly(making.there, before, seen_prices(making.aws))
         if isinstance(error, AccessDeniedError):
             raise _no_subnet(error, plan, before) from error
         raise
@@ -166,14 +167,15 @@ def carry_out(plan: Plan, making: Making, *, strict: bool = True) -> None:
         events.step("spot role", f"not made, for want of permission; spot needs it: {SPOT_ROLE_COMMAND}")
 
 
-def _costly(there: There, before: There) -> dict[str, str]:
+def _costly(there: There, before: There, prices: Prices) -> dict[str, str]:
     """What was made and costs something, as long as nothing removes it."""
     found: dict[str, str] = {}
     for row, kind in KINDS.items():
         known = {kind.id_of(item) for item in before.get(row, ())}
         for item in () if kind.usd is free else there.get(row, ()):
             if kind.id_of(item) not in known:
-                found[kind.id_of(item)] = priced(f"{kind.name}, for the next set-up or sweep", kind.usd(item))
+                price = kind.usd(item, prices)
+                found[kind.id_of(item)] = priced(f"{kind.name}, for the next set-up or sweep", price)
     return found
 
 

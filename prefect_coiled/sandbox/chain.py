@@ -14,6 +14,7 @@
     Idempotency      EC2's client tokens: one effect each
     AccountJudge     AWS's rules about what is in the account
     FreeTier         a service that moto has not
+    PriceList        another one
     OneAtATime       one lock around moto and the instances' states; S3 streams past it
     moto             with our corrections
 
@@ -51,6 +52,7 @@ from prefect_coiled.sandbox.idempotency import DryRun, Idempotency
 from prefect_coiled.sandbox.lag import Delay, Lag
 from prefect_coiled.sandbox.look import look
 from prefect_coiled.sandbox.plane import DataPlane
+from prefect_coiled.sandbox.price_list import PriceList
 from prefect_coiled.sandbox.rules.account import History
 from prefect_coiled.sandbox.rules.judge import AccountJudge, Judge
 from prefect_coiled.sandbox.rules.rates import Rates
@@ -159,7 +161,7 @@ class Server:
         images.keep_disks(self._supervisor)
         self._moto = DomainDispatcherApplication(create_backend_app)
 
-        one = FreeTier(OneAtATime(self._moto, lock, plane.changed), settings)
+        one = FreeTier(PriceList(OneAtATime(self._moto, lock, plane.changed), settings), settings)
         self._tokens = Idempotency(
             AccountJudge(one, settings, self._history, lock), self._instances.ended_any
         )

@@ -36,6 +36,7 @@ from prefect_coiled.plan.kept import MOST_WAYS, keep_of
 from prefect_coiled.plan.kinds import Scope
 from prefect_coiled.plan.node_config import ClientSecrets, NodeSecrets
 from prefect_coiled.plan.policies import key_statements
+from prefect_coiled.plan.prices import Prices
 from prefect_coiled.plan.user_data import Place, token_parameter, user_data
 from prefect_coiled.records import InstanceRecord, MachineImage, OwnNetwork, Record, Role
 from prefect_coiled.tasks.steps import Session, step
@@ -313,13 +314,15 @@ def launch_data(
     scheduler_host: str = "",
     environment: Place | None = None,
     ways: int = MOST_WAYS,
+    prices: Prices | None = None,
 ) -> dict[str, Any]:
     """What a launch says of the machines of a role; that of workers names the scheduler's address.
 
     Args:
         ways: By how many templates a scheduler may launch workers.
+        prices: What a scheduler counts with.
     """
-    script = role_user_data(spec, role, scheduler_host, environment, ways)
+    script = role_user_data(spec, role, scheduler_host, environment, ways, prices)
     return planning.launch_template(spec, role, image=image, profile=profile, user_data=script)
 
 
@@ -356,7 +359,7 @@ def find_launch_template(aws: Aws, spec: ClusterSpec, role: Role) -> str:
 _SOMEWHERE = Place("b" * 63, f"wheels/environments/{'0' * 16}/pylock.toml", "3.10.10")
 
 
-def check_sizes(spec: ClusterSpec) -> None:
+def check_sizes(spec: ClusterSpec, prices: Prices) -> None:
     """See that the plan and the user data of both roles can be written, before anything is made.
 
     Raises:
@@ -364,7 +367,8 @@ def check_sizes(spec: ClusterSpec) -> None:
     """
     parameters.check_size(spec.encode())
     for role in ("scheduler", "worker"):
-        role_user_data(spec, role, "255.255.255.255", _SOMEWHERE if spec.installs else None)
+        place = _SOMEWHERE if spec.installs else None
+        role_user_data(spec, role, "255.255.255.255", place, prices=prices)
 
 
 def role_user_data(
@@ -373,6 +377,7 @@ def role_user_data(
     scheduler_host: str = "",
     environment: Place | None = None,
     ways: int = MOST_WAYS,
+    prices: Prices | None = None,
 ) -> str:
     """The user data of a role, with where to install from unless the image holds everything.
 
@@ -383,7 +388,8 @@ def role_user_data(
     if role == "worker":
         node = node.model_copy(update={"scheduler_host": scheduler_host})
     else:
-        node = node.model_copy(update={"keep": keep_of(spec, ways), "billed": planning.billed_of(spec)})
+        billed = planning.billed_of(spec, prices)
+        node = node.model_copy(update={"keep": keep_of(spec, ways), "billed": billed})
     return user_data(node, environment, container=spec.container)
 
 

@@ -15,7 +15,7 @@ from prefect_coiled.sandbox import Sandbox
 
 def test_what_costs_more_than_is_allowed_is_refused_before_anything(sandbox: Sandbox) -> None:
     with pytest.raises(OptionsError, match="Allow more"):
-        examine(load_account(None), spend=hourly_price() / 60)
+        examine(load_account(None), spend=hourly_price(load_account(None)) / 60)
 
 
 def test_the_shortest_life_comes_through_and_nothing_is_left(sandbox: Sandbox) -> None:

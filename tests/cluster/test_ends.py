@@ -72,7 +72,9 @@ def test_a_script_and_a_faster_disk_reach_the_machines_and_the_script_is_nowhere
             assert "canary-of-the-script" not in base64.b64decode(data["UserData"]).decode()
             (disk,) = data["BlockDeviceMappings"]
             found.append((disk["Ebs"].get("Throughput"), disk["Ebs"].get("Iops")))
-        assert sorted(found, key=str) == [(1000, 4000), (None, None)]
+        # Of workers: those of the launch, and those that a scheduler launches later.
+        assert set(found) == {(1000, 4000)}
+        assert len(found) > 1
 
 
 def test_a_close_that_failed_is_called_again_until_nothing_is_left(
@@ -121,12 +123,12 @@ def test_workers_that_cannot_start_fail_the_launch_with_their_words_counted(
 
 
 def test_a_launch_that_takes_too_long_is_given_up_and_removed(sandbox: Sandbox, live: Live) -> None:
-    sandbox.set(boot_delay=5)
+    sandbox.set(boot="none")  # machines that run, and never answer
     try:
         with pytest.raises(ClusterStartError, match=r"did not answer within 3 s.*Nothing is left running"):
             Cluster(n_workers=1, quiet=True, timeout=3)
     finally:
-        sandbox.set(boot_delay=0)
+        sandbox.set(boot="process")
     assert live() == []
 
 

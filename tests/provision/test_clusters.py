@@ -33,7 +33,7 @@ from prefect_coiled.errors import (
 from prefect_coiled.events import Event, hearing
 from prefect_coiled.options import IngressRule
 from prefect_coiled.plan.cluster import ClusterSpec
-from prefect_coiled.plan.prices import PUBLIC_IPV4_USD_PER_HOUR
+from prefect_coiled.plan.prices import shipped
 from prefect_coiled.provision import (
     add_workers,
     change_ingress,
@@ -613,7 +613,7 @@ def test_its_cost_counts_the_public_addresses_that_its_machines_have(
     hour = cluster.cost(cluster.record.created_at + timedelta(hours=1))
     (addresses,) = [line.usd for line in hour.lines if line.what.startswith("public IPv4")]
     assert there == 3
-    assert addresses == pytest.approx(there * PUBLIC_IPV4_USD_PER_HOUR, rel=0.02)
+    assert addresses == pytest.approx(there * shipped().address, rel=0.02)
     delete_cluster("team", "us-east-1", wanted.name)
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from prefect_coiled.aws.kinds import KINDS
-from prefect_coiled.plan import tags
-from prefect_coiled.plan.changes import Plan, of_destruction, of_set_up, of_sweep, standing
+from prefect_coiled.plan import changes, tags
+from prefect_coiled.plan.changes import Plan, standing
 from prefect_coiled.plan.kinds import Cluster, Item, Kind, There, Wanted, order
+from prefect_coiled.plan.prices import shipped
 
+of_set_up = partial(changes.of_set_up, prices=shipped())
+of_sweep = partial(changes.of_sweep, prices=shipped())
+of_destruction = partial(changes.of_destruction, prices=shipped())
 WANT = Wanted(zones=("a", "b"), every=("a", "b", "c"), zone="a")
 
 
@@ -24,8 +29,8 @@ def item(id_: str, cluster: str = "", uid: str = "", **more: Any) -> Item:
     return {"id": id_, "Tags": tags.to_aws(labels), **more}
 
 
-def plan(changes: Any) -> Plan:
-    return Plan(what="sweep", account="team", region="us-east-1", changes=tuple(changes))
+def plan(made: Any) -> Plan:
+    return Plan(what="sweep", account="team", region="us-east-1", changes=tuple(made))
 
 
 def test_each_kind_is_made_after_those_that_it_waits_for_and_goes_before_them() -> None:
@@ -38,7 +43,7 @@ def test_each_kind_is_made_after_those_that_it_waits_for_and_goes_before_them() 
 
 
 def test_what_costs_money_goes_first() -> None:
-    rows = {"a": kind("a"), "b": kind("b", usd=lambda item: 1.0, waits_for=("c",)), "c": kind("c")}
+    rows = {"a": kind("a"), "b": kind("b", usd=lambda item, prices: 1.0, waits_for=("c",)), "c": kind("c")}
     assert order(rows, down=True) == ["b", "a", "c"]
     assert order(KINDS, down=True)[0] == "instance"
 
@@ -59,7 +64,7 @@ def test_a_set_up_makes_what_lacks_repairs_what_is_incomplete_and_says_what_it_n
             places=lambda want, there: want.zones,
             place=lambda item: str(item["zone"]),
             sketch=lambda place: {"id": place, "zone": place},
-            usd=lambda item: 0.5,
+            usd=lambda item, prices: 0.5,
         ),
         # What is made by the plan counts for what comes after it.
         "list": kind(
@@ -97,7 +102,9 @@ def test_of_several_at_a_place_the_complete_one_is_kept() -> None:
 
 def test_a_sweep_takes_dead_clusters_and_what_nothing_uses_once_others_are_gone() -> None:
     rows = {
-        "machine": kind("machine", alive=lambda item: "live" if item["up"] else "", usd=lambda item: None),
+        "machine": kind(
+            "machine", alive=lambda item: "live" if item["up"] else "", usd=lambda item, prices: None
+        ),
         "disk": kind("disk", delete=None, part_of="machine"),
         "gate": kind(
             "gate", surplus=lambda item, there, idle: "idle" if idle else "", waits_for=("address",)
@@ -127,7 +134,7 @@ def test_the_end_of_an_account_keeps_what_other_regions_need_and_says_what_it_ca
     rows = {
         "role": kind("role", everywhere=True, prefix="role/"),
         "profile": kind("profile", everywhere=True, part_of="role"),
-        "address": kind("address", held=lambda item: "in use", usd=lambda item: 0.005),
+        "address": kind("address", held=lambda item: "in use", usd=lambda item, prices: 0.005),
     }
     there: There = {"role": [item("team")], "profile": [item("team")], "address": [item("a-1")]}
     found = plan(of_destruction(rows, there, stays="used in eu-west-1", needed=True))
@@ -164,5 +171,5 @@ def test_what_may_not_go_any_more_when_a_plan_is_carried_out_is_said() -> None:
     [(0.0, "1 removed"), (0.05, "1 removed; saves $0.0500 an hour"), (None, "saves price not known")],
 )
 def test_the_last_line_says_how_much_and_at_what_price(price: float | None, text: str) -> None:
-    rows = {"gate": kind("gate", usd=lambda item: price)}
+    rows = {"gate": kind("gate", usd=lambda item, prices: price)}
     assert text in plan(of_destruction(rows, {"gate": [item("g-1")]})).summary()

@@ -5,13 +5,14 @@ import pytest
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.node.meter import AFTER, BEFORE, Meter
 from prefect_coiled.plan.lid import Sizes, below
-from prefect_coiled.plan.prices import hourly
+from prefect_coiled.plan.prices import shipped
 
 PLAIN = Sizes(0, False)
 
 
 def choose(limit, n, schedulers=("m6i.large",), workers=("m6i.large",), *, sizes=PLAIN, nat=False):
-    return below(limit, n, schedulers, workers, scheduler=sizes, worker=sizes, nat=nat)
+    prices = shipped()
+    return below(limit, n, schedulers, workers, scheduler=sizes, worker=sizes, nat=nat, prices=prices)
 
 
 def test_disks_addresses_and_the_nat_gateway_count():
@@ -21,7 +22,7 @@ def test_disks_addresses_and_the_nat_gateway_count():
 
 
 def test_types_that_are_too_dear_are_left_out_and_the_order_stays():
-    small, large = hourly("m6i.large"), hourly("m6i.4xlarge")
+    small, large = shipped().machines["m6i.large"], shipped().machines["m6i.4xlarge"]
     kinds = ("m6i.4xlarge", "m6i.large", "m5.large")
     choice = choose(small + 2 * small + 0.01, 2, kinds, kinds)
     assert choice.worker_types == choice.scheduler_types == ("m6i.large", "m5.large")
@@ -32,8 +33,8 @@ def test_whatever_is_launched_stays_below():
     kinds = ("m6i.xlarge", "m5.large", "m7i.xlarge", "m6i.large")
     for limit in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
         choice = choose(limit, 3, kinds, kinds, sizes=Sizes(30, True), nat=True)
-        dearest = max(Sizes(30, True).rate(t) for t in choice.worker_types)
-        first = max(Sizes(30, True).rate(t) for t in choice.scheduler_types)
+        dearest = max(Sizes(30, True).rate(t, shipped()) for t in choice.worker_types)
+        first = max(Sizes(30, True).rate(t, shipped()) for t in choice.scheduler_types)
         assert 0.05 + first + 3 * dearest <= limit
         assert choice.rates.most_workers(limit) >= 3
         assert choice.rates.base + choice.rates.most_workers(limit) * choice.rates.worker <= limit

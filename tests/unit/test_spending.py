@@ -9,7 +9,7 @@ import pytest
 
 from prefect_coiled.node.bill import Bill
 from prefect_coiled.plan.node_config import Billed
-from prefect_coiled.plan.prices import hourly
+from prefect_coiled.plan.prices import shipped
 from prefect_coiled.plan.spending import NO_FLOW, CostRecord, Known, month_of, spent
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=timezone.utc)
@@ -107,7 +107,7 @@ def bill(**more: Any) -> Bill:
     return Bill(Billed(uid="u1", scheduler_disk=0, worker_disk=0, **more), "one", "i-1")
 
 
-PRICE = hourly("m6i.xlarge") or 0.0
+PRICE = shipped().machines["m6i.xlarge"]
 
 
 def test_machines_cost_from_their_launch_to_their_end_by_awss_own_times() -> None:

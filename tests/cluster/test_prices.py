@@ -1,0 +1,91 @@
+"""What a cluster costs, and what its lids are held to, is what AWS's price list says of its region."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from prefect_coiled import Cluster
+from prefect_coiled.cli import app
+from prefect_coiled.errors import OptionsError
+from prefect_coiled.sandbox import Sandbox
+
+THERE = "eu-west-1"
+KIND = "m5.large"
+DENIED = {
+    "service": "pricing",
+    "action": "GetProducts",
+    "effect": "error",
+    "code": "AccessDeniedException",
+}
+
+
+@pytest.fixture(autouse=True)
+def dear(sandbox: Sandbox) -> Iterator[None]:
+    """In Ireland such a machine costs half a dollar an hour."""
+    sandbox.set(prices={THERE: {KIND: 0.5}})
+    yield
+    sandbox.set(prices={})
+    sandbox.faults([])
+
+
+def cluster(**more: Any) -> Cluster:
+    kinds = {"worker_vm_types": [KIND], "scheduler_vm_types": [KIND]}
+    return Cluster(n_workers=1, backend_options={"region": THERE}, quiet=True, **kinds, **more)
+
+
+def test_it_costs_what_aws_lists_for_its_region(
+    sandbox: Sandbox, prefect_server: None, until: Callable[..., Any]
+) -> None:
+    with cluster() as made:
+        hour = made.started().cost(made.started().record.created_at + timedelta(hours=1))
+        prices = {line.what.partition(" ")[0]: line.usd for line in hour.lines}
+        assert prices["scheduler:"] == pytest.approx(0.5)
+        assert hour.basis.startswith(f"List prices of {THERE} as of {datetime.now(timezone.utc):%Y-%m-%d},")
+        assert "differs" not in hour.basis
+        listed = run("cost", "--region", THERE)
+        (row,) = [one for one in json.loads(listed) if one["name"] == made.name]
+        assert row["usd_per_hour"] > 1.0, "two machines"
+        # What its scheduler writes down, for who asks when it is gone.
+        (flow,) = until(
+            lambda: json.loads(run("costs", "--by", "cluster", "--since", "1h", "--region", THERE))
+        )
+        assert flow["usd"] > 2 * 0.5 / 60, "a minute of each at least"
+
+
+def test_lids_are_held_to_the_prices_of_the_region(sandbox: Sandbox, prefect_server: None) -> None:
+    before = sandbox.instances().keys()
+    with pytest.raises(OptionsError, match=r"max_hourly_cost .*: 1 worker and a scheduler cost \$1\.0"):
+        cluster(max_hourly_cost=0.9)
+    assert sandbox.instances().keys() == before
+
+
+def test_where_the_price_list_may_not_be_read_a_lid_is_refused_and_a_cluster_says_whose_prices_it_tells(
+    sandbox: Sandbox, prefect_server: None
+) -> None:
+    sandbox.faults([DENIED])
+    with pytest.raises(OptionsError, match=r"prices of eu-west-1 are not known.*AccessDenied.*pricing:"):
+        cluster(max_total_cost=5.0)
+    with cluster() as made:
+        basis = made.cost().basis
+    assert basis.startswith("List prices of us-east-1 as of ")
+    assert "eu-west-1 differs (AWS's price list was not to be had: AccessDeniedException)" in basis
+
+
+def run(*arguments: str) -> str:
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_in_the_region_of_the_librarys_own_table_a_lid_holds_without_the_price_list(
+    sandbox: Sandbox, prefect_server: None
+) -> None:
+    sandbox.faults([DENIED])
+    with Cluster(n_workers=1, max_hourly_cost=1.0, quiet=True) as made:
+        assert made.cost().basis.startswith("List prices of us-east-1 as of ")

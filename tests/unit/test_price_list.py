@@ -1,0 +1,141 @@
+"""What AWS's price list says is kept for a day; what it does not say is said, and nobody waits for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from prefect_coiled.aws import price_list
+from prefect_coiled.aws.price_list import find_prices, seen_prices
+from prefect_coiled.errors import AccessDeniedError, CredentialsError
+from prefect_coiled.plan.prices import basis, shipped
+
+Asked = list[dict[str, str]]
+
+
+@pytest.fixture(autouse=True)
+def nothing_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(price_list, "_seen", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def product(usd: str, unit: str, currency: str = "USD") -> str:
+    dimension = {"unit": unit, "pricePerUnit": {currency: usd}}
+    return json.dumps({"terms": {"OnDemand": {"x": {"priceDimensions": {"y": dimension}}}}})
+
+
+LISTED = {
+    "m5.large": [product("0.1070000000", "Hrs")],
+    "Storage": [product("0.0880000000", "GB-Mo")],
+    "NAT Gateway": [product("0.0480000000", "Hrs"), product("0.0930000000", "GB")],
+}
+
+
+def door(
+    asked: Asked, answer: Callable[[str], list[str]] = lambda what: LISTED.get(what, []), **more: Any
+) -> Any:
+    def call(action: str, what: str, **said: Any) -> dict[str, Any]:
+        assert (action, said["ServiceCode"]) == ("pricing:GetProducts", "AmazonEC2")
+        wanted = {one["Field"]: one["Value"] for one in said["Filters"]}
+        asked.append(wanted)
+        return {"PriceList": answer(wanted.get("instanceType") or wanted["productFamily"])}
+
+    place = {"region": "eu-west-1", "endpoint_url": None, "in_sandbox": False, **more}
+    return SimpleNamespace(call=call, **place)
+
+
+def test_a_price_is_asked_for_once_a_day_whatever_process_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Asked = []
+    aws = door(asked)
+    found = find_prices(aws, ["m5.large", "m5.large", "x9.huge"])
+    assert (found.region, found.machine("m5.large"), found.machine("x9.huge")) == ("eu-west-1", 0.107, None)
+    assert (found.gb_month, found.nat) == (0.088, 0.048 + 0.005)
+    assert all(one["regionCode"] == "eu-west-1" for one in asked)
+    assert asked[0]["marketoption"] == "OnDemand", "capacity blocks have a price of their own"
+    assert len(asked) == 4
+    monkeypatch.setattr(price_list, "_seen", {})  # another process
+    assert find_prices(aws, ["m5.large", "x9.huge"]) == found
+    assert seen_prices(aws) == found
+    assert len(asked) == 4, "nor for what AWS does not sell there"
+    find_prices(aws, ["m5.large", "c5.large"])
+    assert [one.get("instanceType") for one in asked[4:]] == ["c5.large"]
+    later = datetime.now(timezone.utc) + timedelta(hours=25)
+    monkeypatch.setattr(price_list, "datetime", SimpleNamespace(now=lambda zone: later))
+    find_prices(aws, ["m5.large"])
+    assert len(asked) == 8
+
+
+def test_what_is_denied_is_not_asked_for_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Asked = []
+
+    def refuse(what: str) -> list[str]:
+        raise AccessDeniedError("reading prices", "no", operation="pricing:GetProducts", code="AccessDenied")
+
+    aws = door(asked, refuse)
+    found = find_prices(aws, ["m5.large"])
+    assert found.region == "us-east-1"
+    assert "AccessDenied" in found.why
+    assert basis({"eu-west-1": found}).endswith(f"; eu-west-1 differs ({found.why}).")
+    count = len(asked)
+    monkeypatch.setattr(price_list, "_seen", {})
+    assert find_prices(aws, ["m5.large"]) == found
+    assert len(asked) == count
+
+
+def test_keys_that_do_not_work_are_told_of() -> None:
+    def refuse(what: str) -> list[str]:
+        raise CredentialsError("reading prices", "no", operation="pricing:GetProducts")
+
+    with pytest.raises(CredentialsError):
+        find_prices(door([], refuse), ["m5.large"])
+
+
+@pytest.mark.parametrize("region", ["cn-north-1", "us-gov-west-1"])
+def test_other_partitions_have_price_lists_of_their_own(region: str) -> None:
+    asked: Asked = []
+    assert find_prices(door(asked, region=region), ["m5.large"]).region == "us-east-1"
+    assert asked == []
+
+
+def test_a_price_in_another_currency_is_none_in_dollars() -> None:
+    listed = {**LISTED, "m5.large": [product("0.9", "Hrs", "CNY")]}
+    assert find_prices(door([], lambda what: listed.get(what, [])), ["m5.large"]).machine("m5.large") is None
+
+
+def test_an_api_that_knows_nothing_of_a_region_is_none() -> None:
+    assert find_prices(door([], lambda what: []), ["m5.large"]).region == "us-east-1"
+
+
+def test_a_file_that_is_broken_and_a_home_that_cannot_be_written_ask_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "prefect-coiled" / "prices.json"
+    file.parent.mkdir()
+    file.write_text('{"eu-west-1": {"asked"')
+    assert find_prices(door([]), ["m5.large"]).machine("m5.large") == 0.107
+    monkeypatch.setattr(price_list, "_seen", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/nowhere")
+    assert find_prices(door([]), ["m5.large"]).machine("m5.large") == 0.107
+
+
+def test_what_other_endpoints_say_is_not_taken_for_what_aws_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = door([], endpoint_url="http://127.0.0.1:4566")
+    find_prices(elsewhere, ["m5.large"])
+    assert seen_prices(elsewhere).region == "eu-west-1"
+    assert seen_prices(door([])) == shipped()
+
+
+def test_the_basis_names_each_day_and_region_once() -> None:
+    one = shipped().model_copy(update={"region": "eu-west-1", "as_of": "2026-11-30"})
+    other = one.model_copy(update={"region": "eu-west-2"})
+    text = basis({"eu-west-1": one, "eu-west-2": other, "us-east-1": shipped()}, spot=True)
+    assert text == (
+        "List prices of us-east-1 as of 2026-07-20; eu-west-1, eu-west-2 as of 2026-11-30, without tax, data "
+        "transfer and logs; spot machines cost less than the on-demand price counted here."
+    )
