@@ -114,10 +114,12 @@ def estimate(
             continue
         spot = spot or use.spot
         hours = max(use.hours, MINIMUM_SECONDS / 3600) if use.hours else 0.0
-        price = prices.machine(use.vm_type)
+        price = prices.machine(use.vm_type, spot=use.spot)
         name = f"{use.count} x {use.vm_type}{' spot' if use.spot else ''}"
         what = f"{use.label}: {name}" if use.label else name
-        note = NOT_KNOWN if price is None else "at most: the on-demand price" if use.spot else ""
+        known = use.vm_type in prices.spot
+        of_spot = "spot price of the moment" if known else "at most: the on-demand price"
+        note = NOT_KNOWN if price is None else of_spot if use.spot else ""
         usd = None if price is None else price * use.count * hours
         lines.append(CostLine(what=f"{what}, {_hours(hours)}", usd=usd, note=note))
         disk_gb_hours += use.disk_gb * use.count * hours

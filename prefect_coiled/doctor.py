@@ -32,6 +32,7 @@ from prefect_coiled.errors import AwsError, OptionsError
 from prefect_coiled.events import EVERYWHERE, Event, tell
 from prefect_coiled.options import merge
 from prefect_coiled.plan.aws_codes import CODES
+from prefect_coiled.plan.lid import check_region
 from prefect_coiled.provision import remove_cluster, set_up_account, sweep
 from prefect_coiled.provision.room import find_room
 from prefect_coiled.records import Record
@@ -100,10 +101,16 @@ def hourly_price(account: Account) -> float:
 
     Raises:
         CredentialsError: If AWS does not accept the credentials.
+        OptionsError: If that is not known, so that nothing can be held to it.
     """
     aws = account.door(merge(None, account.options).options.region)
+    prices = find_prices(aws, [VM_TYPE])
+    check_region(prices, aws.region, "spend")
     uses = [MachineUse(vm_type=VM_TYPE, count=2, hours=1.0, disk_gb=_DISK, public_ip=True)]
-    return estimate(uses, prices=find_prices(aws, [VM_TYPE])).known_usd
+    total = estimate(uses, prices=prices).total_usd
+    if total is None:
+        raise OptionsError("spend", f"the price of {VM_TYPE} in {aws.region} is not known.")
+    return total
 
 
 def examine(account: Account, *, spend: float = 0.5) -> Examination:

@@ -24,7 +24,7 @@ VARIABLES = {
     "PREFECT_COILED_REGISTRY_TOKEN": "the token of Docker Hub, likewise",
     "PREFECT_COILED_LOGO_URL": "where Prefect's UI finds the picture of the block types",
     "XDG_STATE_HOME": "where the sandbox in the background keeps its files; `~/.local/state` if not set",
-    "XDG_CACHE_HOME": "where built packages and hashes are kept; `~/.cache` if not set",
+    "XDG_CACHE_HOME": "where built packages, hashes and prices are kept; `~/.cache` if not set",
 }
 _OF_PREFECT = {
     "PREFECT_API_URL": "the Prefect server; without it Prefect starts a temporary one",

@@ -64,7 +64,9 @@ _CALLERS: WeakKeyDictionary[boto3.Session, dict[str, tuple[str, str]]] = WeakKey
 # Where boto3 calls a service otherwise than IAM does.
 _CLIENT_NAMES = {"servicequotas": "service-quotas"}
 # The region of IAM's and STS's one endpoint does not matter; everything else is regional but for these.
-_ONE_REGION = {"freetier": "us-east-1", "pricing": "us-east-1"}
+_ONE_REGION = {"freetier": "us-east-1"}
+# Where AWS's price list is asked: https://docs.aws.amazon.com/general/latest/gr/billing.html.
+_PRICE_LISTS = {"eu": "eu-central-1", "ap": "ap-south-1"}
 # Seconds to connect and to read, of what nobody waits for longer.
 _HURRIED = {"pricing": (2, 5)}
 # What services call a token of a page that has expired.
@@ -318,13 +320,18 @@ class Aws:
                 try:
                     clients[key] = make(
                         _CLIENT_NAMES.get(service, service),
-                        region_name=_ONE_REGION.get(service, self.region),
+                        region_name=self._region_of(service),
                         endpoint_url=self.endpoint_url,
                         config=config,
                     )
                 except (BotoCoreError, InvalidArnException) as error:
                     raise CredentialsError(f"opening a session with {service}", str(error)) from error
             return clients[key]
+
+    def _region_of(self, service: str) -> str:
+        if service == "pricing":
+            return _PRICE_LISTS.get(self.region.partition("-")[0], "us-east-1")
+        return _ONE_REGION.get(service, self.region)
 
     def _translate(self, error: Exception, action: str, what: str) -> AwsError:
         if isinstance(error, (*_UNREADABLE, _ForeignAnswerError)) or (

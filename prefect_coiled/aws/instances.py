@@ -334,10 +334,10 @@ def check_instance_types(aws: Aws, names: Collection[str]) -> None:
 
 
 def _usd(item: Item, prices: Prices) -> float | None:
-    """The machine, at most, for a spot machine costs less; and its public address. Disks are priced apart."""
+    """The machine and its public address. Disks are priced apart."""
     if item["State"]["Name"] not in ("pending", "running", "stopping"):
         return 0.0
-    price = prices.machine(item["InstanceType"])
+    price = prices.machine(item["InstanceType"], spot=item.get("InstanceLifecycle") == "spot")
     return None if price is None else price + prices.beside(public=bool(item.get("PublicIpAddress")))
 
 

@@ -1,33 +1,35 @@
-"""What machines cost in a region by AWS's own price list, where the caller may read it; asked for once a day.
+"""What machines cost: by the library's own table in its one region, by AWS's price list in others.
 
 https://docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/using-price-list-query-api.html. It is an API of
-a few regions about all of them, and part of no launch's success: where it has no answer within seconds, the
-library's own table stands in, and it is said.
+a few regions about all of them, asked once a day, and part of no launch's success: where it may not be read,
+or has no answer within seconds, the table stands in, and it is said.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AwsError, CredentialsError
+from prefect_coiled.aws.waits import retry_while
+from prefect_coiled.errors import AwsError, CredentialsError, NoAnswerError, ThrottledError
+from prefect_coiled.internals import kept
 from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.plan.prices import Prices, shipped
 from prefect_coiled.records import Record
 
-# How long prices hold; and how long a refusal does.
-_GOOD_FOR, _REFUSED_FOR = timedelta(days=1), timedelta(hours=1)
-# Other partitions have price lists, and currencies, of their own.
-_ELSEWHERE = ("cn-", "us-gov-", "us-iso", "eu-isoe-", "eusc-")
+# How long a price holds; and after what time nobody wants it any more.
+_GOOD_FOR, _FORGOTTEN = timedelta(days=1), timedelta(days=60)
+# Seconds for which nobody asks again where AWS did not say it; and for which a busy AWS is asked again.
+_REFUSED_FOR, _BUSY = 300.0, 4.0
 
 _MACHINE = {
     "operatingSystem": "Linux",
@@ -36,109 +38,165 @@ _MACHINE = {
     "capacitystatus": "Used",
     "marketoption": "OnDemand",
 }
-_GP3 = {"productFamily": "Storage", "volumeApiName": "gp3"}
-_NAT_GATEWAY = {"productFamily": "NAT Gateway", "operation": "NatGateway", "group": "NGW:NatGateway"}
+# What is asked for beside machine types, under names that are none.
+_GP3, _NAT_GATEWAY = "gp3", "NAT gateway"
+_BESIDE = {
+    _GP3: {"productFamily": "Storage", "volumeApiName": "gp3"},
+    _NAT_GATEWAY: {"productFamily": "NAT Gateway", "operation": "NatGateway", "group": "NGW:NatGateway"},
+}
 
 
-class _Kept(Record):
-    """What was asked of a region; None for a type that AWS does not sell there."""
+class _Price(Record):
+    """What something costs, and when AWS said so; None for what it does not sell there."""
 
-    asked: datetime
-    machines: dict[str, float | None] = {}
-    gb_month: float | None = None
-    nat_gateway: float | None = None
-    why: str = ""
+    at: AwareDatetime
+    usd: float | None
 
     def holds(self, now: datetime) -> bool:
-        return timedelta() <= now - self.asked < (_REFUSED_FOR if self.why else _GOOD_FOR)
+        return timedelta() <= now - self.at < _GOOD_FOR
 
 
-_FILE: TypeAdapter[dict[str, _Kept]] = TypeAdapter(dict[str, _Kept])
+_Known = dict[str, _Price]
+_FILE: TypeAdapter[dict[str, _Known]] = TypeAdapter(dict[str, _Known])
 _LOCK = threading.Lock()
-_seen: dict[tuple[str, str], _Kept] = {}
+# By place: prices; spot prices as they were when they were asked for last; and why an account has none, and
+# when that was.
+_seen: dict[tuple[str, str], _Known] = {}
+_spot: dict[tuple[str, str], dict[str, float]] = {}
+_refused: dict[tuple[str, str, str], tuple[float, str]] = {}
 
 
-def find_prices(aws: Aws, types: Iterable[str]) -> Prices:
-    """The prices of the door's region, of these machine types at least; asks AWS for what is not known yet.
+def find_prices(aws: Aws, types: Iterable[str], *, spot: Iterable[str] = ()) -> Prices:
+    """The prices of the door's region, of these machine types; asks AWS for what the table does not have.
 
     Where AWS does not say it, they are those of the library's table, which may be of another region: `why`
     tells the reason.
 
+    Args:
+        spot: Types whose spot prices are asked for, too; they change by the hour, and are kept for no time.
+
     Raises:
         CredentialsError: If AWS does not accept the credentials.
     """
-    now = datetime.now(timezone.utc)
-    kept = _kept(aws)
+    now, place = datetime.now(timezone.utc), _place(aws)
+    own = aws.region == shipped().region
     # A sandbox is near, and its prices change with its settings.
-    if kept is None or not kept.holds(now) or aws.in_sandbox:
-        kept = _Kept(asked=now)
-    lacking = [] if kept.why else [one for one in dict.fromkeys(types) if one not in kept.machines]
-    if lacking or not (kept.why or kept.nat_gateway):
-        kept = _keep(aws, _ask(aws, kept, lacking))
-    return _prices(aws, kept)
+    known = {} if aws.in_sandbox else {k: one for k, one in _known(aws).items() if one.holds(now)}
+    wanted = [*(() if own else _BESIDE), *dict.fromkeys(types)]
+    lacking = [one for one in wanted if one not in known and not (own and one in shipped().machines)]
+    refused = _refused.get((*place, aws.account))
+    if lacking and (aws.in_sandbox or refused is None or time.monotonic() - refused[0] > _REFUSED_FOR):
+        _ask(aws, lacking, now)
+    if dear := sorted(set(spot)):
+        found = _ask_spot(aws, dear, now)
+        with _LOCK:
+            _spot[place] = {**_spot.get(place, {}), **found}
+    return _prices(aws, wanted)
 
 
 def seen_prices(aws: Aws) -> Prices:
     """The prices of the door's region as far as they are known; asks nobody."""
-    kept = _kept(aws)
-    return shipped() if kept is None else _prices(aws, kept)
+    return _prices(aws, None)
 
 
-def _prices(aws: Aws, kept: _Kept) -> Prices:
-    table = shipped(kept.why)
-    if kept.why:
-        return table
-    own = table.machines if table.region == aws.region else {}
-    found = {name: price for name, price in kept.machines.items() if price is not None}
+def _prices(aws: Aws, wanted: Iterable[str] | None) -> Prices:
+    """What is known.
+
+    Args:
+        wanted: What the day is told of; None for all of it.
+    """
+    place, table, known = _place(aws), shipped(), _known(aws)
+    spot = _spot.get(place, {})
+    machines = {name: one.usd for name, one in known.items() if name not in _BESIDE}
+    if aws.region == table.region:
+        return table.model_copy(update={"machines": {**table.machines, **machines}, "spot": spot})
+    beside = [known[one].usd if one in known else None for one in _BESIDE]
+    if None in beside:
+        why = _refused.get((*place, aws.account), (0.0, "AWS's price list was not read"))[1]
+        return table.model_copy(update={"spot": spot, "why": why})
+    days = [known[one].at for one in (known if wanted is None else wanted) if one in known]
     return Prices(
         region=aws.region,
-        as_of=kept.asked.date().isoformat(),
-        machines={**own, **found},
-        gb_month=kept.gb_month or table.gb_month,
-        nat_gateway=kept.nat_gateway or table.nat_gateway,
+        as_of=min(days).astimezone(timezone.utc).date().isoformat(),
+        machines=machines,
+        gb_month=beside[0],
+        nat_gateway=beside[1],
+        spot=spot,
     )
 
 
-def _ask(aws: Aws, kept: _Kept, types: list[str]) -> _Kept:
-    if aws.region.startswith(_ELSEWHERE):
-        return _Kept(asked=kept.asked, why="AWS's price list is read for its commercial regions alone")
+def _ask(aws: Aws, names: list[str], now: datetime) -> None:
+    """Ask for prices, and keep them; of what AWS does not say it is kept why."""
 
-    def look(wanted: Mapping[str, str]) -> float | None:
+    def look(name: str) -> tuple[str, _Price]:
+        fields = _BESIDE.get(name, {**_MACHINE, "instanceType": name})
         filters = [
             {"Type": "TERM_MATCH", "Field": field, "Value": value}
-            for field, value in {"regionCode": aws.region, **wanted}.items()
+            for field, value in {"regionCode": aws.region, **fields}.items()
         ]
-        what = f"reading prices of {wanted.get('instanceType') or wanted['productFamily']}"
-        reply = aws.call("pricing:GetProducts", what, ServiceCode="AmazonEC2", Filters=filters)
-        return _dearest(reply["PriceList"])
+        what = f"reading the price of {name}"
 
-    questions = [{**_MACHINE, "instanceType": one} for one in types]
-    if not kept.nat_gateway:
-        questions += [_GP3, _NAT_GATEWAY]
+        def call() -> dict[str, Any]:
+            return aws.call("pricing:GetProducts", what, ServiceCode="AmazonEC2", Filters=filters)
+
+        reply = retry_while(aws, what, call, ThrottledError, timeout=_BUSY, interval=1.0)
+        try:
+            return name, _Price(at=now, usd=_dearest(reply["PriceList"]))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise NoAnswerError(what, f"the answer is none of AWS's ({error!r})") from error
+
     try:
-        answers = side_by_side(look, questions)
+        # One first: where it has no answer, nobody waits for the others.
+        found = dict([look(names[0])])
+        found.update(side_by_side(look, names[1:]))
+        if all(one in found and found[one].usd is None for one in _BESIDE):
+            raise NoAnswerError("reading prices", f"it says nothing of {aws.region}")
     except CredentialsError:
         raise
     except AwsError as error:
-        why = f"AWS's price list was not to be had: {error.code or error.diagnosis.why.rstrip('. ')}"
-        return _Kept(asked=kept.asked, why=why)
-    rest = {"gb_month": kept.gb_month, "nat_gateway": kept.nat_gateway}
-    if len(answers) > len(types):
-        rest = dict(zip(rest, answers[len(types) :], strict=True))
-    machines = {**kept.machines, **dict(zip(types, answers, strict=False))}
-    if not any(machines.values()) and not any(rest.values()):  # an API that knows nothing of this region
-        return _Kept(asked=kept.asked, why=f"AWS's price list says nothing of {aws.region}")
-    return kept.model_copy(update={"machines": machines, **rest})
+        said = error.code or error.diagnosis.why.rstrip(". ")
+        with _LOCK:
+            why = f"AWS's price list was not to be had: {said}"
+            _refused[(*_place(aws), aws.account)] = time.monotonic(), why
+        return
+    _keep(aws, found, now)
+
+
+def _ask_spot(aws: Aws, types: list[str], now: datetime) -> dict[str, float]:
+    """The price that holds now of each type, in its dearest zone; none where AWS does not say it.
+
+    https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeSpotPriceHistory.html
+    """
+    found: dict[str, float] = {}
+    try:
+        for one in aws.pages(
+            "ec2:DescribeSpotPriceHistory",
+            "reading spot prices",
+            "SpotPriceHistory",
+            InstanceTypes=types,
+            ProductDescriptions=["Linux/UNIX"],
+            StartTime=now,
+        ):
+            vm_type = str(one["InstanceType"])
+            found[vm_type] = max(float(one["SpotPrice"]), found.get(vm_type, 0.0))
+    except CredentialsError:
+        raise
+    except (AwsError, KeyError, ValueError):  # they count as machines on demand
+        return {}
+    return found
 
 
 def _dearest(products: Iterable[str]) -> float | None:
-    """The highest price in US dollars among products, on demand, by what they cost from the first unit on.
+    """The highest price in US dollars of an hour, or of a GB for a month, among products on demand.
 
     A price by the gigabyte that passes through is none of them.
+
+    Raises:
+        AttributeError: What is there is no product; KeyError, TypeError and ValueError likewise.
     """
     found = []
     for product in products:
-        terms: dict[str, Any] = json.loads(product).get("terms", {}).get("OnDemand", {})
+        terms: Mapping[str, Any] = json.loads(product).get("terms", {}).get("OnDemand", {})
         dimensions = (d for term in terms.values() for d in term["priceDimensions"].values())
         found += [
             float(one["pricePerUnit"]["USD"])
@@ -148,42 +206,33 @@ def _dearest(products: Iterable[str]) -> float | None:
     return max(found, default=0.0) or None
 
 
-def _key(aws: Aws) -> tuple[str, str]:
+def _place(aws: Aws) -> tuple[str, str]:
     return aws.endpoint_url or "", aws.region
 
 
-def _kept(aws: Aws) -> _Kept | None:
+def _known(aws: Aws) -> _Known:
+    place = _place(aws)
     with _LOCK:
-        if _key(aws) not in _seen and not aws.endpoint_url:
-            _seen.update({("", region): one for region, one in _read().items()})
-        return _seen.get(_key(aws))
+        if place not in _seen and not aws.endpoint_url:
+            _seen[place] = _read().get(aws.region, {})
+        return dict(_seen.get(place, {}))
 
 
-def _keep(aws: Aws, kept: _Kept) -> _Kept:
-    """Keep it for this process and, where it comes from AWS itself, for the next ones."""
+def _keep(aws: Aws, found: _Known, now: datetime) -> None:
+    """Keep prices for this process and, where they come from AWS itself, for the next ones."""
     with _LOCK:
-        before = _seen.get(_key(aws))
-        if before is not None and before.holds(kept.asked) and not (before.why or kept.why):
-            # Of other types, which somebody else asked for meanwhile.
-            kept = kept.model_copy(update={"machines": {**before.machines, **kept.machines}})
-        _seen[_key(aws)] = kept
+        _seen[_place(aws)] = known = {**_seen.get(_place(aws), {}), **found}
         if aws.endpoint_url:
-            return kept
-        known = {**_read(), aws.region: kept}
-        with contextlib.suppress(OSError, RuntimeError):  # a home that cannot be written asks again
-            _file().parent.mkdir(parents=True, exist_ok=True)
-            part = _file().with_suffix(f".{os.getpid()}")
-            part.write_bytes(_FILE.dump_json(known))
-            part.replace(_file())
-    return kept
+            return
+        young = {name: one for name, one in known.items() if now - one.at < _FORGOTTEN}
+        kept.write(_file(), _FILE.dump_json({**_read(), aws.region: young}))
 
 
 def _file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefect-coiled" / "prices.json"
+    return kept.folder("prices") / "prices.json"
 
 
-def _read() -> dict[str, _Kept]:
-    try:
-        return _FILE.validate_json(_file().read_bytes())
-    except (OSError, RuntimeError, ValidationError):  # none yet, no home, or of another release
-        return {}
+def _read() -> dict[str, _Known]:
+    with contextlib.suppress(OSError, ValidationError):  # none yet, another's, or of another release
+        return _FILE.validate_json(kept.read(_file()))
+    return {}

@@ -106,6 +106,7 @@ def _permitted(aws: Aws, account: Account, caller: Caller, console: Console, ans
     from prefect_coiled.aws.foresight import foresee, may_use_key
     from prefect_coiled.aws.vpc import find_vpcs
     from prefect_coiled.errors import AccessDeniedError, AwsError, CredentialsError
+    from prefect_coiled.plan.actions import OPTIONAL
 
     try:
         denied = foresee(aws, caller, account.credentials.role_arn)
@@ -137,7 +138,9 @@ def _permitted(aws: Aws, account: Account, caller: Caller, console: Console, ans
     phases = {one.phase for one in denied}
     if "ongoing" in phases:
         console.print(f"Attach the policy: `prefect-coiled policies ongoing --account {account.slug}`.")
-        return False
+        if any(one.phase == "ongoing" and one.action not in OPTIONAL for one in denied):
+            return False
+        console.print("Clusters come up without it: it is for prices, and for what is told of a refusal.")
     if "setup" in phases and not find_vpcs(aws):
         console.print(
             f"Not set up yet; attach the policy: `prefect-coiled policies setup --account {account.slug}`."

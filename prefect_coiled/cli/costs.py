@@ -24,8 +24,8 @@ def show_costs(
 ) -> None:
     """Show what clusters have cost since a moment, by the flow that launched them; gone ones too.
 
-    By AWS's list prices, on demand, from what each scheduler's machine writes down while it runs. Records are
-    kept for 30 days.
+    By AWS's prices as a cluster is launched, from what each scheduler's machine writes down while it runs.
+    Records are kept for 30 days.
     """
     from prefect_coiled.aws.cost_records import find_records
     from prefect_coiled.aws.logs import RETENTION_DAYS
@@ -60,8 +60,8 @@ def show_costs(
         total = sum(row.usd for row in rows)
         shown.append(("total", "", "", f"{sum(row.machine_hours for row in rows):.2f}", usd(total)))
     after = [
-        "By the list prices that each cluster was launched with, without tax, data transfer and logs; "
-        f"spot machines cost less than the on-demand price counted here. Since {begin:%Y-%m-%d %H:%M} UTC."
+        "By the prices that held as each cluster was launched, without tax, data transfer and logs. "
+        f"Since {begin:%Y-%m-%d %H:%M} UTC."
     ]
     if unpriced := sorted({kind for row in rows for kind in row.unpriced}):
         after.append(f"The price of {', '.join(unpriced)} is not known, and not in it.")

@@ -16,6 +16,7 @@ from prefect_coiled.cli.places import Everywhere, Place
 
 if TYPE_CHECKING:
     from prefect_coiled.plan.prices import Prices
+    from prefect_coiled.provision.inventory import Resource
     from prefect_coiled.records import InstanceRecord
 
 
@@ -172,13 +173,22 @@ def _costs(at: At, name: str | None, counted: dict[str, Prices]) -> list[dict[st
 @command("resources")
 def list_resources(at: Everywhere, as_json: JsonOption = False) -> None:
     """List everything that an account has in a region, found by tag, and what it costs an hour."""
-    from prefect_coiled.plan.prices import usd
+    from prefect_coiled.aws.price_list import seen_prices
+    from prefect_coiled.plan.prices import basis, usd
     from prefect_coiled.provision import take_inventory
 
     found = []
+    counted: dict[str, Prices] = {}
+
+    def look(one: At) -> list[Resource]:
+        there = list(take_inventory(one.aws))
+        if any(resource.usd_per_hour != 0 for resource in there):
+            counted[one.aws.region] = seen_prices(one.aws)
+        return there
+
     # What all regions share is shown once.
     seen: set[tuple[str, str, str]] = set()
-    for place, one in at.each(lambda one: list(take_inventory(one.aws))):
+    for place, one in at.each(look):
         key = (place.account, one.kind, one.resource_id)
         if one.everywhere and key in seen:
             continue
@@ -197,7 +207,8 @@ def list_resources(at: Everywhere, as_json: JsonOption = False) -> None:
         for place, one in found
     )
     none = f"{at.whose[:1].upper()}{at.whose[1:]} has nothing in {at.whereabouts}"
-    show(listed, as_json, (*at.columns, "CLUSTER", "KIND", "ID", "COST/H", ""), rows, none=none)
+    columns = (*at.columns, "CLUSTER", "KIND", "ID", "COST/H", "")
+    show(listed, as_json, columns, rows, none=none, after=[basis(counted, spot=True)] if counted else ())
     at.end()
 
 

@@ -35,7 +35,7 @@ from prefect_coiled.provision.clusters import find_cluster, give_back
 from prefect_coiled.provision.slots import Slot, take_slot
 from prefect_coiled.subscribers.notifications import Notifications
 from prefect_coiled.subscribers.story import Story
-from prefect_coiled.tasks.cluster import check_sizes, client_parameter
+from prefect_coiled.tasks.cluster import check_sizes, client_parameter, prices_of
 from prefect_coiled.tasks.environment import PATIENCE, prepare
 from prefect_coiled.tasks.steps import Session, use_session
 
@@ -77,7 +77,8 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
     image = request.container_image(account, caller.aws_account_id)
     if image is not None:
         ecr.check_image(aws, image, machines.architecture(request.worker_types()))
-    prices = find_prices(aws, wanted)
+    on_demand = request.merged(account).options.spot_policy == "on-demand"
+    prices = find_prices(aws, wanted, spot=() if on_demand else request.worker_types())
     spec = request.spec(
         account,
         caller.name,
@@ -107,6 +108,7 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
         cluster=spec.name,
         role_arn=account.credentials.role_arn,
     )
+    session.prices = prices
     slot: Slot | None = None
     try:
         if spec.installs:
@@ -158,7 +160,7 @@ def _attached(found: Launched, account: Account, place: str, lender: Lender | No
             "Leave it out, or choose another name.",
         )
     found.place, found.lender, found.monthly_budget = place, lender, account.monthly_budget
-    find_prices(found.aws, (m.instance_type for m in (found.record.scheduler, *found.record.workers)))
+    prices_of(found.aws, found.spec)
     events.here().subscribe(Story(found.spec, sandbox=found.aws.in_sandbox))
     found.tell("attached", record=found.record)
     return found

@@ -277,7 +277,7 @@ class Request:
             now: The time; UTC now by default.
             uid: Random by default.
             flow: The flow that asks for it, if one does.
-            prices: What its limits are held to; those that come with the library by default.
+            prices: What its limits are held to; None where nothing is launched.
 
         Raises:
             OptionsError: For whatever is wrong with the options.
@@ -399,6 +399,8 @@ class Request:
         """The types that stay below what the cluster may cost an hour; None where it may cost anything."""
         if self.held["max_hourly_cost"] is None and self.held["max_total_cost"] is None:
             return None
+        if prices is None and options.region != shipped().region:
+            return None  # nothing is launched by this
         limit = self.held["max_hourly_cost"]
         what = "max_total_cost" if limit is None else "max_hourly_cost"
         return self._choice(options, prices or shipped(), what)

@@ -23,12 +23,12 @@ from typing import IO
 
 import httpx
 
-from prefect_coiled.environment import kept
 from prefect_coiled.environment.fetch import opened, whole
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.records import Package, Wheel
 from prefect_coiled.environment.sites import path_of
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.internals import kept
 from prefect_coiled.node.packages import as_recorded, hash_of, imported_from
 
 # Bytes of a RECORD, which has a line for each file; large packages have some MiB.

@@ -53,6 +53,8 @@ _CALLS = {
     "sts:GetCallerIdentity": "credentials",
     "ec2:GetEbsDefaultKmsKeyId": "disk key",
     "ssm:GetParameters": "what is known",
+    "pricing:GetProducts": "prices",
+    "ec2:DescribeSpotPriceHistory": "prices",
     "ec2:CreateSecurityGroup": "security groups",
     "ec2:AuthorizeSecurityGroupIngress": "firewall rules",
     "ec2:CreateLaunchTemplate": "launch templates",

@@ -68,7 +68,8 @@ class Bill:
     def _machine(self, item: Mapping[str, Any]) -> _Machine:
         kind = str(item["InstanceType"])
         begun: datetime = item["LaunchTime"]
-        return _Machine(kind, self._prices.machine(kind), self._beside(item, public=False), begun)
+        price = self._prices.machine(kind, spot=item.get("InstanceLifecycle") == "spot")
+        return _Machine(kind, price, self._beside(item, public=False), begun)
 
     def _beside(self, item: Mapping[str, Any], *, public: bool) -> float:
         """US dollars an hour of a machine's disk and address."""

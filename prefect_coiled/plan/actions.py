@@ -20,6 +20,10 @@ Condition = Literal[
 ]
 
 
+# Without these all goes on: less is told, or it is told less exactly.
+OPTIONAL = ("ec2:DescribeSpotPriceHistory", "freetier:GetAccountPlanState", "pricing:GetProducts")
+
+
 class Grant(NamedTuple):
     """A permission: an action, a resource, and what must hold besides.
 
@@ -113,6 +117,7 @@ def _table() -> dict[str, Action]:
         "ec2:DescribeRouteTables",
         "ec2:DescribeSecurityGroups",
         "ec2:DescribeSnapshots",
+        "ec2:DescribeSpotPriceHistory",
         "ec2:DescribeSubnets",
         "ec2:DescribeVpcEndpoints",
         "ec2:DescribeVolumes",

@@ -168,33 +168,34 @@ _BARE: dict[type[AwsError], str] = {
     InvalidRequestError: """
         405 411 412 413 416 AccessControlListNotSupported CannotDelete DataAlreadyAcceptedException
         DryRunOperation EncryptionTypeMismatch EntityTooLarge EntityTooSmall
-        HierarchyLevelLimitExceededException HierarchyTypeMismatchException IllegalArgumentException
-        IncompatiblePolicyException InvalidAMIName.Malformed InvalidAction
-        InvalidAllowedPatternException InvalidArgument InvalidAvailabilityZone InvalidBucketState
-        InvalidCharacter InvalidClientToken InvalidDigest InvalidFilter InvalidFilterKey
-        InvalidFilterOption InvalidFilterValue InvalidFormat InvalidGroup.Reserved
-        InvalidHostConfiguration InvalidID InvalidInput InvalidInstanceAttributeValue
-        InvalidInstanceFamily InvalidInterface.IpAddressLimitExceeded
+        ExpiredNextTokenException HierarchyLevelLimitExceededException
+        HierarchyTypeMismatchException IllegalArgumentException IncompatiblePolicyException
+        InvalidAMIName.Malformed InvalidAction InvalidAllowedPatternException InvalidArgument
+        InvalidAvailabilityZone InvalidBucketState InvalidCharacter InvalidClientToken InvalidDigest
+        InvalidFilter InvalidFilterKey InvalidFilterOption InvalidFilterValue InvalidFormat
+        InvalidGroup.Reserved InvalidHostConfiguration InvalidID InvalidInput
+        InvalidInstanceAttributeValue InvalidInstanceFamily InvalidInterface.IpAddressLimitExceeded
         InvalidLaunchTemplateId.Malformed InvalidLaunchTemplateName.MalformedException
-        InvalidLocationConstraint InvalidMaxResults InvalidNextToken InvalidObjectState
-        InvalidOption.Conflict InvalidPaginationToken InvalidParameter InvalidParameterCombination
-        InvalidParameterDependency InvalidParameterException InvalidParameterValue InvalidPartOrder
-        InvalidPolicyAttributeException InvalidPolicyDocument InvalidPolicyTypeException
-        InvalidQueryParameter InvalidRange InvalidRequest InvalidRoute.InvalidState
-        InvalidSequenceTokenException InvalidServiceName InvalidSubnet InvalidSubnet.Range
-        InvalidTag InvalidTagParameterException InvalidURI InvalidVpcEndpointType InvalidVpcRange
-        InvalidWriteOffset KeyTooLongError MalformedHttpRequestException MalformedPolicy
-        MalformedPolicyDocument MalformedPolicyDocumentException MalformedQueryString MalformedXML
-        MaxMessageLengthExceeded MetadataTooLarge MethodNotAllowed MissingAction
-        MissingContentLength MissingParameter MissingRequestBodyError NonEBSInstance NotImplemented
-        PackedPolicyTooLarge ParameterPatternMismatchException PoliciesLimitExceededException
-        PolicyEvaluation PreconditionFailed Redirect RequestEntityTooLargeException
-        RequestHeaderSectionTooLarge RequestResourceCountExceeded TooManyParts TooManyTagsError
-        TooManyTagsException UnableToGetUpstreamImageException UnexpectedContent
-        UnknownOperationException UnknownParameter UnsupportedHibernationConfiguration
-        UnsupportedInstanceAttribute UnsupportedOperation UnsupportedOperationException
-        UnsupportedParameterType UnsupportedProtocol VPCResourceNotSpecified ValidationError
-        ValidationException ZonesMismatched
+        InvalidLocationConstraint InvalidMaxResults InvalidNextToken InvalidNextTokenException
+        InvalidObjectState InvalidOption.Conflict InvalidPaginationToken InvalidParameter
+        InvalidParameterCombination InvalidParameterDependency InvalidParameterException
+        InvalidParameterValue InvalidPartOrder InvalidPolicyAttributeException InvalidPolicyDocument
+        InvalidPolicyTypeException InvalidQueryParameter InvalidRange InvalidRequest
+        InvalidRoute.InvalidState InvalidSequenceTokenException InvalidServiceName InvalidSubnet
+        InvalidSubnet.Range InvalidTag InvalidTagParameterException InvalidURI
+        InvalidVpcEndpointType InvalidVpcRange InvalidWriteOffset KeyTooLongError
+        MalformedHttpRequestException MalformedPolicy MalformedPolicyDocument
+        MalformedPolicyDocumentException MalformedQueryString MalformedXML MaxMessageLengthExceeded
+        MetadataTooLarge MethodNotAllowed MissingAction MissingContentLength MissingParameter
+        MissingRequestBodyError NonEBSInstance NotImplemented PackedPolicyTooLarge
+        ParameterPatternMismatchException PoliciesLimitExceededException PolicyEvaluation
+        PreconditionFailed Redirect RequestEntityTooLargeException RequestHeaderSectionTooLarge
+        RequestResourceCountExceeded TooManyParts TooManyTagsError TooManyTagsException
+        UnableToGetUpstreamImageException UnexpectedContent UnknownOperationException
+        UnknownParameter UnsupportedHibernationConfiguration UnsupportedInstanceAttribute
+        UnsupportedOperation UnsupportedOperationException UnsupportedParameterType
+        UnsupportedProtocol VPCResourceNotSpecified ValidationError ValidationException
+        ZonesMismatched
     """,
     NoCapacityError: """
         InsufficientCapacity InsufficientCapacityOnHost InsufficientHostCapacity
@@ -214,9 +215,9 @@ _BARE: dict[type[AwsError], str] = {
         InvalidVpcEndpointId.NotFound InvalidVpcID.NotFound LifecyclePolicyNotFoundException
         NatGatewayMalformed NatGatewayNotFound NoSuchBucket NoSuchBucketPolicy NoSuchEntity
         NoSuchKey NoSuchLifecycleConfiguration NoSuchPublicAccessBlockConfiguration
-        NoSuchResourceException NoSuchTagSet NoSuchUpload NoSuchVersion ParameterNotFound
-        ParameterVersionNotFound RepositoryNotFoundException ResourceNotFoundException
-        ServerSideEncryptionConfigurationNotFoundError
+        NoSuchResourceException NoSuchTagSet NoSuchUpload NoSuchVersion NotFoundException
+        ParameterNotFound ParameterVersionNotFound RepositoryNotFoundException
+        ResourceNotFoundException ServerSideEncryptionConfigurationNotFoundError
     """,
     QuotaError: """
         AttachmentLimitExceeded InstanceLimitExceeded InternetGatewayLimitExceeded LimitExceeded
@@ -229,12 +230,12 @@ _BARE: dict[type[AwsError], str] = {
     """,
     ThrottledError: """
         429 500 502 503 504 BandwidthLimitExceeded EC2ThrottledException InternalError
-        InternalFailure InternalServerError InternalServerException InternalServiceException
-        PriorRequestNotComplete RequestAbortedException RequestLimitExceeded RequestThrottled
-        RequestThrottledException RequestTimeout RequestTimeoutException ServerException
-        ServiceException ServiceFailure ServiceUnavailable ServiceUnavailableException SlowDown
-        ThrottledException Throttling ThrottlingException TooManyRequestsException
-        TransactionInProgressException Unavailable
+        InternalErrorException InternalFailure InternalServerError InternalServerException
+        InternalServiceException PriorRequestNotComplete RequestAbortedException
+        RequestLimitExceeded RequestThrottled RequestThrottledException RequestTimeout
+        RequestTimeoutException ServerException ServiceException ServiceFailure ServiceUnavailable
+        ServiceUnavailableException SlowDown ThrottledException Throttling ThrottlingException
+        TooManyRequestsException TransactionInProgressException Unavailable
     """,
 }
 # The others: what they mean, and what to do where that is another thing than for the class.

@@ -7,12 +7,15 @@ set -o pipefail
 run_container() { # configuration on stdin
   docker rm --force prefect-coiled-node >/dev/null 2>&1 || :
   exec 3<&0
+  NODE=
+  STOPPED="${STOPPED:-}"
+  trap 'STOPPED=1; [ -z "$NODE" ] || kill -TERM "$NODE" 2>/dev/null || :' TERM INT
   docker run --rm --interactive --name prefect-coiled-node --network host --ipc host --tmpfs /run@GPUS@ \
     --ulimit nofile=1048576:1048576 --log-driver json-file --log-opt max-size=10m \
     -e PREFECT_COILED_IMAGE="$IMAGE" -e AWS_ENDPOINT_URL -e AWS_EC2_METADATA_SERVICE_ENDPOINT \
     --entrypoint prefect-coiled-node "$IMAGE" --config - <&3 &
   NODE=$!
-  trap 'kill -TERM "$NODE" 2>/dev/null || :' TERM INT
+  [ -z "$STOPPED" ] || kill -TERM "$NODE" 2>/dev/null || : # asked for as it was started
   rc=0
   wait "$NODE" || rc=$?
   while kill -0 "$NODE" 2>/dev/null; do

@@ -131,13 +131,15 @@ def check_region(prices: Prices, region: str, what: str) -> None:
             what,
             f"the prices of {region} are not known, so nothing can be held to it: "
             f"{prices.why or 'AWS was not asked'}",
-            "Permit pricing:GetProducts (`prefect-coiled setup iam --apply`), or leave it out and use "
-            "cluster_timeout.",
+            "Where it is denied, renew the policies: `prefect-coiled setup iam --apply`. Or leave it out and "
+            "use cluster_timeout.",
         )
 
 
 def _priced(types: Sequence[str], sizes: Sizes, prices: Prices, what: str) -> dict[str, float]:
-    rates = {one: sizes.rate(one, prices) for one in types}
+    # What is not sold in the region cannot be launched there.
+    sold = [one for one in types if prices.machines.get(one, 0.0) is not None]
+    rates = {one: sizes.rate(one, prices) for one in sold or types}
     if unknown := [one for one, rate in rates.items() if rate is None]:
         raise OptionsError(
             what,

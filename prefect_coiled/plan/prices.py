@@ -30,24 +30,32 @@ class Prices(Record):
     Attributes:
         region: Whose prices they are.
         as_of: The day of the prices, as an ISO date.
-        machines: An hour of each type, on demand, with Linux; types that are not in it have no known price.
+        machines: An hour of each type, on demand, with Linux; None for a type that is not sold there. What is
+            not in it has no known price.
         gb_month: A GB of gp3 for a month.
         nat_gateway: An hour of a NAT gateway, without its address.
         address: An hour of a public IPv4 address.
+        spot: An hour of a spot machine of each type, in its dearest zone, at the moment; as far as known.
         why: Why they are not those of AWS's price list; empty if they are.
     """
 
     region: str
     as_of: str
-    machines: Mapping[str, float] = Field(repr=False)
+    machines: Mapping[str, float | None] = Field(repr=False)
     gb_month: float = _EBS_GP3_USD_PER_GB_MONTH
     nat_gateway: float = _NAT_GATEWAY_USD_PER_HOUR
     address: float = _PUBLIC_IPV4_USD_PER_HOUR
+    spot: Mapping[str, float] = Field(default={}, repr=False)
     why: str = ""
 
-    def machine(self, vm_type: str) -> float | None:
-        """A machine for an hour, on demand; None if that is not known."""
-        return self.machines.get(vm_type)
+    def machine(self, vm_type: str, *, spot: bool = False) -> float | None:
+        """A machine for an hour; None if that is not known.
+
+        Args:
+            spot: Whether it is a spot machine, which counts as one on demand where its price is not known.
+        """
+        on_demand = self.machines.get(vm_type)
+        return self.spot.get(vm_type, on_demand) if spot else on_demand
 
     def beside(self, disk_gb: float = 0.0, *, public: bool = False) -> float:
         """What a machine's disk and public address cost an hour.
@@ -66,17 +74,19 @@ class Prices(Record):
     def of(self, types: Iterable[str]) -> Prices:
         """The same, of these types alone."""
         asked = set(types)
-        return self.model_copy(update={"machines": {k: v for k, v in self.machines.items() if k in asked}})
+        parts = {"machines": self.machines, "spot": self.spot}
+        return self.model_copy(
+            update={part: {k: v for k, v in all_.items() if k in asked} for part, all_ in parts.items()}
+        )
 
 
 @functools.cache
-def shipped(why: str = "") -> Prices:
+def shipped() -> Prices:
     """The prices of the library's own table."""
     return Prices(
         region=machines.prices_region(),
         as_of=machines.prices_as_of(),
         machines={name: machine.usd_per_hour for name, machine in machines.table().items()},
-        why=why,
     )
 
 
@@ -121,7 +131,9 @@ def basis(prices: Mapping[str, Prices], spot: bool = False) -> str:
     for why, regions in differs.items():
         verb = "differs" if len(regions) == 1 else "differ"
         text += f"; {_some(sorted(regions))} {verb}{f' ({why})' if why else ''}"
-    if spot:
+    if spot and prices and all(one.spot for one in prices.values()):
+        text += "; spot machines at the spot price of the dearest zone at the moment"
+    elif spot:
         text += "; spot machines cost less than the on-demand price counted here"
     return f"{text}."
 

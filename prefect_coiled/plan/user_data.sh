@@ -4,8 +4,9 @@
 set -eu
 @INSTALLER@
 NODE=
+STOPPED=
 # To the node first: it ends its Dask process and sends its last lines.
-trap 'WHY=stopped; [ -z "$NODE" ] || kill -TERM "$NODE" 2>/dev/null || :' TERM INT
+trap 'WHY=stopped STOPPED=1; [ -z "$NODE" ] || kill -TERM "$NODE" 2>/dev/null || :' TERM INT
 
 config() {
   cat <<'PREFECT_COILED_CONFIG'
@@ -17,6 +18,7 @@ run_here() {
   WHY=node-ended
   "$1" --config - < <(config) &
   NODE=$!
+  [ -z "$STOPPED" ] || kill -TERM "$NODE" 2>/dev/null || : # asked for as it was started
   rc=0
   wait "$NODE" || rc=$?
   # A signal ends the first wait, not the node.

@@ -25,7 +25,6 @@ from prefect import flow
 from prefect_coiled import events
 from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.aws.price_list import seen_prices
 from prefect_coiled.errors import (
     AwsError,
     InvalidRequestError,
@@ -78,7 +77,9 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
         tell("provisioning")
         removal: Removal | None = None
         try:
-            steps.check_sizes(spec, seen_prices(session.aws))
+            if session.prices is None:
+                session.prices = steps.prices_of(session.aws, spec)
+            steps.check_sizes(spec, session.prices)
             own = steps.check_own_network(session.aws, spec)
             known = knowing.begin(session, spec)
             steps.check_disk_key(session, spec)

@@ -61,8 +61,9 @@ def take_inventory(
     found = []
     there = find_all(aws, keys, Scope(cluster))
     costs = any(items and KINDS[key].usd is not free for key, items in there.items())
-    types = (item["InstanceType"] for item in there["instance"])
-    prices = find_prices(aws, types) if costs and ask_prices else seen_prices(aws)
+    types = [item["InstanceType"] for item in there["instance"]]
+    spot = [item["InstanceType"] for item in there["instance"] if item.get("InstanceLifecycle") == "spot"]
+    prices = find_prices(aws, types, spot=spot) if costs and ask_prices else seen_prices(aws)
     for key, items in there.items():
         kind = KINDS[key]
         for item in items:

@@ -13,7 +13,6 @@ from typing import Any
 from prefect.futures import PrefectFuture
 
 from prefect_coiled import events
-from prefect_coiled.aws.price_list import seen_prices
 from prefect_coiled.errors import AwsError, ProvisionError
 from prefect_coiled.events import Watch
 from prefect_coiled.events.story import resource_rows
@@ -195,7 +194,7 @@ def _launch_machines(
         account.account,
         environment=ready.place,
         ways=min(len(possible), MOST_WAYS),
-        prices=seen_prices(aws),
+        prices=session.prices,
     )
     (scheduler,) = launch(
         session,

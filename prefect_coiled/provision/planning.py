@@ -9,7 +9,7 @@ from prefect_coiled.aws import instances, vpc, zones
 from prefect_coiled.aws.boundary import find_boundary
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS, find, find_all
-from prefect_coiled.aws.price_list import seen_prices
+from prefect_coiled.aws.price_list import find_prices, seen_prices
 from prefect_coiled.errors import AwsError, ProvisionError
 from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.options import REGIONS, Egress, RegistryKind
@@ -96,6 +96,7 @@ def plan_set_up(
     names = zones.find_zones(aws)
     want = wanted(aws, names, zone, egress, every_zone=every_zone, network=network, registry=registry)
     there = find_all(aws, asked_of(want), ours=True)
+    find_prices(aws, ())
     plan = set_up_of(aws, there, want)
     wide = widened(want, there, registry)
     if not plan.todo or wide == want:
@@ -109,7 +110,9 @@ def plan_sweep(aws: Aws, release_nat: bool = True) -> Plan:
     Args:
         release_nat: Whether idle NAT gateways go.
     """
-    return sweep_of(aws, find_all(aws), release_nat)
+    there = find_all(aws)
+    _ask_prices(aws, there)
+    return sweep_of(aws, there, release_nat)
 
 
 def plan_destruction(aws: Aws) -> Plan:
@@ -120,7 +123,13 @@ def plan_destruction(aws: Aws) -> Plan:
     """
     there = find_all(aws)
     refuse_while_clusters_live(aws, there)
+    _ask_prices(aws, there)
     return destruction_of(aws, there)
+
+
+def _ask_prices(aws: Aws, there: There) -> None:
+    """Ask for the prices of what there is, so that a plan that is shown has them."""
+    find_prices(aws, (item["InstanceType"] for item in there["instance"]))
 
 
 def refuse_while_clusters_live(aws: Aws, there: There) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from prefect_coiled.sandbox.calls import Environ, StartResponse, WsgiApp, call_of, reply
 from prefect_coiled.sandbox.settings import Settings
 
-__all__ = ["PriceList"]
+__all__ = ["PriceList", "hourly"]
 
 _TABLE = Path(__file__).parents[1] / "plan" / "machines.json"
 _CHEAP = ("us-east-1", "us-east-2", "us-west-2")
@@ -78,10 +78,11 @@ class PriceList:
 
     def _products(self, wanted: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         region = wanted.get("regionCode", "us-east-1")
-        factor = 1.0 if region in _CHEAP else _ELSEWHERE
-        own: Mapping[str, float] = self._settings.prices.get(region, {})
-        for vm_type, price in {**{k: v * factor for k, v in _machines().items()}, **own}.items():
-            if wanted.get("instanceType", vm_type) != vm_type:
+        factor = _factor(region)
+        every = {**_machines(), **self._settings.prices.get(region, {})}
+        for vm_type in (wanted["instanceType"],) if "instanceType" in wanted else every:
+            price = hourly(self._settings, region, vm_type)
+            if price is None:
                 continue
             labels = {**_MACHINE, "instanceType": vm_type, "usagetype": f"BoxUsage:{vm_type}"}
             yield _product("Compute Instance", region, labels, price, "Hrs")
@@ -91,6 +92,19 @@ class PriceList:
         for usage, price, unit in (("Hours", _NAT_HOUR, "Hrs"), ("Bytes", _NAT_GB, "GB")):
             labels = {**gateway, "usagetype": f"NatGateway-{usage}"}
             yield _product("NAT Gateway", region, labels, price * factor, unit)
+
+
+def hourly(settings: Settings, region: str, vm_type: str) -> float | None:
+    """What a machine costs an hour on demand; None for a type of which nothing is known."""
+    own = settings.prices.get(region, {})
+    listed = _machines().get(vm_type)
+    if vm_type in own or listed is None:
+        return own.get(vm_type)
+    return listed * _factor(region)
+
+
+def _factor(region: str) -> float:
+    return 1.0 if region in _CHEAP else _ELSEWHERE
 
 
 @cache

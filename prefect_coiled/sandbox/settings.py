@@ -98,8 +98,8 @@ class Settings:
             namespaces of their own it is not held to.
         iam: "on" judges the calls of IAM users and roles by their policies, and refuses unknown keys; "off"
             allows everything.
-        prices: US dollars an hour, by region and machine type, for AWS's price list; those of the library's
-            table where nothing is said.
+        prices: US dollars an hour, by region and machine type, for AWS's price list; None for a type that is
+            not sold there; those of the library's table where nothing is said.
         capacity: Machines that are left; what no entry matches is there without end.
         hub_images: The images that Docker Hub has, such as "user/image:tag".
         hub_tokens: Access tokens by Docker Hub user; images of a user with a token are private.
@@ -132,7 +132,7 @@ class Settings:
     image: Literal["ready", "bare"] = "ready"
     disk: int | None = None
     iam: Literal["off", "on"] = "off"
-    prices: dict[str, dict[str, float]] = field(default_factory=dict)
+    prices: dict[str, dict[str, float | None]] = field(default_factory=dict)
     capacity: list[Capacity] = field(default_factory=list)
     hub_images: list[str] = field(default_factory=list)
     hub_tokens: dict[str, str] = field(default_factory=dict)

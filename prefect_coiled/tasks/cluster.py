@@ -21,6 +21,7 @@ from prefect_coiled.aws import (
 from prefect_coiled.aws.disk_key import find_disk_key
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.foresight import may_use_key
+from prefect_coiled.aws.price_list import find_prices
 from prefect_coiled.aws.waits import PUBLIC_ADDRESS, VISIBLE_SOON, wait_for
 from prefect_coiled.errors import (
     AccessDeniedError,
@@ -353,6 +354,12 @@ def find_launch_template(aws: Aws, spec: ClusterSpec, role: Role) -> str:
         "it is gone, so the cluster is being removed",
         "Make a new cluster.",
     )
+
+
+def prices_of(aws: Aws, spec: ClusterSpec) -> Prices:
+    """What the machines of a cluster cost, of all types that it may get."""
+    spot = () if spec.spot_policy == "on-demand" else spec.worker_types
+    return find_prices(aws, {*spec.scheduler_types, *spec.worker_types}, spot=spot)
 
 
 # As long as the longest address of a lock there can be, for a check before any is known.

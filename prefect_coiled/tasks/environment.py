@@ -13,10 +13,11 @@ from prefect_coiled import events
 from prefect_coiled.aws import bucket
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.uploads import Notes
-from prefect_coiled.environment import Lock, Locked, Wheel, capture, kept, lock
+from prefect_coiled.environment import Lock, Locked, Wheel, capture, lock
 from prefect_coiled.environment.software import lock_software
 from prefect_coiled.environment.target import Target
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.internals import kept
 from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.user_data import Place, check_python

@@ -26,6 +26,7 @@ from prefect_coiled.errors import StoppedError, is_retryable
 from prefect_coiled.events import hearing, here
 from prefect_coiled.events.story import tags_of
 from prefect_coiled.plan.node_config import ClientSecrets
+from prefect_coiled.plan.prices import Prices
 from prefect_coiled.records import MachineImage
 from prefect_coiled.subscribers.notifications import Notifications
 
@@ -58,6 +59,7 @@ class Session:
             without an end where they could not.
         launched_at: When the first machine was launched, by `time.monotonic`; None before.
         images: Plain images that are known, by `image_key`.
+        prices: What machines cost; None as long as nobody has asked.
         disk_key: The customer's key that encrypts disks; None as long as nobody has looked.
         version: The number of what is known of the account, as it was before anything was looked at; None
             where it may not be read.
@@ -88,6 +90,7 @@ class Session:
         self.launched_at: float | None = None
         self.images: dict[str, MachineImage] = {}
         self.disk_key: str | None = None
+        self.prices: Prices | None = None
         self.version: int | None = None
         self.lock = threading.Lock()
 

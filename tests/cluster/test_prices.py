@@ -34,9 +34,9 @@ def dear(sandbox: Sandbox) -> Iterator[None]:
     sandbox.faults([])
 
 
-def cluster(**more: Any) -> Cluster:
+def cluster(region: str = THERE, **more: Any) -> Cluster:
     kinds = {"worker_vm_types": [KIND], "scheduler_vm_types": [KIND]}
-    return Cluster(n_workers=1, backend_options={"region": THERE}, quiet=True, **kinds, **more)
+    return Cluster(n_workers=1, backend_options={"region": region}, quiet=True, **kinds, **more)
 
 
 def test_it_costs_what_aws_lists_for_its_region(
@@ -58,6 +58,18 @@ def test_it_costs_what_aws_lists_for_its_region(
         assert flow["usd"] > 2 * 0.5 / 60, "a minute of each at least"
 
 
+def test_a_spot_machine_costs_the_spot_price_of_the_moment(sandbox: Sandbox, prefect_server: None) -> None:
+    with cluster(spot_policy="spot") as made:
+        hour = made.started().cost(made.started().record.created_at + timedelta(hours=1))
+        (scheduler, worker) = [line for line in hour.lines if KIND in line.what]
+        assert scheduler.usd == pytest.approx(0.5)
+        assert 0.1 < (worker.usd or 0.0) < 0.2
+        assert worker.note == "spot price of the moment"
+        assert "spot machines at the spot price of the dearest zone at the moment" in hour.basis
+        (row,) = [one for one in json.loads(run("cost", "--region", THERE)) if one["name"] == made.name]
+        assert 0.6 < row["usd_per_hour"] < 0.8
+
+
 def test_lids_are_held_to_the_prices_of_the_region(sandbox: Sandbox, prefect_server: None) -> None:
     before = sandbox.instances().keys()
     with pytest.raises(OptionsError, match=r"max_hourly_cost .*: 1 worker and a scheduler cost \$1\.0"):
@@ -69,12 +81,13 @@ def test_where_the_price_list_may_not_be_read_a_lid_is_refused_and_a_cluster_say
     sandbox: Sandbox, prefect_server: None
 ) -> None:
     sandbox.faults([DENIED])
-    with pytest.raises(OptionsError, match=r"prices of eu-west-1 are not known.*AccessDenied.*pricing:"):
-        cluster(max_total_cost=5.0)
-    with cluster() as made:
+    unread = "eu-west-2"
+    with pytest.raises(OptionsError, match=r"prices of eu-west-2 are not known.*AccessDenied.*setup iam"):
+        cluster(unread, max_total_cost=5.0)
+    with cluster(unread) as made:
         basis = made.cost().basis
     assert basis.startswith("List prices of us-east-1 as of ")
-    assert "eu-west-1 differs (AWS's price list was not to be had: AccessDeniedException)" in basis
+    assert "eu-west-2 differs (AWS's price list was not to be had: AccessDeniedException)" in basis
 
 
 def run(*arguments: str) -> str:

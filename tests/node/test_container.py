@@ -213,6 +213,22 @@ def test_a_signal_is_handed_to_the_container(machine: Any) -> None:
     assert machine.calls[-1] == "shutdown -h now"
 
 
+def test_a_signal_that_comes_as_the_container_starts_ends_it(machine: Any) -> None:
+    starting = 'trap "echo ending; exit 0" TERM; kill -TERM $PPID; while :; do sleep 0.05; done'
+    machine.command("docker", f'case "$1" in run) {starting} ;; esac')
+    script = text()
+    assert "  NODE=$!\n" in script
+    # A machine that is slow just then.
+    process = machine.start(script.replace("  NODE=$!\n", "  sleep 0.5\n  NODE=$!\n"))
+    try:
+        output, _ = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "ending" in output
+    assert machine.calls[-1] == "shutdown -h now"
+
+
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
 @pytest.mark.parametrize(("name", "registry"), [("v1", None), ("image:v1", HUB), ("user/image:v1", None)])
 def test_shellcheck_finds_nothing(name: str, registry: RegistryOptions | None) -> None:

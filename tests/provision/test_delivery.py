@@ -16,11 +16,12 @@ import pytest
 
 from prefect_coiled.aws import bucket, uploads
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.environment import Lock, Locked, Wheel, kept
+from prefect_coiled.environment import Lock, Locked, Wheel
 from prefect_coiled.environment.build import wheel_of
 from prefect_coiled.environment.modules_wheel import write_wheel
 from prefect_coiled.errors import AwsError
 from prefect_coiled.events import hearing
+from prefect_coiled.internals import kept
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.machine_policies import bucket_name
 from prefect_coiled.provision import create_cluster, remove_cluster

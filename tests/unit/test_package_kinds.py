@@ -30,6 +30,7 @@ from prefect_coiled.environment.lock import Locked
 from prefect_coiled.environment.software import lock_software
 from prefect_coiled.environment.target import GLIBC, Target, check_fits, target_tags
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.internals.kept import folder
 from tests.unit.as_installed import installed
 from tests.unit.package_index import PASSWORD, USER, Handler, serve, wheel
 
@@ -211,11 +212,11 @@ def test_built_wheels_that_nobody_wants_for_two_months_go(tmp_path, monkeypatch)
     old, wanted, new = "old", "wanted", "new"
     for key in (old, wanted):
         kept.keep(key, path)
-        os.utime(kept.folder() / key, (0, 0))
+        os.utime(folder("built") / key, (0, 0))
     (tmp_path / "copy").mkdir()
     assert kept.find(wanted, tmp_path / "copy").read_bytes() == path.read_bytes()
     kept.keep(new, path)
-    assert sorted(p.name for p in kept.folder().iterdir()) == [new, wanted]
+    assert sorted(p.name for p in folder("built").iterdir()) == [new, wanted]
 
 
 def test_editable_becomes_a_wheel_of_its_directory_as_it_is_now(locked, tmp_path) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from prefect_coiled.environment import Lock, Package, Wheel, kept
+from prefect_coiled.environment import Lock, Package, Wheel
+from prefect_coiled.environment import kept as wheels
 from prefect_coiled.environment.contents import check_record, contents, contents_of_file
 from prefect_coiled.environment.download import download
 from prefect_coiled.environment.entries import pick
@@ -26,6 +27,7 @@ from prefect_coiled.environment.proof import Proven, prove
 from prefect_coiled.environment.repack import can_be_packed, pack
 from prefect_coiled.environment.target import Target
 from prefect_coiled.errors import OptionsError
+from prefect_coiled.internals import kept
 from tests.unit.as_installed import digest, installed
 
 TARGET = Target("3.11.9")
@@ -142,16 +144,16 @@ def test_what_others_can_have_put_into_the_cache_is_not_believed(tmp_path: Path,
     try:
         wheel = tmp_path / "one-1-py3-none-any.whl"
         wheel.write_bytes(b"genuine")
-        kept.keep("key", wheel)
+        wheels.keep("key", wheel)
         kept.write(kept.folder("contents") / "hash", b"{}")
     finally:
         os.umask(mask)
     for path in [tmp_path / "cache", *(tmp_path / "cache").rglob("*")]:
         assert path.stat().st_mode & 0o077 == 0, path
     (tmp_path / "target").mkdir()
-    assert kept.find("key", tmp_path / "target") is not None
+    assert wheels.find("key", tmp_path / "target") is not None
     assert kept.read(kept.folder("contents") / "hash") == "{}"
-    for file in (kept.folder() / "key" / wheel.name, kept.folder("contents") / "hash"):
+    for file in (kept.folder("built") / "key" / wheel.name, kept.folder("contents") / "hash"):
         if attack == "a folder for all":
             file.parent.chmod(0o777)
         elif attack == "a file for all":
@@ -161,7 +163,7 @@ def test_what_others_can_have_put_into_the_cache_is_not_believed(tmp_path: Path,
             file.unlink()
             (tmp_path / f"evil-{file.name}").write_bytes(content)
             file.symlink_to(tmp_path / f"evil-{file.name}")
-    assert kept.find("key", tmp_path / "target") is None
+    assert wheels.find("key", tmp_path / "target") is None
     with pytest.raises(OSError, match="not this user's alone"):
         kept.read(kept.folder("contents") / "hash")
 
@@ -182,7 +184,7 @@ def test_a_link_in_place_of_the_cache_leads_to_nothing_that_is_removed_or_writte
     if linked == "prefect-coiled":
         cache.parent.chmod(0o777)
     cache.symlink_to(own)
-    kept.let_go("seen")
+    wheels.let_go("seen")
     kept.write(kept.folder("seen") / "note", b"x")
     assert sorted(one.name for one in of_user.iterdir()) == ["letter", "old"]
     with pytest.raises(OSError, match="not this user's alone"):

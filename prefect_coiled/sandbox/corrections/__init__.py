@@ -19,6 +19,7 @@
     linked_roles   the names of the roles for spot machines
     gpu_images     AWS's images for machines with a GPU
     session_tokens keys of GetSessionToken that work
+    spot_prices    what spot machines cost
     speed          look-ups that take a whole launch's time
 
 Each module stands alone and has its tests. When moto mends something, the module (or the function) goes.
@@ -60,6 +61,7 @@ def install(settings: Settings, plane: DataPlane, history: History) -> None:
         registry,
         session_tokens,
         speed,
+        spot_prices,
         tagging,
         templates,
     )
@@ -81,5 +83,6 @@ def install(settings: Settings, plane: DataPlane, history: History) -> None:
     registry.install()
     session_tokens.install()
     speed.install()
+    spot_prices.install(settings)
     tagging.install()
     templates.install()
