@@ -35,8 +35,9 @@ from prefect_coiled.provision.clusters import find_cluster, give_back
 from prefect_coiled.provision.slots import Slot, take_slot
 from prefect_coiled.subscribers.notifications import Notifications
 from prefect_coiled.subscribers.story import Story
-from prefect_coiled.tasks.cluster import check_sizes, client_parameter, prices_of
+from prefect_coiled.tasks.cluster import client_parameter
 from prefect_coiled.tasks.environment import PATIENCE, prepare
+from prefect_coiled.tasks.machine_data import check_sizes, prices_of
 from prefect_coiled.tasks.steps import Session, use_session
 
 # Seconds from a name's being claimed until its scheduler is there, and to wait for machines that are going.

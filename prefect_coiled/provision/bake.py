@@ -26,6 +26,7 @@ from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.records import AccountRecord, BakedImage, Removal
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks import images as image_steps
+from prefect_coiled.tasks import names
 from prefect_coiled.tasks.environment import deliver, prepare
 from prefect_coiled.tasks.launch import launch
 from prefect_coiled.tasks.steps import Session
@@ -85,7 +86,7 @@ def bake_image(spec: ClusterSpec) -> BakedImage:
             }
         )
         try:
-            steps.claim_name(session.aws, spec)
+            names.claim_name(session.aws, spec)
         except NameTakenError as taken:
             where = f"--account {spec.account} --region {spec.region}"
             raise NameTakenError(

@@ -50,8 +50,10 @@ from prefect_coiled.records import (
 from prefect_coiled.subscribers.story import storied
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks import known as knowing
+from prefect_coiled.tasks import names
 from prefect_coiled.tasks.environment import prepare
 from prefect_coiled.tasks.launch import launch
+from prefect_coiled.tasks.machine_data import check_sizes, prices_of
 from prefect_coiled.tasks.steps import Session, tagged
 
 logger = logging.getLogger(__name__)
@@ -78,14 +80,14 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
         removal: Removal | None = None
         try:
             if session.prices is None:
-                session.prices = steps.prices_of(session.aws, spec)
-            steps.check_sizes(spec, session.prices)
+                session.prices = prices_of(session.aws, spec)
+            check_sizes(spec, session.prices)
             own = steps.check_own_network(session.aws, spec)
             known = knowing.begin(session, spec)
             steps.check_disk_key(session, spec)
             if session.locked is None and spec.installs:
                 session.locked = prepare(spec)
-            steps.claim_name(session.aws, spec)
+            names.claim_name(session.aws, spec)
             watch = Watch()
             try:
                 record, resources = _bring_up(session, spec, known, own)
@@ -200,7 +202,7 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
     """
     with session_for(spec.account, spec.region, spec.name) as session:
         aws = session.aws
-        steps.check_held(aws, spec)
+        names.check_held(aws, spec)
         own = steps.check_own_network(aws, spec)
         known = knowing.look_anew(session, spec) if own is None else None
         account = known.account if known and known.serves(spec) else account_of(session, spec)
@@ -228,7 +230,7 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
 
 def find_cluster(aws: Aws, name: str) -> tuple[ClusterSpec, ClusterRecord] | None:
     """The cluster that has the name, if it is alive: its plan and what runs of it. Reads only."""
-    spec = steps.read_plan(aws, name)
+    spec = names.read_plan(aws, name)
     if spec is None:
         return None
     running = instances.find_instances(aws, name, uid=spec.uid, states=("pending", "running"))

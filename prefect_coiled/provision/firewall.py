@@ -11,6 +11,7 @@ from prefect_coiled.options.ingress import check_ssh, held_rules
 from prefect_coiled.plan.kinds import Scope
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.tasks import cluster as steps
+from prefect_coiled.tasks import names
 
 
 @flow(name="change ingress", flow_run_name="change ingress of {name}", persist_result=False)
@@ -41,7 +42,7 @@ def change_ingress(
     """
     with session_for(account, region) as session:
         aws = session.aws
-        spec = steps.read_plan(aws, name)
+        spec = names.read_plan(aws, name)
         what = f"changing the ingress of cluster {name!r}"
         if spec is None or uid not in (None, spec.uid):
             why = f"account {account} has no cluster of that name in {region}"
@@ -63,11 +64,11 @@ def change_ingress(
         changed = spec.model_copy(update=update)
         check_ssh(changed.ingress, ssh=changed.ssh)
         # What is written down first: workers that are added later see to the same rules.
-        steps.write_plan(aws, changed)
+        names.write_plan(aws, changed)
         try:
             found = steps.find_security_groups(aws, changed, str(groups[0]["VpcId"]))
             steps.open_security_groups(aws, changed, found)
         finally:
-            steps.forget_plan(aws, changed)
+            names.forget_plan(aws, changed)
         aws.tell("change_ingress", f"changed who may reach {name}", cluster=name, uid=spec.uid)
         return list(held_rules(changed.ingress, ssh=changed.ssh))

@@ -32,10 +32,12 @@ from prefect_coiled.records import (
 )
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks import known as knowing
+from prefect_coiled.tasks import names
 from prefect_coiled.tasks.environment import deliver
 from prefect_coiled.tasks.images import choose_image
 from prefect_coiled.tasks.kept import ensure_kept_templates
 from prefect_coiled.tasks.launch import launch
+from prefect_coiled.tasks.machine_data import launch_data
 from prefect_coiled.tasks.steps import Session, settle
 
 __all__ = ["StaleError", "launch_cluster", "record_of", "vpc_and_zones"]
@@ -185,9 +187,9 @@ def _launch_machines(
     up.beside.append(steps.open_security_groups.submit(door, spec, ready.groups))
     events.step("instances", "launching")
     if known is None or ready.held.seconds > _SURE:
-        steps.check_held(aws, spec)
+        names.check_held(aws, spec)
     possible = _ways(spec, network, ready.zones["worker"], own.worker_zone if own else None)
-    data = steps.launch_data(
+    data = launch_data(
         spec,
         "scheduler",
         ready.image,
@@ -214,7 +216,7 @@ def _launch_machines(
     up.address = steps.wait_for_address.submit(door, scheduler, spec.use_public_ip)
     up.beside.append(up.address)
     host = scheduler.private_ip
-    data = steps.launch_data(spec, "worker", ready.worker_image, account.account, host, ready.place)
+    data = launch_data(spec, "worker", ready.worker_image, account.account, host, ready.place)
     up.template = steps.ensure_launch_template.submit(aws, spec, "worker", data, host)
     up.beside.append(up.template)
     if known is None or known.images != session.images:

@@ -21,11 +21,9 @@ from prefect_coiled.aws import (
 from prefect_coiled.aws.disk_key import find_disk_key
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.foresight import may_use_key
-from prefect_coiled.aws.price_list import find_prices
 from prefect_coiled.aws.waits import PUBLIC_ADDRESS, VISIBLE_SOON, wait_for
 from prefect_coiled.errors import (
     AccessDeniedError,
-    NameTakenError,
     OptionsError,
     ProvisionError,
 )
@@ -33,93 +31,12 @@ from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.certificates import WEEK_S, ClusterCertificates
 from prefect_coiled.plan.cluster import ClusterSpec
-from prefect_coiled.plan.kept import MOST_WAYS, keep_of
 from prefect_coiled.plan.kinds import Scope
 from prefect_coiled.plan.node_config import ClientSecrets, NodeSecrets
 from prefect_coiled.plan.policies import key_statements
-from prefect_coiled.plan.prices import Prices
-from prefect_coiled.plan.user_data import Place, token_parameter, user_data
+from prefect_coiled.plan.user_data import token_parameter
 from prefect_coiled.records import InstanceRecord, MachineImage, OwnNetwork, Record, Role
 from prefect_coiled.tasks.steps import Session, step
-
-
-@step("claim name", "claim name {spec.name}")
-def claim_name(aws: Aws, spec: ClusterSpec) -> None:
-    """Write the cluster's intent under its name, before anything else exists of it.
-
-    Raises:
-        NameTakenError: If the name is taken by another cluster of this account and region.
-    """
-    name = parameters.intent_of(spec.account, spec.name)
-    labels = planning.cluster_tags(spec)
-    if parameters.claim(aws, name, spec.encode(), labels):
-        return
-    if read_holder(aws, spec.name) == spec.uid:  # our own claim, whose reply was lost
-        return
-    raise NameTakenError(
-        f"naming the cluster {spec.name!r}",
-        f"account {spec.account!r} has a cluster of that name in {spec.region}",
-        "Attach to it with Cluster(name=...), choose another name, or run `prefect-coiled sweep`.",
-    )
-
-
-def read_intent(aws: Aws, name: str) -> ClusterSpec | None:
-    """The spec of the cluster that holds the name, as it was planned, if one does."""
-    text = parameters.read_parameter(aws, parameters.intent_of(aws.account, name))
-    return None if text is None else ClusterSpec.decode(text)
-
-
-def read_holder(aws: Aws, name: str) -> str | None:
-    """The uid of the cluster that holds the name, whatever version of this library wrote it; None if free."""
-    text = parameters.read_parameter(aws, parameters.intent_of(aws.account, name))
-    return None if text is None else planning.uid_of(text)
-
-
-def read_plan(aws: Aws, name: str) -> ClusterSpec | None:
-    """The spec of the cluster that holds the name, with what was changed since, if one does."""
-    spec = read_intent(aws, name)
-    if spec is None:
-        return None
-    changed = parameters.read_parameter(aws, _changed(spec))
-    return spec if changed is None else ClusterSpec.decode(changed)
-
-
-@step("write changed plan", "write changed plan of {spec.name}")
-def write_plan(aws: Aws, spec: ClusterSpec) -> None:
-    """Write the changed plan of a cluster beside its intent, whose age is that of the cluster."""
-    parameters.write(aws, _changed(spec), spec.encode(), planning.cluster_tags(spec))
-
-
-def forget_plan(aws: Aws, spec: ClusterSpec) -> None:
-    """Take a changed plan back if the cluster was removed meanwhile: who removed it has not seen this one."""
-    if read_holder(aws, spec.name) != spec.uid:
-        parameters.delete_parameters(aws, [_changed(spec)])
-
-
-def _changed(spec: ClusterSpec) -> str:
-    return f"{parameters.cluster_path(spec.account, spec.name, spec.uid)}plan"
-
-
-@step("check name", "check name {spec.name}")
-def check_held(aws: Aws, spec: ClusterSpec) -> None:
-    """See that the cluster still has its name: just before machines are made for it.
-
-    Raises:
-        NameTakenError: If it was removed meanwhile, or the name is another cluster's by now.
-    """
-    holder = read_holder(aws, spec.name)
-    if holder != spec.uid:
-        raise not_held(spec, holder)
-
-
-def not_held(spec: ClusterSpec, holder: str | None) -> NameTakenError:
-    """The error of a cluster that does not have its name any more."""
-    whose = "nobody's" if holder is None else "another cluster's"
-    return NameTakenError(
-        f"launching machines of cluster {spec.name!r}",
-        f"it was removed meanwhile, and the name is {whose} by now",
-        "Make a new cluster.",
-    )
 
 
 @step("own network")
@@ -307,26 +224,6 @@ def _registry_token(session: Session, spec: ClusterSpec) -> str:
     return session.registry_token.get_secret_value()
 
 
-def launch_data(
-    spec: ClusterSpec,
-    role: Role,
-    image: MachineImage,
-    profile: str,
-    scheduler_host: str = "",
-    environment: Place | None = None,
-    ways: int = MOST_WAYS,
-    prices: Prices | None = None,
-) -> dict[str, Any]:
-    """What a launch says of the machines of a role; that of workers names the scheduler's address.
-
-    Args:
-        ways: By how many templates a scheduler may launch workers.
-        prices: What a scheduler counts with.
-    """
-    script = role_user_data(spec, role, scheduler_host, environment, ways, prices)
-    return planning.launch_template(spec, role, image=image, profile=profile, user_data=script)
-
-
 @step("launch template", "launch template {role}")
 def ensure_launch_template(
     aws: Aws, spec: ClusterSpec, role: Role, data: dict[str, Any], scheduler_host: str = ""
@@ -354,50 +251,6 @@ def find_launch_template(aws: Aws, spec: ClusterSpec, role: Role) -> str:
         "it is gone, so the cluster is being removed",
         "Make a new cluster.",
     )
-
-
-def prices_of(aws: Aws, spec: ClusterSpec) -> Prices:
-    """What the machines of a cluster cost, of all types that it may get."""
-    spot = () if spec.spot_policy == "on-demand" else spec.worker_types
-    return find_prices(aws, {*spec.scheduler_types, *spec.worker_types}, spot=spot)
-
-
-# As long as the longest address of a lock there can be, for a check before any is known.
-_SOMEWHERE = Place("b" * 63, f"wheels/environments/{'0' * 16}/pylock.toml", "3.10.10")
-
-
-def check_sizes(spec: ClusterSpec, prices: Prices) -> None:
-    """See that the plan and the user data of both roles can be written, before anything is made.
-
-    Raises:
-        OptionsError: If the plan is too large for a parameter, or as `role_user_data` does.
-    """
-    parameters.check_size(spec.encode())
-    for role in ("scheduler", "worker"):
-        place = _SOMEWHERE if spec.installs else None
-        role_user_data(spec, role, "255.255.255.255", place, prices=prices)
-
-
-def role_user_data(
-    spec: ClusterSpec,
-    role: Role,
-    scheduler_host: str = "",
-    environment: Place | None = None,
-    ways: int = MOST_WAYS,
-    prices: Prices | None = None,
-) -> str:
-    """The user data of a role, with where to install from unless the image holds everything.
-
-    Raises:
-        OptionsError: If it does not fit.
-    """
-    node = spec.node(role)
-    if role == "worker":
-        node = node.model_copy(update={"scheduler_host": scheduler_host})
-    else:
-        billed = planning.billed_of(spec, prices)
-        node = node.model_copy(update={"keep": keep_of(spec, ways), "billed": billed})
-    return user_data(node, environment, container=spec.container)
 
 
 @step("scheduler address")

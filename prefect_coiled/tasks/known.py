@@ -8,7 +8,7 @@ from prefect_coiled.errors import AwsError
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.known import Known
 from prefect_coiled.records import AccountRecord
-from prefect_coiled.tasks.cluster import not_held
+from prefect_coiled.tasks.names import not_held
 from prefect_coiled.tasks.steps import Session, step
 
 

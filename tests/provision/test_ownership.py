@@ -41,7 +41,7 @@ from prefect_coiled.provision import (
 from prefect_coiled.provision.clusters import find_cluster
 from prefect_coiled.provision.sweeping import sweep_clusters
 from prefect_coiled.sandbox import Sandbox
-from prefect_coiled.tasks.cluster import claim_name, read_holder
+from prefect_coiled.tasks.names import claim_name, read_holder
 from prefect_coiled.tasks.steps import Session, use_session
 
 NUMBER, OTHER = "123456789012", "222222222222"

@@ -19,10 +19,13 @@ from prefect_coiled.plan import tags
 from prefect_coiled.plan.actions import ACTIONS
 from prefect_coiled.plan.cluster import ClusterSpec, cluster_tags
 from prefect_coiled.plan.kinds import Scope, There
+from prefect_coiled.plan.prices import shipped
 from prefect_coiled.provision import delete_cluster, destroy_account, planning, sweep
 from prefect_coiled.records import Removal
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks import cluster as steps
+from prefect_coiled.tasks import names
+from prefect_coiled.tasks.machine_data import launch_data
 from prefect_coiled.tasks.steps import Session
 from tests.provision.laid import bring_up, hurry, refused
 
@@ -61,11 +64,11 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def a_cluster(aws: Aws, spec: ClusterSpec, there: There, sandbox: Sandbox, roles: tuple[str, ...]) -> str:
     """What a cluster has, and its machines; gives the image's id."""
-    steps.claim_name.fn(aws, spec)
+    names.claim_name.fn(aws, spec)
     steps.ensure_security_groups.fn(aws, spec, str(there["vpc"][0]["VpcId"]))
     parameters.put_secret(aws, f"{parameters.cluster_path(aws.account, spec.name, spec.uid)}key", "x", {})
     image = find_image(aws, "x86_64")
-    data = steps.launch_data(spec, "scheduler", image, aws.account)
+    data = launch_data(spec, "scheduler", image, aws.account)
     steps.ensure_launch_template.fn(aws, spec, "scheduler", data)
     for role in roles:
         labels = cluster_tags(spec, role)  # type: ignore[arg-type]
@@ -206,7 +209,8 @@ def needing(row: str) -> set[str]:
 
 
 def prices(aws: Aws) -> dict[str, float | None]:
-    return {KINDS[row].id_of(one): KINDS[row].usd(one) for row, some in find_all(aws).items() for one in some}
+    there = [(KINDS[row], one) for row, some in find_all(aws).items() for one in some]
+    return {kind.id_of(one): kind.usd(one, shipped()) for kind, one in there}
 
 
 def test_every_row_and_every_call_is_met(aws: Aws, spec: Spec, sandbox: Sandbox) -> None:

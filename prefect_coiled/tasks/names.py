@@ -1,0 +1,89 @@
+"""The steps about a cluster's name, and about the plan that is kept under it."""
+
+from __future__ import annotations
+
+from prefect_coiled.aws import parameters
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import NameTakenError
+from prefect_coiled.plan import cluster as planning
+from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.tasks.steps import step
+
+
+@step("claim name", "claim name {spec.name}")
+def claim_name(aws: Aws, spec: ClusterSpec) -> None:
+    """Write the cluster's intent under its name, before anything else exists of it.
+
+    Raises:
+        NameTakenError: If the name is taken by another cluster of this account and region.
+    """
+    name = parameters.intent_of(spec.account, spec.name)
+    labels = planning.cluster_tags(spec)
+    if parameters.claim(aws, name, spec.encode(), labels):
+        return
+    if read_holder(aws, spec.name) == spec.uid:  # our own claim, whose reply was lost
+        return
+    raise NameTakenError(
+        f"naming the cluster {spec.name!r}",
+        f"account {spec.account!r} has a cluster of that name in {spec.region}",
+        "Attach to it with Cluster(name=...), choose another name, or run `prefect-coiled sweep`.",
+    )
+
+
+def read_intent(aws: Aws, name: str) -> ClusterSpec | None:
+    """The spec of the cluster that holds the name, as it was planned, if one does."""
+    text = parameters.read_parameter(aws, parameters.intent_of(aws.account, name))
+    return None if text is None else ClusterSpec.decode(text)
+
+
+def read_holder(aws: Aws, name: str) -> str | None:
+    """The uid of the cluster that holds the name, whatever version of this library wrote it; None if free."""
+    text = parameters.read_parameter(aws, parameters.intent_of(aws.account, name))
+    return None if text is None else planning.uid_of(text)
+
+
+def read_plan(aws: Aws, name: str) -> ClusterSpec | None:
+    """The spec of the cluster that holds the name, with what was changed since, if one does."""
+    spec = read_intent(aws, name)
+    if spec is None:
+        return None
+    changed = parameters.read_parameter(aws, _changed(spec))
+    return spec if changed is None else ClusterSpec.decode(changed)
+
+
+@step("write changed plan", "write changed plan of {spec.name}")
+def write_plan(aws: Aws, spec: ClusterSpec) -> None:
+    """Write the changed plan of a cluster beside its intent, whose age is that of the cluster."""
+    parameters.write(aws, _changed(spec), spec.encode(), planning.cluster_tags(spec))
+
+
+def forget_plan(aws: Aws, spec: ClusterSpec) -> None:
+    """Take a changed plan back if the cluster was removed meanwhile: who removed it has not seen this one."""
+    if read_holder(aws, spec.name) != spec.uid:
+        parameters.delete_parameters(aws, [_changed(spec)])
+
+
+def _changed(spec: ClusterSpec) -> str:
+    return f"{parameters.cluster_path(spec.account, spec.name, spec.uid)}plan"
+
+
+@step("check name", "check name {spec.name}")
+def check_held(aws: Aws, spec: ClusterSpec) -> None:
+    """See that the cluster still has its name: just before machines are made for it.
+
+    Raises:
+        NameTakenError: If it was removed meanwhile, or the name is another cluster's by now.
+    """
+    holder = read_holder(aws, spec.name)
+    if holder != spec.uid:
+        raise not_held(spec, holder)
+
+
+def not_held(spec: ClusterSpec, holder: str | None) -> NameTakenError:
+    """The error of a cluster that does not have its name any more."""
+    whose = "nobody's" if holder is None else "another cluster's"
+    return NameTakenError(
+        f"launching machines of cluster {spec.name!r}",
+        f"it was removed meanwhile, and the name is {whose} by now",
+        "Make a new cluster.",
+    )
