@@ -58,6 +58,7 @@ def test_it_costs_what_aws_lists_for_its_region(
         assert flow["usd"] > 2 * 0.5 / 60, "a minute of each at least"
 
 
+@pytest.mark.long
 def test_a_spot_machine_costs_the_spot_price_of_the_moment(sandbox: Sandbox, prefect_server: None) -> None:
     with cluster(spot_policy="spot") as made:
         hour = made.started().cost(made.started().record.created_at + timedelta(hours=1))
@@ -96,6 +97,7 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_in_the_region_of_the_librarys_own_table_a_lid_holds_without_the_price_list(
     sandbox: Sandbox, prefect_server: None
 ) -> None:
