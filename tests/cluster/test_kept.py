@@ -58,6 +58,30 @@ def test_a_worker_whose_machine_ends_is_replaced(sandbox: Sandbox, live: Live, u
 
 
 @pytest.mark.long
+def test_a_machine_of_several_workers_is_replaced_once_and_counts_once(
+    sandbox: Sandbox, live: Live, until: Until
+) -> None:
+    with (
+        Cluster(
+            n_workers=2, workers_per_vm=2, max_total_cost=5.0, wait_for_workers=True, quiet=True
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        client.wait_for_workers(4, timeout=60)
+        lost = min(cluster.workers)
+        end(sandbox, lost)
+        until(lambda: len(cluster.observed - {lost}) == 2, 60)
+        until(lambda: len(client.scheduler_info(n_workers=-1)["workers"]) == 4, 60)
+        assert len(workers(live, cluster.name)) == 2
+        assert wanted(client) == 2
+        # What its scheduler counts against the lid are machines, three by now, for a minute and more each.
+        until(lambda: client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler._meter._known)) == 3)
+        hour = 4 * 0.192 + 0.1
+        assert client.run_on_scheduler(lambda dask_scheduler: dask_scheduler._meter.spent) < hour / 6
+    assert live() == []
+
+
+@pytest.mark.long
 def test_what_was_scaled_is_what_is_kept(sandbox: Sandbox, live: Live, until: Until) -> None:
     with Cluster(n_workers=2, wait_for_workers=True, quiet=True) as cluster, Client(cluster) as client:
         cluster.scale(1)

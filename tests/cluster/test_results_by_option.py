@@ -61,6 +61,17 @@ def test_results_are_in_the_bucket_by_the_role_and_outlive_their_cluster(judged:
     assert all(d["allowed"] and "/results/" in d["resource"] for d in written)
 
 
+def test_by_the_relay_results_are_in_the_bucket_too(judged: Sandbox) -> None:
+    relayed = whens.with_options(
+        name="whens by the relay", task_runner=CoiledTaskRunner(**SMALL, api_relay="always")
+    )
+    values, runs = relayed()
+    assert [number for number, _ in values] == [0, 1, 2]
+    with get_client(sync_client=True) as client:
+        states = [client.read_task_run(run).state for run in runs]
+    assert [state.result(_sync=True) for state in states] == values  # type: ignore[union-attr]
+
+
 def test_the_block_names_no_secret_and_says_what_is_not_there(sandbox: Sandbox) -> None:
     block: Any = Ec2DaskResults.load("default-us-east-1", _sync=True)
     assert block.account == "default"
