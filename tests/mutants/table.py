@@ -36,6 +36,7 @@ _OURS = "provision/test_ownership.py::test_"
 _KEPT = "provision/test_kept.py::test_"
 _KNOWN = "provision/test_known.py::test_"
 _LOST = "runner/test_lost_tasks.py::test_"
+_PRICES = "unit/test_price_list.py::test_"
 
 MUTANTS = (
     # Launches
@@ -729,6 +730,35 @@ MUTANTS = (
         "        if most is not None and size > most:\n            raise OptionsError(",
         "        if False:\n            raise OptionsError(",
         "cluster/test_ends.py::test_what_a_cluster_may_cost_an_hour_bounds_its_types_and_its_size",
+    ),
+    _row(
+        "a lid is held to the prices of another region",
+        "plan/lid.py",
+        "    if prices.region != region:\n",
+        "    if False:\n",
+        "cluster/test_prices.py::test_where_the_price_list_may_not_be_read_a_lid_is_refused_and_a_cluster_says_whose_"
+        "prices_it_tells",
+    ),
+    _row(
+        "a type that a region does not sell keeps a lid from all others",
+        "plan/lid.py",
+        "for one in sold or types}",
+        "for one in types}",
+        f"{_PRICES}a_type_that_is_not_sold_there_is_left_out_of_what_a_lid_chooses_from",
+    ),
+    _row(
+        "a price that is asked for takes those that somebody else asked for",
+        "aws/price_list.py",
+        "known = {**_seen.get(_place(aws), {}), **found}\n",
+        "known = found\n",
+        f"{_PRICES}who_asks_meanwhile_for_other_types_loses_none",
+    ),
+    _row(
+        "a stop that comes as a container starts is lost",
+        "plan/container.sh",
+        '  [ -z "$STOPPED" ] || kill -TERM "$NODE" 2>/dev/null || : # asked for as it was started\n',
+        "",
+        "node/test_container.py::test_a_signal_that_comes_as_the_container_starts_ends_it",
     ),
     # The sandbox that all of this is tried on
     _row(
