@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 import prefect_coiled.blocks
 import prefect_coiled.saved_accounts
-from prefect_coiled.aws import baked_images, log_events, logs, waits
+from prefect_coiled.aws import baked_images, log_events, logs, parameters, waits
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.kinds import KINDS, find
 from prefect_coiled.aws.loaded_account import Account
@@ -202,8 +202,10 @@ class Bake(Way):
         if not find(aws, KINDS["vpc"]):
             bring_up(aws, ZONE)
         # What AWS kept of an earlier builder: it is off, and its name is taken.
+        name = f"bake-{self.world.locked.lock.environment_hash}"
+        parameters.delete_parameters(aws, [parameters.removal_of("team", name)])  # nobody's after a minute
         with use_session(Session(aws)):
-            delete_cluster("team", "us-east-1", f"bake-{self.world.locked.lock.environment_hash}")
+            delete_cluster("team", "us-east-1", name)
         for row in ("image", "snapshot"):
             kind = KINDS[row]
             if kind.delete and (items := find(aws, kind)):

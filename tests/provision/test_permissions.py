@@ -19,6 +19,7 @@ from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.foresight import foresee
 from prefect_coiled.aws.kinds import KINDS, drop, find
 from prefect_coiled.aws.loaded_account import Account
+from prefect_coiled.aws.price_list import find_prices
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.environment import Locked
 from prefect_coiled.errors import AccessDeniedError, ProvisionError
@@ -159,6 +160,7 @@ def life(
         assert quota is not None
         quotas.find_use(user, quota)
         quotas.on_free_plan(user)
+        find_prices(user, ["x9.huge"], spot=["m6i.xlarge"])
         everybody = [m.instance_id for m in (record.scheduler, *record.workers)]
         list(log_events.read_logs(user, [*everybody, *(f"i-{n:08x}" for n in range(20))]))
         push_index(own_sandbox, "coiled-team")

@@ -274,7 +274,7 @@ def test_a_new_kind_is_one_row(
         find=lambda aws, scope: [k for k in ec2.describe_key_pairs()["KeyPairs"] if k["Tags"]],
         id_of=lambda item: str(item["KeyName"]),
         owner=lambda item: aws.number,
-        usd=lambda item: 0.25,
+        usd=lambda item, prices: 0.25,
         of_clusters=True,
         waits_for=("intent",),
         surplus=lambda item, there, idle: "nobody has it" if idle and item["KeyName"] == "lost" else "",

@@ -162,5 +162,5 @@ def test_an_image_for_another_architecture_is_refused(session: Session, sandbox:
 
 def test_without_a_repository_the_error_says_how_to_get_one(session: Session, aws: Aws) -> None:
     for act in (lambda: ecr.find_images(aws), lambda: ecr.check_image(aws, image("one"), "x86_64")):
-        with pytest.raises(ProvisionError, match=r"no repository in us-east-1.*set-up --account team"):
+        with pytest.raises(ProvisionError, match=r"no repository in us-east-1.*setup region --account team"):
             act()

@@ -16,7 +16,13 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterName
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterName,
+)
 from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
@@ -98,6 +104,10 @@ def relay(prefect_server: None) -> Iterator[Relay]:
     made.cut()
 
 
+def of_key(key: str) -> ArtifactFilter:
+    return ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+
+
 def live(aws: Aws, name: str) -> list[str]:
     return [i.instance_id for i in find_instances(aws, name, states=LIVE)]
 
@@ -122,7 +132,7 @@ def test_of_what_changes_quickly_the_newest_is_kept(prefect_server: None) -> Non
         artifacts.change(told, float(n), f"{n} of 100")
     artifacts.close(30.0)
     with get_client(sync_client=True) as client:
-        (found,) = [a for a in client.read_artifacts() if a.key == "quick"]
+        (found,) = client.read_artifacts(artifact_filter=of_key("quick"))
     assert (float(found.data), found.description) == (100.0, "100 of 100")
 
 
@@ -150,7 +160,7 @@ def test_an_api_that_comes_back_is_sent_the_newest_and_what_it_refuses_is_let_go
     artifacts.close(10.0)
     assert refused.id is None
     with get_client(sync_client=True) as client:
-        (found,) = [a for a in client.read_artifacts() if a.key == "comes-back"]
+        (found,) = client.read_artifacts(artifact_filter=of_key("comes-back"))
     assert (float(found.data), found.description) == (50.0, "half")
 
 
