@@ -262,7 +262,12 @@ class Cluster(ScalingCluster):
         for one in self._events.subscribers:
             if isinstance(one, Story):
                 one.close(self._hurried)
-            elif isinstance(one, Notifications):
+        self._close_notifications()
+
+    def _close_notifications(self) -> None:
+        """Have those sent that are not sent yet: nobody does after this."""
+        for one in self._events.subscribers:
+            if isinstance(one, Notifications):
                 one.close()
 
     def remove_at_exit(self) -> None:
@@ -271,7 +276,10 @@ class Cluster(ScalingCluster):
             self.status = Status.closed
             self._watching.expect(self._fleet.all)  # Dask's own part still runs, and sees them go
             run = self._context.copy().run
-            run(self.launched.remove_plainly, [*self._fleet.all], HURRIED, threads=False)
+            try:
+                run(self.launched.remove_plainly, [*self._fleet.all], HURRIED, threads=False)
+            finally:
+                self._close_notifications()
 
     def __await__(self) -> Any:
         async def started() -> Cluster:

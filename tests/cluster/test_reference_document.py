@@ -92,6 +92,7 @@ def test_the_quick_start_closes_nothing_and_its_cluster_s_end_is_told(run: Run, 
     assert "worker_lost" not in events()
 
 
+@pytest.mark.long
 def test_the_quick_start_without_a_prefect_server(run: Run, tmp_path: Path) -> None:
     out = run(QUICK_START, PREFECT_API_URL="", PREFECT_HOME=str(tmp_path / "prefect"))
     (name,) = [line.removeprefix("name: ") for line in out.splitlines() if line.startswith("name: ")]
@@ -101,6 +102,7 @@ def test_the_quick_start_without_a_prefect_server(run: Run, tmp_path: Path) -> N
         assert "prefect-coiled.delete_cluster" in {event for (event,) in listed}
 
 
+@pytest.mark.long
 def test_a_team_account_is_named(run: Run) -> None:
     Ec2DaskAccount(region="eu-west-1", sandbox=True).save("my-team-account-name", overwrite=True)
     out = run(
@@ -113,6 +115,7 @@ def test_a_team_account_is_named(run: Run) -> None:
     assert out.startswith("account my-team-account-name: the sandbox on this machine\n")
 
 
+@pytest.mark.long
 def test_who_saved_only_a_team_account_is_told_that_another_one_runs(run: Run) -> None:
     Ec2DaskAccount(region="eu-west-1", sandbox=True).save("my-team-account-name", overwrite=True)
     out = run('cluster = coiled.Cluster(n_workers=0)\nprint("region:", cluster.record.region)')
@@ -124,6 +127,7 @@ def test_who_saved_only_a_team_account_is_told_that_another_one_runs(run: Run) -
     assert "my-team-account-name" in first
 
 
+@pytest.mark.long
 def test_a_region_is_given_in_python(run: Run) -> None:
     out = run(
         """
@@ -134,6 +138,7 @@ def test_a_region_is_given_in_python(run: Run) -> None:
     assert "region: us-west-1" in out
 
 
+@pytest.mark.long
 def test_a_region_is_given_in_the_configuration_file(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "dask"
     folder.mkdir()
@@ -148,6 +153,7 @@ def test_a_region_is_given_in_the_configuration_file(run: Run, tmp_path: Path) -
     assert "region: us-west-1" in out
 
 
+@pytest.mark.long
 def test_a_zone_is_given(run: Run) -> None:
     out = run(
         """
@@ -181,6 +187,7 @@ def taxi(sandbox: Sandbox) -> pd.DataFrame:
     return frame
 
 
+@pytest.mark.long
 # Without AWS's public bucket, it is the sandbox's that is read: by variables around it, or by a block within.
 @pytest.mark.parametrize("exported", [True, False], ids=["variables", "block"])
 def test_the_taxi_computation(run: Run, taxi: pd.DataFrame, sandbox: Sandbox, exported: bool) -> None:

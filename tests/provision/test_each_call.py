@@ -202,10 +202,7 @@ class Bake(Way):
         if not find(aws, KINDS["vpc"]):
             bring_up(aws, ZONE)
         # What AWS kept of an earlier builder: it is off, and its name is taken.
-        name = f"bake-{self.world.locked.lock.environment_hash}"
-        parameters.delete_parameters(aws, [parameters.removal_of("team", name)])  # nobody's after a minute
-        with use_session(Session(aws)):
-            delete_cluster("team", "us-east-1", name)
+        self.forget(f"bake-{self.world.locked.lock.environment_hash}")
         for row in ("image", "snapshot"):
             kind = KINDS[row]
             if kind.delete and (items := find(aws, kind)):
@@ -225,9 +222,14 @@ class Bake(Way):
             (name,) = re.findall(
                 r"`prefect-coiled stop (bake-\w+) --account team --region us-east-1`", str(taken)
             )
-            with use_session(Session(self.world.aws)):
-                delete_cluster("team", "us-east-1", name)
+            self.forget(name)
             self.run()
+
+    def forget(self, name: str) -> None:
+        """Remove what an earlier builder left, when the lease of whoever failed to is nobody's any more."""
+        parameters.delete_parameters(self.world.aws, [parameters.removal_of("team", name)])
+        with use_session(Session(self.world.aws)):
+            delete_cluster("team", "us-east-1", name)
 
     def reached(self) -> bool:
         return len(baked_images.find_baked_images(self.world.aws)) == 1 and not live(self.world.sandbox)
