@@ -200,6 +200,8 @@ def _drop_listed(aws: Aws, kind: Kind, items: list[Item], patience: float) -> No
     try:
         wait_for(aws, f"waiting for AWS to know {kind.name} ({', '.join(ids)})", gone, timeout=patience)
     except WaitTimeoutError as late:
+        if not last:  # it is another wait's, such as for a lease
+            raise
         last[0].retried = "never"  # it was waited for
         raise last[0] from late
 
