@@ -125,7 +125,13 @@ class Everywhere(At):
         from prefect_coiled.options.models import REGIONS
 
         for loaded in self._accounts():
-            own = loaded.door().region
+            try:
+                own = loaded.door().region
+            except PrefectCoiledError as error:
+                if not self.all_accounts:
+                    raise
+                self._say(f"account {loaded.slug}", error)
+                continue
             regions = [own, *(r for r in REGIONS if r != own)] if self.all_regions else [self.region or own]
             for region in regions:
                 one = At(loaded.slug, region)

@@ -95,9 +95,9 @@ class Plan(Record):
         """In one line: how much of what, and what it costs and saves an hour."""
         counted = {
             word: sum(c.action == action for c in self.changes)
-            for action, word in (("create", "made"), ("update", "repaired"), ("delete", "removed"))
+            for action, word in (("create", "make"), ("update", "repair"), ("delete", "remove"))
         }
-        parts = [f"{n} {word}" for word, n in counted.items() if n]
+        parts = [f"{n} to {word}" for word, n in counted.items() if n]
         money = [
             f"{word} {usd(sum_)}"
             for word, sum_ in (("costs", self.costs), ("saves", self.saves))

@@ -175,7 +175,7 @@ def test_set_up_makes_what_sweep_releases(sandbox: SandboxInfo) -> None:
     assert run("sweep", "--region", "us-west-2", "--keep-nat").stdout == "Removed: nothing\n"
     planned = run("sweep", "--region", "us-west-2", "--plan")
     assert re.search(r"^delete +NAT gateway +nat-\w+ +\$0.0500 +no cluster uses it *$", planned.stdout, re.M)
-    assert planned.stdout.endswith("2 removed; saves $0.0500 an hour\n")
+    assert planned.stdout.endswith("2 to remove; saves $0.0500 an hour\n")
     plan = json.loads(run("sweep", "--region", "us-west-2", "--plan", "--json").stdout)
     going = {c["resource_id"] for c in plan["changes"] if c["action"] == "delete"}
     assert run("sweep", "--region", "us-west-2").stdout.startswith("Removed: 1 NAT gateway")

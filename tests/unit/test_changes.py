@@ -168,7 +168,7 @@ def test_what_may_not_go_any_more_when_a_plan_is_carried_out_is_said() -> None:
 
 @pytest.mark.parametrize(
     ("price", "text"),
-    [(0.0, "1 removed"), (0.05, "1 removed; saves $0.0500 an hour"), (None, "saves price not known")],
+    [(0.0, "1 to remove"), (0.05, "1 to remove; saves $0.0500 an hour"), (None, "saves price not known")],
 )
 def test_the_last_line_says_how_much_and_at_what_price(price: float | None, text: str) -> None:
     rows = {"gate": kind("gate", usd=lambda item, prices: price)}
