@@ -48,7 +48,8 @@ def stop_cluster(
     machines = find_instances(aws, name, states=(*LIVE, "shutting-down"))
     creators = ", ".join(sorted({m.creator for m in machines})) or "nobody known"
     if not yes:
-        typer.confirm(f"Delete cluster {name} with {len(machines)} machines, made by {creators}?", abort=True)
+        count = f"{len(machines)} machine{'' if len(machines) == 1 else 's'}"
+        typer.confirm(f"Delete cluster {name} with {count}, made by {creators}?", abort=True)
     with at.session(cluster=name):
         removal = delete_cluster(slug, aws.region, name, uids)
     tell_removal(removal, as_json)

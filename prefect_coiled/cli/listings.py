@@ -208,7 +208,7 @@ def list_resources(at: Everywhere, as_json: JsonOption = False) -> None:
     )
     none = f"{at.whose[:1].upper()}{at.whose[1:]} has nothing in {at.whereabouts}"
     columns = (*at.columns, "CLUSTER", "KIND", "ID", "COST/H", "")
-    show(listed, as_json, columns, rows, none=none, after=[basis(counted, spot=True)] if counted else ())
+    show(listed, as_json, columns, rows, none=none, after=[basis(counted)] if counted else ())
     at.end()
 
 

@@ -47,6 +47,11 @@ class Change(Record):
     needed: bool = False
 
     @property
+    def named(self) -> str:
+        """Kind and id; the kind alone for what has no other name yet."""
+        return self.kind if self.resource_id == self.kind else f"{self.kind} {self.resource_id}"
+
+    @property
     def of(self) -> tuple[str, str]:
         """Which resource it is of."""
         return self.row, self.resource_id

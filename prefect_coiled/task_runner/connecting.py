@@ -147,7 +147,9 @@ class ConnectedRunner(ConfiguredRunner):
         if client.dashboard_link:
             # Without its query: the token that opens the dashboard belongs in no log.
             link = str(client.dashboard_link).partition("?")[0]
-            log.info("The Dask dashboard is available at %s", link)
+            known = opened.ours and opened.made is not None
+            how = f": `prefect-coiled dashboard {opened.made.name}` opens it" if known else ""
+            log.info("The Dask dashboard is available at %s%s", link, how)
         return client
 
     def _tell_interrupted(self) -> None:

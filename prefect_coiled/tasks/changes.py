@@ -51,7 +51,7 @@ def look_around(aws: Aws) -> tuple[There, dict[str, AwsError]]:
     return kinds.find_what_shows(aws)
 
 
-@step("bring", "{change.action} {change.kind} {change.resource_id}")
+@step("bring", "{change.action} {change.named}")
 def bring(making: Making, change: Change) -> None:
     """Make or repair one resource; an earlier attempt may have done it already."""
     kinds.bring(making.aws, change, making.want, making.there)
@@ -63,7 +63,7 @@ def drop(aws: Aws, doomed: Doomed) -> None:
     kinds.drop(aws, KINDS[doomed.row], doomed.items, doomed.patience)
 
 
-@step("wait until it is gone", "wait until {doomed.named} is gone")
+@step("wait until it is gone", "wait for the end of {doomed.named}")
 def wait_gone(aws: Aws, doomed: Doomed) -> None:
     """Wait until what was deleted is gone."""
     gone = KINDS[doomed.row].gone

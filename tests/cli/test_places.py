@@ -84,10 +84,13 @@ def test_all_accounts_are_looked_at(sandbox: SandboxInfo) -> None:
         Ec2DaskAccount(region="ap-south-1", sandbox=True).save(name, overwrite=True)
         assert run("setup", "region", "--account", name).exit_code == 0
     Ec2DaskAccount(region="us-east-1", aws_credentials=nowhere).save("nowhere", overwrite=True)
+    elsewhere = AwsCredentials(profile_name="of-another-machine")
+    Ec2DaskAccount(region="us-east-1", aws_credentials=elsewhere).save("elsewhere", overwrite=True)
     shown = run("cost", "--all-accounts", "--json")
     # One account whose AWS does not answer keeps no other from being shown.
     assert shown.exit_code == 1
     assert "Error: account nowhere in us-east-1: " in shown.stderr
+    assert "Error: account elsewhere: profile 'of-another-machine'" in shown.stderr
     found = {(one["account"], one["region"]) for one in json.loads(shown.stdout)}
     assert found >= {("one-of-two", "ap-south-1"), ("two-of-two", "ap-south-1")}
 

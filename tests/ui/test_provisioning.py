@@ -90,7 +90,7 @@ def test_provisioning_is_a_subflow_with_readable_names_tags_and_retries(told: UU
     found = task_runs_of(provision)
     # For each tag of a task run Prefect would ask its API for a slot, and fail the step without an answer.
     assert not any(t.tags for n, t in found.items() if not n.startswith("set up account"))
-    until(lambda: "create VPC VPC" in task_runs_of(runs["set up default in us-east-1"].id))
+    until(lambda: "create VPC" in task_runs_of(runs["set up default in us-east-1"].id))
     retried = [t for t in task_runs_of(provision).values() if t.run_count > 1]
     assert [(t.name, t.run_count) for t in retried] == [("security groups of seen", 2)]
     with get_client(sync_client=True) as client:
