@@ -156,7 +156,7 @@ def test_a_time_of_day_that_is_set_ends_no_worker(cluster, step):
 
 
 def test_a_program_that_is_stopped_keeps_a_cluster_no_longer_than_it_has_work(cluster):
-    scheduler, [worker] = cluster.start(1, idle_timeout=3)
+    scheduler, [worker] = cluster.start(1, idle_timeout=8)  # longer than a busy machine takes to connect
     with cluster.client() as client:
         client.wait_for_workers(1, timeout=30)
         # There is work until the program is there, however long it takes to start.
