@@ -11,6 +11,7 @@ As a plugin it puts our class in the place of `prefect_dask.DaskTaskRunner` befo
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 import dask
@@ -18,6 +19,7 @@ import distributed
 import prefect_dask
 import prefect_dask.task_runners
 from distributed.utils import get_mp_context
+from prefect.testing import utilities
 
 from prefect_coiled.task_runner import CoiledTaskRunner
 
@@ -27,6 +29,9 @@ get_mp_context().set_forkserver_preload(["distributed", "prefect_coiled.task_run
 
 # What upstream's fixtures say of a local cluster and a cluster of machines does not know.
 LOCAL_ONLY = ("processes", "dashboard_address")
+
+# Their harness gives its server half a minute to start, which a busy machine may need more of.
+utilities.prefect_test_harness = partial(utilities.prefect_test_harness, server_startup_timeout=120)
 
 
 class UpstreamTaskRunner(CoiledTaskRunner):
