@@ -20,6 +20,24 @@ if TYPE_CHECKING:
     from prefect_coiled.records import InstanceRecord
 
 
+def _inventory(
+    at: At, counted: dict[str, Prices], cluster: str | None = None, **which: bool
+) -> list[Resource]:
+    """What there is in one place.
+
+    Args:
+        counted: Gets the prices that were counted with, by region, where anything costs.
+        which: As `take_inventory` has it.
+    """
+    from prefect_coiled.aws.price_list import seen_prices
+    from prefect_coiled.provision import take_inventory
+
+    there = list(take_inventory(at.aws, cluster, **which))
+    if any(one.usd_per_hour != 0 for one in there):
+        counted[at.aws.region] = seen_prices(at.aws)
+    return there
+
+
 @command("ls")
 def list_clusters(at: Everywhere, as_json: JsonOption = False) -> None:
     """List the clusters of an account in a region, with what they cost an hour."""
@@ -45,9 +63,7 @@ def _clusters(at: At, counted: dict[str, Prices]) -> list[tuple[dict[str, Any], 
         counted: Gets the prices that were counted with, by region.
     """
     from prefect_coiled.aws.instances import find_instances
-    from prefect_coiled.aws.price_list import seen_prices
     from prefect_coiled.plan.prices import total, usd
-    from prefect_coiled.provision import take_inventory
 
     clusters: dict[tuple[str, str], list[InstanceRecord]] = {}
     for machine in find_instances(at.aws):
@@ -55,10 +71,8 @@ def _clusters(at: At, counted: dict[str, Prices]) -> list[tuple[dict[str, Any], 
     names.saw_clusters(at.loaded.slug, at.aws.region, (name for name, _ in clusters))
     # The same parts at the same prices as in `cost`.
     prices: dict[tuple[str, str], list[float | None]] = {}
-    for one in take_inventory(at.aws, costly=True, shared=False) if clusters else ():
+    for one in _inventory(at, counted, costly=True, shared=False) if clusters else ():
         prices.setdefault((one.cluster, one.uid), []).append(one.usd_per_hour)
-    if clusters:
-        counted[at.aws.region] = seen_prices(at.aws)
     found: list[tuple[dict[str, Any], tuple[str, ...]]] = []
     for (name, uid), machines in clusters.items():
         hourly = total(prices.get((name, uid), []))
@@ -138,14 +152,12 @@ def _costs(at: At, name: str | None, counted: dict[str, Prices]) -> list[dict[st
         counted: Gets the prices that were counted with, by region.
     """
     from prefect_coiled import costs
-    from prefect_coiled.aws.price_list import seen_prices
     from prefect_coiled.plan.prices import total
-    from prefect_coiled.provision import take_inventory
 
     now = datetime.now(timezone.utc)
     listed: dict[str, list[tuple[bool, float | None, float | None]]] = {}
     machines: Counter[str] = Counter()
-    for one in take_inventory(at.aws, name, costly=True):
+    for one in _inventory(at, counted, name, costly=True):
         if one.kind == "instance":
             machines[one.cluster] += 1
         if one.usd_per_hour == 0:
@@ -157,7 +169,6 @@ def _costs(at: At, name: str | None, counted: dict[str, Prices]) -> list[dict[st
         # The parts of a cluster are counted by its machines.
         counts = not one.cluster or one.kind == "instance"
         listed.setdefault(one.cluster or f"({one.kind}s)", []).append((counts, one.usd_per_hour, so_far))
-        counted[at.aws.region] = seen_prices(at.aws)
     return [
         {
             "name": key,
@@ -173,22 +184,13 @@ def _costs(at: At, name: str | None, counted: dict[str, Prices]) -> list[dict[st
 @command("resources")
 def list_resources(at: Everywhere, as_json: JsonOption = False) -> None:
     """List everything that an account has in a region, found by tag, and what it costs an hour."""
-    from prefect_coiled.aws.price_list import seen_prices
     from prefect_coiled.plan.prices import basis, usd
-    from prefect_coiled.provision import take_inventory
 
     found = []
     counted: dict[str, Prices] = {}
-
-    def look(one: At) -> list[Resource]:
-        there = list(take_inventory(one.aws))
-        if any(resource.usd_per_hour != 0 for resource in there):
-            counted[one.aws.region] = seen_prices(one.aws)
-        return there
-
     # What all regions share is shown once.
     seen: set[tuple[str, str, str]] = set()
-    for place, one in at.each(look):
+    for place, one in at.each(lambda one: _inventory(one, counted)):
         key = (place.account, one.kind, one.resource_id)
         if one.everywhere and key in seen:
             continue

@@ -115,17 +115,13 @@ def basis(prices: Mapping[str, Prices], spot: bool = False) -> str:
         prices: What was counted with, by the region of what was counted.
         spot: Whether spot machines are among it.
     """
-    there: dict[tuple[str, str], str] = {}
+    days: dict[str, set[str]] = {}
+    for one in prices.values() or [shipped()]:
+        days.setdefault(one.as_of, set()).add(one.region)
     differs: dict[str, list[str]] = {}
     for region, one in prices.items():
-        there.setdefault((one.as_of, one.region), one.region)
         if region != one.region:
             differs.setdefault(one.why, []).append(region)
-    if not prices:
-        there = {(shipped().as_of, shipped().region): shipped().region}
-    days: dict[str, list[str]] = {}
-    for as_of, region in there:
-        days.setdefault(as_of, []).append(region)
     listed = "; ".join(f"{_some(sorted(regions))} as of {day}" for day, regions in sorted(days.items()))
     text = f"List prices of {listed}, without tax, data transfer and logs"
     for why, regions in differs.items():

@@ -14,7 +14,7 @@ from prefect_coiled.aws.kinds import KINDS, find
 from prefect_coiled.aws.price_list import seen_prices
 from prefect_coiled.errors import AccessDeniedError, AwsError, CredentialsError, PrefectCoiledError
 from prefect_coiled.plan.kinds import Item, There, order
-from prefect_coiled.plan.prices import priced, shipped
+from prefect_coiled.plan.prices import priced
 from prefect_coiled.records import Removal
 from prefect_coiled.tasks import changes as steps
 from prefect_coiled.tasks.changes import Doomed, Run
@@ -142,4 +142,4 @@ def _costly(aws: Aws, row: str, items: Iterable[Item]) -> list[Item]:
         there = [item for item in find(aws, kind) if kind.id_of(item) in ids]
     except AwsError:
         return []
-    return [item for item in there if kind.usd(item, shipped()) != 0.0]
+    return [item for item in there if kind.usd(item, seen_prices(aws)) != 0.0]

@@ -40,6 +40,13 @@ def whens() -> tuple[list[Any], list[Any]]:
     return values, [future.task_run_id for future in futures]
 
 
+def read_again(runs: list[Any]) -> list[Any]:
+    """What task runs returned, by the records that Prefect has."""
+    with get_client(sync_client=True) as client:
+        states: list[Any] = [client.read_task_run(run).state for run in runs]
+    return [state.result(_sync=True) for state in states]
+
+
 def test_results_are_in_the_bucket_by_the_role_and_outlive_their_cluster(judged: Sandbox) -> None:
     values, runs = whens()
     assert [number for number, _ in values] == [0, 1, 2]
@@ -48,9 +55,7 @@ def test_results_are_in_the_bucket_by_the_role_and_outlive_their_cluster(judged:
     listed = judged.client("s3").list_objects_v2(Bucket=bucket, Prefix="results/")["Contents"]
     assert len(listed) >= 3
     # Whoever has the account reads them by the records that Prefect has.
-    with get_client(sync_client=True) as client:
-        states = [client.read_task_run(run).state for run in runs]
-    assert [state.result(_sync=True) for state in states] == values  # type: ignore[union-attr]
+    assert read_again(runs) == values
     # Another cluster, and nothing is computed a second time.
     assert whens()[0] == values
     # Machines may write there, and nowhere else in the bucket.
@@ -67,9 +72,7 @@ def test_by_the_relay_results_are_in_the_bucket_too(judged: Sandbox) -> None:
     )
     values, runs = relayed()
     assert [number for number, _ in values] == [0, 1, 2]
-    with get_client(sync_client=True) as client:
-        states = [client.read_task_run(run).state for run in runs]
-    assert [state.result(_sync=True) for state in states] == values  # type: ignore[union-attr]
+    assert read_again(runs) == values
 
 
 def test_the_block_names_no_secret_and_says_what_is_not_there(sandbox: Sandbox) -> None:
