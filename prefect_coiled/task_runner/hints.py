@@ -63,11 +63,10 @@ def missing_module(error: BaseException) -> str:
     if why := next((w for part in reversed(name.split(".")) if (w := left_out(part))), ""):
         return f"The workers do not have it: {why}."
     return (
-        f"The workers have no {name.partition('.')[0]!r}. If it comes with a package, that is not installed "
-        "where the flow runs, or was installed there after the cluster had started, or package_sync_ignore "
-        "names it: mend that, close the cluster and start it anew (a cluster that this library did not make "
-        "needs it installed there). If it is a module of your own, import it in the flow's program, or put "
-        "it beside the flow."
+        f"The workers have no {name.partition('.')[0]!r}. A package has to be installed where the flow runs "
+        "before the cluster starts, and not be named by package_sync_ignore: if it is one, see to that, "
+        "close the cluster and start it anew (a cluster that this library did not make needs it installed "
+        "there). A module of your own has to be imported in the flow's program, or to lie beside the flow."
     )
 
 

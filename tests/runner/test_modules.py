@@ -287,7 +287,7 @@ def test_a_module_that_workers_lack_is_named_with_what_to_do(
         future.wait()
         return future.state.message
 
-    assert "The workers have no 'own_nowhere'. If it comes with a package" in imports()
+    assert "The workers have no 'own_nowhere'. A package has to be installed where the flow runs" in imports()
 
 
 def test_a_package_that_came_after_the_cluster_is_named_with_its_version(
@@ -317,7 +317,7 @@ def test_a_package_that_came_after_the_cluster_is_named_with_its_version(
     text = str(lost.value)
     assert "No module named 'own_late'" in text
     assert "It comes with own-late 1.2, which is installed here." in text
-    assert "installed here after the cluster had started" in text
+    assert "A package has to be installed where the flow runs before the cluster starts" in text
     assert "out of memory" not in text
 
 
