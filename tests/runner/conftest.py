@@ -63,7 +63,7 @@ def dask_cluster(
     }
     with ExitStack() as stack:
         with dask.config.set(theirs):
-            cluster = stack.enter_context(_made(security, tmp_path_factory))
+            cluster = stack.enter_context(_made(security, theirs, tmp_path_factory))
         yield cluster
 
 
@@ -74,7 +74,9 @@ def patient_with_workers() -> Iterator[None]:
         yield
 
 
-def _made(security: Security, folders: pytest.TempPathFactory) -> AbstractContextManager[Any]:
+def _made(
+    security: Security, config: dict[str, Any], folders: pytest.TempPathFactory
+) -> AbstractContextManager[Any]:
     if APART:
         api = str(get_current_settings().api.url)
         return apart.cluster(security, api, folders.mktemp("apart"), APART != "walled")
@@ -85,6 +87,7 @@ def _made(security: Security, folders: pytest.TempPathFactory) -> AbstractContex
         dashboard_address=None,
         protocol="tls://",
         security=security,
+        config=config,  # also of workers that take the place of lost ones, which are made much later
     )
     return local
 
