@@ -25,7 +25,7 @@ def test_no_row_is_without_a_test(page: str) -> None:
     assert [r for r in rows if "`tests/" not in r.split("|")[-2]] == []
 
 
-@pytest.mark.parametrize("page", ["checked", "attacks"])
+@pytest.mark.parametrize("page", ["checked", "attacks", "features"])
 def test_each_rule_names_tests_that_are_there(page: str) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text))
