@@ -248,7 +248,7 @@ class Request:
         if self.gpu and size < _GPU_IMAGE:
             raise OptionsError(
                 f"worker_disk_size {size}",
-                f"it is a whole number of GiB from {_GPU_IMAGE} to 16384: "
+                f"it has to be a whole number of GiB from {_GPU_IMAGE} to 16384: "
                 f"the image of machines with a GPU takes {_GPU_IMAGE}",
             )
         return size

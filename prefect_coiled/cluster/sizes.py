@@ -65,7 +65,7 @@ class WorkerSize:
                 raise ValueError
         except (TypeError, ValueError, AttributeError):
             words = 'a number of bytes or a size such as "100 GiB"' if is_memory else "a number, 0 or more"
-            raise OptionsError(f"{what} {shown(wish)}", f"it is {words}.") from None
+            raise OptionsError(f"{what} {shown(wish)}", f"it has to be {words}.") from None
         one = self.memory if is_memory else self.threads
         if not one:
             raise OptionsError(

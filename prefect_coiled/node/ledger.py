@@ -25,6 +25,8 @@ from prefect_coiled.plan.spending import EARLY_S, LATER_S, STREAMS
 
 logger = logging.getLogger("distributed.node")
 
+# Seconds between two looks where a lid on the cost is held to what AWS lists.
+_HELD_S = 60.0
 # Seconds for the last look and for sending the last record.
 _LAST_LOOK_S, _LAST_WORD_S = 3.0, 3.0
 
@@ -36,12 +38,21 @@ class Ledger:
         machine: The id of the scheduler's own machine.
         client: Makes a client of an AWS service, of the machine's role.
         pace: By what all pauses are multiplied.
+        listed: Told at which second, by the monotonic clock, the cluster had cost how many US dollars by AWS's
+            list, and how many it costs an hour. Then AWS is asked once a minute at least.
     """
 
     def __init__(
-        self, config: NodeConfig, *, machine: str, client: Callable[[str], Any], pace: float = 1.0
+        self,
+        config: NodeConfig,
+        *,
+        machine: str,
+        client: Callable[[str], Any],
+        pace: float = 1.0,
+        listed: Callable[[float, float, float], None] | None = None,
     ) -> None:
         assert config.billed is not None
+        self._listed = listed
         self._bill = Bill(config.billed, config.cluster, machine)
         self._filters = tags.filters(tags.cluster_filter(config.account, config.cluster, config.billed.uid))
         self._make_client = client
@@ -61,7 +72,8 @@ class Ledger:
         if self._lock.locked() or self._end is not None or time.monotonic() < self._next_at:
             return
         async with self._lock:
-            pause = self._pace * (EARLY_S[self._written] if self._written < len(EARLY_S) else LATER_S)
+            pause = EARLY_S[self._written] if self._written < len(EARLY_S) else LATER_S
+            pause = self._pace * (pause if self._listed is None else min(pause, _HELD_S))
             self._next_at = time.monotonic() + pause
             if await self._write(pause):
                 self._written += 1
@@ -94,6 +106,8 @@ class Ledger:
         record = self._bill.record(now, good_for)
         if record is None:
             return False
+        if self._listed is not None:
+            self._listed(time.monotonic(), record.usd, record.usd_per_hour)
         self._shipper.start()
         self._shipper.line(record.encode())
         return True

@@ -1,4 +1,8 @@
-"""What a cluster has cost so far, counted by its scheduler: it is there when no client is. Pure."""
+"""What a cluster has cost so far, counted by its scheduler: it is there when no client is. Pure.
+
+It counts the workers that are in the cluster, by the second; and by AWS's list, now and then, all machines, of
+which some boot still, or never join. The greater of both holds.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,8 @@ class Meter:
         self._limit, self._base, self._worker = limit, base / 3600, worker / 3600
         self._at = started
         self._known: set[str] = set()
+        # By AWS's list: US dollars, as of then, and US dollars a second since.
+        self._listed, self._listed_at, self._rate = 0.0, started, 0.0
         #: US dollars so far.
         self.spent = BEFORE * self._base
 
@@ -36,4 +42,9 @@ class Meter:
         self.spent += (now - self._at) * (self._base + len(here) * self._worker)
         self.spent += len(here - self._known) * (BEFORE + AFTER) * self._worker
         self._at, self._known = now, self._known | here
-        return self.spent + AFTER * self._base >= self._limit
+        listed = self._listed + (now - self._listed_at) * self._rate
+        return max(self.spent + AFTER * self._base, listed + AFTER * self._rate) >= self._limit
+
+    def listed(self, now: float, usd: float, usd_per_hour: float) -> None:
+        """What runs by AWS's list, and what it has cost: machines that take long to join are in it too."""
+        self._listed, self._listed_at, self._rate = usd, now, usd_per_hour / 3600

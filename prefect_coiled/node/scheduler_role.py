@@ -86,6 +86,7 @@ class SchedulerRole:
                 machine=order["instance_id"],
                 client=lambda service: aws.own_client(service, config.region, endpoint),
                 pace=order.get("keeper_pace", 1.0),
+                listed=None if meter is None else meter.listed,
             )
             self._scheduler.keep_ledger(ledger)
         if config.keep is not None:

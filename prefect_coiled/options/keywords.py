@@ -88,7 +88,7 @@ class Keyword:
             if isinstance(value, str) and not value.strip():
                 raise OptionsError(what, "is blank.", f"Leave it out, or give {self.kind.words}.") from None
             hint = near(value, self.kind.allowed) if isinstance(value, str) else ""
-            raise OptionsError(what, f"it is {self.kind.words}.", hint) from None
+            raise OptionsError(what, f"it has to be {self.kind.words}.", hint) from None
 
     def said(self, value: Any) -> bool:
         """Whether a value says something: None and, where a form may leave it, a blank text do not."""

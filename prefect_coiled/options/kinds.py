@@ -27,7 +27,7 @@ class Kind:
     """What a keyword takes.
 
     Attributes:
-        words: What that is, as the end of "it is ...".
+        words: What that is, as the end of "it has to be ...".
         take: The value as it is meant; raises `ValueError` or `TypeError` for another one. Gets no numpy.
         read: What a variable's text says, for `take` to judge.
         allowed: The values that there are, where they can be counted.

@@ -121,6 +121,8 @@ class ConnectedRunner(ConfiguredRunner):
             adapting = self._cluster.adapt(**self.adapt_kwargs)
             if asyncio.iscoroutine(adapting):
                 run_coro_as_sync(adapting)
+        elif opened.made is not None and not getattr(opened.made, "workers", True):
+            log.warning("The cluster has no workers: tasks wait until somebody scales it (`n_workers`).")
         self._security = self._client_kwargs.get("security", getattr(self._cluster, "security", None))
         client: OwnAddressClient = stack.enter_context(OwnAddressClient(opened.target, **self._client_kwargs))
         _bear_silence(client)

@@ -128,7 +128,7 @@ def test_an_image_without_the_node_is_told_as_the_first_cause(sandbox: Sandbox, 
         ({"container": "arm"}, "is for arm64, and the machines are amd64"),
         ({"container": "python:3.11"}, "is no image of coiled-default"),
         ({"container": "No Image"}, "is not the name of an image"),
-        ({"container": 3}, "container 3: it is a text"),
+        ({"container": 3}, "container 3: it has to be a text"),
         ({"container": f"{REPOSITORY}:v1", "region": "eu-west-1"}, "is in us-east-1, .*runs in eu-west-1"),
         ({"container": "v1", "software": "env"}, "software 'env' and container 'v1': contradict"),
         (

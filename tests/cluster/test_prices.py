@@ -15,6 +15,9 @@ from prefect_coiled.cli import app
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.sandbox import Sandbox
 
+Live = Callable[[], list[dict[str, Any]]]
+Until = Callable[..., Any]
+
 THERE = "eu-west-1"
 KIND = "m5.large"
 DENIED = {
@@ -39,9 +42,7 @@ def cluster(region: str = THERE, **more: Any) -> Cluster:
     return Cluster(n_workers=1, backend_options={"region": region}, quiet=True, **kinds, **more)
 
 
-def test_it_costs_what_aws_lists_for_its_region(
-    sandbox: Sandbox, prefect_server: None, until: Callable[..., Any]
-) -> None:
+def test_it_costs_what_aws_lists_for_its_region(sandbox: Sandbox, prefect_server: None, until: Until) -> None:
     with cluster() as made:
         hour = made.started().cost(made.started().record.created_at + timedelta(hours=1))
         prices = {line.what.partition(" ")[0]: line.usd for line in hour.lines}
@@ -95,6 +96,27 @@ def run(*arguments: str) -> str:
     done = CliRunner().invoke(app, [*arguments, "--json"])
     assert done.exit_code == 0, done.output
     return done.stdout
+
+
+@pytest.mark.long
+def test_machines_that_boot_without_end_count_against_a_lid(
+    sandbox: Sandbox, live: Live, until: Until, prefect_server: None
+) -> None:
+    sandbox.set(prices={THERE: {KIND: 1800.0}})  # half a dollar a second
+    with cluster(max_total_cost=400.0, wait_for_workers=True) as made:
+        sandbox.set(boot="none")
+        try:
+            made.scale(40)
+            until(
+                lambda: (
+                    sandbox.instances()[made.started().record.scheduler.instance_id]["state"] == "terminated"
+                ),
+                100,
+            )
+        finally:
+            sandbox.set(boot="process")
+        assert "reason=cost-limit" in made.get_logs(workers=False)["Scheduler"]
+    assert live() == []
 
 
 @pytest.mark.long

@@ -754,6 +754,13 @@ MUTANTS = (
         f"{_PRICES}who_asks_meanwhile_for_other_types_loses_none",
     ),
     _row(
+        "a lid does not count machines that have not joined",
+        "node/ledger.py",
+        "            self._listed(time.monotonic(), record.usd, record.usd_per_hour)\n",
+        "            pass\n",
+        "cluster/test_prices.py::test_machines_that_boot_without_end_count_against_a_lid",
+    ),
+    _row(
         "a stop that comes as a container starts is lost",
         "plan/container.sh",
         '  [ -z "$STOPPED" ] || kill -TERM "$NODE" 2>/dev/null || : # asked for as it was started\n',

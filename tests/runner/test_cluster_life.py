@@ -35,7 +35,9 @@ def _fresh_events() -> None:
 class Provisioned(LocalCluster):
     """A cluster of threads whose making and closing are flows, as those of `Cluster` are."""
 
-    def __init__(self, fail: str = "", delay: float = 0, stop: threading.Event | None = None) -> None:
+    def __init__(
+        self, fail: str = "", delay: float = 0, stop: threading.Event | None = None, n_workers: int = 1
+    ) -> None:
         self.told_to_stop = stop
 
         @flow(name="provision", persist_result=False)
@@ -49,7 +51,7 @@ class Provisioned(LocalCluster):
         provision()
         security = Security.temporary()
         super().__init__(
-            n_workers=1,
+            n_workers=n_workers,
             threads_per_worker=2,
             processes=False,
             dashboard_address=None,
@@ -129,6 +131,18 @@ def test_a_flow_without_tasks_makes_no_cluster() -> None:
 
     assert nothing() == 1
     assert events == []
+
+
+def test_a_cluster_without_workers_is_told_before_tasks_wait_in_it(caplog: pytest.LogCaptureFixture) -> None:
+    @flow(task_runner=make(n_workers=0))
+    def adds() -> int:
+        future = add.submit(1)
+        get_run_context().task_runner._cluster.scale(1)
+        return future.result()
+
+    assert adds() == 2
+    told = [line for line in caplog.messages if "has no workers" in line]
+    assert told == ["The cluster has no workers: tasks wait until somebody scales it (`n_workers`)."]
 
 
 def test_a_cluster_that_cannot_be_made_fails_the_flow_with_the_first_cause() -> None:

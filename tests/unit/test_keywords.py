@@ -258,7 +258,7 @@ def test_what_a_keyword_has_in_the_account_block_is_a_field_of_it() -> None:
         ({"worker": {"n_workers": 4}}, "Write n_workers below `coiled:`"),
         ({"region": "eu-west-1"}, "Write region below `coiled: backend-options:`"),
         ({"backend-options": {"regoin": "x"}}, "Did you mean 'region'"),
-        ({"allow-ssh": "maybe"}, r"coiled.yaml: allow_ssh \(allow_ssh\) 'maybe': it is true or false"),
+        ({"allow-ssh": "maybe"}, r"coiled.yaml: allow_ssh \(allow_ssh\) 'maybe': it has to be true or false"),
     ],
 )
 def test_what_a_file_has_in_the_wrong_place_is_told(section: dict[str, Any], said: str) -> None:

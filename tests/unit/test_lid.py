@@ -75,3 +75,19 @@ def test_the_meter_says_stop_before_all_is_spent():
     meter = Meter(200.0, base=3600.0, worker=0.0, started=0.0)
     looks = [meter.check(float(second), []) for second in range(0, 120, 5)]
     assert looks.index(True) * 5 == 200 - BEFORE - AFTER
+
+
+def test_machines_that_aws_lists_count_before_they_join_and_if_they_never_do():
+    meter = Meter(1000.0, base=3600.0, worker=3600.0, started=0.0)
+    assert not meter.check(10.0, [])
+    # Since a minute before: the scheduler and nine that boot, a dollar a second each.
+    meter.listed(10.0, usd=600.0, usd_per_hour=36000.0)
+    looks = [meter.check(float(second), []) for second in range(10, 30)]
+    assert 10 + looks.index(True) == 20, "of 1000, 100 are gone by then, and 300 for what it takes to end"
+
+
+def test_what_joins_between_two_looks_at_the_list_counts_all_the_same():
+    meter = Meter(1000.0, base=0.0, worker=3600.0, started=0.0)
+    meter.listed(0.0, usd=0.0, usd_per_hour=0.0)
+    assert not meter.check(0.0, [])
+    assert meter.check(1.0, [f"i-{n}" for n in range(12)])

@@ -79,7 +79,7 @@ def test_a_variable_is_what_its_keyword_takes(keyword: str, text: str, value: An
     ],
 )
 def test_what_a_variable_cannot_mean_is_refused_by_its_name(keyword: str, text: str, words: str) -> None:
-    with pytest.raises(OptionsError, match=f"{PRE}{keyword.upper()} .*it is {words}"):
+    with pytest.raises(OptionsError, match=f"{PRE}{keyword.upper()} .*it has to be {words}"):
         from_variables({f"{PRE}{keyword.upper()}": text})
 
 
@@ -133,7 +133,7 @@ def test_settings_refuse_what_they_do_not_know_and_what_would_be_shown() -> None
         ({"n_workrs": 3}, "Did you mean 'n_workers'"),
         ({"more": {"worker_disksize": 3}}, "Did you mean 'worker_disk_size'"),
         ({"more": {"environ": {"TOKEN": "x"}}}, "plain text"),
-        ({"n_workers": "two"}, "n_workers 'two': it is a whole number"),
+        ({"n_workers": "two"}, "n_workers 'two': it has to be a whole number"),
         ({"region": "us-east1"}, "Did you mean 'us-east-1'"),
         ({"more": {"nthreads": 0}}, "nthreads 0"),
         ({"idle_timeout": ["soon"]}, "idle_timeout"),
