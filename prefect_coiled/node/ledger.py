@@ -38,8 +38,8 @@ class Ledger:
         machine: The id of the scheduler's own machine.
         client: Makes a client of an AWS service, of the machine's role.
         pace: By what all pauses are multiplied.
-        listed: Told at which second, by the monotonic clock, the cluster had cost how many US dollars by AWS's
-            list, and how many it costs an hour. Then AWS is asked once a minute at least.
+        listed: Told at which second, by the monotonic clock, the cluster had cost how many US dollars by
+            AWS's list, and how many it costs an hour. Then AWS is asked once a minute at least.
     """
 
     def __init__(

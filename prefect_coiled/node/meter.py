@@ -1,7 +1,7 @@
 """What a cluster has cost so far, counted by its scheduler: it is there when no client is. Pure.
 
-It counts the workers that are in the cluster, by the second; and by AWS's list, now and then, all machines, of
-which some boot still, or never join. The greater of both holds.
+It counts the workers that are in the cluster, by the second; and by AWS's list, now and then, all machines,
+of which some boot still, or never join. The greater of both holds.
 """
 
 from __future__ import annotations
