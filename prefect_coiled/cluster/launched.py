@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timezone
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from prefect_coiled import events
 from prefect_coiled.aws import instances, log_events, security_groups
@@ -48,10 +49,37 @@ from prefect_coiled.tasks.known import forget
 from prefect_coiled.tasks.steps import Session, use_session
 
 logger = logging.getLogger(__name__)
+P = ParamSpec("P")
 T = TypeVar("T")
 
 # Of machines that run no more, or are about to.
 ENDED = ("shutting-down", "terminated", "stopping", "stopped")
+
+
+def _by_present_keys(do: Callable[Concatenate[Launched, P], T]) -> Callable[Concatenate[Launched, P], T]:
+    """Do something; where AWS takes the keys no more, again by those that the account has by now.
+
+    Keys of a user are replaced while clusters run, and the old ones deleted.
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/id-credentials-access-keys-update.html
+    """
+
+    @wraps(do)
+    def by_present_keys(self: Launched, /, *args: P.args, **keywords: P.kwargs) -> T:
+        try:
+            return do(self, *args, **keywords)
+        except CredentialsError as error:
+            try:
+                fresh = load_account(self.record.account).door(self.record.region)
+            except PrefectCoiledError:
+                raise error from None
+            if fresh.session is self.aws.session:
+                raise
+            name = self.record.name
+            logger.info("AWS does not take the keys of cluster %s any more: they are read again", name)
+            self.aws = fresh.without_stop()
+        return do(self, *args, **keywords)
+
+    return by_present_keys
 
 
 class Launched:
@@ -127,50 +155,30 @@ class Launched:
         """Tell something of this cluster, to whoever hears what is told in this context."""
         self.aws.tell(kind, text, cluster=self.record.name, uid=self.record.uid, **fields)
 
-    def _by_present_keys(self, do: Callable[[], T]) -> T:
-        """Do something; where AWS takes the keys no more, by those that the account has by now.
-
-        Keys of a user are replaced while clusters run, and the old ones deleted.
-        https://docs.aws.amazon.com/IAM/latest/UserGuide/id-credentials-access-keys-update.html
-        """
-        try:
-            return do()
-        except CredentialsError as error:
-            try:
-                fresh = load_account(self.record.account).door(self.record.region)
-            except PrefectCoiledError:
-                raise error from None
-            if fresh.session is self.aws.session:
-                raise
-            logger.info(
-                "AWS does not take the keys of cluster %s any more: they are read again", self.record.name
-            )
-            self.aws = fresh.without_stop()
-        return do()
-
     def add(self, count: int) -> list[InstanceRecord]:
         """Launch more workers.
 
         Raises:
             OptionsError: The account's monthly budget leaves no room for them.
         """
-        token = secrets.token_hex(4)
-
-        def launch_them() -> list[InstanceRecord]:
-            if self.monthly_budget is not None:
-                more = f"{count} more worker{'s' if count != 1 else ''} for cluster {self.record.name!r}"
-                rate = worker_rate(self.spec, find_prices(self.aws, self.spec.worker_types))
-                hold_to_budget(self.aws, self.monthly_budget, more, count * rate)
-            events.step("workers", f"launching {count} more")
-            what = f"scaling cluster {self.record.name!r}"
-            with use_session(Session(self.aws, cluster=self.record.name)), api_failures(what):
-                return add_workers(self.spec, self.record, count, token)
-
-        made = self._by_present_keys(launch_them)
+        made = self._add(count, secrets.token_hex(4))
         self._ran.update({w.instance_id: (w, None) for w in made})
         return made
 
-    def set_ingress(self, ingress: Iterable[IngressRule]) -> tuple[IngressRule, ...]:
+    @_by_present_keys
+    def _add(self, count: int, token: str) -> list[InstanceRecord]:
+        """Launch them; sent again with its token, it launches nothing twice."""
+        if self.monthly_budget is not None:
+            more = f"{count} more worker{'s' if count != 1 else ''} for cluster {self.record.name!r}"
+            rate = worker_rate(self.spec, find_prices(self.aws, self.spec.worker_types))
+            hold_to_budget(self.aws, self.monthly_budget, more, count * rate)
+        events.step("workers", f"launching {count} more")
+        what = f"scaling cluster {self.record.name!r}"
+        with use_session(Session(self.aws, cluster=self.record.name)), api_failures(what):
+            return add_workers(self.spec, self.record, count, token)
+
+    @_by_present_keys
+    def set_ingress(self, ingress: Collection[IngressRule]) -> tuple[IngressRule, ...]:
         """Replace the rules of the scheduler's security group; returns those that hold."""
         known = by_one_port(tuple(ingress), self.spec.scheduler_node.one_port)
         rules = [r.model_copy(update={"cidr": own_cidr(self.aws)}) if r.cidr == "me" else r for r in known]
@@ -182,12 +190,14 @@ class Launched:
         self.spec = self.spec.model_copy(update={"ingress": tuple(rules)})
         return held_rules(rules, ssh=self.spec.ssh)
 
+    @_by_present_keys
     def held_ingress(self) -> tuple[Held, ...]:
         """Who may reach the scheduler: the rules of its security group, as AWS has them."""
         own = self.spec.network.scheduler_firewall_id if self.spec.network is not None else ""
         name = "" if own else group_name(self.spec, "scheduler")
         return rules_of(security_groups.read_permissions(self.aws, group_id=own, name=name))
 
+    @_by_present_keys
     def timeline(self) -> tuple[Span, ...]:
         """How it came up: what the client did, and by their logs what its machines did."""
         heard, record = self.heard, self.record
@@ -200,34 +210,30 @@ class Launched:
         """What is known of the account is looked at again by the next launch: this one's machines failed."""
         forget(self.aws)
 
-    def terminate_workers(self, ids: Iterable[str]) -> None:
+    @_by_present_keys
+    def terminate_workers(self, ids: Collection[str]) -> None:
         """Terminate some of the workers."""
         listed = sorted(ids)
         what = f"terminating {len(listed)} workers"
-        unknown = self._by_present_keys(
-            lambda: persistently(self.aws, what, lambda: instances.terminate_instances(self.aws, listed))
-        )
+        unknown = persistently(self.aws, what, lambda: instances.terminate_instances(self.aws, listed))
         if unknown:  # a list tells those that are gone from those that AWS does not know yet
             instances.wait_terminated(self.aws, unknown)
         self.tell("scale", f"removed {len(listed)} workers from {self.record.name}", ids=tuple(listed))
         now = datetime.now(timezone.utc)
         self._ran.update({one: (self._ran[one][0], now) for one in listed if one in self._ran})
 
-    def terminate(self, workers: Iterable[str]) -> list[str]:
+    @_by_present_keys
+    def terminate(self, workers: Collection[str]) -> list[str]:
         """Terminate every machine of the cluster; returns the ids of those that had not ended before."""
         known = (self.record.scheduler.instance_id, *workers)
         over: set[str] = set()
-        ended = self._by_present_keys(
-            lambda: terminate(self.aws, self.record.name, self.record.uid, known, over)
-        )
+        ended = terminate(self.aws, self.record.name, self.record.uid, known, over)
         return [one for one in ended if one not in over]
 
-    def remove(self, ended: Iterable[str], patience: float) -> Removal:
+    @_by_present_keys
+    def remove(self, ended: Collection[str], patience: float) -> Removal:
         """Remove the cluster as a flow that the UI shows, or without one where Prefect does not answer."""
-        return self._by_present_keys(lambda: self._remove(tuple(ended), patience))
-
-    def _remove(self, ids: tuple[str, ...], patience: float) -> Removal:
-        record = self.record
+        record, ids = self.record, tuple(ended)
         try:
             with use_session(Session(self.aws, cluster=record.name)):
                 return delete_cluster(record.account, record.region, record.name, record.uid, ids, patience)
@@ -250,6 +256,7 @@ class Launched:
             told(self.aws, record.name, (record.uid,), removal, watch)
         return removal
 
+    @_by_present_keys
     def machines(self, states: Iterable[str]) -> list[InstanceRecord]:
         """The cluster's machines that are in one of the states."""
         return instances.find_instances(self.aws, self.record.name, uid=self.record.uid, states=states)
@@ -264,12 +271,14 @@ class Launched:
             self._ran[machine.instance_id] = (known, gone or (now if machine.state in ENDED else None))
         return found
 
+    @_by_present_keys
     def log(self, instance_id: str, tail: int | None = None) -> str:
         """A machine's log; its console if it never shipped one."""
         ((_, lines),) = log_events.said(self.aws, [instance_id], tail=tail)
         return "\n".join(lines)
 
-    def logs(self, ids: Iterable[str]) -> dict[str, str]:
+    @_by_present_keys
+    def logs(self, ids: Collection[str]) -> dict[str, str]:
         """The logs of any number of machines, whole; its console for one that never shipped any."""
         found = log_events.said(self.aws, ids, since=self.record.created_at - log_events.EARLIER)
         return {one: "\n".join(lines) for one, lines in found}

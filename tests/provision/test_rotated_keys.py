@@ -17,7 +17,8 @@ from prefect_coiled.cluster import launched
 from prefect_coiled.cluster.launch import launch
 from prefect_coiled.cluster.launched import Launched
 from prefect_coiled.cluster.request import Request
-from prefect_coiled.errors import CredentialsError
+from prefect_coiled.errors import CredentialsError, OptionsError
+from prefect_coiled.options.ingress import IngressRule
 from prefect_coiled.sandbox import Sandbox
 
 EVERYTHING = {
@@ -77,12 +78,36 @@ def test_a_cluster_is_scaled_and_removed_by_the_keys_that_the_account_has_by_the
     added = cluster.add(1)
     assert len(added) == 1
     rotate()
+    assert len(cluster.listed_workers()) == 3
+    rotate()
+    assert cluster.logs([added[0].instance_id])[added[0].instance_id] is not None
+    rotate()
+    rules = cluster.set_ingress([IngressRule(ports=(8786,), cidr="192.0.2.9/32")])
+    rotate()
+    assert (
+        {rule.cidr for rule in rules} == {"192.0.2.9/32"} <= {held.source for held in cluster.held_ingress()}
+    )
+    rotate()
+    assert cluster.timeline()
+    rotate()
     cluster.terminate_workers([added[0].instance_id])
     rotate()
     ids = cluster.terminate([])
     rotate()
     assert cluster.remove(ids, 60.0).is_done
     assert machines(judged) == []
+
+
+def test_a_budget_is_held_by_the_keys_that_the_account_has_by_then(
+    cluster: Launched, judged: Sandbox, rotate: Rotate
+) -> None:
+    cluster.monthly_budget = 0.1
+    rotate()
+    with pytest.raises(OptionsError, match=r"1 more worker for cluster 'rotated'.*monthly budget of \$0\.1"):
+        cluster.add(1)
+    cluster.monthly_budget = 100.0
+    rotate()
+    assert len(cluster.add(1)) == 1
 
 
 def test_keys_that_are_gone_and_not_replaced_are_said(
