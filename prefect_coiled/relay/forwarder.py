@@ -91,6 +91,7 @@ class Forwarder:
     def __init__(self) -> None:
         self.token = secrets.token_urlsafe(32)
         self.port = 0
+        self.sockets: set[EventsIn] = set()
         self._doors: OrderedDict[str, Door] = OrderedDict()
         self._of_flow_run: dict[str, str] = {}
         self._rpcs: dict[str, Any] = {}
@@ -176,11 +177,16 @@ class Forwarder:
     def flush(self, seconds: float) -> bool:
         """Wait until the events of tasks have gone; says whether they have."""
         try:
-            return bool(self._run(self._settle(seconds), seconds + 1.0))
+            return bool(self._run(self._settle(seconds / 2), seconds + 1.0))
         except LateError:
             return False
 
     async def _settle(self, seconds: float) -> bool:
+        drained = [asyncio.ensure_future(socket.drain()) for socket in self.sockets]
+        if drained:
+            _, late = await asyncio.wait(drained, timeout=seconds)
+            for one in late:
+                one.cancel()
         doors = list(self._doors.values())
         return all(await asyncio.gather(*(door.events.settle(seconds) for door in doors)))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
 from typing import Any, Protocol
+from uuid import uuid4
 
 import tornado.web as web
 import tornado.websocket as websocket
@@ -19,6 +21,7 @@ class Doors(Protocol):
     """Who knows whose a request is."""
 
     token: str
+    sockets: set[EventsIn]
 
     def knows(self, authorization: str) -> bool:
         """Whether somebody may ask, by what an HTTP request says."""
@@ -119,6 +122,7 @@ class EventsIn(websocket.WebSocketHandler):
         """Tornado's way to give it what it needs."""
         self._forwarder = forwarder
         self._known = False
+        self._pongs: dict[bytes, asyncio.Future[None]] = {}
 
     def check_origin(self, origin: str) -> bool:
         """Browsers have nothing to say here."""
@@ -139,6 +143,35 @@ class EventsIn(websocket.WebSocketHandler):
     def open(self, relay: str, path: str) -> None:
         """Take note of whose it is, where events do not say."""
         self._door = self._forwarder.door(relay)
+        self._forwarder.sockets.add(self)
+
+    def on_close(self) -> None:
+        """What came before was read."""
+        self._forwarder.sockets.discard(self)
+        for pong in self._pongs.values():
+            if not pong.done():
+                pong.set_result(None)
+
+    def on_pong(self, data: bytes) -> None:
+        """The other side has answered a ping: what it had sent before that was read."""
+        if (pong := self._pongs.get(data)) is not None and not pong.done():
+            pong.set_result(None)
+
+    async def drain(self) -> None:
+        """Read whatever was sent until now.
+
+        A socket keeps its order: the answer to a ping comes after all that was sent before it, and Prefect's
+        client takes an event for sent that lies in the socket still.
+        """
+        data = uuid4().bytes
+        self._pongs[data] = pong = asyncio.get_running_loop().create_future()
+        try:
+            self.ping(data)
+            await pong
+        except websocket.WebSocketClosedError:
+            pass
+        finally:
+            del self._pongs[data]
 
     async def on_message(self, message: str | bytes) -> None:
         """Take one; the next is read once there is room for it, which its sender feels."""

@@ -135,7 +135,6 @@ def test_addresses_and_vpcs_have_limits(sandbox, ec2, refused):
 
 
 def test_an_image_is_pending_first_and_its_name_is_used_once(still, refused, until):
-    still.sandbox.set(image_pending=0.4)
     (instance,) = still.run()
     name = instance["InstanceId"]
     still.reach(name, "running")
@@ -143,12 +142,17 @@ def test_an_image_is_pending_first_and_its_name_is_used_once(still, refused, unt
         {"ResourceType": kind, "Tags": [{"Key": "owner", "Value": "coiled"}]}
         for kind in ("image", "snapshot")
     ]
-    made = still.ec2.create_image(InstanceId=name, Name=f"image-{name}", TagSpecifications=tags)["ImageId"]
+
+    def bake(image, pending):
+        still.sandbox.set(image_pending=pending)
+        return still.ec2.create_image(InstanceId=name, Name=image, TagSpecifications=tags)["ImageId"]
 
     def image():
         return still.ec2.describe_images(ImageIds=[made])["Images"][0]
 
+    made = bake(f"later-{name}", 3600)
     assert image()["State"] == "pending"
+    made = bake(f"image-{name}", 0.2)
     until(lambda: image()["State"] == "available")
     snapshot = image()["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
     seen = still.ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"][0]

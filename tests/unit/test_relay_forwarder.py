@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -217,6 +218,22 @@ async def test_events_by_prefects_socket_go_as_one_request(flow: Flow, forwarder
     posts = [json.loads(body) for method, target, body in flow.taken if target == "/events"]
     assert [event["event"] for batch in posts for event in batch] == [f"e{n}" for n in range(50)]
     assert len(posts) < 10
+
+
+async def test_events_that_lie_in_the_socket_still_are_waited_for(flow: Flow, forwarder: Forwarder) -> None:
+    flow.answer = 204, {}, b""
+    settings = {PREFECT_API_URL: forwarder.url(flow.relay), PREFECT_API_AUTH_STRING: forwarder.token}
+    free = threading.Event()
+    with temporary_settings(settings):
+        async with PrefectEventsClient() as client:
+            forwarder._loop.call_soon_threadsafe(free.wait, 10)  # a busy machine
+            for n in range(5):
+                await client.emit(Event(event=f"e{n}", resource={"prefect.resource.id": "a"}))
+            settled = asyncio.run_coroutine_threadsafe(forwarder._settle(10.0), forwarder._loop)
+            free.set()
+            assert await asyncio.wrap_future(settled)
+            posts = [json.loads(body) for _, target, body in flow.taken if target == "/events"]
+            assert [event["event"] for batch in posts for event in batch] == [f"e{n}" for n in range(5)]
 
 
 async def test_a_socket_without_the_token_is_refused(flow: Flow, forwarder: Forwarder) -> None:
