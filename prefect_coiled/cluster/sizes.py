@@ -11,7 +11,7 @@ from dask.utils import parse_bytes
 
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options.base import check_known
-from prefect_coiled.options.keywords import KEYWORDS
+from prefect_coiled.options.keywords import KEYWORDS, MOST_WORKERS
 from prefect_coiled.options.kinds import plain, shown
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.node_config import NodeConfig
@@ -40,7 +40,8 @@ class WorkerSize:
         """
         wishes = [self._workers(f"{what}cores", cores), self._workers(f"{what}memory", memory)]
         least: int = KEYWORDS["n_workers"].take(n)
-        return max([least, *(math.ceil(w) for w in wishes if w is not None)])
+        size: int = KEYWORDS["n_workers"].take(max([least, *(math.ceil(w) for w in wishes if w is not None)]))
+        return size
 
     def at_most(self, n: Any = math.inf, *, cores: Any = None, memory: Any = None, what: str = "") -> float:
         """The largest number of workers that has no more than this.
@@ -49,7 +50,8 @@ class WorkerSize:
             OptionsError: A number is none, or nobody knows what a worker has.
         """
         wishes = [self._workers(f"{what}cores", cores), self._workers(f"{what}memory", memory)]
-        own = math.inf if n is None or n == math.inf else KEYWORDS["n_workers"].take(n)
+        endless = n is None or (isinstance(n, (int, float)) and n > MOST_WORKERS)
+        own = math.inf if endless else KEYWORDS["n_workers"].take(n)
         return min([own, *(math.floor(w) for w in wishes if w is not None)])
 
     def _workers(self, what: str, wish: Any) -> float | None:

@@ -26,6 +26,9 @@ from prefect_coiled.options.kinds import FLAG, NAMES, SECONDS_OR_NEVER, SIZES, T
 from prefect_coiled.options.models import OPTIONS, REGIONS, SPOT_POLICIES, BackendOptions
 
 PREFIX = "PREFECT_COILED_CLUSTER__"
+# More is a slip of the pen: each worker is a connection of one scheduler.
+# https://distributed.dask.org/en/stable/limitations.html
+MOST_WORKERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ _DISK = whole(8, 16384, unit="GiB")
 class ClusterOptions(TypedDict, total=False):
     """The keywords that `CoiledTaskRunner` hands on to `Cluster`, too."""
 
-    n_workers: Annotated[int | None, Keyword(whole(), "Workers to launch.", 4)]
+    n_workers: Annotated[int | None, Keyword(whole(0, MOST_WORKERS), "Workers to launch.", 4)]
     name: Annotated[str | None, Keyword(
         TEXT, "Name of the cluster. If a cluster of that name lives in the account and region, this attaches "
         "to it instead.", otherwise="made up")]

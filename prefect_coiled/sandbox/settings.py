@@ -101,6 +101,8 @@ class Settings:
         prices: US dollars an hour, by region and machine type, for AWS's price list; None for a type that is
             not sold there; those of the library's table where nothing is said.
         capacity: Machines that are left; what no entry matches is there without end.
+        most_machines: Machines that boot and run here at once; None for as many as this computer's memory
+            holds, at 256 MiB each, and 8 at least. More is beyond the account's limit.
         hub_images: The images that Docker Hub has, such as "user/image:tag".
         hub_tokens: Access tokens by Docker Hub user; images of a user with a token are private.
     """
@@ -134,6 +136,7 @@ class Settings:
     iam: Literal["off", "on"] = "off"
     prices: dict[str, dict[str, float | None]] = field(default_factory=dict)
     capacity: list[Capacity] = field(default_factory=list)
+    most_machines: int | None = None
     hub_images: list[str] = field(default_factory=list)
     hub_tokens: dict[str, str] = field(default_factory=dict)
 

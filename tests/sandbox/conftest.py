@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "address_limit": None,
     "vpc_limit": None,
     "capacity": [],
+    "most_machines": None,
 }
 
 

@@ -54,6 +54,19 @@ def test_an_instance_is_pending_first_and_then_running(world):
     assert at["PrivateIpAddress"] == instance["PrivateIpAddress"]
 
 
+def test_no_more_machines_boot_than_this_computer_holds(world, refused):
+    there = sum(one["state"] != "terminated" for one in world.sandbox.instances().values())
+    world.sandbox.set(most_machines=there + 2)
+    first = world.run("#!/bin/sh\nexec sleep 600\n", MinCount=1, MaxCount=50)
+    assert len(first) == 2
+    assert refused(world.run, MinCount=1, MaxCount=1) == "InstanceLimitExceeded"
+    world.sandbox.set(boot="none")
+    assert len(world.run(count=5)) == 5, "what is no process takes no memory"
+    world.sandbox.set(boot="process", most_machines=None)
+    held = psutil.virtual_memory().total // 2**28
+    assert refused(world.run, MinCount=held + 1, MaxCount=held + 1) == "InstanceLimitExceeded"
+
+
 def test_a_public_address_shows_once_running_and_only_when_asked_for(world):
     interface = {"DeviceIndex": 0, "SubnetId": world.subnet, "Groups": [world.group]}
     plain = world.run("#!/bin/sh\nsleep 600", NetworkInterfaces=[interface])[0]

@@ -153,6 +153,12 @@ def test_a_value_is_taken_as_it_is_meant(name: str, value: Any, meant: Any) -> N
     assert (found, type(found)) == (meant, type(meant))
 
 
+@pytest.mark.parametrize("value", [1e9, 10_001, math.inf, -1, 2.5, "many", True])
+def test_no_slip_of_the_pen_is_a_number_of_workers(value: Any) -> None:
+    with pytest.raises(OptionsError, match=r"n_workers .*it has to be a whole number, from 0 to 10000\."):
+        taken({"n_workers": value})
+
+
 @pytest.mark.parametrize("value", ["nonsense", -1, math.nan, True, [], "4 parsecs"])
 def test_a_memory_limit_that_dask_does_not_know_is_refused(value: Any) -> None:
     with pytest.raises(OptionsError, match="memory_limit"):

@@ -14,8 +14,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+import psutil
 from moto.core.responses import ActionResult
-from moto.ec2.models import EC2Backend
+from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS, INSTANCE_TYPES
 from moto.ec2.models.instances import Instance
 from moto.ec2.responses import EC2Response
@@ -31,6 +32,9 @@ from prefect_coiled.sandbox.rules.judge import refused_launch
 from prefect_coiled.sandbox.settings import Settings
 
 __all__ = ["Launcher", "install", "launcher"]
+
+# Bytes of memory that a machine's processes take, with a Dask worker; and machines that any computer has.
+_MACHINE, _FEWEST = 256 * 2**20, 8
 
 
 class Launcher:
@@ -82,6 +86,7 @@ class Launcher:
         zone = check_network(backend, params, least)
         _check_type(backend, params, zone)
         profile = _profile(backend, params.pop("IamInstanceProfile", None))
+        most = self._held_by_this_computer(least, most)
         count = self._take_capacity(str(params.get("InstanceType", "m1.small")), zone, least, most)
 
         before = response.params
@@ -111,6 +116,29 @@ class Launcher:
                 instance.lifecycle = "spot"
                 instance.spot_instance_request_id = f"sir-{uuid.uuid4().hex[:8]}"
         return reservation
+
+    def _held_by_this_computer(self, least: int, most: int) -> int:
+        """How many of so many machines there is room for, where machines are processes."""
+        if self._settings.boot == "none":
+            return most
+        limit = self._settings.most_machines
+        if limit is None:
+            limit = max(_FEWEST, psutil.virtual_memory().total // _MACHINE)
+        run = sum(
+            instance.state in ("pending", "running")
+            for regions in list(ec2_backends.values())
+            for backend in list(regions.values())
+            for reservation in list(backend.reservations.values())
+            for instance in reservation.instances
+        )
+        if limit - run < least:
+            message = (
+                f"You have requested more instances ({run + least}) than your current instance limit of "
+                f"{limit} allows: the sandbox's machines are processes of this computer (its setting "
+                "most_machines)"
+            )
+            raise ec2_error("InstanceLimitExceeded", message)
+        return min(most, limit - run)
 
     def _take_capacity(self, instance_type: str, zone: str, least: int, most: int) -> int:
         for capacity in self._settings.capacity:
