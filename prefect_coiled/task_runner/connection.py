@@ -119,8 +119,12 @@ class Connection:
                 self._over.set()
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function in the kept context, or in the present one where nothing was begun."""
-        return function(*args) if self._context is None else self._context.run(function, *args)
+        """Call a function in a copy of the kept context, or in the present one where nothing was begun.
+
+        Two threads may do so at a time, which one context does not bear: where a flow is stopped as its end
+        waits in a thread of its own, say.
+        """
+        return function(*args) if self._context is None else self._context.copy().run(function, *args)
 
     def close(self) -> None:
         """Close the client and the cluster, in the kept context. Does nothing if there is none."""
@@ -129,4 +133,6 @@ class Connection:
         if not self._over.wait(_STOP_SECONDS):
             logger.error("The making of the cluster did not stop; parts of it may be left running.")
         elif self.failure is None:
-            self.run(self._stack.close)
+            # What was entered in this context is left in it.
+            assert self._context is not None
+            self._context.run(self._stack.close)

@@ -158,8 +158,8 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
             asked.again,
             future,
         )
-        Part.begin_one(future)
         if on_worker():
+            Part.begin_one(future)
             self._ledger.add(future)
             self._send(request)
             return future
@@ -169,6 +169,8 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
         with self._run_lock:
             if self._connection.failure is not None:
                 raise self._connection.failure
+            # What waits for the futures of a transaction waits for none that was not sent.
+            Part.begin_one(future)
             if self._relay is not None:
                 self._relay.task_run(task_run_id)
             self._settled = False
@@ -315,14 +317,19 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
         if exc_type is not None or not self._settled:
             self._connection.stop.set()
         endings: list[Ended] = []
-        if not self._settled:
-            endings = self._abandon()
-            self._record(_RECORD_SECONDS if exc_type is None else _RECORD_SECONDS_WHEN_STOPPED)
         try:
-            self._connection.close()
-        except Exception as failed:  # raised below, once the tasks are reported
-            self.logger.exception("The cluster could not be closed.")
+            if not self._settled:
+                endings = self._abandon()
+                self._record(_RECORD_SECONDS if exc_type is None else _RECORD_SECONDS_WHEN_STOPPED)
+        except Exception as failed:  # the cluster is closed all the same
+            self.logger.exception("What became of the tasks could not be recorded.")
             error = error or failed
+        finally:
+            try:
+                self._connection.close()
+            except Exception as failed:  # raised below, once the tasks are reported
+                self.logger.exception("The cluster could not be closed.")
+                error = error or failed
         self._report(endings, _REPORT_SECONDS if exc_type is None else _REPORT_SECONDS_WHEN_STOPPED)
         if exc_type is KeyboardInterrupt:
             self._tell_interrupted()

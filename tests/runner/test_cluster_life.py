@@ -17,6 +17,7 @@ from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
 from prefect.context import get_run_context
+from prefect.transactions import transaction
 
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.task_runner import CoiledTaskRunner
@@ -25,6 +26,10 @@ from .conftest import eventually, flow_run_state, states_of
 
 events: list[str] = []
 PARENTS: dict[str, list[Any]] = {}
+
+
+# Of tasks, which run in threads of this process: what they wait for, and what says that they do.
+held: dict[str, tuple[threading.Event, threading.Event]] = {}
 
 
 @pytest.fixture(autouse=True)
@@ -210,6 +215,44 @@ def test_a_flow_timeout_while_provisioning_stops_it() -> None:
     assert time.monotonic() - started < 15
     children = subflows(state.state_details.flow_run_id)
     assert children == {"provision": "Failed"}
+
+
+def test_an_async_flow_that_times_out_as_its_end_waits_for_tasks_closes_the_cluster() -> None:
+    free, runs = threading.Event(), threading.Event()
+    held[str(id(free))] = free, runs
+
+    @task
+    def waits(name: str) -> None:
+        held[name][1].set()
+        held[name][0].wait(60)
+
+    @flow(task_runner=make(), timeout_seconds=4)
+    async def ends_early() -> None:
+        assert add.submit(1).result() == 2
+        waits.submit(str(id(free)))  # returns, and its end waits in a thread of its own
+
+    try:
+        state = asyncio.run(ends_early(return_state=True))
+    finally:
+        free.set()
+    assert (state.name, runs.is_set()) == ("TimedOut", True)
+    assert events[-1] == "closed"
+
+
+def test_a_transaction_that_bears_a_cluster_that_did_not_come_up_ends() -> None:
+    said: list[str] = []
+
+    @flow(task_runner=make(fail="no capacity"))
+    def bears() -> str:
+        with transaction():
+            try:
+                add.submit(1)
+            except RuntimeError as error:
+                said.append(str(error))
+        return "went on"
+
+    assert bears() == "went on"
+    assert said == ["no capacity"]
 
 
 def test_an_interrupt_closes_the_cluster() -> None:
