@@ -119,12 +119,10 @@ class Cluster(ScalingCluster):
             self._launching = asyncio.ensure_future(
                 self.in_thread(launch, self._request, self.stop_event, self._modules.files)
             )
-            self.launched = launched = await asyncio.shield(self._launching)
+            launched = self._have(await asyncio.shield(self._launching))
             self.name = self._events.of = launched.record.name
             self.security = _security(launched)
             self._fleet.launched(launched.workers)
-            if launched.attached and self._request.held["shutdown_on_close"] is None:
-                self.shutdown_on_close = False
             if launched.lender is not None:
                 self._lending = Lending(self, launched.lender)
             least = min(launched.spec.min_workers, len(self.workers))
@@ -144,7 +142,8 @@ class Cluster(ScalingCluster):
                 self._tell("cluster_ready", text, ids=tuple(ready), seconds=seconds, spans=spans)
             self._tell("dashboard", launched.dashboard_link, step="dashboard")
         except BaseException as error:
-            self._tell("failed", error=error)
+            if self.launched is None or not self.launched.attached:
+                self._tell("failed", error=error)
             # Whoever asked is told after everything is gone.
             self._hurried = True
             self.stop_event.set()
@@ -155,6 +154,13 @@ class Cluster(ScalingCluster):
                 name = self.launched.record.name if self.launched is not None else ""
                 logger.error("Cluster %s may still run; `prefect-coiled stop %s`: %s", name, name, left)
             raise
+
+    def _have(self, launched: Launched) -> Launched:
+        """This is its cluster. One that was there already stays, unless somebody asked for its end."""
+        if launched.attached and self._request.held["shutdown_on_close"] is None:
+            self.shutdown_on_close = False
+        self.launched = launched
+        return launched
 
     def abort(self) -> None:
         """End a launch or a running cluster in a hurry: after Ctrl-C, a cancellation or a crash."""
@@ -218,7 +224,7 @@ class Cluster(ScalingCluster):
             # It sees the stop event, and cleans up itself if it does not succeed after all.
             self.stop_event.set()
             with contextlib.suppress(Exception):  # told by whoever waits for the start
-                self.launched = await self._launching
+                self._have(await self._launching)
         launched = self.launched if self.shutdown_on_close else None
         self._tell("leaving")
         if self._lending is not None:

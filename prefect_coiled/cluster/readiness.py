@@ -110,7 +110,8 @@ async def _give_up(
     cluster: ClusterBase, launched: Launched, timeout: float, connected: bool, least: int, last: str
 ) -> None:
     if not connected:
-        why = f"the scheduler did not answer within {timeout:.0f} s of its launch ({last})"
+        since = "" if launched.attached else " of its launch"
+        why = f"the scheduler did not answer within {timeout:.0f} s{since} ({last})"
         raise await _failure(cluster, launched, why, [launched.record.scheduler.instance_id])
     silent = [w for w in cluster.workers if w not in cluster.observed]
     why = f"{len(cluster.observed)} of {least} workers joined within {timeout:.0f} s of the launch"
@@ -126,8 +127,9 @@ async def _failure(
     texts = await asyncio.gather(*(cluster.in_thread(launched.log, one, _LAST_LINES) for one in some))
     said = Counter(" | ".join(last_words(t)) for t in texts)
     words = "; ".join(f"{n} x said: {text or 'nothing'}" for text, n in said.most_common())
-    return ClusterStartError(
-        f"starting cluster {launched.record.name!r}",
-        f"{why}. {words}".rstrip(". "),
-        "Nothing is left running. The machines' logs stay in CloudWatch for 30 days.",
-    )
+    name, said_all = launched.record.name, f"{why}. {words}".rstrip(". ")
+    if launched.attached:
+        next_step = f"It runs on: `prefect-coiled firewall {name}` says who may reach it, `stop` ends it."
+        return ClusterStartError(f"attaching to cluster {name!r}", said_all, next_step)
+    next_step = "Nothing is left running. The machines' logs stay in CloudWatch for 30 days."
+    return ClusterStartError(f"starting cluster {name!r}", said_all, next_step)

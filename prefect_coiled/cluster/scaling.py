@@ -204,6 +204,22 @@ class ScalingCluster(ClusterBase):
         return worker_size(spec.worker_node, types, self.scheduler_info["workers"].values())
 
     async def _scale(self, n: int) -> None:
+        """Scale to so many; who no longer waits for it does not end it.
+
+        Its machines come all the same, for a call to AWS is not taken back: the scheduler has to be told
+        which they are, or it launches as many again.
+        """
+        begun = asyncio.ensure_future(self._scale_to(n))
+        self._begun.add(begun)
+        begun.add_done_callback(self._scaled)
+        await asyncio.shield(begun)
+
+    def _scaled(self, begun: asyncio.Future[None]) -> None:
+        self._begun.discard(begun)
+        if not begun.cancelled() and (error := begun.exception()) is not None:
+            logger.debug("Cluster %s was not scaled: %s", self.name, error)  # who waits is told
+
+    async def _scale_to(self, n: int) -> None:
         if self._scaling is None:
             self._scaling = asyncio.Lock()
         async with self._scaling:

@@ -54,6 +54,8 @@ class Bill:
             name = str(item["InstanceId"])
             there.add(name)
             known = self._machines.setdefault(name, self._machine(item))
+            if item["State"]["Name"] in _ALIVE:
+                known.ended = None  # a list may have lacked it: lists are consistent in the end only
             if known.ended is None and item["State"]["Name"] not in _ALIVE:
                 said = _ENDED_AT.search(str(item.get("StateTransitionReason", "")))
                 at = datetime.fromisoformat(f"{said[1]}+00:00") if said else now

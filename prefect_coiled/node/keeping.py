@@ -66,6 +66,8 @@ class Keeping:
     _gone: dict[str, float] = field(default_factory=dict)
     _listed: dict[str, float] = field(default_factory=dict)
     _states: dict[str, str] = field(default_factory=dict)
+    # What ran, and AWS's last list lacked.
+    _missed: set[str] = field(default_factory=set)
     _fresh: dict[str, float] = field(default_factory=dict)
     _own: dict[str, _Launched] = field(default_factory=dict)
     _launches: int = 0
@@ -144,7 +146,19 @@ class Keeping:
         self._look_at = now + self.pace * LATER_LOOK_S
 
     def machines(self, now: float, states: Mapping[str, str]) -> None:
-        """AWS lists these machines with workers, in these states."""
+        """AWS lists these machines with workers, in these states.
+
+        One that ran, and is in one list no more, runs on for all that is known: what ended is listed as that
+        for an hour, and a list may lack what another has.
+        https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
+        """
+        missed = {
+            machine: state
+            for machine, state in self._states.items()
+            if state in _ALIVE and machine not in states.keys() | self._missed | self.leaving
+        }
+        self._missed = set(missed)
+        states = {**missed, **states}
         self._states = dict(states)
         self._fresh = {
             machine: since

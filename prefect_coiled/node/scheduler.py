@@ -31,6 +31,7 @@ from prefect_coiled.plan.node_config import (
     DENIED_TOPIC,
     KEPT_TOPIC,
     LEAVING_TOPIC,
+    RENEWED,
     SPOT_TOPIC,
     machine_of,
 )
@@ -249,7 +250,7 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
             if not kwargs["names"]:
                 return {}
         found = await super().retire_workers(*args, stimulus_id=stimulus_id, **kwargs)
-        by_itself = str(stimulus_id or "").startswith("worker-close-gracefully")
+        by_itself = str(stimulus_id or "").startswith(("worker-close-gracefully", RENEWED))
         if self.keeper is not None and kwargs.get("remove", True) and not by_itself:
             gone = _machines_of(str(info["name"]) for info in found.values()) & before
             if by_hand := gone - self._meant_to_go:

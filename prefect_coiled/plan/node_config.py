@@ -28,6 +28,8 @@ DENIED_TOPIC = "prefect-coiled-denied"
 
 # The topic under which a scheduler says what it did, or could not do, to keep the wanted number of workers.
 KEPT_TOPIC = "prefect-coiled-kept"
+# What the retirement of a worker is called whose nanny starts it anew; the wanted size stays.
+RENEWED = "prefect-coiled-stuck"
 
 # In the environment of Dask's processes: which machine it is, and where AWS's API is, if not at AWS.
 MACHINE_VARIABLE, ENDPOINT_VARIABLE = "PREFECT_COILED_MACHINE", "PREFECT_COILED_AWS_ENDPOINT"

@@ -19,6 +19,8 @@ import distributed
 from distributed.core import Status
 from prefect.logging import get_logger
 
+from prefect_coiled.plan.node_config import RENEWED
+
 # Seconds that a thread has to come back by itself; that other tasks have to end, while no new ones come;
 # and between two attempts.
 BACK, HELD, AGAIN = 30.0, 60.0, 300.0
@@ -74,7 +76,7 @@ async def _see_to(
 
 async def _retire(worker: Any) -> bool:
     """Have the scheduler forget a worker, once no result is there alone; False where that cannot be."""
-    stimulus = f"prefect-coiled-stuck-{time.time()}"
+    stimulus = f"{RENEWED}-{time.time()}"
     request = worker.scheduler.retire_workers(
         workers=[worker.address], close_workers=False, remove=True, stimulus_id=stimulus
     )

@@ -47,6 +47,20 @@ def test_a_worker_that_its_nanny_starts_anew_is_not_replaced_until_it_stays_away
     assert keeping.lacking(41.0) == 0
 
 
+def test_a_list_that_lacks_machines_which_boot_ends_none_of_them() -> None:
+    keeping = begun(2, {"a"})
+    booting = {"a": "running", "b": "running"}
+    keeping.machines(10.0, booting)
+    assert keeping.lacking(10.0) == 0
+    keeping.machines(10.0 + NOT_LISTED_YET_S, {"a": "running"})
+    assert keeping.lacking(10.0 + NOT_LISTED_YET_S) == 0, "the next list may have it again"
+    keeping.machines(20.0 + NOT_LISTED_YET_S, booting)
+    assert keeping.lacking(20.0 + NOT_LISTED_YET_S) == 0
+    for later in (30.0, 40.0):
+        keeping.machines(later + NOT_LISTED_YET_S, {"a": "running"})
+    assert keeping.lacking(40.0 + NOT_LISTED_YET_S) == 1, "two lists lack it"
+
+
 def test_machines_that_hang_are_replaced_once_and_no_more() -> None:
     keeping = begun(2, {"a", "b"})
     keeping.workers(10.0, set())

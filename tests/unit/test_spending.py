@@ -126,6 +126,17 @@ def test_machines_cost_from_their_launch_to_their_end_by_awss_own_times() -> Non
     assert (one.usd_per_hour, one.machines) == (pytest.approx(PRICE), 1)
 
 
+def test_a_machine_that_one_list_lacks_costs_on() -> None:
+    made = bill()
+    both = [machine("i-1", "scheduler", NOON), machine("i-2", "worker", NOON)]
+    for listed in (both, both[:1], both):
+        made.seen(NOON + HOUR, listed)
+    made.seen(NOON + 2 * HOUR, both)
+    one = made.record(NOON + 2 * HOUR, 60.0)
+    assert one is not None
+    assert (one.usd, one.machines) == (pytest.approx(4 * PRICE), 2)
+
+
 def test_a_machine_that_aws_lists_no_more_ran_until_it_was_seen_last() -> None:
     made = bill()
     made.seen(NOON + HOUR, [machine("i-1", "scheduler", NOON), machine("i-2", "worker", NOON)])
