@@ -10,9 +10,10 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import boto3
+from botocore.exceptions import BotoCoreError, ClientError
 
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AccountError
+from prefect_coiled.errors import AccountError, CredentialsError
 from prefect_coiled.internals.botocore import expiry_of
 
 # Seconds for which keys are asked for. STS gives some for 15 minutes at least; botocore asks for new ones 15
@@ -45,19 +46,28 @@ class Lender:
 
         Raises:
             AccountError: There are none on this machine.
+            CredentialsError: They could not be renewed.
             AwsError: If STS does not give any.
         """
         now = now or datetime.now(timezone.utc)
         if self._lent is not None and (self._lent[1] - now).total_seconds() > _RENEWED_S:
             return self._lent[0]
-        found: Any = self._door.session.get_credentials()
+        try:
+            found: Any = self._door.session.get_credentials()
+            frozen = found and found.get_frozen_credentials()
+        except (BotoCoreError, ClientError) as error:
+            # Of a log-in that is over, a role that may not be assumed, a network that is gone for a moment.
+            raise CredentialsError(
+                'credentials="local"',
+                f"the AWS credentials of this machine could not be renewed: {error}",
+                "Log in again (`aws sso login`): it is tried again each minute.",
+            ) from error
         if found is None:
             raise AccountError(
                 'credentials="local"',
                 "there are no AWS credentials on this machine to lend to tasks.",
                 "Run `aws configure` or `aws sso login`, or leave it out: machines have a role of their own.",
             )
-        frozen = found.get_frozen_credentials()
         if frozen.token:
             end = expiry_of(found) or now + timedelta(seconds=_UNKNOWN_S)
             keys = frozen.access_key, frozen.secret_key, frozen.token

@@ -284,10 +284,12 @@ class Launched:
         return {one: "\n".join(lines) for one, lines in found}
 
     def cost(self, until: datetime | None = None) -> CostEstimate:
-        """What the cluster costs by AWS's list prices from its launch on."""
+        """What the cluster costs by AWS's list prices from its launch on, in which nothing is waited for."""
         record, spec = self.record, self.spec
         end = until or datetime.now(timezone.utc)
-        hours = (end - record.created_at).total_seconds() / 3600
+        launched_at = record.scheduler.launched_at or record.created_at
+        # The one is AWS's clock, the other this machine's, which may be behind.
+        hours = max((end - launched_at).total_seconds(), 0.0) / 3600
         uses = [
             MachineUse(
                 vm_type=record.scheduler.instance_type,

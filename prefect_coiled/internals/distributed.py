@@ -27,6 +27,18 @@ def cancel(client: Client, futures: Iterable[Future], seconds: float) -> None:
     client.sync(client._cancel, futures, callback_timeout=seconds)
 
 
+def forget_events(scheduler: Any, topic: str) -> None:
+    """Have the scheduler keep none of a topic's events; those who subscribed have them."""
+    scheduler._broker.truncate(topic)
+
+
+def forget_topics(scheduler: Any, prefix: str) -> None:
+    """Have the scheduler forget the topics with such names that nobody hears."""
+    topics = scheduler._broker._topics
+    for name in [n for n, topic in topics.items() if n.startswith(prefix) and not topic.subscribers]:
+        del topics[name]
+
+
 def has_clusters() -> bool:
     """Whether a cluster was made in this process, and is there."""
     return bool(list(SpecCluster._instances))

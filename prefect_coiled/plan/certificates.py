@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 from cryptography.x509.oid import NameOID
 
-WEEK_S = 7 * 24 * 3600.0
+WEEK_S, YEAR_S = 7 * 24 * 3600.0, 365 * 24 * 3600.0
 # Certificates are valid from a little before "now": the clocks of the machines differ.
 BACKDATE = timedelta(minutes=15)
 

@@ -18,7 +18,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from prefect.client.schemas.objects import State
 
 from prefect_coiled.errors import TaskLostError
-from prefect_coiled.internals.distributed import calls, computation
+from prefect_coiled.internals.distributed import calls, computation, forget_events, forget_topics
 from prefect_coiled.task_runner.news import PREFIX, Ending
 from prefect_coiled.task_runner.worker import run_task
 
@@ -47,6 +47,12 @@ class Once(SchedulerPlugin):
             told = Ending(*ending)
             if told.final and not told.again:
                 self._ended[key] = run, told
+            # Who subscribed has it. Dask keeps a thousand of each topic for ever, and each flow run has its own.
+            forget_events(self._scheduler, topic)
+
+    def remove_client(self, scheduler: Any, client: str) -> None:
+        """The topics of flow runs that are over go too."""
+        forget_topics(scheduler, PREFIX)
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         """Put what gives the state in the place of the task whose result is gone."""

@@ -44,7 +44,7 @@ class Store:
     def clear(self) -> None:
         """Have the scheduler forget all of it: the context of a flow run holds its API key."""
         self._known.clear()
-        self._client.set_metadata([_PREFIX, self.space], None)
+        self._client.set_metadata([_PREFIX, self.space], {})
 
 
 def load(space: str, name: str) -> Any:

@@ -29,7 +29,7 @@ from prefect_coiled.errors import (
 )
 from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.plan import cluster as planning
-from prefect_coiled.plan.certificates import WEEK_S, ClusterCertificates
+from prefect_coiled.plan.certificates import WEEK_S, YEAR_S, ClusterCertificates
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.kinds import Scope
 from prefect_coiled.plan.node_config import ClientSecrets, NodeSecrets
@@ -177,7 +177,8 @@ def make_keys(session: Session, spec: ClusterSpec) -> None:
     The CA's key is dropped at once. What a client needs stays in the session; machines may read their own
     role's parameter only.
     """
-    lifetime = WEEK_S + (spec.scheduler_node.cluster_timeout or 0.0)
+    # A cluster without a bound, such as one for many flows, works for as long as somebody may want it.
+    lifetime = WEEK_S + (spec.scheduler_node.cluster_timeout or YEAR_S)
     made = ClusterCertificates.make(spec.name, datetime.now(timezone.utc), lifetime)
     token = secrets.token_urlsafe(32)
     shared = {

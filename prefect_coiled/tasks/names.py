@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
+
 from prefect_coiled.aws import parameters
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import NameTakenError
+from prefect_coiled.errors import NameTakenError, ProvisionError
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.tasks.steps import step
@@ -33,7 +35,18 @@ def claim_name(aws: Aws, spec: ClusterSpec) -> None:
 def read_intent(aws: Aws, name: str) -> ClusterSpec | None:
     """The spec of the cluster that holds the name, as it was planned, if one does."""
     text = parameters.read_parameter(aws, parameters.intent_of(aws.account, name))
-    return None if text is None else ClusterSpec.decode(text)
+    return None if text is None else _decoded(name, text)
+
+
+def _decoded(name: str, text: str) -> ClusterSpec:
+    try:
+        return ClusterSpec.decode(text)
+    except (ValueError, zlib.error) as error:
+        raise ProvisionError(
+            f"reading the plan of cluster {name!r}",
+            "another version of this library wrote it, which this one cannot read",
+            f"Use that version, or end the cluster: `prefect-coiled stop {name}`.",
+        ) from error
 
 
 def read_holder(aws: Aws, name: str) -> str | None:
@@ -48,7 +61,7 @@ def read_plan(aws: Aws, name: str) -> ClusterSpec | None:
     if spec is None:
         return None
     changed = parameters.read_parameter(aws, _changed(spec))
-    return spec if changed is None else ClusterSpec.decode(changed)
+    return spec if changed is None else _decoded(name, changed)
 
 
 @step("write changed plan", "write changed plan of {spec.name}")

@@ -7,13 +7,14 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from botocore.exceptions import UnauthorizedSSOTokenError
 from distributed import Client
 from prefect_aws import AwsCredentials
 
 from prefect_coiled import Cluster, Ec2DaskAccount
 from prefect_coiled.aws.lending import Lender
 from prefect_coiled.blocks import load_account
-from prefect_coiled.errors import AccountError, OptionsError
+from prefect_coiled.errors import AccountError, CredentialsError, OptionsError
 from prefect_coiled.sandbox import Sandbox
 
 Until = Callable[..., Any]
@@ -91,6 +92,25 @@ def test_what_is_lent_is_renewed_long_before_it_ends(sandbox: Sandbox) -> None:
     assert lender.lend(now + timedelta(minutes=20)) == first
     assert lender.lend(now + timedelta(minutes=40)) != first
     assert datetime.fromisoformat(first["Expiration"].replace("Z", "+00:00")) > now + timedelta(minutes=50)
+
+
+def test_a_log_in_that_is_over_for_a_while_ends_no_lending(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lender = Lender(load_account().door())
+    now = datetime.now(timezone.utc)
+    first = lender.lend(now)
+    found = lender._door.session.get_credentials()
+    with monkeypatch.context() as patch:
+        over = UnauthorizedSSOTokenError()
+        patch.setattr(type(found), "get_frozen_credentials", lambda self: raise_(over))
+        with pytest.raises(CredentialsError, match="could not be renewed: The SSO session .*aws sso login"):
+            lender.lend(now + timedelta(minutes=40))
+    assert lender.lend(now + timedelta(minutes=41)) != first
+
+
+def raise_(error: Exception) -> Any:
+    raise error
 
 
 def test_where_there_is_nothing_to_lend_nothing_is_launched(

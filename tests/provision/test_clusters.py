@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
@@ -192,6 +193,20 @@ def test_no_secret_is_in_user_data_or_tags(session: Session, spec: Spec, sandbox
             assert hidden not in text
             assert hidden not in str(instance)
     assert Counter(p["Type"] for p in parameters(sandbox)) == {"SecureString": 3, "String": 1}
+
+
+@pytest.mark.parametrize(("bound", "days"), [(None, 372), (3600.0, 7)])
+def test_keys_last_as_long_as_the_cluster_may(
+    session: Session, spec: Spec, aws: Aws, bound: float | None, days: int
+) -> None:
+    planned = spec()
+    node = planned.scheduler_node.model_copy(update={"cluster_timeout": bound})
+    with use_session(Session(aws)) as opened:
+        create_cluster(planned.model_copy(update={"scheduler_node": node}))
+    keys = opened.client_secrets
+    assert keys is not None
+    left = x509.load_pem_x509_certificate(keys.cert.encode()).not_valid_after_utc - datetime.now(timezone.utc)
+    assert days * 24 - 1 < left.total_seconds() / 3600 < days * 24 + 2
 
 
 def test_log_streams_are_left_to_the_machines(session: Session, spec: Spec, sandbox: Sandbox) -> None:
