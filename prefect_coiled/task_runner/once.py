@@ -47,7 +47,7 @@ class Once(SchedulerPlugin):
             told = Ending(*ending)
             if told.final and not told.again:
                 self._ended[key] = run, told
-            # Who subscribed has it. Dask keeps a thousand of each topic for ever, and each flow run has its own.
+            # Who subscribed has it. Dask keeps a thousand of each topic for ever; each flow run has its own.
             forget_events(self._scheduler, topic)
 
     def remove_client(self, scheduler: Any, client: str) -> None:
