@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefect_coiled.plan.prices import HOURS_PER_MONTH, NOT_KNOWN, Prices, basis, shipped, usd
+from prefect_coiled.plan.prices import GP3_MIBPS, HOURS_PER_MONTH, NOT_KNOWN, Prices, basis, shipped, usd
 
 
 def hourly(vm_type: str) -> float | None:
@@ -30,6 +30,7 @@ class MachineUse(BaseModel):
     Attributes:
         hours: How long each runs, in hours.
         disk_gb: Size of each one's gp3 volume, in GB.
+        throughput: MiB a second of that volume.
         public_ip: Whether each has a public IPv4 address.
         label: What they are for, such as "workers".
     """
@@ -41,6 +42,7 @@ class MachineUse(BaseModel):
     hours: float = Field(default=1.0, ge=0)
     spot: bool = False
     disk_gb: float = Field(default=0.0, ge=0)
+    throughput: int = GP3_MIBPS
     public_ip: bool = False
     label: str = ""
 
@@ -107,7 +109,7 @@ def estimate(
     """
     prices = prices or shipped()
     lines: list[CostLine] = []
-    disk_gb_hours = address_hours = 0.0
+    disk_gb_hours = address_hours = faster_usd = 0.0
     spot = False
     for use in uses:
         if not use.count:
@@ -123,9 +125,11 @@ def estimate(
         usd = None if price is None else price * use.count * hours
         lines.append(CostLine(what=f"{what}, {_hours(hours)}", usd=usd, note=note))
         disk_gb_hours += use.disk_gb * use.count * hours
+        faster_usd += prices.beside(throughput=use.throughput) * use.count * hours
         address_hours += use.count * hours if use.public_ip else 0.0
     for what, quantity, price in (
         ("disks (gp3)", disk_gb_hours, prices.gb_month / HOURS_PER_MONTH),
+        ("their throughput", faster_usd, 1.0),
         ("public IPv4 addresses", address_hours, prices.address),
         ("NAT gateways", nat_gateway_hours, prices.nat_gateway),
     ):

@@ -28,7 +28,7 @@ from prefect_coiled.plan.aws_errors import state_words
 from prefect_coiled.plan.kept import interface, market
 from prefect_coiled.plan.kinds import Item, Kind, Scope
 from prefect_coiled.plan.machines import table
-from prefect_coiled.plan.prices import Prices
+from prefect_coiled.plan.prices import GP3_MIBPS, Prices
 from prefect_coiled.records import InstanceRecord
 
 LIVE = ("pending", "running", "stopping", "stopped")
@@ -376,7 +376,11 @@ VOLUME = ec2_kind(
     "Volumes",
     "VolumeId",
     note=lambda item: f"{item.get('Size', '?')} GiB, {item.get('State', '')}",
-    usd=lambda item, prices: prices.beside(item["Size"]) if item.get("Size") else None,
+    usd=lambda item, prices: (
+        prices.beside(item["Size"], throughput=item.get("Throughput") or GP3_MIBPS)
+        if item.get("Size")
+        else None
+    ),
     of_clusters=True,
     part_of="instance",
 )

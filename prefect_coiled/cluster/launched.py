@@ -312,6 +312,7 @@ class Launched:
                     hours=sum(times) / len(times),
                     spot=spot,
                     disk_gb=spec.worker_disk,
+                    throughput=spec.worker_disk_throughput,
                     public_ip=spec.has_public_address("worker"),
                     label="workers",
                 )

@@ -29,7 +29,7 @@ from prefect_coiled.plan.cluster import ClusterSpec, check_name, has_public_addr
 from prefect_coiled.plan.containers import ContainerImage, check_reference, container_image
 from prefect_coiled.plan.lid import Choice, Sizes, below, check_region
 from prefect_coiled.plan.node_config import NodeConfig, check_dask_options
-from prefect_coiled.plan.prices import Prices, shipped, usd
+from prefect_coiled.plan.prices import GP3_MIBPS, Prices, shipped, usd
 from prefect_coiled.plan.tags import check_user_tags, readable
 
 # GiB of the image with a GPU's driver and CUDA.
@@ -346,7 +346,7 @@ class Request:
             architecture=machines.architecture(self.worker_types()),
             scheduler_disk=self._scheduler_disk(),
             worker_disk=self._worker_disk(),
-            worker_disk_throughput=self.held["worker_disk_throughput"] or 125,
+            worker_disk_throughput=self.held["worker_disk_throughput"] or GP3_MIBPS,
             spot_policy=spot_policy,
             ingress=by_one_port(rules, ports[2]),
             egress=options.egress,
@@ -417,7 +417,9 @@ class Request:
             self.scheduler_types(),
             self.worker_types(),
             scheduler=Sizes(self._scheduler_disk(), public("scheduler")),
-            worker=Sizes(self._worker_disk(), public("worker")),
+            worker=Sizes(
+                self._worker_disk(), public("worker"), self.held["worker_disk_throughput"] or GP3_MIBPS
+            ),
             nat=options.egress == "nat" and own is None,
             prices=prices,
             works=self.works,

@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.node_config import Billed
-from prefect_coiled.plan.prices import shipped
+from prefect_coiled.plan.prices import GP3_MIBPS, shipped
 from prefect_coiled.plan.spending import CostRecord
 
 # https://aws.amazon.com/ec2/pricing/on-demand: by the second, at least a minute.
@@ -76,8 +76,10 @@ class Bill:
     def _beside(self, item: Mapping[str, Any], *, public: bool) -> float:
         """US dollars an hour of a machine's disk and address."""
         is_worker = tags.from_aws(item.get("Tags")).get(tags.ROLE) == "worker"
-        disk = self._billed.worker_disk if is_worker else self._billed.scheduler_disk
-        return self._prices.beside(disk, public=public)
+        billed = self._billed
+        disk = billed.worker_disk if is_worker else billed.scheduler_disk
+        throughput = billed.worker_throughput if is_worker else GP3_MIBPS
+        return self._prices.beside(disk, public=public, throughput=throughput)
 
     def record(self, now: datetime, good_for: float) -> CostRecord | None:
         """What it has cost until now; None as long as AWS does not list the scheduler's own machine."""

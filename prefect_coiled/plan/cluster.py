@@ -24,7 +24,7 @@ from prefect_coiled.options.ingress import held_rules
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.containers import ContainerImage
 from prefect_coiled.plan.node_config import Billed, NodeConfig
-from prefect_coiled.plan.prices import Prices
+from prefect_coiled.plan.prices import GP3_MIBPS, Prices, iops
 from prefect_coiled.records import MachineImage, Network, Record, Role, Tier
 
 # Dask picks its worker and nanny ports from these.
@@ -74,7 +74,7 @@ class ClusterSpec(Record):
     architecture: str = "x86_64"
     scheduler_disk: int = Field(default=30, ge=8, le=16384)
     worker_disk: int = Field(default=30, ge=8, le=16384)
-    worker_disk_throughput: int = Field(default=125, ge=125, le=2000)
+    worker_disk_throughput: int = Field(default=GP3_MIBPS, ge=GP3_MIBPS, le=2000)
     spot_policy: SpotPolicy = "on-demand"
     ingress: tuple[IngressRule, ...]
     egress: Egress = "nat"
@@ -143,6 +143,7 @@ def billed_of(spec: ClusterSpec, prices: Prices | None) -> Billed:
         creator=spec.creator,
         scheduler_disk=spec.scheduler_disk,
         worker_disk=spec.worker_disk,
+        worker_throughput=spec.worker_disk_throughput,
         nat=spec.egress == "nat" and spec.network is None,
         prices=prices and prices.of({*spec.scheduler_types, *spec.worker_types}),
     )
@@ -313,11 +314,8 @@ def launch_template(
 
 
 def _faster(throughput: int) -> dict[str, int]:
-    """What a gp3 disk needs for so many MiB a second: 3,000 IOPS come with it, and each is good for 0.25.
-
-    https://docs.aws.amazon.com/ebs/latest/userguide/general-purpose.html
-    """
-    return {} if throughput == 125 else {"Throughput": throughput, "Iops": max(3000, 4 * throughput)}
+    """What is asked of a gp3 disk for so many MiB a second."""
+    return {} if throughput == GP3_MIBPS else {"Throughput": throughput, "Iops": iops(throughput)}
 
 
 def launch_attempts(

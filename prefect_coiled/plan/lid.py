@@ -12,19 +12,29 @@ from typing import NamedTuple
 
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.plan.cluster import ClusterSpec
-from prefect_coiled.plan.prices import Prices, usd
+from prefect_coiled.plan.prices import GP3_MIBPS, Prices, usd
 
 
 class Sizes(NamedTuple):
-    """What machines of one role have beside their type: GiB of disk, and whether a public address."""
+    """What machines of one role have beside their type.
+
+    Attributes:
+        disk: GiB of disk.
+        public: Whether a public address.
+        throughput: MiB a second of the disk.
+    """
 
     disk: float
     public: bool
+    throughput: int = GP3_MIBPS
 
     def rate(self, vm_type: str, prices: Prices) -> float | None:
-        """US dollars an hour of one such machine; None if the price of its type is not known."""
+        """US dollars an hour of one such machine, at most; None if the price of its type is not known."""
         price = prices.machine(vm_type)
-        return None if price is None else price + prices.beside(self.disk, public=self.public)
+        if price is None:
+            return None
+        beside = prices.beside(self.disk, public=self.public, throughput=self.throughput)
+        return price + prices.surplus(vm_type) + beside
 
 
 class Rates(NamedTuple):
@@ -111,7 +121,7 @@ def worker_rate(spec: ClusterSpec, prices: Prices) -> float:
     Raises:
         OptionsError: A price is not known.
     """
-    sizes = Sizes(spec.worker_disk, spec.has_public_address("worker"))
+    sizes = Sizes(spec.worker_disk, spec.has_public_address("worker"), spec.worker_disk_throughput)
     what = "monthly_budget"
     check_region(prices, spec.region, what)
     return max(_priced(spec.worker_types, sizes, prices, what).values())

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from prefect_coiled.errors import NodeError, OptionsError
-from prefect_coiled.plan.prices import Prices
+from prefect_coiled.plan.prices import GP3_MIBPS, Prices
 
 # The topic among Dask's events under which a machine says that AWS takes it back.
 SPOT_TOPIC = "prefect-coiled-spot"
@@ -133,6 +133,7 @@ class Billed(BaseModel):
         uid: The cluster's uid, by which AWS's list tells its machines.
         flow: The flow that launched it; empty where none did.
         scheduler_disk: GiB of its disk; `worker_disk` of each worker's.
+        worker_throughput: MiB a second of each worker's disk.
         nat: Whether the cluster keeps a NAT gateway.
         prices: What its machines cost; by default what comes with the library.
     """
@@ -144,6 +145,7 @@ class Billed(BaseModel):
     creator: str = ""
     scheduler_disk: int = 30
     worker_disk: int = 30
+    worker_throughput: int = GP3_MIBPS
     nat: bool = False
     prices: Prices | None = None
 

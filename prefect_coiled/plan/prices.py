@@ -17,6 +17,24 @@ from prefect_coiled.records import Record
 # https://aws.amazon.com/ebs/pricing, /vpc/pricing; us-east-1.
 _EBS_GP3_USD_PER_GB_MONTH = 0.08
 _NAT_GATEWAY_USD_PER_HOUR = 0.045
+# A MiB/s and an IOPS for a month, beyond those that come with a gp3 disk; in other regions they go with the
+# price of a GB. https://aws.amazon.com/ebs/pricing
+_GP3_USD_PER_MIBPS_MONTH, _GP3_USD_PER_IOPS_MONTH = 0.04, 0.005
+GP3_MIBPS, GP3_IOPS = 125, 3000
+# A vCPU's hour beyond what a burstable machine may use on average; T3, T3a and T4g start as "unlimited".
+# https://aws.amazon.com/ec2/pricing/on-demand, https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/
+# burstable-performance-instances-unlimited-mode.html
+_CREDITS_USD_PER_VCPU_HOUR = {"t3": 0.05, "t3a": 0.05, "t4g": 0.04}
+# What that is, by size, of the whole machine.
+_BASELINES = {
+    "nano": 0.05,
+    "micro": 0.1,
+    "small": 0.2,
+    "medium": 0.2,
+    "large": 0.3,
+    "xlarge": 0.4,
+    "2xlarge": 0.4,
+}
 # The same in all regions: https://aws.amazon.com/vpc/pricing.
 _PUBLIC_IPV4_USD_PER_HOUR = 0.005
 HOURS_PER_MONTH = 730.0
@@ -57,14 +75,29 @@ class Prices(Record):
         on_demand = self.machines.get(vm_type)
         return self.spot.get(vm_type, on_demand) if spot else on_demand
 
-    def beside(self, disk_gb: float = 0.0, *, public: bool = False) -> float:
+    def beside(self, disk_gb: float = 0.0, *, public: bool = False, throughput: int = GP3_MIBPS) -> float:
         """What a machine's disk and public address cost an hour.
 
         Args:
             disk_gb: GiB of its disk.
             public: Whether it has a public address.
+            throughput: MiB a second of its disk.
         """
-        return disk_gb * self.gb_month / HOURS_PER_MONTH + (self.address if public else 0.0)
+        month = disk_gb * self.gb_month + self._faster(throughput)
+        return month / HOURS_PER_MONTH + (self.address if public else 0.0)
+
+    def _faster(self, throughput: int) -> float:
+        """What a disk costs a month because it is faster than others."""
+        more = max(throughput - GP3_MIBPS, 0) * _GP3_USD_PER_MIBPS_MONTH
+        more += (iops(throughput) - GP3_IOPS) * _GP3_USD_PER_IOPS_MONTH
+        return more * self.gb_month / _EBS_GP3_USD_PER_GB_MONTH
+
+    def surplus(self, vm_type: str) -> float:
+        """What a burstable machine costs an hour on top, at most: where all its vCPUs are busy all day."""
+        family, _, size = vm_type.partition(".")
+        busy = 1.0 - _BASELINES.get(size, 0.0)
+        known = machines.table().get(vm_type)
+        return _CREDITS_USD_PER_VCPU_HOUR.get(family, 0.0) * busy * (known.vcpus if known else 2)
 
     @property
     def nat(self) -> float:
@@ -78,6 +111,14 @@ class Prices(Record):
         return self.model_copy(
             update={part: {k: v for k, v in all_.items() if k in asked} for part, all_ in parts.items()}
         )
+
+
+def iops(throughput: int) -> int:
+    """IOPS that a gp3 disk needs for so many MiB a second: each is good for 0.25, and 3,000 come with it.
+
+    https://docs.aws.amazon.com/ebs/latest/userguide/general-purpose.html
+    """
+    return max(GP3_IOPS, 4 * throughput)
 
 
 @functools.cache

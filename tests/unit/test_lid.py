@@ -21,6 +21,19 @@ def test_disks_addresses_and_the_nat_gateway_count():
     assert whole.base == pytest.approx(bare.base + 0.08 + 0.005 + 0.05)
 
 
+def test_a_fast_disk_costs_more_and_a_burstable_machine_what_its_busy_vcpus_do():
+    # 0.04 $ a MiB/s beyond 125 and 0.005 $ an IOPS beyond 3,000 a month, of which 1,000 MiB/s need 4,000.
+    plain, fast = choose(None, 1).rates, choose(None, 1, sizes=Sizes(0, False, 1000)).rates
+    assert fast.worker == pytest.approx(plain.worker + (875 * 0.04 + 1000 * 0.005) / 730)
+    assert choose(None, 1, sizes=Sizes(0, False, 500)).rates.worker == pytest.approx(
+        plain.worker + 375 * 0.04 / 730
+    )
+    busy = choose(None, 1, workers=("t3.xlarge",)).rates.worker
+    assert busy == pytest.approx(shipped().machines["t3.xlarge"] + 4 * 0.6 * 0.05)
+    assert shipped().surplus("t4g.nano") == pytest.approx(2 * 0.95 * 0.04)
+    assert shipped().surplus("m6i.large") == shipped().surplus("t2.large") == 0.0
+
+
 def test_types_that_are_too_dear_are_left_out_and_the_order_stays():
     small, large = shipped().machines["m6i.large"], shipped().machines["m6i.4xlarge"]
     kinds = ("m6i.4xlarge", "m6i.large", "m5.large")

@@ -40,6 +40,7 @@ async def test_a_scheduler_has_its_whole_time_however_long_the_way_to_its_launch
         machines=lambda states: [],
         log=lambda one, tail: "",
         doubt=lambda: None,
+        attached=False,
     )
     with pytest.raises(ClusterStartError, match=r"did not answer within 45 s of its launch .*said: nothing"):
         await wait_until_ready(
