@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import State
 
 from prefect_coiled.errors import TaskLostError
 from prefect_coiled.internals.distributed import calls, computation, forget_events, forget_topics
+from prefect_coiled.task_runner import store
 from prefect_coiled.task_runner.news import PREFIX, Ending
 from prefect_coiled.task_runner.worker import run_task
 
@@ -51,8 +52,11 @@ class Once(SchedulerPlugin):
             forget_events(self._scheduler, topic)
 
     def remove_client(self, scheduler: Any, client: str) -> None:
-        """The topics of flow runs that are over go too."""
+        """Nothing is kept of flow runs that are over: a cluster for many flows would grow without end."""
         forget_topics(scheduler, PREFIX)
+        spaces = scheduler.task_metadata.get(store.PREFIX, {})
+        for space in [name for name, kept in spaces.items() if not kept]:
+            del spaces[space]
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         """Put what gives the state in the place of the task whose result is gone."""

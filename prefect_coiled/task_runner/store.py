@@ -16,7 +16,7 @@ from distributed.utils import sync
 
 from prefect_coiled.errors import PrefectCoiledError
 
-_PREFIX = "prefect-coiled"
+PREFIX = "prefect-coiled"
 _cache: dict[tuple[str, str], Any] = {}
 _CACHED = 256
 _lock = threading.Lock()
@@ -37,14 +37,14 @@ class Store:
         """Keep something that is serialised; the name to `load` it by on a worker."""
         name = hashlib.blake2b(data, digest_size=12).hexdigest()
         if name not in self._known:
-            self._client.set_metadata([_PREFIX, self.space, name], data)
+            self._client.set_metadata([PREFIX, self.space, name], data)
             self._known.add(name)
         return name
 
     def clear(self) -> None:
         """Have the scheduler forget all of it: the context of a flow run holds its API key."""
         self._known.clear()
-        self._client.set_metadata([_PREFIX, self.space], {})
+        self._client.set_metadata([PREFIX, self.space], {})
 
 
 def load(space: str, name: str) -> Any:
@@ -57,7 +57,7 @@ def load(space: str, name: str) -> Any:
         if (space, name) in _cache:
             return _cache[space, name]
     worker = distributed.get_worker()
-    keys = [_PREFIX, space, name]
+    keys = [PREFIX, space, name]
     data = sync(worker.loop, worker.scheduler.get_metadata, keys=keys, default=None)
     if data is None:
         raise PrefectCoiledError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from distributed import Client, LocalCluster
 from distributed.security import Security
 from prefect import flow, task
 
-from prefect_coiled.task_runner import CoiledTaskRunner
+from prefect_coiled.task_runner import CoiledTaskRunner, store
 from prefect_coiled.task_runner.news import PREFIX
 
 from .conftest import eventually
@@ -23,14 +25,16 @@ def test_the_news_of_flow_runs_do_not_add_up(
     def writes() -> int:
         return len(text.map(range(50)).result())
 
-    def kept() -> list[int]:
-        def topics(dask_scheduler: object, prefix: str) -> list[int]:
-            found = dask_scheduler._broker._topics  # type: ignore[attr-defined]
-            return [len(topic.events) for name, topic in found.items() if name.startswith(prefix)]
+    def kept() -> tuple[list[int], list[str]]:
+        def look(dask_scheduler: Any, prefix: str, store: str) -> tuple[list[int], list[str]]:
+            found = dask_scheduler._broker._topics
+            news = [len(topic.events) for name, topic in found.items() if name.startswith(prefix)]
+            return news, list(dask_scheduler.task_metadata.get(store, {}))
 
         with Client(dask_cluster.scheduler_address, security=security) as client:
-            return list(client.run_on_scheduler(topics, prefix=PREFIX))
+            news, code = client.run_on_scheduler(look, prefix=PREFIX, store=store.PREFIX)
+            return news, code
 
     for _ in range(3):
         assert writes() == 50
-    assert eventually(lambda: kept() == [])
+    assert eventually(lambda: kept() == ([], []))
