@@ -16,6 +16,17 @@ from prefect_coiled.records import OwnNetwork
 logger = logging.getLogger(__name__)
 
 _EVERYWHERE = "0.0.0.0/0"
+# What a route may lead to that is a way out. https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Route.html
+_LEADS_TO = (
+    "GatewayId",
+    "NatGatewayId",
+    "TransitGatewayId",
+    "CoreNetworkArn",
+    "LocalGatewayId",
+    "CarrierGatewayId",
+    "InstanceId",
+    "NetworkInterfaceId",
+)
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/dedicated-instance.html
 _DEDICATED = (
     "VPC %s has dedicated tenancy: each machine is a dedicated instance, which some types cannot be, and AWS "
@@ -123,8 +134,7 @@ def _way_out(tables: list[dict[str, Any]], subnet_id: str) -> str:
     for table in (own or main)[:1]:
         for route in table.get("Routes", ()):
             if route.get("DestinationCidrBlock") == _EVERYWHERE and route.get("State") != "blackhole":
-                keys = ("GatewayId", "NatGatewayId", "TransitGatewayId", "InstanceId", "NetworkInterfaceId")
-                return next((str(route[k]) for k in keys if route.get(k)), "")
+                return next((str(route[key]) for key in _LEADS_TO if route.get(key)), "")
     return ""
 
 

@@ -55,7 +55,8 @@ def put_parts(aws: Aws, bucket: str, key: str, path: Path, notes: Notes) -> None
     try:
         upload.run()
     except AwsError as error:
-        if not (upload.resumed and error.code in _GONE):
+        # Also one that was begun here: another program of this machine may have gone on with it, to its end.
+        if error.code not in _GONE:
             raise
         _Upload(aws, bucket, key, path, notes, note, anew=True).run()
     note.unlink(missing_ok=True)

@@ -46,7 +46,18 @@ NEXT = {
 
 
 # What these do is one call, or is about this machine alone: they note no place.
-_AT_ONCE = ("blocks apply", "sandbox start", "sandbox stop", "setup iam", "account edit", "account reset")
+_AT_ONCE = (
+    "account edit",
+    "account reset",
+    "blocks apply",
+    "environment upload",
+    "firewall",
+    "role attach-policy",
+    "role detach-policy",
+    "sandbox start",
+    "sandbox stop",
+    "setup iam",
+)
 
 
 class Place(NamedTuple):

@@ -5,6 +5,7 @@ https://docs.python.org/3/library/zipimport.html
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Iterable
 from functools import lru_cache
@@ -13,9 +14,9 @@ from pathlib import Path
 
 def archive_of(path: Path) -> Path | None:
     """The archive that a path leads into, or is; None where it leads into none."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return None
-    found = next((p for p in (path, *path.parents) if p.is_file()), None)
+    found = next((p for p in (path, *path.parents) if os.path.isfile(p)), None)
     return found if found is not None and _names(found) else None
 
 

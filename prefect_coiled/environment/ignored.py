@@ -66,7 +66,9 @@ def leads_to_secret(path: Path) -> bool:
 def is_environment(folder: Path) -> bool:
     """Whether a folder is one of installed packages, of caches or of another language's modules."""
     # https://docs.python.org/3/library/venv.html#how-venvs-work
-    return folder.name in _FOLDERS or (folder / "pyvenv.cfg").exists() or (folder / "conda-meta").exists()
+    # Not by pathlib, which raises where a folder may not be read.
+    marks = (os.path.join(folder, name) for name in ("pyvenv.cfg", "conda-meta"))
+    return folder.name in _FOLDERS or any(map(os.path.exists, marks))
 
 
 class Ignored:
@@ -99,7 +101,7 @@ class Ignored:
             if self._above not in (place, *place.parents):
                 continue
             # What makes an environment in a folder ignores all that is in it, for Git's sake.
-            if name == _GIT and (place / "pyvenv.cfg").exists():
+            if name == _GIT and os.path.exists(place / "pyvenv.cfg"):
                 continue
             spec = _spec(place / name)
             if spec is None:
@@ -115,8 +117,8 @@ class Ignored:
 def _project(root: Path) -> Path:
     """The folder of the repository that a folder is in, or the highest with an ignore file of ours."""
     places = (root, *list(root.parents)[:_UP])
-    repository = next((place for place in places if (place / ".git").exists()), None)
-    return repository or next((p for p in reversed(places) if (p / IGNORE_FILE).exists()), root)
+    repository = next((place for place in places if os.path.exists(place / ".git")), None)
+    return repository or next((p for p in reversed(places) if os.path.exists(p / IGNORE_FILE)), root)
 
 
 def _spec(path: Path) -> pathspec.GitIgnoreSpec | None:

@@ -200,7 +200,7 @@ def _beside(
     found: list[Path] = []
     if flow_file and flow_module not in _MAIN:
         file = Path(os.path.abspath(flow_file))
-        if file.is_file() and not installed.owns(file, flow_module or module_name(file.name)):
+        if os.path.isfile(file) and not installed.owns(file, flow_module or module_name(file.name)):
             found += [(flow_module and _root(file, flow_module)) or file.parent, _above(file)]
     if script is not None:
         spec = getattr(sys.modules.get("__main__"), "__spec__", None)
@@ -212,13 +212,13 @@ def _beside(
     elif hasattr(sys, "ps1") or "IPython" in sys.modules or sys.path[:1] == [""]:
         found += map(Path, search_path([""]))  # a notebook or a prompt
     kept = (Path(os.path.realpath(f)) for f in found)
-    yield from dict.fromkeys(f for f in kept if f.is_dir() and not installed.is_place(f))
+    yield from dict.fromkeys(f for f in kept if os.path.isdir(f) and not installed.is_place(f))
 
 
 def _above(file: Path) -> Path:
     """Of a file in a package, the folder above the package."""
     folder = file.parent
-    while (folder / "__init__.py").exists():
+    while os.path.exists(folder / "__init__.py"):
         folder = folder.parent
     return folder
 
@@ -226,7 +226,7 @@ def _above(file: Path) -> Path:
 def _is_command(script: Path) -> bool:
     """Whether it is a command that a package installed, such as `prefect`."""
     folder = Path(os.path.realpath(script)).parent
-    return any((folder / name).exists() for name in ("python", "python3", "python.exe")) or (
+    return any(os.path.exists(folder / name) for name in ("python", "python3", "python.exe")) or (
         folder.name in ("bin", "Scripts") and not script.suffix
     )
 
@@ -235,7 +235,7 @@ def _loose_path(installed: Installed) -> Iterator[Path]:
     """The folders and archives on the search path that are neither Python's own nor of packages."""
     for entry in search_path():
         folder = Path(os.path.realpath(entry))
-        if (folder.is_dir() or archive_of(folder)) and not installed.is_place(folder):
+        if (os.path.isdir(folder) or archive_of(folder)) and not installed.is_place(folder):
             yield folder
 
 
@@ -248,7 +248,8 @@ def names_in(folder: Path) -> Iterator[str]:
     for entry in entries:
         if entry.name.startswith(".") or entry.name == "__pycache__":
             continue
-        if entry.is_file():
+        # Not `entry.is_file`, which raises for a link onto itself, or into a folder that may not be read.
+        if os.path.isfile(entry.path):
             if not entry.name.endswith(".pyc") and (name := module_name(entry.name)):
                 yield name
         elif entry.name.isidentifier() and os.path.exists(os.path.join(entry.path, "__init__.py")):
@@ -287,14 +288,14 @@ def _add_named(
 
 
 def _is_there(root: Path, name: str) -> bool:
-    if any((root / f"{name}{suffix}").is_file() for suffix in _SUFFIXES):
+    if any(os.path.isfile(root / f"{name}{suffix}") for suffix in _SUFFIXES):
         return True
     if archive_of(root):
         return has_module(root, name, _SUFFIXES)
     folder = root / name
     # A folder with modules in it is a package, with or without an __init__.py.
     try:
-        return folder.is_dir() and any(module_name(n) for n in os.listdir(folder))
+        return os.path.isdir(folder) and any(module_name(n) for n in os.listdir(folder))
     except OSError:
         return False
 
@@ -302,7 +303,7 @@ def _is_there(root: Path, name: str) -> bool:
 def _code_of(tree: Tree) -> list[Path]:
     """The Python files of a tree, as far as they are few."""
     file = tree.root / f"{tree.name}.py"
-    if file.is_file():
+    if os.path.isfile(file):
         return [file]
     found: list[Path] = []
     for folder, names, files in os.walk(tree.root / tree.name):

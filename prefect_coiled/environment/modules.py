@@ -156,14 +156,15 @@ class _Gathering:
                 if not module_name(Path(name).name) and is_secret(Path(name).name, content):
                     self._left_out[tree.root / name] = _SECRET
                     continue
-                self._archived[name], self._sizes[name] = content, len(content)
+                # The first on the search path is the one that is imported.
+                if name not in self._paths.keys() | self._archived.keys():
+                    self._archived[name], self._sizes[name] = content, len(content)
             return
         for path, size in self._files(tree):
             self._add(path.relative_to(tree.root).as_posix(), path, size)
 
     def _add(self, name: str, path: Path, size: int) -> None:
-        # The first on the search path is the one that is imported.
-        if name not in self._paths:
+        if name not in self._paths.keys() | self._archived.keys():
             self._paths[name], self._sizes[name] = path, size
 
     def _take_if_it_fits(self, tree: Tree) -> None:
@@ -193,17 +194,17 @@ class _Gathering:
     def _files(self, tree: Tree) -> Iterator[tuple[Path, int]]:
         """The files of a name that travel, and their sizes."""
         folder = tree.root / tree.name
-        names = _listed(tree.root) if not (folder / "__init__.py").exists() else []
+        names = _listed(tree.root) if not os.path.exists(folder / "__init__.py") else []
         single = [tree.root / n for n in names if module_name(n) == tree.name]
         ignored = self._ignored.setdefault(tree.root, Ignored(tree.root))
         for path in single:
             if (size := self._stays(path, ignored)) is not None:
                 yield path, size
-        if not single and folder.is_dir() and self._enters(folder, ignored):
+        if not single and os.path.isdir(folder) and self._enters(folder, ignored):
             yield from self._inside(folder, ignored)
 
     def _inside(self, package: Path, ignored: Ignored) -> Iterator[tuple[Path, int]]:
-        regular = (package / "__init__.py").exists()
+        regular = os.path.exists(package / "__init__.py")
         seen: set[str] = set()
         for where, names, files in os.walk(package, followlinks=True):
             folder = Path(where)
@@ -225,7 +226,7 @@ class _Gathering:
     def _enters(self, folder: Path, ignored: Ignored) -> bool:
         if folder.name.startswith(".") or is_environment(folder) or _leads_back(folder):
             return False
-        if folder.name in ("build", "dist") and not (folder / "__init__.py").exists():
+        if folder.name in ("build", "dist") and not os.path.exists(folder / "__init__.py"):
             return False
         if folder in self._entered:
             return not self._says(folder, ignored.by_us(folder, folder=True))
@@ -240,7 +241,7 @@ class _Gathering:
             self._left_out[path] = "its name has no form in which it could travel"
             return None
         if path.name.startswith(".") or (
-            path.suffix in (".pyc", ".pyo") and path.with_suffix(".py").exists()
+            path.suffix in (".pyc", ".pyo") and os.path.exists(path.with_suffix(".py"))
         ):
             return self._size(path) if path in self._places.imported else None
         if self._says(path, ignored.by_us(path)):
@@ -255,7 +256,7 @@ class _Gathering:
     def _size(self, path: Path) -> int | None:
         # A link to nowhere is what editors leave; a socket or a pipe holds nothing.
         try:
-            return path.stat().st_size if path.is_file() else None
+            return path.stat().st_size if os.path.isfile(path) else None
         except OSError:
             return None
 

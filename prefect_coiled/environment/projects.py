@@ -47,7 +47,7 @@ def main_script() -> Path | None:
     # Not all below `sys.prefix`: an environment may be made in the project's own folder.
     named = [sysconfig.get_path("stdlib"), sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
     installed = {*site_folders(), *map(real, named)}
-    return None if installed & set(path.resolve().parents) or not path.is_file() else path
+    return None if installed & set(path.resolve().parents) or not os.path.isfile(path) else path
 
 
 def start_folder(environ: Mapping[str, str], script: Path | None) -> Path:
@@ -77,7 +77,7 @@ def find_project(start: Path) -> Project:
     Source of the rules: https://docs.astral.sh/uv/concepts/projects/workspaces/.
     """
     for folder in _upward(start):
-        if not (folder / "pyproject.toml").is_file():
+        if not os.path.isfile(folder / "pyproject.toml"):
             continue
         content = read_file(folder / "pyproject.toml")
         if table(content, "tool", "uv", "workspace") or "project" not in content:
@@ -107,7 +107,7 @@ def beside(project: Project) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     seen: set[Path] = set()
     while found:
         folder = found.pop(0)
-        if folder.resolve() in seen or not (folder / "pyproject.toml").is_file():
+        if folder.resolve() in seen or not os.path.isfile(folder / "pyproject.toml"):
             continue
         seen.add(folder.resolve())
         content = read_file(folder / "pyproject.toml")
@@ -137,11 +137,11 @@ def settings_files(start: Path, project: Project, environ: Mapping[str, str]) ->
             yield found
             break
     for path in _user_files(environ):
-        if path.is_file():
+        if os.path.isfile(path):
             yield path, read_file(path)
             break
     for path in _system_files(environ):
-        if path.is_file():
+        if os.path.isfile(path):
             yield path, read_file(path)
             break
 
@@ -209,11 +209,11 @@ def _upward(folder: Path) -> Iterator[Path]:
 
 
 def _files_in(folder: Path) -> bool:
-    return (folder / "pyproject.toml").is_file() or (folder / "uv.toml").is_file()
+    return os.path.isfile(folder / "pyproject.toml") or os.path.isfile(folder / "uv.toml")
 
 
 def _uv_settings(folder: Path) -> tuple[Path, Any] | None:
-    if (folder / "uv.toml").is_file():
+    if os.path.isfile(folder / "uv.toml"):
         return folder / "uv.toml", read_file(folder / "uv.toml")
     content = read_file(folder / "pyproject.toml")
     found = table(content, "tool").get("uv")

@@ -54,7 +54,7 @@ def needs_copy(source: Path) -> bool:
 
 def _is_trap(path: Path, source: Path) -> bool:
     """Whether it is no file and no folder, as an editor's lock, or a link that leads back."""
-    if not path.is_file() and not path.is_dir():
+    if not os.path.isfile(path) and not os.path.isdir(path):
         return True
     above = (p for p in path.parents if source in (p, *p.parents))
     return path.is_symlink() and os.path.realpath(path) in {os.path.realpath(p) for p in above}
@@ -70,7 +70,7 @@ def copied_beside(source: Path, scratch: Path) -> Path:
         OptionsError: A file cannot be read.
     """
     source = source.resolve()
-    repository = next((p for p in source.parents if (p / ".git").exists()), source.parent)
+    repository = next((p for p in source.parents if os.path.exists(p / ".git")), source.parent)
     root = min(
         (repository, find_project(source).root or repository, source.parent), key=lambda p: len(p.parts)
     )
@@ -82,7 +82,7 @@ def copied_beside(source: Path, scratch: Path) -> Path:
             break
         here = scratch / "copy" / folder.relative_to(root)
         for name in _listed(folder):
-            if name != ".git" and not (here / name).exists():
+            if name != ".git" and not os.path.exists(here / name):
                 (here / name).symlink_to(folder / name)
         _same_repository(folder, here)
     return target
@@ -107,12 +107,14 @@ def copied(source: Path, target: Path) -> Path:
         here = Path(folder)
         out = {n for n in names if n in _LEFT_OUT or n.endswith(".egg-info")}
         # Hidden folders are of tools; a hidden file may be a setting of the build.
-        out |= {n for n in names if n.startswith(".") and (here / n).is_dir()}
-        out |= {n for n in names if (here / n / "pyvenv.cfg").exists()}
+        out |= {n for n in names if n.startswith(".") and os.path.isdir(here / n)}
+        out |= {n for n in names if os.path.exists(here / n / "pyvenv.cfg")}
+        # A folder of another user, such as that of a database, is no part of what is built.
+        out |= {n for n in names if os.path.isdir(here / n) and not os.access(here / n, os.R_OK | os.X_OK)}
         out |= {n for n in names if _is_trap(here / n, source)}
         out |= {n for n in names if _is_data(here / n) and ignored.by_us(here / n)}
         if here == source:
-            out |= {n for n in ("build", "dist") if not (here / n / "__init__.py").exists()}
+            out |= {n for n in ("build", "dist") if not os.path.exists(here / n / "__init__.py")}
         return out & set(names)
 
     try:
@@ -127,15 +129,15 @@ def copied(source: Path, target: Path) -> Path:
 def _same_repository(source: Path, target: Path) -> None:
     """Have tools that ask Git which files belong to a project find the repository; they change nothing."""
     git = source / ".git"
-    if git.is_dir():
+    if os.path.isdir(git):
         (target / ".git").write_text(f"gitdir: {git.resolve()}\n")
-    elif git.is_file():  # a worktree or a submodule
+    elif os.path.isfile(git):  # a worktree or a submodule
         shutil.copy(git, target / ".git")
 
 
 def _is_data(path: Path) -> bool:
     """Whether a file is too large to be code, which a build may write to."""
-    return path.is_file() and path.stat().st_size > _COPIED_BYTES
+    return os.path.isfile(path) and path.stat().st_size > _COPIED_BYTES
 
 
 def _copy(source: str, target: str) -> str:

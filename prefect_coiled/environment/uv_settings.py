@@ -97,7 +97,7 @@ def _flag(environ: Mapping[str, str], name: str) -> bool | None:
 
 def _index(text: str, base: Path) -> Index:
     # uv lets an index have a name: "name=https://..."
-    name, _, address = text.rpartition("=") if re.match(r"^[\w.-]+=", text) else ("", "", text)
+    name, _, address = text.partition("=") if re.match(r"^[\w.-]+=", text) else ("", "", text)
     bare, pair = credentials_of(address_of(address, base))
     return Index(bare, name=name, credentials=pair)
 

@@ -9,7 +9,7 @@ from prefect_coiled.aws import instances
 from prefect_coiled.aws.cost_records import find_records
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.price_list import find_prices
-from prefect_coiled.errors import AccessDeniedError
+from prefect_coiled.errors import AccessDeniedError, UnavailableError
 from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.options.models import REGIONS
 from prefect_coiled.plan.budget import Standing, standing
@@ -31,7 +31,7 @@ def find_standing(aws: Aws, budget: float, now: datetime | None = None) -> Stand
     def look(region: str) -> list[Known] | None:
         try:
             return find_records(aws if region == aws.region else aws.beside(region, aws.stop), begin, now)
-        except AccessDeniedError:
+        except (AccessDeniedError, UnavailableError):
             if region == aws.region:
                 raise
             return None

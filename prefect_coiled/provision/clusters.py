@@ -202,7 +202,8 @@ def add_workers(spec: ClusterSpec, record: ClusterRecord, count: int, batch: str
     """
     with session_for(spec.account, spec.region, spec.name) as session:
         aws = session.aws
-        names.check_held(aws, spec)
+        # Who may reach it was perhaps changed, by another program: that stays.
+        spec = names.as_changed(aws, spec)
         own = steps.check_own_network(aws, spec)
         known = knowing.look_anew(session, spec) if own is None else None
         account = known.account if known and known.serves(spec) else account_of(session, spec)

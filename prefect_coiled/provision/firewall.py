@@ -5,9 +5,11 @@ from __future__ import annotations
 from prefect import flow
 
 from prefect_coiled.aws import security_groups
+from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import OptionsError, ProvisionError
 from prefect_coiled.options import IngressRule
 from prefect_coiled.options.ingress import check_ssh, held_rules
+from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.kinds import Scope
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.tasks import cluster as steps
@@ -66,9 +68,22 @@ def change_ingress(
         # What is written down first: workers that are added later see to the same rules.
         names.write_plan(aws, changed)
         try:
-            found = steps.find_security_groups(aws, changed, str(groups[0]["VpcId"]))
-            steps.open_security_groups(aws, changed, found)
+            _open_as_planned(aws, changed, str(groups[0]["VpcId"]))
         finally:
             names.forget_plan(aws, changed)
         aws.tell("change_ingress", f"changed who may reach {name}", cluster=name, uid=spec.uid)
         return list(held_rules(changed.ingress, ssh=changed.ssh))
+
+
+def _open_as_planned(aws: Aws, spec: ClusterSpec, vpc_id: str) -> None:
+    """Open and close what the plan says; where another program has written a plan meanwhile, what that says.
+
+    Of two at once each has read the rules before the other opened his. The one whose plan does not hold any
+    more closes what both have left.
+    """
+    while True:
+        steps.open_security_groups(aws, spec, steps.find_security_groups(aws, spec, vpc_id))
+        held = names.read_plan(aws, spec.name)
+        if held is None or held.uid != spec.uid or held.ingress == spec.ingress:
+            return
+        spec = held

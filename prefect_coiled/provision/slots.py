@@ -29,7 +29,7 @@ from prefect.context import FlowRunContext, get_settings_context
 from prefect.exceptions import ObjectNotFound
 
 from prefect_coiled import events
-from prefect_coiled.errors import StoppedError
+from prefect_coiled.errors import StoppedError, UnavailableError
 from prefect_coiled.internals.prefect import slot_holder
 
 logger = logging.getLogger(__name__)
@@ -168,6 +168,10 @@ def take_slot(
                 answered = clock()
             except ObjectNotFound:
                 return None
+            except UnavailableError as error:
+                if clock() - answered > _AWAY:
+                    raise
+                tell(f"AWS does not answer, and is asked again: {error.diagnosis.why}")
             except httpx.HTTPError as error:
                 # Whoever waits anyway gives an API that is busy, or is started anew, its time.
                 if not _passes(error) or clock() - answered > _AWAY:

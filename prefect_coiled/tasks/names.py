@@ -92,6 +92,19 @@ def check_held(aws: Aws, spec: ClusterSpec) -> None:
         raise not_held(spec, holder)
 
 
+@step("read plan", "read plan of {spec.name}")
+def as_changed(aws: Aws, spec: ClusterSpec) -> ClusterSpec:
+    """The cluster as planned, with who may reach it as somebody may have changed that since.
+
+    Raises:
+        NameTakenError: If it was removed meanwhile, or the name is another cluster's by now.
+    """
+    held = read_plan(aws, spec.name)
+    if held is None or held.uid != spec.uid:
+        raise not_held(spec, held.uid if held is not None else None)
+    return spec.model_copy(update={"ingress": held.ingress, "allow_ssh": held.allow_ssh})
+
+
 def not_held(spec: ClusterSpec, holder: str | None) -> NameTakenError:
     """The error of a cluster that does not have its name any more."""
     whose = "nobody's" if holder is None else "another cluster's"

@@ -44,7 +44,7 @@ def cluster(region: str = THERE, **more: Any) -> Cluster:
 
 def test_it_costs_what_aws_lists_for_its_region(sandbox: Sandbox, prefect_server: None, until: Until) -> None:
     with cluster() as made:
-        hour = made.started().cost(made.started().record.created_at + timedelta(hours=1))
+        hour = an_hour(made)
         prices = {line.what.partition(" ")[0]: line.usd for line in hour.lines}
         assert prices["scheduler:"] == pytest.approx(0.5)
         assert hour.basis.startswith(f"List prices of {THERE} as of {datetime.now(timezone.utc):%Y-%m-%d},")
@@ -59,10 +59,17 @@ def test_it_costs_what_aws_lists_for_its_region(sandbox: Sandbox, prefect_server
         assert flow["usd"] > 2 * 0.5 / 60, "a minute of each at least"
 
 
+def an_hour(made: Cluster) -> Any:
+    """What it costs in the first hour of its scheduler."""
+    begun = made.started().record.scheduler.launched_at
+    assert begun is not None
+    return made.started().cost(begun + timedelta(hours=1))
+
+
 @pytest.mark.long
 def test_a_spot_machine_costs_the_spot_price_of_the_moment(sandbox: Sandbox, prefect_server: None) -> None:
     with cluster(spot_policy="spot") as made:
-        hour = made.started().cost(made.started().record.created_at + timedelta(hours=1))
+        hour = an_hour(made)
         (scheduler, worker) = [line for line in hour.lines if KIND in line.what]
         assert scheduler.usd == pytest.approx(0.5)
         assert 0.1 < (worker.usd or 0.0) < 0.2

@@ -51,7 +51,6 @@ def test_a_cluster_tells_how_it_came_up_and_still_does_when_it_is_gone(
     path = [s for s in spans if s.critical]
     assert path[-1].end == max(s.end for s in spans)
     assert "scheduler launched" in {s.name for s in path}
-    assert any(s.role for s in path), "what takes longest is that machines boot"
     told = CliRunner().invoke(app, ["timeline", "lined", "--json"])
     assert told.exit_code == 0, told.output
     rows = json.loads(told.stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from prefect_coiled.provision import (
 )
 from prefect_coiled.provision.clusters import find_cluster
 from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks.steps import Session
 
 
@@ -185,6 +187,40 @@ def test_rules_change_while_the_cluster_runs_and_stay_changed(
     assert doors(sandbox, planned.name) == {(8786, "198.51.100.0/24")}
     change_ingress("team", "us-east-1", planned.name, [])
     assert doors(sandbox, planned.name) == set()
+
+
+def test_a_door_that_somebody_closed_stays_closed_when_the_program_that_made_the_cluster_scales(
+    session: Session, aws: Aws, sandbox: Sandbox, spec: Callable[..., ClusterSpec]
+) -> None:
+    planned = spec()
+    record = create_cluster(planned)
+    change_ingress("team", "us-east-1", planned.name, [IngressRule(ports=(8786,), cidr="198.51.100.0/24")])
+    add_workers(planned, record, 1, "more")  # by the plan that it had in hand
+    assert doors(sandbox, planned.name) == {(8786, "198.51.100.0/24")}
+
+
+def test_of_two_changes_at_once_the_later_one_holds_alone(
+    session: Session,
+    aws: Aws,
+    sandbox: Sandbox,
+    spec: Callable[..., ClusterSpec],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planned = spec()
+    create_cluster(planned)
+    mine, others = (IngressRule(ports=(8786,), cidr=f"198.51.{n}.0/24") for n in (100, 200))
+    find, found = steps.find_security_groups, threading.Event()
+
+    def meanwhile(*args: Any) -> Any:
+        there = find(*args)
+        if not found.is_set():  # the first has read the rules; the other changes them, to the end
+            found.set()
+            change_ingress("team", "us-east-1", planned.name, [others])
+        return there
+
+    monkeypatch.setattr(steps, "find_security_groups", meanwhile)
+    change_ingress("team", "us-east-1", planned.name, [mine])
+    assert doors(sandbox, planned.name) == {(8786, "198.51.200.0/24")}
 
 
 def test_rules_of_a_cluster_that_is_not_there_are_not_changed(session: Session) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from prefect_coiled import Ec2DaskAccount
 from prefect_coiled.blocks import account_from_block
 from prefect_coiled.blocks.editing import check_nothing_opened, edited
-from prefect_coiled.errors import OptionsError
+from prefect_coiled.errors import AccessDeniedError, AwsError, NoAnswerError, OptionsError
 from prefect_coiled.plan.budget import read_budget, standing
 from prefect_coiled.plan.spending import CostRecord, Known
+from prefect_coiled.provision import budget as looking
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)
@@ -39,6 +41,26 @@ def test_what_was_spent_this_month_and_what_runs_count() -> None:
         now.hold("launching cluster 'too-much'", 7.6)
     for words in ("'too-much'", "$10.00", "$20.00", "2026-03-01", "$2.50", "$7.60", "$20.10", "team"):
         assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("error", [NoAnswerError, AccessDeniedError])
+def test_a_region_that_is_out_of_reach_keeps_no_launch_in_another_from_coming_up(
+    error: type[AwsError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def records(aws: Any, begin: datetime, now: datetime) -> list[Known]:
+        if aws.region != "us-east-1":
+            raise error("reading log streams", "no answer", "Check the network.")
+        return []
+
+    def door(region: str | None = None, stop: Any = None) -> Any:
+        return SimpleNamespace(region=region, account="team", stop=None, beside=door)
+
+    monkeypatch.setattr(looking, "find_records", records)
+    monkeypatch.setattr(looking.instances, "find_instances", lambda aws: [])
+    monkeypatch.setattr(looking, "find_prices", lambda aws, types: None)
+    looking.hold_to_budget(door("us-east-1"), 200.0, "launching cluster 'c'", 1.0)
+    with pytest.raises(error):
+        looking.hold_to_budget(door("us-west-2"), 200.0, "launching cluster 'c'", 1.0)
 
 
 def test_where_nothing_is_to_be_seen_that_is_said() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_coiled.environment import DISTRIBUTION, Environment, Package, lock
+from prefect_coiled.environment import DISTRIBUTION, Environment, Package, lock, uv_settings
 from prefect_coiled.environment import uv as running
 from prefect_coiled.environment.indexes import Indexes, Trust
 from prefect_coiled.environment.lock import Locked
@@ -524,3 +524,19 @@ def test_pip_is_asked_where_uv_was_told_nothing_of_packages_in_general(ask, scri
     assert found["pure"].startswith(f"{index}/public/")
     script(PROJECT + default(index))
     assert ask("pure==1.0", PIP_INDEX_URL=f"{index}/nowhere/")["pure"].startswith(f"{index}/public/")
+
+
+@pytest.mark.parametrize(
+    ("said", "name", "address", "password"),
+    [
+        ("corp=https://build:c2VjcmV0==@a.example/simple", "corp", "https://a.example/simple", "c2VjcmV0=="),
+        ("corp=https://a.example/simple?format=html", "corp", "https://a.example/simple?format=html", ""),
+    ],
+)
+def test_a_name_of_an_index_ends_at_the_first_equals_sign(
+    said: str, name: str, address: str, password: str, tmp_path: Path
+) -> None:
+    found = uv_settings._index(said, tmp_path)
+    assert (found.name, found.url) == (name, address)
+    assert (found.credentials or ("", ""))[1] == password
+    assert not password or password not in repr(found)

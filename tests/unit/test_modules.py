@@ -12,6 +12,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -536,3 +537,40 @@ def test_the_wheel_of_modules_is_the_same_for_the_same_modules(tmp_path: Path) -
     assert wheel_of(first) == wheel_of(second)
     assert wheel_of(first).name == modules.NAME
     assert write_wheel({}, tmp_path) is None
+
+
+def test_a_link_onto_itself_and_a_folder_that_is_closed_keep_nothing_from_travelling(
+    program: pytest.MonkeyPatch, project: Path, write: Write
+) -> None:
+    write({"job.py": "import own_helper", "own_helper.py": "", "pgdata/PG_VERSION": "16"})
+    (project / "loop.py").symlink_to(project / "loop.py")
+    closed, stat = project / "pgdata", os.stat
+
+    def denied(path: Any, *args: Any, **more: Any) -> Any:
+        if not isinstance(path, int) and closed in Path(os.fsdecode(path)).parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *args, **more)
+
+    run(program, project / "job.py")
+    importlib.import_module("own_helper")
+    with program.context() as patch:
+        patch.setattr(os, "stat", denied)
+        found = modules.gather()
+    assert "own_helper.py" in found.files
+    assert "loop.py" not in found.files
+
+
+def test_of_a_folder_and_an_archive_the_first_on_the_search_path_is_sent(
+    program: pytest.MonkeyPatch, project: Path, write: Write
+) -> None:
+    write({"own_ns/shared.py": "WHO = 'folder'", "own_ns/one.py": ""})
+    archive = project.parent / "second.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, text in {"own_ns/shared.py": "WHO = 'zip'", "own_ns/two.py": "", "own_ns/": ""}.items():
+            file.writestr(name, text)
+    program.syspath_prepend(str(archive))
+    program.syspath_prepend(str(project))
+    for name in ("one", "two", "shared"):
+        module = importlib.import_module(f"own_ns.{name}")
+    assert module.WHO == "folder"
+    assert modules.gather().files["own_ns/shared.py"] == b"WHO = 'folder'"

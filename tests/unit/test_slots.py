@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -10,6 +11,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from prefect_coiled.errors import NoAnswerError
 from prefect_coiled.provision import slots
 
 LEASE = uuid4()
@@ -43,11 +45,16 @@ def status(code: int) -> httpx.HTTPStatusError:
     return httpx.HTTPStatusError("no", request=request, response=httpx.Response(code, request=request))
 
 
-def take(monkeypatch: pytest.MonkeyPatch, api: Api, seconds: float = 1.0) -> Any:
+def take(
+    monkeypatch: pytest.MonkeyPatch,
+    api: Api,
+    seconds: float = 1.0,
+    running: Callable[[], int] = lambda: 0,
+) -> Any:
     times = iter(range(1000))
     monkeypatch.setattr(slots, "get_client", lambda **_: api)
     monkeypatch.setattr(slots, "TRY_AGAIN", 0.0)
-    return slots.take_slot("team", lambda: 0, stop=threading.Event(), clock=lambda: seconds * next(times))
+    return slots.take_slot("team", running, stop=threading.Event(), clock=lambda: seconds * next(times))
 
 
 def test_an_api_that_is_busy_or_gone_for_a_while_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +62,21 @@ def test_an_api_that_is_busy_or_gone_for_a_while_is_asked_again(monkeypatch: pyt
     slot = take(monkeypatch, api)
     assert slot.lease_id == LEASE
     slot.release()
+
+
+def test_aws_that_does_not_answer_for_a_while_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([None, None, 0])
+
+    def running() -> int:
+        if (found := next(answers, None)) is None:
+            raise NoAnswerError("finding instances (team)", "the laptop slept", "Check the network.")
+        return found
+
+    slot = take(monkeypatch, Api(None), running=running)
+    assert slot.lease_id == LEASE
+    slot.release()
+    with pytest.raises(NoAnswerError):
+        take(monkeypatch, Api(None), seconds=60.0, running=running)
 
 
 @pytest.mark.parametrize("code", [401, 403, 422])
