@@ -18,8 +18,9 @@ from prefect_coiled.plan.kinds import Item, Kind, Scope
 from prefect_coiled.plan.machine_policies import bucket_name, bucket_policy
 
 # Days after which a file goes; what is still wanted is put there again by the next launch.
-KEPT_DAYS = 30
-# What is older than this is put again, so that no running cluster outlives its wheels.
+KEPT_DAYS = 395
+# What is older than this is put again: machines of a cluster that runs find its wheels as long as its keys
+# hold, a year and a week, also those that take the place of lost ones.
 RENEWED_DAYS = 15
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/configuring-block-public-access-bucket.html
 _AS_NEW = "AWS closes and encrypts each new bucket by itself"

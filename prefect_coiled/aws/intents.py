@@ -50,7 +50,7 @@ def _delete(aws: Aws, items: list[Item]) -> None:
 
 
 def _young(item: Item) -> str:
-    asked, left = item["Age"] / 60, (parameters.STARTING - item["Age"]) / 60
+    asked, left = item["Age"] / 60, (parameters.starting(item["Cluster"]) - item["Age"]) / 60
     return (
         f"asked for {asked:.0f} minutes ago, without a scheduler: it may be starting still; "
         f"a sweep takes it for dead in {math.ceil(left)} minutes"
@@ -63,7 +63,7 @@ INTENT_OF_CLUSTER = Kind(
     id_of=lambda item: str(item["Name"]),
     labels=parameters.labels_of,
     of_clusters=True,
-    alive=lambda item: "starting" if item["Age"] < parameters.STARTING else "",
+    alive=lambda item: "starting" if item["Age"] < parameters.starting(item["Cluster"]) else "",
     young=_young,
     delete=_delete,
 )

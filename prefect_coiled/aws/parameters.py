@@ -24,6 +24,16 @@ REMOVAL = "removal"
 
 # Seconds after its intent in which a cluster may still be coming up: no sweep touches it.
 STARTING = 1800.0
+# The same of a bake, which has no scheduler by which it is seen to live: its packages are sent, installed
+# (half an hour at most) and made an image (an hour at most) within that.
+BAKING = 9000.0
+# What the names of bakes begin with.
+BAKE = "bake-"
+
+
+def starting(cluster: str) -> float:
+    """Seconds after its intent in which what has that name may still be coming up."""
+    return BAKING if cluster.startswith(BAKE) else STARTING
 
 
 def account_path(account: str) -> str:

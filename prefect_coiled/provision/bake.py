@@ -14,6 +14,7 @@ from prefect import flow
 from prefect_coiled import events
 from prefect_coiled.aws import baked_images
 from prefect_coiled.aws.instances import check_instance_types
+from prefect_coiled.aws.parameters import BAKE
 from prefect_coiled.errors import AwsError, NameTakenError, ProvisionError
 from prefect_coiled.events import Watch
 from prefect_coiled.plan import machines
@@ -54,7 +55,7 @@ def bake_image(spec: ClusterSpec) -> BakedImage:
         if session.locked is None:
             session.locked = prepare(spec)
         lock = session.locked.lock
-        name = f"bake-{lock.environment_hash}"
+        name = f"{BAKE}{lock.environment_hash}"
         for image in baked_images.find_baked_images(session.aws):
             if (image.environment, image.architecture) != (lock.environment_hash, spec.architecture):
                 continue
@@ -126,6 +127,7 @@ def _bake(session: Session, spec: ClusterSpec, account: AccountRecord) -> BakedI
     bare = steps.find_image(aws, spec.architecture)
     template = image_steps.ensure_builder_template(aws, spec, bare, account.account, delivery.place)
     events.step("builder", "launching")
+    names.check_held(aws, spec)
     (builder,) = launch(
         session,
         spec,

@@ -66,7 +66,7 @@ class _Box:
 
     owner: str
     client: str = ""
-    seen: float = field(default_factory=time.monotonic)
+    seen: float = field(default_factory=lambda: time.monotonic())
     left: bool = False
     takes: int = 0
     waiting: OrderedDict[str, _Waiting] = field(default_factory=OrderedDict)
@@ -188,6 +188,9 @@ class Exchange(SchedulerPlugin):
         """
         box = self._boxes.get(relay)
         if box is None:
+            # Of processes that were killed, whose tasks ask no more, nobody else takes note.
+            for name in [name for name, other in self._boxes.items() if other.away > _GONE]:
+                del self._boxes[name]
             box = self._boxes[relay] = _Box(_hash(owner), client)
         if not _owns(box, owner) or box.over:
             return None

@@ -22,6 +22,7 @@ from prefect_coiled.environment.modules_wheel import write_wheel
 from prefect_coiled.errors import AwsError
 from prefect_coiled.events import hearing
 from prefect_coiled.internals import kept
+from prefect_coiled.plan.certificates import WEEK_S, YEAR_S
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.plan.machine_policies import bucket_name
 from prefect_coiled.provision import create_cluster, remove_cluster
@@ -277,7 +278,8 @@ def test_what_will_expire_soon_is_put_again(aws: Aws, locked: Callable[..., Lock
     assert place.key in bucket.list_files(aws, name)
     later = datetime.now(timezone.utc) + timedelta(days=bucket.RENEWED_DAYS + 1)
     assert bucket.list_files(aws, name, now=later) == frozenset()
-    assert bucket.RENEWED_DAYS < bucket.KEPT_DAYS - 7, "a cluster's certificates hold for a week"
+    keys = timedelta(seconds=YEAR_S + WEEK_S)
+    assert timedelta(days=bucket.KEPT_DAYS - bucket.RENEWED_DAYS) > keys, "of a cluster without a bound"
 
 
 def test_the_bucket_is_encrypted_private_takes_tls_alone_and_forgets(aws: Aws, sandbox: Sandbox) -> None:
@@ -290,7 +292,7 @@ def test_the_bucket_is_encrypted_private_takes_tls_alone_and_forgets(aws: Aws, s
     assert (statement["Effect"], statement["Principal"]) == ("Deny", "*")
     assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
     (rule,) = s3.get_bucket_lifecycle_configuration(Bucket=name)["Rules"]
-    assert (rule["Filter"], rule["Expiration"]) == ({"Prefix": "wheels/"}, {"Days": 30})
+    assert (rule["Filter"], rule["Expiration"]) == ({"Prefix": "wheels/"}, {"Days": 395})
     assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 2}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -184,3 +185,16 @@ async def test_bodies_that_wait_are_bounded_and_taken_in_parts(monkeypatch: pyte
         await exchange.give(**RELAY, answers=[(taken[0][0], answer(""))])
     assert {(await one)[0] for one in large} == {200}
     assert exchange._boxes["a1"].size == 0
+
+
+async def test_of_processes_that_were_killed_nothing_is_kept_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exchange, now = Exchange(), [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for n in range(3):
+        await exchange.take(relay=f"r{n}", owner="o", client=f"c{n}", seconds=0)
+        exchange.remove_client(None, f"c{n}")  # without having closed it
+    now[0] = 1000.0
+    await exchange.take(relay="new", owner="o", client="c", seconds=0)
+    assert list(exchange._boxes) == ["new"]
