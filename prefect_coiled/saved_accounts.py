@@ -20,6 +20,7 @@ from prefect_coiled.blocks.loading import account_slug, delete_account, load_acc
 from prefect_coiled.errors import AccountError, OptionsError, printable
 from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.options import BackendOptions, merge
+from prefect_coiled.options.base import refuse_blank
 from prefect_coiled.options.ingress import says_who
 from prefect_coiled.provision import set_up_account
 from prefect_coiled.records import AccountRecord, Record
@@ -189,6 +190,13 @@ def make_account(
         OptionsError: If an option is wrong.
         AccountError: If the credentials are of a kind that cannot be used.
     """
+    refuse_blank(
+        aws_access_key_id=keys[0],
+        aws_secret_access_key=keys[1],
+        profile=profile,
+        role_arn=role_arn,
+        external_id=external_id,
+    )
     checked = BackendOptions(**{k: v for k, v in options.items() if v is not None})
     credentials: dict[str, Any] = {}
     if any(keys):
@@ -274,7 +282,9 @@ def administrator(slug: str, profile: str | None = None) -> tuple[Account, Aws]:
 
     Raises:
         AccountError: There is neither, or the credentials cannot be used.
+        OptionsError: The profile's name is blank: whoever names one does not mean the account's own keys.
     """
+    refuse_blank(profile=profile)
     saved = saved_block(slug) if profile else None
     if profile:
         account = account_from_block(saved, slug) if saved is not None else Account(slug)

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from prefect_coiled.aws.credentials import ADMINISTRATOR, CredentialSource, session_of_keys
 from prefect_coiled.aws.sandbox_info import SandboxInfo
 from prefect_coiled.options import merge
+from prefect_coiled.options.keywords import KEYWORDS
 
 if TYPE_CHECKING:
     import boto3
@@ -98,9 +99,14 @@ class Account:
 
         Args:
             region: The AWS region; the one that holds for the account by default.
+
+        Raises:
+            OptionsError: There is no such region.
         """
         from prefect_coiled.aws.door import Aws
 
+        if region is not None:
+            KEYWORDS["region"].take(region)  # a blank one is none, and not the account's
         region = merge({"region": region}, self.options).options.region
         return Aws(
             self.session(region),

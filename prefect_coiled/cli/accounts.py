@@ -184,8 +184,10 @@ def set_up(
 ) -> None:
     """Make what an account's clusters share in a region, and repair what lacks something."""
     from prefect_coiled.options import merge
+    from prefect_coiled.options.base import refuse_blank
     from prefect_coiled.provision import plan_set_up, set_up_account
 
+    refuse_blank(zone=zone)
     options = merge({"region": at.aws.region, "zone": zone}, at.loaded.options).options
     given: dict[str, Any] = {
         "zone": options.default_zone,

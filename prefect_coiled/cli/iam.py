@@ -56,6 +56,7 @@ def setup_iam(
     and it asks first. None of the printed policies permits that.
     """
     from prefect_coiled.blocks.loading import account_slug
+    from prefect_coiled.options.base import refuse_blank
     from prefect_coiled.plan.boundary import GIVEN_UP, NO_BOUNDARY
     from prefect_coiled.plan.iam_setup import command, steps
     from prefect_coiled.plan.machine_policies import boundary_of
@@ -76,6 +77,7 @@ def setup_iam(
     ((principal, name),) = named
     if key and principal != "user":
         raise OptionsError("setup iam --key", f"makes the key of a user, and none of a {principal}.")
+    refuse_blank(**{"--aws-account-id": number, "--profile": profile})
     slug = account_slug(account)
     arn = name if principal == "role" else ""
     if arn and number is None and arn.count(":") >= 5:

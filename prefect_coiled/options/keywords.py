@@ -94,10 +94,10 @@ class Keyword:
             raise OptionsError(what, f"it has to be {self.kind.words}.", hint) from None
 
     def said(self, value: Any) -> bool:
-        """Whether a value says something: None and, where a form may leave it, a blank text do not."""
+        """Whether a value says something: None and, of a backend option, a blank text do not."""
         if value is None:
             return self.kind is SECONDS_OR_NEVER
-        return not (unset(value) and (self.option or self.name == "account"))
+        return not (unset(value) and self.option)
 
 
 # What is meant for this process, and can be said in Python alone.

@@ -15,7 +15,17 @@ import numpy as np
 import pytest
 from distributed.deploy.cluster import Cluster as DaskCluster
 
-from prefect_coiled import Cluster, ClusterSettings, CoiledTaskRunner, Ec2DaskAccount
+from prefect_coiled import (
+    Cluster,
+    ClusterSettings,
+    CoiledTaskRunner,
+    Ec2DaskAccount,
+    cluster_logs,
+    get_notifications,
+    load_account,
+    set_backend_options,
+)
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import elsewhere
@@ -28,6 +38,7 @@ from prefect_coiled.options.keywords import (
     from_variables,
     taken,
 )
+from prefect_coiled.saved_accounts import reset_account
 
 
 class Rude:
@@ -151,6 +162,29 @@ def test_a_text_that_says_no_opens_nothing_and_keeps_the_cluster() -> None:
 def test_a_value_is_taken_as_it_is_meant(name: str, value: Any, meant: Any) -> None:
     found = taken({name: value})[name]
     assert (found, type(found)) == (meant, type(meant))
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n"])
+def test_a_blank_account_is_refused_and_never_the_default_one(blank: str) -> None:
+    for ask in (
+        lambda: Cluster(account=blank),
+        lambda: CoiledTaskRunner(account=blank),
+        lambda: load_account(blank),
+        lambda: get_notifications(account=blank),
+        lambda: set_backend_options(blank),
+        lambda: reset_account(blank),
+        lambda: cluster_logs("my-cluster", blank),
+    ):
+        with pytest.raises(OptionsError, match="is blank"):
+            ask()
+
+
+def test_a_blank_text_does_not_stand_for_credentials_or_a_region_that_were_not_given() -> None:
+    for name in ("profile", "role_arn", "external_id", "aws_access_key_id", "aws_secret_access_key"):
+        with pytest.raises(OptionsError, match=f"{name} '': is blank"):
+            set_backend_options("spare", **{name: ""})  # type: ignore[arg-type]
+    with pytest.raises(OptionsError, match="region '': is blank"):
+        Account("spare").door("")
 
 
 @pytest.mark.parametrize("value", [1e9, 10_001, math.inf, -1, 2.5, "many", True])
