@@ -9,8 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-import boto3
-
+from prefect_coiled.aws.credentials import session_of_here, told_of_files
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AccountError
 from prefect_coiled.internals.botocore import expiry_of
@@ -36,7 +35,7 @@ class Lender:
     """
 
     def __init__(self, aws: Aws) -> None:
-        session = aws.session if aws.in_sandbox else boto3.Session(region_name=aws.region)
+        session = aws.session if aws.in_sandbox else session_of_here(aws.region)
         self._door = Aws(session, aws.region, aws.account, endpoint_url=aws.endpoint_url, sandbox=aws.sandbox)
         self._lent: tuple[Lent, datetime] | None = None
 
@@ -50,14 +49,16 @@ class Lender:
         now = now or datetime.now(timezone.utc)
         if self._lent is not None and (self._lent[1] - now).total_seconds() > _RENEWED_S:
             return self._lent[0]
-        found: Any = self._door.session.get_credentials()
+        with told_of_files('credentials="local"'):
+            found: Any = self._door.session.get_credentials()
         if found is None:
             raise AccountError(
                 'credentials="local"',
                 "there are no AWS credentials on this machine to lend to tasks.",
                 "Run `aws configure` or `aws sso login`, or leave it out: machines have a role of their own.",
             )
-        frozen = found.get_frozen_credentials()
+        with told_of_files('credentials="local"'):
+            frozen = found.get_frozen_credentials()
         if frozen.token:
             end = expiry_of(found) or now + timedelta(seconds=_UNKNOWN_S)
             keys = frozen.access_key, frozen.secret_key, frozen.token

@@ -223,6 +223,8 @@ def launch(
         for name, value in os.environ.items()
         if not _STAYS.search(name) and not _HAS_USER.search(value)
     }
+    # Nor may anything in ~/.aws, or keep it from starting.
+    environ |= {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
     log = folder / "server.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
