@@ -166,7 +166,7 @@ def set_backend_options(
     print(printable(str(saved)))
     for change in changes:
         print(f"  {change}")
-    if run_setup is None and sys.stdin.isatty() and sys.stdout.isatty():
+    if run_setup is None and all(one is not None and one.isatty() for one in (sys.stdin, sys.stdout)):
         run_setup = input("Set it up now? [y/N] ").strip().lower() in ("y", "yes")
     return saved.model_copy(update={"resources": set_up(block, slug)}) if run_setup else saved
 
