@@ -210,8 +210,13 @@ def cluster_logs(
         since: Only what was logged from then on.
 
     Raises:
+        OptionsError: If the name is none.
         PrefectCoiledError: If nothing is known of such a cluster.
     """
+    if not isinstance(name, str):
+        raise OptionsError(f"cluster {name!r}", "it has to be the name of one, a text.")
+    if since is not None and not isinstance(since, datetime):
+        raise OptionsError(f"since {since!r}", "it has to be a datetime.")
     door = _door(account, region)
     _, machines, begun = _known(door, name)
     if not machines:

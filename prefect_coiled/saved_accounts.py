@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,15 +14,17 @@ from prefect_coiled.aws.caller import Caller, find_caller
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.loaded_account import Account
+from prefect_coiled.aws.zones import check_zone_there
 from prefect_coiled.blocks import Ec2DaskAccount, account_from_block
 from prefect_coiled.blocks.changes import differences
 from prefect_coiled.blocks.editing import check_nothing_opened, edited
 from prefect_coiled.blocks.loading import account_slug, delete_account, load_account, save_block, saved_block
-from prefect_coiled.errors import AccountError, OptionsError, printable
+from prefect_coiled.errors import AccountError, AwsError, OptionsError, printable
 from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.options import BackendOptions, merge
-from prefect_coiled.options.base import refuse_blank
+from prefect_coiled.options.base import refuse_blank, refuse_others_than_texts
 from prefect_coiled.options.ingress import says_who
+from prefect_coiled.options.keywords import KEYWORDS
 from prefect_coiled.provision import set_up_account
 from prefect_coiled.records import AccountRecord, Record
 from prefect_coiled.tasks.steps import Session, use_session
@@ -127,6 +130,14 @@ def set_backend_options(
         return None
     if backend != "aws":
         raise OptionsError(f"backend {backend!r}", "is not there.", 'The one there is: "aws".')
+    refuse_others_than_texts(
+        registry_namespace=registry_namespace,
+        registry_access_token=registry_access_token,
+        registry_uri=registry_uri,
+        registry_username=registry_username,
+        endpoint_url=endpoint_url,
+        permissions_boundary=permissions_boundary,
+    )
     registry: dict[str, Any] = {
         "kind": registry_type,
         "uri": registry_uri,
@@ -214,7 +225,7 @@ def make_account(
             "external_id": external_id or "",
             "permissions_boundary": permissions_boundary or "",
             "monthly_budget": "" if monthly_budget is None else monthly_budget,
-            "tags": dict(tags or {}),
+            "tags": {} if tags is None else KEYWORDS["tags"].take(tags),
             **(checked.network.model_dump() if checked.network is not None else {}),
         },
         rules=checked.ingress,
@@ -229,8 +240,13 @@ def save_account(block: Ec2DaskAccount, slug: str) -> SavedAccount:
 
     Raises:
         CredentialsError: If AWS does not accept the credentials; nothing was saved.
+        OptionsError: If the AWS account does not have the zone; nothing was saved.
     """
-    caller = verify(block, slug)
+    loaded = account_from_block(block, slug)
+    caller = _caller(loaded)
+    if block.zone:
+        with contextlib.suppress(AwsError):  # who may not look at zones yet may save them
+            check_zone_there(loaded.door(), block.zone)
     _apart(lambda: save_block(block, slug))
     return SavedAccount(
         account=slug, region=block.region, aws_account_id=caller.aws_account_id, arn=caller.arn

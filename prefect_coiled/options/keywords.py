@@ -85,9 +85,11 @@ class Keyword:
             return self.kind.take(kinds.plain(value))
         except OptionsError:
             raise
-        except Exception:  # whatever an object of the user's does when it is looked at
+        except Exception as error:  # whatever an object of the user's does when it is looked at
             shown = f"({type(value).__name__}, not shown)" if self.secret else kinds.shown(value)
             what = f"{where} ({self.name}) {shown}" if where else f"{self.name} {shown}"
+            if isinstance(error, kinds.RefusedError):
+                raise OptionsError(what, str(error)) from None
             if isinstance(value, str) and not value.strip():
                 raise OptionsError(what, "is blank.", f"Leave it out, or give {self.kind.words}.") from None
             hint = near(value, self.kind.allowed) if isinstance(value, str) else ""
