@@ -66,7 +66,14 @@ def __getattr__(name: str) -> Any:
 
         value: Any = library_version()
     elif name in _EXPORTS:
-        value = getattr(importlib.import_module(_EXPORTS[name]), name)
+        try:
+            value = getattr(importlib.import_module(_EXPORTS[name]), name)
+        except Exception:
+            from prefect_coiled.options.dask_files import what_dask_cannot_read
+
+            if (wrong := what_dask_cannot_read()) is not None:
+                raise wrong from None
+            raise
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

@@ -163,14 +163,26 @@ def parse_since(text: str, now: datetime | None = None) -> datetime:
     try:
         # Python 3.10 does not know the "Z" that most programs write for UTC.
         found = datetime.fromisoformat(re.sub(r"(?<=\d)[Zz]\Z", "+00:00", text.strip()))
-        return found if found.tzinfo else found.astimezone()
     except ValueError:
         pass
+    else:
+        try:
+            return found if found.tzinfo else found.astimezone()
+        except (
+            ValueError,
+            OverflowError,
+            OSError,
+        ) as error:  # a year that this machine's clock does not know
+            raise OptionsError(f"since {text!r}", _TIMES) from error
+    if not text.strip():
+        raise OptionsError(f"since {text!r}", f"is blank: it {_TIMES}")
     try:
         seconds = float(parse_timedelta(text, default="s"))
-    except (KeyError, ValueError, TypeError) as error:
+        return (now or datetime.now(timezone.utc)) - timedelta(seconds=seconds)
+    except (KeyError, ValueError, TypeError, IndexError) as error:
         raise OptionsError(f"since {text!r}", _TIMES) from error
-    return (now or datetime.now(timezone.utc)) - timedelta(seconds=seconds)
+    except OverflowError as error:
+        raise OptionsError(f"since {text!r}", f"is before there were years. It {_TIMES}") from error
 
 
 def cluster_logs(
@@ -198,8 +210,13 @@ def cluster_logs(
         since: Only what was logged from then on.
 
     Raises:
+        OptionsError: If the name is none.
         PrefectCoiledError: If nothing is known of such a cluster.
     """
+    if not isinstance(name, str):
+        raise OptionsError(f"cluster {name!r}", "it has to be the name of one, a text.")
+    if since is not None and not isinstance(since, datetime):
+        raise OptionsError(f"since {since!r}", "it has to be a datetime.")
     door = _door(account, region)
     _, machines, begun = _known(door, name)
     if not machines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,14 +14,17 @@ from prefect_coiled.aws.caller import Caller, find_caller
 from prefect_coiled.aws.credentials import CredentialSource
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.loaded_account import Account
+from prefect_coiled.aws.zones import check_zone_there
 from prefect_coiled.blocks import Ec2DaskAccount, account_from_block
 from prefect_coiled.blocks.changes import differences
 from prefect_coiled.blocks.editing import check_nothing_opened, edited
 from prefect_coiled.blocks.loading import account_slug, delete_account, load_account, save_block, saved_block
-from prefect_coiled.errors import AccountError, OptionsError, printable
+from prefect_coiled.errors import AccountError, AwsError, OptionsError, printable
 from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.options import BackendOptions, merge
+from prefect_coiled.options.base import refuse_blank, refuse_others_than_texts
 from prefect_coiled.options.ingress import says_who
+from prefect_coiled.options.keywords import KEYWORDS
 from prefect_coiled.provision import set_up_account
 from prefect_coiled.records import AccountRecord, Record
 from prefect_coiled.tasks.steps import Session, use_session
@@ -126,6 +130,14 @@ def set_backend_options(
         return None
     if backend != "aws":
         raise OptionsError(f"backend {backend!r}", "is not there.", 'The one there is: "aws".')
+    refuse_others_than_texts(
+        registry_namespace=registry_namespace,
+        registry_access_token=registry_access_token,
+        registry_uri=registry_uri,
+        registry_username=registry_username,
+        endpoint_url=endpoint_url,
+        permissions_boundary=permissions_boundary,
+    )
     registry: dict[str, Any] = {
         "kind": registry_type,
         "uri": registry_uri,
@@ -165,7 +177,7 @@ def set_backend_options(
     print(printable(str(saved)))
     for change in changes:
         print(f"  {change}")
-    if run_setup is None and sys.stdin.isatty() and sys.stdout.isatty():
+    if run_setup is None and all(one is not None and one.isatty() for one in (sys.stdin, sys.stdout)):
         run_setup = input("Set it up now? [y/N] ").strip().lower() in ("y", "yes")
     return saved.model_copy(update={"resources": set_up(block, slug)}) if run_setup else saved
 
@@ -189,6 +201,13 @@ def make_account(
         OptionsError: If an option is wrong.
         AccountError: If the credentials are of a kind that cannot be used.
     """
+    refuse_blank(
+        aws_access_key_id=keys[0],
+        aws_secret_access_key=keys[1],
+        profile=profile,
+        role_arn=role_arn,
+        external_id=external_id,
+    )
     checked = BackendOptions(**{k: v for k, v in options.items() if v is not None})
     credentials: dict[str, Any] = {}
     if any(keys):
@@ -206,7 +225,7 @@ def make_account(
             "external_id": external_id or "",
             "permissions_boundary": permissions_boundary or "",
             "monthly_budget": "" if monthly_budget is None else monthly_budget,
-            "tags": dict(tags or {}),
+            "tags": {} if tags is None else KEYWORDS["tags"].take(tags),
             **(checked.network.model_dump() if checked.network is not None else {}),
         },
         rules=checked.ingress,
@@ -221,8 +240,13 @@ def save_account(block: Ec2DaskAccount, slug: str) -> SavedAccount:
 
     Raises:
         CredentialsError: If AWS does not accept the credentials; nothing was saved.
+        OptionsError: If the AWS account does not have the zone; nothing was saved.
     """
-    caller = verify(block, slug)
+    loaded = account_from_block(block, slug)
+    caller = _caller(loaded)
+    if block.zone:
+        with contextlib.suppress(AwsError):  # who may not look at zones yet may save them
+            check_zone_there(loaded.door(), block.zone)
     _apart(lambda: save_block(block, slug))
     return SavedAccount(
         account=slug, region=block.region, aws_account_id=caller.aws_account_id, arn=caller.arn
@@ -274,7 +298,9 @@ def administrator(slug: str, profile: str | None = None) -> tuple[Account, Aws]:
 
     Raises:
         AccountError: There is neither, or the credentials cannot be used.
+        OptionsError: The profile's name is blank: whoever names one does not mean the account's own keys.
     """
+    refuse_blank(profile=profile)
     saved = saved_block(slug) if profile else None
     if profile:
         account = account_from_block(saved, slug) if saved is not None else Account(slug)

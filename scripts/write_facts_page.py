@@ -16,7 +16,10 @@ PAGE, PICTURE = DOCS / "facts.md", DOCS / "img" / "life.svg"
 
 # What the library reads of the environment, beside what Prefect, Dask, boto3 and uv read themselves.
 VARIABLES = {
-    f"{PREFIX}KEYWORD": "a [keyword](keywords.md), in capitals; see [Deployments](deployments.md)",
+    f"{PREFIX}KEYWORD": (
+        "a [keyword](keywords.md), in capitals, of the runs of flows with a `CoiledTaskRunner`; see "
+        "[Deployments](deployments.md)"
+    ),
     "DASK_COILED__ACCOUNT": (
         "a key of [`coiled.yaml`](options.md#four-places), as Dask reads its configuration; here the account"
     ),

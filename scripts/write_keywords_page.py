@@ -13,9 +13,10 @@ _HEAD = f"""# All keywords
 Each keyword of `Cluster` and of `CoiledTaskRunner`, as `scripts/write_keywords_page.py` writes them from the
 one table in the code. Those at the end are for `Cluster` alone.
 
-- A variable `{PREFIX}` with the keyword in capitals gives it too. Its text is read as what
-  the keyword takes: text stays as it is (`CONTAINER=1.10`), lists and mappings are JSON, names may be parted
-  by commas.
+- A variable `{PREFIX}` with the keyword in capitals gives it to the runs of flows with a
+  `CoiledTaskRunner`; a `Cluster` made by hand and the commands do not read it. Its text is read as what the
+  keyword takes: text stays as it is (`CONTAINER=1.10`), lists and mappings are JSON, names may be parted by
+  commas.
 - True and false are read as Prefect reads its settings: `true`, `1`, `yes`, `on`, `t`, `y` and `false`, `0`,
   `no`, `off`, `f`, `n`, in any case. Anything else is refused.
 - What a keyword does not take is an error of one line that names it, before anything is launched.

@@ -9,7 +9,9 @@ refreshable credentials, not once and for all. May not read blocks or configurat
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     import boto3
     from botocore.credentials import Credentials
 
+
+# By these the environment names a profile, the first before the other.
+_PROFILE_VARIABLES = ("AWS_DEFAULT_PROFILE", "AWS_PROFILE")
 
 DEFAULT_SESSION_NAME = "prefect-coiled"
 _USE_INSTEAD = (
@@ -103,7 +108,8 @@ class CredentialSource:
                 is a static session token.
         """
         base = self._base_session(region)
-        credentials = base.get_credentials()
+        with told_of_files(self.description, self.profile):
+            credentials = base.get_credentials()
         if credentials is None:
             raise AccountError(
                 self.description,
@@ -114,9 +120,6 @@ class CredentialSource:
         return self._assumed(base, credentials, region, endpoint_url) if self.role_arn else base
 
     def _base_session(self, region: str) -> boto3.Session:
-        import boto3
-        from botocore.exceptions import PartialCredentialsError, ProfileNotFound
-
         if self.access_key_id:
             if self.secret_access_key is None:
                 raise AccountError(
@@ -124,18 +127,9 @@ class CredentialSource:
                     "its secret key is missing: it was not given, or was left behind in a pickle.",
                     "Give both keys, or load the account again by its slug.",
                 )
-            return session_of_keys(self.access_key_id, self.secret_access_key, region)
-        try:
-            return boto3.Session(profile_name=self.profile or None, region_name=region)
-        except ProfileNotFound:
-            known = _profiles()
-            raise AccountError(
-                f"profile {self.profile!r}",
-                f"is not on this machine (there is: {', '.join(known) or 'none'}).",
-                near(self.profile, known),
-            ) from None
-        except PartialCredentialsError as error:
-            raise AccountError(self.description, f"{error}.") from error
+            with told_of_files(self.description):
+                return session_of_keys(self.access_key_id, self.secret_access_key, region)
+        return session_of_here(region, self.profile)
 
     def _refuse_static_token(self, credentials: Credentials) -> None:
         from botocore.credentials import RefreshableCredentials
@@ -195,9 +189,71 @@ def session_of_keys(key_id: str, secret: SecretStr, region: str) -> boto3.Sessio
     """A session with keys of a user, kept: they stay what they are, unlike a profile or the environment."""
     import boto3
 
+    from prefect_coiled.internals.botocore import session_of_files
+
     return boto3.Session(
-        aws_access_key_id=key_id, aws_secret_access_key=secret.get_secret_value(), region_name=region
+        aws_access_key_id=key_id,
+        aws_secret_access_key=secret.get_secret_value(),
+        botocore_session=session_of_files(),
+        region_name=region,
     )
+
+
+@functools.lru_cache(maxsize=32)
+def session_of_sandbox(secret: str, region: str) -> boto3.Session:
+    """A session of a sandbox's administrator, kept. It reads nothing of `~/.aws`."""
+    from prefect_coiled.internals.botocore import session_of_keys_alone
+
+    return session_of_keys_alone(ADMINISTRATOR, secret, region)
+
+
+def session_of_here(region: str, profile: str = "") -> boto3.Session:
+    """A session with what AWS tools find on this machine.
+
+    Args:
+        profile: A profile of `~/.aws`; by default the one that the environment names, if any.
+
+    Raises:
+        AccountError: There is no such profile, or a file cannot be read.
+    """
+    import boto3
+
+    with told_of_files("AWS credentials", profile):
+        return boto3.Session(profile_name=profile or None, region_name=region)
+
+
+@contextmanager
+def told_of_files(what: str, profile: str = "") -> Iterator[None]:
+    """Tell in a line what is wrong with `~/.aws`, or with what the environment says of it.
+
+    Args:
+        what: Whose credentials are asked for.
+        profile: The profile that was named, if not by the environment.
+    """
+    from botocore.exceptions import BotoCoreError, ConfigParseError, ProfileNotFound
+
+    try:
+        yield
+    except ProfileNotFound as error:
+        name, known = profile or str(error.kwargs.get("profile", "")), _profiles()
+        variable = "" if profile else next((v for v in _PROFILE_VARIABLES if v in os.environ), "")
+        hint = near(name, known) or (
+            f"{variable} names it: set it to one of these, or unset it." if variable else ""
+        )
+        why = f"is not on this machine (there is: {', '.join(known) or 'none'})."
+        raise AccountError(f"profile {name!r}", why, hint) from None
+    except ConfigParseError as error:
+        # Not the parser's own words: they show the line, which may hold a secret.
+        cause = error.kwargs.get("error")
+        lines = getattr(cause, "errors", None) or [(getattr(cause, "lineno", None), "")]
+        at = f": see line {lines[0][0]}" if lines[0][0] else ""
+        raise AccountError(
+            f"file {error.kwargs.get('path')}",
+            f"is not as AWS's tools write it{at}.",
+            "Mend it, or move it away.",
+        ) from None
+    except BotoCoreError as error:
+        raise AccountError(what, f"{str(error).rstrip('.')}.") from error
 
 
 def _profiles() -> list[str]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-import boto3
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
+from prefect_coiled.aws.credentials import session_of_here, told_of_files
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.errors import AccountError, CredentialsError
 from prefect_coiled.internals.botocore import expiry_of
@@ -37,7 +37,7 @@ class Lender:
     """
 
     def __init__(self, aws: Aws) -> None:
-        session = aws.session if aws.in_sandbox else boto3.Session(region_name=aws.region)
+        session = aws.session if aws.in_sandbox else session_of_here(aws.region)
         self._door = Aws(session, aws.region, aws.account, endpoint_url=aws.endpoint_url, sandbox=aws.sandbox)
         self._lent: tuple[Lent, datetime] | None = None
 
@@ -45,18 +45,18 @@ class Lender:
         """Credentials for tasks; blocks while AWS is asked for them.
 
         Raises:
-            AccountError: There are none on this machine.
-            CredentialsError: They could not be renewed.
+            AccountError: There are none on this machine, or a log-in is over.
+            CredentialsError: AWS does not renew them.
             AwsError: If STS does not give any.
         """
         now = now or datetime.now(timezone.utc)
         if self._lent is not None and (self._lent[1] - now).total_seconds() > _RENEWED_S:
             return self._lent[0]
         try:
-            found: Any = self._door.session.get_credentials()
-            frozen = found and found.get_frozen_credentials()
-        except (BotoCoreError, ClientError) as error:
-            # Of a log-in that is over, a role that may not be assumed, a network that is gone for a moment.
+            with told_of_files('credentials="local"'):
+                found: Any = self._door.session.get_credentials()
+                frozen = found and found.get_frozen_credentials()
+        except ClientError as error:  # such as of a role that may not be assumed any more
             raise CredentialsError(
                 'credentials="local"',
                 f"the AWS credentials of this machine could not be renewed: {error}",

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pydantic import SecretStr
-
-from prefect_coiled.aws.credentials import ADMINISTRATOR, CredentialSource, session_of_keys
+from prefect_coiled.aws.credentials import ADMINISTRATOR, CredentialSource, session_of_sandbox
 from prefect_coiled.aws.sandbox_info import SandboxInfo
 from prefect_coiled.options import merge
+from prefect_coiled.options.keywords import KEYWORDS
 
 if TYPE_CHECKING:
     import boto3
@@ -72,7 +71,7 @@ class Account:
         """
         known = self.sandbox
         if known is not None and known.secret_access_key and self.credentials.access_key_id == ADMINISTRATOR:
-            return session_of_keys(ADMINISTRATOR, SecretStr(known.secret_access_key), region)
+            return session_of_sandbox(known.secret_access_key, region)
         return self.credentials.session(region, endpoint_url=self.endpoint_url)
 
     def attach_policy(self, arn: str) -> bool:
@@ -98,9 +97,14 @@ class Account:
 
         Args:
             region: The AWS region; the one that holds for the account by default.
+
+        Raises:
+            OptionsError: There is no such region.
         """
         from prefect_coiled.aws.door import Aws
 
+        if region is not None:
+            KEYWORDS["region"].take(region)  # a blank one is none, and not the account's
         region = merge({"region": region}, self.options).options.region
         return Aws(
             self.session(region),

@@ -284,4 +284,5 @@ def _line(event: dict[str, Any]) -> str:
 
 
 def _milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
+    # CloudWatch knows no time before 1970.
+    return max(0, int((moment - datetime(1970, 1, 1, tzinfo=timezone.utc)).total_seconds() * 1000))

@@ -3,6 +3,20 @@
 from __future__ import annotations
 
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.errors import OptionsError
+
+
+def check_zone_there(aws: Aws, zone: str) -> None:
+    """Refuse a zone that the AWS account does not have: which letters there are differs by AWS account.
+
+    Raises:
+        OptionsError: There is no such zone. The message names those that there are.
+    """
+    there = find_zones(aws)
+    if zone not in there:
+        raise OptionsError(
+            f"zone {zone!r}", f"is none of AWS's in {aws.region}.", f"There is: {', '.join(there)}."
+        )
 
 
 def find_zones(aws: Aws) -> tuple[str, ...]:

@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from prefect.blocks.core import Block
+from prefect.types.names import BlockDocumentName
 from prefect_aws import AwsCredentials
+from pydantic import TypeAdapter, ValidationError
 
 from prefect_coiled.blocks.account import Ec2DaskAccount
 from prefect_coiled.blocks.asking import asking
@@ -35,6 +37,7 @@ from prefect_coiled.blocks.registry import Ec2DaskRegistry
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.internals.prefect import block_of, saved_as
 from prefect_coiled.options.base import SOUNDS_SECRET, check_known
+from prefect_coiled.options.kinds import shown
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -45,6 +48,8 @@ TYPES: dict[str, type[Block]] = {
 }
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}")
 _ALONE = re.compile(r"\$\{[A-Za-z_]\w*(?::-)?\}")
+_NAME = TypeAdapter(BlockDocumentName)
+_NAME_THEM = "Name the documents to apply."
 _HOW = "Write ${NAME} there, and set NAME in the environment."
 
 
@@ -87,15 +92,20 @@ def find_files(paths: Sequence[Path] = ()) -> list[Path]:
         OptionsError: If there is none.
     """
     found: list[Path] = []
-    for path in paths or (Path("blocks"),):
-        if path.is_dir():
-            found += sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml"))
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise OptionsError(f"{path}", "there is no such file or folder.", "Name the documents to apply.")
+    looked_at = paths or (Path("blocks"),)
+    for path in looked_at:
+        try:
+            if path.is_dir():
+                found += sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml"))
+            elif path.exists():  # not only a file: a shell gives what a program writes as a pipe
+                found.append(path)
+            else:
+                raise OptionsError(str(path), "there is no such file or folder.", _NAME_THEM)
+        except OSError as error:
+            raise _unreadable(path, error) from error
     if not found:
-        raise OptionsError("blocks", "there is no .yaml document.", "Name the documents to apply.")
+        where = ", ".join(map(str, looked_at))
+        raise OptionsError(where, "there is no .yaml document.", _NAME_THEM)
     return found
 
 
@@ -108,24 +118,66 @@ def read_document(path: Path, environ: Mapping[str, str] | None = None) -> Docum
     Raises:
         OptionsError: If it is no such document, holds a secret, or names a variable that is not set.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        # Not the error's own text: it shows the line, which may hold a secret.
-        mark = getattr(error, "problem_mark", None)
-        at = f" in line {mark.line + 1}" if mark is not None else ""
-        raise OptionsError(str(path), f"it is not YAML{at}: {getattr(error, 'problem', None)}.") from None
+    content = _content(path)
     if not isinstance(content, dict) or not isinstance(content.get("fields"), dict):
         raise OptionsError(str(path), "it has no `fields`.", "See blocks/ for examples.")
     check_known(content, ("type", "name", "fields"), f"{path}: {{}}", "there is no such key.")
     kind = content.get("type", Ec2DaskAccount.get_block_type_slug())
-    check_known([kind], TYPES, f"{path}: type {{}}", "is not one of ours.")
+    check_known([kind], list(TYPES), f"{path}: type {{}}", "is not one of ours.")
+    _refuse_circles(path, content["fields"])
     _refuse_secrets(path, kind, content["fields"])
-    name = content.get("name", path.stem)
-    if TYPES[kind] is Ec2DaskAccount:
-        name = account_slug(name)
+    said = content.get("name")
+    name = _checked_name(path, TYPES[kind], path.stem if said is None else said)
     filled = _filled(path, content["fields"], os.environ if environ is None else environ)
-    return Document(path, kind, str(name), filled)
+    return Document(path, kind, name, filled)
+
+
+def _content(path: Path) -> Any:
+    """What a document says, as plain values.
+
+    Raises:
+        OptionsError: It cannot be read, or is no YAML. Not in the error's own words: those show the line,
+            which may hold a secret.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        why = f"it is not text in UTF-8: see line {line}."
+        raise OptionsError(str(path), why, "Save it as UTF-8.") from None
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        at = f" in line {mark.line + 1}" if mark is not None else ""
+        raise OptionsError(str(path), f"it is not YAML{at}{f': {problem}' if problem else ''}.") from None
+    except (ValueError, RecursionError):  # a day that no month has; lists in lists without an end
+        raise OptionsError(str(path), "it holds what YAML cannot mean.") from None
+
+
+def _unreadable(path: Path, error: OSError) -> OptionsError:
+    return OptionsError(str(path), f"cannot be read: {error.strerror or error}.", _NAME_THEM)
+
+
+def _checked_name(path: Path, kind: type[Block], name: Any) -> str:
+    """The name of a block, by Prefect's own rule; an account's is a slug, too.
+
+    Raises:
+        OptionsError: It is none.
+    """
+    if kind is Ec2DaskAccount:
+        try:
+            return account_slug(name)
+        except OptionsError as error:
+            d = error.diagnosis
+        raise OptionsError(f"{path}: {d.what}", d.why, "See `name` in it.")
+    try:
+        # A number is a name that lacks its quotes.
+        return str(_NAME.validate_python(str(name) if type(name) is int else name))
+    except ValidationError:
+        raise OptionsError(
+            f"{path}: name {shown(name)}", "must be of lower-case letters, digits and dashes."
+        ) from None
 
 
 def apply_documents(documents: Iterable[Document], dry_run: bool = False) -> list[Applied]:
@@ -222,6 +274,14 @@ def _apply(client: SyncPrefectClient, document: Document, block: Block, dry_run:
         save(document.name, overwrite=True, _sync=True)
     state: Literal["created", "changed"] = "created" if found is None else "changed"
     return Applied(document.path, document.type, document.name, state, changes if found is not None else ())
+
+
+def _refuse_circles(path: Path, value: Any, above: tuple[int, ...] = ()) -> None:
+    """Refuse a part that is a part of itself, as an anchor can make one: it has no end."""
+    if id(value) in above:
+        raise OptionsError(str(path), "an anchor in it stands within what it names.", "Write it out.")
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _refuse_circles(path, part, (*above, id(value)))
 
 
 def _refuse_secrets(path: Path, kind: str, fields: Mapping[str, Any]) -> None:

@@ -92,7 +92,7 @@ def account_from_block(block: Ec2DaskAccount, slug: str | None = None) -> Accoun
     Raises:
         AccountError: The block was never saved and no slug is given, or the sandbox is missing.
     """
-    slug = slug or name_of(block)
+    slug = name_of(block) if slug is None else account_slug(slug)
     if not slug:
         raise AccountError("account", "its block has no name yet.", 'Save it: account.save("my-team").')
     if lacking := [name for name in Ec2DaskAccount.model_fields if getattr(block, name) is None]:
@@ -144,9 +144,11 @@ def account_slug(slug: str | None = None) -> str:
     """The slug that is meant: the given one, that of `coiled.yaml`, or "default".
 
     Raises:
-        AccountError: If it cannot be one.
+        AccountError: If it cannot be one, or is blank: nobody who names an account means another one.
     """
-    name = slug or cluster_defaults().get("account") or DEFAULT_ACCOUNT
+    name = cluster_defaults().get("account", DEFAULT_ACCOUNT) if slug is None else slug
+    if isinstance(name, str) and not name.strip():
+        raise AccountError(f"account {name!r}", "is blank.", "Leave it out for the default one, or name one.")
     if not isinstance(name, str) or not _SLUG.fullmatch(name):
         raise AccountError(
             f"account {name!r}", "must be of lower-case letters, digits and dashes, at most 64 characters."

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 
-from prefect_coiled.cli import app
+from prefect_coiled.cli import app, written
 from prefect_coiled.cli.interrupted import STATUS
 
 
@@ -27,9 +27,12 @@ def run() -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     # Nor a paragraph on that: https://docs.prefect.io/concepts/telemetry
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    output = written.begin()
     try:
         app()
     except SystemExit as ended:
+        if not written.is_whole(output) and not ended.code:
+            raise SystemExit(1) from None
         if ended.code == STATUS:
             # All is said. Another Ctrl-C ends what still waits, such as threads, without a traceback.
             signal.signal(signal.SIGINT, signal.SIG_DFL)

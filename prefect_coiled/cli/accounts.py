@@ -183,10 +183,15 @@ def set_up(
     as_json: JsonOption = False,
 ) -> None:
     """Make what an account's clusters share in a region, and repair what lacks something."""
+    from prefect_coiled.aws.zones import check_zone_there
     from prefect_coiled.options import merge
+    from prefect_coiled.options.base import refuse_blank
     from prefect_coiled.provision import plan_set_up, set_up_account
 
+    refuse_blank(zone=zone)
     options = merge({"region": at.aws.region, "zone": zone}, at.loaded.options).options
+    if zone is not None:
+        check_zone_there(at.aws, zone)
     given: dict[str, Any] = {
         "zone": options.default_zone,
         "egress": options.egress,

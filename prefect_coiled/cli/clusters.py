@@ -115,7 +115,7 @@ def show_logs(
 
     if follow and tail is not None:
         raise OptionsError("--tail", "goes without --follow, which begins with --since.")
-    begin = parse_since(since) if since else None
+    begin = None if since is None else parse_since(since)
     aws = at.aws
     console = out()
 

@@ -137,6 +137,21 @@ def _server_told() -> Iterator[None]:
 
 
 @contextmanager
+def _files_told() -> Iterator[None]:
+    """Tell in a line which file of Dask's configuration cannot be read; Dask reads them as it is imported."""
+    try:
+        yield
+    except PrefectCoiledError:
+        raise
+    except Exception:
+        from prefect_coiled.options.dask_files import what_dask_cannot_read
+
+        if (wrong := what_dask_cannot_read()) is not None:
+            raise wrong from None
+        raise
+
+
+@contextmanager
 def _api_told(path: str) -> Iterator[None]:
     """Tell in a line what the Prefect API did not do; loads nothing for a command that does not ask it."""
     try:
@@ -174,7 +189,7 @@ def _told(path: str, command: Callable[..., Any], hint: str = "") -> Callable[..
             for name, kind in groups.items():
                 own = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
                 given[name] = kind(**own)
-            with _server_told(), _api_told(path):
+            with _server_told(), _files_told(), _api_told(path):
                 return command(*args, **given)
         except PrefectCoiledError as error:
             tell_error(error)

@@ -41,7 +41,7 @@ def bake(
     request = Request(
         n_workers=1,
         region=at.aws.region,
-        worker_vm_types=[vm_type] if vm_type else None,
+        worker_vm_types=vm_type,
         package_sync_ignore=ignore or None,
         software=software,
     )
@@ -113,7 +113,7 @@ def diff(
 
     if cluster is not None and (script or architecture):
         raise OptionsError("--cluster", "has its own architecture, and goes without it and without a script.")
-    wanted = check_architecture(architecture or "x86_64")
+    wanted = check_architecture("x86_64" if architecture is None else architecture)
     if script is not None and not script.is_file():
         raise OptionsError(f"script {script}", "there is no such file.")
     environment = capture(ignore=ignore or ())

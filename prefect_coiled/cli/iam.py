@@ -56,10 +56,11 @@ def setup_iam(
     and it asks first. None of the printed policies permits that.
     """
     from prefect_coiled.blocks.loading import account_slug
+    from prefect_coiled.options.base import refuse_blank
     from prefect_coiled.plan.boundary import GIVEN_UP, NO_BOUNDARY
     from prefect_coiled.plan.iam_setup import command, steps
     from prefect_coiled.plan.machine_policies import boundary_of
-    from prefect_coiled.plan.policies import iam_policies
+    from prefect_coiled.plan.policies import ROLE_ARN, iam_policies
 
     named: list[tuple[Principal, str]] = []
     for principal, value in (("user", user), ("group", group), ("role", role)):
@@ -76,11 +77,23 @@ def setup_iam(
     ((principal, name),) = named
     if key and principal != "user":
         raise OptionsError("setup iam --key", f"makes the key of a user, and none of a {principal}.")
+    refuse_blank(**{f"--{principal}": name, "--aws-account-id": number, "--profile": profile})
     slug = account_slug(account)
     arn = name if principal == "role" else ""
-    if arn and number is None and arn.count(":") >= 5:
-        number = arn.split(":")[4]
-    partition = arn.split(":")[1] if ":" in arn else "aws"
+    if arn and not ROLE_ARN.fullmatch(arn):
+        raise OptionsError(
+            f"--role {arn!r}",
+            "must look like arn:aws:iam::123456789012:role/name.",
+            f"`aws iam get-role --role-name {arn}` says it." if ":" not in arn else "",
+        )
+    if arn and number not in (None, arn.split(":")[4]):
+        raise OptionsError(
+            f"--role {arn!r} and --aws-account-id {number!r}",
+            "contradict each other: the role is of another AWS account.",
+            "Leave --aws-account-id out.",
+        )
+    number = arn.split(":")[4] if arn else number
+    partition = arn.split(":")[1] if arn else "aws"
     aws: Aws | None = None
     console = quiet() if as_json else out()
     if apply:

@@ -61,8 +61,8 @@ def show_policy(
     `setup` permits no role without the one of `boundary`, and to make that once, if nobody has before.
     """
     from prefect_coiled.blocks import load_account
-    from prefect_coiled.blocks.loading import DEFAULT_ACCOUNT
-    from prefect_coiled.options import cluster_defaults, merge
+    from prefect_coiled.blocks.loading import account_slug
+    from prefect_coiled.options import merge
     from prefect_coiled.options.keywords import KEYWORDS
     from prefect_coiled.plan.boundary import GIVEN_UP, NO_BOUNDARY
     from prefect_coiled.plan.iam_setup import written
@@ -77,7 +77,7 @@ def show_policy(
         typer.echo(f"# {GIVEN_UP}", err=True)
     if region != "*":
         KEYWORDS["region"].take(region)
-    slug = account or str(cluster_defaults().get("account") or DEFAULT_ACCOUNT)
+    slug = account_slug(account)
     network = merge(None, load_account(slug).options).options.network if own_network else None
     if own_network and network is None:
         raise OptionsError("--own-network", f"account {slug} names no network of its own.", "Leave it out.")

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @command("sandbox start")
 def sandbox_start(
-    idle: Annotated[float, typer.Option(help="Seconds without use after which it ends by itself.")] = 1800.0,
+    idle: Annotated[
+        float | None,
+        typer.Option(help="Seconds without use after which it ends by itself; 1800 if not given."),
+    ] = None,
     port: Annotated[int, typer.Option(help="TCP port; 0 for a free one.")] = 0,
     plane: Annotated[
         Literal["process", "netns"] | None,

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from distributed import Security
-from distributed.core import rpc
+from distributed.core import Status, rpc
 from distributed.deploy.cluster import Cluster as DistributedCluster
 from distributed.utils import Log, Logs
 
@@ -85,6 +85,18 @@ class ClusterBase(DistributedCluster):
         """
         request = Request(**keywords)
         return request.merged(load_account(request.held["account"])).options.egress != "none"
+
+    def check_open(self, what: str) -> None:
+        """Refuse what only a cluster that is not closed can do. To scale one is nothing, as with Dask's own.
+
+        Args:
+            what: The method that is called.
+
+        Raises:
+            OptionsError: It is closed, or about to be.
+        """
+        if self.status in (Status.closing, Status.closed):
+            raise OptionsError(f"{what} of cluster {self.name!r}", "it is closed.", "Make another one.")
 
     def started(self) -> Launched:
         """What was launched.

@@ -96,6 +96,14 @@ class Cluster(ScalingCluster):
                     self.tell_interrupted()
                 raise
 
+    def __enter__(self) -> Any:
+        self.check_open("with")
+        return super().__enter__()
+
+    async def __aenter__(self) -> Any:
+        self.check_open("async with")
+        return await super().__aenter__()
+
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> Any:
         left = super().__exit__(exc_type, exc_value, traceback)
         if exc_type is KeyboardInterrupt:
@@ -113,7 +121,7 @@ class Cluster(ScalingCluster):
         if self.status == Status.running:
             return
         if self.status in (Status.closing, Status.closed):
-            raise ValueError("the cluster is closed")
+            self.check_open("starting")
         try:
             began = time.monotonic()
             self._launching = asyncio.ensure_future(

@@ -73,8 +73,7 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
     if lender is not None:
         lender.lend()  # where there is nothing to lend, nothing is launched
     if request.held["name"] is not None and (found := _find_or_await(aws, request.held["name"])):
-        events.step("cluster", f"attaching to {request.held['name']}")
-        return _attached(found, account, place, lender)
+        return _attached(found, account, place, lender, request)
     image = request.container_image(account, caller.aws_account_id)
     if image is not None:
         ecr.check_image(aws, image, machines.architecture(request.worker_types()))
@@ -133,7 +132,7 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
         if isinstance(error, NameTakenError) and (found := _find_or_await(aws, spec.name)):
             stream.unsubscribe(story)
             story.close(hurried=True)
-            return _attached(found, account, place, lender)
+            return _attached(found, account, place, lender, request)
         aws.tell("failed", cluster=spec.name, uid=spec.uid, error=error)
         story.close(hurried=True)
         raise
@@ -153,7 +152,14 @@ def _flow() -> str:
     return context.flow.name if context is not None and context.flow is not None else ""
 
 
-def _attached(found: Launched, account: Account, place: str, lender: Lender | None) -> Launched:
+def _attached(
+    found: Launched, account: Account, place: str, lender: Lender | None, request: Request
+) -> Launched:
+    told = f"attaching to {found.spec.name}"
+    if without := request.of_a_launch():
+        verb = "changes" if len(without) == 1 else "change"
+        told += f", which stays as it was launched: {', '.join(without)} {verb} nothing"
+    events.step("cluster", told)
     if lender is not None and not found.spec.worker_node.lends:
         raise OptionsError(
             'credentials="local"',

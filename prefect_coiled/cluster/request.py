@@ -19,10 +19,12 @@ from prefect_coiled.environment.capture import check_ignored
 from prefect_coiled.environment.software import check_software
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import BackendOptions
+from prefect_coiled.options.base import unset
 from prefect_coiled.options.file import FILE
 from prefect_coiled.options.ingress import DEFAULT_PORTS, by_one_port, check_ssh
 from prefect_coiled.options.keywords import ClusterKeywords, taken
 from prefect_coiled.options.keywords import defaults as default_values
+from prefect_coiled.options.models import OPTIONS
 from prefect_coiled.options.precedence import KEYWORD, MergedOptions, Place, file_place, merged, stacked
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.cluster import ClusterSpec, check_name, has_public_address, min_workers
@@ -36,6 +38,13 @@ from prefect_coiled.plan.tags import check_user_tags, readable
 _GPU_IMAGE = 75
 # Until machines are there and a client is.
 _FIRST_MINUTES = 5
+
+
+# What holds for a cluster that one attaches to, as for one that is launched.
+_OF_ANY = (
+    "account", "name", "region", "credentials", "timeout", "shutdown_on_close", "api_relay", "results",
+    "quiet", "show_widget", "asynchronous", "loop", "report", "stop",
+)  # fmt: skip
 
 
 class Request:
@@ -119,6 +128,13 @@ class Request:
                 "contradict each other.",
                 "The worker on the scheduler's machine is one of n_workers.",
             )
+
+    def of_a_launch(self) -> tuple[str, ...]:
+        """The keywords that were given, and that say nothing of a cluster that is there already."""
+        options = self._given.get("backend_options") or {}
+        said = {OPTIONS[key.replace("-", "_")] for key, value in options.items() if not unset(value)}
+        left = set(_OF_ANY) if said - {"region"} else {*_OF_ANY, "backend_options"}
+        return tuple(name for name in self._given if name not in left)
 
     def _check_packages(self) -> None:
         container, software = self.held["container"], self.held["software"]

@@ -172,15 +172,18 @@ class ScalingCluster(ClusterBase):
             **kwargs: Of `distributed.deploy.Adaptive`: `interval`, `wait_count`, `target_duration` and so on.
 
         Raises:
-            OptionsError: A limit is none, or a keyword is misspelt: what has no limit costs money.
+            OptionsError: A limit is none, or a keyword is misspelt: what has no limit costs money. Or the
+                cluster is closed.
         """
+        self.check_open("adapt")
         if asks := Adaptive is DaskAdaptive:
             check_adaptive(kwargs)
             Adaptive = PatientAdaptive  # noqa: N806
         least, most = minimum, maximum
         if not (minimum is minimum_cores is minimum_memory is None):
             size = self._worker_size()
-            least = size.at_least(minimum or 0, cores=minimum_cores, memory=minimum_memory, what="minimum_")
+            least = 0 if minimum is None else minimum
+            least = size.at_least(least, cores=minimum_cores, memory=minimum_memory, what="minimum_")
         if not (maximum is maximum_cores is maximum_memory is None):
             size = self._worker_size()
             most = size.at_most(maximum, cores=maximum_cores, memory=maximum_memory, what="maximum_")
@@ -193,6 +196,19 @@ class ScalingCluster(ClusterBase):
         if self.launched is not None:
             self.loop.add_callback(self.tell_keeper, adapt=limits(made, asks=asks))
         return made
+
+    def wait_for_workers(self, n_workers: int, timeout: Any = None) -> Any:
+        """Wait until so many workers have joined.
+
+        Args:
+            timeout: Seconds, or a text such as "10 minutes"; without an end if not given.
+
+        Raises:
+            OptionsError: The cluster is closed.
+            TimeoutError: They did not join in time.
+        """
+        self.check_open("wait_for_workers")
+        return super().wait_for_workers(n_workers, timeout)
 
     def _adapts(self) -> bool:
         """Whether Dask's `Adaptive` decides how many workers there are."""

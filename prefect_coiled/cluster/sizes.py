@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dask.utils import parse_bytes
 
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options.base import check_known
-from prefect_coiled.options.keywords import KEYWORDS, MOST_WORKERS
+from prefect_coiled.options.keywords import KEYWORDS, MOST_WORKERS, Keyword
 from prefect_coiled.options.kinds import plain, shown
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.node_config import NodeConfig
@@ -39,8 +39,9 @@ class WorkerSize:
             OptionsError: A number is none, or nobody knows what a worker has.
         """
         wishes = [self._workers(f"{what}cores", cores), self._workers(f"{what}memory", memory)]
-        least: int = KEYWORDS["n_workers"].take(n)
-        size: int = KEYWORDS["n_workers"].take(max([least, *(math.ceil(w) for w in wishes if w is not None)]))
+        number = _number(what)
+        least: int = number.take(n)
+        size: int = number.take(max([least, *(math.ceil(w) for w in wishes if w is not None)]))
         return size
 
     def at_most(self, n: Any = math.inf, *, cores: Any = None, memory: Any = None, what: str = "") -> float:
@@ -51,7 +52,7 @@ class WorkerSize:
         """
         wishes = [self._workers(f"{what}cores", cores), self._workers(f"{what}memory", memory)]
         endless = n is None or (isinstance(n, (int, float)) and n > MOST_WORKERS)
-        own = math.inf if endless else KEYWORDS["n_workers"].take(n)
+        own = math.inf if endless else _number(what).take(n)
         return min([own, *(math.floor(w) for w in wishes if w is not None)])
 
     def _workers(self, what: str, wish: Any) -> float | None:
@@ -76,6 +77,11 @@ class WorkerSize:
                 "Say a number of workers, or nthreads and memory_limit.",
             )
         return number / one
+
+
+def _number(what: str) -> Keyword:
+    """What a number of workers takes, by the name under which it was given."""
+    return replace(KEYWORDS["n_workers"], name=what.rstrip("_") or "n_workers")
 
 
 def worker_size(node: NodeConfig, vm_types: Iterable[str], there: Iterable[Mapping[str, Any]]) -> WorkerSize:

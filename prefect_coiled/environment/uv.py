@@ -114,4 +114,23 @@ def run_uv(
             raise OptionsError(what, f"uv did not end within {seconds:.0f} s", "Try again.") from None
         except OSError as error:
             raise OptionsError(what, indexes.redacted(str(error))) from None
+    if done.returncode:
+        _check_cache(place.environ)
     return Said(done.returncode, done.stdout, indexes.redacted(done.stderr))
+
+
+def _check_cache(environ: Mapping[str, str]) -> None:
+    """Say of a folder that uv cannot keep anything in, before its index is blamed.
+
+    Raises:
+        OptionsError: It cannot be made: https://docs.astral.sh/uv/concepts/cache/.
+    """
+    if os.name != "posix":
+        return
+    cache = environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = environ.get("UV_CACHE_DIR") or os.path.join(cache, "uv")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        why = f"cannot be made: {error.strerror or error}."
+        raise OptionsError(f"folder {folder}", why, "Set XDG_CACHE_HOME to a folder of your own.") from error

@@ -11,11 +11,36 @@ import boto3
 import botocore.session
 from botocore import xform_name
 from botocore.credentials import CredentialResolver, Credentials
+from botocore.exceptions import ProfileNotFound
 
 
 def botocore_session(session: boto3.Session) -> Any:
     """The session of botocore behind one of boto3."""
     return session._session
+
+
+# In the form that botocore's `session_vars` have: nothing in a file, nothing in the environment, no default.
+_NOTHING = (None, None, None, None)
+_NO_FILES = {"config_file": _NOTHING, "credentials_file": _NOTHING, "profile": _NOTHING}
+
+
+def session_of_keys_alone(key_id: str, secret: str, region: str | None = None) -> boto3.Session:
+    """A session of these keys, whatever files and profiles there are: none of them is read."""
+    made = botocore.session.Session(session_vars=_NO_FILES)
+    return boto3.Session(key_id, secret, botocore_session=made, region_name=region)
+
+
+def session_of_files() -> Any:
+    """A session of botocore with what the files say, such as a bundle of certificates.
+
+    A profile that the environment names, and no file has, says nothing then.
+    """
+    made = botocore.session.get_session()
+    try:
+        made.get_scoped_config()
+    except ProfileNotFound:
+        made = botocore.session.Session(session_vars={"profile": _NOTHING})
+    return made
 
 
 def session_with(credentials: Credentials, region: str) -> boto3.Session:
@@ -24,16 +49,14 @@ def session_with(credentials: Credentials, region: str) -> boto3.Session:
     Where that fails, botocore logs a traceback besides the error, which is told in our words.
     """
     logging.getLogger("botocore.credentials").addFilter(_without_traceback)
-    made = botocore.session.get_session()
-    made._credentials = credentials  # type: ignore[attr-defined]
+    made = session_of_files()
+    made._credentials = credentials
     return boto3.Session(botocore_session=made, region_name=region)
 
 
 def session_of_role(region: str) -> boto3.Session:
     """A session of the machine's role, whatever keys, profiles and files there are beside it."""
-    none = (None, None, None, None)
-    variables = {"config_file": none, "credentials_file": none, "profile": none}
-    made = botocore.session.Session(session_vars=variables)
+    made = botocore.session.Session(session_vars=_NO_FILES)
     role = made.get_component("credential_provider").get_provider("iam-role")
     made.register_component("credential_provider", CredentialResolver([role]))
     return boto3.Session(botocore_session=made, region_name=region)
@@ -53,6 +76,6 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 @cache
 def waiter(service: str, name: str) -> Any:
     """What a waiter of botocore looks for, such as "nat_gateway_available" of "ec2": its `acceptors`."""
-    model = botocore.session.get_session().get_waiter_model(service)
+    model = botocore.session.Session(session_vars=_NO_FILES).get_waiter_model(service)
     (full,) = (one for one in model.waiter_names if xform_name(one) == name)
     return model.get_waiter(full)

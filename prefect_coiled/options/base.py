@@ -18,6 +18,29 @@ def unset(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
+def refuse_blank(**given: object) -> None:
+    """Refuse a blank text where whoever gives one means something: it would be taken for what was not said.
+
+    Raises:
+        OptionsError: One of these is blank, or no text; the message names it, by its keyword.
+    """
+    refuse_others_than_texts(**given)
+    for name, value in given.items():
+        if isinstance(value, str) and not value.strip():
+            raise OptionsError(f"{name} {value!r}", "is blank.", "Leave it out, or give what is meant.")
+
+
+def refuse_others_than_texts(**given: object) -> None:
+    """Refuse what is neither a text nor None; it is not shown, for it may be a secret.
+
+    Raises:
+        OptionsError: One of these is something else; the message names it, by its keyword.
+    """
+    for name, value in given.items():
+        if value is not None and not isinstance(value, str):
+            raise OptionsError(f"{name} ({type(value).__name__}, not shown)", "it has to be a text.")
+
+
 def near(value: object, allowed: Iterable[str], most: int = 1) -> str:
     """A "Did you mean" sentence when some of the allowed values are close, else nothing."""
     by_lower = {one.lower(): one for one in allowed}

@@ -85,19 +85,21 @@ class Keyword:
             return self.kind.take(kinds.plain(value))
         except OptionsError:
             raise
-        except Exception:  # whatever an object of the user's does when it is looked at
+        except Exception as error:  # whatever an object of the user's does when it is looked at
             shown = f"({type(value).__name__}, not shown)" if self.secret else kinds.shown(value)
             what = f"{where} ({self.name}) {shown}" if where else f"{self.name} {shown}"
+            if isinstance(error, kinds.RefusedError):
+                raise OptionsError(what, str(error)) from None
             if isinstance(value, str) and not value.strip():
                 raise OptionsError(what, "is blank.", f"Leave it out, or give {self.kind.words}.") from None
             hint = near(value, self.kind.allowed) if isinstance(value, str) else ""
             raise OptionsError(what, f"it has to be {self.kind.words}.", hint) from None
 
     def said(self, value: Any) -> bool:
-        """Whether a value says something: None and, where a form may leave it, a blank text do not."""
+        """Whether a value says something: None and, of a backend option, a blank text do not."""
         if value is None:
             return self.kind is SECONDS_OR_NEVER
-        return not (unset(value) and (self.option or self.name == "account"))
+        return not (unset(value) and self.option)
 
 
 # What is meant for this process, and can be said in Python alone.

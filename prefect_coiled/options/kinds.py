@@ -22,6 +22,14 @@ _LONGEST = 80
 _NEVER = ("none", "null", "never")
 
 
+# Seconds: more is a slip of the pen, and no clock knows the time that it would be.
+_MOST_SECONDS = 10 * 366 * 86400.0
+
+
+class RefusedError(ValueError):
+    """Of a value that is of the right kind, and wrong for a reason of its own, which is its text."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """What a keyword takes.
@@ -118,8 +126,17 @@ def _range(value: Any) -> Any:
 
 
 def _text(value: Any, longest: int = 512) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > longest:
+    if not isinstance(value, str) or not value.strip():
         raise TypeError
+    if len(value) > longest:
+        raise RefusedError(f"it has {len(value)} characters, and may have {longest}.")
+    return _without_nul(value)
+
+
+def _without_nul(value: str) -> str:
+    """No program takes it in a variable, a name or a path: it would end there."""
+    if "\0" in value:
+        raise RefusedError("it holds a NUL character, which nothing on a machine takes.")
     return str(value)
 
 
@@ -178,6 +195,8 @@ def seconds(value: Any) -> float:
         raise ValueError from error
     if not math.isfinite(number) or number <= 0:
         raise ValueError
+    if number > _MOST_SECONDS:
+        raise RefusedError("it is more than ten years.")
     return number
 
 
@@ -223,7 +242,7 @@ def _mapping_of_texts(value: Any) -> dict[str, str]:
     made = _mapping(value)
     if not all(isinstance(inner, str) for inner in made.values()):
         raise TypeError
-    return made
+    return {_without_nul(key): _without_nul(inner) for key, inner in made.items()}
 
 
 def _options(value: Any) -> dict[str, Any]:

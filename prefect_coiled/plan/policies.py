@@ -74,11 +74,11 @@ def iam_policies(
     Raises:
         OptionsError: If the AWS account's number, the slug or the partition is not one.
     """
-    if not re.fullmatch(r"\*|[0-9]{12}", aws_account_id):
+    if not isinstance(aws_account_id, str) or not re.fullmatch(r"\*|[0-9]{12}", aws_account_id):
         raise OptionsError(f"aws_account_id {aws_account_id!r}", "must have 12 digits.")
     if partition not in PARTITIONS:
         raise OptionsError(f"partition {partition!r}", f"is one of {', '.join(PARTITIONS)}.")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", account):
+    if not isinstance(account, str) or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", account):
         raise OptionsError(f"account {account!r}", "must be of lower-case letters, digits and dashes.")
     if permissions_boundary:
         check_boundary(permissions_boundary)

@@ -151,6 +151,7 @@ class Server:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
         self._folder = folder
+        self._identity = _identity(folder)
         lock = threading.RLock()
         self._plane = plane
         self._instances = states.Instances(lock)
@@ -230,6 +231,10 @@ class Server:
         """Seconds since the last call; 0 while there are instances."""
         return 0.0 if self._supervisor.live() else time.monotonic() - self.calls.last
 
+    def has_folder(self) -> bool:
+        """Whether its state folder is there, and the one that it began with: without it nobody finds it."""
+        return _identity(self._folder) == self._identity
+
     def reset(self) -> None:
         """Empty the account: no instances, no resources, no faults, no record."""
         self._supervisor.reset()
@@ -249,12 +254,25 @@ class Server:
 
     def close(self) -> None:
         """Take all instances down and remove what is in the state folder, but for the log."""
-        (self._folder / METADATA).unlink(missing_ok=True)
+        own = self.has_folder()
+        if own:
+            (self._folder / METADATA).unlink(missing_ok=True)
         self._supervisor.close()
         self._http.shutdown()
         self._plane.close()
+        if not own:  # another sandbox may have the place by now
+            return
         for name in ("bin", "bare-bin"):
             shutil.rmtree(self._folder / name, ignore_errors=True)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one in its place; None where there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _scope(service: str) -> str:

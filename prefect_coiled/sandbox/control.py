@@ -26,7 +26,7 @@ import time
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 
@@ -102,6 +102,7 @@ def status(folder: Path | None = None) -> SandboxInfo | None:
         image=health.get("image", "ready"),
         profile=health.get("profile", "fast"),
         account=health.get("account", "used"),
+        idle=health.get("idle"),
         secret_access_key=secret,
     )
 
@@ -119,7 +120,7 @@ def start(
     detach: bool = True,
     *,
     port: int = 0,
-    idle: float = IDLE_SECONDS,
+    idle: float | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> SandboxInfo:
     """Start the background sandbox, or find the one that runs.
@@ -127,16 +128,17 @@ def start(
     Args:
         detach: True lets it live on after this process; False ties it to this process's life.
         port: The port; 0 for a free one.
-        idle: Seconds without calls and without instances after which it ends by itself.
+        idle: Seconds without calls and without instances after which it ends by itself; `IDLE_SECONDS` for
+            a new one if not given.
         settings: See `prefect_coiled.sandbox.settings.Settings`.
 
     Raises:
-        SandboxError: It cannot start, or one runs whose port, data plane, profile or account is another than
-            was asked for.
+        SandboxError: It cannot start, or one runs whose port, idle time, data plane, profile or account is
+            another than was asked for.
     """
     if not 0 <= port <= 65535:
         raise SandboxError(f"port {port}", "must be a number from 1 to 65535, or 0 for a free one.")
-    if not 0 < idle < math.inf:
+    if idle is not None and not 0 < idle < math.inf:
         raise SandboxError(f"idle {idle:g}", "must be a number of seconds, more than 0.")
     folder = state_folder()
     with _locked(folder):
@@ -156,9 +158,20 @@ def start(
                     f"one runs already, at {running.endpoint}",
                     "Stop it first: `prefect-coiled sandbox stop`.",
                 )
+            if idle not in (None, running.idle):
+                ends = (
+                    "does not end by itself"
+                    if running.idle is None
+                    else f"ends after {running.idle:g} s without use"
+                )
+                raise SandboxError(
+                    "starting the sandbox",
+                    f"one runs already, which {ends}",
+                    "Stop it first: `prefect-coiled sandbox stop`.",
+                )
             return running
         _clear(folder)
-        arguments = ["--port", str(port), "--idle", f"{idle:g}"]
+        arguments = ["--port", str(port), "--idle", repr(float(IDLE_SECONDS if idle is None else idle))]
         process = launch(folder, arguments, settings, lifeline=not detach)
         # Holds the lifeline open as long as this process lives, and takes the server's exit status.
         threading.Thread(target=process.wait, daemon=True, name="sandbox").start()
@@ -223,7 +236,10 @@ def launch(
         for name, value in os.environ.items()
         if not _STAYS.search(name) and not _HAS_USER.search(value)
     }
+    # Nor may anything in ~/.aws, or keep it from starting.
+    environ |= {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
     log = folder / "server.log"
+    before = log.stat().st_size if log.exists() else 0
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
@@ -238,7 +254,9 @@ def launch(
         if process.poll() is not None or time.monotonic() > end:
             process.kill()
             process.wait()
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+            # Those of this start: an earlier one's were of something else.
+            own = log.read_bytes()[before:].decode(errors="replace")
+            tail = "\n".join(own.splitlines()[-5:])
             raise SandboxError("starting the sandbox", tail or "no answer in time")
         time.sleep(0.01)
     return process
@@ -271,11 +289,18 @@ def _make_own(folder: Path) -> None:
     """Make the state folder, for this user alone.
 
     Raises:
-        SandboxError: It is somebody else's, who would read what is in it.
+        SandboxError: It cannot be made, or is somebody else's, who would read what is in it.
     """
     # Those above it too: who may write there could put a folder of his own in its place.
-    for one in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
-        one.mkdir(mode=0o700, exist_ok=True)
+    try:
+        for one in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
+            one.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise SandboxError(
+            "starting the sandbox",
+            f"its folder {folder} cannot be made: {error.strerror or error}",
+            "Set XDG_STATE_HOME to a folder of your own.",
+        ) from error
     if not _is_own(folder):
         raise SandboxError(
             "starting the sandbox",
@@ -316,6 +341,17 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
+def _opened(path: Path) -> TextIO:
+    try:
+        return path.open("a")
+    except OSError as error:
+        raise SandboxError(
+            "starting the sandbox",
+            f"{path} cannot be written: {error.strerror or error}",
+            "Set XDG_STATE_HOME to a folder of your own.",
+        ) from error
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One start or stop at a time, between processes too."""
@@ -324,6 +360,6 @@ def _locked(folder: Path) -> Iterator[None]:
     except ImportError as error:  # Windows
         raise SandboxError("starting the sandbox", "it needs Linux or macOS") from error
     _make_own(folder)
-    with (folder / "lock").open("a") as file:
+    with _opened(folder / "lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

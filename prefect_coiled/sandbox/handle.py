@@ -112,9 +112,9 @@ class Sandbox:
         """
         with self._session_lock:  # sessions know no threads
             if self._session is None:
-                import boto3
+                from prefect_coiled.internals.botocore import session_of_keys_alone
 
-                self._session = boto3.Session(ACCESS_KEY, self.info.secret_access_key)
+                self._session = session_of_keys_alone(ACCESS_KEY, self.info.secret_access_key)
             kept = (service, region)
             if not options and kept in self._clients:
                 return self._clients[kept]

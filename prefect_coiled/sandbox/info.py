@@ -40,6 +40,7 @@ class SandboxInfo:
         image: "ready" where machines hold the client's environment, "bare" where they install it.
         profile: "fast", or "realistic" with the delays and rates of AWS.
         account: "used", or "fresh" for an AWS account that is new.
+        idle: Seconds without calls and without instances after which it ends by itself; None if it does not.
         secret_access_key: The secret key of the access key "sandbox", new at each start. Whoever knows it may
             run programs as the user who started the sandbox.
     """
@@ -54,6 +55,7 @@ class SandboxInfo:
     image: Literal["ready", "bare"] = "ready"
     profile: str = "fast"
     account: str = "used"
+    idle: float | None = None
     secret_access_key: str = field(default="", repr=False)
 
     @property

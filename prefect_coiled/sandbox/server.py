@@ -81,12 +81,16 @@ def main(argv: list[str] | None = None) -> int:
     from prefect_coiled.sandbox.chain import Server  # loads moto
 
     server = Server(options.state_dir, settings, options.port, plane, stopped=stopped)
+    server.info["idle"] = options.idle
     try:
         server.start()
         loaded()
         while not stopped.wait(min(1.0, options.idle or 1.0)):
             if options.idle is not None and server.idle_seconds() > options.idle:
                 _log.info("no calls and no instances for %g s", options.idle)
+                break
+            if not server.has_folder():
+                _log.info("the state folder is gone: nobody could find or stop this one")
                 break
     finally:
         server.close()

@@ -10,8 +10,10 @@ import distributed
 from prefect_dask import DaskTaskRunner
 from typing_extensions import Self, Unpack
 
+from prefect_coiled.errors import OptionsError
 from prefect_coiled.options.base import check_known
 from prefect_coiled.options.keywords import ClusterOptions, taken
+from prefect_coiled.options.kinds import shown
 from prefect_coiled.task_runner.shipping import is_shipping
 
 
@@ -29,6 +31,7 @@ class ConfiguredRunner(DaskTaskRunner):
         performance_report_path: str | None = None,
         **options: Unpack[ClusterOptions],
     ) -> None:
+        _check_place(cluster, address)
         _check(options)
         #: How tasks ask the Prefect API, where the cluster is not made of `options`.
         self.api_relay = options.pop("api_relay", None) if cluster or address or cluster_class else None
@@ -105,6 +108,16 @@ class ConfiguredRunner(DaskTaskRunner):
     def __repr__(self) -> str:
         name = self.cluster_kwargs.get("name") or self.address or self._given_cluster
         return f"{type(self).__name__}({name or ''})"
+
+
+def _check_place(cluster: Any, address: Any) -> None:
+    """Refuse what is no cluster or no address here, and not in the flow; a blank address launches nothing."""
+    if cluster is not None and not hasattr(cluster, "scheduler_address"):
+        hint = "An address is given by its name: address=..." if isinstance(cluster, str) else ""
+        raise OptionsError(f"cluster {shown(cluster)}", "it has to be a Dask cluster.", hint)
+    if address is not None and not (isinstance(address, str) and address.strip()):
+        why = "it has to be the address of a scheduler, such as tls://10.0.0.1:8786."
+        raise OptionsError(f"address {shown(address)}", why)
 
 
 def _check(options: Mapping[str, Any]) -> None:

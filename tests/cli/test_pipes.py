@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -16,14 +17,14 @@ from prefect_coiled.sandbox import SandboxInfo
 from .conftest import run
 
 
-def begun(*words: str) -> subprocess.Popen[str]:
-    """The command line in a process of its own, whose output is read from a pipe."""
+def begun(*words: str, output: str | None = None) -> subprocess.Popen[str]:
+    """The command line in a process of its own, whose output is read from a pipe, or goes to a file."""
     environ = {key: value for key, value in os.environ.items() if key != "PREFECT_LOGGING_LEVEL"}
     return subprocess.Popen(
         [sys.executable, "-m", "prefect_coiled.cli", *words],
         env={**environ, "PREFECT_API_URL": str(PREFECT_API_URL.value()), "COLUMNS": "80"},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.PIPE if output is None else os.open(output, os.O_WRONLY),
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -44,6 +45,24 @@ def closed_after(lines: int, *words: str) -> tuple[int, str]:
 @pytest.mark.parametrize("words", ["ls", "ls --json", "account list", "quotas", "policies setup"])
 def test_what_shows_something_ends_quietly_where_nobody_reads_it(words: str, sandbox: SandboxInfo) -> None:
     assert closed_after(0, *words.split()) == (0, "")
+
+
+@pytest.mark.parametrize("words", ["--version", "ls --help", "ls", "sandbox status --json"])
+def test_a_disk_that_is_full_is_told_in_one_line(words: str, sandbox: SandboxInfo) -> None:
+    process = begun(*words.split(), output="/dev/full")
+    assert process.communicate(timeout=120)[1] == (
+        "Error: standard output could not be written: No space left on device.\n"
+    )
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize(("closed", "status"), [("<&-", 1), (">&-", 0), ("2>&-", 0)])
+def test_what_a_shell_closed_is_as_an_empty_file(closed: str, status: int, sandbox: SandboxInfo) -> None:
+    words = "setup aws --account closed" if status else "sandbox status"
+    command = f"exec {shlex.quote(sys.executable)} -m prefect_coiled.cli {words} {closed}"
+    environ = {**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    done = subprocess.run(["sh", "-c", command], env=environ, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (status, "Aborted. Nothing was changed.\n" if status else "")
 
 
 @pytest.mark.long

@@ -27,6 +27,7 @@ from distributed.core import connect
 from prefect_coiled import load_account
 from prefect_coiled.aws.iam_role import detach_policy
 from prefect_coiled.cluster import Cluster
+from prefect_coiled.errors import OptionsError
 from prefect_coiled.sandbox import Sandbox
 
 Until = Callable[..., Any]
@@ -272,6 +273,34 @@ def test_a_client_of_an_attached_object_that_shuts_down_leaves_the_cluster_runni
     assert second.status.name == "closed"
     with Client(cluster) as client:
         assert len(client.nthreads()) == 2
+
+
+def test_who_attaches_is_told_what_changes_nothing_of_a_cluster_that_is_there(cluster: Cluster) -> None:
+    def told(**keywords: Any) -> str:
+        steps: list[str] = []
+        Cluster(
+            name=cluster.name, report=lambda step, state: steps.append(f"{step} {state}"), **keywords
+        ).close()
+        (line,) = [one for one in steps if "attaching" in one]
+        return line
+
+    assert told(timeout="10 minutes", region="us-east-1", shutdown_on_close=False).endswith(cluster.name)
+    assert told(backend_options={"region": "us-east-1"}).endswith(cluster.name)
+    line = told(worker_vm_types="m6i.2xlarge", max_total_cost=1.0, backend_options={"spot": True})
+    words = "which stays as it was launched: worker_vm_types, max_total_cost, backend_options change nothing"
+    assert line.endswith(f"attaching to {cluster.name}, {words}")
+    assert told(spot=True).endswith("spot changes nothing")
+
+
+def test_a_closed_cluster_says_so_and_takes_no_orders(cluster: Cluster) -> None:
+    second = Cluster(name=cluster.name, quiet=True)
+    second.close()
+    for order in (second.adapt, lambda: second.wait_for_workers(1), second.__enter__):
+        with pytest.raises(
+            OptionsError, match=f"of cluster '{cluster.name}': it is closed. Make another one."
+        ):
+            order()
+    assert second.scale(1) is None, "as with Dask's own clusters, there is nothing to scale any more"
 
 
 def test_who_keeps_the_workers_sees_them_come_and_go(sandbox: Sandbox, until: Until) -> None:

@@ -14,7 +14,7 @@ from prefect_aws import AwsCredentials
 from prefect_coiled import Cluster, Ec2DaskAccount
 from prefect_coiled.aws.lending import Lender
 from prefect_coiled.blocks import load_account
-from prefect_coiled.errors import AccountError, CredentialsError, OptionsError
+from prefect_coiled.errors import AccountError, OptionsError
 from prefect_coiled.sandbox import Sandbox
 
 Until = Callable[..., Any]
@@ -104,7 +104,7 @@ def test_a_log_in_that_is_over_for_a_while_ends_no_lending(
     with monkeypatch.context() as patch:
         over = UnauthorizedSSOTokenError()
         patch.setattr(type(found), "get_frozen_credentials", lambda self: raise_(over))
-        with pytest.raises(CredentialsError, match=r"could not be renewed: The SSO session .*aws sso login"):
+        with pytest.raises(AccountError, match=r"The SSO session .*aws sso login"):
             lender.lend(now + timedelta(minutes=40))
     assert lender.lend(now + timedelta(minutes=41)) != first
 

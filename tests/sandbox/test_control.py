@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -67,6 +68,36 @@ def test_the_background_sandbox_ends_by_itself_without_calls_and_instances(home,
     info = control.start(idle=2.0)
     until(lambda: control.status() is None)
     until(lambda: not psutil.pid_exists(info.pid))
+
+
+def test_a_sandbox_whose_folder_is_gone_ends_and_leaves_the_next_one_alone(home, until):
+    info = control.start()
+    shutil.rmtree(info.state_dir)
+    until(lambda: not psutil.pid_exists(info.pid))
+    again = control.start()
+    info.state_dir.rename(home / "elsewhere")
+    other = control.start()
+    until(lambda: not psutil.pid_exists(again.pid))
+    assert control.status() == other
+
+
+def test_a_start_that_fails_tells_what_it_said_itself_and_not_an_earlier_one(home):
+    control.start()
+    control.stop()
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SandboxError) as told:
+        control.start(port=taken.getsockname()[1])
+    assert "in use" in str(told.value)
+    assert "sandbox at" not in str(told.value)
+
+
+@pytest.mark.parametrize("place", ["/proc/nope", "/dev/null"])
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(place, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", place)
+    for words in ("sandbox start", "ls"):
+        told = CliRunner().invoke(app, words.split())
+        assert told.exit_code == 1
+        assert f"its folder {place}/prefect-coiled/" in told.stderr
+        assert "Set XDG_STATE_HOME to a folder of your own." in told.stderr
 
 
 def test_the_command_line_starts_a_realistic_sandbox_of_a_fresh_account(home):

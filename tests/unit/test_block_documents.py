@@ -103,6 +103,14 @@ def test_a_secret_written_in_clear_is_refused_without_repeating_it(document, fie
         ("type: s3-bucket\nfields: {}\n", "s3-bucket"),
         ("region: us-east-2\n", "no `fields`"),
         ("fields: [\n", "not YAML"),
+        ("fields: {monthly_budget: 2026-99-99}\n", "YAML"),
+        ("type: [b]\nfields: {}\n", "type ['b']: is not one of ours"),
+        ("fields: &x {region: us-east-2, tags: *x}\n", "within what it names"),
+        ("fields: &x [{tags: *x}]\n", "no `fields`"),
+        ("name: ''\nfields: {region: us-east-2}\n", "account '': is blank"),
+        ("name: [a]\nfields: {region: us-east-2}\n", "lower-case"),
+        ("type: aws-credentials\nname: A/b c\nfields: {}\n", "name 'A/b c': must be of lower-case"),
+        ("type: aws-credentials\nname: ' '\nfields: {}\n", "name ' ': must be of lower-case"),
         ("name: Upper\nfields: {region: us-east-2}\n", "lower-case"),
         ("fields:\n  region: us-east-2\n  aws_credentials: {block: aws-credentials/none}\n", "no such block"),
     ],
@@ -115,6 +123,43 @@ def test_a_wrong_document_is_refused_in_one_line_and_nothing_is_saved(document, 
     assert "\n" not in str(caught.value)
     with pytest.raises(AccountError, match="no block of that name"):
         load_account("second")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("# für alle\nfields: {}\n".encode("latin-1"), "it is not text in UTF-8: see line 1. Save it"),
+        (SMALL.encode("utf-16"), "it is not text in UTF-8"),
+        (b"fields: {}\n# \x00\n", "it is not YAML"),
+        (b"[" * 5000, "YAML"),
+    ],
+)
+def test_a_file_that_is_no_text_is_refused_in_one_line(tmp_path, content, said):
+    path = tmp_path / "as-document.yaml"
+    path.write_bytes(content)
+    with pytest.raises(OptionsError) as caught:
+        read_document(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_document_whose_name_says_nothing_has_the_name_of_its_file(document):
+    assert read_document(document(f"name:\n{SMALL}")).name == "as-document"
+
+
+def test_a_name_that_prefect_does_not_take_is_told_by_a_dry_run_too(document):
+    good, bad = document(SMALL, "second.yaml"), document("type: aws-credentials\nname: A/b c\nfields: {}\n")
+    told = CliRunner().invoke(app, ["blocks", "apply", "--dry-run", str(good), str(bad)])
+    assert told.exit_code == 1
+    assert "name 'A/b c': must be of lower-case letters, digits and dashes" in told.stderr
+
+
+def test_a_folder_without_documents_is_named_and_a_pipe_is_read(tmp_path):
+    with pytest.raises(OptionsError, match=f"{tmp_path}: there is no .yaml document"):
+        find_files([tmp_path])
+    with pytest.raises(OptionsError, match="/dev/null: it has no `fields`"):
+        read_document(*find_files([Path("/dev/null")]))
 
 
 def test_a_document_may_name_a_block_of_another_one(document):

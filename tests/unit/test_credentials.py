@@ -13,7 +13,9 @@ from pydantic import SecretStr
 
 from prefect_coiled import Ec2DaskAccount
 from prefect_coiled.aws.caller import Caller, find_caller
-from prefect_coiled.aws.credentials import CredentialSource
+from prefect_coiled.aws.credentials import ADMINISTRATOR, CredentialSource
+from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.lending import Lender
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.blocks import account_from_block
 from prefect_coiled.errors import (
@@ -23,7 +25,9 @@ from prefect_coiled.errors import (
     NoAnswerError,
     is_retryable,
 )
+from prefect_coiled.sandbox import Sandbox
 
+ADMIN = CredentialSource(access_key_id=ADMINISTRATOR)
 ROLE = "arn:aws:iam::123456789012:role/dask"
 KEYS = {"aws_access_key_id": "AKIA1", "aws_secret_access_key": "hunter2"}
 
@@ -321,3 +325,70 @@ def test_two_external_ids_are_refused():
 def test_a_temporary_key_is_refused_with_and_without_its_token(token):
     with pytest.raises(AccountError, match=r"temporary key|static session token"):
         of(aws_access_key_id="ASIA1", aws_secret_access_key="s", aws_session_token=token)
+
+
+# What a person has of AWS's tools that is not as it should be; each says nothing about keys that are given.
+BROKEN = {
+    "no-profile": ({"AWS_PROFILE": "nope"}, ""),
+    "blank-profile": ({"AWS_PROFILE": ""}, ""),
+    "lost-sso": (
+        {"AWS_PROFILE": "sso"},
+        "[profile sso]\nsso_session = gone\nsso_account_id = 1\nsso_role_name = a\n",
+    ),
+    "malformed": ({}, "region = us-east-1\n"),
+    "latin-1": ({}, "[default]\nregion = ü\n"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_the_sandbox_reads_nothing_of_aws_tools(case, monkeypatch, no_ambient_credentials):
+    variables, text = BROKEN[case]
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for name in ("config", "credentials"):
+        (no_ambient_credentials / name).write_bytes(text.encode("latin-1"))
+    with Sandbox({"boot": "none"}) as aws:
+        account = Account("default", endpoint_url=aws.endpoint, sandbox=aws.info, credentials=ADMIN)
+        assert find_caller(account.door()).aws_account_id == "123456789012"
+        assert aws.client("sts").get_caller_identity()["Account"] == "123456789012"
+        assert Lender(account.door()).lend()["Token"]
+
+
+def test_keys_that_are_given_need_no_profile(monkeypatch):
+    monkeypatch.setenv("AWS_PROFILE", "nope")
+    assert keys().session("us-east-1").get_credentials().secret_key == "hunter2"
+    keys(role_arn=ROLE).session("us-east-1").client("ec2")
+
+
+@pytest.mark.parametrize("name", ["nope", ""])
+def test_a_profile_that_the_environment_names_is_told_by_its_name(name, monkeypatch, no_ambient_credentials):
+    (no_ambient_credentials / "credentials").write_text(
+        "[team]\naws_access_key_id=A\naws_secret_access_key=s\n"
+    )
+    monkeypatch.setenv("AWS_PROFILE", name)
+    for ask in (CredentialSource().session, lambda region: Lender(Aws(None, region, "a"))):
+        with pytest.raises(AccountError, match=f"profile '{name}'.*there is: team.*AWS_PROFILE names it"):
+            ask("us-east-1")
+
+
+@pytest.mark.parametrize("file", ["config", "credentials"])
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[default]\nregion\naws_secret_access_key = hunter2\n", "line 2"),
+        ("aws_secret_access_key = hunter2\n", "line 1"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_in_a_line_without_what_it_holds(
+    file, text, line, no_ambient_credentials
+):
+    (no_ambient_credentials / file).write_text(text)
+    new = CredentialSource(access_key_id="AKIA2", secret_access_key=SecretStr("s"))  # of which none is kept
+    for source in (CredentialSource(), CredentialSource(profile="default"), new):
+        with pytest.raises(AccountError) as told:
+            source.session("us-east-1")
+        assert f"file {no_ambient_credentials / file}: is not as AWS's tools write it: see {line}." in str(
+            told.value
+        )
+        assert "hunter2" not in str(told.value)
+        assert "\n" not in str(told.value)

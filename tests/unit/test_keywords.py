@@ -15,7 +15,18 @@ import numpy as np
 import pytest
 from distributed.deploy.cluster import Cluster as DaskCluster
 
-from prefect_coiled import Cluster, ClusterSettings, CoiledTaskRunner, Ec2DaskAccount
+from prefect_coiled import (
+    Cluster,
+    ClusterSettings,
+    CoiledTaskRunner,
+    Ec2DaskAccount,
+    cluster_logs,
+    get_notifications,
+    iam_policies,
+    load_account,
+    set_backend_options,
+)
+from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.cluster.request import Request
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import elsewhere
@@ -28,6 +39,7 @@ from prefect_coiled.options.keywords import (
     from_variables,
     taken,
 )
+from prefect_coiled.saved_accounts import reset_account
 
 
 class Rude:
@@ -151,6 +163,83 @@ def test_a_text_that_says_no_opens_nothing_and_keeps_the_cluster() -> None:
 def test_a_value_is_taken_as_it_is_meant(name: str, value: Any, meant: Any) -> None:
     found = taken({name: value})[name]
     assert (found, type(found)) == (meant, type(meant))
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n"])
+def test_a_blank_account_is_refused_and_never_the_default_one(blank: str) -> None:
+    for ask in (
+        lambda: Cluster(account=blank),
+        lambda: CoiledTaskRunner(account=blank),
+        lambda: load_account(blank),
+        lambda: get_notifications(account=blank),
+        lambda: set_backend_options(blank),
+        lambda: reset_account(blank),
+        lambda: cluster_logs("my-cluster", blank),
+    ):
+        with pytest.raises(OptionsError, match="is blank"):
+            ask()
+
+
+def test_a_blank_text_does_not_stand_for_credentials_or_a_region_that_were_not_given() -> None:
+    for name in ("profile", "role_arn", "external_id", "aws_access_key_id", "aws_secret_access_key"):
+        with pytest.raises(OptionsError, match=f"{name} '': is blank"):
+            set_backend_options("spare", **{name: ""})  # type: ignore[arg-type]
+    with pytest.raises(OptionsError, match="region '': is blank"):
+        Account("spare").door("")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"host_setup_script_content": "x" * 70_000},
+            "(str, not shown): it has 70000 characters, and may have 65536",
+        ),
+        ({"container": "x" * 600}, "it has 600 characters, and may have 512"),
+        ({"host_setup_script_content": "a\0b"}, "(str, not shown): it holds a NUL character"),
+        ({"host_setup_script": "a\0b"}, "it holds a NUL character"),
+        ({"environ": {"A": f"{SECRET}\0y"}}, "environ (dict, not shown): it holds a NUL character"),
+        ({"tags": {"A": "x\0y"}}, "it holds a NUL character"),
+        ({"worker_class": "a\0b"}, "it holds a NUL character"),
+        ({"cluster_timeout": "1e30 days"}, "it is more than ten years"),
+        ({"timeout": 1e12}, "it is more than ten years"),
+    ],
+)
+def test_what_is_wrong_with_a_value_of_the_right_kind_is_said(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionsError, match=re.escape(said)) as told:
+        taken(given)
+    assert SECRET not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda: CoiledTaskRunner(3), "cluster 3: it has to be a Dask cluster."),  # type: ignore[arg-type]
+        (lambda: CoiledTaskRunner("tls://a:1"), "An address is given by its name"),  # type: ignore[arg-type]
+        (lambda: CoiledTaskRunner(address=3), "address 3: it has to be the address of a scheduler"),  # type: ignore[arg-type]
+        (lambda: CoiledTaskRunner(address=""), "address '': it has to be the address of a scheduler"),
+        (lambda: cluster_logs(5), "cluster 5: it has to be the name of one"),  # type: ignore[arg-type]
+        (lambda: iam_policies(account=5), "account 5: must be of lower-case"),  # type: ignore[arg-type]
+        (lambda: iam_policies(aws_account_id=5), "aws_account_id 5: must have 12 digits"),  # type: ignore[arg-type]
+        (
+            lambda: set_backend_options("a", aws_access_key_id=5),
+            "aws_access_key_id (int, not shown): it has to be a",
+        ),  # type: ignore[arg-type]
+        (
+            lambda: set_backend_options("a", registry_access_token=5),
+            "registry_access_token (int, not shown): it",
+        ),  # type: ignore[arg-type]
+        (
+            lambda: set_backend_options("a", endpoint_url=5),
+            "endpoint_url (int, not shown): it has to be a text",
+        ),  # type: ignore[arg-type]
+        (lambda: set_backend_options("a", tags=5), "tags 5: it has to be a mapping of texts"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_one_line(ask: Any, said: str) -> None:
+    with pytest.raises(OptionsError, match=re.escape(said)) as told:
+        ask()
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("value", [1e9, 10_001, math.inf, -1, 2.5, "many", True])
