@@ -51,7 +51,7 @@ def machines(sandbox: Sandbox, name: str) -> list[Mapping[str, Any]]:
 
 
 def wait_until_gone(sandbox: Sandbox, name: str) -> float:
-    """Hours of the machines of a cluster, each from its launch until it was first seen ended; once all have."""
+    """Hours of a cluster's machines, each from its launch until it was first seen ended; once all have."""
     ended: dict[str, float] = {}
     while True:
         listed = machines(sandbox, name)
