@@ -101,6 +101,7 @@ async def test_an_async_flow_waits_for_its_cluster_without_blocking(sandbox: San
     assert live() == []
 
 
+@pytest.mark.long
 def test_flow_runs_share_a_cluster_by_its_name_and_leave_it(sandbox: Sandbox, live: Live) -> None:
     @flow(task_runner=CoiledTaskRunner(name="shared-by-flows"))
     def one(x: int) -> int:

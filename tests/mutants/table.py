@@ -191,7 +191,7 @@ MUTANTS = (
     _row(
         "a sweep takes clusters that are coming up",
         "aws/intents.py",
-        '"starting" if item["Age"] < parameters.STARTING else ""',
+        '"starting" if item["Age"] < parameters.starting(item["Cluster"]) else ""',
         '""',
         "provision/test_what_is_left.py::test_a_sweep_says_which_cluster_is_too_young_for_it_and_until_when",
     ),

@@ -215,6 +215,7 @@ def test_a_sweep_leaves_a_cluster_that_lives_by_the_time_that_it_comes_to_it(
     assert len(instances.find_instances(aws, "late", states=("pending", "running"))) == 2
 
 
+@pytest.mark.long
 def test_of_the_clusters_that_had_a_name_the_one_that_has_it_is_meant(
     aws: Aws, spec: Callable[..., ClusterSpec], account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
