@@ -67,8 +67,8 @@ def wait_until_gone(sandbox: Sandbox, name: str, run: int = 0) -> float:
                 ended.setdefault(item["InstanceId"], ran)
         if listed and len(ended) == len(listed) - run:
             left = [item for item in listed if item["InstanceId"] not in ended]
-            ran = sum((now - item["LaunchTime"]).total_seconds() for item in left)
-            return (sum(ended.values()) + ran) / 3600
+            seconds = sum(ended.values()) + sum((now - i["LaunchTime"]).total_seconds() for i in left)
+            return float(seconds) / 3600
         time.sleep(0.5)
 
 
