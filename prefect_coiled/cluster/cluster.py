@@ -120,8 +120,7 @@ class Cluster(ScalingCluster):
     async def _start(self) -> None:
         if self.status == Status.running:
             return
-        if self.status in (Status.closing, Status.closed):
-            self.check_open("starting")
+        self.check_open("starting")
         try:
             began = time.monotonic()
             self._launching = asyncio.ensure_future(

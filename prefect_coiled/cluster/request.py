@@ -257,6 +257,9 @@ class Request:
             why = getattr(error, "strerror", None) or "is no text"
             raise OptionsError(f"host_setup_script {path!r}", f"{why}.") from error
 
+    def _worker_throughput(self) -> int:
+        return self.held["worker_disk_throughput"] or GP3_MIBPS
+
     def _worker_disk(self) -> int:
         size = self.held["worker_disk_size"]
         if size is None:
@@ -362,7 +365,7 @@ class Request:
             architecture=machines.architecture(self.worker_types()),
             scheduler_disk=self._scheduler_disk(),
             worker_disk=self._worker_disk(),
-            worker_disk_throughput=self.held["worker_disk_throughput"] or GP3_MIBPS,
+            worker_disk_throughput=self._worker_throughput(),
             spot_policy=spot_policy,
             ingress=by_one_port(rules, ports[2]),
             egress=options.egress,
@@ -433,9 +436,7 @@ class Request:
             self.scheduler_types(),
             self.worker_types(),
             scheduler=Sizes(self._scheduler_disk(), public("scheduler")),
-            worker=Sizes(
-                self._worker_disk(), public("worker"), self.held["worker_disk_throughput"] or GP3_MIBPS
-            ),
+            worker=Sizes(self._worker_disk(), public("worker"), self._worker_throughput()),
             nat=options.egress == "nat" and own is None,
             prices=prices,
             works=self.works,

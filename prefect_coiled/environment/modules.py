@@ -157,14 +157,14 @@ class _Gathering:
                     self._left_out[tree.root / name] = _SECRET
                     continue
                 # The first on the search path is the one that is imported.
-                if name not in self._paths.keys() | self._archived.keys():
+                if name not in self._paths and name not in self._archived:
                     self._archived[name], self._sizes[name] = content, len(content)
             return
         for path, size in self._files(tree):
             self._add(path.relative_to(tree.root).as_posix(), path, size)
 
     def _add(self, name: str, path: Path, size: int) -> None:
-        if name not in self._paths.keys() | self._archived.keys():
+        if name not in self._paths and name not in self._archived:
             self._paths[name], self._sizes[name] = path, size
 
     def _take_if_it_fits(self, tree: Tree) -> None:

@@ -152,11 +152,8 @@ class Keeping:
         for an hour, and a list may lack what another has.
         https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
         """
-        missed = {
-            machine: state
-            for machine, state in self._states.items()
-            if state in _ALIVE and machine not in states.keys() | self._missed | self.leaving
-        }
+        over = states.keys() | self._missed | self.leaving
+        missed = {m: state for m, state in self._states.items() if state in _ALIVE and m not in over}
         self._missed = set(missed)
         states = {**missed, **states}
         self._states = dict(states)
