@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from prefect.blocks.core import Block
 from prefect.types.names import BlockDocumentName
 from prefect_aws import AwsCredentials
@@ -37,6 +36,7 @@ from prefect_coiled.blocks.registry import Ec2DaskRegistry
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.internals.prefect import block_of, saved_as
 from prefect_coiled.options.base import SOUNDS_SECRET, check_known
+from prefect_coiled.options.dask_files import yaml_content
 from prefect_coiled.options.kinds import shown
 
 if TYPE_CHECKING:
@@ -136,23 +136,13 @@ def _content(path: Path) -> Any:
     """What a document says, as plain values.
 
     Raises:
-        OptionsError: It cannot be read, or is no YAML. Not in the error's own words: those show the line,
-            which may hold a secret.
+        OptionsError: It cannot be read, or is no YAML.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        why = f"it is not text in UTF-8: see line {line}."
-        raise OptionsError(str(path), why, "Save it as UTF-8.") from None
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        at = f" in line {mark.line + 1}" if mark is not None else ""
-        raise OptionsError(str(path), f"it is not YAML{at}{f': {problem}' if problem else ''}.") from None
-    except (ValueError, RecursionError):  # a day that no month has; lists in lists without an end
-        raise OptionsError(str(path), "it holds what YAML cannot mean.") from None
+    return yaml_content(path, text)
 
 
 def _unreadable(path: Path, error: OSError) -> OptionsError:

@@ -19,6 +19,32 @@ from prefect_coiled.errors import OptionsError
 _MEND = "Mend it, or move it away."
 
 
+def yaml_content(file: Path, text: bytes, hint: str = "") -> Any:
+    """What a file of YAML says, as plain values.
+
+    Args:
+        text: What is in it.
+        hint: What to do where that is no YAML.
+
+    Raises:
+        OptionsError: It is none. Not in the parser's own words: those show the line, which may hold a secret.
+    """
+    try:
+        return yaml.safe_load(text.decode())
+    except UnicodeDecodeError as error:
+        line = text[: error.start].count(b"\n") + 1
+        why = f"it is not text in UTF-8: see line {line}."
+        raise OptionsError(str(file), why, "Save it as UTF-8.") from None
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        at = f" in line {mark.line + 1}" if mark is not None else ""
+        raise OptionsError(
+            str(file), f"it is not YAML{at}{f': {problem}' if problem else ''}.", hint
+        ) from None
+    except (ValueError, RecursionError):  # a day that no month has; lists in lists without an end
+        raise OptionsError(str(file), "it holds what YAML cannot mean.", hint) from None
+
+
 def what_dask_cannot_read(environ: Mapping[str, str] | None = None) -> OptionsError | None:
     """What is wrong with the first file that keeps Dask from being imported; None where none does.
 
@@ -50,16 +76,9 @@ def _wrong(file: Path) -> OptionsError | None:
     except OSError:  # as Dask has it
         return None
     try:
-        content = yaml.safe_load(text.decode())
-    except UnicodeDecodeError as error:
-        line = text[: error.start].count(b"\n") + 1
-        return OptionsError(str(file), f"it is not text in UTF-8: see line {line}.", "Save it as UTF-8.")
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        at = f" in line {mark.line + 1}" if mark is not None else ""
-        return OptionsError(str(file), f"it is not YAML{at}{f': {problem}' if problem else ''}.", _MEND)
-    except (ValueError, RecursionError):
-        return OptionsError(str(file), "it holds what YAML cannot mean.", _MEND)
+        content = yaml_content(file, text, _MEND)
+    except OptionsError as error:
+        return error
     if content is not None and not isinstance(content, dict):
         return OptionsError(str(file), f"it has to be a mapping, and is a {type(content).__name__}.", _MEND)
     for key in _keys(content):
