@@ -66,14 +66,10 @@ def __getattr__(name: str) -> Any:
 
         value: Any = library_version()
     elif name in _EXPORTS:
-        try:
-            value = getattr(importlib.import_module(_EXPORTS[name]), name)
-        except Exception:
-            from prefect_coiled.options.dask_files import what_dask_cannot_read
+        from prefect_coiled.dask_files import dask_files_told
 
-            if (wrong := what_dask_cannot_read()) is not None:
-                raise wrong from None
-            raise
+        with dask_files_told():
+            value = getattr(importlib.import_module(_EXPORTS[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

@@ -33,10 +33,10 @@ from prefect_coiled.blocks.base import what_is_wrong
 from prefect_coiled.blocks.changes import Change, changes_between, leaves
 from prefect_coiled.blocks.loading import account_slug, find_document
 from prefect_coiled.blocks.registry import Ec2DaskRegistry
+from prefect_coiled.dask_files import yaml_content
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.internals.prefect import block_of, saved_as
 from prefect_coiled.options.base import SOUNDS_SECRET, check_known
-from prefect_coiled.options.dask_files import yaml_content
 from prefect_coiled.options.kinds import shown
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import typer
 from prefect_coiled.cli import interrupted, names, silence
 from prefect_coiled.cli.common import tell_error, where
 from prefect_coiled.cli.examples import EXAMPLES
+from prefect_coiled.dask_files import dask_files_told
 from prefect_coiled.errors import PrefectCoiledError
 
 if TYPE_CHECKING:
@@ -137,21 +138,6 @@ def _server_told() -> Iterator[None]:
 
 
 @contextmanager
-def _files_told() -> Iterator[None]:
-    """Tell in a line which file of Dask's configuration cannot be read; Dask reads them as it is imported."""
-    try:
-        yield
-    except PrefectCoiledError:
-        raise
-    except Exception:
-        from prefect_coiled.options.dask_files import what_dask_cannot_read
-
-        if (wrong := what_dask_cannot_read()) is not None:
-            raise wrong from None
-        raise
-
-
-@contextmanager
 def _api_told(path: str) -> Iterator[None]:
     """Tell in a line what the Prefect API did not do; loads nothing for a command that does not ask it."""
     try:
@@ -189,7 +175,7 @@ def _told(path: str, command: Callable[..., Any], hint: str = "") -> Callable[..
             for name, kind in groups.items():
                 own = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
                 given[name] = kind(**own)
-            with _server_told(), _files_told(), _api_told(path):
+            with _server_told(), dask_files_told(), _api_told(path):
                 return command(*args, **given)
         except PrefectCoiledError as error:
             tell_error(error)

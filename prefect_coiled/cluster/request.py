@@ -81,9 +81,11 @@ class Request:
         check_dask_options(self.held["worker_options"], self.held["scheduler_options"])
         if not isinstance((self.held["worker_options"] or {}).get("env") or {}, Mapping):
             raise OptionsError("worker_options['env']", "it is a mapping of names to texts.")
-        for key in self.environ:
-            if "=" in key or "\0" in key:
+        for key, value in self.environ.items():
+            if not key or "=" in key or "\0" in key:
                 raise OptionsError(f"environ[{key!r}]", "there is no variable of such a name.")
+            if "\0" in value:
+                raise OptionsError(f"environ[{key!r}]", "it holds a NUL character, which no variable does.")
         self._check_packages()
         self.worker_types()
         self.scheduler_types()
@@ -252,10 +254,13 @@ class Request:
         if not path:
             return SecretStr(text or "")
         try:
-            return SecretStr(Path(path).expanduser().read_text(encoding="utf-8"))
+            content = Path(path).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or "is no text"
             raise OptionsError(f"host_setup_script {path!r}", f"{why}.") from error
+        if "\0" in content:
+            raise OptionsError(f"host_setup_script {path!r}", "is no text: it holds a NUL character.")
+        return SecretStr(content)
 
     def _worker_throughput(self) -> int:
         return self.held["worker_disk_throughput"] or GP3_MIBPS

@@ -143,10 +143,7 @@ class ScalingCluster(ClusterBase):
             )
         if not self.asynchronous:
             return self.sync(self._scale, size)
-        begun = asyncio.ensure_future(self._scale(size))
-        self._begun.add(begun)
-        begun.add_done_callback(self._begun.discard)
-        return begun
+        return asyncio.ensure_future(self._scale(size))
 
     def adapt(
         self,

@@ -25,6 +25,7 @@ from prefect import flow
 from prefect_coiled import events
 from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
+from prefect_coiled.aws.zones import check_zone_there
 from prefect_coiled.errors import (
     AwsError,
     InvalidRequestError,
@@ -84,6 +85,8 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
             check_sizes(spec, session.prices)
             own = steps.check_own_network(session.aws, spec)
             known = knowing.begin(session, spec)
+            if known is None and own is None and not spec.other_zones:
+                check_zone_there(session.aws, spec.zone)
             steps.check_disk_key(session, spec)
             if session.locked is None and spec.installs:
                 session.locked = prepare(spec)
@@ -174,7 +177,7 @@ def _check_zone(spec: ClusterSpec, account: AccountRecord) -> None:
         there = ", ".join(sorted({s.zone for s in network.subnets}))
         raise ProvisionError(
             f"starting in zone {spec.zone}",
-            f"AWS shows this AWS account no such zone in {spec.region}, or makes no new subnets in it",
+            "for this AWS account, AWS makes no new subnets in it",
             f"Choose one of: {there}.",
         )
     # Machines would run, and reach nothing: AWS refuses no launch for it.

@@ -18,7 +18,7 @@ from prefect_coiled.tasks.environment import read_lock
 from prefect_coiled.tasks.steps import Session, step
 
 # Seconds that the installation may take.
-BAKING = 1800.0
+INSTALLING = 1800.0
 # Seconds that AWS may take to show what a machine wrote before its end.
 CONSOLE = 180.0
 # Images looked into for the nearest one.
@@ -73,7 +73,7 @@ def ensure_builder_template(
     aws: Aws, spec: ClusterSpec, image: MachineImage, profile: str, place: Place
 ) -> str:
     """The launch template of the machine that an image is taken of: it stops where others terminate."""
-    script = bake_data(place, spec.region, BAKING)
+    script = bake_data(place, spec.region, INSTALLING)
     data = planning.launch_template(spec, "worker", image=image, profile=profile, user_data=script)
     data["InstanceInitiatedShutdownBehavior"] = "stop"
     token = planning.client_token(spec.uid, "template", "builder")
@@ -96,7 +96,7 @@ def wait_for_builder(aws: Aws, builder: InstanceRecord) -> None:
         found = instances.find_by_id(aws, builder.instance_id)
         return found if found and found.state in ("stopped", "shutting-down", "terminated") else None
 
-    found = wait_for(aws, what, off, timeout=BAKING + 300, interval=5.0)
+    found = wait_for(aws, what, off, timeout=INSTALLING + 300, interval=5.0)
     lines = _last_words(aws, builder)
     # An image of a machine that did not say so would lack packages.
     if found.state != "stopped" or not any(f"prefect-coiled: {BAKED} " in line for line in lines):

@@ -110,15 +110,17 @@ def test_without_the_permission_the_error_names_the_zone_and_those_that_work(
     assert sandbox.instances() == {}
 
 
-def test_a_zone_that_the_region_does_not_show_is_refused_before_anything_runs(
+def test_a_zone_that_the_region_does_not_show_is_refused_before_anything_is_made(
     session: Session, sandbox: Sandbox, spec: Callable[..., ClusterSpec]
 ) -> None:
     with pytest.raises(
-        ProvisionError,
-        match=r"no such zone in us-east-1, or makes no new subnets in it\. Choose one of: us-east-1a",
+        OptionsError, match=r"zone 'us-east-1z': is none of AWS's in us-east-1\. There is: us-east-1a"
     ):
         create_cluster(spec(zone="us-east-1z"))
     assert sandbox.instances() == {}
+    ec2 = sandbox.client("ec2")
+    assert ec2.describe_nat_gateways()["NatGateways"] == [], "nothing that costs was made for it"
+    assert ec2.describe_subnets(Filters=[{"Name": "tag:owner", "Values": ["coiled"]}])["Subnets"] == []
 
 
 # -- firewall

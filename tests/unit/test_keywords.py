@@ -211,6 +211,18 @@ def test_what_is_wrong_with_a_value_of_the_right_kind_is_said(given: dict[str, A
     assert SECRET not in str(told.value)
 
 
+def test_a_nul_character_is_refused_in_a_scripts_file_and_in_a_variable_of_workers(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "script.sh"
+    script.write_text("#!/bin/sh\necho \0\n")
+    with pytest.raises(OptionsError, match=r"host_setup_script .*script\.sh': is no text: it holds a NUL"):
+        Request(defaults={}, host_setup_script=str(script))
+    with pytest.raises(OptionsError, match=r"environ\['TOKEN'\]: it holds a NUL character") as told:
+        Request(defaults={}, worker_options={"env": {"TOKEN": f"{SECRET}\0"}})
+    assert SECRET not in str(told.value)
+
+
 @pytest.mark.parametrize(
     ("ask", "said"),
     [

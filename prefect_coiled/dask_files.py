@@ -9,12 +9,13 @@ import os
 import site
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from prefect_coiled.errors import OptionsError
+from prefect_coiled.errors import OptionsError, PrefectCoiledError
 
 _MEND = "Mend it, or move it away."
 
@@ -43,6 +44,23 @@ def yaml_content(file: Path, text: bytes, hint: str = "") -> Any:
         ) from None
     except (ValueError, RecursionError):  # a day that no month has; lists in lists without an end
         raise OptionsError(str(file), "it holds what YAML cannot mean.", hint) from None
+
+
+@contextmanager
+def dask_files_told() -> Iterator[None]:
+    """Around imports of Dask: where one fails by a file, that file is what is told.
+
+    Raises:
+        OptionsError: Dask cannot read one of its files.
+    """
+    try:
+        yield
+    except PrefectCoiledError:
+        raise
+    except Exception:
+        if (wrong := what_dask_cannot_read()) is not None:
+            raise wrong from None
+        raise
 
 
 def what_dask_cannot_read(environ: Mapping[str, str] | None = None) -> OptionsError | None:
