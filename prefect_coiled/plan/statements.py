@@ -166,7 +166,10 @@ def condition_of(
     """A condition of `plan.actions` as IAM writes it; None for none."""
 
     def tagged(prefix: str) -> dict[str, str]:
-        return {f"{prefix}/{tags.OWNER}": tags.OWNER_VALUE, f"{prefix}/{tags.ACCOUNT}": account}
+        # Not by the tag `owner`: conditions do not tell it from a company's own `Owner`, and match neither
+        # where a resource has both.
+        # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html
+        return {f"{prefix}/{tags.ACCOUNT}": account}
 
     conditions: dict[Condition, dict[str, Any] | None] = {
         "": None,

@@ -78,7 +78,8 @@ def door(own_sandbox: Sandbox) -> Callable[..., Aws]:
 
 
 def plan(aws: Aws, **keywords: Any) -> ClusterSpec:
-    request = Request({}, n_workers=2, **keywords)
+    # A tag that many companies want, and that IAM does not tell from ours.
+    request = Request({}, n_workers=2, tags={"Owner": "alice"}, **keywords)
     account = Account("team", endpoint_url=aws.endpoint_url)
     now = datetime.now(timezone.utc)
     return request.spec(account, "tester", own_cidr=lambda: "192.0.2.7/32", now=now)

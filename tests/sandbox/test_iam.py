@@ -109,6 +109,20 @@ def test_what_is_made_without_our_tags_is_refused(client: Callable[..., Any]) ->
     ec2.delete_vpc(VpcId=made["Vpc"]["VpcId"])
 
 
+def test_of_two_tags_that_differ_by_case_alone_a_condition_matches_neither(
+    client: Callable[..., Any],
+) -> None:
+    both = tagged("vpc", [*OURS, {"Key": "Owner", "Value": "coiled"}])
+    shipped = iam_policies("team", aws_account_id=NUMBER)
+    ec2 = client("ec2", shipped["setup"], shipped["ongoing"])
+    made = ec2.create_vpc(CidrBlock="10.1.0.0/16", TagSpecifications=both)  # they do not ask for `owner`
+    ec2.delete_vpc(VpcId=made["Vpc"]["VpcId"])
+    by_owner = {"StringEquals": {"aws:RequestTag/owner": "coiled"}}
+    ec2 = client("ec2", allow("ec2:CreateVpc", "ec2:CreateTags", **by_owner), name="by-owner")
+    assert refusal(ec2.create_vpc, CidrBlock="10.1.0.0/16", TagSpecifications=both)[1] == 403
+    assert ec2.create_vpc(CidrBlock="10.1.0.0/16", TagSpecifications=tagged("vpc", OURS))["Vpc"]
+
+
 @pytest.mark.parametrize("tags", [[], NEIGHBOUR], ids=["untagged", "neighbour"])
 def test_what_is_not_ours_is_out_of_reach(
     client: Callable[..., Any], judged: Sandbox, tags: list[dict[str, str]]

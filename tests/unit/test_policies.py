@@ -329,9 +329,9 @@ def test_a_statement_about_several_services_permits_nothing_new() -> None:
             services = {a.partition(":")[0] for a in s["Action"]}
             pairs = {(a, r) for a in s["Action"] for r in s["Resource"]}
             # What must be ours already is one statement, whatever is done to it.
-            ours = "aws:ResourceTag/owner" in s.get("Condition", {}).get("StringEquals", {})
+            ours = "aws:ResourceTag/coiled-account" in s.get("Condition", {}).get("StringEquals", {})
             # What EC2 makes is one statement too: each call asks about the kinds that it makes.
-            if "aws:RequestTag/owner" in s.get("Condition", {}).get("StringEquals", {}):
+            if "aws:RequestTag/coiled-account" in s.get("Condition", {}).get("StringEquals", {}):
                 pairs = {(a, r) for a, r in pairs if not a.startswith("ec2:")}
             if len(services) > 1 and s["Resource"] != ["*"] and not ours:
                 seen += 1

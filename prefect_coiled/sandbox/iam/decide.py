@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Request", "Verdict", "decide"]
+__all__ = ["Request", "Verdict", "decide", "tag_keys"]
 
 Context = Mapping[str, "str | Sequence[str]"]
 
@@ -39,6 +40,18 @@ class Verdict:
     allowed: bool
     reason: str = ""
     explicit: bool = False
+
+
+def tag_keys(prefix: str, tags: Mapping[str, Any]) -> dict[str, str]:
+    """The condition keys of tags. Of two that differ by case alone, a condition matches neither.
+
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html
+
+    Args:
+        prefix: Such as "aws:requesttag".
+    """
+    often = Counter(key.lower() for key in tags)
+    return {f"{prefix}/{k.lower()}": str(v) for k, v in tags.items() if often[k.lower()] == 1}
 
 
 def decide(

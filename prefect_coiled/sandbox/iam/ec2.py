@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prefect_coiled.sandbox.calls import Call
-from prefect_coiled.sandbox.iam.decide import Request
+from prefect_coiled.sandbox.iam.decide import Request, tag_keys
 from prefect_coiled.sandbox.iam.launch import (
     from_template,
     ids_of_template,
@@ -144,15 +144,13 @@ def _tags(params: Mapping[str, Any], prefix: str) -> dict[str, str]:
 def _requested(tags: Mapping[str, str]) -> dict[str, Any]:
     if not tags:
         return {}
-    return {**{f"aws:requesttag/{k.lower()}": v for k, v in tags.items()}, "aws:tagkeys": list(tags)}
+    return {**tag_keys("aws:requesttag", tags), "aws:tagkeys": list(tags)}
 
 
 def _existing(backend: Any, kind: str, name: str) -> dict[str, str]:
     """The condition keys of a resource that is there."""
     tags = dict(backend.tags.get(name, {}))
-    context = {
-        f"{prefix}:resourcetag/{k.lower()}": str(v) for k, v in tags.items() for prefix in ("aws", "ec2")
-    }
+    context = {**tag_keys("aws:resourcetag", tags), **tag_keys("ec2:resourcetag", tags)}
     if kind == "image":
         image = backend.amis.get(name)
         alias = getattr(image, "owner_alias", None)

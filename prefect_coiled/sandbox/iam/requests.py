@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prefect_coiled.sandbox.calls import Call
-from prefect_coiled.sandbox.iam.decide import Request
+from prefect_coiled.sandbox.iam.decide import Request, tag_keys
 from prefect_coiled.sandbox.iam.ec2 import ec2_requests
 from prefect_coiled.sandbox.iam.s3 import s3_requests
 from prefect_coiled.sandbox.iam.table import action_row
@@ -181,8 +181,8 @@ _LINKED = {"spot.amazonaws.com": "AWSServiceRoleForEC2Spot"}
 def _tag_context(tags: Mapping[str, str]) -> dict[str, Any]:
     if not tags:
         return {}
-    return {**{f"aws:requesttag/{k.lower()}": v for k, v in tags.items()}, "aws:tagkeys": list(tags)}
+    return {**tag_keys("aws:requesttag", tags), "aws:tagkeys": list(tags)}
 
 
 def _resource_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    return {f"aws:resourcetag/{k.lower()}": v for k, v in tags.items()}
+    return tag_keys("aws:resourcetag", tags)
