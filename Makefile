@@ -23,6 +23,9 @@ LONG := tests/deployments tests/bare $(addprefix tests/cli/test_,environment_dif
   $(addprefix tests/runner/test_,https.py processes.py relay_away.py relay_ends.py served.py) tests/lost_work/test_server_away.py \
   $(addprefix tests/netns/test_,from_nothing.py network_gone.py to_aws.py)
 
+# Of the parts, those of which no dependency has a say: policies, patterns, how a project's own files are found and packed.
+OF_OURS_ALONE := block_documents circles dask_files imports linux_needs modules package_kinds patterns policies policy_matrix proof tags
+
 # What touches the dependencies: the parts, the command line, a flow on a cluster of the sandbox, tasks; and
 # prefect-dask's own tests, those of the release that is there.
 VERSIONS_TESTS := \
@@ -31,8 +34,7 @@ VERSIONS_TESTS := \
   tests/runner/test_tasks.py::test_async_flows_and_async_tasks \
   tests/runner/test_tasks.py::test_get_dask_client_works_with_tls_inside_a_task \
   tests/runner/test_tasks.py::test_the_shipped_context_has_the_parts_that_prefect_serialises \
-  tests/cli/test_help.py tests/unit \
-  --ignore tests/unit/test_policies.py --ignore tests/unit/test_block_documents.py --ignore tests/unit/test_circles.py \
+  tests/cli/test_help.py tests/unit $(addprefix --ignore tests/unit/test_,$(addsuffix .py,$(OF_OURS_ALONE))) \
   --deselect tests/unit/test_credentials.py::test_an_endpoint_that_does_not_answer_is_told_in_one_line
 
 # An environment of its own, of the versions that a strategy of uv's takes, and in it the tests:
