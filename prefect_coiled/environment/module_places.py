@@ -16,7 +16,7 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,7 +32,9 @@ _STANDARD = frozenset(sys.stdlib_module_names) | frozenset(sys.builtin_module_na
 _WORKER = frozenset({"dask", "distributed", "prefect", "prefect_dask", "prefect_coiled"})
 # What an editor puts into a program that it starts, from a folder of its own.
 _DEBUGGER = re.compile(r"^(_?pydev|_?debugpy|ptvsd|_?pycharm|_jb_)")
-_MAIN = frozenset({"__main__", "__mp_main__"})
+# The main script as a process has it that `multiprocessing` started: what is of it has that module's name.
+_SPAWNED = "__mp_main__"
+_MAIN = frozenset({"__main__", _SPAWNED})
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,10 @@ def find(flow_module: str | None = None, flow_file: str | None = None) -> Places
     for name, module in list(sys.modules.items()):
         file = _file_of(module)
         top = name.partition(".")[0]
-        if name in _MAIN or file is None or _DEBUGGER.match(top):
+        if name == "__main__" or file is None or _DEBUGGER.match(top):
+            continue
+        # Elsewhere `multiprocessing` has that name for the main module, whose own name is another one.
+        if name == _SPAWNED and (module.__name__ != _SPAWNED or _is_command(file)):
             continue
         if installed.owns(file, name):
             if not _is_in_portions(top):
@@ -109,7 +114,8 @@ def find(flow_module: str | None = None, flow_file: str | None = None) -> Places
                 trees.setdefault((top, root), Tree(top, root, wanted=False, editable=True))
             continue
         root = _root(file, name)
-        package = file.stem != "__init__" and "__path__" in module.__dict__ and _imports(file).relative
+        joined = "__path__" in module.__dict__ or name == _SPAWNED
+        package = file.stem != "__init__" and joined and _imports(file).relative
         if root is None or package:
             imported.add(file)
             aliases.append(Alias(name, file, package))
@@ -127,7 +133,7 @@ def find(flow_module: str | None = None, flow_file: str | None = None) -> Places
     avoided = _STANDARD | _WORKER | theirs
     for name in dict.fromkeys(name for folder in beside for name in names_in(folder)):
         if name not in avoided:
-            for root in search(name, roots, lambda path, name=name: installed.owns(path, name)):
+            for root in search(name, roots, partial(_is_installed, installed, name)):
                 trees.setdefault((name, root), Tree(name, root, wanted=False))
     _add_named(trees, [*starts, *(a.file for a in aliases)], roots, installed, avoided)
     # What is imported counts, also where the search path leads elsewhere by now.
@@ -225,6 +231,10 @@ def _in_order(beside: list[Path], path: list[Path]) -> list[Path]:
     return list(dict.fromkeys([*first, *path, *beside]))
 
 
+def _is_installed(installed: Installed, name: str, path: Path) -> bool:
+    return installed.owns(path, name)
+
+
 def _is_in_portions(name: str) -> bool:
     """Whether an imported package has no `__init__`: other folders may have more of it."""
     module = sys.modules.get(name)
@@ -305,7 +315,7 @@ def _roots_of(
 ) -> list[Path]:
     """Where code that imports a name finds it, and all portions of a package that is imported."""
     whole = any(t.name == name and t.wanted and is_whole(t.root, name) for t in trees.values())
-    found = [] if whole else list(search(name, roots, lambda path: installed.owns(path, name)))
+    found = [] if whole else list(search(name, roots, partial(_is_installed, installed, name)))
     for entry in getattr(sys.modules.get(name), "__path__", ()):
         folder = Path(os.path.realpath(entry))
         root = folder.parent

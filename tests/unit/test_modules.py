@@ -239,6 +239,39 @@ def test_a_script_that_a_tool_runs_brings_what_lies_beside_it(
     assert packed() == ["flow.py", "own_near.py"]
 
 
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_script_of_a_process_that_multiprocessing_started_travels_under_the_name_that_it_has(
+    project: Path, write: Write, program: pytest.MonkeyPatch, relative: bool
+) -> None:
+    """As of a `ProcessPoolExecutor`: what the script defines is of a module that no file is named as."""
+    write({"flow.py": "from .near import x\n" if relative else "import near\n", "near.py": "x = 1\n"})
+    run(program, project / "flow.py")
+    spawned = ModuleType("__mp_main__")
+    spawned.__file__ = str(project / "flow.py")
+    program.setitem(sys.modules, "__mp_main__", spawned)
+    inside = ["__mp_main__/__init__.py", "__mp_main__/flow.py", "__mp_main__/near.py"]
+    assert packed() == [*(inside if relative else ["__mp_main__.py"]), "flow.py", "near.py"]
+
+
+def test_the_script_of_a_process_that_only_imported_multiprocessing_travels_once(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"flow.py": "import multiprocessing\n"})
+    run(program, project / "flow.py")
+    program.setitem(sys.modules, "__mp_main__", sys.modules["__main__"])
+    assert packed() == ["flow.py"]
+
+
+def test_a_command_that_multiprocessing_started_anew_does_not_travel(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"bin/serve": "", "bin/python": ""})
+    spawned = ModuleType("__mp_main__")
+    spawned.__file__ = str(project / "bin/serve")
+    program.setitem(sys.modules, "__mp_main__", spawned)
+    assert packed() == []
+
+
 def test_the_root_of_what_runs_with_m_is_the_one_above_its_package(
     project: Path, write: Write, program: pytest.MonkeyPatch
 ) -> None:
