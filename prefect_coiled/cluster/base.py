@@ -31,6 +31,7 @@ from prefect_coiled.cluster.watching import Watching
 from prefect_coiled.costs import CostEstimate
 from prefect_coiled.errors import OptionsError, PrefectCoiledError, StoppedError
 from prefect_coiled.events.spans import Span
+from prefect_coiled.internals.cloudpickle import write_by_value
 from prefect_coiled.plan.node_config import machine_of
 from prefect_coiled.records import ClusterRecord
 from prefect_coiled.subscribers.notebook import CellBoard, in_notebook
@@ -39,6 +40,7 @@ T = TypeVar("T")
 # Seconds for the scheduler to answer, which may have to wait for a launch of its own.
 _ANSWERS = 30.0
 logger = logging.getLogger(__name__)
+write_by_value()
 
 
 class ClusterBase(DistributedCluster):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prefect_coiled.environment.contents import read_record
 from prefect_coiled.environment.lock import Locked
-from prefect_coiled.environment.module_places import module_name
+from prefect_coiled.environment.module_search import module_name
 from prefect_coiled.environment.modules import Modules, gather
 from prefect_coiled.environment.records import Change, Environment
 from prefect_coiled.errors import OptionsError

@@ -16,24 +16,25 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.machinery import all_suffixes
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from prefect_coiled.environment.archives import archive_of, has_module
+from prefect_coiled.environment.archives import archive_of
 from prefect_coiled.environment.installed import Installed
+from prefect_coiled.environment.module_search import has_portion, is_whole, module_name, search
 from prefect_coiled.environment.sites import search_path
 from prefect_coiled.errors import OptionsError
 
-_SUFFIXES = tuple(sorted(all_suffixes(), key=len, reverse=True))  # ".cpython-311-x86_64-linux-gnu.so" first
 _STANDARD = frozenset(sys.stdlib_module_names) | frozenset(sys.builtin_module_names)
 # Without these no worker works; whoever has a file of that name beside a script means them.
 _WORKER = frozenset({"dask", "distributed", "prefect", "prefect_dask", "prefect_coiled"})
 # What an editor puts into a program that it starts, from a folder of its own.
 _DEBUGGER = re.compile(r"^(_?pydev|_?debugpy|ptvsd|_?pycharm|_jb_)")
-_MAIN = frozenset({"__main__", "__mp_main__"})
+# The main script as a process has it that `multiprocessing` started: what is of it has that module's name.
+_SPAWNED = "__mp_main__"
+_MAIN = frozenset({"__main__", _SPAWNED})
 
 
 @dataclass(frozen=True)
@@ -85,18 +86,6 @@ class Places:
     imported: frozenset[Path]
 
 
-def module_name(file: str) -> str:
-    """The name under which a file is imported; empty if it is no module."""
-    suffix = module_suffix(file)
-    name = file.removesuffix(suffix) if suffix else ""
-    return name if name.isidentifier() else ""
-
-
-def module_suffix(file: str) -> str:
-    """What a file's name has behind the name of a module, such as ".py"; else nothing."""
-    return next((suffix for suffix in _SUFFIXES if file.endswith(suffix)), "")
-
-
 def find(flow_module: str | None = None, flow_file: str | None = None) -> Places:
     """Find the modules of the running program.
 
@@ -111,17 +100,22 @@ def find(flow_module: str | None = None, flow_file: str | None = None) -> Places
     for name, module in list(sys.modules.items()):
         file = _file_of(module)
         top = name.partition(".")[0]
-        if name in _MAIN or file is None or _DEBUGGER.match(top):
+        if name == "__main__" or file is None or _DEBUGGER.match(top):
+            continue
+        # Elsewhere `multiprocessing` has that name for the main module, whose own name is another one.
+        if name == _SPAWNED and (module.__name__ != _SPAWNED or _is_command(file)):
             continue
         if installed.owns(file, name):
-            theirs.add(top)
+            if not _is_in_portions(top):
+                theirs.add(top)
             editable = top not in _WORKER and installed.is_editable(file, name)
             if editable and (root := _root(file, name)) is not None:
                 root = Path(os.path.realpath(root))
                 trees.setdefault((top, root), Tree(top, root, wanted=False, editable=True))
             continue
         root = _root(file, name)
-        package = file.stem != "__init__" and "__path__" in module.__dict__ and _imports(file).relative
+        joined = "__path__" in module.__dict__ or name == _SPAWNED
+        package = file.stem != "__init__" and joined and _imports(file).relative
         if root is None or package:
             imported.add(file)
             aliases.append(Alias(name, file, package))
@@ -132,16 +126,20 @@ def find(flow_module: str | None = None, flow_file: str | None = None) -> Places
         inside, root = file.relative_to(root), Path(os.path.realpath(root))
         imported.add(root / inside)
         trees.setdefault((top, root), Tree(top, root))
-    script = _script()
+    script = _script(installed)
     starts = [p for p in (Path(flow_file) if flow_file else None, script) if p is not None]
     beside = list(_beside(installed, script, flow_module, flow_file))
+    roots = _in_order(beside, list(_loose_path(installed)))
     avoided = _STANDARD | _WORKER | theirs
-    for folder in beside:
-        for name in names_in(folder):
-            if name not in avoided and not installed.owns(folder / name, name):
-                trees.setdefault((name, folder), Tree(name, folder, wanted=False))
-    roots = list(dict.fromkeys([*beside, *_loose_path(installed)]))
+    for name in dict.fromkeys(name for folder in beside for name in names_in(folder)):
+        if name not in avoided:
+            for root in search(name, roots, partial(_is_installed, installed, name)):
+                trees.setdefault((name, root), Tree(name, root, wanted=False))
     _add_named(trees, [*starts, *(a.file for a in aliases)], roots, installed, avoided)
+    # What is imported counts, also where the search path leads elsewhere by now.
+    known = {tree.name for tree in trees.values() if tree.wanted}
+    for key in [k for k, tree in trees.items() if not (tree.wanted or tree.editable) and tree.name in known]:
+        del trees[key]
     order = {root: n for n, root in enumerate(roots)}
     ordered = sorted(trees.values(), key=lambda t: (order.get(t.root, len(order)), str(t.root), t.name))
     return Places(tuple(ordered), tuple(sorted(aliases, key=lambda a: a.name)), frozenset(imported))
@@ -185,12 +183,20 @@ def _root(file: Path, name: str) -> Path | None:
     return file.parents[len(parts) - 1] if where == parts else None
 
 
-def _script() -> Path | None:
-    """The file that runs as the main module."""
+def _script(installed: Installed) -> Path | None:
+    """The file that runs as the main module, also where a tool runs it, such as `python -m cProfile`."""
     main = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
     # A cell of a notebook names a file in a folder that is not there.
-    return Path(os.path.abspath(file)) if isinstance(file, str) and os.path.isfile(file) else None
+    script = Path(os.path.abspath(file)) if isinstance(file, str) and os.path.isfile(file) else None
+    if script is None or not installed.owns(script, script.stem):
+        return script
+    # Such a tool leaves the arguments as the script would have them.
+    run = sys.argv[0] if sys.argv else ""
+    if not run.endswith(".py") or not os.path.isfile(run):
+        return script
+    true = Path(os.path.abspath(run))
+    return script if installed.owns(true, true.stem) else true
 
 
 def _beside(
@@ -213,6 +219,26 @@ def _beside(
         found += map(Path, search_path([""]))  # a notebook or a prompt
     kept = (Path(os.path.realpath(f)) for f in found)
     yield from dict.fromkeys(f for f in kept if os.path.isdir(f) and not installed.is_place(f))
+
+
+def _in_order(beside: list[Path], path: list[Path]) -> list[Path]:
+    """The order in which names are looked for: that of the search path.
+
+    Before it what lies beside a flow that Prefect loaded, which takes its folder from the path again; behind
+    it what lies above a script.
+    """
+    first = beside[: next((n for n, folder in enumerate(beside) if folder in path), len(beside))]
+    return list(dict.fromkeys([*first, *path, *beside]))
+
+
+def _is_installed(installed: Installed, name: str, path: Path) -> bool:
+    return installed.owns(path, name)
+
+
+def _is_in_portions(name: str) -> bool:
+    """Whether an imported package has no `__init__`: other folders may have more of it."""
+    module = sys.modules.get(name)
+    return getattr(module, "__file__", None) is None and hasattr(module, "__path__")
 
 
 def _above(file: Path) -> Path:
@@ -277,27 +303,25 @@ def _add_named(
         for name in _imports(file).names:
             if name in avoided:
                 continue
-            for root in roots:
-                if not _is_there(root, name) or installed.owns(root / name, name):
-                    continue
+            for root in _roots_of(name, trees, roots, installed):
                 known = trees.get((name, root))
                 if known is None or not known.wanted:
                     trees[name, root] = Tree(name, root)
                     todo += _code_of(trees[name, root])
-                break
 
 
-def _is_there(root: Path, name: str) -> bool:
-    if any(os.path.isfile(root / f"{name}{suffix}") for suffix in _SUFFIXES):
-        return True
-    if archive_of(root):
-        return has_module(root, name, _SUFFIXES)
-    folder = root / name
-    # A folder with modules in it is a package, with or without an __init__.py.
-    try:
-        return os.path.isdir(folder) and any(module_name(n) for n in os.listdir(folder))
-    except OSError:
-        return False
+def _roots_of(
+    name: str, trees: dict[tuple[str, Path], Tree], roots: list[Path], installed: Installed
+) -> list[Path]:
+    """Where code that imports a name finds it, and all portions of a package that is imported."""
+    whole = any(t.name == name and t.wanted and is_whole(t.root, name) for t in trees.values())
+    found = [] if whole else list(search(name, roots, partial(_is_installed, installed, name)))
+    for entry in getattr(sys.modules.get(name), "__path__", ()):
+        folder = Path(os.path.realpath(entry))
+        root = folder.parent
+        if folder.name == name and has_portion(root, name) and not installed.owns(folder / "any.py", name):
+            found.append(root)
+    return found
 
 
 def _code_of(tree: Tree) -> list[Path]:

@@ -27,10 +27,9 @@ from prefect_coiled.environment.module_places import (
     Places,
     Tree,
     find,
-    module_name,
-    module_suffix,
     names_in,
 )
+from prefect_coiled.environment.module_search import module_name, module_suffix
 from prefect_coiled.environment.modules_wheel import NAME
 from prefect_coiled.environment.sizes import amount, heaviest, megabytes
 from prefect_coiled.errors import OptionsError

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from prefect_coiled.environment.ignored import IGNORE_FILE, Ignored, is_environment, is_secret
-from prefect_coiled.environment.module_places import module_name
+from prefect_coiled.environment.module_search import module_name
 from prefect_coiled.node.packages import as_recorded
 
 _LOOKED_AT = 65536

@@ -19,6 +19,9 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
+from prefect_coiled.internals.cloudpickle import write_by_value
+
+write_by_value()
 _MAIN = frozenset({"__main__", "__mp_main__"})
 # What decorators call the function that they took the place of: Prefect's, functools'.
 _INNER = ("fn", "__wrapped__")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import importlib
 import json
 import os
@@ -160,6 +161,115 @@ def test_what_code_imports_later_travels_too_from_wherever_it_will_be_found(
     run(program, project / "flow.py")
     program.syspath_prepend(str(project / "lib"))
     assert packed() == ["flow.py", "own_first/a.py", "own_second.py"]
+
+
+@pytest.mark.parametrize("other", ["own_conf.py", "own_conf/__init__.py"])
+@pytest.mark.parametrize("imports", ["import own_conf", "", "now"])
+def test_of_several_of_a_name_the_one_travels_that_the_search_path_leads_to(
+    project: Path, write: Write, program: pytest.MonkeyPatch, imports: str, other: str
+) -> None:
+    """A script puts a folder before its own, as for settings of a test or of a customer."""
+    write({"flow.py": "" if imports == "now" else f"def task():\n    {imports or 'pass'}\n"})
+    write({other: "x = 'beside'\n", "over/own_conf.py": "x = 'first'\n", "own_conf_of_all.py": ""})
+    run(program, project / "flow.py")
+    program.syspath_prepend(str(project / "over"))
+    if imports == "now":
+        importlib.import_module("own_conf")
+    found = modules.gather().files
+    assert sorted(found) == ["flow.py", "own_conf.py", "own_conf_of_all.py"]
+    assert found["own_conf.py"] == b"x = 'first'\n"
+
+
+def test_of_a_package_that_is_imported_nothing_of_another_one_of_its_name_travels(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"flow.py": "import own_conf\n", "own_conf/__init__.py": "", "own_conf/extra.py": ""})
+    write({"over/own_conf/__init__.py": "x = 'first'\n"})
+    run(program, project / "flow.py")
+    program.syspath_prepend(str(project / "over"))
+    importlib.import_module("own_conf")
+    program.setattr(sys, "path", [p for p in sys.path if not p.endswith("over")])
+    assert packed() == ["flow.py", "own_conf/__init__.py"]
+
+
+@pytest.mark.parametrize("imported", [None, "own_space.one"])
+@pytest.mark.parametrize("init", ["", "__path__ = __import__('pkgutil').extend_path(__path__, __name__)\n"])
+def test_all_portions_of_a_package_travel_wherever_they_lie(
+    project: Path, write: Write, program: pytest.MonkeyPatch, init: str, imported: str | None
+) -> None:
+    inits = {f"{folder}/own_space/__init__.py": init for folder in "abc"} if init else {}
+    if init and imported is None:
+        pytest.skip("what such a package joins is known when it is imported")
+    write({"flow.py": "def task():\n    from own_space.two.inner import x\n", **inits})
+    write({"a/own_space/one.py": "", "b/own_space/two/inner.py": "x = 1\n", "c/own_space/data.txt": ""})
+    run(program, project / "flow.py")
+    for folder in "cba":
+        program.syspath_prepend(str(project / folder))
+    if imported:
+        importlib.import_module(imported)
+    found = [path for path in packed() if path.endswith(("one.py", "inner.py"))]
+    assert found == ["own_space/one.py", "own_space/two/inner.py"]
+
+
+def test_what_is_its_own_of_a_package_that_is_partly_installed_travels(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write(
+        {
+            "flow.py": "def task():\n    import own_team.reports.daily\n",
+            "own_team/reports/daily.py": "",
+            "env/site-packages/own_team/core.py": "",
+            "env/site-packages/own_team_core-1.dist-info/RECORD": "own_team/core.py,,\n",
+        }
+    )
+    run(program, project / "flow.py")
+    program.setattr(sys, "path", [*sys.path, str(project / "env/site-packages")])
+    importlib.import_module("own_team.core")
+    assert packed() == ["flow.py", "own_team/reports/daily.py"]
+
+
+def test_a_script_that_a_tool_runs_brings_what_lies_beside_it(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    """Of `python -m cProfile flow.py` the main module is cProfile's own, before Python 3.12."""
+    write({"flow.py": "def task():\n    import own_near\n", "own_near.py": ""})
+    run(program, project / "flow.py")
+    program.setattr(sys.modules["__main__"], "__file__", cProfile.__file__)
+    program.setattr(sys, "argv", [str(project / "flow.py"), "--day", "today"])
+    assert packed() == ["flow.py", "own_near.py"]
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_script_of_a_process_that_multiprocessing_started_travels_under_the_name_that_it_has(
+    project: Path, write: Write, program: pytest.MonkeyPatch, relative: bool
+) -> None:
+    """As of a `ProcessPoolExecutor`: what the script defines is of a module that no file is named as."""
+    write({"flow.py": "from .near import x\n" if relative else "import near\n", "near.py": "x = 1\n"})
+    run(program, project / "flow.py")
+    spawned = ModuleType("__mp_main__")
+    spawned.__file__ = str(project / "flow.py")
+    program.setitem(sys.modules, "__mp_main__", spawned)
+    inside = ["__mp_main__/__init__.py", "__mp_main__/flow.py", "__mp_main__/near.py"]
+    assert packed() == [*(inside if relative else ["__mp_main__.py"]), "flow.py", "near.py"]
+
+
+def test_the_script_of_a_process_that_only_imported_multiprocessing_travels_once(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"flow.py": "import multiprocessing\n"})
+    run(program, project / "flow.py")
+    program.setitem(sys.modules, "__mp_main__", sys.modules["__main__"])
+    assert packed() == ["flow.py"]
+
+
+def test_a_command_that_multiprocessing_started_anew_does_not_travel(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"bin/serve": "", "bin/python": ""})
+    spawned = ModuleType("__mp_main__")
+    spawned.__file__ = str(project / "bin/serve")
+    program.setitem(sys.modules, "__mp_main__", spawned)
+    assert packed() == []
 
 
 def test_the_root_of_what_runs_with_m_is_the_one_above_its_package(
