@@ -369,6 +369,22 @@ def test_a_stop_during_the_launch_ends_it_and_leaves_nothing(
     assert leftovers(sandbox) == NOTHING
 
 
+def test_a_stop_while_the_name_is_claimed_leaves_it_free(
+    account: Account, spec: Spec, sandbox: Sandbox
+) -> None:
+    stop, plan = threading.Event(), spec()
+    lost = {"service": "ssm", "action": "PutParameter", "effect": "drop_after", "times": 1}
+    sandbox.faults([lost])
+
+    def press(event: Event) -> None:
+        if (event.kind, event.action) == ("reply", "ssm:PutParameter"):
+            stop.set()
+
+    with hearing(press), use_session(Session(account.door("us-east-1", stop))), pytest.raises(StoppedError):
+        create_cluster(plan)
+    assert leftovers(sandbox) == NOTHING
+
+
 def test_two_clusters_cannot_have_one_name(session: Session, spec: Spec, sandbox: Sandbox) -> None:
     create_cluster(spec(name="twin"))
     with pytest.raises(ProvisionError, match="has a cluster of that name"):
