@@ -34,6 +34,7 @@ from prefect_coiled.errors import (
 from prefect_coiled.events import Event, hearing
 from prefect_coiled.options import IngressRule
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.kept import kept_names
 from prefect_coiled.plan.prices import shipped
 from prefect_coiled.provision import (
     add_workers,
@@ -382,6 +383,34 @@ def test_a_stop_while_the_name_is_claimed_leaves_it_free(
 
     with hearing(press), use_session(Session(account.door("us-east-1", stop))), pytest.raises(StoppedError):
         create_cluster(plan)
+    assert leftovers(sandbox) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("step", "state", "action"),
+    [("image", "looking", "ec2:CreateSecurityGroup"), ("log streams", "", "ec2:CreateLaunchTemplate")],
+)
+def test_ctrl_c_leaves_nothing_of_what_is_being_made_at_that_moment(
+    session: Session, spec: Spec, sandbox: Sandbox, step: str, state: str, action: str
+) -> None:
+    begun, over, made, plan = threading.Event(), threading.Event(), threading.Event(), spec()
+    kept = kept_names(plan)[0] if action == "ec2:CreateLaunchTemplate" else plan.name
+
+    def press(event: Event) -> None:
+        if event.step == step and event.text.startswith(state):
+            assert begun.wait(20)
+            raise KeyboardInterrupt
+        if event.action == action and kept in event.text:
+            if event.kind == "reply":
+                made.set()
+            else:
+                begun.set()
+                over.wait(5)  # as long as the removal takes, where that does not wait for it
+
+    with hearing(press), pytest.raises(KeyboardInterrupt):
+        create_cluster(plan)
+    over.set()
+    assert made.wait(20)
     assert leftovers(sandbox) == NOTHING
 
 
