@@ -51,7 +51,7 @@ from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.cluster import client_parameter
 from prefect_coiled.tasks.steps import Session, use_session
 from tests.matrix.races import Race
-from tests.provision.laid import hurry, live
+from tests.provision.laid import Lay, hurry, live, refusing
 
 Spec = Callable[..., ClusterSpec]
 
@@ -702,6 +702,17 @@ def test_whoever_comes_to_a_cluster_before_its_keys_are_there_waits_for_them(
     assert attached.attached
     assert attached.spec.uid == first.spec.uid
     delete_cluster("team", "us-east-1", "early")
+
+
+def test_a_look_for_a_cluster_of_that_name_that_aws_does_not_answer_ends_no_launch(
+    account: Account, aws: Aws, monkeypatch: pytest.MonkeyPatch, lay: Lay
+) -> None:
+    monkeypatch.setattr("prefect_coiled.cluster.launch.load_account", lambda slug: account)
+    request = Request({}, n_workers=0, name="early")
+    first = launch(request, threading.Event())
+    lay(refusing("ssm:GetParameter", "ThrottlingException", times=1))
+    assert launch(request, threading.Event()).attached
+    remove_cluster(aws, "early", first.spec.uid)
 
 
 def test_rules_that_somebody_else_revoked_meanwhile_keep_no_others_open(aws: Aws, sandbox: Sandbox) -> None:
