@@ -141,7 +141,7 @@ def _narrowed(body: dict[str, Any], narrow: tuple[str, str], own: Own) -> dict[s
         return body
     part = dict(body.get(section) or {})
     # Anew, as a filter may have other fields, of which any is enough.
-    for field in (name, "parent_task_run_id"):
+    for field in (name, "parent_task_run_id") if section == "flow_runs" else (name,):
         given = part.get(field) or {}
         if given.get("any_") is not None:
             part[field] = {"any_": given["any_"]}

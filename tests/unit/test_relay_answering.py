@@ -68,6 +68,12 @@ def test_flow_runs_are_looked_for_among_its_own_and_its_tasks_subflows(
     }
 
 
+@pytest.mark.parametrize("section", ["task_runs", "logs"])
+def test_a_field_that_others_than_flow_runs_do_not_have_widens_no_filter(own: Own, section: str) -> None:
+    given = {section: {"parent_task_run_id": {"any_": []}}}
+    assert _narrowed(given, (section, "flow_run_id"), own)[section]["flow_run_id"] == {"any_": [RUN, CHILD]}
+
+
 def test_what_may_hold_others_secrets_is_left_out() -> None:
     run = {"id": RUN, "job_variables": {"env": {"KEY": "secret"}}, "name": "a"}
     assert _without(run, "flow_run") == {"id": RUN, "job_variables": None, "name": "a"}
