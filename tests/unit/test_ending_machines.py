@@ -1,4 +1,4 @@
-"""Machines are asked to end together; those that AWS keeps keep no other, and hundreds take no hundreds of calls."""
+"""Machines are asked to end together; one that AWS keeps keeps no other, and many take few calls."""
 
 from __future__ import annotations
 
