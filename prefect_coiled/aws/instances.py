@@ -13,6 +13,7 @@ from prefect_coiled.aws.launch_refusals import ProfileNotReadyError, explained
 from prefect_coiled.aws.tagged import ec2_kind
 from prefect_coiled.aws.waits import CONSISTENCY, PROFILE_USABLE, TERMINATED, retry_while, wait_for
 from prefect_coiled.errors import (
+    AccessDeniedError,
     AwsError,
     CredentialsError,
     InvalidRequestError,
@@ -32,7 +33,7 @@ from prefect_coiled.plan.prices import GP3_MIBPS, Prices
 from prefect_coiled.records import InstanceRecord
 
 LIVE = ("pending", "running", "stopping", "stopped")
-# Where so many instances were refused one by one, and none was not, all are.
+# Where a policy refused so many instances one by one, and none was not, all are.
 _REFUSED_ALL = 8
 
 
@@ -181,11 +182,12 @@ def terminate_instances(aws: Aws, instance_ids: Iterable[str], over: set[str] | 
     """
     refusals: dict[str, AwsError] = {}
     unknown: list[str] = []
-    ended = 0
+    ended, given_up = 0, False
 
     def end(some: list[str]) -> None:
-        nonlocal ended
-        if not ended and len(refusals) >= _REFUSED_ALL:
+        nonlocal ended, given_up
+        denied = sum(isinstance(error, AccessDeniedError) for error in refusals.values())
+        if given_up := not ended and denied >= _REFUSED_ALL:
             return
         one = f"instance ({some[0]})" if len(some) == 1 else f"{len(some)} instances"
         try:
@@ -212,7 +214,7 @@ def terminate_instances(aws: Aws, instance_ids: Iterable[str], over: set[str] | 
     if refusals:
         first = next(iter(refusals.values()))
         why = {one: error.diagnosis.why for one, error in refusals.items()}
-        first.left = why if ended else dict.fromkeys(asked, first.diagnosis.why)
+        first.left = dict.fromkeys(asked, first.diagnosis.why) if given_up else why
         raise first
     return unknown
 

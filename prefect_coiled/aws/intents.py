@@ -49,6 +49,14 @@ def _delete(aws: Aws, items: list[Item]) -> None:
             parameters.delete_parameters(aws, [lease])
 
 
+def give_back(aws: Aws, cluster: str, uid: str) -> None:
+    """Free a cluster's name, if the cluster of that uid has it."""
+    name = parameters.intent_of(aws.account, cluster)
+    found = parameters.read_parameter(aws, name)
+    if found is not None and uid_of(found) == uid:
+        _delete(aws, [{"Name": name, "Cluster": cluster, "Uid": uid}])
+
+
 def _young(item: Item) -> str:
     asked, left = item["Age"] / 60, (parameters.starting(item["Cluster"]) - item["Age"]) / 60
     return (

@@ -155,6 +155,8 @@ class Follower:
         self._since = 0 if since is None else _milliseconds(since)
         self._newest = self._since
         self._tokens: dict[str, str] = {}
+        # Whether they were read together once: one by one they would begin anew.
+        self._many = False
         # What was read of the last moments: it is read again, with what came late.
         self._known: Counter[tuple[Any, ...]] = Counter()
 
@@ -164,7 +166,8 @@ class Follower:
         Args:
             streams: The instance ids; they may be others each time.
         """
-        events = self._each(streams) if len(streams) <= _FEW else self._together(streams)
+        self._many = self._many or len(streams) > _FEW
+        events = self._together(streams) if self._many else self._each(streams)
         for stream, event in events:
             # A machine says itself when it wrote: one that is ahead, or lies, must not hide what others say.
             self._newest = max(self._newest, min(int(event["timestamp"]), int(self._clock() * 1000)))

@@ -24,7 +24,7 @@ from prefect_coiled.blocks import load_account
 from prefect_coiled.blocks.asking import api_failures, ensure_api
 from prefect_coiled.cluster.launched import ENDED, Launched
 from prefect_coiled.cluster.request import Request
-from prefect_coiled.errors import NameTakenError, OptionsError, ProvisionError
+from prefect_coiled.errors import NameTakenError, OptionsError, ProvisionError, UnavailableError
 from prefect_coiled.events.spans import Client
 from prefect_coiled.plan import machines
 from prefect_coiled.plan.cluster import ClusterSpec, uid_of
@@ -231,8 +231,16 @@ def _find_or_await(aws: Aws, name: str) -> Launched | None:
         # Nobody is at it any more if it takes longer; claiming the name says so.
         return (None,) if time.monotonic() > end else None
 
+    def look_again() -> tuple[Launched | None] | None:
+        try:
+            return look()
+        except UnavailableError:
+            if time.monotonic() > end:
+                raise
+            return None  # the next look may be answered
+
     what = f"waiting for cluster ({name}), which somebody else starts"
-    (found,) = wait_for(aws, what, look, timeout=2 * _SOMEBODY_STARTS, interval=2.0)
+    (found,) = wait_for(aws, what, look_again, timeout=2 * _SOMEBODY_STARTS, interval=2.0)
     return found
 
 

@@ -14,7 +14,7 @@ from prefect_coiled.aws import instances
 from prefect_coiled.cluster.base import ClusterBase
 from prefect_coiled.cluster.last_words import last_words
 from prefect_coiled.cluster.launched import Launched
-from prefect_coiled.errors import ClusterStartError, StoppedError
+from prefect_coiled.errors import AwsError, ClusterStartError, StoppedError, UnavailableError
 
 # Seconds between two looks at the machines in AWS, and between two tries to connect.
 _LOOK, _TRY = 5.0, 0.1
@@ -93,7 +93,10 @@ async def _knock(launched: Launched) -> None:
 
 
 async def _check_machines(cluster: ClusterBase, launched: Launched, least: int) -> None:
-    found = await cluster.in_thread(launched.machines, (*instances.LIVE, *_DEAD))
+    try:
+        found = await cluster.in_thread(launched.machines, (*instances.LIVE, *_DEAD))
+    except UnavailableError:
+        return  # the next look may be answered
     dead = {i.instance_id for i in found if i.state in _DEAD}
     scheduler = launched.record.scheduler.instance_id
     if scheduler in dead:
@@ -124,7 +127,7 @@ async def _failure(
     """The error, with the last words of some of the machines, the same words counted."""
     await cluster.in_thread(launched.doubt)
     some = list(ids)[:_ASKED]
-    texts = await asyncio.gather(*(cluster.in_thread(launched.log, one, _LAST_LINES) for one in some))
+    texts = await asyncio.gather(*(cluster.in_thread(_log, launched, one) for one in some))
     said = Counter(" | ".join(last_words(t)) for t in texts)
     words = "; ".join(f"{n} x said: {text or 'nothing'}" for text, n in said.most_common())
     name, said_all = launched.record.name, f"{why}. {words}".rstrip(". ")
@@ -133,3 +136,11 @@ async def _failure(
         return ClusterStartError(f"attaching to cluster {name!r}", said_all, next_step)
     next_step = "Nothing is left running. The machines' logs stay in CloudWatch for 30 days."
     return ClusterStartError(f"starting cluster {name!r}", said_all, next_step)
+
+
+def _log(launched: Launched, machine: str) -> str:
+    """The end of a machine's log; why it cannot be read is told in its place: it is not the first cause."""
+    try:
+        return launched.log(machine, _LAST_LINES)
+    except AwsError as error:
+        return f"(its log cannot be read: {' '.join(str(error).split())})"

@@ -30,6 +30,11 @@ NAME = "Name"
 
 RESERVED = frozenset({OWNER, ACCOUNT, CLUSTER, CLUSTER_UID, ROLE, ALSO, CREATOR, FLOW, TIER, LAUNCHER, NAME})
 
+# By which policies judge, and not by `owner`, so that a company's `Owner` may be there: their conditions do
+# not tell upper from lower case, and of two keys that differ by that alone they match neither.
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html
+_JUDGED = RESERVED - {NAME, OWNER}
+
 # EC2 allows 50 tags a resource, keys of 127 characters by its reference (128 by its guide) and values of 256
 # (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Tag.html,
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions).
@@ -94,6 +99,9 @@ def check_user_tags(tags: Mapping[str, str]) -> dict[str, str]:
             raise OptionsError(f"tags[{key!r}]", "keys and values of tags are strings")
         if key in RESERVED or key.lower().startswith("aws:"):
             raise OptionsError(f"tags[{key!r}]", "this key is reserved", "Choose another key.")
+        if key.lower() in _JUDGED:
+            why = f"AWS's policies do not tell it from {key.lower()!r}, which is reserved"
+            raise OptionsError(f"tags[{key!r}]", why, "Choose another key.")
         if not 0 < len(key) <= _KEY or len(value) > _VALUE:
             raise OptionsError(
                 f"tags[{key!r}]", f"a key has 1-{_KEY} characters and a value at most {_VALUE}"

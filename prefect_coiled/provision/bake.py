@@ -87,7 +87,7 @@ def bake_image(spec: ClusterSpec) -> BakedImage:
             }
         )
         try:
-            names.claim_name(session.aws, spec)
+            names.take_name(session.aws, spec)
         except NameTakenError as taken:
             where = f"--account {spec.account} --region {spec.region}"
             raise NameTakenError(

@@ -90,7 +90,7 @@ def create_cluster(spec: ClusterSpec) -> ClusterRecord:
             steps.check_disk_key(session, spec)
             if session.locked is None and spec.installs:
                 session.locked = prepare(spec)
-            names.claim_name(session.aws, spec)
+            names.take_name(session.aws, spec)
             watch = Watch()
             try:
                 record, resources = _bring_up(session, spec, known, own)

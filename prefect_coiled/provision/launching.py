@@ -115,7 +115,7 @@ def launch_cluster(
         _await(up.beside, session.aws.stop, failed)
     except BaseException:
         failed.set()
-        _await(up.beside, session.aws.stop, failed)
+        _await([*up.beside, *([up.kept] if up.kept is not None else [])], session.aws.stop, failed)
         raise
     settle(up.beside)
     assert up.address is not None
@@ -142,17 +142,23 @@ def _make_ready(
 ) -> _Ready:
     """Make and find what a launch needs, side by side."""
     vpc_id, zones = vpc_and_zones(spec, account, own)
-    groups = steps.ensure_security_groups.submit(session.aws, spec, vpc_id)
-    confirmed = knowing.confirm.submit(session, spec, known) if known is not None else None
-    held = Watch()
-    # With a GPU, the workers have an image of their own.
-    roles: tuple[Role, ...] = ("scheduler", "worker") if spec.gpu else ("scheduler",)
-    files = bucket_name(session.aws.account, account.aws_account_id, session.aws.region)
-    images = [choose_image.submit(session, spec, role, files) for role in roles]
-    keys = steps.make_keys.submit(session, spec)
-    wheels = deliver.submit(session, account.aws_account_id) if spec.installs else None
-    events.step("image", "looking")
-    settle([groups, *images, keys, *(future for future in (confirmed, wheels) if future is not None)])
+    made: list[PrefectFuture[Any]] = []  # of the cluster, and to be removed with it
+    try:
+        made.append(groups := steps.ensure_security_groups.submit(session.aws, spec, vpc_id))
+        confirmed = knowing.confirm.submit(session, spec, known) if known is not None else None
+        held = Watch()
+        # With a GPU, the workers have an image of their own.
+        roles: tuple[Role, ...] = ("scheduler", "worker") if spec.gpu else ("scheduler",)
+        files = bucket_name(session.aws.account, account.aws_account_id, session.aws.region)
+        images = [choose_image.submit(session, spec, role, files) for role in roles]
+        made.append(keys := steps.make_keys.submit(session, spec))
+        wheels = deliver.submit(session, account.aws_account_id) if spec.installs else None
+        events.step("image", "looking")
+        settle([groups, *images, keys, *(future for future in (confirmed, wheels) if future is not None)])
+    except BaseException:
+        for future in made:  # an interrupt comes while they are at work
+            future.wait()
+        raise
     found = [future.result() for future in images]
     events.step("image", "; ".join(f"{i.image_id}, {note}" if note else i.image_id for i, note in found))
     place = None
@@ -217,7 +223,7 @@ def _launch_machines(
     up.beside.append(up.address)
     host = scheduler.private_ip
     data = launch_data(spec, "worker", ready.worker_image, account.account, host, ready.place)
-    up.template = steps.ensure_launch_template.submit(aws, spec, "worker", data, host)
+    up.template = steps.ensure_launch_template.submit(door, spec, "worker", data, host)
     up.beside.append(up.template)
     if known is None or known.images != session.images:
         up.beside.append(knowing.note.submit(session, spec, account))
@@ -240,7 +246,7 @@ def _launch_machines(
     # Last: SSM takes three writes a second of an AWS account.
     up.beside.append(steps.keep_client_keys.submit(session, spec))
     up.kept = ensure_kept_templates.submit(
-        aws, spec, ways(possible, up.workers), scheduler, data, group_ids=of_workers
+        door, spec, ways(possible, up.workers), scheduler, data, group_ids=of_workers
     )
     machines = 1 + len(up.workers)
     events.step("instances", f"{machines} launched")

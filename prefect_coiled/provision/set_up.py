@@ -7,6 +7,9 @@ something is missing, or a sweep is at the NAT gateways: under a lease, look and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from prefect import flow
 from prefect.futures import PrefectFuture
 
@@ -17,7 +20,7 @@ from prefect_coiled.aws.kinds import KINDS
 from prefect_coiled.aws.known import changing
 from prefect_coiled.aws.price_list import seen_prices
 from prefect_coiled.aws.subnets import ClosedZoneError
-from prefect_coiled.errors import AccessDeniedError, PrefectCoiledError, sentences
+from prefect_coiled.errors import AccessDeniedError, PrefectCoiledError, StoppedError, sentences
 from prefect_coiled.options import Egress, RegistryKind
 from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND
 from prefect_coiled.plan.changes import Plan
@@ -133,20 +136,51 @@ def carry_out(plan: Plan, making: Making, *, strict: bool = True) -> None:
     Raises:
         PrefectCoiledError: With the first cause; what was made and costs something is `left`.
     """
+    begun: list[PrefectFuture[None]] = []
+    with _seen_to_its_end(making.aws, begun):
+        _carry_out(plan, making, begun, strict=strict)
+
+
+@contextmanager
+def _seen_to_its_end(aws: Aws, begun: list[PrefectFuture[None]]) -> Iterator[None]:
+    """Where somebody interrupts, nothing more is begun; what is begun ends before the lease is given back.
+
+    Args:
+        begun: What was begun by then.
+    """
+
+    def interrupted() -> None:
+        raise StoppedError(f"setting account {aws.account} up", "it was interrupted")
+
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        aws.fence = interrupted
+        for future in begun:
+            future.wait()
+        raise
+
+
+def _carry_out(plan: Plan, making: Making, begun: list[PrefectFuture[None]], *, strict: bool) -> None:
     before = {row: list(items) for row, items in making.there.items()}
     futures: dict[str, list[PrefectFuture[None]]] = {}
     # What may be an administrator's to make ends a set-up before anything else is made.
     first = [change for change in plan.todo if KINDS[change.row].administered]
-    settle([bring.submit(making, change) for change in first])
+    begun.extend(bring.submit(making, change) for change in first)
+    settle(begun)
     older: list[PrefectFuture[None]] = []
     for change in [change for change in plan.todo if change not in first]:
         if not strict and (change.row, change.action) == ("role", "update"):
             older.append(bring.submit(making, change))
+            begun.append(older[-1])
             continue
         waits_for = [future for row in KINDS[change.row].waits_for for future in futures.get(row, ())]
         # Prefect's overloads know `wait_for` only together with `return_state`.
         future = bring.submit(making, change, wait_for=waits_for, return_state=False)
         futures.setdefault(change.row, []).append(future)
+        begun.append(future)
     try:
         settle(future for listed in futures.values() for future in listed)
     except PrefectCoiledError as error:

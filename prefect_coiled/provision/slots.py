@@ -68,6 +68,8 @@ class Slot:
         self._holder = holder
         self._clock = clock
         self._renewed = clock()
+        # Whether the API counts a slot that was this one's, and that nobody holds.
+        self._nobodys = False
         self._over = threading.Event()
         # A lease is given back once: the API takes its slots off each time that it is asked at one moment.
         self._lock = threading.Lock()
@@ -101,9 +103,17 @@ class Slot:
                 if self._over.is_set():
                     return  # given back meanwhile: what is counted now is held by others
                 self.lease_id = None
-            if self._clock() - self._renewed < LEASE:
-                # It cannot have run out: the API was started anew, and counts a slot that nobody holds.
+            # It cannot have run out: the API was started anew, and counts a slot that nobody holds.
+            self._nobodys = self._clock() - self._renewed < LEASE
+        if self._nobodys:
+            try:
                 client.release_concurrency_slots([self.limit], 1, LEASE)
+            except httpx.ConnectError:
+                raise  # it was not asked, and is in the next round
+            except httpx.HTTPError:
+                self._nobodys = False  # asked twice, it would take a slot of another's
+                raise
+            self._nobodys = False
         fresh = _increment(client, self.limit, self._holder)
         if fresh is None:
             return

@@ -132,22 +132,26 @@ def _without(found: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _narrowed(body: dict[str, Any], narrow: tuple[str, str], own: Own) -> dict[str, Any]:
-    """A filter that finds nothing but what belongs to the flow run.
+    """A filter that finds nothing but what belongs to the flow run; without one, to tasks of this relay.
 
     What it names of runs itself is proven to be that by now.
     """
     section, name = narrow
-    if own.flow_run is None:
-        return body
     part = dict(body.get(section) or {})
     # Anew, as a filter may have other fields, of which any is enough.
-    for field in (name, "parent_task_run_id"):
+    for field in (name, "parent_task_run_id") if section == "flow_runs" else (name,):
         given = part.get(field) or {}
         if given.get("any_") is not None:
             part[field] = {"any_": given["any_"]}
             if given.get("not_any_"):
                 part[field]["not_any_"] = given["not_any_"]
             return {**body, section: part}
+    if own.flow_run is None and section == "task_runs":
+        # Others have such without a flow run, too: these are known by their ids.
+        asked = (part.get("id") or {}).get("any_")
+        known = {str(id_) for id_ in own.task_runs.all()}
+        part["id"] = {"any_": sorted(known if asked is None else known & {str(one).lower() for one in asked})}
+        return {**body, section: part}
     not_any = (part.get(name) or {}).get("not_any_")
     part[name] = {"any_": [str(id_) for id_ in own.flow_runs.all()]}
     if not_any:

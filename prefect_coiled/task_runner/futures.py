@@ -25,6 +25,7 @@ import distributed
 from distributed.scheduler import KilledWorker
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
+from prefect.logging import get_logger
 from prefect.tasks import Task
 from prefect_dask.task_runners import PrefectDaskFuture
 
@@ -36,6 +37,7 @@ from prefect_coiled.task_runner.news import Ending
 from prefect_coiled.task_runner.remote_result import RemoteRecord, with_result_of
 
 R = TypeVar("R")
+logger = get_logger("prefect_coiled.task_runner.futures")
 # One for all futures: what it guards is done in microseconds, and a lock each is memory for many of them.
 _lock = threading.RLock()
 _callers = ThreadPoolExecutor(1, thread_name_prefix="prefect-coiled-callbacks")
@@ -101,7 +103,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
             callbacks, self._callbacks = self._callbacks, []
             self._wake()
         for callback in callbacks:
-            self.add_done_callback(callback)
+            self._tell(partial(CoiledFuture.add_done_callback, fn=callback))
 
     def fail(self, error: BaseException) -> None:
         """Say that the task was never sent, because there is no cluster."""
@@ -112,7 +114,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
             callbacks, self._callbacks = self._callbacks, []
             self._wake()
         for callback in callbacks:
-            callback(self)
+            self._tell(callback)
 
     def note(self, ending: Ending) -> None:
         """Take the news that the task has ended; called by the Dask client's own thread."""
@@ -123,7 +125,14 @@ class CoiledFuture(PrefectDaskFuture[R]):
         self._ended(self)
         for callback in callbacks:
             # Another thread: a callback may ask Dask for the result.
-            _callers.submit(callback, self)
+            _callers.submit(self._tell, callback)
+
+    def _tell(self, callback: Callable[[Any], None]) -> None:
+        """Call a callback. One that fails keeps no other, and no task, from hearing of an end."""
+        try:
+            callback(self)
+        except Exception:  # as `concurrent.futures` does; nobody waits for it
+            logger.exception("A callback of task run %s failed", self.task_run_id)
 
     def _wake(self) -> None:
         if self._news is not None:

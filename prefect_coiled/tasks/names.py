@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import zlib
+from contextlib import suppress
 
-from prefect_coiled.aws import parameters
+from prefect_coiled.aws import intents, parameters
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import NameTakenError, ProvisionError
+from prefect_coiled.errors import NameTakenError, PrefectCoiledError, ProvisionError
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.tasks.steps import step
@@ -30,6 +31,23 @@ def claim_name(aws: Aws, spec: ClusterSpec) -> None:
         f"account {spec.account!r} has a cluster of that name in {spec.region}",
         "Attach to it with Cluster(name=...), choose another name, or run `prefect-coiled sweep`.",
     )
+
+
+def take_name(aws: Aws, spec: ClusterSpec) -> None:
+    """Claim the name; where that is broken off, it is free again: AWS may have it, though nobody was told so.
+
+    Raises:
+        NameTakenError: As `claim_name` does.
+    """
+    try:
+        claim_name(aws, spec)
+    except NameTakenError:
+        raise
+    except BaseException:
+        # What AWS does not take back now, it does as of a cluster that never came up.
+        with suppress(PrefectCoiledError):
+            intents.give_back(aws.without_stop(), spec.name, spec.uid)
+        raise
 
 
 def read_intent(aws: Aws, name: str) -> ClusterSpec | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import json
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.errors import AccessDeniedError, AwsError, ProvisionError
+from prefect_coiled.events import Event, hearing
 from prefect_coiled.plan import tags
 from prefect_coiled.provision import set_up_account
 from prefect_coiled.records import AccountRecord
@@ -271,6 +274,27 @@ def test_the_lease_of_a_set_up_is_given_back(session: Session, sandbox: Sandbox)
     set_up()
     names = [p["Name"] for p in sandbox.client("ssm").describe_parameters()["Parameters"]]
     assert "/prefect-coiled/team/set-up" not in names
+
+
+def test_ctrl_c_gives_the_lease_back_after_what_is_begun_and_begins_nothing_more(
+    session: Session, sandbox: Sandbox
+) -> None:
+    told: list[str] = []
+    over = threading.Event()
+
+    def press(event: Event) -> None:
+        if (event.kind, event.action) == ("call", "ec2:CreateVpc"):
+            _thread.interrupt_main()
+            over.wait(5)  # as long as it takes until the lease is given back, where that does not wait for it
+        if event.action == "ec2:CreateVpc" or event.text.startswith("deleting parameters"):
+            told.append(f"{event.kind} {event.action}")
+        if event.text.startswith("deleting parameters"):
+            over.set()
+
+    with hearing(press), pytest.raises(KeyboardInterrupt):
+        set_up()
+    assert told.index("reply ec2:CreateVpc") < told.index("call ssm:DeleteParameters")
+    assert not sandbox.client("ec2").describe_nat_gateways()["NatGateways"]
 
 
 def test_the_lease_of_a_set_up_that_was_killed_is_taken_over(

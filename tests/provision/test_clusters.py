@@ -34,6 +34,7 @@ from prefect_coiled.errors import (
 from prefect_coiled.events import Event, hearing
 from prefect_coiled.options import IngressRule
 from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.kept import kept_names
 from prefect_coiled.plan.prices import shipped
 from prefect_coiled.provision import (
     add_workers,
@@ -50,7 +51,7 @@ from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.cluster import client_parameter
 from prefect_coiled.tasks.steps import Session, use_session
 from tests.matrix.races import Race
-from tests.provision.laid import hurry, live
+from tests.provision.laid import Lay, hurry, live, refusing
 
 Spec = Callable[..., ClusterSpec]
 
@@ -369,6 +370,50 @@ def test_a_stop_during_the_launch_ends_it_and_leaves_nothing(
     assert leftovers(sandbox) == NOTHING
 
 
+def test_a_stop_while_the_name_is_claimed_leaves_it_free(
+    account: Account, spec: Spec, sandbox: Sandbox
+) -> None:
+    stop, plan = threading.Event(), spec()
+    lost = {"service": "ssm", "action": "PutParameter", "effect": "drop_after", "times": 1}
+    sandbox.faults([lost])
+
+    def press(event: Event) -> None:
+        if (event.kind, event.action) == ("reply", "ssm:PutParameter"):
+            stop.set()
+
+    with hearing(press), use_session(Session(account.door("us-east-1", stop))), pytest.raises(StoppedError):
+        create_cluster(plan)
+    assert leftovers(sandbox) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("step", "state", "action"),
+    [("image", "looking", "ec2:CreateSecurityGroup"), ("log streams", "", "ec2:CreateLaunchTemplate")],
+)
+def test_ctrl_c_leaves_nothing_of_what_is_being_made_at_that_moment(
+    session: Session, spec: Spec, sandbox: Sandbox, step: str, state: str, action: str
+) -> None:
+    begun, over, made, plan = threading.Event(), threading.Event(), threading.Event(), spec()
+    kept = kept_names(plan)[0] if action == "ec2:CreateLaunchTemplate" else plan.name
+
+    def press(event: Event) -> None:
+        if event.step == step and event.text.startswith(state):
+            assert begun.wait(20)
+            raise KeyboardInterrupt
+        if event.action == action and kept in event.text:
+            if event.kind == "reply":
+                made.set()
+            else:
+                begun.set()
+                over.wait(5)  # as long as the removal takes, where that does not wait for it
+
+    with hearing(press), pytest.raises(KeyboardInterrupt):
+        create_cluster(plan)
+    over.set()
+    assert made.wait(20)
+    assert leftovers(sandbox) == NOTHING
+
+
 def test_two_clusters_cannot_have_one_name(session: Session, spec: Spec, sandbox: Sandbox) -> None:
     create_cluster(spec(name="twin"))
     with pytest.raises(ProvisionError, match="has a cluster of that name"):
@@ -657,6 +702,17 @@ def test_whoever_comes_to_a_cluster_before_its_keys_are_there_waits_for_them(
     assert attached.attached
     assert attached.spec.uid == first.spec.uid
     delete_cluster("team", "us-east-1", "early")
+
+
+def test_a_look_for_a_cluster_of_that_name_that_aws_does_not_answer_ends_no_launch(
+    account: Account, aws: Aws, monkeypatch: pytest.MonkeyPatch, lay: Lay
+) -> None:
+    monkeypatch.setattr("prefect_coiled.cluster.launch.load_account", lambda slug: account)
+    request = Request({}, n_workers=0, name="early")
+    first = launch(request, threading.Event())
+    lay(refusing("ssm:GetParameter", "ThrottlingException", times=1))
+    assert launch(request, threading.Event()).attached
+    remove_cluster(aws, "early", first.spec.uid)
 
 
 def test_rules_that_somebody_else_revoked_meanwhile_keep_no_others_open(aws: Aws, sandbox: Sandbox) -> None:

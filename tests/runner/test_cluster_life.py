@@ -174,6 +174,20 @@ async def test_an_async_flow_that_forgot_its_tasks_fails_with_the_first_cause() 
     eventually(lambda: states_of(flow_run_id) == {"provision": ["Failed"], "add": ["Crashed"]})
 
 
+async def test_a_callback_that_fails_keeps_no_other_task_from_hearing_that_there_is_no_cluster() -> None:
+    seen: list[bool] = []
+
+    @flow(task_runner=make(fail="no such zone"))
+    async def asks() -> None:
+        first, second = add.submit(1), add.submit(2)
+        first.add_done_callback(lambda future: future.result())  # it has none, and raises that
+        await asyncio.to_thread(second.wait, 20)
+        seen.extend(one.done for one in (first, second))
+
+    assert (await asks(return_state=True)).is_failed()
+    assert seen == [True, True]
+
+
 def test_each_retry_of_a_flow_gets_a_cluster_and_closes_it() -> None:
     attempts: list[int] = []
 

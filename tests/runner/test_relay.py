@@ -54,6 +54,27 @@ def test_tasks_know_no_way_to_the_api_but_this_machines_forwarder(relayed: Any, 
     )
 
 
+def test_tasks_outside_of_a_flow_are_recorded_and_find_nothing_of_others(relayed: Any, client: Any) -> None:
+    @flow
+    def theirs() -> None:
+        get_run_logger().warning("of others")
+
+    @task
+    def looks() -> list[int]:
+        with get_client(sync_client=True) as api:
+            found = (api.read_flow_runs(), api.read_task_runs(), api.request("POST", "/logs/filter").json())
+            return [len(one) for one in found]
+
+    _, id_ = run(theirs)
+    eventually(lambda: "of others" in logs_of(client, id_))
+    with relayed() as runner:
+        first = runner.submit(looks, {})
+        flow_runs, runs, logs = runner.submit(looks, {}, wait_for=[first]).result()
+    assert (flow_runs, logs) == (0, 0)
+    assert runs <= 2  # these two
+    eventually(lambda: client.read_task_run(first.task_run_id).state.is_completed())
+
+
 def test_states_and_logs_reach_the_api(relayed: Any, client: Any) -> None:
     @task
     def double(n: int) -> int:

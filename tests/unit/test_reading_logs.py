@@ -154,6 +154,15 @@ def test_a_cluster_that_grows_is_followed_on() -> None:
     assert sorted(follower.more(names(60))) == sorted((name, "begun") for name in names(60)[3:])
 
 
+def test_a_cluster_that_shrinks_is_followed_on() -> None:
+    group = Group(**{name: ["begun"] for name in names(60)})
+    door: Any = group
+    follower = log_events.Follower(door)
+    list(follower.more(names(60)))
+    group.streams["i1"].append(event(9, "new"))
+    assert list(follower.more(names(3))) == [("i1", "new")]
+
+
 def test_calls_come_no_faster_than_their_pace() -> None:
     now = [0.0]
     waited: list[float] = []

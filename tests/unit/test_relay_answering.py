@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -15,8 +15,6 @@ RUN, CHILD, TASK, OTHER = (str(uuid4()) for _ in range(4))
 
 @pytest.fixture
 def own() -> Own:
-    from uuid import UUID
-
     made = Own(UUID(RUN))
     made.flow_runs.update([UUID(CHILD)])
     return made
@@ -66,6 +64,36 @@ def test_flow_runs_are_looked_for_among_its_own_and_its_tasks_subflows(
         "flow_runs": asked,
         "limit": 1,
     }
+
+
+@pytest.mark.parametrize("section", ["task_runs", "logs"])
+def test_a_field_that_others_than_flow_runs_do_not_have_widens_no_filter(own: Own, section: str) -> None:
+    given = {section: {"parent_task_run_id": {"any_": []}}}
+    assert _narrowed(given, (section, "flow_run_id"), own)[section]["flow_run_id"] == {"any_": [RUN, CHILD]}
+
+
+@pytest.mark.parametrize(
+    ("narrow", "given", "asked"),
+    [
+        (("flow_runs", "id"), {}, {"id": {"any_": [CHILD]}}),
+        (("logs", "flow_run_id"), {}, {"flow_run_id": {"any_": [CHILD]}}),
+        (
+            ("logs", "flow_run_id"),
+            {"level": {"ge_": 0}},
+            {"flow_run_id": {"any_": [CHILD]}, "level": {"ge_": 0}},
+        ),
+        (("task_runs", "flow_run_id"), {}, {"id": {"any_": [TASK]}}),
+        (("task_runs", "flow_run_id"), {"id": {"any_": [TASK, OTHER]}}, {"id": {"any_": [TASK]}}),
+        (("task_runs", "flow_run_id"), {"id": {"any_": [OTHER]}}, {"id": {"any_": []}}),
+    ],
+)
+def test_tasks_outside_of_a_flow_find_nothing_of_others(
+    narrow: tuple[str, str], given: Any, asked: Any
+) -> None:
+    alone = Own()
+    alone.flow_runs.update([UUID(CHILD)])
+    alone.task_runs.update([UUID(TASK)])
+    assert _narrowed({narrow[0]: given}, narrow, alone) == {narrow[0]: asked}
 
 
 def test_what_may_hold_others_secrets_is_left_out() -> None:

@@ -90,3 +90,24 @@ def test_a_refusal_is_told_at_once(monkeypatch: pytest.MonkeyPatch, code: int) -
 def test_an_api_that_does_not_come_back_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(httpx.ConnectError):
         take(monkeypatch, Api(*[httpx.ConnectError("gone")] * 100), seconds=30.0)
+
+
+def test_a_slot_that_nobody_holds_is_given_back_once_the_api_is_there_again() -> None:
+    asked: list[str] = []
+
+    class Anew(Api):
+        def renew_concurrency_lease(self, *args: Any) -> None:
+            asked.append("renew")
+            raise status(410)
+
+        def release_concurrency_slots(self, *args: Any) -> None:
+            asked.append("release")
+            if asked.count("release") == 1:
+                raise httpx.ConnectError("away")
+
+    slot, api = slots.Slot("limit", LEASE), Anew(None)
+    with pytest.raises(httpx.ConnectError):
+        slot._renew(api)  # type: ignore[arg-type]
+    slot._renew(api)  # type: ignore[arg-type]
+    assert (asked, api.answers) == (["renew", "release", "release"], [])
+    slot._over.set()

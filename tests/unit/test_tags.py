@@ -90,3 +90,11 @@ def test_what_no_answer_of_ec2_could_hold_is_refused(text: str) -> None:
     for given in ({"a" + text: "b"}, {"a": "b" + text}):
         with pytest.raises(OptionsError, match="printed"):
             tags.check_user_tags(given)
+
+
+@pytest.mark.parametrize("key", ["owner", "Coiled-Account", "coiled-Cluster-UID", "aws:x", "AWS:x", "Name"])
+def test_a_key_that_policies_take_for_one_of_ours_is_refused(key: str) -> None:
+    with pytest.raises(OptionsError, match="reserved"):
+        tags.check_user_tags({key: "alice"})
+    theirs = {"name": "a", "Owner": "b"}
+    assert tags.check_user_tags(theirs) == theirs
