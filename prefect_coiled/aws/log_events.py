@@ -26,7 +26,7 @@ from prefect_coiled.aws.batches import STREAMS, batches
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.instances import read_console
 from prefect_coiled.aws.pace import Pace
-from prefect_coiled.errors import AwsError, CredentialsError, NotFoundError, printable
+from prefect_coiled.errors import AwsError, CredentialsError, InvalidRequestError, NotFoundError, printable
 
 # The clock of the program that made a cluster may be off by so much.
 EARLIER = timedelta(minutes=15)
@@ -155,7 +155,7 @@ class Follower:
         self._since = 0 if since is None else _milliseconds(since)
         self._newest = self._since
         self._tokens: dict[str, str] = {}
-        # Whether they were read together once: one by one they would begin anew.
+        # Whether they are read together from now on, by time: one by one they would begin anew.
         self._many = False
         # What was read of the last moments: it is read again, with what came late.
         self._known: Counter[tuple[Any, ...]] = Counter()
@@ -176,12 +176,20 @@ class Follower:
         self._known = Counter({key: n for key, n in self._known.items() if key[1] >= old})
 
     def _each(self, streams: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for stream in streams:
+        for at, stream in enumerate(streams):
             wanted: dict[str, Any] = {"startTime": self._since} if self._since else {}
             token = self._tokens.get(stream)
             pages = _pages(self._aws, stream, forward=True, token=token, **wanted)
             # What is behind this page comes with the next look.
-            events, following = next(pages, ([], ""))
+            try:
+                events, following = next(pages, ([], ""))
+            except InvalidRequestError:
+                if token is None:
+                    raise
+                # AWS takes a token for 24 hours; by time, reading goes on without one.
+                self._many = True
+                yield from self._together(streams[at:])
+                return
             for event in events:
                 self._known[_key(stream, event)] += 1
                 yield stream, event

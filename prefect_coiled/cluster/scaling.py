@@ -8,7 +8,7 @@ import inspect
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any
 
 import dask.config
@@ -90,7 +90,7 @@ class ScalingCluster(ClusterBase):
             names = {machine_of(str(w["name"])) for w in msg["workers"].values()}
             self._watching.joined(names)
             if self._fleet.joined(names) and self.launched is not None:
-                self._looking = asyncio.ensure_future(self._look())
+                self._looking = asyncio.ensure_future(self._unasked(self._look()))
         super()._update_worker_status(op, msg)
         if self.launched is not None and not self._leaving:
             self._tell_workers()
@@ -102,7 +102,7 @@ class ScalingCluster(ClusterBase):
             logger.warning("Cluster %s: %s", self.name, text)
         self._tell("replace_worker", text, ids=ids)
         if ids and not self._leaving:
-            self._looking = asyncio.ensure_future(self._look())
+            self._looking = asyncio.ensure_future(self._unasked(self._look()))
 
     def _give_up(self, name: str) -> None:
         # As Dask's own clusters: a worker that its nanny has started anew by now is no loss.
@@ -110,12 +110,19 @@ class ScalingCluster(ClusterBase):
             self._watching.gone(name)
             size, awaited = self._counted_on
             if name in awaited:  # a size was asked for, and this one was counted as coming back
-                self._looking = asyncio.ensure_future(self._scale(size))
+                self._looking = asyncio.ensure_future(self._unasked(self._scale(size)))
 
     async def _look(self) -> None:
         """Take what AWS has: another object, or another program, may have scaled the cluster."""
         for name in self._fleet.seen(await self.in_thread(self.started().listed_workers)):
             self._watching.gone(name)
+
+    async def _unasked(self, doing: Awaitable[None]) -> None:
+        """Do what nobody waits for: what AWS does not answer now, it may the next time."""
+        try:
+            await doing
+        except PrefectCoiledError as error:
+            logger.debug("Cluster %s: its machines were not looked after: %s", self.name, error)
 
     def scale(self, n: int = 0, memory: str | float | None = None, cores: float | None = None) -> Any:
         """Launch or retire workers so that there are so many. Returns once AWS has taken the request.

@@ -10,7 +10,7 @@ import pytest
 
 from prefect_coiled.aws import log_events
 from prefect_coiled.aws.pace import Pace
-from prefect_coiled.errors import NotFoundError
+from prefect_coiled.errors import InvalidRequestError, NotFoundError
 
 
 class Pages:
@@ -161,6 +161,25 @@ def test_a_cluster_that_shrinks_is_followed_on() -> None:
     list(follower.more(names(60)))
     group.streams["i1"].append(event(9, "new"))
     assert list(follower.more(names(3))) == [("i1", "new")]
+
+
+def test_logs_are_followed_on_where_aws_takes_a_token_no_more() -> None:
+    """It takes one for 24 hours, in which a machine may write nothing."""
+    group = Group(i0=["begun"], i1=["begun"])
+    call = group.call
+
+    def a_day_later(action: str, what: str, **wanted: Any) -> dict[str, Any]:
+        if action == "logs:GetLogEvents" and "nextToken" in wanted:
+            raise InvalidRequestError(what, operation=action, code="InvalidParameterException")
+        return call(action, what, **wanted)
+
+    door: Any = group
+    follower = log_events.Follower(door)
+    assert len(list(follower.more(["i0", "i1"]))) == 2
+    group.call = a_day_later  # type: ignore[method-assign]
+    group.streams["i1"].append(event(9, "new"))
+    assert list(follower.more(["i0", "i1"])) == [("i1", "new")]
+    assert list(follower.more(["i0", "i1"])) == []
 
 
 def test_calls_come_no_faster_than_their_pace() -> None:
