@@ -12,9 +12,11 @@ import functools
 import sys
 import typing
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
+import typing_extensions
 
 
 def write_by_value() -> None:
@@ -48,7 +50,8 @@ def _made(kind: type, arguments: tuple[Any, ...], keywords: dict[str, Any], modu
     if kind is _CACHE:
         return functools.lru_cache(**keywords)(*arguments)
     made = kind(*arguments, **keywords)
-    made.__module__ = module
+    with suppress(AttributeError):  # an alias has none that may be set
+        made.__module__ = module
     return made
 
 
@@ -69,6 +72,10 @@ def _of_name(value: Any) -> tuple[Any, ...]:
     return (value.__name__,), {}
 
 
+def _of_alias(value: Any) -> tuple[Any, ...]:
+    return (value.__name__, value.__value__), {"type_params": value.__type_params__}
+
+
 _CACHE = type(functools.lru_cache(_of_name))
 _PARTS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     _CACHE: _of_cache,
@@ -77,3 +84,6 @@ _PARTS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
 }
 if sys.version_info >= (3, 11):
     _PARTS[typing.TypeVarTuple] = _of_name
+for _place in (typing, typing_extensions):  # Python 3.12's own, and what stands for it before
+    if (_alias := getattr(_place, "TypeAliasType", None)) is not None:
+        _PARTS[_alias] = _of_alias

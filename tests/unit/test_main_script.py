@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 SCRIPT = """
-import functools, sys, typing
+import functools, sys, typing, typing_extensions
 import cloudpickle
 from prefect_coiled.cluster import base
 from prefect_coiled.task_runner.by_name import Pickler
@@ -41,6 +41,10 @@ timed.__annotations__["function"] = typing.Callable[P, int]
 
 def row(x: Row) -> Row: return Row(x + 1)
 
+Whole = typing_extensions.TypeAliasType("Whole", int)
+
+def whole(x: Whole): return x
+
 def many(*names): return names
 many.__annotations__["names"] = Names
 
@@ -56,6 +60,7 @@ USES = {
     "a cache of a function inside of another": local(),
     "parameters of a decorator": lambda: timed(lambda: 1)(),
     "a type of one's own": lambda: (row(1), row.__annotations__["x"].__name__, Row.__module__),
+    "another name of a type": lambda: (whole(1), whole.__annotations__["x"].__value__),
     "types in any number": lambda: many(1, 2),
 }
 import io
@@ -71,6 +76,7 @@ GIVES = {
     "a cache of a function inside of another": 5,
     "parameters of a decorator": 1,
     "a type of one's own": (2, "Row", "__main__"),
+    "another name of a type": (1, int),
     "types in any number": (1, 2),
 }
 
