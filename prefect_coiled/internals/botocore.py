@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import boto3
 import botocore.session
 from botocore import xform_name
 from botocore.credentials import CredentialResolver, Credentials
 from botocore.exceptions import ProfileNotFound
+from botocore.httpsession import URLLib3Session
+
+if TYPE_CHECKING:
+    import boto3  # a machine does without: it would cost as much again, at every boot
 
 
 def botocore_session(session: boto3.Session) -> Any:
@@ -26,6 +29,8 @@ _NO_FILES = {"config_file": _NOTHING, "credentials_file": _NOTHING, "profile": _
 
 def session_of_keys_alone(key_id: str, secret: str, region: str | None = None) -> boto3.Session:
     """A session of these keys, whatever files and profiles there are: none of them is read."""
+    import boto3
+
     made = botocore.session.Session(session_vars=_NO_FILES)
     return boto3.Session(key_id, secret, botocore_session=made, region_name=region)
 
@@ -48,18 +53,33 @@ def session_with(credentials: Credentials, region: str) -> boto3.Session:
 
     Where that fails, botocore logs a traceback besides the error, which is told in our words.
     """
+    import boto3
+
     logging.getLogger("botocore.credentials").addFilter(_without_traceback)
     made = session_of_files()
     made._credentials = credentials
     return boto3.Session(botocore_session=made, region_name=region)
 
 
-def session_of_role(region: str) -> boto3.Session:
-    """A session of the machine's role, whatever keys, profiles and files there are beside it."""
+def role_alone() -> Any:
+    """A session of botocore with the machine's role, whatever keys, profiles and variables there are.
+
+    Variables may close the way to the role or lead it to a proxy, which its provider reads by itself.
+    """
     made = botocore.session.Session(session_vars=_NO_FILES)
     role = made.get_component("credential_provider").get_provider("iam-role")
+    fetcher = role._role_fetcher
+    fetcher._disabled = False  # AWS_EC2_METADATA_DISABLED
+    fetcher._session = URLLib3Session(timeout=fetcher._timeout, proxies={})
     made.register_component("credential_provider", CredentialResolver([role]))
-    return boto3.Session(botocore_session=made, region_name=region)
+    return made
+
+
+def session_of_role(region: str) -> boto3.Session:
+    """The same as a session of boto3."""
+    import boto3
+
+    return boto3.Session(botocore_session=role_alone(), region_name=region)
 
 
 def expiry_of(credentials: Credentials) -> datetime | None:

@@ -31,13 +31,9 @@ def own_client(service: str, region: str, endpoint: str = "") -> Any:
     Args:
         endpoint: Where the service is, if it is not at AWS.
     """
-    import botocore.session
-    from botocore.credentials import CredentialResolver
+    from prefect_coiled.internals.botocore import role_alone
 
-    none = (None, None, "", None)
-    files = {"config_file": none, "credentials_file": none, "profile": (None, None, None, None)}
-    session = botocore.session.Session(session_vars=files)
-    role = session.get_component("credential_provider").get_provider("iam-role")
-    session.register_component("credential_provider", CredentialResolver([role]))
     config = _config(ignore_configured_endpoint_urls=True)
-    return session.create_client(service, region_name=region, endpoint_url=endpoint or None, config=config)
+    return role_alone().create_client(
+        service, region_name=region, endpoint_url=endpoint or None, config=config
+    )

@@ -252,7 +252,8 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         found = await super().retire_workers(*args, stimulus_id=stimulus_id, **kwargs)
         by_itself = str(stimulus_id or "").startswith(("worker-close-gracefully", RENEWED))
         if self.keeper is not None and kwargs.get("remove", True) and not by_itself:
-            gone = _machines_of(str(info["name"]) for info in found.values()) & before
+            retired = _machines_of(str(info["name"]) for info in found.values()) & before
+            gone = retired - self.machines()  # one of several workers of a machine is no machine
             if by_hand := gone - self._meant_to_go:
                 await self.keeper.told(fewer=len(by_hand))
         return found

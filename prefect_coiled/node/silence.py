@@ -17,6 +17,9 @@ TOLD = "prefect_coiled_silence"
 # Dask's own, which is the least; and that of a cluster that never ends for want of a client.
 LEAST, _WITHOUT_END = 30.0, 240.0
 _PROBES = 10
+# Linux takes no more seconds for either of the two (`MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL`), and an `int`
+# of milliseconds: a longer silence is borne as long as that.
+_MOST_S, _MOST_MS = 32767, 2**31 - 1
 
 
 def patience(no_client_timeout: float | None) -> float:
@@ -26,12 +29,12 @@ def patience(no_client_timeout: float | None) -> float:
 
 def bear(sock: socket.socket, seconds: float) -> None:
     """Have a TCP connection bear silence for so long, and no longer, where this system knows how."""
-    interval = max(1, int(seconds * 3 / 4 / _PROBES))
+    interval = min(max(1, int(seconds * 3 / 4 / _PROBES)), _MOST_S)
     values = {
         "TCP_KEEPCNT": _PROBES,
         "TCP_KEEPINTVL": interval,
-        "TCP_KEEPIDLE": max(1, int(seconds) - _PROBES * interval),
-        "TCP_USER_TIMEOUT": int(1000 * seconds),
+        "TCP_KEEPIDLE": min(max(1, int(seconds) - _PROBES * interval), _MOST_S),
+        "TCP_USER_TIMEOUT": min(int(1000 * seconds), _MOST_MS),
     }
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in values.items():

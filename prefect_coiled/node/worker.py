@@ -18,7 +18,7 @@ from typing import Any
 
 from dask.system import CPU_COUNT
 from distributed import Nanny
-from distributed.core import connect, rpc
+from distributed.core import Status, connect, rpc
 from distributed.security import Security
 from distributed.utils import import_term
 
@@ -39,6 +39,8 @@ _CUDA = "dask_cuda.CUDAWorker"
 _CUDA_NAMES = (_CUDA, "dask_cuda.cuda_worker.CUDAWorker")
 # Seconds in which a worker process has to start and register, once the scheduler answers.
 _START_S = 120.0
+# Of a nanny whose worker left for good.
+_OVER = (Status.closing_gracefully, Status.closing, Status.closed)
 
 
 class NodeNanny(Nanny):  # type: ignore[misc]
@@ -120,8 +122,9 @@ class WorkerRole:
         bare_since: float | None = None
         while not ends.done():
             await asyncio.wait([ends], timeout=1.0)
-            # A nanny that failed to start its worker again stays as it is, for ever.
-            if all(nanny.is_alive() for nanny in self._nannies):
+            # A nanny that failed to start its worker again stays as it is, for ever. One whose worker was
+            # retired has closed, and leaves its neighbours to their work.
+            if all(nanny.is_alive() or nanny.status in _OVER for nanny in self._nannies):
                 bare_since = None
             elif bare_since is None:
                 bare_since = time.monotonic()

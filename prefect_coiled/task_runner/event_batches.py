@@ -5,7 +5,22 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 from uuid import UUID
+
+
+def encodable(value: Any) -> Any:
+    """A value whose texts no format refuses.
+
+    A file's name that is not UTF-8 has halves of pairs in it, as Python reads it: they are written out.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {encodable(name): encodable(held) for name, held in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [encodable(held) for held in value]
+    return value
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from weakref import WeakValueDictionary
 from prefect.client.schemas.objects import TERMINAL_STATES, State, StateDetails, StateType
 from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]
 
+from prefect_coiled.task_runner.event_batches import encodable
+
 PREFIX = "prefect-coiled-"
 
 # Bytes of a result that comes along.
@@ -111,8 +113,8 @@ def tell(
         run.bytes,
         worker.get_current_task(),
         state.type.value,
-        state.name or "",
-        state.message,
+        encodable(state.name or ""),
+        encodable(state.message),
         state.timestamp.timestamp(),
         str(state.id),
         _tiny(state),

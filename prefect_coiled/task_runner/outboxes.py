@@ -25,9 +25,9 @@ from prefect.events.related import related_resources_from_run_context
 from prefect.events.utilities import TIGHT_TIMING
 
 from prefect_coiled.internals.prefect import route_task_run_events
-from prefect_coiled.task_runner.event_batches import Event
+from prefect_coiled.task_runner.event_batches import Event, encodable
 from prefect_coiled.task_runner.events import Outbox
-from prefect_coiled.task_runner.time_limit import Limit, present_limit
+from prefect_coiled.task_runner.time_limit import Limit, present_limit, run_of
 
 _MARK = "_prefect_coiled_routes"
 # Flow runs whose outbox a process keeps; one that is not empty is kept anyway.
@@ -124,9 +124,13 @@ def _put(
         body["follows"] = follows.id
     # The last of all, as the outbox adds to it.
     body["related"] = related
-    run = UUID(resource["prefect.resource.id"].rpartition(".")[2])
+    run = run_of(resource)
     final = resource.get("prefect.state-type") in _FINAL
-    outbox.add([Event(run, body["id"], orjson.dumps(body), final, len(related))])
+    try:
+        written = orjson.dumps(body)
+    except TypeError:
+        written = orjson.dumps(encodable(body))
+    outbox.add([Event(run, body["id"], written, final, len(related))])
     return Sent(body["id"], occurred)
 
 

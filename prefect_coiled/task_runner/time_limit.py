@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from typing import Any
+from uuid import UUID
 
 from prefect.client.schemas.objects import State
 from prefect.logging import get_logger
@@ -35,11 +36,13 @@ class Limit:
     """The time limit of a task run, by the states that it reports.
 
     Args:
+        run: The task run. A task that it calls itself has a run of its own, in the same thread and context.
         seconds: How long one attempt may take.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, run: UUID, seconds: float) -> None:
         self.seconds = seconds
+        self._run = run
         self._lock = threading.Lock()
         self._until: float | None = None
         self._given_up = False
@@ -48,6 +51,8 @@ class Limit:
 
     def note(self, event: dict[str, Any]) -> bool:
         """Hear of a state; says whether it may be told to others."""
+        if run_of(event["resource"]) != self._run:
+            return True
         with self._lock:
             if self._given_up:
                 return False
@@ -70,7 +75,13 @@ class Limit:
             return True
 
 
+def run_of(resource: dict[str, str]) -> UUID:
+    """The task run that an event is about."""
+    return UUID(resource["prefect.resource.id"].rpartition(".")[2])
+
+
 def run_within(
+    run: UUID,
     seconds: float,
     function: Callable[[], State[Any]],
     report: Callable[[Limit, State[Any]], None],
@@ -80,12 +91,13 @@ def run_within(
     """Call what runs a task, in a thread of its own.
 
     Args:
+        run: The task run.
         seconds: How long one attempt may take.
         function: Runs the task; gives its final state.
         report: Tells the API of the state of a task that was given up.
         left_behind: Sees to the thread of such a task.
     """
-    limit, found, stand_in = Limit(seconds), _Found(), StandIn()
+    limit, found, stand_in = Limit(run, seconds), _Found(), StandIn()
 
     def work() -> None:
         stand_in.enter()

@@ -10,8 +10,11 @@ So hooks run where the flow runs, as they do with threads: what they undo must b
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import threading
+from contextvars import copy_context
+from inspect import iscoroutine
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -75,6 +78,8 @@ class Part(Transaction):
             return None
         part = cls(commit_mode=parent.commit_mode, state=TransactionState.ACTIVE)
         part.__dict__.update(future=future, parent=parent, lock=threading.RLock(), handled=threading.Event())
+        # Hooks are the flow's own: they log, and read settings, in its context, whichever thread they run in.
+        part.__dict__["context"] = copy_context()
         future.part = part
         parent.add_child(part)
         future.add_done_callback(part._ended)
@@ -88,9 +93,14 @@ class Part(Transaction):
         """A task that failed rolls back all, at once, as in a thread."""
         try:
             if self._take() == TransactionState.ROLLED_BACK:
-                self.get_parent().rollback()
+                self.__dict__["context"].run(self._undo_all)
         finally:
             self.__dict__["handled"].set()
+
+    def _undo_all(self) -> None:
+        undone = self.get_parent().rollback()
+        if iscoroutine(undone):  # of `async with atransaction()`
+            asyncio.run(undone)
 
     def wait(self) -> None:
         """Wait until the end of the task was seen to."""

@@ -140,9 +140,9 @@ def _run(here: Hydrated, call: Call, task: Task[Any, Any], transaction: Any, tra
         if task.isasync:
             state: Any = here.run_async(partial(run_task_async, **arguments))
         elif task.timeout_seconds is not None:
-            run: Any = partial(run_task_sync, **arguments)
+            attempt: Any = partial(run_task_sync, **arguments)
             left_behind = partial(renew_if_stuck, flush=partial(_settle, here.flow_run_id or ""), about=about)
-            state = run_within(task.timeout_seconds, run, report_timeout, left_behind, about)
+            state = run_within(call.run, task.timeout_seconds, attempt, report_timeout, left_behind, about)
         else:
             state = run_task_sync(**arguments)
         if hint := advise(state):

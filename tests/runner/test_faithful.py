@@ -12,12 +12,12 @@ import pytest
 from distributed import Client, LocalCluster
 from distributed.security import Security
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
-from prefect import allow_failure, flow, tags, task
+from prefect import allow_failure, flow, get_run_logger, tags, task
 from prefect.assets import Asset, materialize
 from prefect.futures import wait
 from prefect.settings import PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
-from prefect.transactions import transaction
+from prefect.transactions import atransaction, transaction
 
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.task_runner import CoiledTaskRunner
@@ -106,6 +106,7 @@ def test_a_synchronous_task_ends_soon_after_its_timeout_though_it_does_not_come_
 ) -> None:
     @task(timeout_seconds=1)
     def hangs() -> None:
+        now()  # a task of its own run, which is over when this one hangs
         time.sleep(25)
 
     @task(timeout_seconds=20)
@@ -199,6 +200,7 @@ def test_a_transaction_whose_task_fails_rolls_back_what_its_others_did(
 
     @write.on_rollback
     def undo(txn: Any) -> None:
+        get_run_logger().info("hooks are the flow's, and log in its run")
         undone.append(txn.get("path").name)
         txn.get("path").unlink()
 
@@ -215,6 +217,29 @@ def test_a_transaction_whose_task_fails_rolls_back_what_its_others_did(
 
     writes(return_state=True)
     assert undone == ["written"]
+
+
+async def test_an_async_transaction_whose_task_fails_rolls_back_what_its_others_did(
+    runner: CoiledTaskRunner,
+) -> None:
+    undone: list[str] = []
+
+    @task
+    def does() -> None: ...
+
+    @does.on_rollback
+    def undo(txn: Any) -> None:
+        get_run_logger().info("hooks are the flow's, and log in its run")
+        undone.append("does")
+
+    @flow(task_runner=runner)
+    async def two() -> list[str]:
+        async with atransaction():
+            does.submit().wait()
+            fails.submit().wait()
+            return list(undone)
+
+    assert await two() == ["does"]
 
 
 def test_a_task_within_a_transaction_may_submit_tasks_and_run_flows(runner: CoiledTaskRunner) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,6 +89,28 @@ def test_hooks_of_tasks_run_on_the_worker_and_those_of_the_flow_in_it(
         "failed-half-FAILED",
         "failed-halves-FAILED",
     ]
+
+
+def test_names_and_errors_that_are_not_utf8_stop_no_task_and_hide_no_error(
+    runner: CoiledTaskRunner,
+) -> None:
+    path = os.fsdecode(b"caf\xe9.csv")  # as `os.listdir` gives it
+
+    @task(task_run_name="load-{path}")
+    def load(path: str) -> str:
+        return path
+
+    @task
+    def refuses(path: str) -> None:
+        raise ValueError(f"bad file {path}")
+
+    @flow(task_runner=runner)
+    def loads() -> tuple[str, str, str]:
+        future = refuses.submit(path)
+        future.wait()
+        return load.submit(path).result(), future.state.name, str(future.result(raise_on_failure=False))
+
+    assert loads() == (path, "Failed", f"bad file {path}")
 
 
 async def test_subflows_side_by_side_have_their_own_tasks(runner: CoiledTaskRunner) -> None:

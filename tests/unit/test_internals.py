@@ -82,6 +82,41 @@ def test_a_session_takes_credentials_that_renew_themselves() -> None:
     )
 
 
+class Metadata(BaseHTTPRequestHandler):
+    """A machine's metadata service, as far as its role goes."""
+
+    def do_PUT(self) -> None:
+        self._answer("token")
+
+    def do_GET(self) -> None:
+        keys = {"Code": "Success", "AccessKeyId": "role's", "SecretAccessKey": "s", "Token": "t"}
+        listing = self.path.endswith("/security-credentials/")
+        self._answer("machines" if listing else json.dumps({**keys, "Expiration": "2999-01-01T00:00:00Z"}))
+
+    def _answer(self, text: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *args: Any) -> None: ...
+
+
+def test_a_machines_role_is_found_whatever_variables_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    with HTTPServer(("127.0.0.1", 0), Metadata) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody's")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+        found = botocore.session_of_role("us-east-1").get_credentials()
+        assert found is not None
+        assert found.access_key == "role's"
+        server.shutdown()
+
+
 def test_a_function_is_called_while_threads_still_work() -> None:
     script = """
 import atexit, threading

@@ -1,5 +1,6 @@
 """The node's parts that need no process: timers, log shipping, fetching keys, the entry point."""
 
+import socket
 import threading
 import time
 
@@ -10,7 +11,7 @@ from prefect_coiled.errors import NodeError
 from prefect_coiled.node.logs import BATCH_EVENTS, EVENT_BYTES, LogShipper
 from prefect_coiled.node.main import main
 from prefect_coiled.node.secrets import fetch_secrets
-from prefect_coiled.node.silence import patience
+from prefect_coiled.node.silence import bear, patience
 from prefect_coiled.node.timers import Timers
 from prefect_coiled.plan.node_config import NodeSecrets
 
@@ -269,3 +270,13 @@ def test_a_configuration_that_cannot_be_read_powers_the_machine_off(tmp_path, mo
     assert main(["--config", str(config)]) == 1
     assert (tmp_path / "off").read_text() == "-h now\n"
     assert "reason=boot-failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("hours", [1, 19, 24 * 7, 10 * 365 * 24])
+def test_a_connection_bears_a_silence_of_any_length_as_far_as_the_kernel_does(hours: int) -> None:
+    with socket.socket() as connection:
+        bear(connection, patience(hours * 3600.0))
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            borne = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) / 1000
+            assert borne == min(hours * 7200, (2**31 - 1) / 1000)

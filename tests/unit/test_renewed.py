@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,13 +18,19 @@ from prefect_coiled.plan.node_config import Keep
 from prefect_coiled.task_runner import renewal
 
 
-async def test_the_wanted_size_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Without TLS, which the pages need and this does not.
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler without TLS, which the pages need and this does not."""
     monkeypatch.setattr(NodeScheduler, "listen", Scheduler.listen)
     monkeypatch.setattr(NodeScheduler, "start_http_server", Scheduler.start_http_server)
+
+
+@asynccontextmanager
+async def kept(**more: Any) -> AsyncIterator[tuple[NodeScheduler, Keeper]]:
+    """A scheduler that keeps two machines."""
     options: dict[str, Any] = {"protocol": "tcp", "host": "127.0.0.1", "port": 0, "dashboard": False}
     timers = Timers(time.monotonic(), None, None)
-    async with NodeScheduler(dashboard_token="t", timers=timers, **options) as scheduler:
+    async with NodeScheduler(dashboard_token="t", timers=timers, **more, **options) as scheduler:
         config: Any = SimpleNamespace(
             keep=Keep(uid="u", n_workers=2, templates=("t",)),
             account="a",
@@ -36,12 +44,30 @@ async def test_the_wanted_size_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         scheduler.keeper = keeper = Keeper(
             config, machine="i-s", client=lambda: None, scheduler=dask, patience=30.0
         )
+        yield scheduler, keeper
+
+
+async def test_the_wanted_size_stays(plain: None) -> None:
+    async with (
+        kept() as (scheduler, keeper),
+        Worker(scheduler.address, name="i-0001", nthreads=1) as stuck,
+        Worker(scheduler.address, name="i-0002", nthreads=1),
+    ):
+        assert await renewal._retire(stuck)
+        assert scheduler.machines() == {"i-0002"}
+        assert keeper.keeping.wanted == 2
+        await scheduler.retire_workers(names=["i-0002"])
+        assert keeper.keeping.wanted == 1, "what is retired by hand is not wanted any more"
+
+
+async def test_one_of_a_machines_workers_is_retired_and_the_machine_is_wanted_as_before(plain: None) -> None:
+    async with kept(workers_per_vm=2) as (scheduler, keeper):
+        names = [f"i-0003-{n}" for n in range(2)]
         async with (
-            Worker(scheduler.address, name="i-0001", nthreads=1) as stuck,
-            Worker(scheduler.address, name="i-0002", nthreads=1),
+            Worker(scheduler.address, name=names[0], nthreads=1),
+            Worker(scheduler.address, name=names[1], nthreads=1),
         ):
-            assert await renewal._retire(stuck)
-            assert scheduler.machines() == {"i-0002"}
+            await scheduler.retire_workers(names=[names[0]])
             assert keeper.keeping.wanted == 2
-            await scheduler.retire_workers(names=["i-0002"])
-            assert keeper.keeping.wanted == 1, "what is retired by hand is not wanted any more"
+            await scheduler.retire_workers(names=[names[1]])
+            assert keeper.keeping.wanted == 1
