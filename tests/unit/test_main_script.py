@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
@@ -63,11 +64,14 @@ USES = {
     "another name of a type": lambda: (whole(1), whole.__annotations__["x"].__value__),
     "types in any number": lambda: many(1, 2),
 }
-import io
-for how in ("dask", "prefect"):
-    buffer = io.BytesIO()
-    (cloudpickle.Pickler if how == "dask" else Pickler)(buffer).dump(USES[sys.argv[1]])
-    sys.stdout.write(buffer.getvalue().hex() + "\\n")
+import io, json
+written = {}
+for what, use in USES.items():
+    for pickler in (cloudpickle.Pickler, Pickler):
+        buffer = io.BytesIO()
+        pickler(buffer).dump(use)
+        written.setdefault(what, []).append(buffer.getvalue().hex())
+print(json.dumps(written))
 """
 GIVES = {
     "a cache": (4, {"maxsize": 7, "typed": True}, 1),
@@ -81,15 +85,23 @@ GIVES = {
 }
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What the script sends of each use, as Dask and as Prefect write it."""
+    script = tmp_path_factory.mktemp("job") / "job.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, script.name]
+    done = subprocess.run(command, cwd=script.parent, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    sent: dict[str, list[str]] = json.loads(done.stdout)
+    return sent
+
+
 @pytest.mark.parametrize(("what", "gives"), GIVES.items(), ids=list(GIVES))
 def test_what_the_main_script_has_under_a_name_alone_goes_by_value(
-    tmp_path: Path, what: str, gives: Any
+    written: dict[str, list[str]], what: str, gives: Any
 ) -> None:
-    (tmp_path / "job.py").write_text(SCRIPT)
-    command = [sys.executable, "job.py", what]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    by_dask, by_prefect = map(bytes.fromhex, done.stdout.split())
+    by_dask, by_prefect = map(bytes.fromhex, written[what])
     assert pickle.loads(by_dask)() == gives
     assert pickle.loads(by_prefect)() == gives
 
