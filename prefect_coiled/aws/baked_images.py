@@ -43,7 +43,7 @@ def create_baked_image(aws: Aws, instance_id: str, name: str, environment: str, 
 
     Its disk is encrypted as that of the machine is.
     """
-    labels = tags.named(tags.account_tags(aws.account), name) | {ENVIRONMENT: environment, PYTHON: python}
+    labels = tags.named(aws.labels(), name) | {ENVIRONMENT: environment, PYTHON: python}
     try:
         reply = aws.call(
             "ec2:CreateImage",

@@ -66,7 +66,7 @@ def _create(aws: Aws) -> None:
             PolicyName=policy_name("boundary", aws.account),
             PolicyDocument=json.dumps(document),
             Description="The most that machines of Dask clusters made by prefect_coiled may do",
-            Tags=tags.to_aws(tags.account_tags(aws.account)),
+            Tags=tags.to_aws(tags.uncased(aws.labels())),
         )
     except AlreadyExistsError:  # made by somebody else at this moment
         pass

@@ -82,7 +82,7 @@ def _create(aws: Aws, name: str) -> Item:
 def _close(aws: Aws, item: Item) -> Item:
     """Say all that closes it, and its tags last of all."""
     name = str(item["Name"])
-    labels = tags.named(tags.account_tags(aws.account), name)
+    labels = tags.plain(tags.named(aws.labels(), name))
     encryption = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}, "BucketKeyEnabled": True}
     # Lists of the packages of images live as long as their images.
     expiry = {"ID": "expire", "Status": "Enabled", "Filter": {"Prefix": "wheels/"}}

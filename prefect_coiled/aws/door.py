@@ -50,6 +50,7 @@ from prefect_coiled.plan.aws_errors import aws_error
 from prefect_coiled.plan.boundary import BOUND, NO_BOUNDARY, boundary_arn
 from prefect_coiled.plan.policies import permitting_statements
 from prefect_coiled.plan.quotas import OF_CODES
+from prefect_coiled.plan.tags import account_tags, check_user_tags
 
 _ATTEMPTS = {"safe": 6, "once": 1, "launch": 1}
 
@@ -139,6 +140,7 @@ class Aws:
         sandbox: The sandbox that the door leads to; None for AWS, and for an endpoint of the user's own.
         boundary: ARN of the permissions boundary of the machines' role; "none"; or empty, for the one that is
             made with the account's policies.
+        own_tags: The account's own tags, as they were given.
 
     Attributes:
         fence: Called before each call that changes something; raises where it must not be made any more.
@@ -154,11 +156,13 @@ class Aws:
         sandbox: SandboxInfo | None = None,
         stop: threading.Event | None = None,
         boundary: str = "",
+        own_tags: Mapping[str, str] | None = None,
     ) -> None:
         self.session = session
         self.region = region
         self.account = account
         self.boundary = boundary
+        self.own_tags = dict(own_tags or {})
         self.endpoint_url = endpoint_url
         self.sandbox = sandbox
         self.stop = stop or threading.Event()
@@ -183,7 +187,19 @@ class Aws:
             sandbox=self.sandbox,
             stop=stop,
             boundary=self.boundary,
+            own_tags=self.own_tags,
         )
+
+    def labels(self, **more: str) -> dict[str, str]:
+        """The tags of what is made for the account and not for a cluster: its own ones and ours, which win.
+
+        Args:
+            more: See `account_tags`.
+
+        Raises:
+            OptionsError: For a tag that AWS does not take, or that is ours.
+        """
+        return {**check_user_tags(self.own_tags), **account_tags(self.account, **more)}
 
     @property
     def in_sandbox(self) -> bool:

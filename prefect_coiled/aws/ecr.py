@@ -89,7 +89,7 @@ def _lifecycle(aws: Aws) -> bool:
 
 def _create(aws: Aws, place: str, want: Wanted, there: There) -> Item:
     name = repository_name(aws.account)
-    labels = tags.to_aws(tags.named(tags.account_tags(aws.account), name))
+    labels = tags.to_aws(tags.plain(tags.named(aws.labels(), name)))
     made: Item = aws.call(
         "ecr:CreateRepository",
         f"creating repository ({name})",

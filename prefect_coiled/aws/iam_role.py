@@ -60,7 +60,7 @@ def _create_role(aws: Aws, place: str, want: Wanted, there: There) -> Item:
                 aws.session.get_partition_for_region(aws.region)
             ),
             Description="Machines of Dask clusters made by prefect_coiled",
-            Tags=tags.to_aws(tags.named(tags.account_tags(aws.account), aws.account)),
+            Tags=tags.to_aws(tags.uncased(tags.named(aws.labels(), aws.account))),
             **({"PermissionsBoundary": bound} if bound else {}),
         )["Role"]
         return made
@@ -125,7 +125,7 @@ def _create_profile(aws: Aws, place: str, want: Wanted, there: There) -> Item:
         "iam:CreateInstanceProfile",
         f"creating instance profile ({aws.account})",
         InstanceProfileName=aws.account,
-        Tags=tags.to_aws(tags.named(tags.account_tags(aws.account), aws.account)),
+        Tags=tags.to_aws(tags.uncased(tags.named(aws.labels(), aws.account))),
     )["InstanceProfile"]
     return made
 

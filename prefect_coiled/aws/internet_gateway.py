@@ -19,7 +19,7 @@ def _lacks(item: Item, want: Wanted, there: There) -> str:
 
 
 def _create(aws: Aws, place: str, want: Wanted, there: There) -> Item:
-    labels = tags.named(tags.account_tags(aws.account), name_of(aws))
+    labels = tags.named(aws.labels(), name_of(aws))
     what, kind = f"creating internet gateway ({aws.account})", "internet-gateway"
     return create_tagged(aws, "ec2:CreateInternetGateway", what, "InternetGateway", kind, labels)
 

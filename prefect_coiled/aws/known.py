@@ -35,7 +35,6 @@ from prefect_coiled.aws.parameters import (
 from prefect_coiled.aws.waits import persistently
 from prefect_coiled.errors import AccessDeniedError
 from prefect_coiled.install import library_version
-from prefect_coiled.plan import tags
 from prefect_coiled.plan.cluster import uid_of
 from prefect_coiled.plan.known import NOTHING, Known, wants_of
 
@@ -110,7 +109,7 @@ def note(aws: Aws, known: Known) -> bool:
     if len(value) > STANDARD_LIMIT:
         return False
     if known.version == 1:
-        kept = claim(aws, name, value, tags.account_tags(aws.account))
+        kept = claim(aws, name, value, aws.labels())
     else:
         kept = renew(aws, name, value) == known.version
     _remember(aws, known if kept else None)

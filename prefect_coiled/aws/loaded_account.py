@@ -114,6 +114,7 @@ class Account:
             sandbox=self.sandbox,
             stop=stop,
             boundary=self.permissions_boundary,
+            own_tags=self.tags,
         )
 
     def without_secrets(self) -> Account:

@@ -37,7 +37,7 @@ def _labels(aws: Aws, arn: str) -> dict[str, str]:
 
 
 def _create(aws: Aws, place: str, want: Wanted, there: There) -> Item:
-    labels = tags.account_tags(aws.account)
+    labels = tags.plain(aws.labels())
     what = f"creating log group ({aws.account})"
     aws.call("logs:CreateLogGroup", what, logGroupName=aws.account, tags=labels)
     return {"logGroupName": aws.account, "Labels": labels}

@@ -29,7 +29,7 @@ def _places(want: Wanted, there: There) -> list[str]:
 
 
 def _labels(aws: Aws, zone: str) -> dict[str, str]:
-    return tags.named(tags.account_tags(aws.account, zone=zone), name_of(aws, zone))
+    return tags.named(aws.labels(zone=zone), name_of(aws, zone))
 
 
 # -- elastic addresses

@@ -43,7 +43,7 @@ def check_own_network(
 
     Args:
         public_scheduler: Whether clients come by the scheduler's public address.
-        egress: With "none", workers need no way out.
+        egress: With "none", machines need no way out; a public scheduler needs that of its clients.
 
     Returns:
         The zones of the two subnets.
@@ -103,9 +103,12 @@ def _routes(
             f"scheduler_subnet_id {ids.scheduler_subnet_id} has no route to an internet gateway, and clients "
             "come by the public address (use_scheduler_public_ip=False if they are in the network)"
         )
-    if not way:
-        yield f"scheduler_subnet_id {ids.scheduler_subnet_id} has no way out ({_EVERYWHERE})"
-    if _closes(shut["scheduler_subnet_id"], way):
+    if not way and egress != "none":
+        yield (
+            f"scheduler_subnet_id {ids.scheduler_subnet_id} has no way out ({_EVERYWHERE}); "
+            "egress='none' if none is needed"
+        )
+    if (public_scheduler or egress != "none") and _closes(shut["scheduler_subnet_id"], way):
         yield f"scheduler_subnet_id {ids.scheduler_subnet_id} is closed by {_BPA}"
     if egress == "none":
         return

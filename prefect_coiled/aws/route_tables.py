@@ -54,7 +54,7 @@ def _sketch(place: str) -> Item:
 
 def _create(aws: Aws, place: str, want: Wanted, there: There) -> Item:
     more = {"tier": "public"} if place == PUBLIC else {"tier": "private", "zone": place}
-    labels = tags.named(tags.account_tags(aws.account, **more), name_of(aws, place))
+    labels = tags.named(aws.labels(**more), name_of(aws, place))
     where = {"VpcId": there["vpc"][0]["VpcId"], "ClientToken": ""}
     what = f"creating route table ({place})"
     return create_tagged(aws, "ec2:CreateRouteTable", what, "RouteTable", "route-table", labels, **where)

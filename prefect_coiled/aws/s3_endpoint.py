@@ -33,7 +33,7 @@ def _create(aws: Aws, place: str, want: Wanted, there: There) -> Item:
         f"creating S3 endpoint in VPC ({vpc_id})",
         "VpcEndpoint",
         "vpc-endpoint",
-        tags.named(tags.account_tags(aws.account), name_of(aws, "s3")),
+        tags.named(aws.labels(), name_of(aws, "s3")),
         VpcId=vpc_id,
         VpcEndpointType="Gateway",
         ServiceName=f"com.amazonaws.{aws.region}.s3",

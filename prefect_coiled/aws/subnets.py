@@ -58,7 +58,7 @@ def _create(aws: Aws, place: str, want: Wanted, there: There) -> Item:
     # Those of all zones are planned each time, so that each gets its own block, whichever is made first.
     plans = missing_subnets(want.every, [record(item) for item in there["subnet"]], str(vpc["CidrBlock"]))
     (cidr,) = (plan.cidr for plan in plans if (plan.tier, plan.zone) == (tier, zone))
-    labels = tags.named(tags.account_tags(aws.account, tier=tier), name_of(aws, tier, zone))
+    labels = tags.named(aws.labels(tier=tier), name_of(aws, tier, zone))
     where = {"VpcId": vpc["VpcId"], "AvailabilityZone": zone, "CidrBlock": cidr}
     what = f"creating {tier} subnet in {zone}"
     try:

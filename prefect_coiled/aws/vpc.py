@@ -42,7 +42,7 @@ def _places(want: Wanted, there: There) -> tuple[str, ...]:
 
 
 def _create(aws: Aws, place: str, want: Wanted, there: There) -> Item:
-    labels = tags.named(tags.account_tags(aws.account), name_of(aws))
+    labels = tags.named(aws.labels(), name_of(aws))
     what = f"creating VPC ({aws.account})"
     return create_tagged(aws, "ec2:CreateVpc", what, "Vpc", "vpc", labels, CidrBlock=VPC_CIDR)
 

@@ -31,7 +31,7 @@ from prefect_coiled.plan.cluster import ClusterSpec, check_name, has_public_addr
 from prefect_coiled.plan.containers import ContainerImage, check_reference, container_image
 from prefect_coiled.plan.lid import Choice, Sizes, below, check_region
 from prefect_coiled.plan.node_config import NodeConfig, check_dask_options
-from prefect_coiled.plan.prices import GP3_MIBPS, Prices, shipped, usd
+from prefect_coiled.plan.prices import GP3_MIBPS, Prices, least_disk, shipped, usd
 from prefect_coiled.plan.tags import check_user_tags, readable
 
 # GiB of the image with a GPU's driver and CUDA.
@@ -274,6 +274,14 @@ class Request:
                 f"worker_disk_size {size}",
                 f"it has to be a whole number of GiB from {_GPU_IMAGE} to 16384: "
                 f"the image of machines with a GPU takes {_GPU_IMAGE}",
+            )
+        least = least_disk(self._worker_throughput())
+        if size < least:
+            raise OptionsError(
+                f"worker_disk_size {size}",
+                f"a disk of {self._worker_throughput()} MiB a second (worker_disk_throughput) has at least "
+                f"{least} GiB at AWS",
+                f"Give {least} GiB, or less throughput.",
             )
         return size
 

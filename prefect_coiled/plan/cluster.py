@@ -23,6 +23,7 @@ from prefect_coiled.options import Egress, IngressRule, NetworkIds, RegistryKind
 from prefect_coiled.options.ingress import held_rules
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.containers import ContainerImage
+from prefect_coiled.plan.names import fitted
 from prefect_coiled.plan.node_config import Billed, NodeConfig
 from prefect_coiled.plan.prices import GP3_MIBPS, Prices, iops
 from prefect_coiled.records import MachineImage, Network, Record, Role, Tier
@@ -30,7 +31,9 @@ from prefect_coiled.records import MachineImage, Network, Record, Role, Tier
 # Dask picks its worker and nanny ports from these.
 INSIDE_PORTS = (1024, 65535)
 
-# Security group and launch template names carry the cluster's name (128 characters at most there).
+# Characters of a launch template's name, which has a slug of up to 64 and a cluster's name of up to 63.
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateLaunchTemplate.html
+_TEMPLATE_NAME = 128
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
@@ -199,9 +202,14 @@ def group_name(spec: ClusterSpec, which: str) -> str:
     return f"coiled-{spec.account}-{spec.name}-{which}-{spec.uid[:8]}"
 
 
-def template_name(spec: ClusterSpec, role: Role) -> str:
-    """Name of a launch template."""
-    return f"coiled-{spec.account}-{spec.name}-{role}-{spec.uid[:8]}"
+def template_name(spec: ClusterSpec, role: Role, way: int = 0) -> str:
+    """Name of a launch template.
+
+    Args:
+        way: Which of those by which the scheduler launches workers itself, from 1.
+    """
+    name = f"coiled-{spec.account}-{spec.name}-{role}-{spec.uid[:8]}{f'-{way}' if way else ''}"
+    return fitted(name, _TEMPLATE_NAME)
 
 
 class Held(NamedTuple):

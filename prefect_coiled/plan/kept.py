@@ -53,7 +53,7 @@ def ways(
 
 def kept_names(spec: ClusterSpec, count: int = MOST_WAYS) -> tuple[str, ...]:
     """The names of the templates, in the order of the ways."""
-    return tuple(f"{template_name(spec, 'worker')}-{n}" for n in range(1, count + 1))
+    return tuple(template_name(spec, "worker", way) for way in range(1, count + 1))
 
 
 def keep_of(spec: ClusterSpec, count: int = MOST_WAYS) -> Keep | None:

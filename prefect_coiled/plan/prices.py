@@ -21,6 +21,7 @@ _NAT_GATEWAY_USD_PER_HOUR = 0.045
 # price of a GB. https://aws.amazon.com/ebs/pricing
 _GP3_USD_PER_MIBPS_MONTH, _GP3_USD_PER_IOPS_MONTH = 0.04, 0.005
 GP3_MIBPS, GP3_IOPS = 125, 3000
+_GP3_IOPS_PER_GIB = 500
 # A vCPU's hour beyond what a burstable machine may use on average; T3, T3a and T4g start as "unlimited".
 # https://aws.amazon.com/ec2/pricing/on-demand, https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/
 # burstable-performance-instances-unlimited-mode.html
@@ -119,6 +120,15 @@ def iops(throughput: int) -> int:
     https://docs.aws.amazon.com/ebs/latest/userguide/general-purpose.html
     """
     return max(GP3_IOPS, 4 * throughput)
+
+
+def least_disk(throughput: int) -> int:
+    """GiB that a gp3 disk has at least for so many MiB a second: beyond 3,000 IOPS, each is good for 500.
+
+    https://docs.aws.amazon.com/ebs/latest/userguide/general-purpose.html
+    """
+    asked = iops(throughput)
+    return 1 if asked == GP3_IOPS else -(-asked // _GP3_IOPS_PER_GIB)
 
 
 @functools.cache

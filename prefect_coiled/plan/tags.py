@@ -30,6 +30,9 @@ NAME = "Name"
 
 RESERVED = frozenset({OWNER, ACCOUNT, CLUSTER, CLUSTER_UID, ROLE, ALSO, CREATOR, FLOW, TIER, LAUNCHER, NAME})
 
+# What tells things of an account apart; see `aws.route_tables` and `aws.baked_images`.
+_KINDS = frozenset({"coiled-zone", "coiled-environment", "coiled-python"})
+
 # By which policies judge, and not by `owner`, so that a company's `Owner` may be there: their conditions do
 # not tell upper from lower case, and of two keys that differ by that alone they match neither.
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html
@@ -97,7 +100,7 @@ def check_user_tags(tags: Mapping[str, str]) -> dict[str, str]:
     for key, value in tags.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise OptionsError(f"tags[{key!r}]", "keys and values of tags are strings")
-        if key in RESERVED or key.lower().startswith("aws:"):
+        if key in RESERVED | _KINDS or key.lower().startswith("aws:"):
             raise OptionsError(f"tags[{key!r}]", "this key is reserved", "Choose another key.")
         if key.lower() in _JUDGED:
             why = f"AWS's policies do not tell it from {key.lower()!r}, which is reserved"
@@ -124,6 +127,17 @@ def plain(tags: Mapping[str, str]) -> dict[str, str]:
     for key, value in sorted(tags.items()):
         found.setdefault(_plain(key), _plain(value))
     return found
+
+
+def uncased(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags as IAM takes them: of keys that differ by upper and lower case alone one, ours before others.
+
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/id_tags.html#id_tags_rules
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for key, value in sorted(plain(tags).items(), key=lambda tag: (tag[0] not in RESERVED, tag)):
+        found.setdefault(key.lower(), (key, value))
+    return dict(found.values())
 
 
 def readable(text: str) -> str:

@@ -106,6 +106,7 @@ def _brought(
         for name in told:
             events.step(name, "there")
         return want, there
+    aws.labels()  # tags that cannot be given are told before anything is made
     events.step(told[0], "creating")
     with changing(aws):
         # What was seen before is gone by now, if it was waited for who destroys the account.

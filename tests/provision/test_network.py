@@ -286,6 +286,51 @@ def test_a_cluster_runs_in_a_network_of_ones_own_which_stays_as_it_was(
     assert looks(sandbox) == before
 
 
+@pytest.fixture
+def shut(sandbox: Sandbox) -> dict[str, Any]:
+    """A VPC that somebody made, whose one subnet has no way out."""
+    ec2 = sandbox.client("ec2")
+    vpc_id = ec2.create_vpc(CidrBlock="10.7.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc_id, CidrBlock="10.7.0.0/24", AvailabilityZone="us-east-1b")
+    return {"network_id": vpc_id, "scheduler_subnet_id": subnet["Subnet"]["SubnetId"]}
+
+
+def test_without_egress_a_cluster_runs_in_subnets_that_have_no_way_out(
+    session: Session, sandbox: Sandbox, spec: Callable[..., ClusterSpec], shut: dict[str, Any]
+) -> None:
+    before = looks(sandbox)
+    options = {"network": shut, "egress": "none"}
+    record = create_cluster(spec(name="c", use_scheduler_public_ip=False, backend_options=options))
+    assert {one.subnet_id for one in (record.scheduler, *record.workers)} == {shut["scheduler_subnet_id"]}
+    assert not any(one.public_ip for one in (record.scheduler, *record.workers))
+    delete_cluster("team", "us-east-1", "c")
+    assert looks(sandbox) == before
+
+
+@pytest.mark.parametrize(
+    ("public", "egress", "text"),
+    [
+        (True, "none", "no route to an internet gateway, and clients come by the public address"),
+        (
+            False,
+            "nat",
+            r"scheduler_subnet_id \S+ has no way out \(0.0.0.0/0\); egress='none' if none is needed",
+        ),
+    ],
+)
+def test_subnets_without_a_way_out_are_refused_where_one_is_needed(
+    session: Session,
+    spec: Callable[..., ClusterSpec],
+    shut: dict[str, Any],
+    public: bool,
+    egress: str,
+    text: str,
+) -> None:
+    options = {"network": shut, "egress": egress}
+    with pytest.raises(OptionsError, match=text):
+        create_cluster(spec(use_scheduler_public_ip=public, backend_options=options))
+
+
 def test_ones_own_groups_are_used_and_never_changed(
     session: Session, sandbox: Sandbox, spec: Callable[..., ClusterSpec], own: dict[str, Any]
 ) -> None:

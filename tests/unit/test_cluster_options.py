@@ -70,6 +70,17 @@ def test_whoever_asks_for_a_gpu_in_whatever_way_gets_its_image_and_a_disk_for_it
         plan(worker_disk_size=74, **keywords)
 
 
+@pytest.mark.parametrize(("throughput", "least"), [(1001, 9), (1500, 12), (2000, 16)])
+def test_a_disk_that_is_too_small_for_its_throughput_is_refused_with_the_least_size(
+    throughput: int, least: int
+) -> None:
+    assert plan(worker_disk_size=least, worker_disk_throughput=throughput).worker_disk == least
+    with pytest.raises(OptionsError, match=rf"worker_disk_size {least - 1}.*at least {least} GiB"):
+        Request({}, worker_disk_size=least - 1, worker_disk_throughput=throughput)
+    assert plan(worker_disk_size=8, worker_disk_throughput=1000).worker_disk == 8
+    assert plan(worker_disk_throughput=2000).worker_disk == 30
+
+
 @pytest.mark.parametrize("types", ["m6i.xlarge", "g4ad.xlarge", "p2.xlarge", "x9z.large"])
 def test_other_machines_get_the_plain_image(types: str) -> None:
     spec = plan(worker_vm_types=types)

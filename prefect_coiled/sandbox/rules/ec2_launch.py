@@ -17,6 +17,7 @@ _INTERFACE = (
     "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_InstanceNetworkInterfaceSpecification.html"
 )
 _VOLUME = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_EbsBlockDevice.html"
+_GP3 = "https://docs.aws.amazon.com/ebs/latest/userguide/general-purpose.html"
 _TEMPLATE = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_LaunchTemplateSpecification.html"
 _SPOT = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_SpotMarketOptions.html"
 _METADATA = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_InstanceMetadataOptionsRequest.html"
@@ -282,6 +283,7 @@ _SIZES = {
     "standard": (1, 1024),
 }
 _IOPS = {"gp3": (3000, 80000), "io1": (100, 64000), "io2": (100, 256000)}
+_IOPS_PER_GIB = {"gp3": 500, "io1": 50, "io2": 1000}
 
 
 def _volumes(params: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -337,6 +339,28 @@ def volume_speed(launch: Launch) -> Refusal | str | None:
         if throughput is not None and not 125 <= int(throughput) <= 2000:
             message = f"Volume throughput of {throughput} MiB/s is not between 125 and 2000."
             return Refusal("InvalidParameterValue", message)
+    return None
+
+
+@rule(
+    "ec2",
+    "RunInstances",
+    "InvalidParameterValue",
+    "A GiB is good for so many IOPS (gp3 500, beyond 3,000; io1 50; io2 1,000), one of gp3 for 0.25 MiB/s.",
+    _GP3,
+    needs="launch",
+)
+def volume_ratio(launch: Launch) -> str | None:
+    for volume in _volumes(launch.params):
+        kind, size = volume.get("VolumeType", "gp2"), volume.get("VolumeSize")
+        iops, most = int(volume.get("Iops") or 3000), _IOPS_PER_GIB.get(kind)
+        free = 3000 if kind == "gp3" else 0
+        if most and size and iops > free and iops > most * int(size):
+            return f"Iops to volume size ratio of {iops / int(size):f} is too high; maximum is {most}"
+        if kind == "gp3" and int(volume.get("Throughput") or 125) > iops / 4:
+            ratio = int(volume["Throughput"]) / iops
+            limit = "maximum is 0.250000 MiBps per iops"
+            return f"Throughput (MiBps) to iops ratio of {ratio:f} is too high; {limit}"
     return None
 
 
