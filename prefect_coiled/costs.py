@@ -100,7 +100,7 @@ def estimate(
     region: str | None = None,
     prices: Prices | None = None,
 ) -> CostEstimate:
-    """Sum what machines, their disks and addresses, and NAT gateways cost.
+    """Sum what machines, their disks and addresses, and NAT gateways with theirs cost.
 
     Args:
         nat_gateway_hours: Hours of NAT gateways, all together. They cost even when nothing runs.
@@ -131,7 +131,7 @@ def estimate(
         ("disks (gp3)", disk_gb_hours, prices.gb_month / HOURS_PER_MONTH),
         ("their throughput", faster_usd, 1.0),
         ("public IPv4 addresses", address_hours, prices.address),
-        ("NAT gateways", nat_gateway_hours, prices.nat_gateway),
+        ("NAT gateways and their addresses", nat_gateway_hours, prices.nat),
     ):
         if quantity:
             lines.append(CostLine(what=what, usd=quantity * price))

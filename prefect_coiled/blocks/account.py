@@ -22,7 +22,7 @@ from prefect_coiled.blocks.registry import Ec2DaskRegistry, registry_layer
 from prefect_coiled.errors import AccountError, OptionsError
 from prefect_coiled.options import DEFAULT_PORTS, BackendOptions, Egress, NetworkIds, Region
 from prefect_coiled.plan.boundary import check_boundary
-from prefect_coiled.plan.budget import read_budget
+from prefect_coiled.plan.budget import read_budget, write_budget
 
 
 class Ec2DaskAccount(StrictFields, Block):
@@ -190,7 +190,7 @@ class Ec2DaskAccount(StrictFields, Block):
     @classmethod
     def _as_text(cls, value: Any) -> Any:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return f"{value:g}" if number and math.isfinite(value) else value
+        return write_budget(value) if number and math.isfinite(value) else value
 
     @model_validator(mode="after")
     def _usable(self) -> Ec2DaskAccount:

@@ -66,6 +66,7 @@ def account_explain(
     from prefect_coiled.blocks.asking import reading_here
     from prefect_coiled.blocks.loading import load_account
     from prefect_coiled.options import cluster_defaults, merge
+    from prefect_coiled.plan.budget import write_budget
 
     with reading_here():
         account = load_account(slug)
@@ -73,7 +74,7 @@ def account_explain(
     rows = [(row.name, row.value, row.source, row.note) for row in merged]
     if account.monthly_budget is not None:
         spent = "US dollars; `prefect-coiled check` says what is spent"
-        rows.append(("monthly_budget", f"{account.monthly_budget:g}", "account block", spent))
+        rows.append(("monthly_budget", write_budget(account.monthly_budget), "account block", spent))
     rows += [(name, str(value), "coiled.yaml", "") for name, value in cluster_defaults().items()]
     keys = ("option", "value", "from", "remark")
     found = [dict(zip(keys, row, strict=True)) for row in rows]

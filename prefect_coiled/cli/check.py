@@ -35,6 +35,7 @@ def check(at: At, as_json: JsonOption = False) -> None:
         "account": at.loaded.slug,
         "region": at.aws.region,
         **dict.fromkeys(("aws_account_id", "arn", "remark", "disk_key", "blocked", "room")),
+        **dict.fromkeys(("scheduler_room", "scheduler_quota")),
         **dict.fromkeys(("quota", "free_plan", "disk_key_denied", "denied", "not_foreseen", "error")),
         "budget": None,
         "ready": False,
@@ -72,7 +73,7 @@ def _look(at: At, console: Console, answer: dict[str, Any]) -> None:
     room = _room(loaded, aws)
     for line in room.lines():
         # The sandbox has no quotas unless it is told.
-        if room.workers is not None or room.free_plan or not loaded.is_sandbox:
+        if room.workers is not None or room.schedulers is not None or room.free_plan or not loaded.is_sandbox:
             console.print(line)
     if loaded.monthly_budget is not None:
         standing = find_standing(aws, loaded.monthly_budget)
@@ -90,6 +91,8 @@ def _look(at: At, console: Console, answer: dict[str, Any]) -> None:
         "blocked": " ".join(shut),
         "room": room.workers,
         "quota": room.quota.model_dump() if room.quota else None,
+        "scheduler_room": room.schedulers,
+        "scheduler_quota": room.scheduler_quota.model_dump() if room.scheduler_quota else None,
         "free_plan": list(room.free_plan),
     }
     permitted = _permitted(aws, loaded, caller, console, answer)

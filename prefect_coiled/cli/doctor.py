@@ -26,10 +26,10 @@ def run_doctor(
     """
     from prefect_coiled.blocks import load_account
     from prefect_coiled.doctor import VM_TYPE, examine, hourly_price
-    from prefect_coiled.errors import OptionsError
+    from prefect_coiled.errors import PrefectCoiledError
 
-    if report is not None and not (report.parent.is_dir() and not report.is_dir()):
-        raise OptionsError(f"report {report}", "must be a file in a folder that is there.")
+    if report is not None:
+        _try_out(report)
     loaded = load_account(account)
     ask_nobody(as_json, yes, loaded.is_sandbox)
     console = quiet() if as_json else out()
@@ -42,13 +42,39 @@ def run_doctor(
         typer.confirm("Go on?", abort=True)
     with showing(console, "examination"):
         found = examine(loaded, spend=spend)
+    unwritten: OSError | None = None
     if report is not None:
-        report.write_text(found.model_dump_json(indent=2), encoding="utf-8")
-        console.print(f"Report: {report}")
-    if as_json:
+        try:
+            report.write_text(found.model_dump_json(indent=2), encoding="utf-8")
+            console.print(f"Report: {report}")
+        except OSError as error:  # what was paid for is not lost
+            unwritten = error
+    if as_json or unwritten is not None:
         print_json(found.model_dump(mode="json"))
     differed = len(found.unknown_codes) + len(found.fields) + len(found.lacking)
     result = "All steps came through" if found.ok else "Not all came through"
     console.print(f"{result}; {differed} differences from the sandbox.")
+    if unwritten is not None:
+        why = f"it could not be written: {unwritten.strerror or unwritten}."
+        raise PrefectCoiledError(
+            f"report {report}", why, "It is printed on standard output: save it from there."
+        )
     if not found.ok:
         raise typer.Exit(1)
+
+
+def _try_out(report: Path) -> None:
+    """Refuse a file that cannot be written, before anything is spent. None is left that was not there."""
+    from prefect_coiled.errors import OptionsError
+
+    if report.is_dir() or not report.parent.is_dir():
+        raise OptionsError(f"report {report}", "must be a file in a folder that is there.")
+    there = report.exists()
+    try:
+        with report.open("ab"):
+            pass
+        if not there:
+            report.unlink()
+    except OSError as error:
+        why = f"it cannot be written: {error.strerror or error}."
+        raise OptionsError(f"report {report}", why, "Name another file.") from error

@@ -13,6 +13,7 @@ from prefect_coiled.cli import names
 from prefect_coiled.cli.common import no_cluster, show
 from prefect_coiled.cli.declare import At, JsonOption, command
 from prefect_coiled.cli.places import Everywhere, Place
+from prefect_coiled.errors import PrefectCoiledError
 
 if TYPE_CHECKING:
     from prefect_coiled.plan.prices import Prices
@@ -112,7 +113,7 @@ def show_cost(
     found = at.each(lambda one: _costs(one, name, counted))
     if name is not None and not any(told["machines"] for _, told in found):
         at.end()
-        raise no_cluster(at.aws, name)
+        raise _nowhere(at, name) if at.many else no_cluster(at.aws, name)
     sums: list[dict[str, Any]] = [
         {
             "account": place.account,
@@ -143,6 +144,17 @@ def show_cost(
         none += f"\n{elsewhere}"
     show(sums, as_json, (*at.columns, "NAME", "HOW MANY", "COST/H", "SO FAR"), rows, none=none, after=after)
     at.end()
+
+
+def _nowhere(at: Everywhere, name: str) -> PrefectCoiledError:
+    """The error that says so of all that was looked at; it opens no door, behind which may be a sandbox."""
+    whose = "--all-accounts" if at.all_accounts else f"--account {at.loaded.slug}"
+    everywhere = f"{whose} --all-regions"
+    look = f"See `prefect-coiled ls {everywhere}`."
+    if not at.all_regions:
+        look = f"Look in all regions: `prefect-coiled cost {name} {everywhere}`."
+    why = f"no cluster of {at.whose} has that name in {at.whereabouts}"
+    return PrefectCoiledError(f"cluster {name!r}", why, look)
 
 
 def _costs(at: At, name: str | None, counted: dict[str, Prices]) -> list[dict[str, Any]]:

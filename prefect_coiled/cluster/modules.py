@@ -19,7 +19,7 @@ from prefect_coiled.environment.capture import check_ignored
 from prefect_coiled.environment.ignored import IGNORE_FILE
 from prefect_coiled.environment.modules import Modules, gather
 from prefect_coiled.environment.modules_wheel import NAME
-from prefect_coiled.errors import OptionsError
+from prefect_coiled.errors import OptionsError, ProvisionError
 from prefect_coiled.node.modules import Answer, Claim, digest, offer, process_id, top_of
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ async def send_modules(scheduler: Any, modules: Modules, client: str | None = No
 
     Raises:
         OptionsError: Another program is at work on the cluster, with other modules of the same name.
+        ProvisionError: The scheduler goes on lacking some of them.
     """
     files = {**modules.files, **modules.editable}
     contents = {digest(content): content for content in files.values()}
@@ -90,6 +91,15 @@ async def send_modules(scheduler: Any, modules: Modules, client: str | None = No
         return
     if answer.missing:
         answer = await _offered(scheduler, claim, {h: contents[h] for h in answer.missing})
+    if answer.missing:  # meanwhile it forgot others, which a claim that was replaced had brought
+        answer = await _offered(scheduler, claim, contents)
+    if answer.missing:
+        lacking = sorted({top_of(path) for path, hash_ in digests.items() if hash_ in answer.missing})
+        raise ProvisionError(
+            f"sending modules {', '.join(map(repr, lacking))}",
+            "the scheduler says that it lacks them, though they were sent.",
+            "Run again; if it stays so, take a new cluster.",
+        )
     if answer.taken:
         names = ", ".join(map(repr, answer.taken))
         raise OptionsError(

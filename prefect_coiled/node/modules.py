@@ -158,9 +158,12 @@ async def offer(claim: Claim, contents: Mapping[str, bytes], dask_scheduler: Any
         # The scheduler reads what users submit too, such as the graph of a collection.
         if not _is_a_program():
             plugin.install(replace=False)
+        keeper.sent = None  # some have it, others not yet
         told = await dask_scheduler.register_worker_plugin(None, dumps(plugin), name=PLUGIN, idempotent=False)
-        keeper.sent = _effect(claims)
-        return Answer(failed={a: _reason(r) for a, r in (told or {}).items() if r.get("status") != "OK"})
+        failed = {a: _reason(r) for a, r in (told or {}).items() if r.get("status") != "OK"}
+        # Whom it failed at gets it with the next offer.
+        keeper.sent = None if failed else _effect(claims)
+        return Answer(failed=failed)
 
 
 def _is_a_program() -> bool:
@@ -238,30 +241,33 @@ class _Process:
         before, after = _by_name(self.digests), _by_name(wanted)
         gone = {name for name in before if before[name] != after.get(name)}
         new = {name for name in after if before.get(name) != after[name]}
-        self.digests = dict(wanted)
         if not gone and not new:
             return
-        for name in gone:
+        # What fails here comes with the next offer: until all is done, these are as none that anybody has.
+        self.digests = {p: "" if top_of(p) in gone else hash_ for p, hash_ in self.digests.items()}
+        for name in gone | new:
             self._remove(name)
         elsewhere = {name for name in new - gone if _is_here(name, after[name])}
         written = new - elsewhere
         if written:
             folder = Path(tempfile.mkdtemp(prefix="prefect-coiled-modules-", dir=place or self._folder()))
-            for name in written:
-                self.homes[name] = folder
-                _copy_installed(name, folder, after[name])
-                for path, hash_ in after[name].items():
-                    file = folder / path
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_bytes(contents[hash_])
+            try:
+                for name in written:
+                    _write(name, folder, after[name], contents)
+            except BaseException:  # a disk that is full keeps nothing of it
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            self.homes.update(dict.fromkeys(written, folder))
             sys.path.insert(0, str(folder))
         # What uses a changed module holds parts of it: all modules of that program are imported anew.
         anew = set(gone).union(*(group for group in groups if group & gone))
         if replace:
             anew |= {name for name in written if _is_loaded_otherwise(name, after[name])}
-        for module in [m for m in sys.modules if top_of(m) in anew and top_of(m) not in _KEPT]:
-            del sys.modules[module]
+        # Tasks import meanwhile, in threads of their own.
+        for module in [m for m in list(sys.modules) if top_of(m) in anew and top_of(m) not in _KEPT]:
+            sys.modules.pop(module, None)
         importlib.invalidate_caches()
+        self.digests = dict(wanted)
 
     def _remove(self, name: str) -> None:
         home = self.homes.pop(name, None)
@@ -328,6 +334,15 @@ def _is_here(name: str, files: Mapping[str, str]) -> bool:
     if found is not None and found.relative_to(places[0]).as_posix() not in files:
         return False
     return any(all(_hash_of(place / path) == hash_ for path, hash_ in files.items()) for place in places)
+
+
+def _write(name: str, folder: Path, files: Mapping[str, str], contents: Mapping[str, bytes]) -> None:
+    """Write the files of one name into a folder."""
+    _copy_installed(name, folder, files)
+    for path, hash_ in files.items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(contents[hash_])
 
 
 def _copy_installed(name: str, folder: Path, files: Mapping[str, str]) -> None:

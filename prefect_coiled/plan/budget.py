@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from datetime import datetime
+from decimal import Decimal
 from typing import NamedTuple
 
 from prefect_coiled.errors import OptionsError
@@ -38,6 +39,12 @@ def read_budget(text: str) -> float | None:
             'Write "200" for 200 dollars; leave it empty for no budget.',
         )
     return value
+
+
+def write_budget(value: float) -> str:
+    """US dollars as a field has them: all digits, and no power of ten."""
+    text = f"{Decimal(str(value)):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 class Standing(NamedTuple):

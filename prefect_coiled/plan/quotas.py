@@ -46,6 +46,12 @@ _FAMILIES: dict[str, tuple[Quota, Quota | None]] = {
         Quota("ec2", "L-417A185B", "Running On-Demand P instances"),
         Quota("ec2", "L-7212CCBC", "All P4, P3 and P2 Spot Instance Requests"),
     ),
+    "p5": (
+        Quota("ec2", "L-417A185B", "Running On-Demand P instances"),
+        Quota("ec2", "L-C4BD4855", "All P5 Spot Instance Requests"),
+    ),
+    # Of later ones AWS names no quota of spot machines.
+    "p6": (Quota("ec2", "L-417A185B", "Running On-Demand P instances"), None),
     "f": (
         Quota("ec2", "L-74FC7D96", "Running On-Demand F instances"),
         Quota("ec2", "L-88CF9481", "All F Spot Instance Requests"),
@@ -103,6 +109,8 @@ def machine_quota(instance_type: str, *, spot: bool) -> Quota | None:
     if family.startswith("u") and re.match(r"u\d*[a-z]*-", instance_type):
         family = "u"
     family = _SHARED.get(family, family)
+    if family == "p" and (number := re.match(r"p(\d+)", instance_type)):
+        family = {"2": "p", "3": "p", "4": "p", "5": "p5"}.get(number[1], "p6")
     if family not in _FAMILIES:
         # "im", "is", "hpc" and "mac" begin with letters of other quotas.
         family = "standard" if family[:1] in tuple("acdhimrtz") and not family.startswith("mac") else ""
@@ -112,7 +120,7 @@ def machine_quota(instance_type: str, *, spot: bool) -> Quota | None:
 
 def of_machines() -> list[Quota]:
     """The quotas of machines, on demand and spot."""
-    return [quota for pair in _FAMILIES.values() for quota in pair if quota is not None]
+    return list(dict.fromkeys(quota for pair in _FAMILIES.values() for quota in pair if quota is not None))
 
 
 def vcpus(instance_type: str) -> int | None:

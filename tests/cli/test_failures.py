@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterLevel
 from prefect.settings import PREFECT_API_URL
 
+from prefect_coiled.doctor import Examination
 from prefect_coiled.sandbox import SandboxInfo
 from prefect_coiled.sandbox.info import ask
+
+from .conftest import run
 
 Refuse = Callable[..., None]
 
@@ -68,3 +74,62 @@ def test_the_traceback_is_in_the_runs_log(refuse: Refuse) -> None:
     with get_client(sync_client=True) as client:
         errors = client.read_logs(LogFilter(level=LogFilterLevel(ge_=40)), limit=200)
     assert any("Traceback" in log.message and "UnauthorizedOperation" in log.message for log in errors)
+
+
+@pytest.fixture
+def lives(monkeypatch: pytest.MonkeyPatch, sandbox: SandboxInfo) -> list[float]:
+    """The examinations that the doctor made, by what each might cost: none takes any time."""
+    made: list[float] = []
+    nothing: dict[str, Any] = {
+        "steps": (),
+        "calls": {},
+        "codes": {},
+        "unknown_codes": (),
+        "fields": {},
+        "lacking": {},
+    }
+
+    def examine(account: object, *, spend: float) -> Examination:
+        made.append(spend)
+        where = {"version": "1", "python": "3", "region": "us-east-1", "sandbox": True, "usd_at_most": spend}
+        return Examination.model_validate(where | nothing)
+
+    monkeypatch.setattr("prefect_coiled.doctor.examine", examine)
+    monkeypatch.setattr("prefect_coiled.doctor.hourly_price", lambda account: 0.05)
+    return made
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_spent(lives: list[float]) -> None:
+    told = run("doctor", "--report", "/proc/report.json")  # where nobody makes a file
+    assert (told.exit_code, lives) == (1, [])
+    (line,) = told.stderr.splitlines()
+    assert line.startswith("Error: report /proc/report.json: it cannot be written: ")
+    assert line.endswith("Name another file.")
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_report_that_cannot_be_written_in_the_end_is_printed(lives: list[float], flags: list[str]) -> None:
+    told = run("doctor", "--report", "/dev/full", *flags)
+    assert (told.exit_code, lives) == (1, [0.5])
+    printed, _ = json.JSONDecoder().raw_decode(told.stdout, told.stdout.index("{"))
+    assert Examination.model_validate(printed).usd_at_most == 0.5
+    (line,) = told.stderr.splitlines()
+    assert "report /dev/full: it could not be written: No space left on device. It is printed" in line
+
+
+def test_a_report_that_is_tried_leaves_no_file_and_one_that_is_there_is_replaced(
+    lives: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = tmp_path / "report.json"
+    assert run("doctor", "--report", str(report), "--spend", "2").exit_code == 0
+    assert Examination.model_validate_json(report.read_text()).usd_at_most == 2
+    assert run("doctor", "--report", str(report)).exit_code == 0
+    assert Examination.model_validate_json(report.read_text()).usd_at_most == 0.5
+    report.unlink()
+
+    def killed(*arguments: object, **keywords: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prefect_coiled.doctor.examine", killed)
+    run("doctor", "--report", str(report))
+    assert not report.exists()

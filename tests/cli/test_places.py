@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from prefect_aws import AwsCredentials
 
 from prefect_coiled import Cluster, Ec2DaskAccount
+from prefect_coiled.blocks.loading import find_accounts
 from prefect_coiled.options.models import REGIONS
 from prefect_coiled.sandbox import Sandbox, SandboxInfo
 
@@ -93,6 +95,27 @@ def test_all_accounts_are_looked_at(sandbox: SandboxInfo) -> None:
     assert "Error: account elsewhere: profile 'of-another-machine'" in shown.stderr
     found = {(one["account"], one["region"]) for one in json.loads(shown.stdout)}
     assert found >= {("one-of-two", "ap-south-1"), ("two-of-two", "ap-south-1")}
+
+
+def test_where_no_account_has_a_cluster_that_is_said_of_all_and_no_sandbox_is_started(
+    aws: Sandbox, save: Callable[..., Any], keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(**keys, aws_region="us-east-1")
+    (saved,) = (one for one in find_accounts() if one.name == "saved")
+    monkeypatch.setattr("prefect_coiled.blocks.loading.find_accounts", lambda: [saved])
+    monkeypatch.setattr("prefect_coiled.cli.places._sandbox_runs", lambda: False)
+    monkeypatch.setattr("prefect_coiled.sandbox.control.ensure_started", None)  # which would be the default
+    told = run("cost", "never-was", "--all-accounts")
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert told.stderr == (
+        "Error: cluster 'never-was': no cluster of any account has that name in the region of its block. "
+        "Look in all regions: `prefect-coiled cost never-was --all-accounts --all-regions`.\n"
+    )
+    told = run("cost", "never-was", "--account", "saved", "--all-regions")
+    assert told.stderr == (
+        "Error: cluster 'never-was': no cluster of account saved has that name in any region. "
+        "See `prefect-coiled ls --account saved --all-regions`.\n"
+    )
 
 
 def test_what_is_denied_in_one_region_is_said_and_the_others_are_shown() -> None:

@@ -36,6 +36,14 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture
+def limits(answers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What AWS allows, by the code of the quota."""
+    found: dict[str, float] = {}
+    monkeypatch.setattr("prefect_coiled.aws.quotas.find_limit", lambda aws, quota: found[quota.code])
+    return found
+
+
 def machines(*types: str, spot: bool = False) -> dict[str, Any]:
     market = {"InstanceLifecycle": "spot"} if spot else {}
     cpu = {"CoreCount": 2, "ThreadsPerCore": 2}
@@ -103,6 +111,35 @@ def test_spot_machines_have_a_quota_of_their_own(aws: Aws, answers: dict[str, An
     assert found.quota.code == "L-34B43A08"
 
 
+def test_without_room_for_the_scheduler_which_is_on_demand_spot_workers_do_not_suffice(
+    aws: Aws, answers: dict[str, Any], limits: dict[str, float]
+) -> None:
+    limits |= {"L-34B43A08": 64.0, "L-1216C47A": 5.0}
+    answers["DescribeInstances"] = machines("m5.large")  # 2 vCPUs on demand
+    found = room(aws, spot=True)
+    assert (found.workers, found.schedulers, found.suffices) == (16, 0, False)
+    workers, scheduler = found.lines()
+    assert workers.startswith("Room for 16 workers, m6i.xlarge spot: All Standard")
+    assert scheduler.startswith("No room for a scheduler, m6i.xlarge on demand: Running On-Demand Standard")
+    assert "(L-1216C47A): 5 vCPUs, 2 used" in scheduler
+    limits["L-1216C47A"] = 6.0
+    assert room(aws, spot=True).suffices
+    assert room(aws, spot=True).lines()[1].startswith("Room for a scheduler, m6i.xlarge on demand: ")
+
+
+def test_a_scheduler_of_another_family_counts_against_a_quota_of_its_own(
+    aws: Aws, answers: dict[str, Any], limits: dict[str, float]
+) -> None:
+    limits |= {"L-DB2E81BA": 64.0, "L-1216C47A": 0.0}
+    answers["DescribeInstances"] = machines()
+    assert (room(aws, "g4dn.xlarge").workers, room(aws, "g4dn.xlarge").suffices) == (16, False)
+    # What is not known of the workers hides nothing of the scheduler.
+    found = room(aws, "mac2.metal")
+    assert (found.workers, found.schedulers, found.suffices) == (None, 0, False)
+    assert "cannot be told" in found.lines()[0]
+    assert "No room for a scheduler" in found.lines()[1]
+
+
 @pytest.mark.parametrize(("limit", "kind"), [(5.0, "m6i.xlarge"), (0.0, "g4dn.xlarge")])
 def test_a_new_account_has_no_room_for_the_defaults(
     aws: Aws, answers: dict[str, Any], limit: float, kind: str
@@ -137,7 +174,8 @@ def test_the_free_plan_is_told_with_its_types(aws: Aws, answers: dict[str, Any])
     found = room(aws)
     assert not found.suffices
     assert all(name in found.lines()[0] for name in FREE_PLAN_TYPES)
-    assert room(aws, "t3.small").suffices
+    assert not room(aws, "t3.small").suffices  # the scheduler's type is none of them
+    assert find_room(aws, "t3.small", "t3.small", spot=False).suffices
 
 
 @pytest.mark.parametrize("failing", ["GetServiceQuota", "DescribeInstances"])

@@ -113,6 +113,20 @@ def test_vcpus_are_counted_by_family_and_as_many_machines_come_as_fit(own, aws, 
     assert len(launch("m6i.large", 2)) == 2
 
 
+def test_spot_machines_of_p5_have_a_quota_apart_from_older_ones(own, aws, launch):
+    own.set(vcpus={"p": 192})
+    assert launch("p4d.24xlarge", 2, **SPOT)  # 96 vCPUs each
+    assert code_of(launch, "p4d.24xlarge", **SPOT) == "MaxSpotInstanceCountExceeded"
+    assert launch("p5.48xlarge", **SPOT)
+    assert code_of(launch, "p5.48xlarge", **SPOT) == "MaxSpotInstanceCountExceeded"
+    # On demand all of them share one.
+    assert launch("p4d.24xlarge")
+    assert code_of(launch, "p5.48xlarge") == "VcpuLimitExceeded"
+    quotas = aws("service-quotas")
+    told = quotas.get_service_quota(ServiceCode="ec2", QuotaCode="L-C4BD4855")["Quota"]
+    assert (told["QuotaName"], told["Value"]) == ("All Spot p5 instances", 192)
+
+
 @pytest.mark.parametrize(
     ("instance_type", "name"),
     [

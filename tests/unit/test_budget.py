@@ -87,6 +87,24 @@ def test_a_number_is_as_good_as_a_text() -> None:
     assert account_from_block(Ec2DaskAccount(region="us-east-1"), "team").monthly_budget is None
 
 
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (200, "200"),
+        (200.0, "200"),
+        (100, "100"),
+        (1234567.0, "1234567"),
+        (1234567.89, "1234567.89"),
+        (1e16, "1" + "0" * 16),
+        (0.000012, "0.000012"),
+    ],
+)
+def test_a_number_is_kept_as_it_is_and_plainly_written(number: float, text: str) -> None:
+    block = Ec2DaskAccount(region="us-east-1", monthly_budget=number)
+    assert block.monthly_budget == text
+    assert account_from_block(block, "team").monthly_budget == number
+
+
 def test_a_budget_is_changed_and_emptied_but_does_not_fall_away() -> None:
     saved = edited(None, fields={"monthly_budget": "200"})
     assert edited(saved, fields={"zone": "us-east-1b"}).monthly_budget == "200"

@@ -23,11 +23,11 @@ def test_an_estimate_sums_machines_disks_addresses_and_gateways():
         "workers: 10 x m6i.large, 2.00 h",
         "disks (gp3)",
         "public IPv4 addresses",
-        "NAT gateways",
+        "NAT gateways and their addresses",
     ]
-    assert [line.usd for line in result.lines] == pytest.approx([0.384, 1.92, 0.016, 0.01, 0.09])
-    assert result.total_usd == result.known_usd == pytest.approx(2.42)
-    assert "Total: $2.42" in str(result)
+    assert [line.usd for line in result.lines] == pytest.approx([0.384, 1.92, 0.016, 0.01, 0.1])
+    assert result.total_usd == result.known_usd == pytest.approx(2.43)
+    assert "Total: $2.43" in str(result)
 
 
 def test_an_unknown_price_is_never_made_up():

@@ -17,7 +17,7 @@ from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND, SPOT_ROLE_MISSING
 from prefect_coiled.plan.aws_errors import aws_error, denied_by, state_words
 from prefect_coiled.plan.cluster import Attempt
 from prefect_coiled.plan.launching import MISSING_S, Missing, Tally, halves, smaller_call
-from prefect_coiled.plan.quotas import machine_quota, room, used_vcpus
+from prefect_coiled.plan.quotas import machine_quota, of_machines, room, used_vcpus
 
 
 def on_demand(kind: str, zone: str = "us-east-1a", spot: bool = False) -> Attempt:
@@ -61,7 +61,12 @@ def test_as_many_as_a_quota_leaves_room_for_are_found_in_few_calls(refused: int)
         ("g5g.xlarge", True, "L-3819A6DF"),
         ("vt1.3xlarge", False, "L-DB2E81BA"),
         ("p4d.24xlarge", False, "L-417A185B"),
-        ("p5.48xlarge", True, "L-7212CCBC"),
+        ("p4d.24xlarge", True, "L-7212CCBC"),
+        ("p3dn.24xlarge", True, "L-7212CCBC"),
+        ("p5.48xlarge", True, "L-C4BD4855"),
+        ("p5en.48xlarge", True, "L-C4BD4855"),
+        ("p5.48xlarge", False, "L-417A185B"),
+        ("p6-b200.48xlarge", False, "L-417A185B"),
         ("x2gd.large", False, "L-7295265B"),
         ("inf2.xlarge", False, "L-1945791B"),
         ("trn1.2xlarge", True, "L-6B0D517C"),
@@ -82,6 +87,13 @@ def test_a_machine_counts_against_the_quota_of_its_family_and_market(
 
 def test_a_family_that_has_no_quota_of_vcpus_has_none() -> None:
     assert machine_quota("mac2.metal", spot=False) is None
+    assert machine_quota("p6-b200.48xlarge", spot=True) is None  # AWS names none
+
+
+def test_machines_on_demand_share_a_quota_that_is_listed_once() -> None:
+    listed = of_machines()
+    assert len(listed) == len(set(listed))
+    assert machine_quota("p4d.24xlarge", spot=False) == machine_quota("p5.48xlarge", spot=False)
 
 
 def test_the_room_under_a_quota_is_what_others_and_the_scheduler_leave() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from moto.servicequotas.models import ServiceQuotasBackend
 
-from prefect_coiled.sandbox.rules.fresh import QUOTAS
+from prefect_coiled.sandbox.rules.fresh import QUOTAS, limit_of
 from prefect_coiled.sandbox.settings import Settings
 
 __all__ = ["install"]
@@ -55,7 +55,7 @@ def _named(settings: Settings, service: str, code: str) -> tuple[str, float] | N
     for family, (on_demand, spot) in QUOTAS.items() if service == "ec2" else ():
         if code in (on_demand, spot):
             words = "Running On-Demand" if code == on_demand else "All Spot"
-            return f"{words} {family} instances", float(_or_ample(settings.vcpus.get(family)))
+            return f"{words} {family} instances", float(_or_ample(limit_of(settings.vcpus, family)))
     return None
 
 

@@ -5,12 +5,14 @@ Rows come in the order in which a launch meets them; a region that is not valida
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 
 from prefect_coiled.sandbox.rules.account import Account, Launch
 from prefect_coiled.sandbox.rules.table import Refusal, kept, rule
 
-__all__ = ["FREE_TYPES", "QUOTAS", "family", "room"]
+__all__ = ["FREE_TYPES", "QUOTAS", "family", "limit_of", "room"]
 
 _FREE = "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-free-tier-usage.html"
 _QUOTAS = "https://docs.aws.amazon.com/ec2/latest/instancetypes/ec2-instance-quotas.html"
@@ -55,6 +57,7 @@ QUOTAS = {
     "standard": ("L-1216C47A", "L-34B43A08"),
     "g": ("L-DB2E81BA", "L-3819A6DF"),
     "p": ("L-417A185B", "L-7212CCBC"),
+    "p5": ("L-417A185B", "L-C4BD4855"),
     "x": ("L-7295265B", "L-E3A00192"),
     "f": ("L-74FC7D96", "L-88CF9481"),
     "inf": ("L-1945791B", "L-B5D1601B"),
@@ -63,19 +66,28 @@ QUOTAS = {
 }
 
 
-def family(instance_type: str) -> str:
+def family(instance_type: str, spot: bool = False) -> str:
     """The quota that a type counts against, such as "standard" for m6i.large.
 
     Args:
         instance_type: The type.
+        spot: Whether it is a spot machine: P5 and later ones have a quota apart then.
     """
     letters = "".join(c for c in instance_type.partition(".")[0].partition("-")[0] if c.isalpha())
     for name, starts in (("inf", ("inf",)), ("trn", ("trn",)), ("dl", ("dl",)), ("g", ("g", "vt"))):
         if letters.startswith(starts):
             return name
+    number = instance_type[1:2]
+    if spot and letters[:1] == "p" and number >= "5":
+        return f"p{number}"
     if letters[:1] in ("p", "x", "f"):
         return letters[:1]
     return "standard" if letters[:1] in tuple("acdhimrtz") and not letters.startswith("hpc") else letters
+
+
+def limit_of(vcpus: Mapping[str, int], name: str) -> int | None:
+    """What the settings allow of a family, None where they do not say. P stands for each of its quotas."""
+    return vcpus.get(name, vcpus.get("p") if name.startswith("p") else None)
 
 
 def _vcpus(instance_type: str) -> int:
@@ -88,7 +100,7 @@ def _used(account: Account, wanted: str, spot: bool) -> int:
     for reservation in account.ec2.reservations.values():
         for instance in reservation.instances:
             counts = instance.state in ("pending", "running") and (instance.lifecycle == "spot") == spot
-            if counts and family(instance.instance_type) == wanted:
+            if counts and family(instance.instance_type, spot) == wanted:
                 total += _vcpus(instance.instance_type)
     return total
 
@@ -99,10 +111,11 @@ def room(launch: Launch) -> int | None:
     Args:
         launch: The launch.
     """
-    quota = launch.account.settings.vcpus.get(family(launch.instance_type))
+    wanted = family(launch.instance_type, launch.spot)
+    quota = limit_of(launch.account.settings.vcpus, wanted)
     if quota is None:
         return None
-    left = quota - _used(launch.account, family(launch.instance_type), launch.spot)
+    left = quota - _used(launch.account, wanted, launch.spot)
     return max(0, left) // _vcpus(launch.instance_type)
 
 
@@ -163,7 +176,7 @@ def vcpus(launch: Launch) -> Refusal | None:
         return None
     if launch.spot:
         return Refusal("MaxSpotInstanceCountExceeded", "Max spot instance count exceeded")
-    limit = launch.account.settings.vcpus[family(launch.instance_type)]
+    limit = limit_of(launch.account.settings.vcpus, family(launch.instance_type))
     message = (
         f"You have requested more vCPU capacity than your current vCPU limit of {limit} allows for the "
         f"instance "
