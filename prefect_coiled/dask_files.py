@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from prefect_coiled.errors import OptionsError, PrefectCoiledError
 
 _MEND = "Mend it, or move it away."
@@ -30,6 +28,8 @@ def yaml_content(file: Path, text: bytes, hint: str = "") -> Any:
     Raises:
         OptionsError: It is none. Not in the parser's own words: those show the line, which may hold a secret.
     """
+    import yaml  # a command that reads none does without
+
     try:
         return yaml.safe_load(text.decode())
     except UnicodeDecodeError as error:
