@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from pydantic import SecretStr
 
+from prefect_coiled.aws.boundary import bound_by
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.iam_role import attached_policies
 from prefect_coiled.aws.ownership import check_ours
@@ -41,7 +42,7 @@ _ADMINISTRATOR = (
 
 
 class Task(NamedTuple):
-    """A step, and what is there of it; a policy that says something else "differs"."""
+    """A step, and what is there of it; a policy that says something else, or another boundary, "differs"."""
 
     step: Step
     state: Literal["missing", "there", "differs"]
@@ -77,6 +78,13 @@ def held_by_boundary(aws: Aws, tasks: Sequence[Task]) -> list[str]:
     return attached_policies(aws) if bound else []
 
 
+def replaced_boundary(aws: Aws, tasks: Sequence[Task]) -> str:
+    """The ARN of the boundary that a role is about to lose for another one; empty if it loses none."""
+    if not any(task.step.call == _BIND and task.state == "differs" for task in tasks):
+        return ""
+    return bound_by(_found(aws, "iam:GetRole", RoleName=aws.account).get("Role", {}))
+
+
 def _refuse_foreign_role(aws: Aws) -> None:
     """The set-up policy lets its holder write the policies of the role that is named as the account."""
     found = _found(aws, "iam:GetRole", RoleName=aws.account).get("Role")
@@ -92,7 +100,7 @@ def carry_out(aws: Aws, task: Task, number: str, partition: str) -> NewKey | Non
     """
     if task.state == "there":
         return None
-    if task.state == "differs":
+    if task.state == "differs" and task.step.call != _BIND:
         arn = _arn(task.step, number, partition)
         _explained(lambda: _renew(aws, task.step, arn))
         return None
@@ -140,9 +148,10 @@ def _state(aws: Aws, step: Step, number: str, partition: str) -> Literal["missin
         return "there" if items else "missing"
     if step.call == _BIND:
         role = _found(aws, "iam:GetRole", RoleName=given["RoleName"]).get("Role", {})
-        bound = role.get("PermissionsBoundary", {}).get("PermissionsBoundaryArn")
         # Set-up makes the role with it.
-        return "missing" if role and bound != given["PermissionsBoundary"] else "there"
+        if not role or bound_by(role) == given["PermissionsBoundary"]:
+            return "there"
+        return "differs" if bound_by(role) else "missing"
     if step.call == "CreateUser":
         return "there" if _found(aws, "iam:GetUser", **given) else "missing"
     kind = step.call.removeprefix("Attach").removesuffix("Policy")

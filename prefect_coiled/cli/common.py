@@ -116,6 +116,21 @@ def where(account: Account) -> str:
     return " (the sandbox on this machine)." if account.is_sandbox else "."
 
 
+def boundary_of_block(slug: str) -> str:
+    """What the saved account says of its permissions boundary; where none can be read, that is said."""
+    from prefect_coiled.blocks.asking import reading_here
+    from prefect_coiled.blocks.loading import saved_block
+
+    try:
+        with reading_here():
+            block = saved_block(slug)
+    except PrefectCoiledError as error:
+        unread = "It is taken that the account names no permissions boundary of its own."
+        typer.echo(f"# {error_line(error)} {unread}", err=True)
+        return ""
+    return block.permissions_boundary.strip() if block is not None else ""
+
+
 def no_cluster(aws: Aws, name: str) -> PrefectCoiledError:
     """The error that says that no cluster of that name runs, with the nearest one that there is."""
     from prefect_coiled.aws.instances import find_instances

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prefect_coiled.cli.common import ask_nobody, out, print_json, quiet, say
+from prefect_coiled.cli.common import ask_nobody, boundary_of_block, out, print_json, quiet, say
 from prefect_coiled.cli.declare import JsonOption, SlugOption, command
 from prefect_coiled.errors import OptionsError
 
@@ -36,12 +36,13 @@ def setup_iam(
         bool, typer.Option("--key", help="With --apply: make a user's access key, and print it this once.")
     ] = False,
     boundary: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--boundary/--no-boundary",
-            help="Whether to bound the machines' role: make the policy, and want it in `setup`.",
+            help="Whether to bound the machines' role: make the policy, and want it in `setup`. By default "
+            "as the account says, whose own boundary stays as it is.",
         ),
-    ] = True,
+    ] = None,
     service: Annotated[
         list[str] | None,
         typer.Option(help="A service that the machines' work may use beside S3; several times for more."),
@@ -57,7 +58,7 @@ def setup_iam(
     """
     from prefect_coiled.blocks.loading import account_slug
     from prefect_coiled.options.base import refuse_blank
-    from prefect_coiled.plan.boundary import GIVEN_UP, NO_BOUNDARY
+    from prefect_coiled.plan.boundary import GIVEN_UP, NO_BOUNDARY, effective_boundary
     from prefect_coiled.plan.iam_setup import command, steps
     from prefect_coiled.plan.machine_policies import boundary_of
     from prefect_coiled.plan.policies import ROLE_ARN, iam_policies
@@ -70,7 +71,7 @@ def setup_iam(
         raise OptionsError("setup iam", "needs one of --user, --group and --role.")
     if not apply and (profile or key or yes):
         raise OptionsError("setup iam", "takes --profile, --key and --yes with --apply alone.")
-    if service and not boundary:
+    if service and boundary is False:
         raise OptionsError("setup iam --service", "is not for --no-boundary.")
     if apply:
         ask_nobody(as_json, yes)
@@ -102,13 +103,23 @@ def setup_iam(
         raise OptionsError(
             "setup iam", "needs --aws-account-id.", "`aws sts get-caller-identity` says which it is."
         )
-    limits = boundary_of(slug, number, partition, service or ())[1] if boundary else None
+    said = NO_BOUNDARY if boundary is False else boundary_of_block(slug)
+    if said == NO_BOUNDARY and boundary:
+        said = ""
+    bound = effective_boundary(said, slug, number, partition)
+    of_library, limits = boundary_of(slug, number, partition, service or ())
+    if service and bound != of_library:
+        raise OptionsError(
+            "setup iam --service",
+            f"is for the boundary that is made here, and account {slug} has {bound or 'none'}.",
+            "Leave it out, or give --boundary where the account has none.",
+        )
     made = iam_policies(
         slug,
         aws_account_id=number,
         partition=partition,
         role_arn=arn,
-        permissions_boundary="" if boundary else NO_BOUNDARY,
+        permissions_boundary=said,
     )
     wanted = steps(
         {phase: made[phase] for phase in ("setup", "ongoing", "own") if phase in made},
@@ -118,7 +129,8 @@ def setup_iam(
         aws_account_id=number,
         partition=partition,
         key=key or not apply,
-        boundary=limits,
+        boundary=limits if bound == of_library else None,
+        bound=bound,
     )
     if aws is not None:
         done = _apply(aws, wanted, number, partition, yes, console)
@@ -133,8 +145,9 @@ def setup_iam(
                 say(f"# Only if there is a role {slug} already: {command(step)}")
             else:
                 say(command(step))
-    if not boundary and not as_json:
+    if not bound and not as_json:
         say(f"# {GIVEN_UP}")
+    if not bound and boundary is False and not as_json:
         say(f"# Then: prefect-coiled account edit {slug} --permissions-boundary {NO_BOUNDARY}")
 
 
@@ -157,7 +170,7 @@ def _apply(
     aws: Aws, wanted: list[Step], number: str, partition: str, yes: bool, console: Console
 ) -> dict[str, Any]:
     """Show what is there and what is not, ask, and do it; what came of each step, and of a key."""
-    from prefect_coiled.aws.iam_setup import carry_out, held_by_boundary, look
+    from prefect_coiled.aws.iam_setup import carry_out, held_by_boundary, look, replaced_boundary
 
     tasks = look(aws, wanted, number, partition)
     words = {"missing": "to make", "there": "is there", "differs": "to renew: it says something else"}
@@ -166,6 +179,11 @@ def _apply(
             " (AWS told its secret once, when it was made)" if task.step.call == "CreateAccessKey" else ""
         )
         console.print(f"   {task.step.what}: {words[task.state]}{secret if task.state == 'there' else ''}")
+    replaced = replaced_boundary(aws, tasks)
+    if replaced:
+        console.print(
+            f"   Role {aws.account} has another permissions boundary now, which it loses: {replaced}."
+        )
     if held := held_by_boundary(aws, tasks):
         console.print(
             f"   What else the role has holds as far as the boundary allows: {', '.join(held)}. "
@@ -175,6 +193,7 @@ def _apply(
     done: dict[str, Any] = {
         "steps": [{"what": task.step.what, "state": became[task.state]} for task in tasks],
         "held_by_boundary": list(held),
+        "replaced_boundary": replaced,
     }
     if all(task.state == "there" for task in tasks):
         console.print("Nothing is missing.")

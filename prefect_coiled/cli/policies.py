@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from prefect_coiled.cli.common import print_json
+from prefect_coiled.cli.common import boundary_of_block, print_json
 from prefect_coiled.cli.declare import AccountOption, command
 from prefect_coiled.errors import OptionsError
 
@@ -38,7 +38,7 @@ def show_policy(
         str,
         typer.Option(
             "--permissions-boundary",
-            help="ARN of a policy to bound the machines' role instead of `boundary`.",
+            help="ARN of a policy to bound the machines' role; else the account's, or `boundary`.",
         ),
     ] = "",
     no_boundary: Annotated[
@@ -73,11 +73,14 @@ def show_policy(
         raise OptionsError("--service", "is for the policy `boundary` alone.")
     if no_boundary and (boundary or name == "boundary"):
         raise OptionsError("--no-boundary", "is not for a policy with a boundary.")
-    if no_boundary and name == "setup":
-        typer.echo(f"# {GIVEN_UP}", err=True)
     if region != "*":
         KEYWORDS["region"].take(region)
     slug = account_slug(account)
+    said = NO_BOUNDARY if no_boundary else boundary
+    if not said and name in ("setup", "ongoing", "own"):
+        said = boundary_of_block(slug)
+    if said == NO_BOUNDARY and name == "setup":
+        typer.echo(f"# {GIVEN_UP}", err=True)
     network = merge(None, load_account(slug).options).options.network if own_network else None
     if own_network and network is None:
         raise OptionsError("--own-network", f"account {slug} names no network of its own.", "Leave it out.")
@@ -88,7 +91,7 @@ def show_policy(
         network=network,
         kms_key=kms_key,
         role_arn=role_arn,
-        permissions_boundary=NO_BOUNDARY if no_boundary else boundary,
+        permissions_boundary=said,
     )
     if name == "ongoing" and "own" in made:
         told = "# The network, key or role of your own is in a second policy: print `own` with these options."

@@ -59,6 +59,7 @@ def steps(
     partition: str = "aws",
     key: bool = True,
     boundary: Mapping[str, Any] | None = None,
+    bound: str = "",
 ) -> list[Step]:
     """The calls that make the policies and attach them, in order.
 
@@ -70,6 +71,7 @@ def steps(
         key: Whether a user gets an access key.
         boundary: The permissions boundary of the machines' role. It is made and attached to nobody; a role
             that is there already is given it.
+        bound: The ARN of another one that is there, and that a role is given; no policy is made of it.
 
     Raises:
         OptionsError: If the name is none that IAM takes, or the AWS account's number is not one.
@@ -85,6 +87,8 @@ def steps(
     whom = {f"{kind}Name": name}
     found = [Step("CreateUser", whom)] if principal == "user" else []
     labels = tags.to_aws(tags.account_tags(account))
+    if bound and boundary is None:
+        found.append(Step("PutRolePermissionsBoundary", {"RoleName": account, "PermissionsBoundary": bound}))
     made = {"boundary": boundary, **documents} if boundary is not None else documents
     for phase, document in made.items():
         called = policy_name(phase, account)

@@ -98,6 +98,7 @@ def test_what_only_reads_blocks_reads_them_without_a_server(
         "No cluster of account kept runs in eu-west-3 (the sandbox on this machine).",
     )
     assert "there is: kept" in run("ls", "--account", "others").stderr
+    assert run("policies", "setup", "--account", "kept").exit_code == 0
     assert no_server == []
 
 

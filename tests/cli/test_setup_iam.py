@@ -7,11 +7,14 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import Result
 
 from prefect_coiled import set_backend_options
+from prefect_coiled.blocks import loading
+from prefect_coiled.errors import AccountError
 from prefect_coiled.plan.actions import ADMINISTRATION
 from prefect_coiled.plan.machine_policies import boundary_of
 from prefect_coiled.plan.policies import iam_policies
@@ -386,3 +389,108 @@ def test_a_policy_is_the_same_in_each_form(name: str) -> None:
     # Terraform would take IAM's variables for its own.
     assert re.sub(r"\$\$\{", "", policy["policy"]).count("${") == 0
     assert json.loads(policy["policy"].replace("$${", "${")) == plain
+
+
+@pytest.fixture
+def bounded(aws: Sandbox) -> Iterator[str]:
+    """The ARN of a boundary of one's own, which the saved account "applied" names."""
+    iam = aws.client("iam")
+    document = json.dumps(boundary_of("applied", "123456789012")[1])
+    arn: str = iam.create_policy(PolicyName="company-boundary", PolicyDocument=document)["Policy"]["Arn"]
+    keys = {"aws_access_key_id": "sandbox", "aws_secret_access_key": aws.info.secret_access_key}
+    set_backend_options("applied", **keys, endpoint_url=aws.endpoint, permissions_boundary=arn)
+    yield arn
+    reset_account("applied")
+    iam.delete_policy(PolicyArn=arn)
+
+
+def role_of(iam: Any, boundary: str) -> Callable[[], str]:
+    """Make the machines' role of the account with a boundary; says which one it has."""
+    trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    iam.create_role(
+        RoleName="applied",
+        AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
+        Tags=[{"Key": "owner", "Value": "coiled"}, {"Key": "coiled-account", "Value": "applied"}],
+        PermissionsBoundary=boundary,
+    )
+    return lambda: iam.get_role(RoleName="applied")["Role"]["PermissionsBoundary"]["PermissionsBoundaryArn"]
+
+
+def test_a_boundary_of_the_accounts_own_stays_and_no_other_one_is_made(
+    aws: Sandbox, administrator: Callable[..., Result], bounded: str
+) -> None:
+    iam = aws.client("iam")
+    has = role_of(iam, bounded)
+    try:
+        result = administrator("--user", "own-bound", "--yes", profile=None)
+        assert result.exit_code == 0, result.output
+        assert has() == bounded
+    finally:
+        iam.delete_role(RoleName="applied")
+    made = {one["PolicyName"]: one for one in iam.list_policies(Scope="Local")["Policies"]}
+    assert "coiled-boundary-applied" not in made
+    setup = made["coiled-setup-applied"]
+    held = iam.get_policy_version(PolicyArn=setup["Arn"], VersionId=setup["DefaultVersionId"])
+    printed = json.loads(of("policies setup --account applied --aws-account-id 123456789012"))
+    assert held["PolicyVersion"]["Document"] == printed
+    guards = {s["Sid"]: s for s in printed["Statement"] if s["Effect"] == "Deny"}
+    assert guards["KeepRoleBound"]["Condition"] == {"ArnNotLike": {"iam:PermissionsBoundary": bounded}}
+    lines = of("setup iam --account applied --user own-bound --aws-account-id 123456789012").splitlines()
+    assert not any("coiled-boundary-applied" in line for line in lines)
+    assert any(line.endswith(f"--permissions-boundary {bounded}") for line in lines)
+    refused = administrator("--user", "own-bound", "--service", "dynamodb", "--yes", profile=None)
+    assert refused.exit_code == 1
+    assert bounded in refused.output
+
+
+def test_another_boundary_is_not_replaced_without_a_word(
+    aws: Sandbox, administrator: Callable[..., Result], bounded: str
+) -> None:
+    iam = aws.client("iam")
+    other = iam.create_policy(
+        PolicyName="other-boundary",
+        PolicyDocument=json.dumps(boundary_of("applied", "123456789012")[1]),
+    )["Policy"]["Arn"]
+    has = role_of(iam, other)
+    try:
+        asked = administrator("--user", "rebound", profile=None, answer="n\n")
+        assert asked.exit_code == 1
+        assert f"which it loses: {other}" in " ".join(asked.output.split())
+        assert has() == other
+        assert administrator("--user", "rebound", "--yes", profile=None).exit_code == 0
+        assert has() == bounded
+    finally:
+        iam.delete_role(RoleName="applied")
+        iam.delete_policy(PolicyArn=other)
+
+
+def test_an_account_that_wants_no_boundary_is_taken_at_its_word(aws: Sandbox) -> None:
+    keys = {"aws_access_key_id": "sandbox", "aws_secret_access_key": aws.info.secret_access_key}
+    set_backend_options("applied", **keys, endpoint_url=aws.endpoint, permissions_boundary="none")
+    command = ("setup", "iam", "--account", "applied", "--user", "u", "--aws-account-id", "123456789012")
+    try:
+        policy = run("policies", "setup", "--account", "applied")
+        assert "as good as an administrator" in policy.stderr
+        assert "PermissionsBoundary" not in policy.stdout
+        assert "boundary-applied" not in of(" ".join(command))
+        assert "boundary-applied" in of(" ".join((*command, "--boundary")))
+    finally:
+        reset_account("applied")
+
+
+def test_where_no_block_can_be_read_it_is_said_whose_boundary_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def away(slug: str) -> None:
+        raise AccountError(f"account {slug!r}", "the Prefect API cannot be asked.")
+
+    monkeypatch.setattr(loading, "saved_block", away)
+    printed = run("policies", "setup", "--account", "applied", "--aws-account-id", "123456789012")
+    assert printed.exit_code == 0
+    assert "the Prefect API cannot be asked." in printed.stderr
+    assert "names no permissions boundary of its own" in printed.stderr
+    assert "policy/coiled-boundary-applied" in printed.stdout
+    # Who says which one is asked nothing.
+    arn = "arn:aws:iam::123456789012:policy/mine"
+    named = run("policies", "setup", "--account", "applied", "--permissions-boundary", arn)
+    assert (named.exit_code, named.stderr) == (0, "")
