@@ -24,6 +24,7 @@ from prefect import flow, task
 
 from prefect_coiled.aws.caller import find_caller
 from prefect_coiled.aws.foresight import foresee
+from prefect_coiled.aws.kinds import KINDS
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.price_list import find_prices
 from prefect_coiled.cluster import Cluster
@@ -44,6 +45,8 @@ VM_TYPE = "t3.small"
 # Seconds that the cluster lives at most; a machine ends by itself then.
 _LONGEST = 1800.0
 _DISK = 30
+# With what AWS's ids begin.
+_IDS = "i|vol|ami|snap|lt|sg|eni|vpc|subnet|igw|rtb|nat|eipalloc|vpce"
 # How deep the fields of answers are compared.
 _DEPTH = 4
 
@@ -229,7 +232,7 @@ def _live(account: Account, seconds: float) -> tuple[list[StepRecord], tuple[str
         except _GaveUpError as failure:
             left = {**left, **getattr(failure.__cause__, "left", {})}
             _tell("sweep", "run `prefect-coiled sweep`")
-    return steps, tuple(sorted({_redacted(key) for key in left}))
+    return steps, tuple(sorted({kind_of(key) for key in left}))
 
 
 class _GaveUpError(Exception):
@@ -248,6 +251,8 @@ def _cluster(account: Account, name: str, seconds: float) -> Cluster:
         wait_for_workers=True,
         cluster_timeout=seconds,
         backend_options={"egress": "public-ip"},
+        quiet=True,  # Dask would print its log on standard output, which may be for JSON
+        report=_tell,
     )
 
 
@@ -332,6 +337,12 @@ def _shown(field: str, seen: set[str]) -> bool:
     return not parent or any(one.rpartition(".")[0] == parent for one in seen)
 
 
-def _redacted(text: str) -> str:
-    """The kind of a resource, from its id or name."""
-    return re.sub(r"-[0-9a-f]{8,}\Z", "", text.rpartition("/")[0] or text)
+def kind_of(left: str) -> str:
+    """The kind of what is left, from its id; never a name that somebody gave, such as a slug."""
+    if left in {kind.name for kind in KINDS.values()}:
+        return left  # which AWS did not show
+    if found := re.fullmatch(rf"({_IDS})-[0-9a-f]{{8,}}", left):
+        return found[1]
+    if left.startswith("/"):
+        return "parameter"
+    return "policy" if left.startswith("arn:") and ":policy/" in left else "other"

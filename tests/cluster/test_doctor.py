@@ -7,7 +7,8 @@ import re
 import pytest
 
 from prefect_coiled.blocks import load_account
-from prefect_coiled.doctor import Examination, Known, differences, examine, fields_of, hourly_price
+from prefect_coiled.cli import app
+from prefect_coiled.doctor import Examination, Known, differences, examine, fields_of, hourly_price, kind_of
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.events import hearing
 from prefect_coiled.sandbox import Sandbox
@@ -18,10 +19,20 @@ def test_what_costs_more_than_is_allowed_is_refused_before_anything(sandbox: San
         examine(load_account(None), spend=hourly_price(load_account(None)) / 60)
 
 
-def test_the_shortest_life_comes_through_and_nothing_is_left(sandbox: Sandbox) -> None:
+def test_the_shortest_life_comes_through_and_its_json_stands_alone(
+    sandbox: Sandbox, capfd: pytest.CaptureFixture[str]
+) -> None:
     told: list[str] = []
-    with hearing(lambda event: told.append(event.step) if event.kind == "examination" else None):
-        found = examine(load_account(None))
+    capfd.readouterr()
+    with (
+        hearing(lambda event: told.append(event.step) if event.kind == "examination" else None),
+        pytest.raises(SystemExit) as ended,
+    ):
+        app(["doctor", "--json"], prog_name="prefect-coiled")
+    text = capfd.readouterr().out
+    found = Examination.model_validate_json(text)  # anything beside it is an error
+    assert ended.value.code in (None, 0)
+    assert set(told) > {step.name for step in found.steps}, "and how far the launch is"
     assert [s.name for s in found.steps] == [
         "check",
         "room",
@@ -39,9 +50,26 @@ def test_the_shortest_life_comes_through_and_nothing_is_left(sandbox: Sandbox) -
     assert found.unknown_codes == ()
     # What the sandbox answers is the baseline.
     assert (found.fields, found.lacking) == ({}, {})
-    text = found.model_dump_json()
     assert not re.search(r"\d{12}|\b(?:i|vpc|sg|subnet|ami|lt)-[0-9a-f]{8}|\d+\.\d+\.\d+\.\d+|arn:", text)
-    assert Examination.model_validate_json(text) == found
+
+
+@pytest.mark.parametrize(
+    ("left", "kind"),
+    {
+        "sg-0123456789abcdef0": "sg",
+        "i-01234567": "i",
+        "security group": "security group",
+        "/prefect-coiled/my-team/doctor-1a2b3c/intent": "parameter",
+        "/prefect-coiled/my-team/lease": "parameter",
+        "arn:aws:iam::123456789012:policy/coiled-boundary-my-team": "policy",
+        "coiled-123456789012-us-east-1-my-team": "other",
+        "doctor-1a2b3c": "other",
+        "my-team": "other",
+        "acme-01234567": "other",
+    }.items(),
+)
+def test_what_is_left_is_reported_by_its_kind_and_by_no_name(left: str, kind: str) -> None:
+    assert kind_of(left) == kind
 
 
 def test_a_failure_is_a_line_of_the_report_and_leaves_nothing(sandbox: Sandbox) -> None:
