@@ -15,7 +15,6 @@ import typer
 from prefect_coiled.cli import interrupted, names, silence
 from prefect_coiled.cli.common import tell_error, where
 from prefect_coiled.cli.examples import EXAMPLES
-from prefect_coiled.dask_files import dask_files_told
 from prefect_coiled.errors import PrefectCoiledError
 
 if TYPE_CHECKING:
@@ -175,6 +174,8 @@ def _told(path: str, command: Callable[..., Any], hint: str = "") -> Callable[..
             for name, kind in groups.items():
                 own = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
                 given[name] = kind(**own)
+            from prefect_coiled.dask_files import dask_files_told
+
             with _server_told(), dask_files_told(), _api_told(path):
                 return command(*args, **given)
         except PrefectCoiledError as error:
