@@ -150,7 +150,11 @@ class ScalingCluster(ClusterBase):
             )
         if not self.asynchronous:
             return self.sync(self._scale, size)
-        return asyncio.ensure_future(self._scale(size))
+        # Noted before it has its first turn: who awaits the cluster next waits for it.
+        begun = asyncio.ensure_future(self._scale(size))
+        self._begun.add(begun)
+        begun.add_done_callback(self._begun.discard)
+        return begun
 
     def adapt(
         self,
