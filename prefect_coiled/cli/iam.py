@@ -147,8 +147,8 @@ def setup_iam(
                 say(command(step))
     if not bound and not as_json:
         say(f"# {GIVEN_UP}")
-    if not bound and boundary is False and not as_json:
-        say(f"# Then: prefect-coiled account edit {slug} --permissions-boundary {NO_BOUNDARY}")
+        if boundary is False:
+            say(f"# Then: prefect-coiled account edit {slug} --permissions-boundary {NO_BOUNDARY}")
 
 
 def _administrator(

@@ -33,6 +33,8 @@ class Quota(NamedTuple):
 
 # By the family's letters: on demand, spot. They count vCPUs, of all types that share them, in all zones.
 _STANDARD = "A, C, D, H, I, M, R, T, Z"
+# Of all generations of P; spot machines have several.
+_P_ON_DEMAND = Quota("ec2", "L-417A185B", "Running On-Demand P instances")
 _FAMILIES: dict[str, tuple[Quota, Quota | None]] = {
     "standard": (
         Quota("ec2", "L-1216C47A", f"Running On-Demand Standard ({_STANDARD}) instances"),
@@ -43,15 +45,15 @@ _FAMILIES: dict[str, tuple[Quota, Quota | None]] = {
         Quota("ec2", "L-3819A6DF", "All G and VT Spot Instance Requests"),
     ),
     "p": (
-        Quota("ec2", "L-417A185B", "Running On-Demand P instances"),
+        _P_ON_DEMAND,
         Quota("ec2", "L-7212CCBC", "All P4, P3 and P2 Spot Instance Requests"),
     ),
     "p5": (
-        Quota("ec2", "L-417A185B", "Running On-Demand P instances"),
+        _P_ON_DEMAND,
         Quota("ec2", "L-C4BD4855", "All P5 Spot Instance Requests"),
     ),
     # Of later ones AWS names no quota of spot machines.
-    "p6": (Quota("ec2", "L-417A185B", "Running On-Demand P instances"), None),
+    "p6": (_P_ON_DEMAND, None),
     "f": (
         Quota("ec2", "L-74FC7D96", "Running On-Demand F instances"),
         Quota("ec2", "L-88CF9481", "All F Spot Instance Requests"),

@@ -115,7 +115,7 @@ def launch_cluster(
         _await(up.beside, session.aws.stop, failed)
     except BaseException:
         failed.set()
-        _await([*up.beside, *([up.kept] if up.kept is not None else [])], session.aws.stop, failed)
+        _await([*up.beside, *filter(None, [up.kept])], session.aws.stop, failed)
         raise
     settle(up.beside)
     assert up.address is not None
