@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
+from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -26,6 +28,10 @@ DOCUMENTATION = "https://docs.prefect.io/integrations/prefect-dask"
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import BlockDocument
+
+
+# Of each kind of block: the core schema that it was made of, and its JSON schemas by the arguments.
+_SCHEMAS: WeakKeyDictionary[type, tuple[Any, dict[Any, dict[str, Any]]]] = WeakKeyDictionary()
 
 
 def what_is_wrong(cls: type[BaseModel], error: Exception, data: Mapping[str, Any]) -> OptionsError:
@@ -80,6 +86,22 @@ class StrictFields:
             super().__init__(**data)
         except Exception as error:
             raise what_is_wrong(type(self), error, data) from None  # type: ignore[arg-type]
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The schema as Prefect's `Block` gives it, made once.
+
+        Prefect asks for the whole of it for each field of a block that it saves, twice
+        (`Block._field_has_secrets`), which is most of the time that a save takes.
+        """
+        core: Any = cls.__pydantic_core_schema__  # type: ignore[attr-defined]
+        kept, made = _SCHEMAS.get(cls, (None, {}))
+        if kept is not core:  # the first time, or the model was rebuilt
+            _SCHEMAS[cls] = core, (made := {})
+        asked = (args, tuple(sorted(kwargs.items())))
+        if asked not in made:
+            made[asked] = super().model_json_schema(*args, **kwargs)  # type: ignore[misc]
+        return copy.deepcopy(made[asked])
 
     @classmethod
     def _load_from_block_document(cls, block_document: BlockDocument, validate: bool = True) -> Any:

@@ -204,6 +204,7 @@ def test_the_end_of_an_account_is_planned_shown_and_then_asked_about(sandbox: Sa
     assert {one for ids in json.loads(done.stdout)["removed"].values() for one in ids} == going
 
 
+@pytest.mark.long
 def test_a_cluster_that_is_gone_still_has_its_logs_and_notifications(sandbox: SandboxInfo) -> None:
     with Cluster(n_workers=1, name="gone", wait_for_workers=True, quiet=True):
         pass
@@ -222,6 +223,7 @@ def test_a_cluster_that_is_gone_still_has_its_logs_and_notifications(sandbox: Sa
     assert "delete_cluster" in run("notifications").stdout
 
 
+@pytest.mark.long
 def test_a_cluster_that_somebody_else_stopped_closes_quietly(
     sandbox: SandboxInfo, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,6 +268,7 @@ def test_rules_of_a_running_cluster_are_shown_and_changed(cluster: Cluster) -> N
     assert shown() == {}
 
 
+@pytest.mark.long
 def test_everything_of_an_account_is_listed(cluster: Cluster) -> None:
     text = run("resources").stdout
     assert "of-the-cli" in text
@@ -273,6 +276,7 @@ def test_everything_of_an_account_is_listed(cluster: Cluster) -> None:
     assert kinds >= {"VPC", "NAT gateway", "instance", "security group", "IAM role", "log group"}
 
 
+@pytest.mark.long
 def test_images_are_listed_with_tag_digest_size_and_date(sandbox: SandboxInfo) -> None:
     import boto3
 

@@ -61,6 +61,7 @@ LISTS = [
 ]
 
 
+@pytest.mark.long
 def test_whatever_lists_does_so_as_json_too(cluster: Cluster) -> None:
     for command in LISTS:
         shown = run(*command, "--json")
@@ -77,6 +78,7 @@ def test_whatever_lists_does_so_as_json_too(cluster: Cluster) -> None:
     assert json.loads(run("ls", "--region", "sa-east-1", "--json").stdout) == []
 
 
+@pytest.mark.long
 def test_cost_adds_up(cluster: Cluster) -> None:
     rows = {r["name"]: r for r in json.loads(run("cost", "--json").stdout)}
     # Two m6i.xlarge at 0.192 dollars, their disks, and one public address.
@@ -121,6 +123,7 @@ def piped(*arguments: str) -> str:
     ).stdout
 
 
+@pytest.mark.long
 def test_nothing_is_coloured_in_a_pipe(sandbox: SandboxInfo) -> None:
     for arguments in (("--help",), ("sandbox", "status"), ("ls",)):
         text = piped(*arguments)
@@ -132,6 +135,7 @@ def test_shells_are_offered_completion() -> None:
     assert completed("prefect-coiled l") == ["ls", "logs"]
 
 
+@pytest.mark.long
 def test_regions_accounts_and_clusters_that_were_seen_are_offered(cluster: Cluster) -> None:
     Ec2DaskAccount(region="us-east-1", sandbox=True).save("zebra", overwrite=True)
     assert run("account", "list").exit_code == 0
@@ -168,6 +172,7 @@ def test_the_policies_are_those_of_the_plan() -> None:
     assert set(get_args(PolicyName)) == {*get_args(policies.PolicyName), policies.OWN, "boundary"}
 
 
+@pytest.mark.long
 def test_the_demo_counts_primes_on_a_cluster_and_leaves_nothing(sandbox: SandboxInfo) -> None:
     assert count_primes(0, 100) == 25
     assert count_primes(90, 100) == 1

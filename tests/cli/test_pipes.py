@@ -39,7 +39,7 @@ def closed_after(lines: int, *words: str) -> tuple[int, str]:
         process.stdout.readline()
     process.stdout.close()
     error = process.stderr.read()
-    return process.wait(timeout=120), error
+    return process.wait(timeout=300), error
 
 
 @pytest.mark.parametrize("words", ["ls", "ls --json", "account list", "quotas", "policies setup"])
@@ -50,7 +50,7 @@ def test_what_shows_something_ends_quietly_where_nobody_reads_it(words: str, san
 @pytest.mark.parametrize("words", ["--version", "ls --help", "ls", "sandbox status --json"])
 def test_a_disk_that_is_full_is_told_in_one_line(words: str, sandbox: SandboxInfo) -> None:
     process = begun(*words.split(), output="/dev/full")
-    assert process.communicate(timeout=120)[1] == (
+    assert process.communicate(timeout=300)[1] == (
         "Error: standard output could not be written: No space left on device.\n"
     )
     assert process.returncode == 1
@@ -81,9 +81,9 @@ def test_logs_that_are_followed_end_where_nobody_reads_on(cluster: Cluster) -> N
 
 def test_a_table_in_a_pipe_is_not_folded(cluster: Cluster) -> None:
     ids = [one["resource_id"] for one in json.loads(run("resources", "--json").stdout)]
-    table = begun("resources").communicate(timeout=120)[0].splitlines()
+    table = begun("resources").communicate(timeout=300)[0].splitlines()
     for one in ids:
         assert [line for line in table if one in line], one
-    told = begun("notifications", "--limit", "500").communicate(timeout=120)[0].splitlines()
+    told = begun("notifications", "--limit", "500").communicate(timeout=300)[0].splitlines()
     rows = json.loads(run("notifications", "--limit", "500", "--json").stdout)
     assert len(told) == len(rows) + 1

@@ -93,6 +93,7 @@ def test_nothing_is_made_without_a_yes(aws: Sandbox, keys: dict[str, str]) -> No
     assert vpcs(aws) == []
 
 
+@pytest.mark.long
 def test_stopped_in_the_middle_it_goes_on_when_it_is_run_again(aws: Sandbox, keys: dict[str, str]) -> None:
     environ = {
         **os.environ,
@@ -209,6 +210,7 @@ def research(aws: Sandbox, researcher: dict[str, str]) -> Iterator[str]:
     reset_account("research")
 
 
+@pytest.mark.long
 def test_an_edit_changes_what_is_given_and_nothing_else(research: str) -> None:
     before = held(research)
     result = run("account", "edit", research, "--cidr", "10.2.0.0/16", "--tag", "cost=7", "--yes")
@@ -217,6 +219,7 @@ def test_an_edit_changes_what_is_given_and_nothing_else(research: str) -> None:
     assert held(research) == before | changed
 
 
+@pytest.mark.long
 def test_an_edit_shows_what_changes_and_asks(research: str) -> None:
     before = held(research)
     flags = ("--cidr", "0.0.0.0/0", "--secret-access-key", "new", "--access-key-id", "AKIANEW")

@@ -24,6 +24,7 @@ from prefect_coiled.saved_accounts import reset_account
 from .conftest import of, run
 
 
+@pytest.mark.long
 def test_a_role_that_the_policy_was_written_for_verifies_itself(aws: Sandbox) -> None:
     iam = aws.client("iam")
     trust = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}

@@ -44,7 +44,7 @@ def test_what_aws_refuses_is_said_once_and_asked_for_again(
         assert said.exc_info is None
         assert said.getMessage().count("us-east-1a") == 1, "each zone is named once"
         adaptive.again["more"] = 0.0
-        future.result(timeout=90)
+        future.result(timeout=300)
         adaptive.stop()
 
 

@@ -21,7 +21,7 @@ def test_a_cluster_of_graviton_has_one_image_and_works(sandbox: Sandbox, live: A
         assert {m["Architecture"] for m in machines} == {"arm64"}
         assert len({m["ImageId"] for m in machines}) == 1
         assert all(m["InstanceType"].split(".")[0].endswith("g") for m in machines)
-        assert client.submit(sum, [1, 2]).result(timeout=30) == 3
+        assert client.submit(sum, [1, 2]).result(timeout=300) == 3
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def tell(name: str, one: Use, of: tuple[Any, Client], folder: Path) -> Any:
         return type(error), str(error)
 
 
-def patiently(check: Callable[[], Any], seconds: float = 60) -> Any:
+def patiently(check: Callable[[], Any], seconds: float = 300) -> Any:
     end = time.monotonic() + seconds
     while not (found := check()):
         assert time.monotonic() < end, f"not within {seconds} s"
@@ -88,8 +88,8 @@ def a_file_tells_of_the_scheduler(cluster: Any, client: Client, folder: Path) ->
 
 @use
 def workers_are_waited_for(cluster: Any, client: Client, folder: Path) -> Any:
-    cluster.wait_for_workers(2, timeout=30)
-    client.wait_for_workers(2, timeout=30)
+    cluster.wait_for_workers(2, timeout=300)
+    client.wait_for_workers(2, timeout=300)
     with contextlib.suppress(TimeoutError):
         client.wait_for_workers(3, timeout=0.2)
         return "there is a third"
@@ -260,7 +260,7 @@ def waiting_has_an_end(cluster: Any, client: Client, folder: Path) -> Any:
     finally:
         client.cancel(future)
     try:
-        return future.result(timeout=10)
+        return future.result(timeout=300)
     except Exception as error:
         return type(error), future.status
 
@@ -492,7 +492,7 @@ def it_is_numbers_that_scale(cluster: Any, client: Client, folder: Path) -> Any:
 def workers_are_started_anew(cluster: Any, client: Client, folder: Path) -> Any:
     (one, _) = sorted(client.nthreads())
     told = client.restart_workers([one], timeout=60)
-    client.wait_for_workers(2, timeout=60)
+    client.wait_for_workers(2, timeout=300)
     return (
         list(told.values()),
         client.submit(inc, 1, pure=False).result(),
@@ -504,7 +504,7 @@ def workers_are_started_anew(cluster: Any, client: Client, folder: Path) -> Any:
 @use
 def a_task_starts_all_anew(cluster: Any, client: Client, folder: Path) -> Any:
     before = set(client.run(os.getpid).values())
-    fire_and_forget(client.submit(lambda: distributed.get_client().restart(timeout=60), pure=False))
+    fire_and_forget(client.submit(lambda: distributed.get_client().restart(timeout=300), pure=False))
 
     def others() -> bool:
         with contextlib.suppress(OSError):

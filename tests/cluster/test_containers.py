@@ -60,7 +60,7 @@ def test_nodes_run_in_the_image_of_a_tag_and_their_machines_end_with_them(
         assert one.launched is not None
         assert str(one.launched.spec.container) == f"{REPOSITORY}:v1"
         with Client(one) as client:
-            seen = client.submit(where).result(timeout=30)
+            seen = client.submit(where).result(timeout=300)
             seen_by_scheduler = client.run_on_scheduler(where)
         for environ in (seen, seen_by_scheduler):
             assert environ["PREFECT_COILED_IMAGE"] == f"{REPOSITORY}:v1"

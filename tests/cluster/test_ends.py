@@ -208,7 +208,7 @@ def test_a_script_that_forgets_to_close_leaves_nothing(
     script: Callable[[str], subprocess.Popen[str]], live: Live
 ) -> None:
     process = script("pass")
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors, "as silent as with a LocalCluster"
     assert live() == []
@@ -221,7 +221,7 @@ def test_ctrl_c_at_any_moment_leaves_nothing(
     process = script("time.sleep(600)")
     wait_for_line(process, word)
     os.kill(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode != 0
     assert live() == []
 
@@ -232,6 +232,6 @@ def test_machines_of_a_killed_client_end_by_themselves(
     process = script("time.sleep(600)")
     wait_for_line(process, "all is up")
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=300)
     assert live() != []
     until(lambda: live() == [], 60)

@@ -195,7 +195,7 @@ def test_a_flow_that_is_terminated_leaves_no_machine(
     try:
         until(lambda: len([i for i in live() if i["State"]["Name"] == "running"]) == 2, 90)
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=30)  # Prefect leaves 30 seconds
+        output, _ = process.communicate(timeout=300)  # Prefect leaves 30 seconds
     finally:
         process.kill()
     assert process.returncode != 0, output

@@ -57,7 +57,7 @@ def test_one_gpu_means_a_g4dn_on_demand_with_the_drivers_image_for_workers_alone
         worker, scheduler = of_role(machines, "worker"), of_role(machines, "scheduler")
         assert (disk(sandbox, worker), disk(sandbox, scheduler)) == (100, 30)
         with Client(one) as client:
-            seen = client.submit(about).result(timeout=30)
+            seen = client.submit(about).result(timeout=300)
     assert worker["InstanceType"] == "g4dn.xlarge"
     assert "InstanceLifecycle" not in worker
     assert worker["ImageId"] == ssm.get_parameter(Name=GPU)["Parameter"]["Value"]
@@ -95,7 +95,7 @@ def test_workers_are_those_of_dask_cuda_where_it_is_installed(
     options = {"rmm_pool_size": "1GB"}
     with Cluster(n_workers=1, worker_gpu=1, wait_for_workers=True, worker_options=options, quiet=True) as one:
         with Client(one) as client:
-            seen = client.submit(about).result(timeout=30)
+            seen = client.submit(about).result(timeout=300)
         assert seen == {
             "class": "Worker",
             "threads": 1,
@@ -119,4 +119,4 @@ def test_a_class_that_was_named_wins_and_machines_without_a_gpu_do_not_use_it(
             Cluster(n_workers=1, wait_for_workers=True, quiet=True, **keywords) as one,
             Client(one) as client,
         ):
-            assert "FAKE_DASK_CUDA" not in client.submit(about).result(timeout=30)
+            assert "FAKE_DASK_CUDA" not in client.submit(about).result(timeout=300)

@@ -31,8 +31,8 @@ PAGES = (
 def test_a_result_of_500_mb_and_10_000_small_ones_come_back(cluster: Cluster) -> None:
     with Client(cluster) as client:
         large = client.submit(lambda: bytes(500_000_000), pure=False)
-        assert client.submit(len, large).result(timeout=120) == 500_000_000
-        assert len(large.result(timeout=120)) == 500_000_000
+        assert client.submit(len, large).result(timeout=300) == 500_000_000
+        assert len(large.result(timeout=300)) == 500_000_000
         large.release()
         assert sum(client.gather(client.map(lambda n: n % 2, range(10_000), pure=False))) == 5_000
 
@@ -86,7 +86,7 @@ def test_clusters_of_two_threads_are_apart(sandbox: Sandbox, live: Live) -> None
             Cluster(n_workers=1, wait_for_workers=True, quiet=True) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):
-            return cluster.name, client.submit(sum, [n, 1]).result(timeout=60)
+            return cluster.name, client.submit(sum, [n, 1]).result(timeout=300)
 
     with ThreadPoolExecutor(2) as pool:
         (first, one), (second, two) = pool.map(life, (1, 2))
@@ -114,9 +114,9 @@ def test_a_worker_spills_to_its_disk_and_one_that_takes_too_much_is_a_killed_wor
                 held.append(bytearray(b"x") * 50_000_000)
 
         with pytest.raises(KilledWorker):
-            client.submit(too_much, pure=False).result(timeout=180)
-        client.wait_for_workers(1, timeout=120)
-        assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+            client.submit(too_much, pure=False).result(timeout=300)
+        client.wait_for_workers(1, timeout=300)
+        assert client.submit(sum, [1, 2]).result(timeout=300) == 3
         assert len(cluster.workers) == 1
 
 

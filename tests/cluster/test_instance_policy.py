@@ -49,8 +49,8 @@ def decisions(prefect_server: None, until: Callable[..., Any]) -> Iterator[list[
             Cluster(n_workers=1, container="v1", wait_for_workers=True, quiet=True) as cluster,
             Client(cluster) as client,
         ):
-            assert client.submit(sum, [1, 2]).result(timeout=30) == 3
-            client.submit(keep, bucket_name("default", NUMBER, "us-east-1")).result(timeout=60)
+            assert client.submit(sum, [1, 2]).result(timeout=300) == 3
+            client.submit(keep, bucket_name("default", NUMBER, "us-east-1")).result(timeout=300)
             (lost,) = cluster.workers
             own.client("ec2").terminate_instances(InstanceIds=[lost])
             until(lambda: cluster.observed - {lost}, 60)

@@ -50,10 +50,10 @@ def test_tasks_work_with_the_clients_credentials_and_only_while_it_is_there(
         n_workers=1, name="lent", wait_for_workers=True, quiet=True, credentials="local", environ={}
     ) as cluster:
         with Client(cluster) as client:
-            arn, method, access_key, secret = client.submit(who).result(timeout=60)
+            arn, method, access_key, secret = client.submit(who).result(timeout=300)
             assert "assumed-role" not in arn
             assert (method, access_key[:4]) == ("container-role", "ASIA")
-            assert client.submit(make, "made-by-a-task").result(timeout=60) == "made"
+            assert client.submit(make, "made-by-a-task").result(timeout=300) == "made"
             judged.client("s3").delete_bucket(Bucket="made-by-a-task")
             for path in judged.info.state_dir.rglob("*"):
                 if path.is_file():
@@ -65,7 +65,7 @@ def test_tasks_work_with_the_clients_credentials_and_only_while_it_is_there(
 
             def refused() -> str:
                 try:
-                    client.submit(who, pure=False).result(timeout=60)
+                    client.submit(who, pure=False).result(timeout=300)
                 except Exception as error:
                     return str(error)
                 return ""
@@ -77,10 +77,10 @@ def test_tasks_work_with_the_clients_credentials_and_only_while_it_is_there(
 def test_tasks_have_the_role_of_the_machines_where_nothing_is_said(judged: Sandbox) -> None:
     with Cluster(n_workers=1, name="unlent", wait_for_workers=True, quiet=True) as cluster:
         with Client(cluster) as client:
-            arn, method, *_ = client.submit(who).result(timeout=60)
+            arn, method, *_ = client.submit(who).result(timeout=300)
             assert ":assumed-role/default/" in arn
             assert method == "iam-role"
-            assert client.submit(make, "not-made-by-a-task").result(timeout=60) == "AccessDenied"
+            assert client.submit(make, "not-made-by-a-task").result(timeout=300) == "AccessDenied"
         with pytest.raises(OptionsError, match="was launched without it"):
             Cluster(name="unlent", quiet=True, credentials="local")
 

@@ -38,13 +38,13 @@ def work_is_adapted_to_by_cores(cluster: Any, client: Client, until: Until) -> N
 
 def workers_are_started_anew_while_it_adapts(cluster: Any, client: Client, until: Until) -> None:
     cluster.adapt(minimum=2, maximum=4, interval="200ms")
-    client.wait_for_workers(2, timeout=90)
-    client.restart(timeout=90)
+    client.wait_for_workers(2, timeout=300)
+    client.restart(timeout=300)
     before = client.run(os.getpid)
     (one, _) = sorted(before)
     client.run(os._exit, 1, workers=[one], on_error="ignore")  # its nanny starts it again
     until(lambda: len(now := client.run(os.getpid, on_error="ignore")) == 2 and now != before, 90)
-    assert client.submit(sum, [1, 2]).result(timeout=90) == 3
+    assert client.submit(sum, [1, 2]).result(timeout=300) == 3
     cluster._adaptive.stop()
 
 
@@ -52,10 +52,10 @@ def workers_are_scaled_to_what_they_were_while_they_start_anew(
     cluster: Any, client: Client, until: Until
 ) -> None:
     cluster.scale(2)
-    client.wait_for_workers(2, timeout=90)
-    client.restart(wait_for_workers=False, timeout=90)
+    client.wait_for_workers(2, timeout=300)
+    client.restart(wait_for_workers=False, timeout=300)
     cluster.scale(2)
-    client.wait_for_workers(2, timeout=90)
+    client.wait_for_workers(2, timeout=300)
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,13 @@ def test_two_objects_of_a_cluster_launch_and_end_what_is_asked_for(sandbox: Sand
         Cluster(name="two-objects", quiet=True) as second,
     ):
         first.scale(2)
-        client.wait_for_workers(2, timeout=90)
+        client.wait_for_workers(2, timeout=300)
         until(lambda: len(second.workers) == len(second.observed) == 2)
         second.scale(1)
         until(lambda: len(client.nthreads()) == len(first.workers) == 1, 60)
         assert ours() == ["ended", "lives", "lives"]
         second.scale(2)
-        client.wait_for_workers(2, timeout=90)
+        client.wait_for_workers(2, timeout=300)
         until(lambda: len(first.workers) == 2)
         assert ours() == ["ended", "lives", "lives", "lives"]
     assert ours() == ["ended"] * 4

@@ -89,7 +89,7 @@ def test_two_flows_at_once_on_one_cluster_do_not_hurt_each_other(
             assert cluster.observed == set(cluster.workers)
             assert len(cluster.workers) == 2, "who attaches takes nothing along"
             gate.touch()
-            done = other.result(timeout=90)
+            done = other.result(timeout=300)
         assert done.type == StateType.COMPLETED
         assert done.result() == [0, 1, 2, 3]
         assert len(live()) == 3

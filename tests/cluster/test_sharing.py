@@ -47,7 +47,7 @@ def test_one_machine_is_enough_for_one_worker(sandbox: Sandbox, live: Live, unti
         (machine,) = live()
         own = machine["InstanceId"]
         assert set(cluster.workers) == cluster.observed == cluster.plan == {own}
-        assert client.submit(lambda: sum(range(10))).result(timeout=30) == 45
+        assert client.submit(lambda: sum(range(10))).result(timeout=300) == 45
         assert sizes(client) == [(max(cores() - 1, 1), int(0.75 * memory()))]
         (row,) = json.loads(CliRunner().invoke(app, ["ls", "--json"]).output)
         assert row["workers"] == 1
@@ -59,7 +59,7 @@ def test_one_machine_is_enough_for_one_worker(sandbox: Sandbox, live: Live, unti
         cluster.scale(2)
         until(lambda: len(cluster.observed) == 2, 60)
         assert len(live()) == 2
-        client.wait_for_workers(2, timeout=30)
+        client.wait_for_workers(2, timeout=300)
         cluster.scale(1)
         until(lambda: cluster.observed == {own}, 30)
         until(lambda: [m["InstanceId"] for m in live() if m["State"]["Name"] == "running"] == [own], 30)
@@ -79,7 +79,7 @@ def test_a_worker_beside_the_scheduler_is_started_anew(live: Live, until: Until)
     ):
         (before,) = client.run(os.getpid).values()
         client.run_on_scheduler(kill, before)
-        until(lambda: client.submit(os.getpid, pure=False).result(timeout=60) != before, 60)
+        until(lambda: client.submit(os.getpid, pure=False).result(timeout=300) != before, 60)
         assert len(live()) == 1, "nothing was launched in its place"
         until(lambda: len(cluster.observed) == 1)
         assert len(cluster.workers) == 1
@@ -90,7 +90,7 @@ def test_workers_of_a_machine_share_it_and_go_together(live: Live, until: Until)
         Cluster(n_workers=2, workers_per_vm=2, wait_for_workers=True, quiet=True) as cluster,
         Client(cluster) as client,
     ):
-        client.wait_for_workers(4, timeout=30)
+        client.wait_for_workers(4, timeout=300)
         assert sizes(client) == [(max(cores() // 2, 1), memory() // 2)] * 4
         names = {w["name"] for w in client.scheduler_info(n_workers=-1)["workers"].values()}
         assert names == {f"{machine}-{n}" for machine in cluster.workers for n in (0, 1)}
@@ -108,7 +108,7 @@ def test_workers_of_a_machine_share_it_and_go_together(live: Live, until: Until)
         cluster.adapt(minimum=0, maximum=2, interval="200 ms", wait_count=1)
         until(lambda: not cluster.observed, 30)
         future = client.submit(lambda: 7, pure=False)
-        assert future.result(timeout=60) == 7
+        assert future.result(timeout=300) == 7
 
 
 @pytest.mark.parametrize(

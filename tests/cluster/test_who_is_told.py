@@ -92,7 +92,7 @@ def life() -> dict[str, Any]:
             )
             with Client(cluster) as client:
                 cluster.scale(2)
-                client.wait_for_workers(2, timeout=60)
+                client.wait_for_workers(2, timeout=300)
             seen["logs"] = cluster.get_logs(scheduler=False, workers=False)["Cluster"].splitlines()
             cluster.close()
             seen["board"] = board.rows()

@@ -99,7 +99,7 @@ class Cluster:
             options = ["--nthreads", str(EACH), "--no-dashboard", "--host", "127.0.0.1"]
             self._workers.append(self._dask("dask_worker", self.address, *options))
         with Client(self.address, timeout=60) as client:
-            client.wait_for_workers(MACHINES, timeout=60)
+            client.wait_for_workers(MACHINES, timeout=300)
             assert until(lambda: self._is_idle(client), 60), "an earlier cell's tasks are still there"
         return self.address
 

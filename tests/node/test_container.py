@@ -205,7 +205,7 @@ def test_a_signal_is_handed_to_the_container(machine: Any) -> None:
         while "up" not in process.stdout.readline().split():
             pass
         process.terminate()
-        output, _ = process.communicate(timeout=10)
+        output, _ = process.communicate(timeout=300)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -221,7 +221,7 @@ def test_a_signal_that_comes_as_the_container_starts_ends_it(machine: Any) -> No
     # A machine that is slow just then.
     process = machine.start(script.replace("  NODE=$!\n", "  sleep 0.5\n  NODE=$!\n"))
     try:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -165,7 +165,7 @@ class Machine:
     def run(self, text, **environ):
         process = self.start(text, **environ)
         try:
-            output, _ = process.communicate(timeout=20)
+            output, _ = process.communicate(timeout=300)
         finally:
             os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
         # Nothing of it stays, the guard neither: communicate() would have waited for its output.
@@ -207,7 +207,7 @@ def test_a_signal_is_handed_to_the_node_which_ends_in_its_own_time(machine):
     while "up" not in process.stdout.readline():
         pass
     process.terminate()
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=300)
     assert output.split() == ["ending", "ended"]
     assert process.returncode == 0
 
@@ -530,7 +530,7 @@ def test_a_boot_that_takes_too_long_powers_off(machine):
         until(lambda: "shutdown -h now" in machine.calls, 10, "power-off")
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate(timeout=10)
+        output, _ = process.communicate(timeout=300)
     assert "reason=boot-timeout after 1 s" in output
 
 

@@ -525,6 +525,7 @@ def test_sweep_removes_a_cluster_whose_scheduler_is_gone(
     assert sweep("team", "us-east-1").removed == {}
 
 
+@pytest.mark.long
 def test_sweep_releases_a_nat_gateway_that_no_cluster_uses_and_the_next_cluster_makes_one(
     session: Session, spec: Spec, sandbox: Sandbox
 ) -> None:
@@ -539,6 +540,7 @@ def test_sweep_releases_a_nat_gateway_that_no_cluster_uses_and_the_next_cluster_
     assert states.count("available") == 1
 
 
+@pytest.mark.long
 def test_a_sweep_beside_a_launch_leaves_it_its_nat_gateway(
     session: Session, spec: Spec, sandbox: Sandbox, account: Account
 ) -> None:
@@ -582,6 +584,7 @@ def test_a_sweep_leaves_its_nat_gateway_to_a_cluster_that_came_after_it_had_look
     assert "available" in states
 
 
+@pytest.mark.long
 def test_a_launch_during_a_sweep_waits_and_makes_the_nat_gateway_again(
     session: Session, spec: Spec, sandbox: Sandbox, account: Account
 ) -> None:

@@ -64,6 +64,7 @@ def deny(action: str) -> dict[str, Any]:
 # -- zones
 
 
+@pytest.mark.long
 def test_a_new_zone_is_picked_up_by_the_next_set_up(session: Session, sandbox: Sandbox) -> None:
     set_up_account("team", "us-east-1")
     lose_subnets(sandbox, "us-east-1c")
@@ -84,6 +85,7 @@ def test_a_cluster_in_a_zone_without_a_subnet_makes_that_one_alone(
     assert "us-east-1d" not in zones_of(sandbox)
 
 
+@pytest.mark.long
 def test_a_zone_that_has_its_subnets_needs_nothing_of_the_others(
     session: Session, sandbox: Sandbox, spec: Callable[..., ClusterSpec]
 ) -> None:

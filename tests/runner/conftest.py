@@ -129,7 +129,7 @@ def task_runs(flow_run_id: Any) -> list[TaskRun]:
         )
 
 
-def eventually(check: Callable[[], Any], timeout: float = 60.0) -> Any:
+def eventually(check: Callable[[], Any], timeout: float = 300.0) -> Any:
     """Poll until a check gives something true; the API lags behind the runs."""
     deadline = time.monotonic() + timeout
     while not (value := check()):

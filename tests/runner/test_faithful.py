@@ -135,6 +135,7 @@ def test_a_synchronous_task_ends_soon_after_its_timeout_though_it_does_not_come_
     eventually(lambda: states_of(told["id"])["hangs"] == ["TimedOut"])
 
 
+@pytest.mark.long
 def test_a_worker_whose_thread_does_not_come_back_is_replaced_and_its_results_are_kept(
     runner: CoiledTaskRunner, dask_cluster: LocalCluster, security: Security, tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def test_a_lost_task_raises_from_result_and_fails_the_flow(runner: CoiledTaskRun
         state.result()
 
 
+@pytest.mark.long
 def test_a_lost_task_that_is_only_waited_for_fails_the_flow(runner: CoiledTaskRunner) -> None:
     seen: list[str] = []
 
@@ -73,6 +74,7 @@ def test_a_lost_task_that_is_only_waited_for_fails_the_flow(runner: CoiledTaskRu
         state.result()
 
 
+@pytest.mark.long
 def test_a_lost_task_that_nobody_waits_for_fails_the_flow(runner: CoiledTaskRunner) -> None:
     @flow(task_runner=runner)
     def forgets() -> None:
@@ -82,6 +84,7 @@ def test_a_lost_task_that_nobody_waits_for_fails_the_flow(runner: CoiledTaskRunn
     assert (on_server, tasks) == ("Failed", {"die": ["Crashed"]})
 
 
+@pytest.mark.long
 async def test_an_async_flow_that_forgets_a_lost_task_fails(runner: CoiledTaskRunner) -> None:
     @flow(task_runner=runner)
     async def forgets() -> None:
@@ -93,6 +96,7 @@ async def test_an_async_flow_that_forgets_a_lost_task_fails(runner: CoiledTaskRu
     assert flow_run_state(state.state_details.flow_run_id) == "Failed"
 
 
+@pytest.mark.long
 def test_a_returned_future_of_a_lost_task_fails_the_flow_by_prefects_own_rule(
     runner: CoiledTaskRunner,
 ) -> None:
@@ -105,6 +109,7 @@ def test_a_returned_future_of_a_lost_task_fails_the_flow_by_prefects_own_rule(
     assert "Dask gave up" in state.message
 
 
+@pytest.mark.long
 def test_what_depends_on_a_lost_task_is_crashed_too(runner: CoiledTaskRunner) -> None:
     @flow(task_runner=runner)
     def chain() -> None:
@@ -119,6 +124,7 @@ def test_what_depends_on_a_lost_task_is_crashed_too(runner: CoiledTaskRunner) ->
     assert "4 tasks were lost" in state.message
 
 
+@pytest.mark.long
 def test_a_flow_that_was_handed_the_error_may_go_on(runner: CoiledTaskRunner) -> None:
     @flow(task_runner=runner)
     def copes() -> str:
@@ -151,6 +157,7 @@ def test_mapped_tasks_report_the_lost_one_and_keep_the_others(runner: CoiledTask
     assert (on_server, tasks) == ("Failed", {"maybe": ["Completed"] * 3 + ["Crashed"]})
 
 
+@pytest.mark.long
 def test_without_a_flow_a_lost_task_raises_unless_it_was_waited_for(runner: CoiledTaskRunner) -> None:
     with runner.duplicate() as waiting:
         future = waiting.submit(die, {})
@@ -160,6 +167,7 @@ def test_without_a_flow_a_lost_task_raises_unless_it_was_waited_for(runner: Coil
         careless.submit(die, {})
 
 
+@pytest.mark.long
 def test_what_has_completed_stays_so_though_its_result_is_lost(runner: CoiledTaskRunner) -> None:
     runs: list[Any] = []
 
@@ -176,6 +184,7 @@ def test_what_has_completed_stays_so_though_its_result_is_lost(runner: CoiledTas
         assert client.read_task_run(runs[0]).state.is_completed()
 
 
+@pytest.mark.long
 def test_a_flow_ends_only_after_the_tasks_it_forgot(runner: CoiledTaskRunner) -> None:
     @task
     def slow() -> None:
@@ -205,6 +214,7 @@ def test_a_task_that_fails_by_itself_keeps_prefects_rules(runner: CoiledTaskRunn
     assert (on_server, tasks) == ("Completed", {"fails": ["Failed"], "live": ["NotReady"]})
 
 
+@pytest.mark.long
 def test_tasks_that_a_failing_flow_leaves_behind_are_cancelled(runner: CoiledTaskRunner) -> None:
     @task
     def slow() -> None:

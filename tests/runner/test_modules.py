@@ -114,6 +114,7 @@ REPORT = """
     """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", ["report_a", "queue"])
 def test_a_deployments_flow_and_the_package_beside_its_folder_are_imported_on_the_workers(
     runner: CoiledTaskRunner, project: Path, write: Write, file: str
@@ -129,6 +130,7 @@ def test_a_deployments_flow_and_the_package_beside_its_folder_are_imported_on_th
     assert calls >= 4
 
 
+@pytest.mark.long
 def test_relative_imports_of_a_flows_file_work_as_prefects_loader_makes_them_work(
     runner: CoiledTaskRunner, write: Write
 ) -> None:
@@ -153,6 +155,7 @@ def test_relative_imports_of_a_flows_file_work_as_prefects_loader_makes_them_wor
     assert deployed.with_options(task_runner=runner)() == "near"
 
 
+@pytest.mark.long
 def test_what_changed_since_the_last_flow_run_is_imported_anew(
     runner: CoiledTaskRunner, project: Path, write: Write
 ) -> None:

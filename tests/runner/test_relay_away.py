@@ -132,7 +132,7 @@ def test_a_flows_process_that_sleeps_for_a_while_has_all_recorded_when_it_wakes(
         assert (asleep.status(), a_flow.count("ended")) == (psutil.STATUS_STOPPED, 0)
         time.sleep(0.5)
     asleep.resume()
-    output, _ = a_flow.process.communicate(timeout=120)
+    output, _ = a_flow.process.communicate(timeout=300)
     assert "RIGHT" in output
     eventually(lambda: flow_run_state(id_) == "Completed")
     assert states_of(id_) == {"works": ["Completed"] * 8}

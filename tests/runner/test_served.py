@@ -76,7 +76,7 @@ def test_a_task_that_delays_another_is_told_by_the_relay_to_do_it_in_the_flow(
 
     @task
     def delays() -> Any:
-        return later.delay(5).result(timeout=60)
+        return later.delay(5).result(timeout=300)
 
     @flow(task_runner=by)
     def whole() -> Any:

@@ -35,7 +35,7 @@ DEFAULTS: dict[str, Any] = {
 
 def until(check: Callable[[], Any], seconds: float = 15.0) -> Any:
     """Poll until the check gives something true; the bound is generous because CI is slow."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + 5 * seconds
     while True:
         found = check()
         if found:

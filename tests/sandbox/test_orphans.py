@@ -69,7 +69,7 @@ def test_nothing_is_left_when_the_server_is_killed(parent, until, marked):
     os.kill(told["pid"], signal.SIGKILL)
     until(lambda: not left(told, marked))
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=15)
+    process.wait(timeout=300)
     assert not Path(told["folder"]).exists()
 
 
@@ -77,6 +77,6 @@ def test_nothing_is_left_when_the_server_is_killed(parent, until, marked):
 def test_nothing_is_left_after_ctrl_c(parent, until, marked):
     process, told = parent
     os.killpg(process.pid, signal.SIGINT)
-    process.wait(timeout=15)
+    process.wait(timeout=300)
     assert not left(told, marked)
     assert not Path(told["folder"]).exists()

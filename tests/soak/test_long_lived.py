@@ -43,7 +43,7 @@ def test_a_process_that_makes_and_closes_many_clusters_does_not_grow(booting: Sa
             Cluster(n_workers=1, wait_for_workers=True, nthreads=1, quiet=True) as cluster,
             Client(cluster) as client,
         ):
-            assert client.submit(sum, [number, 1]).result(timeout=60) == number + 1
+            assert client.submit(sum, [number, 1]).result(timeout=300) == number + 1
         gc.collect()
         sizes.append((me.num_fds(), threading.active_count(), round(me.memory_info().rss / 2**20)))
     left = [i for i in booting.instances().values() if i["state"] != "terminated"]

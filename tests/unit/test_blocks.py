@@ -1,4 +1,5 @@
 import asyncio
+import copy
 import re
 import subprocess
 import sys
@@ -506,3 +507,18 @@ def test_parameters_of_clients_that_are_not_used_are_refused(parameters: dict[st
     credentials = AwsCredentials(aws_client_parameters=parameters)
     with pytest.raises(AccountError, match=r"aws_client_parameters\.\w+: is not used here"):
         Ec2DaskAccount(region="us-east-1", aws_credentials=credentials)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_schema_is_made_once_and_belongs_to_whoever_asks(block, monkeypatch):
+    made = []
+    whole = Block.model_json_schema.__func__
+    monkeypatch.setattr(
+        Block, "model_json_schema", classmethod(lambda cls, *a: made.append(cls) or whole(cls, *a))
+    )
+    block.model_rebuild(force=True)  # another core schema: whatever was made before is made anew
+    first = block.model_json_schema()
+    expected = copy.deepcopy(first)
+    first["properties"].clear()
+    assert block.model_json_schema() == expected == whole(block)
+    assert made.count(block) == 1
