@@ -14,13 +14,14 @@ EMULATORS_PYTHON ?= 3.13
 
 # Suites with a target of their own; and files that take minutes for what others show in part.
 APART := tests/soak tests/netns tests/ui tests/vm tests/qemu tests/clients tests/emulators tests/upstream
-LONG := tests/deployments tests/bare $(addprefix tests/cli/test_,backend_options.py environment_diff.py interrupted.py json.py no_server.py pipes.py places.py role.py) \
-  $(addprefix tests/cluster/test_,adapting.py api_keys.py beside_local.py containers.py costs.py doctor.py ends.py fresh_account.py gpu.py \
-    heavy_use.py instance_policy.py logs_in_prefect.py machines_counted.py notebook.py one_address.py other_places.py \
-    results.py results_by_option.py shared_name.py shipped_flows.py spot.py watching.py) \
+LONG := tests/deployments tests/bare $(addprefix tests/cli/test_,backend_options.py environment_diff.py failures.py interrupted.py json.py no_server.py pipes.py places.py role.py) \
+  $(addprefix tests/cluster/test_,adapting.py api_keys.py architectures.py beside_local.py broken_off.py containers.py costs.py doctor.py ends.py fresh_account.py gpu.py \
+    heavy_use.py instance_policy.py lending.py logs_in_prefect.py machines_counted.py notebook.py one_address.py other_places.py \
+    results.py results_by_option.py shared_name.py sharing.py shipped_flows.py spot.py watching.py) \
   $(addprefix tests/provision/test_,account_settings.py closed_ways.py daylight_saving.py destruction.py \
     each_call.py known.py organisations.py permissions.py plans.py regions.py registry.py removals_refused.py rotated_keys.py story.py ways_down.py what_is_left.py) \
-  $(addprefix tests/runner/test_,https.py processes.py relay_away.py relay_ends.py served.py) tests/lost_work/test_server_away.py \
+  $(addprefix tests/runner/test_,https.py processes.py relay_away.py relay_ends.py served.py situations.py) \
+  $(addprefix tests/sandbox/test_,bare_machines.py docker.py loaded_late.py orphans.py) tests/lost_work/test_server_away.py \
   $(addprefix tests/netns/test_,from_nothing.py network_gone.py to_aws.py)
 
 # Of the parts, those of which no dependency has a say: policies, patterns, how a project's own files are found and packed.

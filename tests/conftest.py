@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -140,6 +142,24 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         print(f"left behind in the temporary folder: {name}")
     if left or files:
         session.exitstatus = 1
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test that is `sampled`, leave all but each so-and-so-many-th case to the long tests."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        if (mark := item.get_closest_marker("sampled")) is not None:
+            name = item.nodeid.partition("[")[0]
+            if seen[name] % mark.args[0]:
+                item.add_marker(pytest.mark.long)
+            seen[name] += 1
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no collection of garbage goes through all of it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -97,15 +97,13 @@ class Held:
         """Let others have it. One that is lost is left to whoever has it."""
         self._over.set()
         self._thread.join()
-        # Somebody who wrote over it by mistake has nothing to lose.
-        if not self.lost:
-            # What cannot be given back is nobody's in a minute.
-            with suppress(AwsError):
-                persistently(
-                    self._aws,
-                    f"giving the lease back ({self._name})",
-                    lambda: delete_parameters(self._aws, [self._name]),
-                )
+        # What cannot be given back is nobody's in a minute.
+        with suppress(AwsError):
+            persistently(self._aws, f"giving the lease back ({self._name})", self._delete)
+
+    def _delete(self) -> None:
+        if not self.lost:  # each try: it may have become somebody else's since the one before
+            delete_parameters(self._aws, [self._name])
 
 
 @contextmanager
@@ -146,26 +144,32 @@ def _taken(aws: Aws, name: str) -> tuple[str, float]:
 
     def try_once() -> tuple[str, float] | None:
         begun = _now()
-        holder = persistently(aws, f"taking the lease ({name})", lambda: _take(aws, name, first))
+        holder, age = persistently(aws, f"taking the lease ({name})", lambda: _take(aws, name, first))
+        begun -= age
         return (holder, begun) if holder and _now() - begun < GOOD_FOR * _SURE else None
 
     return wait_for(aws, f"waiting for the lease ({name})", try_once, timeout=PATIENCE, interval=2.0)
 
 
-def _take(aws: Aws, name: str, first: str) -> str:
-    """Try once to get the lease. Returns what its holder is called; empty if somebody else has it."""
+def _take(aws: Aws, name: str, first: str) -> tuple[str, float]:
+    """Try once to get the lease.
+
+    Returns:
+        What its holder is called, empty if somebody else has it; and how many seconds ago it was written.
+    """
     if claim(aws, name, first, tags.account_tags(aws.account)):
-        return first
+        return first, 0.0
     found = read_with_age(aws, name)
     if found is None:
-        return ""
+        return "", 0.0
     if found[1] <= GOOD_FOR:
-        return first if found[0] == first else ""  # our own claim, whose reply was lost
+        return (first, found[1]) if found[0] == first else ("", 0.0)  # our own claim, whose reply was lost
     # Another name for each try: one that was too late leaves it behind, and must not take it for its own.
     holder = uuid.uuid4().hex
     version = renew(aws, name, holder)
     # The first version of all: the lease was given back meanwhile, and nobody else has it.
-    return holder if version == 1 or read_version(aws, name, version - 1) == found[0] else ""
+    mine = version == 1 or read_version(aws, name, version - 1) == found[0]
+    return (holder, 0.0) if mine else ("", 0.0)
 
 
 def _now() -> float:

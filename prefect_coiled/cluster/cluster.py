@@ -80,6 +80,7 @@ class Cluster(ScalingCluster):
         self.timeout = float(request.held["timeout"] or 0)
         self.removal: Removal | None = None
         self.shutdown_on_close = request.closes
+        self._came_up = False
         self._launching: asyncio.Future[Launched] | None = None
         self._closing: asyncio.Future[None] | None = None
         self._hurried = False
@@ -148,6 +149,7 @@ class Cluster(ScalingCluster):
                 spans = launched.heard.spans if launched.heard is not None else ()
                 self._tell("cluster_ready", text, ids=tuple(ready), seconds=seconds, spans=spans)
             self._tell("dashboard", launched.dashboard_link, step="dashboard")
+            self._came_up = True
         except BaseException as error:
             if self.launched is None or not self.launched.attached:
                 self._tell("failed", error=error)
@@ -232,7 +234,11 @@ class Cluster(ScalingCluster):
             self.stop_event.set()
             with contextlib.suppress(Exception):  # told by whoever waits for the start
                 self._have(await self._launching)
-        launched = self.launched if self.shutdown_on_close else None
+        ends = self.shutdown_on_close
+        if not self._came_up and self.launched is not None:
+            # Who could not use it leaves nothing of it, and ends none that others use.
+            ends = not self.launched.attached
+        launched = self.launched if ends else None
         self._tell("leaving")
         if self._lending is not None:
             await self._lending.stop()

@@ -32,6 +32,8 @@ class Fleet:
         self._away: set[str] = set()
         self._lost: set[str] = set()
         self._ended: set[str] = set()
+        # Those that AWS's last list lacked.
+        self._missed: set[str] = set()
 
     @property
     def workers(self) -> dict[str, InstanceRecord]:
@@ -56,12 +58,17 @@ class Fleet:
             self._ended.discard(machine.instance_id)
 
     def seen(self, machines: Iterable[InstanceRecord]) -> set[str]:
-        """AWS lists these, in any state, and no others. Returns those that counted and have ended."""
+        """AWS lists these, in any state, and no others. Returns those that counted and have ended.
+
+        One that is in no list has ended if the next one lacks it too: a single list may be incomplete.
+        """
         listed = {machine.instance_id: machine for machine in machines}
         alive = {name: m for name, m in listed.items() if m.state in _ALIVE and name not in self._ended}
         now = self._clock()
         young = {name for name, since in self._since.items() if now - since < _NOT_LISTED_YET}
-        ended = {n for n in self._machines if n not in alive and (n in listed or n not in young)}
+        missed = self._machines.keys() - listed.keys() - young
+        ended = (self._machines.keys() & listed.keys() - alive.keys()) | (missed & self._missed)
+        self._missed = missed - ended
         counted = ended - self._lost
         self.remove(ended)
         self._machines.update(alive)

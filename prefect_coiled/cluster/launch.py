@@ -205,6 +205,7 @@ def _find_or_await(aws: Aws, name: str) -> Launched | None:
     """
     intent = parameters.intent_of(aws.account, name)
     end = time.monotonic() + _SOMEBODY_STARTS
+    missed = 0
 
     def look() -> tuple[Launched | None] | None:
         claimed = parameters.read_with_age(aws, intent)
@@ -222,11 +223,16 @@ def _find_or_await(aws: Aws, name: str) -> Launched | None:
             return (Launched(aws, spec, record, keys, attached=True),)
         uid = uid_of(claimed[0])
         ended = instances.find_instances(aws, name, uid=uid, states=ENDED)
-        if claimed[1] > parameters.STARTING or any(m.role == "scheduler" for m in ended):
+        nonlocal missed
+        missed += claimed[1] > parameters.STARTING
+        # A single list that lacks a scheduler is no proof that it has ended: AWS's may be incomplete.
+        if missed > 1 or any(m.role == "scheduler" for m in ended):
             events.step("cluster", f"removing what an earlier {name} left")
             removal = remove_cluster(aws, name, uid, patience=_SHORTLY)
             # As long as something is left the name is taken.
             return (None,) if removal.is_done or time.monotonic() > end else None
+        if missed:
+            return None
         events.step("cluster", f"waiting for {name}, which is coming up")
         # Nobody is at it any more if it takes longer; claiming the name says so.
         return (None,) if time.monotonic() > end else None

@@ -89,6 +89,8 @@ class ScalingCluster(ClusterBase):
         elif op == "add":
             names = {machine_of(str(w["name"])) for w in msg["workers"].values()}
             self._watching.joined(names)
+            size, awaited = self._counted_on
+            self._counted_on = size, awaited - names
             if self._fleet.joined(names) and self.launched is not None:
                 self._looking = asyncio.ensure_future(self._unasked(self._look()))
         super()._update_worker_status(op, msg)
@@ -316,8 +318,10 @@ class ScalingCluster(ClusterBase):
         if not going:
             return
         await self._announce(going)
-        if not self._resizing and not self._adapts():
-            await self.tell_keeper(fewer=len(going))
+        if not self._resizing:
+            self._counted_on = 0, frozenset()  # another size than what was asked for by number
+            if not self._adapts():
+                await self.tell_keeper(fewer=len(going))
         try:
             await self.in_thread(self.started().terminate_workers, going)
         except BaseException:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from dask._task_spec import Task
-from distributed import Client, Future, threadpoolexecutor
+from distributed import Client, Future, get_worker, threadpoolexecutor
 from distributed.deploy.spec import SpecCluster
 from distributed.utils import thread_state
+from distributed.worker_state_machine import SecedeEvent
 
 
 def computation(key: Any, function: Callable[..., Any], *args: Any) -> Any:
@@ -51,6 +53,42 @@ def prepare_streams(listener: Any, prepared: Callable[[Any, str], Awaitable[Any]
     """
     assert callable(listener._prepare_stream)
     listener._prepare_stream = prepared
+
+
+class Place:
+    """The place of a worker's thread in its pool, which another thread of its task may leave for it.
+
+    It does what `distributed.secede` does, which leaves the place of the thread that calls it.
+    """
+
+    def __init__(self) -> None:
+        self._thread = threading.current_thread()
+        self._executor = getattr(threadpoolexecutor.thread_state, "executor", None)
+        self._state = dict(thread_state.__dict__)
+        self._left = False
+
+    def leave(self) -> None:
+        """Leave it, unless that was done before: the pool makes another thread."""
+        if self._executor is None:
+            return
+        with threadpoolexecutor.threads_lock:
+            if self._thread not in self._executor._threads:
+                return
+            self._executor._threads.remove(self._thread)
+            self._executor._adjust_thread_count()
+            self._left = True
+        worker, now = get_worker(), time.time()
+        event = SecedeEvent(
+            key=self._state["key"],
+            compute_duration=now - self._state["start_time"],
+            stimulus_id=f"secede-{now}",
+        )
+        worker.loop.add_callback(worker.handle_stimulus, event)
+
+    def end(self) -> None:
+        """Called by the place's own thread as its task ends: one that has left its pool ends after it."""
+        if self._left:
+            threadpoolexecutor.thread_state.proceed = False
 
 
 class StandIn:

@@ -132,9 +132,14 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
     async def add_client(self, comm: Any, client: str, versions: dict[str, Any]) -> None:
         """Called as a client comes; ends with it."""
         if not client.startswith(_OF_A_TASK):
-            self._timers.client_came()
+            self._came()
             self._bear(comm)
         await super().add_client(comm, client, versions)
+
+    def _came(self) -> None:
+        """Somebody is there, who may be gone again before the timers are looked at."""
+        self._heard = time.monotonic()
+        self._timers.client_came()
 
     def _bear(self, comm: Any) -> None:
         # What no client of a network has, such as one in this very process.
@@ -147,7 +152,7 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
 
     def subscribe_worker_status(self, comm: Any) -> dict[str, Any]:
         """Called over the network by each `Cluster` object, which then listens for changes."""
-        self._timers.client_came()
+        self._came()
         _WorkerStatus(self, comm)
         self._cluster_comms.append(comm)
         identity: dict[str, Any] = self.identity()

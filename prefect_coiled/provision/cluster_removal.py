@@ -107,7 +107,7 @@ def remove_with(
             except AwsError as error:
                 errors.append(error)
                 unknown.remove(one)
-                total += Removal(left=dict(error.left))
+                total += Removal(left=dict(error.left) or {name: priced(error.diagnosis.why, None)})
         for one, machines in ended.items():
             removal, refused = _remove_rest(aws, name, one, machines, rest, patience, run)
             unknown.remove(one)

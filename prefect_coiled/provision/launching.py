@@ -105,7 +105,8 @@ def launch_cluster(
     Raises:
         StaleError: That does not hold any more; nothing was launched.
     """
-    ready = _make_ready(session, spec, account, own, known)
+    with names.kept_young(session.aws, spec):
+        ready = _make_ready(session, spec, account, own, known)
     # What no machine waits for is made while they boot. Whatever fails, nothing is made any more when the
     # cluster is removed.
     failed = threading.Event()

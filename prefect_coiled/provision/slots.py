@@ -42,6 +42,8 @@ _LEASES_ARE_OVER = LEASE + 30.0
 _LOCKED, _GONE = 423, 410
 # Seconds without an answer of the API after which who waits gives up; Prefect's client asks for some itself.
 _AWAY = 120.0
+# Seconds for which who gives a slot back asks an API that is not there, and between two tries.
+_GIVING_BACK, _PAUSE = 20.0, 1.0
 
 
 class Slot:
@@ -71,11 +73,11 @@ class Slot:
         # Whether the API counts a slot that was this one's, and that nobody holds.
         self._nobodys = False
         self._over = threading.Event()
-        # A lease is given back once: the API takes its slots off each time that it is asked at one moment.
-        self._lock = threading.Lock()
         # A new thread would have the settings of the process; the API may be another's.
         self._settings = get_settings_context().model_copy()
-        threading.Thread(target=self._keep, name="slot", daemon=True).start()
+        # All that is asked of the API is asked by this thread, one thing after the other.
+        self._thread = threading.Thread(target=self._keep, name="slot", daemon=True)
+        self._thread.start()
 
     def _keep(self) -> None:
         with self._settings:
@@ -85,59 +87,68 @@ class Slot:
                         self._renew(client)
                 except Exception as error:  # the next round tries again; the cluster goes on in any case
                     logger.info("The lease on a cluster's slot was not renewed: %s", error)
+            end = self._clock() + _GIVING_BACK
+            while True:
+                try:
+                    with get_client(sync_client=True) as client:
+                        self._give_back(client)
+                    return
+                except Exception as error:
+                    if not isinstance(error, httpx.ConnectError) or self._clock() > end:
+                        logger.info("A cluster's slot was not given back, and will be in a minute: %s", error)
+                        return
+                time.sleep(_PAUSE)  # an API that is started anew, which lets no lease run out that it lost
 
     def _renew(self, client: SyncPrefectClient) -> None:
-        with self._lock:
-            if self._over.is_set():
-                return
-            lease_id = self.lease_id
-        if lease_id is not None:
-            try:
-                client.renew_concurrency_lease(lease_id, LEASE)
-                self._renewed = self._clock()
-                return
-            except httpx.HTTPStatusError as error:
-                if error.response.status_code != _GONE:
-                    raise
-            with self._lock:
-                if self._over.is_set():
-                    return  # given back meanwhile: what is counted now is held by others
-                self.lease_id = None
+        if self._is_leased(client):
+            return
+        self._free_nobodys(client)
+        if not self._over.is_set() and (fresh := _increment(client, self.limit, self._holder)) is not None:
+            self._renewed, self.lease_id = self._clock(), fresh
+
+    def _is_leased(self, client: SyncPrefectClient) -> bool:
+        """Renew the lease. Returns whether the API knows it."""
+        if self.lease_id is None:
+            return False
+        try:
+            client.renew_concurrency_lease(self.lease_id, LEASE)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != _GONE:
+                raise
+            self.lease_id = None
             # It cannot have run out: the API was started anew, and counts a slot that nobody holds.
             self._nobodys = self._clock() - self._renewed < LEASE
-        if self._nobodys:
-            try:
-                client.release_concurrency_slots([self.limit], 1, LEASE)
-            except httpx.ConnectError:
-                raise  # it was not asked, and is in the next round
-            except httpx.HTTPError:
-                self._nobodys = False  # asked twice, it would take a slot of another's
-                raise
-            self._nobodys = False
-        fresh = _increment(client, self.limit, self._holder)
-        if fresh is None:
+            return False
+        self._renewed = self._clock()
+        return True
+
+    def _free_nobodys(self, client: SyncPrefectClient) -> None:
+        """Have the API count no slot that was this one's, and that nobody holds."""
+        if not self._nobodys:
             return
-        with self._lock:
-            self._renewed = self._clock()
-            if not self._over.is_set():
-                self.lease_id = fresh
-                return
-        client.release_concurrency_slots_with_lease(fresh)  # given back meanwhile
+        try:
+            client.release_concurrency_slots([self.limit], 1, LEASE)
+        except httpx.ConnectError:
+            raise  # it was not asked, and is again
+        except httpx.HTTPError:
+            self._nobodys = False  # asked twice, it would take a slot of another's
+            raise
+        self._nobodys = False
+
+    def _give_back(self, client: SyncPrefectClient) -> None:
+        # It says nothing of a lease that it does not know, but to who renews it.
+        if self._is_leased(client):
+            lease_id, self.lease_id = self.lease_id, None
+            assert lease_id is not None
+            client.release_concurrency_slots_with_lease(lease_id)
+        else:
+            self._free_nobodys(client)
 
     def release(self) -> None:
         """Give the slot back; again does no harm. Where the API does not answer, the lease runs out."""
-        with self._lock:
-            if self._over.is_set():
-                return
-            self._over.set()
-            lease_id, self.lease_id = self.lease_id, None
-        if lease_id is None:
-            return
-        try:
-            with get_client(sync_client=True) as client:
-                client.release_concurrency_slots_with_lease(lease_id)
-        except Exception as error:
-            logger.info("A cluster's slot was not given back, and will be in a minute: %s", error)
+        self._over.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(_GIVING_BACK)
 
 
 def take_slot(

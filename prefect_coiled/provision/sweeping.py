@@ -117,7 +117,10 @@ def sweep_clusters(session: Session, plan: Plan) -> tuple[Removal, list[AwsError
             raise
         except AwsError as error:
             errors.append(error)
-            total += Removal(left=dict(error.left))
+            own = {c.resource_id: c for c in plan.todo if (c.cluster, c.uid) == (name, uid)}
+            why = error.diagnosis.why
+            left = error.left or {one: priced(why, c.usd_per_hour) for one, c in own.items()}
+            total += Removal(left=dict(left))
             continue
         session.aws.tell("sweep_cluster", f"removed {swept}", cluster=name, uid=uid, removal=swept)
         total += swept

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import packages_distributions, version
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from weakref import ref
 import distributed
 from distributed.scheduler import KilledWorker
 from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectFuture, PrefectFutureList
 from prefect.logging import get_logger
 from prefect.tasks import Task
 from prefect_dask.task_runners import PrefectDaskFuture
@@ -32,9 +32,11 @@ from prefect_dask.task_runners import PrefectDaskFuture
 from prefect_coiled.errors import TaskLostError
 from prefect_coiled.internals.prefect import raise_if_flow_run_suspension_requested
 from prefect_coiled.task_runner.hints import hint_for
+from prefect_coiled.task_runner.lineage import link
 from prefect_coiled.task_runner.lost_tasks import Ended, crashed, report, unfinished
 from prefect_coiled.task_runner.news import Ending
 from prefect_coiled.task_runner.remote_result import RemoteRecord, with_result_of
+from prefect_coiled.task_runner.slot import leave, slot_given_back
 
 R = TypeVar("R")
 logger = get_logger("prefect_coiled.task_runner.futures")
@@ -85,6 +87,8 @@ class CoiledFuture(PrefectDaskFuture[R]):
         self.ending: Ending | None = None
         self._reported = False
         self._bound = False
+        # What came along with the news, once it was asked for.
+        self._known: tuple[Any, ...] = ()
         # Made by who waits: most futures of many are never waited for while their task runs.
         self._news: threading.Event | None = None
         self._callbacks: list[Callable[[PrefectFuture[R]], None]] = []
@@ -159,6 +163,17 @@ class CoiledFuture(PrefectDaskFuture[R]):
         else:
             super().add_done_callback(fn)
 
+    def _add_prefect_done_callback(self, fn: Callable[[PrefectFuture[R]], None]) -> None:
+        """Called by Prefect's `as_completed` and `wait`, which then wait: others get this task's slot."""
+        if not self.done:
+            leave()
+        self.add_done_callback(fn)
+
+    def __reduce__(self) -> Any:
+        """Elsewhere it is one that has ended, which is waited for."""
+        ended: PrefectFuture[R] = EndedFuture.of(self)
+        return EndedFuture, (ended.task_run_id, ended.state)
+
     # Waiting
 
     @property
@@ -199,9 +214,12 @@ class CoiledFuture(PrefectDaskFuture[R]):
         self.waited = True
         if self._final_state is None and self.ending is not None:
             # Of many small tasks the states, which nobody asked for, would be most of what is kept.
-            there, value = self.ending.known_result()
-            if there:
-                known: R = value
+            if not self._known:
+                there, value = self.ending.known_result()
+                self._known = (value,) if there else ()
+            if self._known:
+                known: R = self._known[0]
+                link(known, self.task_run_id, self._flow_run_id)
                 return known
         self._take(tell=True)
         assert self._final_state is not None
@@ -215,6 +233,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
         if isinstance(record, RemoteRecord):
             # As `State.result` does it, which changes threads for that.
             found: R = record.result
+            link(found, self.task_run_id, self._flow_run_id)
             return found
         given: R = self._final_state.result(raise_on_failure=raise_on_failure, _sync=True)  # type: ignore[call-overload]
         return given
@@ -279,7 +298,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         if not self._has_ended():
-            with _slot_given_back():
+            with slot_given_back():
                 while not self._has_ended():
                     left = _LOOK if deadline is None else min(_LOOK, deadline - time.monotonic())
                     if left <= 0:
@@ -361,6 +380,71 @@ class CoiledFuture(PrefectDaskFuture[R]):
             report([Ended(self.task, self.task_run_id, self._final_state)])
 
 
+class EndedFuture(PrefectFuture[R]):
+    """A task run that has ended, as who submitted it returned it: to whoever asks the task for its result."""
+
+    def __init__(self, task_run_id: UUID, state: State[R]) -> None:
+        super().__init__(task_run_id)
+        self._final_state: State[R] = state
+
+    @classmethod
+    def of(cls, future: PrefectFuture[R]) -> PrefectFuture[R]:
+        """Wait for a future's end; gives what can be sent elsewhere."""
+        if not isinstance(future, CoiledFuture):
+            return future
+        future.wait()
+        state = future.state
+        if isinstance(state.data, RemoteRecord):
+            state = state.model_copy(update={"data": state.data.fetch_now()})
+        return cls(future.task_run_id, state)
+
+    @property
+    def state(self) -> State[R]:
+        """Its last state."""
+        return self._final_state
+
+    @property
+    def done(self) -> bool:
+        """It has ended."""
+        return True
+
+    def wait(self, timeout: float | None = None) -> None:
+        """It has ended."""
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
+        """The task's return value; its error is raised, or returned."""
+        given: R = self._final_state.result(raise_on_failure=raise_on_failure, _sync=True)  # type: ignore[call-overload]
+        return given
+
+    def add_done_callback(self, fn: Callable[[PrefectFuture[R]], None]) -> None:
+        """Call a function with this future, now."""
+        fn(self)
+
+
+class CoiledFutureList(PrefectFutureList[R]):
+    """The futures of a map; a task that waits for all of them lets others have its slot meanwhile."""
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until all have ended, or for `timeout` seconds."""
+        if self._have_ended():
+            return super().wait(timeout)
+        with slot_given_back() as slot:
+            super().wait(timeout)
+            if not self._have_ended():
+                slot.stay_away()
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> list[Any]:
+        """The tasks' return values; see `CoiledFuture.result`."""
+        if self._have_ended():
+            return super().result(timeout, raise_on_failure)
+        with slot_given_back():
+            return super().result(timeout, raise_on_failure)
+
+    def _have_ended(self) -> bool:
+        futures: Any = self
+        return all(future.done for future in futures)
+
+
 def _fetch(
     asked: ref[CoiledFuture[Any]], future: distributed.Future, ending: Ending, task: str, run: UUID
 ) -> State[Any]:
@@ -393,22 +477,3 @@ def _here(error: BaseException) -> str:
 
 def _is_cut_off(future: distributed.Future) -> bool:
     return getattr(future.client, "status", "closed") in ("closed", "closing")
-
-
-@contextmanager
-def _slot_given_back() -> Iterator[None]:
-    """Let another task have this worker thread while it waits for one that it submitted itself.
-
-    Without it, tasks that wait for tasks fill the workers and wait for ever. Does nothing off a
-    worker, and nothing in a thread that has left the worker's pool already.
-    """
-    try:
-        distributed.get_worker()
-        distributed.secede()
-    except (ValueError, AttributeError, KeyError, AssertionError):
-        yield
-        return
-    try:
-        yield
-    finally:
-        distributed.rejoin()

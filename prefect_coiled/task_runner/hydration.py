@@ -29,6 +29,7 @@ from prefect.context import (
 
 from prefect_coiled.internals.prefect import enter_for_good, is_reached, keep_services_by_api, leave_all
 from prefect_coiled.task_runner.outboxes import use_outbox
+from prefect_coiled.task_runner.task_logs import log_as_asked
 from prefect_coiled.task_runner.worker_settings import settings_here
 
 # Flow runs whose context a thread keeps: with more at a time on one cluster, the least used is made anew.
@@ -91,6 +92,7 @@ class Hydrated:
                 keep_services_by_api()
             here = settings_here(self.settings, shared["authority"], relay, worker, self.flow_run_id)
             enter_for_good(SettingsContext(**here))
+            log_as_asked()
         client = SyncClientContext()
         _count("clients")
         # The flow run is known there: that it does not answer now is no reason to give up at once.
@@ -102,6 +104,7 @@ class Hydrated:
             with hydrated_context(None):
                 pass  # Prefect's models are completed by that
             runner = flow_run["flow"].task_runner.duplicate()
+            flow_run = {**flow_run, "parameters": flow_run["parameters"].read()}
             context = FlowRunContext(**flow_run, client=client.client, task_runner=runner, detached=True)
             enter_for_good(context)
         use_outbox(name, self.flow_run_id)

@@ -29,6 +29,7 @@ from prefect.utilities.engine import collect_task_run_inputs_sync
 
 from prefect_coiled.relay.forwarder import relay_of
 from prefect_coiled.task_runner.flow_identity import identity_of
+from prefect_coiled.task_runner.flow_parameters import Parameters
 from prefect_coiled.task_runner.shipping import dumps
 from prefect_coiled.task_runner.transactions import for_worker
 from prefect_coiled.task_runner.worker_settings import read_authority, settings_for_relay
@@ -76,7 +77,9 @@ class FlowRunParcel:
 
 
 def _of_flow_run(context: FlowRunContext, relayed: bool) -> dict[str, Any]:
-    serialized = context.serialize()
+    # As they are: a model is one in `prefect.runtime`; and what cannot be sent keeps no task from running.
+    serialized = context.model_copy(update={"parameters": {}}).serialize()
+    serialized["parameters"] = Parameters.of(context.parameters or {})
     flow_run = serialized.get("flow_run")
     if relayed and isinstance(flow_run, dict):
         # A deployment's environment may hold the API's key.
@@ -114,7 +117,7 @@ def task_context(
     """
     parent, tags, deployment = TaskRunContext.get(), TagsContext.get(), _deployment_id.get()
     context = {
-        "task_run_context": parent.serialize() if parent else None,
+        "task_run_context": _of_parent(parent) if parent else None,
         "tags_context": tags.serialize() if tags.current_tags else None,
         "asset_context": _assets(task, task_run_id, inputs, wait_for),
         "deployment_id": str(deployment) if deployment else None,
@@ -123,6 +126,11 @@ def task_context(
         "trace": _trace(),
     }
     return {name: value for name, value in context.items() if value}
+
+
+def _of_parent(parent: TaskRunContext) -> dict[str, Any]:
+    """The task that submits, without its parameters: nothing of its own needs those on a worker."""
+    return parent.model_copy(update={"parameters": {}}).serialize()
 
 
 def _trace() -> dict[str, str]:

@@ -29,7 +29,6 @@ from uuid import uuid4
 import distributed
 from prefect.client.schemas.objects import RunInput
 from prefect.context import FlowRunContext
-from prefect.futures import PrefectFutureList
 from prefect.tasks import Task
 from typing_extensions import Self
 
@@ -38,7 +37,7 @@ from prefect_coiled.internals.distributed import cancel
 from prefect_coiled.internals.prefect import try_again_where_reached
 from prefect_coiled.task_runner import flow_end
 from prefect_coiled.task_runner.connecting import ConnectedRunner, on_worker
-from prefect_coiled.task_runner.futures import CoiledFuture
+from prefect_coiled.task_runner.futures import CoiledFuture, CoiledFutureList
 from prefect_coiled.task_runner.ledger import Ledger, as_one, fetch_returned, unseen
 from prefect_coiled.task_runner.lost_tasks import Ended, report
 from prefect_coiled.task_runner.parcel import task_context
@@ -183,7 +182,7 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
 
     def map(
         self, task: Task[Any, R], parameters: dict[str, Any], wait_for: Any = None
-    ) -> PrefectFutureList[CoiledFuture[R]]:
+    ) -> CoiledFutureList[R]:
         """Send a task for each of many values, as few graphs.
 
         Args:
@@ -194,11 +193,19 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
         wait_for = as_lists(wait_for)
         submission = None if not self._started else self._present_submission()
         if submission is None:
-            futures: PrefectFutureList[CoiledFuture[R]] = super().map(task, parameters, wait_for)
-            return futures
+            return self._map(task, parameters, wait_for)
         with submission.together():
-            futures = super().map(task, parameters, wait_for)
-        return futures
+            return self._map(task, parameters, wait_for)
+
+    def _map(self, task: Task[Any, R], parameters: dict[str, Any], wait_for: Any) -> CoiledFutureList[R]:
+        futures: list[Any] = super().map(task, parameters, wait_for)
+        # To mypy a list that is an iterator has to be one; Prefect's is none either.
+        return CoiledFutureList(futures)  # type: ignore[abstract]
+
+    @property
+    def has_submitted(self) -> bool:
+        """Whether this one, of a task on a worker, has sent tasks."""
+        return self._submission is not None
 
     def _present_submission(self) -> Submission | None:
         """What sends tasks; none while the cluster is being made, in an async flow."""

@@ -9,16 +9,21 @@ until that is replaced (see `renewal`).
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
+from copy import copy
 from typing import Any
 from uuid import UUID
 
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import FlowRunContext
 from prefect.logging import get_logger
 from prefect.states import Failed
+from prefect.tasks import Task
+from prefect.utilities.asyncutils import run_coro_as_sync
 
 from prefect_coiled.internals.distributed import StandIn
 
@@ -42,7 +47,7 @@ class Limit:
 
     def __init__(self, run: UUID, seconds: float) -> None:
         self.seconds = seconds
-        self._run = run
+        self.run = run
         self._lock = threading.Lock()
         self._until: float | None = None
         self._given_up = False
@@ -51,7 +56,7 @@ class Limit:
 
     def note(self, event: dict[str, Any]) -> bool:
         """Hear of a state; says whether it may be told to others."""
-        if run_of(event["resource"]) != self._run:
+        if run_of(event["resource"]) != self.run:
             return True
         with self._lock:
             if self._given_up:
@@ -82,7 +87,7 @@ def run_of(resource: dict[str, str]) -> UUID:
 
 def run_within(
     run: UUID,
-    seconds: float,
+    task: Task[Any, Any],
     function: Callable[[], State[Any]],
     report: Callable[[Limit, State[Any]], None],
     left_behind: Callable[[threading.Thread], None],
@@ -92,11 +97,13 @@ def run_within(
 
     Args:
         run: The task run.
-        seconds: How long one attempt may take.
+        task: The task, of which this run has a copy. It has a timeout: how long one attempt may take.
         function: Runs the task; gives its final state.
         report: Tells the API of the state of a task that was given up.
         left_behind: Sees to the thread of such a task.
     """
+    seconds = task.timeout_seconds
+    assert seconds is not None
     limit, found, stand_in = Limit(run, seconds), _Found(), StandIn()
 
     def work() -> None:
@@ -116,6 +123,7 @@ def run_within(
         while not found.over.wait(min(1.0, max(0.01, left)) if (left := limit.left()) is not None else 0.2):
             if (left := limit.left()) is not None and left <= 0 and limit.give_up():
                 state: State[Any] = _timed_out(seconds)
+                seen = _disown(task)
                 report(limit, state)
                 get_logger("prefect.task_runs").error(
                     "The task exceeded its timeout of %s second(s) in a call that does not return. It is "
@@ -124,6 +132,7 @@ def run_within(
                     thread.name,
                     extra=about,
                 )
+                _tell_hooks(seen, limit, state, about)
                 left_behind(thread)
                 return state
     finally:
@@ -132,6 +141,35 @@ def run_within(
         raise found.error
     assert found.state is not None
     return found.state
+
+
+def _disown(task: Task[Any, Any]) -> Task[Any, Any]:
+    """See that the engine, once the call comes back, neither tries the task again nor calls its hooks.
+
+    Returns:
+        The task as it was.
+    """
+    seen = copy(task)
+    task.retries = 0
+    task.on_running_hooks, task.on_failure_hooks, task.on_completion_hooks = [], [], []
+    return seen
+
+
+def _tell_hooks(task: Task[Any, Any], limit: Limit, state: State[Any], about: dict[str, str]) -> None:
+    """Call the task's hooks for a failure, as its engine does."""
+    told: dict[str, Any] = (limit.last.get("payload") or {}).get("task_run") or {}
+    context = FlowRunContext.get()
+    whose = {"flow_run_id": context.flow_run.id} if context is not None and context.flow_run else {}
+    run = TaskRun.model_validate({**told, **whose, "id": limit.run, "state": state})
+    for hook in task.on_failure_hooks:
+        try:
+            result: Any = hook(task, run, state)
+            if inspect.iscoroutine(result):
+                run_coro_as_sync(result)
+        except Exception:
+            get_logger("prefect.task_runs").exception(
+                "Hook %s failed", getattr(hook, "__name__", hook), extra=about
+            )
 
 
 class _Found:

@@ -20,7 +20,13 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 from prefect.client.schemas.objects import State, StateType
 from prefect.results import get_result_store
-from prefect.transactions import CommitMode, Transaction, TransactionState, get_transaction
+from prefect.transactions import (
+    CommitMode,
+    IsolationLevel,
+    Transaction,
+    TransactionState,
+    get_transaction,
+)
 
 from prefect_coiled.internals.prefect import stored_values
 from prefect_coiled.task_runner.lost_tasks import Ended, report
@@ -61,7 +67,10 @@ def part_of(parent: Transaction) -> bytes:
         return pickle.dumps(None)
     persisted = child.key if child.write_on_commit and child.is_staged() else None
     values = cloudpickle.dumps(stored_values(child))
-    return pickle.dumps((child.state.value, persisted, values))
+    holds = child.isolation_level == IsolationLevel.SERIALIZABLE and child.store is not None
+    # The lock on the key, which the flow's transaction gives back as it commits or undoes.
+    lock = (child.key, child._holder) if holds and child.key else None
+    return pickle.dumps((child.state.value, persisted, values, lock))
 
 
 class Part(Transaction):
@@ -115,8 +124,13 @@ class Part(Transaction):
         told = pickle.loads(ending.transaction) if ending is not None and ending.transaction else None
         if told is None:
             return self.state
-        state, self.key, values = told
+        state, self.key, values, lock = told
         stored_values(self).update(cloudpickle.loads(values))
+        if lock is not None:
+            self.key, self._holder = lock
+            self.isolation_level = IsolationLevel.SERIALIZABLE
+            self._write_to(future.task)
+        self.__dict__["persists"] = bool(told[1])
         self.state = TransactionState(state)
         if self.state == TransactionState.STAGED:
             self.on_rollback_hooks = [self._tell_rollback, *future.task.on_rollback_hooks]
@@ -134,14 +148,18 @@ class Part(Transaction):
         """Commit what the task did; waits for its end."""
         future = self.__dict__["future"]
         future.wait()
-        if self._take() != TransactionState.STAGED:
-            return False
-        if self.key:
+        if self._take() == TransactionState.STAGED and self.__dict__.get("persists"):
             data = future.state.data
             self._staged_value = data.fetch_now() if isinstance(data, RemoteRecord) else data
-            store: Any = get_result_store()
-            self.store, self.write_on_commit = store.update_for_task(future.task, _sync=True), True
+            self._write_to(future.task)
+            self.write_on_commit = True
+        elif self.state == TransactionState.ACTIVE:
+            return False
         return super().commit()
+
+    def _write_to(self, task: Any) -> None:
+        store: Any = get_result_store()
+        self.store = store.update_for_task(task, _sync=True)
 
     def rollback(self) -> bool:
         """Undo what the task did, if it has ended."""

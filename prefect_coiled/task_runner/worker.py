@@ -14,6 +14,7 @@ import re
 import time
 from concurrent.futures import TimeoutError as LateError
 from contextlib import nullcontext, suppress
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,12 +24,15 @@ import distributed
 from opentelemetry import propagate
 from opentelemetry.context import attach
 from prefect.client.schemas.objects import RunInput, State
-from prefect.context import hydrated_context
+from prefect.context import FlowRunContext, hydrated_context
 from prefect.events.worker import EventsWorker
+from prefect.futures import PrefectFuture
 from prefect.logging import get_logger
 from prefect.logging.handlers import APILogWorker
+from prefect.results import ResultRecord  # type: ignore[attr-defined]
 from prefect.task_engine import run_task_async, run_task_sync
 from prefect.tasks import Task
+from prefect.utilities.collections import visit_collection
 
 from prefect_coiled.events.links import log_stream_url
 from prefect_coiled.internals.prefect import drain, enter_for_good, running_services, wait_until_sent
@@ -36,6 +40,7 @@ from prefect_coiled.node.denied import ACCOUNT_VARIABLE
 from prefect_coiled.relay import forwarder
 from prefect_coiled.task_runner import store
 from prefect_coiled.task_runner.event_batches import Batch
+from prefect_coiled.task_runner.futures import EndedFuture
 from prefect_coiled.task_runner.hints import add_api_hint, add_hint, advise
 from prefect_coiled.task_runner.hydration import Hydrated, hydrated
 from prefect_coiled.task_runner.large import Large
@@ -43,6 +48,7 @@ from prefect_coiled.task_runner.news import tell
 from prefect_coiled.task_runner.outboxes import find, report_timeout
 from prefect_coiled.task_runner.renewal import renew_if_stuck
 from prefect_coiled.task_runner.shipping import unpack
+from prefect_coiled.task_runner.slot import own_place
 from prefect_coiled.task_runner.time_limit import run_within
 from prefect_coiled.task_runner.transactions import part_of, stand_for
 from prefect_coiled.task_runner.unsendable import keep_words
@@ -136,19 +142,36 @@ def _run(here: Hydrated, call: Call, task: Task[Any, Any], transaction: Any, tra
         "dependencies": call.inputs,
         "return_type": "state",
     }
-    with hydrated_context(call.own) if call.own else nullcontext():
+    with own_place(), hydrated_context(call.own) if call.own else nullcontext():
         if task.isasync:
             state: Any = here.run_async(partial(run_task_async, **arguments))
         elif task.timeout_seconds is not None:
+            # Of its own: once it is given up it is tried no more, while others of the same task are.
+            arguments["task"] = own = copy(task)
             attempt: Any = partial(run_task_sync, **arguments)
             left_behind = partial(renew_if_stuck, flush=partial(_settle, here.flow_run_id or ""), about=about)
-            state = run_within(call.run, task.timeout_seconds, attempt, report_timeout, left_behind, about)
+            state = run_within(call.run, own, attempt, report_timeout, left_behind, about)
         else:
             state = run_task_sync(**arguments)
+        if state.is_completed():
+            _end_futures(state)
         if hint := advise(state):
             logger.error(hint, extra=about)
     result: State[Any] = state
     return result
+
+
+def _end_futures(state: State[Any]) -> None:
+    """Have no future of this process in a result: who asks for it gets those that have ended."""
+    flow_run, record = FlowRunContext.get(), state.data
+    if flow_run is None or not getattr(flow_run.task_runner, "has_submitted", False):
+        return
+    if isinstance(record, ResultRecord):
+
+        def ended(part: Any) -> Any:
+            return EndedFuture.of(part) if isinstance(part, PrefectFuture) else part
+
+        record.result = visit_collection(record.result, visit_fn=ended, return_data=True)
 
 
 def where_it_runs(worker: distributed.Worker) -> str:

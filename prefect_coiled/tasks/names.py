@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from prefect_coiled.aws import intents, parameters
 from prefect_coiled.aws.door import Aws
@@ -48,6 +50,26 @@ def take_name(aws: Aws, spec: ClusterSpec) -> None:
         with suppress(PrefectCoiledError):
             intents.give_back(aws.without_stop(), spec.name, spec.uid)
         raise
+
+
+@contextmanager
+def kept_young(aws: Aws, spec: ClusterSpec) -> Iterator[None]:
+    """Write the intent again now and then, so that who sends packages for long is not taken for dead."""
+    name, door, over = parameters.intent_of(spec.account, spec.name), aws.beside(), threading.Event()
+
+    def keep() -> None:
+        while not over.wait(parameters.STARTING / 3):
+            with suppress(PrefectCoiledError):  # the next one is in time as well
+                if read_holder(door, spec.name) == spec.uid:
+                    parameters.renew(door, name, spec.encode())
+
+    thread = threading.Thread(target=keep, name="intent", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def read_intent(aws: Aws, name: str) -> ClusterSpec | None:

@@ -53,6 +53,7 @@ def test_check_says_who_the_credentials_are(sandbox: SandboxInfo) -> None:
     assert re.search(r"AWS account \d{12} as arn:aws:", checked.stdout)
 
 
+@pytest.mark.long
 def test_check_says_how_tasks_ask_a_prefect_api_that_the_machines_cannot_reach(sandbox: SandboxInfo) -> None:
     # An account that is not the sandbox, but whose AWS is there.
     credentials = AwsCredentials(
@@ -70,6 +71,7 @@ def test_check_says_how_tasks_ask_a_prefect_api_that_the_machines_cannot_reach(s
     assert answer["remark"].startswith("Tasks ask the Prefect API through this process")
 
 
+@pytest.mark.long
 def test_check_tells_all_that_stands_in_the_way_and_not_the_first_of_it() -> None:
     kms = "arn:aws:kms:us-east-1:123456789012:key/03c1b94d-1d08-488a-8dcd-3449c8ad46fb"
     with Sandbox({"boot": "none", "iam": "on", "disk_key": kms}) as strict:
@@ -162,6 +164,7 @@ def test_a_cluster_that_is_not_there_is_an_error(sandbox: SandboxInfo, arguments
     assert failed.stderr.startswith("Error: cluster 'never-was': account default has none of that name")
 
 
+@pytest.mark.long
 def test_set_up_makes_what_sweep_releases(sandbox: SandboxInfo) -> None:
     planned = run("setup", "region", "--region", "us-west-2", "--plan")
     assert re.search(r"^create +NAT gateway +us-west-2\w +\$0.0500 +there is none *$", planned.stdout, re.M)
@@ -306,6 +309,7 @@ def test_images_are_listed_with_tag_digest_size_and_date(sandbox: SandboxInfo) -
     assert (one["tags"], one["digest"], one["size"]) == (["v1"], digest, 300 * 2**20)
 
 
+@pytest.mark.long
 def test_images_of_docker_hub_are_not_looked_for_in_ecr(sandbox: SandboxInfo) -> None:
     hub = Ec2DaskRegistry(kind="docker_hub", username="me", access_token="dckr_pat_canary")
     Ec2DaskAccount(region="us-east-1", registry=hub, sandbox=True).save("on-the-hub", overwrite=True)

@@ -239,6 +239,7 @@ def test_an_edit_that_is_wrong_is_one_line_and_changes_nothing(research: str) ->
     assert held(research) == before
 
 
+@pytest.mark.long
 def test_the_guided_command_keeps_what_is_saved(aws: Sandbox, research: str) -> None:
     before = held(research)
     result = run("setup", "aws", "--account", research, answer="\n\n\ny\n")

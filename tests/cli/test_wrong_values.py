@@ -78,6 +78,7 @@ def test_a_wrong_value_is_told_in_one_line(words: str, tried: None) -> None:
     assert WRONG[words] in line
 
 
+@pytest.mark.long
 def test_a_machine_that_a_cluster_does_not_have_is_told_with_those_that_it_has(cluster: Cluster) -> None:
     for follow in ([], ["--follow"]):
         told = run("logs", cluster.name, "--instance", "foo", *follow)

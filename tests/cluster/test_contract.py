@@ -33,6 +33,7 @@ from prefect_coiled.sandbox import Sandbox
 Until = Callable[..., Any]
 
 
+@pytest.mark.long
 def test_a_client_computes_on_every_worker(cluster: Cluster) -> None:
     with Client(cluster) as client:
         futures = client.map(lambda x: x * x, range(50))
@@ -358,6 +359,7 @@ ATTACH = """
 """
 
 
+@pytest.mark.long
 def test_another_process_attaches_by_name_and_leaves_it_running(
     cluster: Cluster, told: str, environ: dict[str, str]
 ) -> None:

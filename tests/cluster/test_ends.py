@@ -17,6 +17,7 @@ from distributed import Client
 from distributed.core import Status
 
 from prefect_coiled.cluster import Cluster
+from prefect_coiled.cluster import cluster as clusters
 from prefect_coiled.errors import AccessDeniedError, ClusterStartError, OptionsError
 from prefect_coiled.sandbox import Sandbox
 
@@ -129,6 +130,34 @@ def test_a_launch_that_takes_too_long_is_given_up_and_removed(sandbox: Sandbox, 
             Cluster(n_workers=1, quiet=True, timeout=3)
     finally:
         sandbox.set(boot="process")
+    assert live() == []
+
+
+def test_one_that_is_to_stay_and_does_not_come_up_does_not_stay(sandbox: Sandbox, live: Live) -> None:
+    sandbox.set(boot="none")
+    try:
+        with pytest.raises(ClusterStartError, match="Nothing is left running"):
+            Cluster(n_workers=1, quiet=True, timeout=3, shutdown_on_close=False)
+    finally:
+        sandbox.set(boot="process")
+    assert live() == []
+
+
+def test_who_cannot_use_a_cluster_of_others_does_not_end_it(
+    sandbox: Sandbox, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Cluster(name="of-others", n_workers=1, wait_for_workers=True, quiet=True) as cluster:
+        running = {machine["InstanceId"] for machine in live()}
+
+        async def fails(*args: Any, **kwargs: Any) -> None:
+            raise ClusterStartError("reaching the scheduler", "nothing answers from here", "Look.")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(clusters, "wait_until_ready", fails)
+            with pytest.raises(ClusterStartError):
+                Cluster(name="of-others", shutdown_on_close=True, quiet=True)
+        assert {machine["InstanceId"] for machine in live()} == running
+        assert cluster.status == Status.running
     assert live() == []
 
 

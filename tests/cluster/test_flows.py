@@ -113,6 +113,7 @@ def test_flow_runs_share_a_cluster_by_its_name_and_leave_it(sandbox: Sandbox, li
     assert live() == []
 
 
+@pytest.mark.long
 def test_a_task_whose_workers_keep_dying_is_crashed_and_its_flow_fails(
     sandbox: Sandbox, live: Live, until: Until
 ) -> None:
@@ -254,6 +255,7 @@ def read_s3(bucket: str) -> int:
         return len(file.read())
 
 
+@pytest.mark.long
 def test_a_task_that_may_not_read_a_bucket_says_how_to_let_it(sandbox: Sandbox, until: Until) -> None:
     runs: list[UUID] = []
     sandbox.client("s3").create_bucket(Bucket="somebodys")

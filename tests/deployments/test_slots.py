@@ -141,28 +141,33 @@ def test_the_slot_of_a_killed_process_is_the_next_ones_when_the_lease_has_run_ou
 def test_a_slot_that_is_given_back_while_it_is_renewed_costs_nobody_else_his(
     when: str, api: Api, one_slot: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(slots, "RENEWED_EVERY", 0.2)
+    leases, released = dict[UUID, slots.Slot](), list[UUID]()
+    renews = SyncPrefectClient.renew_concurrency_lease
+    releases = SyncPrefectClient.release_concurrency_slots_with_lease
+
+    def renew(client: SyncPrefectClient, lease_id: UUID, seconds: float) -> None:
+        if lease_id in leases and when.startswith("before the API"):
+            leases[lease_id].release()
+        renews(client, lease_id, seconds)
+        if lease_id in leases:
+            leases[lease_id].release()
+
+    def release(client: SyncPrefectClient, lease_id: UUID) -> None:
+        released.append(lease_id)
+        releases(client, lease_id)
+
+    monkeypatch.setattr(SyncPrefectClient, "renew_concurrency_lease", renew)
+    monkeypatch.setattr(SyncPrefectClient, "release_concurrency_slots_with_lease", release)
     with get_client(sync_client=True) as client:
         client.update_global_concurrency_limit(_NAME, GlobalConcurrencyLimitUpdate(limit=2))
-        first, second = take(), take()
-        assert first is not None
-        assert second is not None
-        lease, renews = first.lease_id, SyncPrefectClient.renew_concurrency_lease
-        releases, released = SyncPrefectClient.release_concurrency_slots_with_lease, list[UUID]()
-
-        def renew(client: SyncPrefectClient, lease_id: UUID, seconds: float) -> None:
-            if lease_id == lease and when.startswith("before the API"):
-                first.release()
-            renews(client, lease_id, seconds)
-            if lease_id == lease:
-                first.release()
-
-        def release(client: SyncPrefectClient, lease_id: UUID) -> None:
-            released.append(lease_id)
-            releases(client, lease_id)
-
-        monkeypatch.setattr(SyncPrefectClient, "renew_concurrency_lease", renew)
-        monkeypatch.setattr(SyncPrefectClient, "release_concurrency_slots_with_lease", release)
-        first._renew(client)
+    first, second = take(), take()
+    assert first is not None
+    assert second is not None
+    lease = first.lease_id
+    assert lease is not None
+    leases[lease] = first  # from now on it is given back while it is renewed
+    first._thread.join(60)
     # Asked twice at one moment, the API takes two slots off.
     assert released == [lease]
     assert api.slots() == 1

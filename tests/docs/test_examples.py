@@ -19,7 +19,7 @@ _NOT_RUN = "<!-- not run:"
 # These are about making and removing clusters; the others attach to one that runs, by `coiled.name`.
 _MAKE_THEIR_OWN = {"clusters", "containers", "gpu", "recipes"}
 # What a newcomer reads; the other pages are run by `make long-test`.
-_FIRST = {"README", "index", "get-started"}
+_FIRST = {"README"}
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, list[str]]]:

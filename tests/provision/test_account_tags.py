@@ -141,6 +141,7 @@ def test_a_tag_that_is_ours_is_told_before_a_set_up_makes_anything(
     assert own_sandbox.client("iam").list_roles()["Roles"] == []
 
 
+@pytest.mark.long
 def test_what_is_there_without_them_stays_as_it_is(own_sandbox: Sandbox, door: Callable[..., Aws]) -> None:
     aws = door()
     with use_session(Session(aws)):

@@ -303,6 +303,7 @@ def test_fewer_workers_than_asked_are_accepted_within_wait_for_workers(
     assert len(create_cluster(plan).workers) == 2
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("service", "action"),
     [

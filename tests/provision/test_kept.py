@@ -64,6 +64,7 @@ def by(name: str, **more: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 def test_templates_say_all_there_is_to_say_and_name_the_scheduler(
     made: tuple[ClusterSpec, ClusterRecord], sandbox: Sandbox
 ) -> None:
@@ -108,6 +109,7 @@ def test_what_the_scheduler_launches_is_a_worker_of_its_cluster(
     assert "PublicIpAddress" not in there
 
 
+@pytest.mark.long
 def test_nobody_but_the_scheduler_of_the_cluster_launches_by_its_templates(
     made: tuple[ClusterSpec, ClusterRecord],
     spec: Spec,
@@ -159,6 +161,7 @@ def others(sandbox: Sandbox, record: ClusterRecord) -> dict[str, dict[str, Any]]
     }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "what",
     [

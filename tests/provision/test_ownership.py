@@ -20,7 +20,13 @@ from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.ownership import is_ours
 from prefect_coiled.cli import app
 from prefect_coiled.cluster import launch as launching
-from prefect_coiled.errors import AccessDeniedError, NameTakenError, PrefectCoiledError, ProvisionError
+from prefect_coiled.errors import (
+    AccessDeniedError,
+    NameTakenError,
+    PrefectCoiledError,
+    ProvisionError,
+    UnavailableError,
+)
 from prefect_coiled.events import Event, hearing
 from prefect_coiled.notifications import machines_of, read_notifications
 from prefect_coiled.plan import tags
@@ -41,7 +47,7 @@ from prefect_coiled.provision import (
 from prefect_coiled.provision.clusters import find_cluster
 from prefect_coiled.provision.sweeping import sweep_clusters
 from prefect_coiled.sandbox import Sandbox
-from prefect_coiled.tasks.names import claim_name, read_holder
+from prefect_coiled.tasks.names import claim_name, kept_young, read_holder
 from prefect_coiled.tasks.steps import Session, use_session
 
 NUMBER, OTHER = "123456789012", "222222222222"
@@ -335,3 +341,71 @@ def test_a_lease_is_given_back_where_what_was_done_under_it_failed(aws: Aws) -> 
         fail()
     assert not leases.is_held(aws, name)
     assert aws.fence is None
+
+
+def test_a_lease_counts_from_when_it_was_written_though_the_reply_was_lost(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, later = "/prefect-coiled/team/proof", [0.0]
+    claims, reads, now = leases.claim, leases.read_with_age, leases._now
+
+    def claim(*args: Any) -> bool:
+        claims(*args)
+        return False  # as after a reply that was lost, to somebody whose laptop slept
+
+    def read(door: Aws, key: str) -> tuple[str, float] | None:
+        found = reads(door, key)
+        return (found[0], found[1] + 40) if found else None
+
+    monkeypatch.setattr(leases, "claim", claim)
+    monkeypatch.setattr(leases, "read_with_age", read)
+    monkeypatch.setattr(leases, "_now", lambda: now() + later[0])
+    held = leases.take(aws, name)
+    assert held()
+    later[0] = 10.0
+    assert not held(), "in ten seconds somebody else may take it over"
+    parameters.delete_parameters(aws, [name])
+
+
+def test_a_lease_that_cannot_be_given_back_in_time_is_left_to_whoever_takes_it(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, later, tried = "/prefect-coiled/team/proof", [0.0], list[float]()
+    now = leases._now
+
+    def fail(door: Aws, names: list[str]) -> None:
+        tried.append(later[0])
+        later[0] += 50.0
+        raise UnavailableError("deleting", "SSM has too much to do", "Wait.")
+
+    monkeypatch.setattr(leases, "_now", lambda: now() + later[0])
+    with monkeypatch.context() as patch, leases.lease(aws, name):
+        patch.setattr(leases, "delete_parameters", fail)
+    assert tried == [0.0]
+    assert parameters.read_parameter(aws, name) is not None
+    parameters.delete_parameters(aws, [name])
+
+
+def test_who_sends_packages_for_long_is_not_taken_for_dead(
+    aws: Aws, spec: Callable[..., ClusterSpec], monkeypatch: pytest.MonkeyPatch, until: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(parameters, "STARTING", 1.5)
+    plan = spec()
+    claim_name(aws, plan)
+    name = parameters.intent_of("team", plan.name)
+
+    def version() -> int:
+        reply = aws.call("ssm:GetParameter", "reading", Name=name)
+        return int(reply["Parameter"]["Version"])
+
+    with kept_young(aws, plan):
+        until(lambda: version() > 2)
+        assert read_holder(aws, plan.name) == plan.uid
+        parameters.delete_parameters(aws, [name])
+        other = spec(name=plan.name)
+        claim_name(aws, other)
+        assert read_holder(aws, plan.name) == other.uid
+    with kept_young(aws, plan):
+        threading.Event().wait(1.2)
+    assert read_holder(aws, plan.name) == other.uid, "a name that went to another one is left to it"
+    parameters.delete_parameters(aws, [name])

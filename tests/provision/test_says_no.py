@@ -300,6 +300,7 @@ KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd"
 NOT_BY_US = "because no identity-based policy allows the kms:GenerateDataKey action"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("call", "code", "message", "words"),
     [
@@ -365,6 +366,7 @@ def test_what_stands_in_the_way_is_told_as_what_it_is_and_nothing_is_left(
     assert live(sandbox) == []
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("call", "code"),
     [

@@ -243,6 +243,7 @@ async def test_an_async_transaction_whose_task_fails_rolls_back_what_its_others_
     assert await two() == ["does"]
 
 
+@pytest.mark.long
 def test_a_task_within_a_transaction_may_submit_tasks_and_run_flows(runner: CoiledTaskRunner) -> None:
     @task
     def inner(n: int) -> int:
@@ -419,3 +420,37 @@ def test_a_list_of_what_a_task_waits_for_is_taken_as_it_is_when_the_task_is_subm
     # With threads the third would wait for itself.
     ended = queue()
     assert ended == sorted(ended)
+
+
+def test_a_task_that_was_given_up_is_not_tried_again_and_its_hook_is_called_at_once(
+    runner: CoiledTaskRunner, tmp_path: Path
+) -> None:
+    def note(task: Any, run: Any, state: Any) -> None:
+        with (tmp_path / "noted").open("a") as file:
+            file.write(f"{run.id} {state.name} {task.retries}\n")
+
+    @task(timeout_seconds=0.5, retries=2, on_failure=[note])
+    def charges(seconds: float) -> None:
+        with (tmp_path / "charged").open("a") as file:
+            file.write("once\n")
+        try:
+            time.sleep(seconds)
+        finally:
+            (tmp_path / "came-back").touch()
+
+    @flow(task_runner=runner)
+    def pays() -> Any:
+        future = charges.submit(6.0)
+        future.wait()
+        noted = (tmp_path / "noted").read_text()
+        assert not (tmp_path / "came-back").exists()
+        eventually((tmp_path / "came-back").exists)
+        # What the engine makes of it: a sign that it is over is that another task of that thread's ran.
+        for _ in range(4):
+            now.submit().result()
+        return future.task_run_id, noted
+
+    run, noted = pays()
+    assert noted == f"{run} TimedOut 2\n"
+    assert (tmp_path / "noted").read_text() == noted
+    assert (tmp_path / "charged").read_text() == "once\n"

@@ -199,6 +199,7 @@ def test_a_flow_ends_only_after_the_tasks_it_forgot(runner: CoiledTaskRunner) ->
     assert (on_server, tasks) == ("Completed", {"slow": ["Completed"] * 3})
 
 
+@pytest.mark.long
 def test_a_task_that_fails_by_itself_keeps_prefects_rules(runner: CoiledTaskRunner) -> None:
     @task
     def fails() -> None:

@@ -91,8 +91,19 @@ def test_a_machine_that_aws_does_not_list_yet_counts_for_a_while(fleet: Fleet, c
     assert fleet.seen([]) == set()
     assert set(fleet.workers) == {"a", "b"}
     clock.now = 121.0
+    assert fleet.seen([machine("a")]) == set(), "a single list may be incomplete"
     assert fleet.seen([machine("a")]) == {"b"}
     assert set(fleet.workers) == {"a"}
+
+
+def test_one_list_that_lacks_machines_ends_none(fleet: Fleet, clock: Clock) -> None:
+    clock.now = 3600.0
+    for _ in range(3):
+        assert fleet.seen([]) == set()
+        assert set(fleet.workers) == {"a", "b"}
+        assert fleet.seen([machine("a"), machine("b")]) == set()
+    assert set(fleet.workers) == {"a", "b"}
+    assert not fleet.joined(["a", "b"]), "neither is a stranger"
 
 
 def test_a_machine_that_was_terminated_does_not_come_back_by_an_old_list(fleet: Fleet) -> None:

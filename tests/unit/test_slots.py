@@ -37,6 +37,8 @@ class Api:
             raise answer
         return SimpleNamespace(json=lambda: {"lease_id": str(LEASE)})
 
+    def renew_concurrency_lease(self, *args: Any) -> None: ...
+
     def release_concurrency_slots_with_lease(self, lease_id: Any) -> None: ...
 
 
@@ -111,3 +113,45 @@ def test_a_slot_that_nobody_holds_is_given_back_once_the_api_is_there_again() ->
     slot._renew(api)  # type: ignore[arg-type]
     assert (asked, api.answers) == (["renew", "release", "release"], [])
     slot._over.set()
+
+
+class Restarted(Api):
+    """An API that was started anew: it counts a slot, and says nothing of a lease that it does not know."""
+
+    def __init__(self, away: int = 0) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self.away = away
+
+    def renew_concurrency_lease(self, *args: Any) -> None:
+        if self.away:
+            self.away -= 1
+            raise httpx.ConnectError("away")
+        self.asked.append("renew")
+        raise status(410)
+
+    def release_concurrency_slots_with_lease(self, lease_id: Any) -> None:
+        self.asked.append("release the lease")
+
+    def release_concurrency_slots(self, *args: Any) -> None:
+        self.asked.append("release the slot")
+
+
+@pytest.mark.parametrize("away", [0, 2])
+def test_a_slot_is_given_back_to_an_api_that_has_lost_its_lease(
+    away: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = Restarted(away)
+    monkeypatch.setattr(slots, "get_client", lambda **_: api)
+    monkeypatch.setattr(slots, "_PAUSE", 0.0)
+    slot = slots.Slot("limit", LEASE)
+    slot.release()
+    slot.release()
+    assert api.asked == ["renew", "release the slot"]
+
+
+def test_a_lease_that_ran_out_takes_no_slot_of_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    api, times = Restarted(), iter([0.0, *[1000.0] * 100])
+    monkeypatch.setattr(slots, "get_client", lambda **_: api)
+    slots.Slot("limit", LEASE, clock=lambda: next(times)).release()
+    assert api.asked == ["renew"]
