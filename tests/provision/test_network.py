@@ -145,6 +145,7 @@ def doors(sandbox: Sandbox, name: str) -> set[tuple[int, str]]:
 EVERYWHERE = "0.0.0.0/0"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("keywords", "open_to"),
     [
