@@ -100,7 +100,7 @@ def until() -> Callable[..., Any]:
     def wait(check: Callable[[], Any], seconds: float = 30.0) -> Any:
         end = time.monotonic() + 5 * seconds  # the patience of a busy machine
         while not (found := check()):
-            assert time.monotonic() < end, f"not within {seconds} s: {check}"
+            assert time.monotonic() < end, f"not within {5 * seconds} s: {check}"
             time.sleep(0.05)
         return found
 

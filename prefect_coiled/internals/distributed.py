@@ -69,10 +69,8 @@ class Place:
 
     def leave(self) -> None:
         """Leave it, unless that was done before: the pool makes another thread."""
-        if self._executor is None:
-            return
         with threadpoolexecutor.threads_lock:
-            if self._thread not in self._executor._threads:
+            if self._executor is None or self._thread not in self._executor._threads:
                 return
             self._executor._threads.remove(self._thread)
             self._executor._adjust_thread_count()
@@ -87,6 +85,8 @@ class Place:
 
     def end(self) -> None:
         """Called by the place's own thread as its task ends: one that has left its pool ends after it."""
+        with threadpoolexecutor.threads_lock:
+            self._executor = None  # what its task left running has no place any more
         if self._left:
             threadpoolexecutor.thread_state.proceed = False
 
@@ -103,6 +103,7 @@ class StandIn:
         self._executor = getattr(threadpoolexecutor.thread_state, "executor", None)
         self._state = dict(thread_state.__dict__)
         self._other: threading.Thread | None = None
+        self._over = False
 
     def enter(self) -> None:
         """Take the place; called by the thread that takes it."""
@@ -121,9 +122,22 @@ class StandIn:
         if self._executor is None or self._other is None:
             return
         with threadpoolexecutor.threads_lock:
+            self._over = True
             if self._other in self._executor._threads:
                 self._executor._threads.discard(self._other)
                 self._executor._threads.add(self._mine)
             else:
                 # It has left the pool, which has made another thread: this one ends after its task.
                 threadpoolexecutor.thread_state.proceed = False
+
+    def end(self) -> None:
+        """Called by the other thread, last of all.
+
+        It may be back in the pool though who waited for it has gone: the pool would count it for good.
+        """
+        if self._executor is None:
+            return
+        with threadpoolexecutor.threads_lock:
+            if self._over and self._other in self._executor._threads:
+                self._executor._threads.discard(self._other)
+                self._executor._adjust_thread_count()

@@ -8,6 +8,7 @@ This module imports nothing that a bare worker lacks.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
@@ -16,6 +17,8 @@ import cloudpickle  # type: ignore[import-untyped]
 from prefect.logging import get_logger
 
 from prefect_coiled.task_runner.shipping import dumps
+
+_lock = threading.Lock()
 
 
 class NotSent:
@@ -36,6 +39,7 @@ class Parameters:
 
     def __init__(self, written: dict[str, bytes]) -> None:
         self._written = written
+        self._values: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Parameters:
@@ -55,11 +59,20 @@ class Parameters:
         return cls(written)
 
     def read(self) -> dict[str, Any]:
-        """On a worker: the parameters."""
-        values: dict[str, Any] = {}
-        for name, data in self._written.items():
-            try:
-                values[name] = cloudpickle.loads(data)
-            except Exception as error:  # of a package that is not here, for instance
-                values[name] = NotSent(name, f"{type(error).__name__}: {error}")
-        return values
+        """On a worker: the parameters, read once for all of its threads."""
+        with _lock:
+            if self._values is None:
+                self._values = {name: _read(name, data) for name, data in self._written.items()}
+                self._written = {}
+            return dict(self._values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As it is sent."""
+        return {"_written": self._written, "_values": None}
+
+
+def _read(name: str, data: bytes) -> Any:
+    try:
+        return cloudpickle.loads(data)
+    except Exception as error:  # of a package that is not here, for instance
+        return NotSent(name, f"{type(error).__name__}: {error}")

@@ -24,7 +24,7 @@ from weakref import ref
 import distributed
 from distributed.scheduler import KilledWorker
 from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture, PrefectFutureList
+from prefect.futures import PrefectFuture, PrefectFutureList, PrefectTaskRunFuture
 from prefect.logging import get_logger
 from prefect.tasks import Task
 from prefect_dask.task_runners import PrefectDaskFuture
@@ -89,6 +89,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
         self._bound = False
         # What came along with the news, once it was asked for.
         self._known: tuple[Any, ...] = ()
+        self._linked: int | None = None
         # Made by who waits: most futures of many are never waited for while their task runs.
         self._news: threading.Event | None = None
         self._callbacks: list[Callable[[PrefectFuture[R]], None]] = []
@@ -219,7 +220,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
                 self._known = (value,) if there else ()
             if self._known:
                 known: R = self._known[0]
-                link(known, self.task_run_id, self._flow_run_id)
+                self._link(known)
                 return known
         self._take(tell=True)
         assert self._final_state is not None
@@ -232,11 +233,18 @@ class CoiledFuture(PrefectDaskFuture[R]):
         record = self._final_state.data
         if isinstance(record, RemoteRecord):
             # As `State.result` does it, which changes threads for that.
-            found: R = record.result
-            link(found, self.task_run_id, self._flow_run_id)
+            found: R = self._known[0] if self._known else record.result
+            self._known = (found,) if record.is_told else ()
+            self._link(found)
             return found
         given: R = self._final_state.result(raise_on_failure=raise_on_failure, _sync=True)  # type: ignore[call-overload]
         return given
+
+    def _link(self, result: R) -> None:
+        """Note once of which task run it is; again where it is made anew."""
+        if self._linked != id(result):
+            self._linked = id(result)
+            link(result, self.task_run_id, self._flow_run_id)
 
     @property
     def state(self) -> State[R]:
@@ -380,7 +388,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
             report([Ended(self.task, self.task_run_id, self._final_state)])
 
 
-class EndedFuture(PrefectFuture[R]):
+class EndedFuture(PrefectTaskRunFuture[R]):
     """A task run that has ended, as who submitted it returned it: to whoever asks the task for its result."""
 
     def __init__(self, task_run_id: UUID, state: State[R]) -> None:
@@ -395,7 +403,10 @@ class EndedFuture(PrefectFuture[R]):
         future.wait()
         state = future.state
         if isinstance(state.data, RemoteRecord):
-            state = state.model_copy(update={"data": state.data.fetch_now()})
+            try:
+                state = state.model_copy(update={"data": state.data.fetch_now()})
+            except TaskLostError as lost:
+                state = crashed(lost)
         return cls(future.task_run_id, state)
 
     @property

@@ -18,6 +18,8 @@ from prefect.utilities.engine import link_state_to_task_run_result
 _UNTOLD = (bool, int, float, type(None))
 
 
+# A text, a list or a dictionary is known by its place in memory alone, as with threads: once it is gone,
+# another one in its place may be taken for it.
 def link(result: Any, task_run_id: UUID, flow_run_id: UUID | None) -> None:
     """Note of what task run the flow run that is in context has a result.
 

@@ -25,6 +25,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 from uuid import uuid4
+from weakref import WeakSet
 
 import distributed
 from prefect.client.schemas.objects import RunInput
@@ -104,6 +105,7 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
         self._ledger = Ledger()
         self._settled = False
         self._recording = Recording()
+        self._given: WeakSet[CoiledFuture[Any]] = WeakSet()
 
     # Tasks
 
@@ -158,6 +160,7 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
             future,
         )
         if on_worker():
+            self._given.add(future)
             Part.begin_one(future)
             self._ledger.add(future)
             self._send(request)
@@ -203,9 +206,9 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
         return CoiledFutureList(futures)  # type: ignore[abstract]
 
     @property
-    def has_submitted(self) -> bool:
-        """Whether this one, of a task on a worker, has sent tasks."""
-        return self._submission is not None
+    def has_given(self) -> bool:
+        """Whether somebody still has a future of a task that this one sent."""
+        return bool(self._given)
 
     def _present_submission(self) -> Submission | None:
         """What sends tasks; none while the cluster is being made, in an async flow."""

@@ -7,6 +7,7 @@ This module imports nothing that a bare worker lacks.
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -62,7 +63,7 @@ def slot_given_back() -> Iterator[Slot]:
     slot = Slot()
     try:
         yield slot
-    except TimeoutError:
+    except (TimeoutError, CancelledError):  # the second is how Prefect's own time limits come
         slot.stay_away()
         raise
     finally:

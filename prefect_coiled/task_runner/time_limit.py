@@ -26,6 +26,7 @@ from prefect.tasks import Task
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from prefect_coiled.internals.distributed import StandIn
+from prefect_coiled.task_runner.slot import own_place
 
 #: Seconds that Prefect's own interruption has, which is the better one: the task may clean up.
 GRACE = 1.0
@@ -110,10 +111,12 @@ def run_within(
         stand_in.enter()
         _present.set(limit)
         try:
-            found.state = function()
+            with own_place():
+                found.state = function()
         except BaseException as error:  # it is raised in the worker's thread
             found.error = error
         found.over.set()
+        stand_in.end()
 
     thread = threading.Thread(
         target=copy_context().run, args=(work,), name="prefect-coiled-task", daemon=True
@@ -132,8 +135,8 @@ def run_within(
                     thread.name,
                     extra=about,
                 )
-                _tell_hooks(seen, limit, state, about)
                 left_behind(thread)
+                _tell_hooks(seen, limit, state, about)
                 return state
     finally:
         stand_in.leave()
@@ -157,19 +160,23 @@ def _disown(task: Task[Any, Any]) -> Task[Any, Any]:
 
 def _tell_hooks(task: Task[Any, Any], limit: Limit, state: State[Any], about: dict[str, str]) -> None:
     """Call the task's hooks for a failure, as its engine does."""
-    told: dict[str, Any] = (limit.last.get("payload") or {}).get("task_run") or {}
-    context = FlowRunContext.get()
-    whose = {"flow_run_id": context.flow_run.id} if context is not None and context.flow_run else {}
-    run = TaskRun.model_validate({**told, **whose, "id": limit.run, "state": state})
     for hook in task.on_failure_hooks:
         try:
-            result: Any = hook(task, run, state)
+            result: Any = hook(task, _run_of(limit, state), state)
             if inspect.iscoroutine(result):
                 run_coro_as_sync(result)
         except Exception:
             get_logger("prefect.task_runs").exception(
                 "Hook %s failed", getattr(hook, "__name__", hook), extra=about
             )
+
+
+def _run_of(limit: Limit, state: State[Any]) -> TaskRun:
+    """The task run, by what its last event said of it."""
+    told: dict[str, Any] = (limit.last.get("payload") or {}).get("task_run") or {}
+    context = FlowRunContext.get()
+    whose = {"flow_run_id": context.flow_run.id} if context is not None and context.flow_run else {}
+    return TaskRun.model_validate({**told, **whose, "id": limit.run, "state": state})
 
 
 class _Found:

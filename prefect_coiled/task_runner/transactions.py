@@ -13,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
+from contextlib import suppress
 from contextvars import copy_context
 from inspect import iscoroutine
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import ConfigurationError
 from prefect.results import get_result_store
 from prefect.transactions import (
     CommitMode,
@@ -67,9 +69,9 @@ def part_of(parent: Transaction) -> bytes:
         return pickle.dumps(None)
     persisted = child.key if child.write_on_commit and child.is_staged() else None
     values = cloudpickle.dumps(stored_values(child))
-    holds = child.isolation_level == IsolationLevel.SERIALIZABLE and child.store is not None
-    # The lock on the key, which the flow's transaction gives back as it commits or undoes.
-    lock = (child.key, child._holder) if holds and child.key else None
+    # The lock on the key, which the flow's transaction gives back as it commits; one that failed has done so.
+    serial = child.isolation_level == IsolationLevel.SERIALIZABLE and child.store is not None
+    lock = (child.key, child._holder) if serial and child.key and not child.is_rolled_back() else None
     return pickle.dumps((child.state.value, persisted, values, lock))
 
 
@@ -129,7 +131,7 @@ class Part(Transaction):
         if lock is not None:
             self.key, self._holder = lock
             self.isolation_level = IsolationLevel.SERIALIZABLE
-            self._write_to(future.task)
+            self.__dict__["context"].copy().run(self._write_to, future.task)
         self.__dict__["persists"] = bool(told[1])
         self.state = TransactionState(state)
         if self.state == TransactionState.STAGED:
@@ -145,7 +147,11 @@ class Part(Transaction):
         report([Ended(future.task, future.task_run_id, state)])
 
     def commit(self) -> bool:
-        """Commit what the task did; waits for its end."""
+        """Commit what the task did; waits for its end.
+
+        Raises:
+            RuntimeError: It failed, and has undone all: Prefect goes on to commit the rest otherwise.
+        """
         future = self.__dict__["future"]
         future.wait()
         if self._take() == TransactionState.STAGED and self.__dict__.get("persists"):
@@ -153,7 +159,12 @@ class Part(Transaction):
             self._staged_value = data.fetch_now() if isinstance(data, RemoteRecord) else data
             self._write_to(future.task)
             self.write_on_commit = True
-        elif self.state == TransactionState.ACTIVE:
+        elif self.state == TransactionState.ROLLED_BACK:
+            raise RuntimeError(f"task {future.task.name!r} failed, and the transaction was rolled back")
+        elif self.state != TransactionState.STAGED:
+            if self.store is not None and self.key:  # of a task whose result was there already
+                with suppress(ValueError, ConfigurationError):  # the lock's manager may be the worker's alone
+                    self.store.release_lock(self.key, holder=self._holder)
             return False
         return super().commit()
 

@@ -164,7 +164,7 @@ def _run(here: Hydrated, call: Call, task: Task[Any, Any], transaction: Any, tra
 def _end_futures(state: State[Any]) -> None:
     """Have no future of this process in a result: who asks for it gets those that have ended."""
     flow_run, record = FlowRunContext.get(), state.data
-    if flow_run is None or not getattr(flow_run.task_runner, "has_submitted", False):
+    if flow_run is None or not getattr(flow_run.task_runner, "has_given", False):
         return
     if isinstance(record, ResultRecord):
 

@@ -60,8 +60,12 @@ def kept_young(aws: Aws, spec: ClusterSpec) -> Iterator[None]:
     def keep() -> None:
         while not over.wait(parameters.STARTING / 3):
             with suppress(PrefectCoiledError):  # the next one is in time as well
-                if read_holder(door, spec.name) == spec.uid:
-                    parameters.renew(door, name, spec.encode())
+                if read_holder(door, spec.name) != spec.uid:
+                    return
+                if parameters.renew(door, name, spec.encode()) == 1:
+                    # Its first version: it was removed at this moment, and was to stay so.
+                    parameters.delete_parameters(door, [name])
+                    return
 
     thread = threading.Thread(target=keep, name="intent", daemon=True)
     thread.start()

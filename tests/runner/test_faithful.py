@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -429,6 +430,11 @@ def test_a_task_that_was_given_up_is_not_tried_again_and_its_hook_is_called_at_o
         with (tmp_path / "noted").open("a") as file:
             file.write(f"{run.id} {state.name} {task.retries}\n")
 
+    @task
+    def is_at_it(seconds: float) -> bool:
+        time.sleep(seconds)  # so that each worker has some
+        return any(thread.name == "prefect-coiled-task" for thread in threading.enumerate())
+
     @task(timeout_seconds=0.5, retries=2, on_failure=[note])
     def charges(seconds: float) -> None:
         with (tmp_path / "charged").open("a") as file:
@@ -445,9 +451,7 @@ def test_a_task_that_was_given_up_is_not_tried_again_and_its_hook_is_called_at_o
         noted = (tmp_path / "noted").read_text()
         assert not (tmp_path / "came-back").exists()
         eventually((tmp_path / "came-back").exists)
-        # What the engine makes of it: a sign that it is over is that another task of that thread's ran.
-        for _ in range(4):
-            now.submit().result()
+        eventually(lambda: not any(is_at_it.map([0.5] * 4).result()))
         return future.task_run_id, noted
 
     run, noted = pays()
