@@ -458,3 +458,23 @@ def test_a_task_that_was_given_up_is_not_tried_again_and_its_hook_is_called_at_o
     assert noted == f"{run} TimedOut 2\n"
     assert (tmp_path / "noted").read_text() == noted
     assert (tmp_path / "charged").read_text() == "once\n"
+
+
+def test_a_transaction_whose_task_fails_though_nobody_waited_for_it_is_not_committed(
+    runner: CoiledTaskRunner,
+) -> None:
+    told: list[str] = []
+
+    @task
+    def fails() -> None:
+        raise ValueError("mine")
+
+    @flow(task_runner=runner)
+    def writes() -> str:
+        with transaction() as whole:
+            whole.stage("x", on_commit_hooks=[lambda txn: told.append("committed")])
+            fails.submit()
+        return whole.state.name
+
+    assert writes() == "ROLLED_BACK"
+    assert told == []
