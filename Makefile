@@ -17,7 +17,7 @@ APART := tests/soak tests/netns tests/ui tests/vm tests/qemu tests/clients tests
 LONG := tests/deployments tests/bare $(addprefix tests/cli/test_,backend_options.py environment_diff.py failures.py interrupted.py json.py no_server.py pipes.py places.py role.py) \
   $(addprefix tests/cluster/test_,adapting.py api_keys.py architectures.py beside_local.py broken_off.py containers.py costs.py doctor.py ends.py fresh_account.py gpu.py \
     heavy_use.py instance_policy.py lending.py logs_in_prefect.py machines_counted.py notebook.py one_address.py other_places.py \
-    results.py results_by_option.py shared_name.py sharing.py shipped_flows.py spot.py watching.py) \
+    one_port.py results.py results_by_option.py shared_name.py sharing.py shipped_flows.py spot.py watching.py who_is_told.py) \
   $(addprefix tests/provision/test_,account_settings.py closed_ways.py daylight_saving.py destruction.py \
     each_call.py known.py organisations.py permissions.py plans.py regions.py registry.py removals_refused.py rotated_keys.py story.py ways_down.py what_is_left.py) \
   $(addprefix tests/runner/test_,https.py processes.py relay_away.py relay_ends.py served.py situations.py) \

@@ -152,6 +152,7 @@ def administrator(
 APPLIED = {f"arn:aws:iam::123456789012:policy/coiled-{phase}-applied" for phase in ("setup", "ongoing")}
 
 
+@pytest.mark.long
 def test_a_user_is_made_with_policies_and_a_key_that_works(
     aws: Sandbox, administrator: Callable[..., Result]
 ) -> None:

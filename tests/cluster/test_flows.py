@@ -89,6 +89,7 @@ def test_a_flow_gets_a_cluster_of_its_own_shown_as_subflows_and_gone_afterwards(
     assert "workers: 1 ready (of 1)" in text
 
 
+@pytest.mark.long
 async def test_an_async_flow_waits_for_its_cluster_without_blocking(sandbox: Sandbox, live: Live) -> None:
     @flow(task_runner=CoiledTaskRunner(**SMALL))
     async def squares() -> int:

@@ -258,6 +258,7 @@ def test_flow_runs_with_different_modules_of_one_name_are_not_mixed_on_one_clust
     assert mine() == 1
 
 
+@pytest.mark.long
 def test_a_module_that_workers_lack_is_named_with_what_to_do(
     runner: CoiledTaskRunner, project: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
