@@ -306,7 +306,7 @@ def test_the_environment_of_a_sandbox_holds_no_secret(monkeypatch):
 
 
 @pytest.mark.parametrize("said", [b"", b"POST / HTTP/1.1\r\nHost: x\r\n"])
-def test_hundreds_of_connections_that_say_nothing_keep_nobody_out(sandbox, said):
+def test_hundreds_of_connections_that_say_nothing_keep_nobody_out(sandbox, said, until):
     host, port = urlsplit(sandbox.endpoint).netloc.split(":")
     with ExitStack() as held:
         for _ in range(200):
@@ -314,7 +314,8 @@ def test_hundreds_of_connections_that_say_nothing_keep_nobody_out(sandbox, said)
             silent.sendall(said)
         assert vpcs(sandbox) >= 0
         assert ask(sandbox, "GET", "/")[0] == 403
-        assert psutil.Process(sandbox.info.pid).num_threads() < 120
+        # Threads of those that were let go end a little later.
+        until(lambda: psutil.Process(sandbox.info.pid).num_threads() < 120)
 
 
 def processes_below(pid):
