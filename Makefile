@@ -24,10 +24,13 @@ LONG := tests/deployments tests/bare $(addprefix tests/cli/test_,backend_options
   $(addprefix tests/sandbox/test_,bare_machines.py docker.py loaded_late.py orphans.py) tests/lost_work/test_server_away.py \
   $(addprefix tests/netns/test_,from_nothing.py network_gone.py to_aws.py)
 
-# Of the parts, those of which no dependency has a say: policies, patterns, how a project's own files are found and packed.
-OF_OURS_ALONE := block_documents circles dask_files imports linux_needs modules package_kinds patterns policies policy_matrix proof tags
+# Of the parts, those in which a dependency has a say.
+OF_DEPENDENCIES := anteroom api_errors as_installed blocks by_name caller certificates credentials dask_config entries errors \
+  gate hints internals keeping main_script newer_database one_port outbox places recording relay_answering relay_events \
+  relay_exchange relay_forwarder relay_kept_blocks renewed secrets shipping short_visits slots temporary_server time_limit \
+  tls waits worker_settings
 
-# What touches the dependencies: the parts, the command line, a flow on a cluster of the sandbox, tasks; and
+# What touches the dependencies: such parts, the command line, a flow on a cluster of the sandbox, tasks; and
 # prefect-dask's own tests, those of the release that is there.
 VERSIONS_TESTS := \
   tests/upstream/test_upstream.py \
@@ -35,7 +38,7 @@ VERSIONS_TESTS := \
   tests/runner/test_tasks.py::test_async_flows_and_async_tasks \
   tests/runner/test_tasks.py::test_get_dask_client_works_with_tls_inside_a_task \
   tests/runner/test_tasks.py::test_the_shipped_context_has_the_parts_that_prefect_serialises \
-  tests/cli/test_help.py tests/unit $(addprefix --ignore tests/unit/test_,$(addsuffix .py,$(OF_OURS_ALONE))) \
+  tests/cli/test_help.py $(patsubst %,tests/unit/test_%.py,$(OF_DEPENDENCIES)) \
   --deselect tests/unit/test_credentials.py::test_an_endpoint_that_does_not_answer_is_told_in_one_line
 
 # An environment of its own, of the versions that a strategy of uv's takes, and in it the tests:
