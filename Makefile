@@ -25,7 +25,7 @@ LONG := tests/deployments tests/bare $(addprefix tests/cli/test_,backend_options
   $(addprefix tests/netns/test_,from_nothing.py network_gone.py to_aws.py)
 
 # Of the parts, those in which a dependency has a say.
-OF_DEPENDENCIES := anteroom api_errors as_installed blocks by_name caller certificates credentials dask_config entries errors \
+OF_DEPENDENCIES := anteroom api_errors blocks by_name caller certificates credentials dask_config entries errors \
   gate hints internals keeping main_script newer_database one_port outbox places recording relay_answering relay_events \
   relay_exchange relay_forwarder relay_kept_blocks renewed secrets shipping short_visits slots temporary_server time_limit \
   tls waits worker_settings
