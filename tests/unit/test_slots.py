@@ -94,7 +94,9 @@ def test_an_api_that_does_not_come_back_is_given_up(monkeypatch: pytest.MonkeyPa
         take(monkeypatch, Api(*[httpx.ConnectError("gone")] * 100), seconds=30.0)
 
 
-def test_a_slot_that_nobody_holds_is_given_back_once_the_api_is_there_again() -> None:
+def test_a_slot_that_nobody_holds_is_given_back_once_the_api_is_there_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[str] = []
 
     class Anew(Api):
@@ -108,11 +110,12 @@ def test_a_slot_that_nobody_holds_is_given_back_once_the_api_is_there_again() ->
                 raise httpx.ConnectError("away")
 
     slot, api = slots.Slot("limit", LEASE), Anew(None)
+    monkeypatch.setattr(slots, "get_client", lambda **_: api)
     with pytest.raises(httpx.ConnectError):
         slot._renew(api)  # type: ignore[arg-type]
     slot._renew(api)  # type: ignore[arg-type]
     assert (asked, api.answers) == (["renew", "release", "release"], [])
-    slot._over.set()
+    slot.release()
 
 
 class Restarted(Api):
