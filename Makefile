@@ -30,8 +30,7 @@ OF_DEPENDENCIES := anteroom api_errors blocks by_name caller certificates creden
   relay_exchange relay_forwarder relay_kept_blocks renewed secrets shipping short_visits slots temporary_server time_limit \
   tls waits worker_settings
 
-# What touches the dependencies: such parts, the command line, a flow on a cluster of the sandbox, tasks. With the
-# newest, prefect-dask's own tests too, those of the release that is there.
+# What touches the dependencies: such parts, the command line, a flow on a cluster of the sandbox, tasks.
 VERSIONS_TESTS := \
   tests/cluster/test_flows.py::test_a_flow_gets_a_cluster_of_its_own_shown_as_subflows_and_gone_afterwards \
   tests/runner/test_tasks.py::test_async_flows_and_async_tasks \
@@ -41,12 +40,12 @@ VERSIONS_TESTS := \
   --deselect tests/unit/test_credentials.py::test_an_endpoint_that_does_not_answer_is_told_in_one_line
 
 # An environment of its own, of the versions that a strategy of uv's takes, and in it the tests:
-# $(call with_versions,NAME,STRATEGY,MORE TESTS).
+# $(call with_versions,NAME,STRATEGY).
 define with_versions
 	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python .venv-$(1)
 	$(BIN)/python -m uv pip install --quiet --python .venv-$(1)/bin/python --resolution $(2) --upgrade \
 	  --editable ".[sandbox,dataframe]" -r tests/versions.txt
-	.venv-$(1)/bin/python -m pytest -p no:cacheprovider --durations 5 --numprocesses 2 --dist loadfile $(3) $(VERSIONS_TESTS)
+	.venv-$(1)/bin/python -m pytest -p no:cacheprovider --durations 5 --numprocesses 2 --dist loadfile $(VERSIONS_TESTS)
 endef
 
 .PHONY: demo test long-test clients-test again netns-test vm-test qemu-test ui-test screens check build docs lock format clean \
@@ -145,7 +144,7 @@ oldest-test: $(STAMP)  ## the library with the oldest dependencies that it says 
 	$(call with_versions,oldest,lowest-direct)
 
 newest-test: $(STAMP)  ## the same with the newest that are out: a release that breaks us is seen here
-	$(call with_versions,newest,highest,tests/upstream/test_upstream.py)
+	$(call with_versions,newest,highest)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
