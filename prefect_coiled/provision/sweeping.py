@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -111,21 +111,23 @@ def sweep_clusters(session: Session, plan: Plan) -> tuple[Removal, list[AwsError
             swept, refused = _sweep_cluster(session.aws, name, uid)
         except CredentialsError as error:
             why, others = error.diagnosis.why, clusters[n + 1 :] if error.left else clusters[n:]
-            of_others = {c.resource_id: c for c in plan.todo if Cluster(c.cluster, c.uid) in others}
-            rest = {one: priced(why, c.usd_per_hour) for one, c in of_others.items()}
-            error.left = {**undone(plan, why), **total.left, **rest, **error.left}
+            error.left = {**undone(plan, why), **total.left, **_not_begun(plan, others, why), **error.left}
             raise
         except AwsError as error:
             errors.append(error)
-            own = {c.resource_id: c for c in plan.todo if (c.cluster, c.uid) == (name, uid)}
-            why = error.diagnosis.why
-            left = error.left or {one: priced(why, c.usd_per_hour) for one, c in own.items()}
+            left = error.left or _not_begun(plan, [Cluster(name, uid)], error.diagnosis.why)
             total += Removal(left=dict(left))
             continue
         session.aws.tell("sweep_cluster", f"removed {swept}", cluster=name, uid=uid, removal=swept)
         total += swept
         failed += refused
     return total, errors, failed
+
+
+def _not_begun(plan: Plan, clusters: Sequence[Cluster], why: str) -> dict[str, str]:
+    """What a plan would have removed of clusters that nothing was removed of."""
+    doomed = [c for c in plan.todo if Cluster(c.cluster, c.uid) in clusters]
+    return {c.resource_id: priced(why, c.usd_per_hour) for c in doomed}
 
 
 @task(name="sweep cluster", task_run_name="sweep cluster {name}", cache_policy=NO_CACHE, persist_result=False)

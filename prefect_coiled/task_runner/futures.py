@@ -89,7 +89,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
         self._bound = False
         # What came along with the news, once it was asked for.
         self._known: tuple[Any, ...] = ()
-        self._linked: int | None = None
+        self._linked = False
         # Made by who waits: most futures of many are never waited for while their task runs.
         self._news: threading.Event | None = None
         self._callbacks: list[Callable[[PrefectFuture[R]], None]] = []
@@ -213,15 +213,9 @@ class CoiledFuture(PrefectDaskFuture[R]):
         self._wait_for_end(timeout)
         raise_if_flow_run_suspension_requested()
         self.waited = True
-        if self._final_state is None and self.ending is not None:
-            # Of many small tasks the states, which nobody asked for, would be most of what is kept.
-            if not self._known:
-                there, value = self.ending.known_result()
-                self._known = (value,) if there else ()
-            if self._known:
-                known: R = self._known[0]
-                self._link(known)
-                return known
+        # Of many small tasks the states, which nobody asked for, would be most of what is kept.
+        if self._final_state is None and self._came_along():
+            return self._linked_result(self._known[0])
         self._take(tell=True)
         assert self._final_state is not None
         if self.loss is not None:
@@ -233,18 +227,23 @@ class CoiledFuture(PrefectDaskFuture[R]):
         record = self._final_state.data
         if isinstance(record, RemoteRecord):
             # As `State.result` does it, which changes threads for that.
-            found: R = self._known[0] if self._known else record.result
-            self._known = (found,) if record.is_told else ()
-            self._link(found)
-            return found
+            return self._linked_result(self._known[0] if self._came_along() else record.result)
         given: R = self._final_state.result(raise_on_failure=raise_on_failure, _sync=True)  # type: ignore[call-overload]
         return given
 
-    def _link(self, result: R) -> None:
-        """Note once of which task run it is; again where it is made anew."""
-        if self._linked != id(result):
-            self._linked = id(result)
+    def _came_along(self) -> bool:
+        """Whether the result came along with the news; it is read once, and the same each time."""
+        if not self._known and self.ending is not None:
+            there, value = self.ending.known_result()
+            self._known = (value,) if there else ()
+        return bool(self._known)
+
+    def _linked_result(self, result: R) -> R:
+        """The result, of which it is noted once whose it is."""
+        if not self._linked:
+            self._linked = True
             link(result, self.task_run_id, self._flow_run_id)
+        return result
 
     @property
     def state(self) -> State[R]:

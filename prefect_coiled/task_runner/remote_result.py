@@ -38,12 +38,6 @@ class RemoteRecord(ResultRecord[Any]):
                 return value
         return getattr(self.fetch_now(), name)
 
-    @property
-    def is_told(self) -> bool:
-        """Whether the result came along with the news, and is made anew each time that it is asked for."""
-        known = self.__dict__
-        return "record" not in known and bool(known["ending"].known_result()[0])
-
     def fetch_now(self) -> Any:
         """The record itself, which is here from now on."""
         known = self.__dict__

@@ -15,7 +15,7 @@ LOST = "i-0001"
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
+def cluster() -> Any:
     """Two workers, one of which was away when ten were asked for."""
     made: Any = object.__new__(ScalingCluster)
     asked: list[int] = []
