@@ -16,22 +16,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from importlib.metadata import packages_distributions, version
 from typing import Any, TypeVar
 from uuid import UUID
 from weakref import ref
 
 import distributed
-from distributed.scheduler import KilledWorker
 from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture, PrefectFutureList, PrefectTaskRunFuture
+from prefect.futures import PrefectFuture
 from prefect.logging import get_logger
 from prefect.tasks import Task
 from prefect_dask.task_runners import PrefectDaskFuture
 
 from prefect_coiled.errors import TaskLostError
 from prefect_coiled.internals.prefect import raise_if_flow_run_suspension_requested
-from prefect_coiled.task_runner.hints import hint_for
+from prefect_coiled.task_runner.ended_future import EndedFuture
+from prefect_coiled.task_runner.given_up import by_connection, given_up, is_cut_off
 from prefect_coiled.task_runner.lineage import link
 from prefect_coiled.task_runner.lost_tasks import Ended, crashed, report, unfinished
 from prefect_coiled.task_runner.news import Ending
@@ -46,13 +45,6 @@ _callers = ThreadPoolExecutor(1, thread_name_prefix="prefect-coiled-callbacks")
 # Seconds between two looks at what Dask says of a task: an end without news is a rare one.
 _LOOK = 0.1
 _PERSIST = "With `persist_result=True` a result outlives its worker."
-_NEXT = "Look at the workers' logs: out of memory and reclaimed spot machines are the usual causes."
-# What Dask says of a future where its client has lost the scheduler, as `FutureCancelledError.reason`.
-_CUT_OFF = "scheduler-connection-lost"
-_CONNECT = (
-    "The scheduler's machine has ended, or this one was without a network for longer than a cluster waits:"
-    " `no_client_timeout`; elsewhere 30 s, or what `distributed.comm.timeouts.tcp` says. Run it again."
-)
 
 
 class CoiledFuture(PrefectDaskFuture[R]):
@@ -172,8 +164,19 @@ class CoiledFuture(PrefectDaskFuture[R]):
 
     def __reduce__(self) -> Any:
         """Elsewhere it is one that has ended, which is waited for."""
-        ended: PrefectFuture[R] = EndedFuture.of(self)
+        ended = self.as_ended()
         return EndedFuture, (ended.task_run_id, ended.state)
+
+    def as_ended(self) -> EndedFuture[R]:
+        """Wait for the end; gives what can be sent elsewhere, with its result."""
+        self.wait()
+        state = self.state
+        if isinstance(state.data, RemoteRecord):
+            try:
+                state = state.model_copy(update={"data": state.data.fetch_now()})
+            except TaskLostError as lost:
+                state = crashed(lost)
+        return EndedFuture(self.task_run_id, state)
 
     # Waiting
 
@@ -338,7 +341,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
         """Whether it has, as this process knows it: nothing is asked."""
         if self._final_state is not None or self.ending is not None:
             return True
-        return self._bound and (self._wrapped_future.status != "pending" or _is_cut_off(self._wrapped_future))
+        return self._bound and (self._wrapped_future.status != "pending" or is_cut_off(self._wrapped_future))
 
     def _fetch(self, tell: bool) -> None:
         try:
@@ -348,33 +351,18 @@ class CoiledFuture(PrefectDaskFuture[R]):
             # Whatever is raised: it is the task's only if Dask has the task as ended. Anything
             # else is an interrupt of this very thread.
             status = self._wrapped_future.status
-            if status not in ("error", "cancelled", "lost") and not _is_cut_off(self._wrapped_future):
+            if status not in ("error", "cancelled", "lost") and not is_cut_off(self._wrapped_future):
                 raise
             # Who lost the scheduler does not know what has ended meanwhile: that it is lost is told at the
             # flow's end, after what the workers still have to tell.
-            cut_off = _is_cut_off(self._wrapped_future) or getattr(error, "reason", "") == _CUT_OFF
+            cut_off = is_cut_off(self._wrapped_future) or by_connection(error)
             self._lose(self.explain(error), tell and not cut_off)
 
     # Loss
 
     def explain(self, error: BaseException) -> TaskLostError:
         """Why Dask gave the task up, for a person."""
-        what = f"Dask gave up on task {self.task.name!r} (run {self.task_run_id})"
-        if isinstance(error, KilledWorker):
-            if str(error.task) != str(self._wrapped_future.key):
-                return TaskLostError(what, f"the task {error.task} that it depends on was lost", _NEXT)
-            died = f"the {error.allowed_failures + 1} workers that ran it died"
-            last = error.last_worker
-            said = self._last_words(str(last.name))
-            why = f"{died}, the last one being {last.address}"
-            return TaskLostError(what, f"{why}. {said}" if said else why, _NEXT)
-        if hint := hint_for(error):
-            what = f"Task {self.task.name!r} (run {self.task_run_id}) could not start on its worker"
-            return TaskLostError(what, f"{type(error).__name__}: {error}", f"{_here(error)}{hint}")
-        why = str(error) or type(error).__name__
-        said = self._last_words(None) if _is_cut_off(self._wrapped_future) else ""
-        step = _CONNECT if getattr(error, "reason", "") == _CUT_OFF else _NEXT
-        return TaskLostError(what, f"{why}. {said}" if said else why, step)
+        return given_up(self.task.name, self.task_run_id, self._wrapped_future, error, self._last_words)
 
     def _lose(self, loss: TaskLostError, tell: bool) -> None:
         with _lock:
@@ -387,74 +375,6 @@ class CoiledFuture(PrefectDaskFuture[R]):
             report([Ended(self.task, self.task_run_id, self._final_state)])
 
 
-class EndedFuture(PrefectTaskRunFuture[R]):
-    """A task run that has ended, as who submitted it returned it: to whoever asks the task for its result."""
-
-    def __init__(self, task_run_id: UUID, state: State[R]) -> None:
-        super().__init__(task_run_id)
-        self._final_state: State[R] = state
-
-    @classmethod
-    def of(cls, future: PrefectFuture[R]) -> PrefectFuture[R]:
-        """Wait for a future's end; gives what can be sent elsewhere."""
-        if not isinstance(future, CoiledFuture):
-            return future
-        future.wait()
-        state = future.state
-        if isinstance(state.data, RemoteRecord):
-            try:
-                state = state.model_copy(update={"data": state.data.fetch_now()})
-            except TaskLostError as lost:
-                state = crashed(lost)
-        return cls(future.task_run_id, state)
-
-    @property
-    def state(self) -> State[R]:
-        """Its last state."""
-        return self._final_state
-
-    @property
-    def done(self) -> bool:
-        """It has ended."""
-        return True
-
-    def wait(self, timeout: float | None = None) -> None:
-        """It has ended."""
-
-    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
-        """The task's return value; its error is raised, or returned."""
-        given: R = self._final_state.result(raise_on_failure=raise_on_failure, _sync=True)  # type: ignore[call-overload]
-        return given
-
-    def add_done_callback(self, fn: Callable[[PrefectFuture[R]], None]) -> None:
-        """Call a function with this future, now."""
-        fn(self)
-
-
-class CoiledFutureList(PrefectFutureList[R]):
-    """The futures of a map; a task that waits for all of them lets others have its slot meanwhile."""
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait until all have ended, or for `timeout` seconds."""
-        if self._have_ended():
-            return super().wait(timeout)
-        with slot_given_back() as slot:
-            super().wait(timeout)
-            if not self._have_ended():
-                slot.stay_away()
-
-    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> list[Any]:
-        """The tasks' return values; see `CoiledFuture.result`."""
-        if self._have_ended():
-            return super().result(timeout, raise_on_failure)
-        with slot_given_back():
-            return super().result(timeout, raise_on_failure)
-
-    def _have_ended(self) -> bool:
-        futures: Any = self
-        return all(future.done for future in futures)
-
-
 def _fetch(
     asked: ref[CoiledFuture[Any]], future: distributed.Future, ending: Ending, task: str, run: UUID
 ) -> State[Any]:
@@ -462,7 +382,7 @@ def _fetch(
     try:
         state: State[Any] = future.result()
     except Exception as error:
-        if future.status not in ("error", "cancelled", "lost") and not _is_cut_off(future):
+        if future.status not in ("error", "cancelled", "lost") and not is_cut_off(future):
             raise
         if ending.persisted is not None:
             return ending.with_metadata()
@@ -474,16 +394,3 @@ def _fetch(
         what = f"The result of task {task!r} (run {run}), which has completed, is lost"
         raise TaskLostError(what, state.data.diagnosis.why, state.data.diagnosis.next_step)
     return state
-
-
-def _here(error: BaseException) -> str:
-    """What this side knows of a module that workers lack: the package that it comes with."""
-    name = getattr(error, "name", None)
-    if not isinstance(error, ModuleNotFoundError) or not name:
-        return ""
-    found = packages_distributions().get(name.partition(".")[0], [])
-    return "".join(f"It comes with {one} {version(one)}, which is installed here. " for one in found[:1])
-
-
-def _is_cut_off(future: distributed.Future) -> bool:
-    return getattr(future.client, "status", "closed") in ("closed", "closing")

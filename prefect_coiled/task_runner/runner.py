@@ -38,7 +38,8 @@ from prefect_coiled.internals.distributed import cancel
 from prefect_coiled.internals.prefect import try_again_where_reached
 from prefect_coiled.task_runner import flow_end
 from prefect_coiled.task_runner.connecting import ConnectedRunner, on_worker
-from prefect_coiled.task_runner.futures import CoiledFuture, CoiledFutureList
+from prefect_coiled.task_runner.future_list import CoiledFutureList
+from prefect_coiled.task_runner.futures import CoiledFuture
 from prefect_coiled.task_runner.ledger import Ledger, as_one, fetch_returned, unseen
 from prefect_coiled.task_runner.lost_tasks import Ended, report
 from prefect_coiled.task_runner.parcel import task_context

@@ -26,7 +26,6 @@ from opentelemetry.context import attach
 from prefect.client.schemas.objects import RunInput, State
 from prefect.context import FlowRunContext, hydrated_context
 from prefect.events.worker import EventsWorker
-from prefect.futures import PrefectFuture
 from prefect.logging import get_logger
 from prefect.logging.handlers import APILogWorker
 from prefect.results import ResultRecord  # type: ignore[attr-defined]
@@ -40,7 +39,7 @@ from prefect_coiled.node.denied import ACCOUNT_VARIABLE
 from prefect_coiled.relay import forwarder
 from prefect_coiled.task_runner import store
 from prefect_coiled.task_runner.event_batches import Batch
-from prefect_coiled.task_runner.futures import EndedFuture
+from prefect_coiled.task_runner.futures import CoiledFuture
 from prefect_coiled.task_runner.hints import add_api_hint, add_hint, advise
 from prefect_coiled.task_runner.hydration import Hydrated, hydrated
 from prefect_coiled.task_runner.large import Large
@@ -169,7 +168,7 @@ def _end_futures(state: State[Any]) -> None:
     if isinstance(record, ResultRecord):
 
         def ended(part: Any) -> Any:
-            return EndedFuture.of(part) if isinstance(part, PrefectFuture) else part
+            return part.as_ended() if isinstance(part, CoiledFuture) else part
 
         record.result = visit_collection(record.result, visit_fn=ended, return_data=True)
 
