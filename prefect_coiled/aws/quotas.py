@@ -38,7 +38,7 @@ class QuotaUse(Record):
     unknown: str = ""
 
     def __str__(self) -> str:
-        limit = "an unknown number of" if self.limit is None else f"{self.limit:g}"
+        limit = "an unknown number of" if self.limit is None else f"{self.limit:.15g}"
         return f"{self.name} ({self.code}): {limit} {self.unit}, {self.used} used; {self.console}"
 
 

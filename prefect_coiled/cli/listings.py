@@ -246,7 +246,7 @@ def show_quotas(
         (
             one.name,
             one.code,
-            "unknown" if one.limit is None else f"{one.limit:g} {one.unit}".strip(),
+            "unknown" if one.limit is None else f"{one.limit:.15g} {one.unit}".strip(),
             "unknown" if one.used is None else str(one.used),
             one.console,
         )
