@@ -26,7 +26,8 @@ VARIABLES = {
     "PREFECT_COILED_SECRET_ACCESS_KEY": "the secret key for `setup aws`, so that no shell keeps it",
     "PREFECT_COILED_REGISTRY_TOKEN": "the token of Docker Hub, likewise",
     "PREFECT_COILED_LOGO_URL": "where Prefect's UI finds the picture of the block types",
-    "XDG_STATE_HOME": "where the sandbox in the background keeps its files, and the names for completion; `~/.local/state` if not set",
+    "XDG_STATE_HOME": "where the sandbox in the background keeps its files, and the names for completion; "
+    "`~/.local/state` if not set",
     "XDG_CACHE_HOME": "where built packages, hashes and prices are kept; `~/.cache` if not set",
 }
 _OF_PREFECT = {

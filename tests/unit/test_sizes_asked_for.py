@@ -37,6 +37,7 @@ def cluster() -> Any:
         started=lambda: launched,
         tell_keeper=nothing,
         _counted_on=(10, frozenset({LOST})),
+        _arrivals=SimpleNamespace(joined=lambda: None),
         _fleet=Fleet(),
         _leaving=False,
         _resizing=False,
