@@ -15,8 +15,8 @@ from prefect_coiled.plan.node_config import Keep
 OWN = "i-scheduler"
 DENIED = (
     "You are not authorized to perform this operation. User: arn:aws:sts::123456789012:assumed-role/team/i-1 "
-    "is not authorized to perform: ec2:RunInstances on resource: arn:aws:ec2:us-east-1:123456789012:instance/*"
-    " {}"
+    "is not authorized to perform: ec2:RunInstances "
+    "on resource: arn:aws:ec2:us-east-1:123456789012:instance/* {}"
 )
 ORGANISATION = DENIED.format("with an explicit deny in a service control policy")
 OWN_POLICY = DENIED.format("because no identity-based policy allows the ec2:RunInstances action")
