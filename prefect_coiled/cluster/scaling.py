@@ -219,7 +219,7 @@ class ScalingCluster(ClusterBase):
         return made
 
     def wait_for_workers(self, n_workers: int, timeout: Any = None) -> Any:
-        """Wait until so many workers have joined.
+        """Wait until so many workers have joined; with `workers_per_vm`, those of so many machines.
 
         Args:
             timeout: Seconds, or a text such as "10 minutes"; without an end if not given.
@@ -229,7 +229,8 @@ class ScalingCluster(ClusterBase):
             TimeoutError: They did not join in time.
         """
         self.check_open("wait_for_workers")
-        return super().wait_for_workers(n_workers, timeout)
+        each = self.launched.spec.worker_node.workers_per_vm if self.launched is not None else 1
+        return super().wait_for_workers(n_workers * each, timeout)
 
     def _adapts(self) -> bool:
         """Whether Dask's `Adaptive` decides how many workers there are."""

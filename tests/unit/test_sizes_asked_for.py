@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from distributed.core import Status
 
+from prefect_coiled.cluster.base import ClusterBase
 from prefect_coiled.cluster.fleet import Fleet
 from prefect_coiled.cluster.scaling import ScalingCluster
 from prefect_coiled.errors import AccessDeniedError, NoCapacityError
@@ -124,6 +125,17 @@ async def test_workers_that_were_retired_are_not_bought_again_where_aws_keeps_th
         await cluster._scale_to(1)
     assert told[0]["wanted"] == 1
     assert "wanted" not in told[-1]
+
+
+def test_machines_are_waited_for_by_all_of_their_workers(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(ClusterBase, "wait_for_workers", lambda self, n, timeout: waited.append(n))
+    cluster.check_open = lambda what: None
+    cluster.launched = SimpleNamespace(spec=SimpleNamespace(worker_node=SimpleNamespace(workers_per_vm=2)))
+    cluster.wait_for_workers(4)
+    assert waited == [8]
 
 
 async def lose(cluster: Any) -> list[int]:
