@@ -1,4 +1,4 @@
-"""Write docs/facts.md and docs/img/life.svg: timers, variables and the like. A test holds both to the code."""
+"""Write docs/facts.md and docs/img/life.svg: timers, variables and more. A test holds both to the code."""
 
 from __future__ import annotations
 
