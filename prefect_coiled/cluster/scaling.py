@@ -280,9 +280,8 @@ class ScalingCluster(ClusterBase):
                     if asked:  # who asked is told that it came to nothing
                         told["wanted"] = before.get("wanted")
                     raise
-                if (
-                    more < 0
-                ):  # who was retired is gone, whatever AWS says then: the size is as it was asked for
+                if more < 0:
+                    # Who was retired is gone, whatever AWS says then: the size is as it was asked for.
                     await self._shrink(n, -more, coming)
             finally:
                 await self.tell_keeper(release=name, **told)
