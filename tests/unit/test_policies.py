@@ -208,6 +208,10 @@ def test_a_network_of_ones_own_is_allowed_by_its_ids_alone() -> None:
     added = [s for s in statements("ongoing", network=own) if s["Sid"].startswith("OwnNetwork")]
     places = sorted(r.rsplit(":", 1)[-1] for s in added for r in s["Resource"])
     assert places == ["subnet/subnet-0123456789abcdef0", "vpc/vpc-0123456789abcdef0"]
+    # What another AWS account shares has that one's number.
+    assert {r.split(":")[4] for s in added for r in s["Resource"]} == {"*"}
+    launches = next(s for s in statements("instance") if s["Sid"] == "LaunchAsItSays")
+    assert [r for r in launches["Resource"] if "subnet" in r] == ["arn:aws:ec2:*:*:subnet/*"]
 
 
 def lengthened(slug: str, partition: str, region: str) -> Iterator[dict[str, dict[str, Any]]]:
