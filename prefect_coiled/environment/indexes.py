@@ -122,6 +122,11 @@ class Indexes:
         kept = environ_of(environ)
         return cls({**said, **kept, **secrets}, settings, tool)
 
+    def with_more(self, settings: IndexSettings) -> Indexes:
+        """These, and what was said elsewhere behind them."""
+        told = Indexes.told(merged([self.settings, settings]), self.environ, self.tool)
+        return replace(told, locks=self.locks)
+
     @property
     def text(self) -> str:
         """The settings as a uv.toml, without credentials."""

@@ -273,6 +273,16 @@ def test_a_command_that_multiprocessing_started_anew_does_not_travel(
     assert packed() == []
 
 
+def test_a_folder_of_the_name_of_python_makes_no_script_beside_it_a_command(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"flow.py": "", "own_helpers.py": "", "python/notes.txt": "", "python3": "no program"})
+    run(program, project / "flow.py")
+    assert packed() == ["flow.py", "own_helpers.py"]
+    (project / "python3").chmod(0o755)
+    assert packed() == []
+
+
 def test_the_root_of_what_runs_with_m_is_the_one_above_its_package(
     project: Path, write: Write, program: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ from prefect_coiled.environment import DISTRIBUTION, Environment, Package, kept,
 from prefect_coiled.environment import build as building
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.lock import Locked
+from prefect_coiled.environment.requirement_files import read_requirements
 from prefect_coiled.environment.software import lock_software
 from prefect_coiled.environment.target import GLIBC, Target, check_fits, target_tags
 from prefect_coiled.errors import OptionsError
@@ -533,7 +534,12 @@ def test_paths_in_a_file_of_requirements_are_those_of_the_folder_that_they_are_r
     sources(folder / "packages/mine-here", "mine-here")
     sources(folder / "other-one", "other-one")
     wheel(folder, "by-file", "1.0")
+    sources(folder / "by name/named", "named")
+    sources(folder / "rooted", "rooted")
     lines = ["-e ./packages/mine-here", "-r more/more.txt  # why", "./by_file-1.0-py3-none-any.whl"]
+    # uv's own forms: https://docs.astral.sh/uv/pip/compatibility/
+    lines += ["named @ ./linked  # a folder", "-e file:///${PROJECT_ROOT}/rooted"]
+    (folder / "linked").symlink_to("by name/named")
     (folder / "more").mkdir()
     (folder / "requirements.txt").write_text("\r\n".join([*lines, DISTRIBUTION]), encoding=encoding)
     (folder / "more/more.txt").write_text("pure\n./other-one\n-c held.txt\n")
@@ -543,11 +549,58 @@ def test_paths_in_a_file_of_requirements_are_those_of_the_folder_that_they_are_r
         monkeypatch.chdir(working)
         made = lock_software(str(folder / "requirements.txt"), own(), TARGET, indexes=indexes)
         try:
-            wanted = {"mine-here", "other-one", "by-file", "pure", DISTRIBUTION}
+            wanted = {"mine-here", "other-one", "by-file", "pure", "named", "rooted", DISTRIBUTION}
             assert {w.name: w.version for w in made.lock.wheels}.keys() == wanted
         finally:
             made.discard()
         (folder / "more/more.txt").write_text("pure\n../other-one\n-c held.txt\n")
+
+
+@pytest.mark.parametrize("option", ["--extra-index-url", "--index-url=", "-f"])
+def test_an_index_that_a_file_of_requirements_names_is_asked_with_the_password_that_it_says(
+    index, tmp_path, monkeypatch, option
+) -> None:
+    monkeypatch.setattr("prefect_coiled.environment.software._NODE", ())
+    monkeypatch.setenv("TOKEN_OF_MINE", PASSWORD)
+    place = f"http://{USER}:${{TOKEN_OF_MINE}}@{index.removeprefix('http://')}/private/"
+    place += "secretive/" if option == "-f" else ""
+    path = tmp_path / "requirements.txt"
+    path.write_text(f"{option} {place}  # ours\nsecretive\n{DISTRIBUTION}\n".replace("= ", "="))
+    told = {"UV_INDEX": f"{index}/public/", "UV_CACHE_DIR": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    made = lock_software(str(path), own(), TARGET, indexes=Indexes.of(told))
+    try:
+        assert made.fetch(the(made, "secretive"), tmp_path).is_file()
+    finally:
+        made.discard()
+    read = read_requirements(path)
+    assert PASSWORD not in json.dumps(read.texts), "it is in no file that uv reads"
+
+
+def test_of_a_pylock_for_several_uses_the_default_groups_count_and_no_extra(
+    indexes, index, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("prefect_coiled.environment.software._NODE", ())
+    digest = hashlib.sha256(urlopen(f"{index}/public/pure/pure-1.0-py3-none-any.whl")).hexdigest()
+    own_digest = hashlib.sha256(urlopen(f"{index}/public/{DISTRIBUTION}/{OWN_FILE}")).hexdigest()
+
+    def marked(name: str, marker: str) -> str:
+        return f'[[packages]]\nname = "{name}"\nversion = "1"\nmarker = "{marker}"\n'
+
+    path = tmp_path / "pylock.toml"
+    path.write_text(
+        'lock-version = "1.0"\ncreated-by = "x"\nextras = ["x"]\n'
+        'dependency-groups = ["default", "dev"]\ndefault-groups = ["default"]\n'
+        + entry("pure", "1.0", f"{index}/public/pure/pure-1.0-py3-none-any.whl", digest)
+        + "marker = \"'default' in dependency_groups\"\n"
+        + entry(DISTRIBUTION, "9.9", f"{index}/public/{DISTRIBUTION}/{OWN_FILE}", own_digest)
+        + marked("for-work", "'dev' in dependency_groups")
+        + marked("for-more", "'x' in extras")
+    )
+    made = lock_software(str(path), own(), TARGET, indexes=indexes)
+    try:
+        assert {w.name for w in made.lock.wheels} == {"pure", DISTRIBUTION}
+    finally:
+        made.discard()
 
 
 OWN_FILE = f"{DISTRIBUTION.replace('-', '_')}-9.9-py3-none-any.whl"
