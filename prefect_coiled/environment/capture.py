@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from prefect_coiled.environment.distributions import Found, find
+from prefect_coiled.environment.installed import Installed
 from prefect_coiled.environment.records import DISTRIBUTION, Environment, Package, normal_version
 from prefect_coiled.errors import OptionsError
 
@@ -72,6 +73,18 @@ def capture(
             "Linux machines cannot have what is made for another system",
             f"Leave it out: package_sync_ignore={foreign}.",
         )
+    for name, modules in Installed().of_conda_alone().items() if distributions is None else ():
+        if name in packages or name in left_out:
+            continue
+        ignores = any(fnmatchcase(name, pattern) for pattern in ignored)
+        if strict and not ignores:
+            raise OptionsError(
+                f"package_sync_strict: {name}",
+                f"only conda knows it, so machines lack what is imported here: {', '.join(modules)}",
+                f"Install it from a package index, or leave it out: package_sync_ignore=[{name!r}].",
+            )
+        why = f"only conda knows it; machines cannot import {', '.join(modules)}"
+        left_out[name] = "package_sync_ignore" if ignores else why
     return Environment(
         # A Python that was built of a state between two releases says so by a "+" at its end.
         python=platform.python_version().rstrip("+"),

@@ -18,6 +18,7 @@ from prefect_coiled.environment import DISTRIBUTION, Environment, Package, lock,
 from prefect_coiled.environment import uv as running
 from prefect_coiled.environment.indexes import Indexes, Trust
 from prefect_coiled.environment.lock import Locked
+from prefect_coiled.environment.project_settings import read_poetry
 from prefect_coiled.environment.target import Target
 from prefect_coiled.errors import OptionsError
 from tests.unit.package_index import PASSWORD, READERS, USER, Handler, serve, wheel
@@ -502,6 +503,27 @@ def test_poetrys_sources_are_taken(ask, script, index, tmp_path) -> None:
     place.mkdir(parents=True)
     (place / "auth.toml").write_text(f'[http-basic.our-own]\nusername = "{USER}"\npassword = "{PASSWORD}"\n')
     assert ask("ours==1.0")["ours"].startswith(f"{index}/private/")
+
+
+def test_poetrys_names_of_sources_hold_in_any_case_and_with_blanks(ask, script, index) -> None:
+    sources = (
+        f'[[tool.poetry.source]]\nname = "all"\nurl = "{index}/public/"\n'
+        f'[[tool.poetry.source]]\nname = "My Corp"\nurl = "{index}/private/"\npriority = "explicit"\n'
+        '[tool.poetry.dependencies]\nours = { version = "^1", source = "my corp" }\n'
+    )
+    script(sources)
+    found = ask("ours==1.0", "pure==1.0", **secrets("POETRY_HTTP_BASIC_MY_CORP"))
+    assert found["ours"].startswith(f"{index}/private/")
+    assert found["pure"].startswith(f"{index}/public/")
+
+
+def test_poetry_knows_the_public_index_without_being_told(index) -> None:
+    own = {"name": "own", "url": f"{index}/public/"}
+    poetry = {"source": [own], "dependencies": {"pure": {"version": "1", "source": "PyPI"}}}
+    said = read_poetry({"tool": {"poetry": poetry}}, {})
+    (source,) = said.sources_of("pure")
+    (public,) = [i for i in said.indexes if i.name == source.index]
+    assert (public.url, public.explicit, public.default) == ("https://pypi.org/simple", True, False)
 
 
 def test_pdms_sources_are_taken(ask, script, index) -> None:
