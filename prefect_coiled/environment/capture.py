@@ -6,6 +6,7 @@ import json
 import platform
 import re
 import sys
+import sysconfig
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from importlib import metadata
@@ -47,9 +48,16 @@ def capture(
         strict: Whether a package that Linux cannot have is an error rather than left out.
 
     Raises:
-        OptionsError: `ignore` names this package itself, or `strict` forbids to leave something out.
+        OptionsError: `ignore` names this package itself, or `strict` forbids to leave something out; or this
+            Python is one that machines do not have.
     """
     ignored = check_ignored(ignore)
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise OptionsError(
+            f"Python {platform.python_version()}, free-threaded",
+            "machines have Python with its global lock, for which these packages are not made",
+            f"Run the client with Python {'.'.join(platform.python_version_tuple()[:2])} without the t.",
+        )
     packages: dict[str, Package] = {}
     left_out: dict[str, str] = {}
     installed, broken = find(distributions)

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -21,10 +22,12 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import pydantic_core
 import pytest
 
 from prefect_coiled.environment import DISTRIBUTION, Environment, Package, kept, lock
 from prefect_coiled.environment import build as building
+from prefect_coiled.environment.elf import needed
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.lock import Locked
 from prefect_coiled.environment.requirement_files import read_requirements
@@ -439,6 +442,45 @@ def test_what_is_compiled_here_must_run_there(locked, tmp_path) -> None:
     path = wheel(tmp_path, "native", "1.0", "cp39-cp39-macosx_11_0_arm64")
     with pytest.raises(OptionsError, match=r"native==1.0: it is compiled on this machine"):
         check_fits(path, target_tags(TARGET.python, "x86_64"), TARGET.python, "x86_64")
+
+
+def compiled_for(*libraries: str) -> bytes:
+    """A file that says in ELF's form which libraries it needs, and nothing else."""
+    names = b"\0" + b"".join(name.encode() + b"\0" for name in libraries)
+    places = [names.index(b"\0" + name.encode() + b"\0") + 1 for name in libraries]
+    start = 64 + 2 * 56
+    entries = b"".join(struct.pack("<qQ", 1, place) for place in places)
+    entries += struct.pack("<qQ", 5, 0x1000 + start) + struct.pack("<qQ", 0, 0)
+    whole = start + len(names) + len(entries)
+    head = struct.pack("<6s10xHHIQQQIHHHHHH", b"\x7fELF\2\1", 3, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    load = struct.pack("<IIQQQQQQ", 1, 5, 0, 0x1000, 0x1000, whole, whole, 1)
+    at = start + len(names)
+    dynamic = struct.pack("<IIQQQQQQ", 2, 6, at, 0x1000 + at, 0x1000 + at, len(entries), len(entries), 8)
+    return head + load + dynamic + names + entries
+
+
+def test_what_a_compiled_file_needs_is_read_of_it() -> None:
+    assert needed(compiled_for("libc.so.6", "libpq.so.5")) == ("libc.so.6", "libpq.so.5")
+    for broken in (b"", b"\x7fELF\2\1 and no more", compiled_for("libc.so.6")[:120]):
+        assert needed(broken) == ()
+    if sys.platform == "linux":
+        assert "libc.so.6" in needed(Path(pydantic_core._pydantic_core.__file__).read_bytes())
+
+
+def test_a_library_that_machines_lack_is_named_and_another_c_library_refused(locked, tmp_path) -> None:
+    here = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    tag = f"cp3{sys.version_info[1]}-cp3{sys.version_info[1]}-{here}"
+    place = sources(tmp_path / "native", "native", tag=tag)
+    (place / "native.so").write_bytes(compiled_for("libc.so.6", "libz.so.1", "libown-1.so", "libpq.so.5"))
+    (place / "libown-1.so").write_bytes(compiled_for("libc.so.6", "libstdc++.so.6"))
+    package = Package(name="native", version="1.0", origin="directory", url=place.as_uri())
+    (note,) = locked(package).notes
+    assert note.startswith("native==1.0 needs libpq.so.5, which the machines lack")
+    with pytest.raises(OptionsError, match=r"package_sync_strict: native==1.0 needs libpq.so.5.*ignore="):
+        locked(package, strict=True)
+    (place / "native.so").write_bytes(compiled_for("libc.musl-x86_64.so.1"))
+    with pytest.raises(OptionsError, match=r"native==1.0: .*against musl, and the machines have glibc"):
+        locked(package)
 
 
 def test_without_this_package_no_machine_works(indexes) -> None:
