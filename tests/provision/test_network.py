@@ -79,6 +79,7 @@ def test_a_new_zone_is_picked_up_by_the_next_set_up(session: Session, sandbox: S
     assert "us-east-1c" in zones_of(sandbox)
 
 
+@pytest.mark.long
 def test_a_cluster_in_a_zone_without_a_subnet_makes_that_one_alone(
     session: Session, sandbox: Sandbox, spec: Callable[..., ClusterSpec]
 ) -> None:
@@ -348,6 +349,7 @@ def shut(sandbox: Sandbox) -> dict[str, Any]:
     return {"network_id": vpc_id, "scheduler_subnet_id": subnet["Subnet"]["SubnetId"]}
 
 
+@pytest.mark.long
 def test_without_egress_a_cluster_runs_in_subnets_that_have_no_way_out(
     session: Session, sandbox: Sandbox, spec: Callable[..., ClusterSpec], shut: dict[str, Any]
 ) -> None:

@@ -41,6 +41,7 @@ def test_importing_the_package_loads_neither_moto_nor_boto3():
     assert python(code) == "set()"
 
 
+@pytest.mark.long
 def test_two_that_start_at_once_get_the_same_sandbox(home):
     with ThreadPoolExecutor(3) as pool:
         told = set(pool.map(python, [ENSURE] * 3))
@@ -70,6 +71,7 @@ def test_the_background_sandbox_ends_by_itself_without_calls_and_instances(home,
     until(lambda: not psutil.pid_exists(info.pid))
 
 
+@pytest.mark.long
 def test_a_sandbox_whose_folder_is_gone_ends_and_leaves_the_next_one_alone(home, until):
     info = control.start()
     shutil.rmtree(info.state_dir)
@@ -81,6 +83,7 @@ def test_a_sandbox_whose_folder_is_gone_ends_and_leaves_the_next_one_alone(home,
     assert control.status() == other
 
 
+@pytest.mark.long
 def test_a_start_that_fails_tells_what_it_said_itself_and_not_an_earlier_one(home):
     control.start()
     control.stop()
@@ -113,6 +116,7 @@ def test_the_command_line_starts_a_realistic_sandbox_of_a_fresh_account(home):
         control.start(settings={"account": "used"})
 
 
+@pytest.mark.long
 def test_an_attached_sandbox_ends_with_its_process(home, until):
     code = (
         "import gc; from prefect_coiled.sandbox import start, status; pid = start(detach=False).pid\n"

@@ -129,6 +129,7 @@ async def test_who_has_shown_the_token_may_stay(pems: dict[str, str]) -> None:
         writer.close()
 
 
+@pytest.mark.long
 async def test_the_schedulers_own_ports_let_go_who_says_nothing(
     pems: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,6 +197,7 @@ def test_wrong_keys_are_told_in_one_line():
     assert "hunter2" not in line
 
 
+@pytest.mark.long
 def test_an_endpoint_that_does_not_answer_is_told_in_one_line():
     account = Account("my-team", credentials=keys(), endpoint_url="http://127.0.0.1:1")
     with pytest.raises(NoAnswerError, match="got no answer") as caught:
