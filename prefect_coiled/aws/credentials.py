@@ -134,7 +134,17 @@ class CredentialSource:
     def _refuse_static_token(self, credentials: Credentials) -> None:
         from botocore.credentials import RefreshableCredentials
 
-        if not isinstance(credentials, RefreshableCredentials) and credentials.token:
+        if isinstance(credentials, RefreshableCredentials):
+            # Those of the environment are "renewed" from the same variables, which stay as they are.
+            # https://docs.aws.amazon.com/cli/latest/reference/configure/export-credentials.html
+            if credentials.method == "env":
+                raise AccountError(
+                    "AWS_CREDENTIAL_EXPIRATION",
+                    "says that the environment has a static session token, which would expire in the middle "
+                    "of a run.",
+                    f"{_USE_INSTEAD} Unset it if the keys do not expire.",
+                )
+        elif credentials.token:
             raise AccountError(
                 self.description if self.access_key_id or self.profile else "AWS_SESSION_TOKEN",
                 "is a static session token, which would expire in the middle of a run.",
@@ -232,6 +242,8 @@ def told_of_files(what: str, profile: str = "") -> Iterator[None]:
     """
     from botocore.exceptions import BotoCoreError, ConfigParseError, ProfileNotFound
 
+    from prefect_coiled.internals.botocore import came_of_credentials
+
     try:
         yield
     except ProfileNotFound as error:
@@ -252,8 +264,17 @@ def told_of_files(what: str, profile: str = "") -> Iterator[None]:
             f"is not as AWS's tools write it{at}.",
             "Mend it, or move it away.",
         ) from None
-    except BotoCoreError as error:
-        raise AccountError(what, f"{str(error).rstrip('.')}.") from error
+    except Exception as error:
+        if not (isinstance(error, BotoCoreError) or came_of_credentials(error)):
+            raise
+        raise AccountError(what, f"{why_none(error)}.") from error
+
+
+def why_none(error: Exception) -> str:
+    """Why there are no credentials, in a line without a full stop."""
+    if isinstance(error, RuntimeError):
+        return "the credentials have expired, and what was to renew them gave the same ones again"
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _profiles() -> list[str]:

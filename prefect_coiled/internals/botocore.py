@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,15 @@ def expiry_of(credentials: Credentials) -> datetime | None:
     """When credentials that renew themselves end, as they are now; None for others."""
     found = getattr(credentials, "_expiry_time", None)
     return found if isinstance(found, datetime) else None
+
+
+def came_of_credentials(error: Exception) -> bool:
+    """Whether an error came up while botocore got credentials, or renewed them.
+
+    Not all of these have a class of botocore's: a token that is renewed by itself is a RuntimeError.
+    """
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == "botocore.credentials" for frame, _ in frames)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
