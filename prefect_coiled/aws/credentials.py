@@ -228,6 +228,9 @@ def session_of_here(region: str, profile: str = "") -> boto3.Session:
     """
     import boto3
 
+    from prefect_coiled.internals.botocore import log_no_traceback
+
+    log_no_traceback()
     with told_of_files("AWS credentials", profile):
         return boto3.Session(profile_name=profile or None, region_name=region)
 
@@ -267,14 +270,30 @@ def told_of_files(what: str, profile: str = "") -> Iterator[None]:
     except Exception as error:
         if not (isinstance(error, BotoCoreError) or came_of_credentials(error)):
             raise
-        raise AccountError(what, f"{why_none(error)}.") from error
+        raise AccountError(what, f"{why_none(error)}.") from as_cause(error)
 
 
 def why_none(error: Exception) -> str:
-    """Why there are no credentials, in a line without a full stop."""
+    """Why there are no credentials, in a line without a full stop, and without what a process printed.
+
+    That may hold a secret: https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html
+    """
+    from prefect_coiled.internals.botocore import came_of_process
+
+    if came_of_process(error):
+        return "the credential_process gave no credentials: run it by itself to see what it says"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, RuntimeError):
         return "the credentials have expired, and what was to renew them gave the same ones again"
     return " ".join(str(error).split()).rstrip(".")
+
+
+def as_cause(error: Exception) -> Exception | None:
+    """An error as the cause of ours; None where a traceback would show what a process printed."""
+    from prefect_coiled.internals.botocore import came_of_process
+
+    return None if came_of_process(error) else error
 
 
 def _profiles() -> list[str]:

@@ -33,7 +33,7 @@ from botocore.exceptions import ConnectionError as BotocoreConnectionError
 from botocore.parsers import ResponseParserError
 from botocore.utils import InvalidArnException
 
-from prefect_coiled.aws.credentials import why_none
+from prefect_coiled.aws.credentials import as_cause, why_none
 from prefect_coiled.aws.sandbox_info import SandboxInfo
 from prefect_coiled.errors import (
     AccessDeniedError,
@@ -274,7 +274,7 @@ class Aws:
                 raise
             failure = self._translate(error, action, what)
             self.tell("reply", what, action=action, seconds=watch.seconds, error=failure)
-            raise failure from error
+            raise failure from as_cause(error)
         self.tell("reply", what, action=action, seconds=watch.seconds, reply=reply)
         return reply
 
@@ -306,7 +306,7 @@ class Aws:
                 self.tell("reply", what, action=action, error=failure)
                 if again and read and failure.code in _TOKEN_EXPIRED:
                     continue
-                raise failure from error
+                raise failure from as_cause(error)
             break
         return iter(items)
 

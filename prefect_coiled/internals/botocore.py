@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import botocore.session
 from botocore import xform_name
-from botocore.credentials import CredentialResolver, Credentials
-from botocore.exceptions import ProfileNotFound
+from botocore.credentials import CredentialResolver, Credentials, ProcessProvider
+from botocore.exceptions import BotoCoreError, CredentialRetrievalError, ProfileNotFound
 from botocore.httpsession import URLLib3Session
 
 if TYPE_CHECKING:
@@ -50,13 +50,10 @@ def session_of_files() -> Any:
 
 
 def session_with(credentials: Credentials, region: str) -> boto3.Session:
-    """A session with credentials that renew themselves, which boto3 takes through botocore alone.
-
-    Where that fails, botocore logs a traceback besides the error, which is told in our words.
-    """
+    """A session with credentials that renew themselves, which boto3 takes through botocore alone."""
     import boto3
 
-    logging.getLogger("botocore.credentials").addFilter(_without_traceback)
+    log_no_traceback()
     made = session_of_files()
     made._credentials = credentials
     return boto3.Session(botocore_session=made, region_name=region)
@@ -92,10 +89,25 @@ def expiry_of(credentials: Credentials) -> datetime | None:
 def came_of_credentials(error: Exception) -> bool:
     """Whether an error came up while botocore got credentials, or renewed them.
 
-    Not all of these have a class of botocore's: a token that is renewed by itself is a RuntimeError.
+    Not all of these have a class of botocore's: a token that is renewed by itself is a RuntimeError, a
+    command that is not there an OSError.
     """
     frames = traceback.walk_tb(error.__traceback__)
     return any(frame.f_globals.get("__name__") == "botocore.credentials" for frame, _ in frames)
+
+
+def came_of_process(error: Exception) -> bool:
+    """Whether an error is of a `credential_process`, so that its text may be what the process printed."""
+    if isinstance(error, CredentialRetrievalError):
+        return bool(error.kwargs.get("provider") == ProcessProvider.METHOD)
+    # What is no JSON, no object or no date.
+    of_python = isinstance(error, (ValueError, AttributeError)) and not isinstance(error, BotoCoreError)
+    return of_python and came_of_credentials(error)
+
+
+def log_no_traceback() -> None:
+    """Where credentials are not renewed, botocore logs a traceback besides the error, which we tell."""
+    logging.getLogger("botocore.credentials").addFilter(_without_traceback)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
