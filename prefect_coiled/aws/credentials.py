@@ -173,7 +173,7 @@ class CredentialSource:
         credentials = DeferredRefreshableCredentials(
             refresh_using=fetcher.fetch_credentials, method="assume-role"
         )
-        return session_with(credentials, region)
+        return session_with(credentials, region, self.profile)
 
 
 def check_access_key_id(text: str) -> str:

@@ -36,11 +36,16 @@ def session_of_keys_alone(key_id: str, secret: str, region: str | None = None) -
     return boto3.Session(key_id, secret, botocore_session=made, region_name=region)
 
 
-def session_of_files() -> Any:
+def session_of_files(profile: str = "") -> Any:
     """A session of botocore with what the files say, such as a bundle of certificates.
 
     A profile that the environment names, and no file has, says nothing then.
+
+    Args:
+        profile: The profile that says it; by default the one that the environment names, if any.
     """
+    if profile:
+        return botocore.session.Session(profile=profile)
     made = botocore.session.get_session()
     try:
         made.get_scoped_config()
@@ -49,12 +54,16 @@ def session_of_files() -> Any:
     return made
 
 
-def session_with(credentials: Credentials, region: str) -> boto3.Session:
-    """A session with credentials that renew themselves, which boto3 takes through botocore alone."""
+def session_with(credentials: Credentials, region: str, profile: str = "") -> boto3.Session:
+    """A session with credentials that renew themselves, which boto3 takes through botocore alone.
+
+    Args:
+        profile: See `session_of_files`.
+    """
     import boto3
 
     log_no_traceback()
-    made = session_of_files()
+    made = session_of_files(profile)
     made._credentials = credentials
     return boto3.Session(botocore_session=made, region_name=region)
 
