@@ -11,6 +11,7 @@ from prefect_coiled.aws.network_rules import closed_ways
 from prefect_coiled.aws.subnets import blocked
 from prefect_coiled.errors import NotFoundError, OptionsError
 from prefect_coiled.options import Egress, NetworkIds
+from prefect_coiled.plan.own_groups import Finding, clients_problems, inside_problems
 from prefect_coiled.records import OwnNetwork
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,12 @@ def check_own_network(
     if len(subnets) == 2:
         problems += _routes(aws, ids, public_scheduler, egress, {n: blocked(s) for n, s in subnets.items()})
         problems += closed_ways(aws, vpcs[0], wanted.values(), port)
-    problems += _groups(aws, ids, port)
+    blocks = [str(one["CidrBlock"]) for one in subnets.values()] if len(subnets) == 2 else []
+    for finding in _groups(aws, ids, blocks, egress, port):
+        if finding.certain:
+            problems.append(finding.text)
+        else:
+            logger.warning("Own network: %s.", finding.text)
     if problems:
         raise OptionsError("network", f"{'; '.join(dict.fromkeys(problems))}.", "Mend it, or give other ids.")
     dedicated = vpcs[0].get("InstanceTenancy") == "dedicated"
@@ -141,31 +147,18 @@ def _way_out(tables: list[dict[str, Any]], subnet_id: str) -> str:
     return ""
 
 
-def _groups(aws: Aws, ids: NetworkIds, port: int) -> Iterator[str]:
+def _groups(aws: Aws, ids: NetworkIds, blocks: list[str], egress: Egress, port: int) -> Iterator[Finding]:
     groups = {"scheduler_firewall_id": ids.scheduler_firewall_id, "firewall_id": ids.firewall_id}
     for name, group_id in groups.items():
         if not group_id:
             continue
         found = _described(aws, "ec2:DescribeSecurityGroups", "SecurityGroups", GroupIds=[group_id])
         if not found or found[0]["VpcId"] != ids.network_id:
-            yield f"{name} {group_id} is not in {ids.network_id}"
-        elif name == "scheduler_firewall_id" and not _lets_in(found[0], port, port):
-            yield f"{name} {group_id} lets nobody in at port {port}"
-        elif name == "firewall_id" and not _lets_in(found[0], 1024, 65535, group_id):
-            yield f"{name} {group_id} does not let its own members in at ports 1024-65535"
-
-
-def _lets_in(group: dict[str, Any], low: int, high: int, member: str = "") -> bool:
-    """Whether anybody, or the members of a group, get in at all of these TCP ports."""
-    for rule in group.get("IpPermissions", ()):
-        ports = rule.get("FromPort", 0) <= low and rule.get("ToPort", 0) >= high
-        if rule.get("IpProtocol") != "-1" and not (rule.get("IpProtocol") == "tcp" and ports):
-            continue
-        pairs = rule.get("UserIdGroupPairs", ())
-        networks = any(rule.get(kind) for kind in ("IpRanges", "Ipv6Ranges", "PrefixListIds"))
-        if any(p.get("GroupId") == member for p in pairs) if member else (pairs or networks):
-            return True
-    return False
+            yield Finding(f"{name} {group_id} is not in {ids.network_id}")
+        elif name == "scheduler_firewall_id":
+            yield from clients_problems(found[0], port)
+        else:
+            yield from inside_problems(found[0], blocks, egress)
 
 
 def _described(aws: Aws, action: str, key: str, **parameters: Any) -> list[dict[str, Any]]:
