@@ -64,7 +64,8 @@ def inside_problems(group: Mapping[str, Any], subnets: Iterable[str], egress: Eg
     out = _at(group.get("IpPermissionsEgress", ()), _HTTPS)
     if egress != "none" and not any(any(rule.get(kind) for kind in _SOURCES) for rule in out):
         yield Finding(
-            f"{named} lets nothing out to port 443, by which machines reach AWS; egress='none' if none is needed"
+            f"{named} lets nothing out to port 443, by which machines reach AWS; egress='none' if none is "
+            "needed"
         )
 
 
@@ -99,7 +100,8 @@ def _among(
     edges = {first, *(_low(rule) for rule in rules), *(_high(rule) + 1 for rule in rules)}
     for port in (edge for edge in edges if first <= edge <= last):
         there = _at(rules, port)
-        if any(pair.get("GroupId") == member for rule in there for pair in rule.get("UserIdGroupPairs", ())):
+        pairs = [pair for rule in there for pair in rule.get("UserIdGroupPairs", ())]
+        if any(pair.get("GroupId") == member for pair in pairs):
             continue
         ranges = [
             IPv4Network(one["CidrIp"], strict=False) for rule in there for one in rule.get("IpRanges", ())

@@ -148,3 +148,63 @@ def test_a_group_that_lets_nothing_out_is_refused_with_all_that_it_lacks() -> No
     said = check(Door({"IpPermissionsEgress": []}))
     assert "does not let its own members out" in said
     assert "lets nothing out to port 443" in said
+
+
+# -- routes
+
+
+def of_gateway(appliance: str) -> dict[str, Any]:
+    """The table of an internet gateway that sends what comes in through a firewall."""
+    made = table(PUBLIC, appliance, "10.9.0.0/24")
+    return {**made, "Associations": [{"GatewayId": "igw-1"}]}
+
+
+HALVES = ("0.0.0.0/1", "128.0.0.0/1")
+
+
+@pytest.mark.parametrize("appliance", ["vpce-1", "eni-1"])
+def test_a_scheduler_behind_a_firewall_of_the_internet_gateway_is_reached(
+    appliance: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tables = [table(PUBLIC, appliance), table(PRIVATE, appliance), of_gateway(appliance)]
+    assert check(Door(tables=tables)) == ""
+    assert caplog.text == ""
+
+
+def test_a_scheduler_behind_an_endpoint_that_may_lead_elsewhere_is_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tables = [table(PUBLIC, "vpce-1"), table(PRIVATE, "vpce-1")]
+    assert check(Door(tables=tables), public=False) == ""
+    assert caplog.text == ""
+    assert check(Door(tables=tables)) == ""
+    assert f"scheduler_subnet_id {PUBLIC} leads to vpce-1" in caplog.text
+
+
+@pytest.mark.parametrize("target", ["nat-1", "eni-1", "tgw-1", "local"])
+def test_a_scheduler_with_another_way_out_is_not_reached_from_outside(target: str) -> None:
+    tables = [table(PUBLIC, target), table(PRIVATE, "nat-1")]
+    assert "has no route to an internet gateway" in check(Door(tables=tables))
+
+
+def test_a_firewall_of_the_gateway_lets_nobody_in_behind_a_nat_gateway() -> None:
+    tables = [table(PUBLIC, "nat-1"), table(PRIVATE, "nat-1"), of_gateway("vpce-1")]
+    assert "has no route to an internet gateway" in check(Door(tables=tables))
+
+
+def test_block_public_access_closes_the_way_through_a_firewall_too() -> None:
+    door = Door(tables=[table(PUBLIC, "vpce-1"), table(PRIVATE, "vpce-1"), of_gateway("vpce-1")])
+    door.there["Subnets"][PUBLIC]["BlockPublicAccessStates"] = {"InternetGatewayBlockMode": "block-ingress"}
+    assert f"scheduler_subnet_id {PUBLIC} is closed by VPC Block Public Access" in check(door)
+
+
+def test_two_halves_are_a_default_route() -> None:
+    assert check(Door(tables=[table(PUBLIC, "igw-1", *HALVES), table(PRIVATE, "nat-1", *HALVES)])) == ""
+
+
+def test_a_half_is_none() -> None:
+    half = Door(tables=[table(PUBLIC, "igw-1"), table(PRIVATE, "nat-1", HALVES[0])])
+    assert f"worker_subnet_id {PRIVATE} has no way out" in check(half)
+    dead = [table(PUBLIC, "igw-1"), table(PRIVATE, "nat-1", *HALVES)]
+    dead[1]["Routes"][1]["State"] = "blackhole"
+    assert f"worker_subnet_id {PRIVATE} has no way out" in check(Door(tables=dead))
