@@ -58,7 +58,7 @@ def setup_iam(
     """
     from prefect_coiled.blocks.loading import account_slug
     from prefect_coiled.options.base import refuse_blank
-    from prefect_coiled.plan.boundary import GIVEN_UP, NO_BOUNDARY, effective_boundary
+    from prefect_coiled.plan.boundary import NO_BOUNDARY, caveat, effective_boundary
     from prefect_coiled.plan.iam_setup import command, steps
     from prefect_coiled.plan.machine_policies import boundary_of
     from prefect_coiled.plan.policies import ROLE_ARN, iam_policies
@@ -145,8 +145,8 @@ def setup_iam(
                 say(f"# Only if there is a role {slug} already: {command(step)}")
             else:
                 say(command(step))
-    if not bound and not as_json:
-        say(f"# {GIVEN_UP}")
+    if (warning := caveat(said)) and not as_json:
+        say(f"# {warning}")
         if boundary is False:
             say(f"# Then: prefect-coiled account edit {slug} --permissions-boundary {NO_BOUNDARY}")
 

@@ -324,6 +324,9 @@ def test_without_a_boundary_it_is_said_what_is_given_up(
     policy = run("policies", "setup", "--account", "applied", "--no-boundary")
     assert "as good as an administrator" in policy.stderr
     assert "PermissionsBoundary" not in policy.stdout
+    power = run("policies", "setup", "--permissions-boundary", "arn:aws:iam::aws:policy/PowerUserAccess")
+    assert "The boundary is a policy of AWS's own" in power.stderr
+    assert "iam::aws:policy/PowerUserAccess" in power.stdout
     for flags in (("policies", "boundary"), ("policies", "setup", "--permissions-boundary", "none")):
         refused = run(*flags, "--no-boundary")
         assert refused.exit_code == 1
