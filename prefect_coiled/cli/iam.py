@@ -121,7 +121,7 @@ def setup_iam(
         role_arn=arn,
         permissions_boundary=said,
     )
-    documents = {phase: made[phase] for phase in ("setup", "ongoing", "own") if phase in made}
+    documents: dict[str, Any] = {phase: made[phase] for phase in ("setup", "ongoing", "own") if phase in made}
     wanted = steps(
         documents,
         slug,
