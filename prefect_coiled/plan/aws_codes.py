@@ -382,7 +382,11 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
             ),
         ),
         "TemporaryRedirect": ("S3 is still making the bucket known", "Run again in a minute."),
-        "UnmodifiableEntity": ("only AWS's own services may change that role",),
+        "UnmodifiableEntity": (
+            "only AWS's own services may change that role",
+            "Use another role. One of IAM Identity Center gets policies by its permission set: "
+            "`prefect-coiled setup iam --role ARN` says how.",
+        ),
         "VPCIdNotSpecified": ("the AWS account has no default VPC",),
         "XAmzContentSHA256Mismatch": ("what arrived is not what was sent", "Run again."),
     },
