@@ -144,7 +144,7 @@ def no_cluster(aws: Aws, name: str) -> PrefectCoiledError:
     return PrefectCoiledError(
         f"cluster {name!r}",
         f"account {aws.account} has none of that name in {aws.region}.",
-        near(name, there) or f"See `prefect-coiled ls --account {aws.account} --region {aws.region}`.",
+        near(name, there) or f"See `prefect-coiled ls --account {aws.account} --all-regions`.",
     )
 
 

@@ -47,6 +47,7 @@ WRONG = {
     "logs my-cluster --since soon": "since 'soon'",
     "logs my-cluster --since ''": "since '': is blank",
     "costs --since ' '": "since ' ': is blank",
+    "stop my-cluster --yes": "See `prefect-coiled ls --account default --all-regions`.",
     "costs --since 9999999d": "since '9999999d': is before there were years",
     "costs --since 1e400": "since '1e400': is before there were years",
     "costs --since nan": "since 'nan': must be a time",
