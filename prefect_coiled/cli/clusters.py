@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from prefect_coiled.cli.common import (
     ask_nobody,
     no_cluster,
     out,
+    past,
     plan_as_json,
     print_json,
     sentence_or_json,
@@ -110,12 +112,12 @@ def show_logs(
 
     from prefect_coiled.aws.log_events import said
     from prefect_coiled.errors import OptionsError
-    from prefect_coiled.notifications import follow_logs, machines_of, parse_since
+    from prefect_coiled.notifications import follow_logs, machines_of
     from prefect_coiled.options.base import near
 
     if follow and tail is not None:
         raise OptionsError("--tail", "goes without --follow, which begins with --since.")
-    begin = None if since is None else parse_since(since)
+    begin = None if since is None else past(since, datetime.now(timezone.utc))
     aws = at.aws
     console = out()
 

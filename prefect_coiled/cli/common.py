@@ -12,6 +12,8 @@ from prefect_coiled.cli import silence
 from prefect_coiled.errors import PrefectCoiledError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rich.console import Console
     from rich.table import Table
 
@@ -109,6 +111,21 @@ def sentence_or_json(text: str, value: Any, as_json: bool) -> None:
         print_json(value.model_dump(mode="json") if hasattr(value, "model_dump") else value)
     else:
         out().print(text)
+
+
+def past(since: str, now: datetime) -> datetime:
+    """The moment that `--since` means.
+
+    Raises:
+        OptionsError: It means none, or one that is still to come.
+    """
+    from prefect_coiled.errors import OptionsError
+    from prefect_coiled.notifications import parse_since
+
+    begin = parse_since(since, now)
+    if begin > now:
+        raise OptionsError(f"--since {since!r}", "is not in the past.")
+    return begin
 
 
 def where(account: Account) -> str:

@@ -47,6 +47,8 @@ WRONG = {
     "logs my-cluster --since soon": "since 'soon'",
     "logs my-cluster --since ''": "since '': is blank",
     "costs --since ' '": "since ' ': is blank",
+    "logs my-cluster --since 2999-01-01": "--since '2999-01-01': is not in the past",
+    "logs my-cluster --since 2999-01-01 --follow": "--since '2999-01-01': is not in the past",
     "stop my-cluster --yes": "See `prefect-coiled ls --account default --all-regions`.",
     "costs --since 9999999d": "since '9999999d': is before there were years",
     "costs --since 1e400": "since '1e400': is before there were years",
