@@ -170,10 +170,16 @@ def tell_removal(removal: Removal, as_json: bool = False) -> None:
     if as_json:
         print_json(removal.model_dump(mode="json"))
     else:
-        out().print(f"Removed: {removal.counts}")
-        _tell_left(out(), removal.left, removal.needed)
+        show_removal(removal)
     if not removal.is_done:
         raise typer.Exit(1)
+
+
+def show_removal(removal: Removal) -> None:
+    """Print what was removed and what is left."""
+    console = out()
+    console.print(f"Removed: {removal.counts}")
+    _tell_left(console, removal.left, removal.needed)
 
 
 def _tell_left(console: Console, left: Mapping[str, str], needed: tuple[str, ...] = ()) -> None:
