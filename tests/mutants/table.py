@@ -247,7 +247,7 @@ MUTANTS = (
     _row(
         "a sweep removes what all share by what it saw before it had the lease",
         "provision/sweeping.py",
-        "                plan = plan.within(sweep_of(aws, there, release_nat))\n",
+        "                wanted = wanted.within(sweep_of(aws, there, release_nat))\n",
         "",
         f"{_CLUSTERS}a_sweep_leaves_its_nat_gateway_to_a_cluster_that_came_after_it_had_looked",
     ),

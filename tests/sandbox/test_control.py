@@ -103,6 +103,36 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(place, monkeypatch):
         assert "Set XDG_STATE_HOME to a folder of your own." in told.stderr
 
 
+# A user whom the machine does not know, as one has it in a container that runs by a number.
+HOMELESS = "import pwd; pwd.getpwuid = lambda uid: {}[uid]\nfrom prefect_coiled.cli import app, names\n"
+OWN_FOLDER = (
+    "Error: finding the sandbox: it keeps its files in the home folder, and this user has none. "
+    "Set XDG_STATE_HOME to a folder of your own.\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("app(['sandbox', 'status'])", OWN_FOLDER),
+        ("app(['sandbox', 'start'])", OWN_FOLDER),
+        (
+            "app(['account', 'list'])",
+            "Error: prefect-coiled account list: Prefect needs a home folder, and this user has none. "
+            "Set HOME to a folder of your own.\n",
+        ),
+        ("names.saw_clusters('a', 'b', ['c']); assert names.clusters('') == []", ""),
+    ],
+)
+def test_who_has_no_home_is_told_so_in_one_line_and_completion_does_without(code, said):
+    environ = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_STATE_HOME")}
+    command = [sys.executable, "-c", HOMELESS + code]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (bool(said), "")
+    assert done.stderr.endswith(said)
+    assert "Traceback" not in done.stderr
+
+
 def test_the_command_line_starts_a_realistic_sandbox_of_a_fresh_account(home):
     asked = ["sandbox", "start", "--profile", "realistic", "--account", "fresh"]
     assert CliRunner().invoke(app, asked).exit_code == 0
