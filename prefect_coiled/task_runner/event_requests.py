@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
@@ -21,8 +22,8 @@ from prefect_coiled.task_runner.event_batches import Event, Flight
 
 logger = get_logger("prefect_coiled.task_runner.events")
 
-# Task runs in a question.
-_IDS = 200
+#: Task runs in a question: as many as the API lists at a time.
+IDS = 200
 
 
 def send(client: SyncPrefectClient, events: list[Event], resources: list[bytes]) -> None:
@@ -47,11 +48,8 @@ def missing(client: SyncPrefectClient, flight: Flight) -> int:
         answer = client.request("GET", "/task_run_states/", params={"task_run_id": str(last.run)})
         return 0 if str(last.state) in {state["id"] for state in answer.json()} else 1
     found = 0
-    for first in range(0, len(ended), _IDS):
-        filter_ = TaskRunFilter(
-            id=TaskRunFilterId(any_=ended[first : first + _IDS]),
-            state=TaskRunFilterState(type=TaskRunFilterStateType(any_=list(TERMINAL_STATES))),
-        )
+    for first in range(0, len(ended), IDS):
+        filter_ = _ended_among(ended[first : first + IDS])
         answer = client.request(
             "POST",
             "/task_runs/count",
@@ -59,6 +57,17 @@ def missing(client: SyncPrefectClient, flight: Flight) -> int:
         )
         found += int(answer.json())
     return len(ended) - found
+
+
+def ended_among(client: SyncPrefectClient, runs: list[UUID]) -> set[UUID]:
+    """Those of at most `IDS` task runs that the API has as ended."""
+    found = client.read_task_runs(task_run_filter=_ended_among(runs), limit=IDS)
+    return {run.id for run in found}
+
+
+def _ended_among(runs: list[UUID]) -> TaskRunFilter:
+    ended = TaskRunFilterState(type=TaskRunFilterStateType(any_=list(TERMINAL_STATES)))
+    return TaskRunFilter(id=TaskRunFilterId(any_=runs), state=ended)
 
 
 def _post(client: SyncPrefectClient, bodies: list[bytes]) -> None:
