@@ -22,6 +22,8 @@ from prefect_coiled.task_runner.event_batches import Event, Flight
 
 logger = get_logger("prefect_coiled.task_runner.events")
 
+# Refusals that are not about what was sent: who sends, how fast, or whose API it is. All of it goes later.
+_NOT_OF_EVENTS = (401, 403, 408, 410, 429)
 #: Task runs in a question: as many as the API lists at a time.
 IDS = 200
 
@@ -35,7 +37,7 @@ def send(client: SyncPrefectClient, events: list[Event], resources: list[bytes])
     try:
         _post(client, bodies)
     except PrefectHTTPStatusError as error:
-        if not 400 <= error.response.status_code < 500 or error.response.status_code in (401, 403):
+        if not _is_about_events(error):
             raise
         _one_by_one(client, bodies)
 
@@ -82,9 +84,15 @@ def _one_by_one(client: SyncPrefectClient, bodies: list[bytes]) -> None:
         try:
             _post(client, [body])
         except PrefectHTTPStatusError as error:
-            if not 400 <= error.response.status_code < 500:
+            if not _is_about_events(error):
                 raise
             logger.error("The Prefect API refused an event of a task run: %s", error)
+
+
+def _is_about_events(error: PrefectHTTPStatusError) -> bool:
+    """Whether the API refused what was sent, and would again."""
+    status = error.response.status_code
+    return 400 <= status < 500 and status not in _NOT_OF_EVENTS
 
 
 _RELATED = b',"related":['
