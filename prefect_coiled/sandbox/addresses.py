@@ -18,8 +18,8 @@ __all__ = ["Addresses", "free_port"]
 
 # Above Linux's range of ephemeral ports, so that no client socket sits on it by chance.
 _CLAIM_PORT = 61047
-# 250 in each of 255 parts of a block: its last part is for the claim.
-_NUMBERS = range(10, 250 * 255)
+# 250 in each of the 256 parts of a block; the address of the claim is none of them.
+_NUMBERS = range(10, 250 * 256)
 
 
 def free_port(host: str = "127.0.0.1") -> int:
