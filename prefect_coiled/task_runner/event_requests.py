@@ -17,6 +17,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_logger
 from prefect.settings import PREFECT_API_URL, PREFECT_CLOUD_API_URL, get_current_settings
 
+from prefect_coiled.internals.api_errors import without_user
 from prefect_coiled.relay.cloud_events import stream
 from prefect_coiled.task_runner.event_batches import Event, Flight
 
@@ -86,7 +87,7 @@ def _one_by_one(client: SyncPrefectClient, bodies: list[bytes]) -> None:
         except PrefectHTTPStatusError as error:
             if not _is_about_events(error):
                 raise
-            logger.error("The Prefect API refused an event of a task run: %s", error)
+            logger.error("The Prefect API refused an event of a task run: %s", without_user(str(error)))
 
 
 def _is_about_events(error: PrefectHTTPStatusError) -> bool:

@@ -25,6 +25,7 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect.utilities.engine import emit_task_run_state_change_event
 
 from prefect_coiled.errors import TaskLostError
+from prefect_coiled.internals.api_errors import without_user
 from prefect_coiled.task_runner.event_requests import IDS, ended_among
 
 logger = get_logger("prefect_coiled.task_runner.lost_tasks")
@@ -70,7 +71,8 @@ def report(endings: Iterable[Ended], timeout: float = 30.0) -> None:
         client = get_client(sync_client=True)
         client.__enter__()
     except Exception as none:  # there is no API to tell
-        logger.error("%d task runs ended, but the Prefect API could not be told: %s", len(todo), none)
+        why = without_user(str(none))
+        logger.error("%d task runs ended, but the Prefect API could not be told: %s", len(todo), why)
         return
     deadline = time.monotonic() + timeout
     pool = ThreadPoolExecutor(min(_AT_ONCE, len(todo)), thread_name_prefix="prefect-coiled-report")
@@ -83,8 +85,8 @@ def report(endings: Iterable[Ended], timeout: float = 30.0) -> None:
     pool.shutdown(wait=False, cancel_futures=True)
     for job in done:
         if error := job.exception():
-            run = telling[job].task_run_id
-            logger.error("Task run %s ended, but the Prefect API could not be told: %s", run, error)
+            run, why = telling[job].task_run_id, without_user(str(error))
+            logger.error("Task run %s ended, but the Prefect API could not be told: %s", run, why)
     if untold := len(late) + sum(len(asking[job]) for job in silent):
         # Those that are under way go on with the client, which is given up with them.
         logger.error("%d task runs ended, but the Prefect API did not take it in %.0f s", untold, timeout)
@@ -97,7 +99,7 @@ def _not_ended(client: SyncPrefectClient, endings: list[Ended]) -> list[Ended]:
     try:
         ended = ended_among(client, [ending.task_run_id for ending in endings])
     except Exception as error:  # then each is asked about by itself
-        logger.debug("The Prefect API did not say which task runs have ended: %s", error)
+        logger.debug("The Prefect API did not say which task runs have ended: %s", without_user(str(error)))
         return endings
     return [ending for ending in endings if ending.task_run_id not in ended]
 

@@ -142,6 +142,22 @@ def test_of_many_task_runs_the_api_is_asked_at_a_time_and_told_only_of_those_tha
     assert not caplog.records
 
 
+def test_the_password_in_the_address_of_the_api_is_in_no_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("401 for url 'http://me:hunter2@host/api/csrf-token'")
+
+    api = Api(set())
+    monkeypatch.setattr(lost_tasks, "get_client", api.client)
+    monkeypatch.setattr(Api, "set_task_run_state", refuse)
+    lost_tasks.report([Ended(work, uuid4(), unfinished())])
+    monkeypatch.setattr(lost_tasks, "get_client", refuse)
+    lost_tasks.report([Ended(work, uuid4(), unfinished())])
+    assert caplog.text.count("http://host/api/csrf-token") == 2
+    assert "hunter2" not in caplog.text
+
+
 def test_task_runs_that_an_api_was_not_told_of_in_time_are_counted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
