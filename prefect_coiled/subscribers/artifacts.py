@@ -17,6 +17,8 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 
+from prefect_coiled.internals.api_errors import without_user
+
 logger = logging.getLogger(__name__)
 
 # Seconds between two rounds of sending, and for one answer of the API.
@@ -97,7 +99,7 @@ class Artifacts:
                 while self._round(client):
                     pass
         except Exception as error:  # no API, or one that cannot be asked: nothing depends on it
-            logger.info("No artifacts are sent to Prefect: %s", error)
+            logger.info("No artifacts are sent to Prefect: %s", without_user(str(error)))
 
     def _round(self, client: SyncPrefectClient) -> bool:
         """Send what waits; False when that was all."""
@@ -139,6 +141,7 @@ class Artifacts:
         except Exception as error:  # whatever it is, the cluster comes up and goes without this artifact
             self._failures += 1
             level = logging.INFO if self._failures == 1 else logging.DEBUG
-            logger.log(level, "The artifact %s was not sent to Prefect: %s", told.key, error)
+            why = without_user(str(error))
+            logger.log(level, "The artifact %s was not sent to Prefect: %s", told.key, why)
             failed = isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error
             return not (failed or isinstance(error, httpx.TransportError))

@@ -613,8 +613,8 @@ MUTANTS = (
     _row(
         "a request that got lost on its way is not taken again",
         "relay/exchange.py",
-        "            waiting.taken = id_ in has\n",
-        "            pass\n",
+        "        box.taken = set(have)\n",
+        "        box.taken.update(have)\n",
         "unit/test_relay_exchange.py::test_what_was_taken_and_got_lost_is_taken_again",
     ),
     _row(

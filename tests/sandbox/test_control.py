@@ -1,3 +1,4 @@
+import ipaddress
 import os
 import shutil
 import signal
@@ -191,6 +192,19 @@ def test_with_one_address_all_share_it_and_the_sandbox_gives_free_ports(monkeypa
     assert [addresses.take(), addresses.take()] == ["127.0.0.1", "127.0.0.1"]
     monkeypatch.setattr(sys, "platform", "darwin")
     assert Addresses().form == "one"
+
+
+def test_each_address_of_a_block_is_one_and_they_come_round():
+    addresses = Addresses("many")
+    try:
+        given = []
+        for _ in range(65_000):
+            given.append(addresses.take())
+            addresses.give_back(given[-1])
+    finally:
+        addresses.close()
+    assert all(str(ipaddress.ip_address(address)) == address for address in given)
+    assert len(set(given)) == given.index(given[0], 1) > 60_000
 
 
 def test_a_free_port_can_be_listened_on(sandbox):
