@@ -47,6 +47,17 @@ def add_api_hint(error: BaseException) -> None:
     return add_hint(error)
 
 
+def of_module(error: SystemExit) -> ImportError:
+    """The error of a module that ends its program where it is imported, with what to do about it."""
+    told = ImportError(f"a module that the task needs ended its program by sys.exit({error.code!r})")
+    setattr(
+        told,
+        _HINT,
+        "It does so as a worker imports it: have it do that below `if __name__`, or in a function.",
+    )
+    return told
+
+
 _TRIED = "PREFECT_CLIENT_MAX_RETRIES says how often it is asked again before a task is given up."
 
 

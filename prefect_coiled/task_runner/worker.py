@@ -26,11 +26,14 @@ from opentelemetry.context import attach
 from prefect.client.schemas.objects import RunInput, State
 from prefect.context import FlowRunContext, hydrated_context
 from prefect.events.worker import EventsWorker
+from prefect.exceptions import Abort, Pause
 from prefect.logging import get_logger
 from prefect.logging.handlers import APILogWorker
 from prefect.results import ResultRecord  # type: ignore[attr-defined]
+from prefect.states import exception_to_crashed_state
 from prefect.task_engine import run_task_async, run_task_sync
 from prefect.tasks import Task
+from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect.utilities.collections import visit_collection
 
 from prefect_coiled.events.links import log_stream_url
@@ -40,7 +43,7 @@ from prefect_coiled.relay import forwarder
 from prefect_coiled.task_runner import store
 from prefect_coiled.task_runner.event_batches import Batch
 from prefect_coiled.task_runner.futures import CoiledFuture
-from prefect_coiled.task_runner.hints import add_api_hint, add_hint, advise
+from prefect_coiled.task_runner.hints import add_api_hint, add_hint, advise, of_module
 from prefect_coiled.task_runner.hydration import Hydrated, hydrated
 from prefect_coiled.task_runner.large import Large
 from prefect_coiled.task_runner.news import tell
@@ -109,6 +112,8 @@ def run_task(call: bytes | Large, results: list[Any]) -> State[Any]:
     except Exception as error:  # the task's code or an argument is not to be had here
         add_hint(error)
         raise
+    except SystemExit as error:  # of a module: Dask would end the worker for it
+        raise of_module(error) from error
     outer, trace = told.own.pop("transaction", None), told.own.pop("trace", None)
     transaction = stand_for(outer) if outer is not None else None
     try:
@@ -116,10 +121,26 @@ def run_task(call: bytes | Large, results: list[Any]) -> State[Any]:
     except Exception as error:  # of the engine: what the task itself raises is in its state
         add_api_hint(error)
         raise
+    except (Pause, Abort, GeneratorExit):  # a run that ends by these is reported by nobody
+        raise
+    except BaseException as error:
+        state = _crashed(error, told.run, here.flow_run_id)
     if not state.is_completed():
         keep_words(state)
     part = part_of(transaction) if transaction is not None else None
     tell(distributed.get_worker(), told.topic, told.run, state, told.again, part)
+    return state
+
+
+def _crashed(error: BaseException, run: UUID, flow_run_id: str) -> State[Any]:
+    """The state of a task that has ended its program, say by `sys.exit()`; its engine has reported it so.
+
+    In a thread that ends the thread alone. Here Dask would end the worker, with all that runs on it, and run
+    the task on others. A signal to the worker itself is raised in its main thread, and no affair of a task's.
+    """
+    state: State[Any] = run_coro_as_sync(exception_to_crashed_state(error))
+    state.state_details.task_run_id = run
+    state.state_details.flow_run_id = UUID(flow_run_id) if flow_run_id else None
     return state
 
 
