@@ -79,7 +79,9 @@ class WorkerSize:
                 "Say a number of workers, or nthreads and memory_limit.",
             )
         first = self.first and (self.first.memory if is_memory else self.first.threads)
-        return 1 + (number - first) / one if first and number else number / one
+        if not first:
+            return number / one
+        return 1 + (number - first) / one if number > first else number / first
 
 
 def _number(what: str) -> Keyword:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from prefect_coiled.environment.distributions import Found, find
 from prefect_coiled.environment.installed import Installed
-from prefect_coiled.environment.records import DISTRIBUTION, Environment, Package, normal_version
+from prefect_coiled.environment.records import DISTRIBUTION, Environment, Package, normal_version, normalized
 from prefect_coiled.errors import OptionsError
 
 # What manages conda's environments rather than belongs to one.
@@ -81,7 +81,8 @@ def capture(
             "Linux machines cannot have what is made for another system",
             f"Leave it out: package_sync_ignore={foreign}.",
         )
-    for name, modules in Installed().of_conda_alone().items() if distributions is None else ():
+    for told, modules in Installed().of_conda_alone().items() if distributions is None else ():
+        name = normalized(told)
         if name in packages or name in left_out:
             continue
         ignores = any(fnmatchcase(name, pattern) for pattern in ignored)

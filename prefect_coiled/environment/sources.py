@@ -183,7 +183,7 @@ class _Copying:
     """
 
     def __init__(self, source: Path) -> None:
-        self._source = source
+        self._source, self._copied = source, 0
 
     def __call__(self, source: str, target: str) -> str:
         path = Path(source)
@@ -193,7 +193,10 @@ class _Copying:
         return str(shutil.copy2(source, target))
 
     def _is_asked_for(self, path: Path) -> bool:
-        return path in self._tracked and path.stat().st_size <= _MOST_COPIED
+        if path not in self._tracked or self._copied + (size := path.stat().st_size) > _MOST_COPIED:
+            return False
+        self._copied += size
+        return True
 
     @cached_property
     def _tracked(self) -> frozenset[Path]:

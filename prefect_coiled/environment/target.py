@@ -30,6 +30,27 @@ _THERE = re.compile(
 )
 
 
+# What dnf, systemd and Python need there: Amazon Linux 2023 has it from the start.
+_OF_THE_IMAGE = frozenset(
+    f"lib{name}"
+    for name in (
+        "bz2.so.1",
+        "crypt.so.2",
+        "crypto.so.3",
+        "ffi.so.8",
+        "gomp.so.1",
+        "lzma.so.5",
+        "ncursesw.so.6",
+        "readline.so.8",
+        "sqlite3.so.0",
+        "ssl.so.3",
+        "tinfo.so.6",
+        "uuid.so.1",
+        "zstd.so.1",
+    )
+)
+
+
 @dataclass(frozen=True)
 class Target:
     """What the machines run."""
@@ -129,7 +150,7 @@ def check_fits(path: Path, tags: Sequence[Tag], python: str, architecture: str) 
                     ignore,
                 )
         bundled = {entry.rpartition("/")[2] for entry in wheel.namelist()}
-    lacking = {name for name in wanted - bundled if not _THERE.fullmatch(name)}
+    lacking = {name for name in wanted - bundled - _OF_THE_IMAGE if not _THERE.fullmatch(name)}
     # A package may load what another one brings, as of PyTorch.
     return tuple(sorted(lacking - set(_brought()))) if lacking else ()
 

@@ -159,6 +159,14 @@ def wait_until_sent(service: Any, deadline: float) -> bool:
     return True
 
 
+async def confirm(client: EventsClient) -> None:
+    """Have the API confirm what it has not; the client's own clock may have asked in between."""
+    sent: Any = client
+    if sent._unconfirmed_events:
+        sent._checkpoint_every = 1
+        await sent._checkpoint()
+
+
 def unconfirmed(client: EventsClient) -> int:
     """How many events a client has sent of which it does not know that the API has them.
 

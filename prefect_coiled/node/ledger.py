@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -126,5 +126,7 @@ class Ledger:
             reply = self._ec2.describe_instances(**parameters)
             found += [item for reservation in reply["Reservations"] for item in reservation["Instances"]]
             if not reply.get("NextToken"):
-                return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"]), found
+                told = reply["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
+                now = parsedate_to_datetime(told) if told else datetime.now(timezone.utc)
+                return now, found
             parameters["NextToken"] = reply["NextToken"]

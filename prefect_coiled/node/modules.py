@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 from weakref import WeakKeyDictionary
@@ -234,7 +235,11 @@ class WorkerModules(WorkerPlugin):  # type: ignore[misc]
         for claim in foreign:
             wanted.update({p: h for p, h in claim.digests.items() if top_of(p) not in own})
         groups = [claim.names for claim in foreign]
-        _process.install(wanted, self.contents, groups, place, replace, self.had)
+        owners: dict[str, set[str]] = {}
+        for claim in foreign:
+            for name in claim.names:
+                owners.setdefault(name, set()).add(f"{claim.process} {claim.client}")
+        _process.install(wanted, self.contents, groups, place, replace, self.had, owners)
         for claim in foreign:
             _process.left_out.update(claim.left_out)
 
@@ -245,6 +250,7 @@ class _Process:
     def __init__(self) -> None:
         self.digests: dict[str, str] = {}
         self.homes: dict[str, Path] = {}  # by name: where it was written; none if it was here
+        self.owners: dict[str, set[str]] = {}  # by name: the programs that have it
         self.left_out: dict[str, str] = {}
         self._own_folder: str | None = None
 
@@ -256,13 +262,21 @@ class _Process:
         place: str | None,
         replace: bool,
         had: frozenset[str] = frozenset(),
+        owners: Mapping[str, set[str]] = MappingProxyType({}),
     ) -> None:
         before, after = _by_name(self.digests), _by_name(wanted)
-        # What a program has imported in addition changes nothing of what it has, whose state stays.
-        grown = {name for name in before if before[name].items() < after.get(name, {}).items()}
-        gone = {name for name in before if before[name] != after.get(name)} - grown
-        new = {name for name in after if before.get(name) != after[name]} - grown
+        kept, self.owners = self.owners, {name: set(programs) for name, programs in owners.items()}
+        # What comes in addition changes nothing for a program that is at work, and its state stays. Another
+        # one, or the same one run again, begins with what it has.
+        more = {name for name in before if before[name].items() < after.get(name, {}).items()}
+        grown = {n for n in more if n not in kept or kept[n] & self.owners.get(n, set())}
+        # Nor does it where another program that had more of it is over.
+        fewer = {name for name in after if after[name].items() < before.get(name, {}).items()}
+        same = {name for name in fewer if self.owners.get(name, set()) < kept.get(name, set())}
+        gone = {name for name in before if before[name] != after.get(name)} - grown - same
+        new = {name for name in after if before.get(name) != after[name]} - grown - same
         if not gone and not new and not grown:
+            self.digests = dict(wanted)
             return
         # What fails here comes with the next offer: until all is done, these are as none that anybody has.
         self.digests = {p: "" if top_of(p) in gone else hash_ for p, hash_ in self.digests.items()}
@@ -270,8 +284,8 @@ class _Process:
             self._remove(name)
         in_place = grown & set(self.homes)
         for name in in_place:
-            more = {path: hash_ for path, hash_ in after[name].items() if path not in before[name]}
-            put(self.homes[name], more, contents)
+            added = {path: hash_ for path, hash_ in after[name].items() if path not in before[name]}
+            put(self.homes[name], added, contents)
         elsewhere = {name for name in (new | grown) - gone - in_place if is_here(name, after[name])}
         written = (new | grown) - in_place - elsewhere
         if written:
@@ -289,7 +303,7 @@ class _Process:
         # What uses a changed module holds parts of it: all modules of that program are imported anew.
         anew = set(gone).union(*(group for group in groups if group & gone))
         if replace:
-            anew |= {name for name in written if is_loaded_otherwise(name, after[name])}
+            anew |= {name for name in written - grown if is_loaded_otherwise(name, after[name])}
         # Tasks import meanwhile, in threads of their own.
         for module in [m for m in list(sys.modules) if top_of(m) in anew and top_of(m) not in _KEPT]:
             sys.modules.pop(module, None)

@@ -110,19 +110,21 @@ def standing(
     found: Iterable[Known],
     now: datetime,
     *,
-    listed: Mapping[str, float] = {},
+    listed: Mapping[str, tuple[int, float]] = {},
     not_seen: tuple[str, ...] = (),
 ) -> Standing:
     """How an account stands, by the records of its clusters.
 
     Args:
-        listed: By uid, US dollars an hour of the machines that AWS lists: more than a record says, it may be.
+        listed: By uid, how many machines AWS lists, and what they cost an hour on demand, in US dollars.
     """
     begin = month_of(now)
-    spent, rates = 0.0, dict(listed)
+    spent, rates = 0.0, {uid: rate for uid, (_, rate) in listed.items()}
     for (_, _, uid), course in courses(found, now).items():
         spent += course.until(now)[0] - course.until(begin)[0]
         if course.runs(now):
-            rates[uid] = max(course.last.usd_per_hour, rates.get(uid, 0.0))
+            # A record knows the prices of spot machines; more machines cost as much more.
+            last, count = course.last, listed.get(uid, (0, 0.0))[0]
+            rates[uid] = last.usd_per_hour * max(1.0, count / last.machines if last.machines else 1.0)
     running = sum(rates.values())
     return Standing(account, budget, begin, spent, running, not_seen)

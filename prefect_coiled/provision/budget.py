@@ -41,10 +41,11 @@ def find_standing(aws: Aws, budget: float, now: datetime | None = None) -> Stand
     found = [one for records in answers.values() for one in records or ()]
     machines = instances.find_instances(aws, states=("pending", "running"))
     prices = find_prices(aws, (machine.instance_type for machine in machines))
-    listed: dict[str, float] = {}
+    listed: dict[str, tuple[int, float]] = {}
     for machine in machines:
-        rate = prices.machine(machine.instance_type, spot=machine.spot) or 0.0
-        listed[machine.cluster_uid] = listed.get(machine.cluster_uid, 0.0) + rate
+        count, rate = listed.get(machine.cluster_uid, (0, 0.0))
+        price = prices.machine(machine.instance_type) or 0.0
+        listed[machine.cluster_uid] = count + 1, rate + price
     return standing(
         aws.account,
         budget,

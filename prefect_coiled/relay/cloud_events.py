@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect.events.clients import get_events_client
 
-from prefect_coiled.internals.prefect import unconfirmed
+from prefect_coiled.internals.prefect import confirm, unconfirmed
 
 
 class _Ready:
@@ -31,5 +31,6 @@ async def stream(bodies: Iterable[bytes]) -> None:
     async with get_events_client(checkpoint_every=len(events)) as client:
         for event in events:
             await client.emit(event)
+        await confirm(client)
         if left := unconfirmed(client):
             raise ConnectionError(f"{left} of {len(events)} events were not confirmed")

@@ -138,8 +138,8 @@ class Exchange(SchedulerPlugin):
             method, target, body = asked
             answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
             waiting = box.waiting[id] = _Waiting((method, target, body), answer)
-            box.asked.set()
         waiting.until = max(waiting.until, time.monotonic() + (1 - _LEFT) * seconds)
+        box.asked.set()
         waiting.askers += 1
         try:
             done, _ = await asyncio.wait([waiting.answer], timeout=seconds)

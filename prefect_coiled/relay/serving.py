@@ -33,7 +33,7 @@ logger = logging.getLogger("prefect_coiled.relay")
 # Requests to the API at a time: as many as Prefect's client has connections.
 _AT_ONCE = 16
 # Requests that are taken, with those that wait for their turn: more are taken once so few are left.
-_MOST, _FEW = 2 * _AT_ONCE, _AT_ONCE
+_MOST, _FEW = 4 * _AT_ONCE, 2 * _AT_ONCE
 # Seconds that one may wait for its turn. Who asked may have given up then.
 _STALE = 5.0
 # Seconds of a take, and after which its connection counts as broken.
@@ -189,7 +189,7 @@ class Relay:
         assert self._answering is not None
         taken = time.monotonic()
         async with self._free:
-            if time.monotonic() - taken > _STALE:
+            if time.monotonic() - taken > _STALE and not self._over.is_set():
                 # It is taken again, if anybody still waits for it.
                 self._have.discard(id_)
                 return

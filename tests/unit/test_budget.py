@@ -24,7 +24,7 @@ HOUR = timedelta(hours=1)
 def cluster(uid: str, since: datetime, usd: float, *, hours: float, good_for: float = 0.0) -> Known:
     at = since + hours * HOUR
     told = {"cluster": uid, "uid": uid, "usd_per_hour": 2.0 if good_for else 0.0, "good_for": good_for}
-    return Known("team", "us-east-1", CostRecord(since=since, at=at, usd=usd, **told))
+    return Known("team", "us-east-1", CostRecord(since=since, at=at, usd=usd, machines=2, **told))
 
 
 def test_what_was_spent_this_month_and_what_runs_count() -> None:
@@ -34,7 +34,7 @@ def test_what_was_spent_this_month_and_what_runs_count() -> None:
         cluster("over the turn of the month", datetime(2026, 2, 28, 12, tzinfo=timezone.utc), 10.0, hours=24),
         cluster("of last month", datetime(2026, 2, 1, tzinfo=timezone.utc), 99.0, hours=24),
     ]
-    now = standing("team", 20.0, found, NOW, listed={"young": 0.5, "runs": 1.0})
+    now = standing("team", 20.0, found, NOW, listed={"young": (1, 0.5), "runs": (1, 1.0)})
     assert now.spent == 10.0
     assert now.usd_per_hour == 2.5
     now.hold("one that fits", 7.5)
@@ -77,7 +77,8 @@ def test_a_cluster_that_grew_since_its_last_record_counts_as_it_is(monkeypatch: 
     monkeypatch.setattr(looking, "find_prices", lambda aws, types: shipped())
     door: Any = SimpleNamespace(region="us-east-1", account="team", stop=None)
     door.beside = lambda region, stop: SimpleNamespace(region=region, account="team")
-    assert looking.find_standing(door, 200.0, NOW).usd_per_hour == pytest.approx(19.2)
+    # As many times what the two of the record cost, which knows the prices of spot machines.
+    assert looking.find_standing(door, 200.0, NOW).usd_per_hour == pytest.approx(100.0)
 
 
 def test_where_nothing_is_to_be_seen_that_is_said() -> None:

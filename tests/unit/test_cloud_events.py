@@ -17,6 +17,7 @@ class Socket:
     def __init__(self) -> None:
         self.sent: list[str] = []
         self.pings = 0
+        self.client: Any = None
 
     async def send(self, text: str) -> None:
         self.sent.append(text)
@@ -36,6 +37,7 @@ class Cloud(PrefectEventsClient):
     async def __aenter__(self) -> Cloud:
         self._in_context = True
         self._websocket: Any = self.socket
+        self.socket.client = self
         return self
 
     async def __aexit__(self, *error: Any) -> None: ...
@@ -58,6 +60,20 @@ async def test_a_batch_is_confirmed_at_once(socket: Socket) -> None:
     await cloud_events.stream(iter(BODIES))
     assert socket.sent == [body.decode() for body in BODIES]
     assert socket.pings == 1
+
+
+async def test_a_batch_is_confirmed_where_prefects_own_clock_asked_in_the_middle_of_it(
+    socket: Socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def send(self: Socket, text: str) -> None:
+        self.sent.append(text)
+        if len(self.sent) == 50:
+            self.client._unconfirmed_events = []
+
+    monkeypatch.setattr(Socket, "send", send)
+    await cloud_events.stream(BODIES)
+    assert len(socket.sent) == 100
+    assert socket.client._unconfirmed_events == []
 
 
 @pytest.mark.usefixtures("socket")

@@ -179,6 +179,9 @@ def test_the_worker_on_the_schedulers_machine_is_smaller_and_counted_so() -> Non
         assert size.at_least(cores=3) == 1
         assert size.at_least(cores=0) == 0
         assert size.at_most(cores=2) == 0
+    large = WorkerSize(2, None, first=WorkerSize(8, None))
+    assert large.at_most(cores=4) == 0
+    assert large.at_least(cores=4) == 1
     assert worker_size(node(), ["m6i.xlarge"], there).at_most(cores=16) == 5
 
 
