@@ -251,7 +251,10 @@ def _sweep_everywhere(at: Everywhere, release_nat: bool, only_plan: bool, yes: b
     removals = at.each(swept, wanted, at_once=1)
     if as_json:
         total = sum((removal for _, removal in removals), Removal())
-        rows = [{**place._asdict(), **removal.model_dump(mode="json")} for place, removal in removals]
+        rows = [
+            {"account": place.account, "region": place.region, **removal.model_dump(mode="json")}
+            for place, removal in removals
+        ]
         print_json({**total.model_dump(mode="json"), "places": rows})
     else:
         for place, removal in removals:

@@ -202,7 +202,7 @@ def test_a_worker_that_is_silent_costs_no_other_workers_answer() -> None:
         if dask_worker.name == "fails":
             raise ValueError("mine")
         if dask_worker.name == "silent":
-            await asyncio.sleep(60)
+            await asyncio.sleep(600)
         return str(dask_worker.name)
 
     async def asked() -> Any:
@@ -215,7 +215,7 @@ def test_a_worker_that_is_silent_costs_no_other_workers_answer() -> None:
                 worker = distributed.Worker(scheduler.address, name=name, nthreads=1, dashboard=False)
                 await stack.enter_async_context(worker)
             async with distributed.Client(scheduler.address, asynchronous=True) as client:
-                found = await distributed_internals.ask_each(client, 2.0, answers)  # type: ignore[misc]
+                found = await distributed_internals.ask_each(client, 15.0, answers)  # type: ignore[misc]
                 of = {address: worker.name for address, worker in scheduler.workers.items()}
                 return {of[address]: answer for address, answer in found.items()}
 
