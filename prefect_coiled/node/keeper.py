@@ -36,7 +36,8 @@ _BOOT_MARGIN_S = 60.0
 _LAST_CALL_S = 5.0
 _DENIED = (
     "The machines' role, or its permissions boundary, is of an earlier version: set the account up again "
-    "(`prefect-coiled setup aws`); an administrator renews the boundary (`prefect-coiled setup iam`)."
+    "(`prefect-coiled setup region --account NAME`); an administrator renews the boundary "
+    "(`prefect-coiled setup iam --account NAME --user NAME --apply`)."
 )
 
 
