@@ -203,10 +203,17 @@ MUTANTS = (
         f"{_CLUSTERS}whoever_comes_to_a_cluster_before_its_keys_are_there_waits_for_them",
     ),
     _row(
+        "a change that AWS asks to be sent again is sent though the lease was lost meanwhile",
+        "aws/door.py",
+        "            with checked(self.fence if changes(action) else None):\n",
+        "            with checked(None):\n",
+        "provision/test_ownership.py::test_a_change_is_not_tried_again_once_the_lease_is_lost",
+    ),
+    _row(
         "a name is removed by what was seen of it without the lease on it",
         "aws/intents.py",
-        "            held = leases.take(aws, lease)\n",
-        "            held = lambda: True\n",
+        "        check = leases.take(aws, lease)\n",
+        "        check = lambda: None\n",
         "matrix/test_races.py::test_two_at_once_end_as_one_after_the_other_would[sweep and launch]",
     ),
     _row(
