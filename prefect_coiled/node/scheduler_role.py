@@ -96,7 +96,7 @@ class SchedulerRole:
                 config,
                 machine=order["instance_id"],
                 client=lambda: aws.own_client("ec2", config.region, endpoint),
-                scheduler=Dask(of.machines, of.clusters, of.target, of.shrink, of.say_kept),
+                scheduler=Dask(of.machines, of.clusters, of.target, of.shrink, of.let_go, of.say_kept),
                 patience=max(lost, _PATIENCE_S),
                 pace=order.get("keeper_pace", 1.0),
             )
