@@ -211,6 +211,7 @@ def killed(told: str, environ: dict[str, str]) -> Iterator[Callable[..., None]]:
         process.communicate()
 
 
+@pytest.mark.long
 def test_the_size_is_kept_without_a_client(
     sandbox: Sandbox, live: Live, until: Until, killed: Callable[..., None]
 ) -> None:

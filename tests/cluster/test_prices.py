@@ -86,6 +86,7 @@ def test_lids_are_held_to_the_prices_of_the_region(sandbox: Sandbox, prefect_ser
     assert sandbox.instances().keys() == before
 
 
+@pytest.mark.long
 def test_where_the_price_list_may_not_be_read_a_lid_is_refused_and_a_cluster_says_whose_prices_it_tells(
     sandbox: Sandbox, prefect_server: None
 ) -> None:

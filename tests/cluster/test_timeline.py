@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from typer.testing import CliRunner
@@ -61,6 +62,7 @@ def test_a_cluster_tells_how_it_came_up_and_still_does_when_it_is_gone(
     assert CliRunner().invoke(app, ["timeline", "never-was"]).exit_code == 1
 
 
+@pytest.mark.long
 def test_prefect_shows_how_a_cluster_came_up_and_what_it_waited_for(sandbox: Sandbox, until: Until) -> None:
     @flow
     def work() -> None:

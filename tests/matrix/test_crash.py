@@ -109,7 +109,7 @@ def chosen(number: int, of: int, fault: str) -> bool:
     return ALL or number % 11 == FAULTS.index(fault) % min(of, 11)
 
 
-_FIRST = {("create by what is known", "reply lost"), ("sweep", "killed before")}
+_FIRST = {("sweep", "killed before")}
 
 
 # A life that is no more has threads that meet it.
@@ -118,7 +118,7 @@ _FIRST = {("create by what is known", "reply lost"), ("sweep", "killed before")}
 @pytest.mark.parametrize(
     ("way", "fault"),
     [
-        # One fault of two ways is met by `make test`.
+        # One fault of one way is met by `make test`.
         pytest.param(way, fault, marks=() if (way, fault) in _FIRST else pytest.mark.long)
         for way in WAYS
         for fault in FAULTS

@@ -21,7 +21,7 @@ from .conftest import eventually, shown
 from .relaying import logs_of, run
 
 
-@pytest.fixture(params=["in namespaces", "walled"])
+@pytest.fixture(params=["in namespaces", pytest.param("walled", marks=pytest.mark.long)])
 def cluster(request: pytest.FixtureRequest, security: Security, tmp_path: Path) -> Iterator[SpecCluster]:
     namespaces = request.param == "in namespaces"
     with apart.cluster(security, str(get_current_settings().api.url), tmp_path, namespaces) as running:

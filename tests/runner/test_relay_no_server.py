@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from .conftest import FAST
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +55,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_prefects_temporary_server_is_enough(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(TEMPORARY)
