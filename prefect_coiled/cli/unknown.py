@@ -47,12 +47,13 @@ class Group(TyperGroup):
         Raises:
             Exception: Of Click's, as in `invoke`.
         """
+        word = args[0] if args else ""
         try:
             return super().resolve_command(ctx, args)
         except Exception as error:
             said = getattr(error, "message", None)
-            if isinstance(said, str) and "Did you mean" not in said:
-                hint = _hint(ctx.find_root().command, self, args[0])
+            if isinstance(said, str) and "Did you mean" not in said and word.strip():
+                hint = _hint(ctx.find_root().command, self, word)
                 error.message = f"{said} {hint}".rstrip()  # type: ignore[attr-defined]
             raise
 

@@ -33,7 +33,7 @@ from prefect_coiled.records import InstanceRecord
 logger = logging.getLogger(__name__)
 
 # Seconds to wait for another client's launch to be done, and between two questions.
-_OTHERS, _AGAIN = 180.0, 0.5
+_OTHERS, _AGAIN = 60.0, 0.5
 
 
 class ScalingCluster(ClusterBase):
@@ -47,6 +47,9 @@ class ScalingCluster(ClusterBase):
         self._counted_on: tuple[int, frozenset[str]] = (0, frozenset())
         self._told: set[str] = set()
         self._resizing = False
+        self._asks = True
+        # Who this is to the scheduler, while it launches and retires; one call at a time does.
+        self._holder = uuid.uuid4().hex
         self._arrivals = Arrivals(
             lambda: set(self.workers) - set(map(str, self.observed)),
             self._look,
@@ -201,7 +204,8 @@ class ScalingCluster(ClusterBase):
                 cluster is closed.
         """
         self.check_open("adapt")
-        if asks := Adaptive is DaskAdaptive:
+        self._asks = asks = Adaptive is DaskAdaptive
+        if asks:
             check_adaptive(kwargs)
             Adaptive = PatientAdaptive  # noqa: N806
         least, most = minimum, maximum
@@ -269,19 +273,24 @@ class ScalingCluster(ClusterBase):
             if self._leaving:
                 return  # as Dask's own clusters: there is nothing to scale
             # Nothing is launched beside this; what the scheduler has launched before is in AWS's list.
-            asked = {} if self._adapts() else {"wanted": n}
-            if asked:
+            # An `Adaptive` that decides says so each time: somebody else may have scaled by a number since.
+            adapts = self._adapts()
+            asked = {"adapt": limits(self._adaptive, asks=self._asks)} if adapts else {"wanted": n}
+            if not adapts:
                 self._arrivals.anew()
-            name = uuid.uuid4().hex
+            name = self._holder
             before = await self._hold(name, asked)
-            told: dict[str, Any] = {}
+            told: dict[str, Any] = {} if adapts else dict(asked)  # again: the first word may be lost
             try:
+                if self._leaving:
+                    told.clear()
+                    return
                 try:
                     more, coming = await self._lacking(n, before.get("unlisted", ()))
                     if more > 0:
                         told["launched"] = await self._grow(more)
                 except PrefectCoiledError:
-                    if asked:  # who asked is told that it came to nothing
+                    if not adapts:  # who asked is told that it came to nothing
                         told["wanted"] = before.get("wanted")
                     raise
                 if more < 0:
@@ -290,7 +299,7 @@ class ScalingCluster(ClusterBase):
             finally:
                 await self.tell_keeper(release=name, **told)
 
-    async def _hold(self, name: str, asked: dict[str, int]) -> Mapping[str, Any]:
+    async def _hold(self, name: str, asked: dict[str, Any]) -> Mapping[str, Any]:
         """See that nobody else launches or retires workers beside this; wait for who does, with a bound."""
         end = time.monotonic() + _OTHERS
         reply = await self.tell_keeper(hold=name, **asked)
@@ -371,7 +380,7 @@ class ScalingCluster(ClusterBase):
         if not self._resizing:
             self._counted_on = 0, frozenset()  # another size than what was asked for by number
             if not self._adapts():
-                await self.tell_keeper(fewer=len(going))
+                await self.tell_keeper(gone=sorted(going))
         try:
             await self.in_thread(self.started().terminate_workers, going)
         except BaseException:

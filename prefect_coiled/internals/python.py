@@ -49,4 +49,4 @@ def before_threads_end(function: Callable[[], Any]) -> bool:
 
 def is_ending() -> bool:
     """Whether the interpreter is ending: no thread can begin any more."""
-    return bool(threading._SHUTTING_DOWN)  # type: ignore[attr-defined]
+    return bool(getattr(threading, "_SHUTTING_DOWN", False))

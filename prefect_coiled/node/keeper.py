@@ -93,11 +93,14 @@ class Keeper:
         self._scheduler = scheduler
         boot_s = config.boot_timeout + _BOOT_MARGIN_S
         self.keeping = Keeping(time.monotonic(), config.keep.n_workers, patience, boot_s, pace=pace)
+        self.keeping.least = int(config.works)  # this machine stays
         self._adapting: Adapting | None = None
         self._lock = asyncio.Lock()
         self._stopped = False
         self._denied = self._said_denied = False
         self._refused: set[str] = set()
+        # Machines by which fewer are wanted already.
+        self._uncounted: set[str] = set()
         self._told = ""
         self._last: AwsError | None = None
         self._serial = 0
@@ -146,7 +149,7 @@ class Keeper:
         """Retire those that are too many; who is at work is let go once it has done it."""
         gone = await self._scheduler.let_go(machines, count) if count else []
         if gone:
-            self._tell(f"retired {_machines(len(gone))}: more had come than are wanted", gone)
+            logger.info("retired %s: more had come than are wanted", ", ".join(gone))
 
     async def stop(self) -> None:
         """Launch nothing any more; a call that is on its way is waited for a moment."""
@@ -160,7 +163,7 @@ class Keeper:
     async def told(
         self,
         wanted: int | None = None,
-        fewer: int = 0,
+        gone: Iterable[str] = (),
         launched: Iterable[str] = (),
         hold: str = "",
         release: str = "",
@@ -171,7 +174,7 @@ class Keeper:
 
         Args:
             wanted: So many.
-            fewer: So many less than until now.
+            gone: Machines that are not wanted any more; each is counted once, whoever says it.
             launched: Machines that it has launched.
             hold: That it is about to launch and retire workers itself, under a name for that.
             release: That it is done with it.
@@ -192,8 +195,10 @@ class Keeper:
             before = keeping.wanted
             self._denied = False  # the role may be another one by now
             self._refused.clear()
+            fewer = set(gone) - self._uncounted
+            self._uncounted |= fewer
             if wanted is None and fewer and self._adapting is None:
-                wanted = before - fewer
+                wanted = before - len(fewer)
             if adapt is not None:
                 self._adapting = Adapting(**adapt, asked_at=now)
             elif wanted is not None:

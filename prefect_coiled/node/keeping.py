@@ -60,6 +60,8 @@ class Keeping:
     tries: int = 0
     #: Machines that AWS takes back in two minutes.
     leaving: set[str] = field(default_factory=set)
+    #: How many stay, whatever is wanted: the scheduler's own machine, if it has a worker.
+    least: int = 0
     _begun: bool = False
     _held: dict[str, float] = field(default_factory=dict)
     _there: set[str] = field(default_factory=set)
@@ -157,14 +159,16 @@ class Keeping:
 
         A worker that stayed away for so long that it was replaced may come back.
         """
-        over = self._begun and len(self._there - self.leaving) > self.wanted and not self._holds(now)
+        most = max(self.wanted, self.least)
+        over = self._begun and len(self._there - self.leaving) > most and not self._holds(now)
         self._over_since = (now if self._over_since is None else self._over_since) if over else None
         return self._over_since is not None and now - self._over_since >= STABLE_S and now >= self._look_at
 
     def excess(self, now: float) -> tuple[set[str], int]:
         """Of which machines how many may go, by the list that AWS gave last."""
+        self._over_since = now  # those that have work are looked at again in a while
         stay = {machine for machine in self._there - self.leaving if self._states.get(machine) in _ALIVE}
-        return stay, max(len(stay) - self.wanted, 0)
+        return stay, max(len(stay) - max(self.wanted, self.least), 0)
 
     def unanswered(self, now: float) -> None:
         """AWS did not give its list."""

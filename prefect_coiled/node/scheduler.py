@@ -262,7 +262,7 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
             retired = _machines_of(str(info["name"]) for info in found.values()) & before
             gone = retired - self.machines()  # one of several workers of a machine is no machine
             if by_hand := gone - self._meant_to_go:
-                await self.keeper.told(fewer=len(by_hand))
+                await self.keeper.told(gone=by_hand)
         return found
 
     def _workers_of(self, names: Iterable[Any]) -> list[Any]:
@@ -296,7 +296,8 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
             str(state.name) for state in self.workers.values() if state.processing or state.actors
         )
         chosen = sorted((machines & self.machines()) - busy - {self._own})[:count]
-        self._meant_to_go.update(chosen)
+        if chosen:
+            self.log_event(LEAVING_TOPIC, chosen)  # nobody takes them for lost
         if names := self._workers_of(chosen):
             await super().retire_workers(names=names, close_workers=True, remove=True)
         return [machine for machine in chosen if machine not in self.machines()]

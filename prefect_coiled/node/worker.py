@@ -39,6 +39,8 @@ _CUDA = "dask_cuda.CUDAWorker"
 _CUDA_NAMES = (_CUDA, "dask_cuda.cuda_worker.CUDAWorker")
 # Seconds in which a worker process has to start and register, once the scheduler answers.
 _START_S = 120.0
+# Seconds in which a nanny closes: it has ten for its worker.
+_CLOSES_S = 30.0
 # Of a nanny whose worker left for good.
 _OVER = (Status.closing_gracefully, Status.closing, Status.closed)
 
@@ -137,7 +139,8 @@ class WorkerRole:
             elif time.monotonic() - bare_since > self._config.scheduler_lost_timeout:
                 self._lost = "no-worker-process"
                 await self.close(self._lost)
-                break
+                ends.cancel()  # one that could not be closed never says that it ended
+                return
         await ends
 
     async def close(self, reason: str) -> None:
@@ -146,7 +149,7 @@ class WorkerRole:
             self._counter.close()
         # One that failed to start was closed by that.
         left = [nanny for nanny in self._nannies if nanny.status != Status.failed]
-        closes = (nanny.close(timeout=10, reason=reason) for nanny in left)
+        closes = (asyncio.wait_for(nanny.close(timeout=10, reason=reason), _CLOSES_S) for nanny in left)
         for error in await asyncio.gather(*closes, return_exceptions=True):
             if isinstance(error, BaseException):
                 logger.warning("a worker of this machine could not be closed: %r", error)

@@ -132,6 +132,8 @@ def test_bad_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
         (["lss"], "Did you mean 'ls'?"),
         (["policies", "ongoin"], "'name': 'ongoin' is not one of"),
         (["role"], "attach-policy"),
+        (["--", "-x"], "No such"),
+        (["setup", ""], "No such command ''."),
     ],
 )
 def test_a_word_that_is_no_command_leads_to_the_one_that_was_meant(words: list[str], said: str) -> None:

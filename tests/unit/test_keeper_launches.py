@@ -157,7 +157,44 @@ async def test_what_came_back_after_it_was_replaced_is_let_go(monkeypatch: pytes
     for clock[0] in (180.0, 400.0):
         await keeper.turn()
     assert len(let_go) == 1
-    assert any("retired 2 machines: more had come than are wanted" in text for text in said)
+    assert not any("retired" in text for text in said), "it is no replacement, and nobody's loss"
+
+
+async def test_aws_is_asked_once_a_minute_about_workers_that_cannot_be_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, looks = [0.0], [0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+
+    async def none(machines: set[str], count: int) -> list[str]:
+        return []
+
+    ec2 = Ec2(lambda name, most: most)
+    ec2.made += ["i-0", "i-1"]
+    look = ec2.describe_instances
+
+    def counted(**said: Any) -> dict[str, Any]:
+        looks[0] += 1
+        return look(**said)
+
+    monkeypatch.setattr(ec2, "describe_instances", counted)
+    keeper, _ = keeping(ec2, 1, lambda: {"i-0", "i-1"}, none)
+    await keeper.told(launched=["i-0", "i-1"])
+    for clock[0] in map(float, range(3600)):
+        await keeper.turn()
+    assert looks[0] <= 60
+    keeper.keeping.least, keeper.keeping.wanted = 2, 0
+    looks[0] = 0
+    for clock[0] in map(float, range(3600, 4000)):
+        await keeper.turn()
+    assert looks[0] == 0, "the scheduler's own machine stays"
+
+
+async def test_a_machine_is_counted_out_once_whoever_says_so() -> None:
+    keeper, _ = keeping(Ec2(lambda name, most: most), 4)
+    await keeper.told(gone=["i-1"])  # retired by hand
+    await keeper.told(gone=["i-1", "i-2"])  # and then scaled down by its name
+    assert keeper.keeping.wanted == 2
 
 
 async def test_one_client_launches_at_a_time() -> None:
