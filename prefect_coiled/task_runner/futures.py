@@ -13,7 +13,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -23,12 +22,12 @@ from weakref import ref
 import distributed
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
-from prefect.logging import get_logger
 from prefect.tasks import Task
 from prefect_dask.task_runners import PrefectDaskFuture
 
 from prefect_coiled.errors import TaskLostError
 from prefect_coiled.internals.prefect import raise_if_flow_run_suspension_requested
+from prefect_coiled.task_runner.callbacks import Callbacks
 from prefect_coiled.task_runner.ended_future import EndedFuture
 from prefect_coiled.task_runner.given_up import by_connection, given_up, is_cut_off
 from prefect_coiled.task_runner.lineage import link
@@ -38,10 +37,8 @@ from prefect_coiled.task_runner.remote_result import RemoteRecord, with_result_o
 from prefect_coiled.task_runner.slot import leave, slot_given_back
 
 R = TypeVar("R")
-logger = get_logger("prefect_coiled.task_runner.futures")
 # One for all futures: what it guards is done in microseconds, and a lock each is memory for many of them.
 _lock = threading.RLock()
-_callers = ThreadPoolExecutor(1, thread_name_prefix="prefect-coiled-callbacks")
 # Seconds between two looks at what Dask says of a task: an end without news is a rare one.
 _LOOK = 0.1
 _PERSIST = "With `persist_result=True` a result outlives its worker."
@@ -84,7 +81,9 @@ class CoiledFuture(PrefectDaskFuture[R]):
         self._linked = False
         # Made by who waits: most futures of many are never waited for while their task runs.
         self._news: threading.Event | None = None
-        self._callbacks: list[Callable[[PrefectFuture[R]], None]] = []
+        self._callbacks: Callbacks | None = None
+        # Whether Dask was asked to tell of the end too: where no news will come.
+        self._asked = False
         #: Why the task was never sent, where that is so.
         self.failure: BaseException | None = None
         self._final_state: State[Any] | None
@@ -97,10 +96,10 @@ class CoiledFuture(PrefectDaskFuture[R]):
         self._wrapped_future = future
         with _lock:
             self._bound = True
-            callbacks, self._callbacks = self._callbacks, []
             self._wake()
-        for callback in callbacks:
-            self._tell(partial(CoiledFuture.add_done_callback, fn=callback))
+            ask = self._callbacks is not None
+        if ask:
+            self._ask_dask()
 
     def fail(self, error: BaseException) -> None:
         """Say that the task was never sent, because there is no cluster."""
@@ -108,28 +107,16 @@ class CoiledFuture(PrefectDaskFuture[R]):
         self._lose(TaskLostError("the task was not sent to the cluster", str(error)), False)
         with _lock:
             self._bound = True
-            callbacks, self._callbacks = self._callbacks, []
             self._wake()
-        for callback in callbacks:
-            self._tell(callback)
+        self._tell()
 
     def note(self, ending: Ending) -> None:
         """Take the news that the task has ended; called by the Dask client's own thread."""
         with _lock:
             self.ending = ending
-            callbacks, self._callbacks = self._callbacks, []
             self._wake()
         self._ended(self)
-        for callback in callbacks:
-            # Another thread: a callback may ask Dask for the result.
-            _callers.submit(self._tell, callback)
-
-    def _tell(self, callback: Callable[[Any], None]) -> None:
-        """Call a callback. One that fails keeps no other, and no task, from hearing of an end."""
-        try:
-            callback(self)
-        except Exception:  # as `concurrent.futures` does; nobody waits for it
-            logger.exception("A callback of task run %s failed", self.task_run_id)
+        self._tell()
 
     def _wake(self) -> None:
         if self._news is not None:
@@ -145,22 +132,39 @@ class CoiledFuture(PrefectDaskFuture[R]):
         return self._wrapped_future
 
     def add_done_callback(self, fn: Callable[[PrefectFuture[R]], None]) -> None:
-        """Call a function with this future when the task has ended, well or not."""
-        with _lock:
-            ended = self.ending is not None or self._final_state is not None
-            if not ended and not self._bound:
-                self._callbacks.append(fn)
-                return
-        if ended:
-            fn(self)
-        else:
-            super().add_done_callback(fn)
+        """Call a function with this future when the task has ended, well or not; in a thread of its own."""
+        self._call_at_end(fn, False)
 
     def _add_prefect_done_callback(self, fn: Callable[[PrefectFuture[R]], None]) -> None:
         """Called by Prefect's `as_completed` and `wait`, which then wait: others get this task's slot."""
         if not self.done:
             leave()
-        self.add_done_callback(fn)
+        self._call_at_end(fn, True)
+
+    def _call_at_end(self, fn: Callable[[PrefectFuture[R]], None], is_prefects: bool) -> None:
+        with _lock:
+            ended = self.done
+            if not ended:
+                callbacks = self._callbacks = self._callbacks or Callbacks()
+                (callbacks.prefects if is_prefects else callbacks.users).append(fn)
+        if ended:
+            fn(self)
+        elif self._bound:
+            self._ask_dask()
+
+    def _ask_dask(self) -> None:
+        """Have Dask tell of the end, once: it knows of those too that no worker tells."""
+        with _lock:
+            asked, self._asked = self._asked, True
+        if not asked:
+            self._wrapped_future.add_done_callback(lambda _: self._tell())
+
+    def _tell(self) -> None:
+        """Call who is to hear of the end."""
+        with _lock:
+            callbacks, self._callbacks = self._callbacks, None
+        if callbacks is not None:
+            callbacks.call(self)
 
     def __reduce__(self) -> Any:
         """Elsewhere it is one that has ended, which is waited for."""
@@ -286,6 +290,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
                 self._final_state = self._final_state or unfinished()
                 self._bound = True
                 self._wake()
+            self._tell()
         assert self._final_state is not None
         return Ended(self.task, self.task_run_id, self._final_state)
 
@@ -315,7 +320,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
                         late = f"Task run {self.task_run_id} did not complete within {timeout} seconds"
                         raise TimeoutError(late)
                     self._wait_for_news(left)
-        if self.part is not None and self.ending is not None:
+        if self.part is not None:
             self.part.wait()
 
     @property
@@ -359,6 +364,13 @@ class CoiledFuture(PrefectDaskFuture[R]):
             self._lose(self.explain(error), tell and not cut_off)
 
     # Loss
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was given up, or never sent, as far as this process knows: nothing is asked."""
+        if self.loss is not None or self.ending is not None or self._final_state is not None:
+            return self.loss is not None
+        return self._has_ended() and self._wrapped_future.status != "finished"
 
     def explain(self, error: BaseException) -> TaskLostError:
         """Why Dask gave the task up, for a person."""
