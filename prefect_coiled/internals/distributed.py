@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from dask._task_spec import Task
-from distributed import Client, Future, get_worker, threadpoolexecutor
+from distributed import Client, Future, get_client, get_worker, threadpoolexecutor
 from distributed.deploy.spec import SpecCluster
 from distributed.utils import thread_state
 from distributed.worker_state_machine import SecedeEvent
@@ -39,6 +39,15 @@ def forget_topics(scheduler: Any, prefix: str) -> None:
     topics = scheduler._broker._topics
     for name in [n for n, topic in topics.items() if n.startswith(prefix) and not topic.subscribers]:
         del topics[name]
+
+
+def adopt(futures: Iterable[Future]) -> None:
+    """On a worker: let futures that came as keys be those of its client, which hears of them from now on."""
+    if known := list(futures):
+        client = get_client()
+        for future in known:
+            future.bind_client(client)
+        client._inform_scheduler_of_futures()
 
 
 def has_clusters() -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from prefect_dask.task_runners import PrefectDaskFuture
 from prefect_coiled.errors import TaskLostError
 from prefect_coiled.internals.prefect import raise_if_flow_run_suspension_requested
 from prefect_coiled.task_runner.callbacks import Callbacks
-from prefect_coiled.task_runner.ended_future import EndedFuture
+from prefect_coiled.task_runner.ended_future import EndedFuture, ended_state
 from prefect_coiled.task_runner.given_up import by_connection, given_up, is_cut_off
 from prefect_coiled.task_runner.lineage import link
 from prefect_coiled.task_runner.lost_tasks import Ended, crashed, report, unfinished
@@ -84,6 +84,8 @@ class CoiledFuture(PrefectDaskFuture[R]):
         self._callbacks: Callbacks | None = None
         # Whether Dask was asked to tell of the end too: where no news will come.
         self._asked = False
+        #: Dask's futures that its parameters refer to, for as long as it may need them.
+        self.held: Sequence[distributed.Future] = ()
         #: Why the task was never sent, where that is so.
         self.failure: BaseException | None = None
         self._final_state: State[Any] | None
@@ -114,6 +116,8 @@ class CoiledFuture(PrefectDaskFuture[R]):
         """Take the news that the task has ended; called by the Dask client's own thread."""
         with _lock:
             self.ending = ending
+            if not ending.again:
+                self.held = ()
             self._wake()
         self._ended(self)
         self._tell()
@@ -173,14 +177,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
 
     def as_ended(self) -> EndedFuture[R]:
         """Wait for the end; gives what can be sent elsewhere, with its result."""
-        self.wait()
-        state = self.state
-        if isinstance(state.data, RemoteRecord):
-            try:
-                state = state.model_copy(update={"data": state.data.fetch_now()})
-            except TaskLostError as lost:
-                state = crashed(lost)
-        return EndedFuture(self.task_run_id, state)
+        return EndedFuture(self.task_run_id, ended_state(self))
 
     # Waiting
 
@@ -381,6 +378,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
             if self.loss is not None:
                 return
             self.loss = loss
+            self.held = ()
             self._final_state = crashed(loss)
             self._reported = tell
         if tell:

@@ -9,6 +9,8 @@ from uuid import UUID
 from prefect.client.schemas.objects import State
 from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]
 
+from prefect_coiled.errors import TaskLostError
+from prefect_coiled.task_runner.lost_tasks import crashed
 from prefect_coiled.task_runner.news import Ending
 
 _OF_THE_RECORD = frozenset(
@@ -47,7 +49,7 @@ class RemoteRecord(ResultRecord[Any]):
 
     def __reduce__(self) -> Any:
         """Elsewhere it is what it stands for."""
-        return _same, (self.fetch_now(),)
+        return as_it_is, (self.fetch_now(),)
 
     def __copy__(self) -> RemoteRecord:
         return self
@@ -73,8 +75,26 @@ def _record(state: State[Any]) -> ResultRecord[Any]:
     return record
 
 
-def _same(value: Any) -> Any:
+def as_it_is(value: Any) -> Any:
+    """What one is pickled as whose place is taken by another one."""
     return value
+
+
+def is_remote(state: State[Any]) -> bool:
+    """Whether the result of a state is with its worker, as far as this process knows."""
+    return isinstance(state.data, RemoteRecord)
+
+
+def with_result_here(state: State[Any]) -> State[Any]:
+    """A state that has its result itself, to be sent elsewhere; Crashed if the result is not to be had."""
+    if not isinstance(state.data, RemoteRecord):
+        return state
+    try:
+        return state.model_copy(update={"data": state.data.fetch_now()})
+    except TaskLostError as lost:
+        gone = crashed(lost)
+        gone.state_details = state.state_details
+        return gone
 
 
 def with_result_of(

@@ -44,7 +44,13 @@ from prefect_coiled.task_runner.ledger import Ledger, as_one, fetch_returned, un
 from prefect_coiled.task_runner.lost_tasks import Ended, report
 from prefect_coiled.task_runner.parcel import task_context
 from prefect_coiled.task_runner.recording import Recording
-from prefect_coiled.task_runner.submission import Request, Submission, as_lists, inputs_of
+from prefect_coiled.task_runner.submission import (
+    Request,
+    Submission,
+    as_lists,
+    inputs_of,
+    wait_for_others,
+)
 from prefect_coiled.task_runner.transactions import Part
 from prefect_coiled.task_runner.wishes import wishes_of
 
@@ -140,6 +146,9 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
         task_run_id = uuid4()
         wait_for = as_lists(wait_for)
         inputs = inputs_of(parameters, dependencies)
+        if wait_for or any(inputs.values()):
+            # Before anything here is locked: what they are of may submit to this runner too.
+            wait_for_others(parameters, wait_for)
         asked = wishes_of(task)
         flow_run = FlowRunContext.get()
         future: CoiledFuture[R] = CoiledFuture(

@@ -21,9 +21,12 @@ from uuid import UUID
 import dask
 import distributed
 from prefect.client.schemas.objects import RunInput
+from prefect.futures import PrefectWrappedFuture
 from prefect.logging import get_logger
 from prefect.tasks import Task
+from prefect.utilities.collections import visit_collection
 from prefect.utilities.engine import collect_task_run_inputs_sync
+from prefect_dask.task_runners import PrefectDaskFuture
 
 from prefect_coiled.task_runner.futures import CoiledFuture
 from prefect_coiled.task_runner.large import LargeValues
@@ -150,10 +153,12 @@ class Submission:
             request.again,
         )
         try:
-            data, futures = pack(call.parts(), lambda value: self.large.place(self._client, value))
+            sent = pack(call.parts(), self._client, lambda value: self.large.place(self._client, value))
         except Exception as error:
             raise explain(request.task, request.parameters, error) from error
-        results = [getattr(future, "wrapped_future", future) for future in futures]
+        request.future.held = sent.held
+        results = [getattr(future, "wrapped_future", future) for future in sent.futures]
+        data = sent.data
         packed: Any = self.large.bytes(self._client, data) if len(data) >= LARGE else data
         if getattr(self._local, "batch", None) is None:
             self.large.forget_objects()
@@ -237,6 +242,17 @@ def inputs_of(parameters: dict[str, Any], more: dict[str, set[RunInput]] | None)
         if name in inputs:
             inputs[name] = inputs[name] | found
     return inputs
+
+
+def wait_for_others(*values: Any) -> None:
+    """Wait for the futures of other task runners, of which a task is given the states that they came to."""
+
+    def visit(value: Any) -> Any:
+        if isinstance(value, PrefectWrappedFuture) and not isinstance(value, PrefectDaskFuture):
+            value.wait()
+        return value
+
+    visit_collection(list(values), visit_fn=visit, return_data=False)
 
 
 def as_lists(wait_for: Any) -> Any:
