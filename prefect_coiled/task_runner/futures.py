@@ -29,6 +29,7 @@ from prefect_coiled.errors import TaskLostError
 from prefect_coiled.internals.prefect import raise_if_flow_run_suspension_requested
 from prefect_coiled.task_runner.callbacks import Callbacks
 from prefect_coiled.task_runner.ended_future import EndedFuture, ended_state
+from prefect_coiled.task_runner.fetching import fetch_state
 from prefect_coiled.task_runner.given_up import by_connection, given_up, is_cut_off
 from prefect_coiled.task_runner.lineage import link
 from prefect_coiled.task_runner.lost_tasks import Ended, crashed, report, unfinished
@@ -41,7 +42,6 @@ R = TypeVar("R")
 _lock = threading.RLock()
 # Seconds between two looks at what Dask says of a task: an end without news is a rare one.
 _LOOK = 0.1
-_PERSIST = "With `persist_result=True` a result outlives its worker."
 
 
 class CoiledFuture(PrefectDaskFuture[R]):
@@ -330,7 +330,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
             return
         if self.ending is not None and self.ending.completed:
             fetch = partial(
-                _fetch, ref(self), self._wrapped_future, self.ending, self.task.name, self.task_run_id
+                fetch_state, ref(self), self._wrapped_future, self.ending, self.task.name, self.task_run_id
             )
             self._final_state = with_result_of(
                 self.task_run_id, self._flow_run_id, self.ending, self._wrapped_future, fetch
@@ -383,24 +383,3 @@ class CoiledFuture(PrefectDaskFuture[R]):
             self._reported = tell
         if tell:
             report([Ended(self.task, self.task_run_id, self._final_state)])
-
-
-def _fetch(
-    asked: ref[CoiledFuture[Any]], future: distributed.Future, ending: Ending, task: str, run: UUID
-) -> State[Any]:
-    """The state of a task that has completed, with its result, from the worker that has it."""
-    try:
-        state: State[Any] = future.result()
-    except Exception as error:
-        if future.status not in ("error", "cancelled", "lost") and not is_cut_off(future):
-            raise
-        if ending.persisted is not None:
-            return ending.with_metadata()
-        owner = asked()
-        loss = owner.explain(error) if owner is not None else None
-        what = f"The result of task {task!r} (run {run}), which has completed, is lost"
-        raise TaskLostError(what, str(loss or error), _PERSIST) from error
-    if isinstance(state.data, TaskLostError):
-        what = f"The result of task {task!r} (run {run}), which has completed, is lost"
-        raise TaskLostError(what, state.data.diagnosis.why, state.data.diagnosis.next_step)
-    return state

@@ -20,6 +20,7 @@ from prefect.client.schemas.objects import State
 from prefect_coiled.errors import TaskLostError
 from prefect_coiled.internals.distributed import calls, computation, forget_events, forget_topics
 from prefect_coiled.task_runner import store
+from prefect_coiled.task_runner.kept_results import OUTLIVES, lose
 from prefect_coiled.task_runner.news import PREFIX, Ending
 from prefect_coiled.task_runner.worker import run_task
 
@@ -80,12 +81,12 @@ def state_of_lost(run: bytes, ending: Ending) -> State[Any]:
         return kept
     state = ending.state()
     state.state_details.task_run_id = UUID(bytes=run)
-    if ending.completed:
-        # A state that is Completed would give what is not there to tasks that depend on it.
-        state = State(**{**state.model_dump(exclude={"data"}), "type": "CRASHED", "name": "ResultLost"})
-    state.data = TaskLostError(
+    lost = TaskLostError(
         f"the result of task run {UUID(bytes=run)}, which has ended as {ending.name}",
         f"it was lost with its worker {ending.worker}",
-        "With `persist_result=True` a result outlives its worker; the tag 'dask:again' lets it run again.",
+        f"{OUTLIVES} The tag 'dask:again' lets it run again.",
     )
+    if ending.completed:
+        lose(state, lost)
+    state.data = lost
     return state

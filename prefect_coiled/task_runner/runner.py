@@ -44,6 +44,7 @@ from prefect_coiled.task_runner.ledger import Ledger, as_one, fetch_returned, un
 from prefect_coiled.task_runner.lost_tasks import Ended, report
 from prefect_coiled.task_runner.parcel import task_context
 from prefect_coiled.task_runner.recording import Recording
+from prefect_coiled.task_runner.results import warn_of_disks
 from prefect_coiled.task_runner.submission import (
     Request,
     Submission,
@@ -238,6 +239,9 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
     def _send(self, request: Request) -> None:
         submission = self._on_worker_submission() if on_worker() else self._submission
         assert submission is not None
+        if self._disks_go:
+            # One warning will do.
+            self._disks_go = not warn_of_disks(request.task, self._log())
         try:
             submission.send(request, at_once=on_worker() or self._connection.is_opening_here)
         except Exception as error:
