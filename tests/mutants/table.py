@@ -490,6 +490,37 @@ MUTANTS = (
         f"{_LOST}a_task_that_ended_while_the_flow_had_lost_the_scheduler_shows_what_it_came_to",
     ),
     _row(
+        "a task that ends its program ends its worker",
+        "task_runner/worker.py",
+        "        state = _crashed(error, told.run, here.flow_run_id)\n",
+        "        raise\n",
+        "runner/test_exits.py::test_a_task_that_ends_its_program_is_crashed_and_no_neighbour_is_touched",
+    ),
+    _row(
+        "a transaction whose task was lost is committed",
+        "task_runner/transactions.py",
+        "                if future.is_lost:\n",
+        "                if False:\n",
+        "runner/test_lost_in_transactions.py::"
+        "test_a_transaction_whose_task_is_lost_is_rolled_back_though_nobody_waited_for_it",
+    ),
+    _row(
+        "what a transaction's tasks did is committed before the last of them has ended",
+        "task_runner/transactions.py",
+        "            transaction.children.insert(0, gate)\n",
+        "            pass\n",
+        "runner/test_lost_in_transactions.py::"
+        "test_nothing_is_committed_before_the_last_task_of_a_transaction_has_ended",
+    ),
+    _row(
+        "a persisted collection comes to one worker",
+        "task_runner/shipping.py",
+        "            if not self._in_collection:\n                return value\n",
+        "            return value\n",
+        "runner/test_passed_on.py::"
+        "test_a_persisted_collection_stays_where_it_is_and_is_there_until_its_task_has_ended",
+    ),
+    _row(
         "a scheduler gives a silent client up as soon as any other",
         "node/scheduler.py",
         "            self._bear(comm)\n",
