@@ -19,7 +19,9 @@ import pandas as pd
 from prefect import flow, task, unmapped
 from prefect_dask import get_dask_client
 
-from prefect_coiled import CoiledTaskRunner
+from prefect_coiled import CoiledTaskRunner, load_account
+from prefect_coiled.errors import PrefectCoiledError
+from prefect_coiled.options.keywords import refuse_variables
 
 sys.path.insert(0, str(Path(__file__).parent))
 from flights import mean_delays, put_flights, read_flights
@@ -80,15 +82,24 @@ def main() -> None:
     console = Console()
     begun = time.monotonic()
 
-    if options.account is None:
+    # What is said here holds: a deployment's variables would lead the cluster to another account.
+    refuse_variables("the quickstart", os.environ)
+    account = load_account(options.account)
+    if account.is_sandbox:
         from prefect_coiled.sandbox import ensure_started
 
         os.environ.update(ensure_started().environment())
+    elif options.account is None:
+        raise PrefectCoiledError(
+            "the quickstart",
+            f"account {account.slug} is not the sandbox.",
+            f"Name it, with a bucket: --account {account.slug} --data s3://BUCKET.",
+        )
     flights = read_flights()
     folder = put_flights(options.data.removeprefix("s3://"), flights)
     console.print(f"{len(flights):,} flights in {folder}")
 
-    runner = CoiledTaskRunner(n_workers=options.workers, account=options.account)
+    runner = CoiledTaskRunner(n_workers=options.workers, account=account.slug)
     with live_board(console):
         answer = flight_delays.with_options(task_runner=runner)(folder)
     pd.testing.assert_frame_equal(answer, mean_delays(flights), check_dtype=False)
@@ -99,5 +110,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except PrefectCoiledError as error:
+        sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
         sys.exit("Interrupted. The cluster is removed; `prefect-coiled ls` says what there is.")

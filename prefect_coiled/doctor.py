@@ -116,6 +116,26 @@ def hourly_price(account: Account) -> float:
     return total
 
 
+def seconds_for(spend: float, price: float) -> float:
+    """How long the cluster may live.
+
+    Args:
+        spend: US dollars that it may cost at most.
+        price: Its price an hour, in US dollars.
+
+    Raises:
+        OptionsError: If even the shortest life costs more.
+    """
+    seconds = min(spend / price * 3600, _LONGEST)
+    if not seconds >= 600:  # what is no number is not enough either
+        raise OptionsError(
+            f"spend {spend}",
+            f"is less than ten minutes of two {VM_TYPE} cost: {price / 6:.3f} US dollars.",
+            "Allow more.",
+        )
+    return seconds
+
+
 def examine(account: Account, *, spend: float = 0.5) -> Examination:
     """Live through a cluster's shortest life in an account.
 
@@ -126,13 +146,7 @@ def examine(account: Account, *, spend: float = 0.5) -> Examination:
         OptionsError: If even the shortest life costs more than `spend`.
     """
     price = hourly_price(account)
-    seconds = min(spend / price * 3600, _LONGEST)
-    if not seconds >= 600:  # what is no number is not enough either
-        raise OptionsError(
-            f"spend {spend}",
-            f"is less than ten minutes of two {VM_TYPE} cost: {price / 6:.3f} US dollars.",
-            "Allow more.",
-        )
+    seconds = seconds_for(spend, price)
     seen = _Seen()
     EVERYWHERE.subscribe(seen)
     try:

@@ -17,8 +17,15 @@ from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.zones import check_zone_there
 from prefect_coiled.blocks import Ec2DaskAccount, account_from_block
 from prefect_coiled.blocks.changes import differences
-from prefect_coiled.blocks.editing import check_nothing_opened, edited
-from prefect_coiled.blocks.loading import account_slug, delete_account, load_account, save_block, saved_block
+from prefect_coiled.blocks.editing import check_nothing_opened, edited, stays_behind
+from prefect_coiled.blocks.loading import (
+    account_slug,
+    delete_account,
+    find_accounts,
+    load_account,
+    save_block,
+    saved_block,
+)
 from prefect_coiled.errors import AccountError, AwsError, OptionsError, printable
 from prefect_coiled.internals.python import side_by_side
 from prefect_coiled.options import BackendOptions, merge
@@ -125,8 +132,9 @@ def set_backend_options(
     """
     slug = account_slug(account)
     if use_coiled_defaults:
+        stays = f" {stays_after_reset(slug)}" if is_saved_in_aws(slug) else ""
         reset_account(slug)
-        print(f"Account {slug} has no options of its own any more.")
+        print(f"Account {slug} has no options of its own any more.{stays}")
         return None
     if backend != "aws":
         raise OptionsError(f"backend {backend!r}", "is not there.", 'The one there is: "aws".')
@@ -177,6 +185,8 @@ def set_backend_options(
     print(printable(str(saved)))
     for change in changes:
         print(f"  {change}")
+    if before is not None and (stays := stays_behind(before, block, slug)):
+        print(stays)
     if run_setup is None and all(one is not None and one.isatty() for one in (sys.stdin, sys.stdout)):
         run_setup = input("Set it up now? [y/N] ").strip().lower() in ("y", "yes")
     return saved.model_copy(update={"resources": set_up(block, slug)}) if run_setup else saved
@@ -278,6 +288,23 @@ def reset_account(account: str | None = None) -> bool:
         Whether there was a block.
     """
     return delete_account(account_slug(account))
+
+
+def is_saved_in_aws(slug: str) -> bool:
+    """Whether there is a block of that name that is not of the sandbox; it need not be right.
+
+    Raises:
+        AccountError: The Prefect API could not be asked.
+    """
+    return any(one.name == slug and not one.data.get("sandbox") for one in find_accounts())
+
+
+def stays_after_reset(slug: str) -> str:
+    """What a reset leaves in AWS, in a sentence: without the block, no command finds it."""
+    return (
+        "What it has in AWS stays and costs: to remove that, name it again by "
+        f"`prefect-coiled setup aws --account {slug}`, then run `prefect-coiled account destroy {slug}`."
+    )
 
 
 def verify(block: Ec2DaskAccount, slug: str) -> Caller:

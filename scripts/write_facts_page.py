@@ -1,10 +1,14 @@
-"""Write docs/facts.md and docs/img/life.svg: timers, variables, quotas. A test holds both to the code."""
+"""Write docs/facts.md and docs/img/life.svg: timers, variables and more. A test holds both to the code."""
 
 from __future__ import annotations
 
+from importlib.metadata import metadata, requires
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from packaging.requirements import Requirement
+
+from prefect_coiled.install import DISTRIBUTION
 from prefect_coiled.node import agent, keeping
 from prefect_coiled.node.silence import patience
 from prefect_coiled.options.keywords import KEYWORDS, PREFIX
@@ -26,7 +30,8 @@ VARIABLES = {
     "PREFECT_COILED_SECRET_ACCESS_KEY": "the secret key for `setup aws`, so that no shell keeps it",
     "PREFECT_COILED_REGISTRY_TOKEN": "the token of Docker Hub, likewise",
     "PREFECT_COILED_LOGO_URL": "where Prefect's UI finds the picture of the block types",
-    "XDG_STATE_HOME": "where the sandbox in the background keeps its files, and the names for completion; `~/.local/state` if not set",
+    "XDG_STATE_HOME": "where the sandbox in the background keeps its files, and the names for completion; "
+    "`~/.local/state` if not set",
     "XDG_CACHE_HOME": "where built packages, hashes and prices are kept; `~/.cache` if not set",
 }
 _OF_PREFECT = {
@@ -81,13 +86,21 @@ def _quota(one: Quota, what: str) -> str:
     return f"| {one.name} | `{one.code}` | {what} |"
 
 
+def versions() -> list[tuple[str, str]]:
+    """What it works with, by the package's own metadata."""
+    found = [("Python", metadata(DISTRIBUTION)["Requires-Python"])]
+    needs = map(Requirement, requires(DISTRIBUTION) or ())
+    found += [(one.name, str(one.specifier)) for one in needs if one.marker is None]
+    return [(name, ", ".join(sorted(said.split(","), reverse=True))) for name, said in found]
+
+
 def page() -> str:
     """The whole page."""
     machines = [_quota(one, "vCPUs of machines") for one in of_machines()]
     others = [_quota(one, f"`{code}`") for code, one in OF_CODES.items()]
     return "\n".join(
         [
-            "# Timers, variables, quotas",
+            "# Timers, variables, versions, quotas",
             "",
             "As `scripts/write_facts_page.py` writes them from the code. Keywords have",
             "[a page of their own](keywords.md).",
@@ -112,6 +125,15 @@ def page() -> str:
             "",
             "Those of uv, pip, Poetry and PDM are on the page of",
             "[packages](environments.md#where-packages-come-from).",
+            "",
+            "## Versions",
+            "",
+            "What it is declared to work with. `make oldest-test` runs a part of the tests with the oldest",
+            "of these, `make newest-test` with the newest that are out.",
+            "",
+            "| package | versions |",
+            "|---|---|",
+            *(f"| {name} | `{said}` |" for name, said in versions()),
             "",
             "## Quotas of AWS",
             "",

@@ -24,7 +24,7 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before anything reads them: nothing of the suite touches the home of whoever runs it.
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
-os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
+os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "300"
 os.environ["PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL"] = "1"
 # What the tests do not look at, and what costs the machine under them a good part of a core.
 for service in ("SCHEDULER", "LATE_RUNS", "FOREMAN", "TRIGGERS", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP"):
@@ -70,7 +70,7 @@ def prefect_server(home: Path) -> Iterator[None]:
     with ExitStack() as stack:
         for left in (2, 1, 0):
             try:
-                stack.enter_context(prefect_test_harness(server_startup_timeout=120))
+                stack.enter_context(prefect_test_harness(server_startup_timeout=300))
                 break
             except httpx.TransportError:
                 # While its server comes up, the harness bears that nobody listens, but no connection that is

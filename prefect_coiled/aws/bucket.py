@@ -92,6 +92,7 @@ def _close(aws: Aws, item: Item) -> Item:
         ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
     )
     kept = f"the files of bucket {name} stay until the account is destroyed"
+    by_http = f"bucket {name} forbids nobody to come by plain HTTP, which nothing here does"
     expiring = {"Rules": [expiry]}
     for action, doing, settings, without in (
         ("PublicAccessBlock", "closing", {"PublicAccessBlockConfiguration": closed}, _AS_NEW),
@@ -101,7 +102,7 @@ def _close(aws: Aws, item: Item) -> Item:
             {"ServerSideEncryptionConfiguration": {"Rules": [encryption]}},
             _AS_NEW,
         ),
-        ("BucketPolicy", "setting the policy of", {"Policy": bucket_policy(name)}, ""),
+        ("BucketPolicy", "setting the policy of", {"Policy": bucket_policy(name)}, by_http),
         ("BucketLifecycleConfiguration", "setting the expiry of", {"LifecycleConfiguration": expiring}, kept),
         ("BucketTagging", "tagging", {"Tagging": {"TagSet": tags.to_aws(labels)}}, ""),
     ):

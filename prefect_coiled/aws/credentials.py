@@ -134,7 +134,17 @@ class CredentialSource:
     def _refuse_static_token(self, credentials: Credentials) -> None:
         from botocore.credentials import RefreshableCredentials
 
-        if not isinstance(credentials, RefreshableCredentials) and credentials.token:
+        if isinstance(credentials, RefreshableCredentials):
+            # Those of the environment are "renewed" from the same variables, which stay as they are.
+            # https://docs.aws.amazon.com/cli/latest/reference/configure/export-credentials.html
+            if credentials.method == "env":
+                raise AccountError(
+                    "AWS_CREDENTIAL_EXPIRATION",
+                    "says that the environment has a static session token, which would expire in the middle "
+                    "of a run.",
+                    f"{_USE_INSTEAD} Unset it if the keys do not expire.",
+                )
+        elif credentials.token:
             raise AccountError(
                 self.description if self.access_key_id or self.profile else "AWS_SESSION_TOKEN",
                 "is a static session token, which would expire in the middle of a run.",
@@ -163,7 +173,7 @@ class CredentialSource:
         credentials = DeferredRefreshableCredentials(
             refresh_using=fetcher.fetch_credentials, method="assume-role"
         )
-        return session_with(credentials, region)
+        return session_with(credentials, region, self.profile)
 
 
 def check_access_key_id(text: str) -> str:
@@ -218,6 +228,9 @@ def session_of_here(region: str, profile: str = "") -> boto3.Session:
     """
     import boto3
 
+    from prefect_coiled.internals.botocore import log_no_traceback
+
+    log_no_traceback()
     with told_of_files("AWS credentials", profile):
         return boto3.Session(profile_name=profile or None, region_name=region)
 
@@ -231,6 +244,8 @@ def told_of_files(what: str, profile: str = "") -> Iterator[None]:
         profile: The profile that was named, if not by the environment.
     """
     from botocore.exceptions import BotoCoreError, ConfigParseError, ProfileNotFound
+
+    from prefect_coiled.internals.botocore import came_of_credentials
 
     try:
         yield
@@ -252,8 +267,33 @@ def told_of_files(what: str, profile: str = "") -> Iterator[None]:
             f"is not as AWS's tools write it{at}.",
             "Mend it, or move it away.",
         ) from None
-    except BotoCoreError as error:
-        raise AccountError(what, f"{str(error).rstrip('.')}.") from error
+    except Exception as error:
+        if not (isinstance(error, BotoCoreError) or came_of_credentials(error)):
+            raise
+        raise AccountError(what, f"{why_none(error)}.") from as_cause(error)
+
+
+def why_none(error: Exception) -> str:
+    """Why there are no credentials, in a line without a full stop, and without what a process printed.
+
+    That may hold a secret: https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html
+    """
+    from prefect_coiled.internals.botocore import came_of_process
+
+    if came_of_process(error):
+        return "the credential_process gave no credentials: run it by itself to see what it says"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, RuntimeError):
+        return "the credentials have expired, and what was to renew them gave the same ones again"
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def as_cause(error: Exception) -> Exception | None:
+    """An error as the cause of ours; None where a traceback would show what a process printed."""
+    from prefect_coiled.internals.botocore import came_of_process
+
+    return None if came_of_process(error) else error
 
 
 def _profiles() -> list[str]:

@@ -33,6 +33,7 @@ from botocore.exceptions import ConnectionError as BotocoreConnectionError
 from botocore.parsers import ResponseParserError
 from botocore.utils import InvalidArnException
 
+from prefect_coiled.aws.credentials import as_cause, why_none
 from prefect_coiled.aws.sandbox_info import SandboxInfo
 from prefect_coiled.errors import (
     AccessDeniedError,
@@ -44,6 +45,7 @@ from prefect_coiled.errors import (
     sentences,
 )
 from prefect_coiled.events import Event, Watch, tell
+from prefect_coiled.internals.botocore import came_of_credentials
 from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE, changes, mode_of
 from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, DO_WITHOUT, SPOT_ROLE_MISSING
 from prefect_coiled.plan.aws_errors import aws_error
@@ -113,6 +115,11 @@ class _ForeignAnswerError(Exception):
 
 
 _FAILURES = (BotoCoreError, ClientError, *_UNREADABLE, _ForeignAnswerError)
+
+
+def _is_failure(error: Exception) -> bool:
+    """Whether an error is one of AWS, or of the way to it or to credentials, and no fault of ours."""
+    return isinstance(error, _FAILURES) or came_of_credentials(error)
 
 
 def _is_foreign(action: str, response: Mapping[str, Any]) -> bool:
@@ -262,10 +269,12 @@ class Aws:
         try:
             reply: dict[str, Any] = getattr(client, method)(**parameters)
             _check_author(action, reply)
-        except _FAILURES as error:
+        except Exception as error:
+            if not _is_failure(error):
+                raise
             failure = self._translate(error, action, what)
             self.tell("reply", what, action=action, seconds=watch.seconds, error=failure)
-            raise failure from error
+            raise failure from as_cause(error)
         self.tell("reply", what, action=action, seconds=watch.seconds, reply=reply)
         return reply
 
@@ -290,12 +299,14 @@ class Aws:
                     self.tell("reply", what, action=action, reply=page)
                     items += page.get(key, ())
                     read += 1
-            except _FAILURES as error:
+            except Exception as error:
+                if not _is_failure(error):
+                    raise
                 failure = self._translate(error, action, what)
                 self.tell("reply", what, action=action, error=failure)
                 if again and read and failure.code in _TOKEN_EXPIRED:
                     continue
-                raise failure from error
+                raise failure from as_cause(error)
             break
         return iter(items)
 
@@ -386,7 +397,7 @@ class Aws:
         # What is left is the way to credentials: none found, a profile gone, a login that has expired.
         return CredentialsError(
             what,
-            f"{' '.join(str(error).split()).rstrip('.')}.",
+            f"{why_none(error)}.",
             "Check the credentials of the account block, or log in again.",
             operation=action,
         )

@@ -145,8 +145,15 @@ def attached_policies(aws: Aws) -> list[str]:
     """The ARNs of the managed policies that the role has.
 
     Raises:
-        NotFoundError: If the account has no role yet.
+        ProvisionError: If the account has no role yet.
     """
+    try:
+        return _attached(aws)
+    except NotFoundError as error:
+        raise _not_set_up(aws) from error
+
+
+def _attached(aws: Aws) -> list[str]:
     what = f"listing policies of role ({aws.account})"
     items = aws.pages("iam:ListAttachedRolePolicies", what, "AttachedPolicies", RoleName=aws.account)
     return sorted(str(p["PolicyArn"]) for p in items)
@@ -219,11 +226,15 @@ def detach_policy(aws: Aws, arn: str) -> bool:
 
 def _known(aws: Aws) -> None:
     if find_role(aws) is None:
-        raise ProvisionError(
-            f"finding role ({aws.account})",
-            "the account is not set up yet",
-            f"Run `prefect-coiled setup aws --account {aws.account}` first.",
-        )
+        raise _not_set_up(aws)
+
+
+def _not_set_up(aws: Aws) -> ProvisionError:
+    return ProvisionError(
+        f"finding role ({aws.account})",
+        "the account is not set up yet",
+        f"Run `prefect-coiled setup aws --account {aws.account}` first.",
+    )
 
 
 def _delete_profile(aws: Aws, items: list[Item]) -> None:
@@ -245,7 +256,7 @@ def _delete_role(aws: Aws, items: list[Item]) -> None:
     for name in aws.pages("iam:ListRolePolicies", what, "PolicyNames", **role):
         with suppress(NotFoundError):
             aws.call("iam:DeleteRolePolicy", what, PolicyName=name, **role)
-    for arn in attached_policies(aws):
+    for arn in _attached(aws):
         with suppress(NotFoundError):
             aws.call("iam:DetachRolePolicy", what, PolicyArn=arn, **role)
     aws.call("iam:DeleteRole", what, **role)

@@ -117,6 +117,9 @@ def said(
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield what each of many machines wrote: its log, or its console if it never shipped a line.
 
+    One that shipped lines, but none since the moment that was asked for, has none. To know that takes a call
+    for each machine without lines, as its console would.
+
     Args:
         machines: The instance ids; they come back in this order.
         tail: Only the last so many lines of each, which takes calls for each.
@@ -127,8 +130,13 @@ def said(
         else read_logs(aws, machines, since=since)
     )
     for one, lines in found:
-        lines = lines or _console(aws, one)
+        if not lines and not (since is not None and _has_shipped(aws, one)):
+            lines = _console(aws, one)
         yield one, lines[-tail:] if tail else lines
+
+
+def _has_shipped(aws: Aws, machine: str) -> bool:
+    return next(read_log(aws, machine, tail=1), None) is not None
 
 
 def _console(aws: Aws, machine: str) -> list[str]:

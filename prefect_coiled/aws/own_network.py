@@ -11,11 +11,13 @@ from prefect_coiled.aws.network_rules import closed_ways
 from prefect_coiled.aws.subnets import blocked
 from prefect_coiled.errors import NotFoundError, OptionsError
 from prefect_coiled.options import Egress, NetworkIds
+from prefect_coiled.plan.own_groups import Finding, clients_problems, inside_problems
 from prefect_coiled.records import OwnNetwork
 
 logger = logging.getLogger(__name__)
 
 _EVERYWHERE = "0.0.0.0/0"
+_HALVES = ("0.0.0.0/1", "128.0.0.0/1")
 # What a route may lead to that is a way out. https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Route.html
 _LEADS_TO = (
     "GatewayId",
@@ -59,7 +61,7 @@ def check_own_network(
             "Give the id of a VPC of that region.",
         )
     subnets: dict[str, dict[str, Any]] = {}
-    problems: list[str] = []
+    findings: list[Finding] = []
     wanted = {
         "scheduler_subnet_id": ids.scheduler_subnet_id,
         "worker_subnet_id": ids.effective_worker_subnet_id,
@@ -67,17 +69,23 @@ def check_own_network(
     for name, subnet_id in wanted.items():
         found = _described(aws, "ec2:DescribeSubnets", "Subnets", SubnetIds=[subnet_id])
         if not found or found[0]["VpcId"] != ids.network_id:
-            problems.append(f"{name} {subnet_id} is not in {ids.network_id}")
+            findings.append(Finding(f"{name} {subnet_id} is not in {ids.network_id}"))
         elif found[0].get("Ipv6Native"):
-            problems.append(f"{name} {subnet_id} has IPv6 addresses only, and machines come by IPv4")
+            words = f"{name} {subnet_id} has IPv6 addresses only, and machines come by IPv4"
+            findings.append(Finding(words))
         else:
             subnets[name] = found[0]
+    blocks: list[str] = []
     if len(subnets) == 2:
-        problems += _routes(aws, ids, public_scheduler, egress, {n: blocked(s) for n, s in subnets.items()})
-        problems += closed_ways(aws, vpcs[0], wanted.values(), port)
-    problems += _groups(aws, ids, port)
-    if problems:
+        shut = {name: blocked(subnet) for name, subnet in subnets.items()}
+        findings += _routes(aws, ids, public_scheduler, egress, shut)
+        findings += map(Finding, closed_ways(aws, vpcs[0], wanted.values(), port))
+        blocks = [str(subnet["CidrBlock"]) for subnet in subnets.values()]
+    findings += _groups(aws, ids, blocks, egress, port)
+    if problems := [one.text for one in findings if one.certain]:
         raise OptionsError("network", f"{'; '.join(dict.fromkeys(problems))}.", "Mend it, or give other ids.")
+    for one in findings:
+        logger.warning("Own network: %s.", one.text)
     dedicated = vpcs[0].get("InstanceTenancy") == "dedicated"
     if dedicated:
         logger.warning(_DEDICATED, ids.network_id)
@@ -90,7 +98,7 @@ def check_own_network(
 
 def _routes(
     aws: Aws, ids: NetworkIds, public_scheduler: bool, egress: Egress, shut: dict[str, str]
-) -> Iterator[str]:
+) -> Iterator[Finding]:
     tables = _described(
         aws,
         "ec2:DescribeRouteTables",
@@ -98,28 +106,37 @@ def _routes(
         Filters=[{"Name": "vpc-id", "Values": [ids.network_id]}],
     )
     way = _way_out(tables, ids.scheduler_subnet_id)
-    if public_scheduler and not way.startswith("igw-"):
-        yield (
+    way = _gateway_behind(tables, way) or way
+    if public_scheduler and way.startswith("vpce-"):
+        yield Finding(
+            f"scheduler_subnet_id {ids.scheduler_subnet_id} leads to {way}, and no internet gateway of "
+            f"{ids.network_id} sends what comes in through it: clients may not reach the public address",
+            certain=False,
+        )
+    elif public_scheduler and not way.startswith("igw-"):
+        yield Finding(
             f"scheduler_subnet_id {ids.scheduler_subnet_id} has no route to an internet gateway, and clients "
             "come by the public address (use_scheduler_public_ip=False if they are in the network)"
         )
     if not way and egress != "none":
-        yield (
+        yield Finding(
             f"scheduler_subnet_id {ids.scheduler_subnet_id} has no way out ({_EVERYWHERE}); "
             "egress='none' if none is needed"
         )
     if (public_scheduler or egress != "none") and _closes(shut["scheduler_subnet_id"], way):
-        yield f"scheduler_subnet_id {ids.scheduler_subnet_id} is closed by {_BPA}"
+        yield Finding(f"scheduler_subnet_id {ids.scheduler_subnet_id} is closed by {_BPA}")
     if egress == "none":
         return
     subnet_id = ids.effective_worker_subnet_id
     way = _way_out(tables, subnet_id)
     if not way:
-        yield f"worker_subnet_id {subnet_id} has no way out ({_EVERYWHERE}); egress='none' if none is needed"
+        yield Finding(
+            f"worker_subnet_id {subnet_id} has no way out ({_EVERYWHERE}); egress='none' if none is needed"
+        )
     elif _closes(shut["worker_subnet_id"], way):
-        yield f"worker_subnet_id {subnet_id} is closed by {_BPA}"
+        yield Finding(f"worker_subnet_id {subnet_id} is closed by {_BPA}")
     elif way.startswith("igw-") and not ids.give_workers_public_ip:
-        yield (
+        yield Finding(
             f"worker_subnet_id {subnet_id} leads to an internet gateway, through which only machines with "
             "public addresses get out (give_workers_public_ip=True, or a NAT gateway)"
         )
@@ -135,37 +152,44 @@ def _way_out(tables: list[dict[str, Any]], subnet_id: str) -> str:
     own = [t for t in tables if any(a.get("SubnetId") == subnet_id for a in t.get("Associations", ()))]
     main = [t for t in tables if any(a.get("Main") for a in t.get("Associations", ()))]
     for table in (own or main)[:1]:
-        for route in table.get("Routes", ()):
-            if route.get("DestinationCidrBlock") == _EVERYWHERE and route.get("State") != "blackhole":
-                return next((str(route[key]) for key in _LEADS_TO if route.get(key)), "")
+        routes = {r.get("DestinationCidrBlock"): _target(r) for r in table.get("Routes", ())}
+        halves = [routes.get(half, "") for half in _HALVES]
+        return halves[0] if all(halves) else routes.get(_EVERYWHERE, "")
     return ""
 
 
-def _groups(aws: Aws, ids: NetworkIds, port: int) -> Iterator[str]:
+def _target(route: dict[str, Any]) -> str:
+    if route.get("State") == "blackhole":
+        return ""
+    return next((str(route[key]) for key in _LEADS_TO if route.get(key)), "")
+
+
+def _gateway_behind(tables: list[dict[str, Any]], way: str) -> str:
+    """The internet gateway that sends what comes in through what a route leads to, such as a firewall.
+
+    https://docs.aws.amazon.com/vpc/latest/userguide/gateway-route-tables.html
+    """
+    for table in tables:
+        led = map(_target, table.get("Routes", ()))
+        gateways = [str(a.get("GatewayId", "")) for a in table.get("Associations", ())]
+        found = next((one for one in gateways if one.startswith("igw-")), "")
+        if found and way and way in led:
+            return found
+    return ""
+
+
+def _groups(aws: Aws, ids: NetworkIds, blocks: list[str], egress: Egress, port: int) -> Iterator[Finding]:
     groups = {"scheduler_firewall_id": ids.scheduler_firewall_id, "firewall_id": ids.firewall_id}
     for name, group_id in groups.items():
         if not group_id:
             continue
         found = _described(aws, "ec2:DescribeSecurityGroups", "SecurityGroups", GroupIds=[group_id])
         if not found or found[0]["VpcId"] != ids.network_id:
-            yield f"{name} {group_id} is not in {ids.network_id}"
-        elif name == "scheduler_firewall_id" and not _lets_in(found[0], port, port):
-            yield f"{name} {group_id} lets nobody in at port {port}"
-        elif name == "firewall_id" and not _lets_in(found[0], 1024, 65535, group_id):
-            yield f"{name} {group_id} does not let its own members in at ports 1024-65535"
-
-
-def _lets_in(group: dict[str, Any], low: int, high: int, member: str = "") -> bool:
-    """Whether anybody, or the members of a group, get in at all of these TCP ports."""
-    for rule in group.get("IpPermissions", ()):
-        ports = rule.get("FromPort", 0) <= low and rule.get("ToPort", 0) >= high
-        if rule.get("IpProtocol") != "-1" and not (rule.get("IpProtocol") == "tcp" and ports):
-            continue
-        pairs = rule.get("UserIdGroupPairs", ())
-        networks = any(rule.get(kind) for kind in ("IpRanges", "Ipv6Ranges", "PrefixListIds"))
-        if any(p.get("GroupId") == member for p in pairs) if member else (pairs or networks):
-            return True
-    return False
+            yield Finding(f"{name} {group_id} is not in {ids.network_id}")
+        elif name == "scheduler_firewall_id":
+            yield from clients_problems(found[0], port)
+        else:
+            yield from inside_problems(found[0], blocks, egress)
 
 
 def _described(aws: Aws, action: str, key: str, **parameters: Any) -> list[dict[str, Any]]:

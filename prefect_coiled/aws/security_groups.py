@@ -14,6 +14,7 @@ from prefect_coiled.errors import (
     CredentialsError,
     NotFoundError,
     ProvisionError,
+    QuotaError,
     WaitTimeoutError,
 )
 from prefect_coiled.plan import tags
@@ -100,20 +101,42 @@ def change_rules(
 ) -> None:
     """Make the group let in what `wanted` says and nothing else: open first, then close.
 
+    Where both together are more rules than a group may have, those that go are closed first. What is refused
+    leaves the group as it was. https://docs.aws.amazon.com/vpc/latest/userguide/amazon-vpc-limits.html
+
     Args:
         there: What it lets in.
         wanted: EC2 `IpPermissions`; the word "SELF" as a group id stands for the group itself.
     """
     have, want = _rules(there), _rules([_with_self(p, group_id) for p in wanted])
     missing = [rule for key, rule in want.items() if key not in have]
+    extra = [rule for key, rule in have.items() if key not in want]
+    try:
+        _open(aws, name, group_id, missing)
+    except QuotaError:
+        if not extra:
+            raise
+        _close(aws, name, group_id, extra)
+        try:
+            _open(aws, name, group_id, missing)
+        except AwsError:
+            _open(aws, name, group_id, extra)
+            raise
+        return
+    if extra:
+        _close(aws, name, group_id, extra)
+
+
+def _open(aws: Aws, name: str, group_id: str, rules: list[dict[str, Any]]) -> None:
+    """Authorize these rules; some may be there already."""
 
     def open_() -> None:
         what = f"opening Security Group ({name})"
         try:
-            aws.call("ec2:AuthorizeSecurityGroupIngress", what, GroupId=group_id, IpPermissions=missing)
+            aws.call("ec2:AuthorizeSecurityGroupIngress", what, GroupId=group_id, IpPermissions=rules)
         except AlreadyExistsError:
             # One that is there already refuses the whole call: an earlier attempt got through in part.
-            for rule in missing:
+            for rule in rules:
                 try:
                     aws.call(
                         "ec2:AuthorizeSecurityGroupIngress", what, GroupId=group_id, IpPermissions=[rule]
@@ -121,12 +144,9 @@ def change_rules(
                 except AlreadyExistsError:
                     continue
 
-    if missing:
+    if rules:
         what = f"waiting for Security Group ({name}) to be visible"
         retry_while(aws, what, open_, NotFoundError, timeout=VISIBLE, first=VISIBLE_SOON)
-    extra = [rule for key, rule in have.items() if key not in want]
-    if extra:
-        _close(aws, name, group_id, extra)
 
 
 def _close(aws: Aws, name: str, group_id: str, rules: list[dict[str, Any]]) -> None:

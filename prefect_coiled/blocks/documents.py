@@ -85,14 +85,17 @@ class Applied:
         }
 
 
-def find_files(paths: Sequence[Path] = ()) -> list[Path]:
+def find_files(names: Sequence[str] = ()) -> list[Path]:
     """The documents that are meant: these files, those in these folders, by default those in `blocks/`.
 
     Raises:
-        OptionsError: If there is none.
+        OptionsError: If there is none, or a name is blank: as a path, that would be the folder one is in.
     """
     found: list[Path] = []
-    looked_at = paths or (Path("blocks"),)
+    for name in names:
+        if not name.strip():
+            raise OptionsError(f"document {name!r}", "is blank.", _NAME_THEM)
+    looked_at = [Path(name) for name in names or ("blocks",)]
     for path in looked_at:
         try:
             if path.is_dir():

@@ -111,6 +111,16 @@ def _follow_region(before: Mapping[str, Any], after: dict[str, Any], given: Mapp
         )
 
 
+def stays_behind(before: Ec2DaskAccount, after: Ec2DaskAccount, slug: str) -> str:
+    """What an account leaves in a region that it goes away from, in a sentence; empty where it stays."""
+    if before.sandbox or not before.region or before.region == after.region:
+        return ""
+    return (
+        f"What account {slug} has in {before.region} stays there and costs: "
+        f"`prefect-coiled account destroy {slug} --region {before.region}` removes it."
+    )
+
+
 def _ingress_fields(rules: Sequence[IngressRule]) -> dict[str, Any]:
     """Rules as fields of the block: the two simple ones where they are enough.
 

@@ -90,14 +90,21 @@ def account_reset(
 ) -> None:
     """Delete an account's options, so that the default holds again. What it has in AWS stays."""
     from prefect_coiled.blocks.loading import account_slug
-    from prefect_coiled.saved_accounts import reset_account
+    from prefect_coiled.saved_accounts import is_saved_in_aws, reset_account, stays_after_reset
 
     ask_nobody(as_json, yes)
     name = account_slug(slug)
+    in_aws = is_saved_in_aws(name)
     if not yes:
-        typer.confirm(f"Delete the options and credentials of account {name}?", abort=True)
+        stays = (
+            f"What account {name} has in AWS stays and costs, and no command finds it any more: first "
+            f"`prefect-coiled account destroy {name}`. "
+        )
+        question = f"Delete the options and credentials of account {name}?"
+        typer.confirm(f"{stays if in_aws else ''}{question}", abort=True)
     done = reset_account(name)
     text = f"Account {name} {'was reset' if done else 'had no options of its own'}."
+    text += f" {stays_after_reset(name)}" if done and in_aws else ""
     sentence_or_json(text, {"account": name, "reset": done}, as_json)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ from prefect_coiled.cli.declare import JsonOption, command
 @command("blocks apply")
 def apply(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Documents, or folders of them; blocks/ if not given.")
+        list[str] | None, typer.Argument(help="Documents, or folders of them; blocks/ if not given.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; save nothing.")] = False,
     as_json: JsonOption = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,15 +12,17 @@ from prefect_coiled.cli.common import (
     ask_nobody,
     no_cluster,
     out,
+    past,
     plan_as_json,
     print_json,
     sentence_or_json,
     show,
     show_plan,
+    show_removal,
     tell_removal,
 )
 from prefect_coiled.cli.declare import At, JsonOption, NameArgument, PlanOption, YesOption, command
-from prefect_coiled.cli.places import Everywhere
+from prefect_coiled.cli.places import Everywhere, Place
 
 if TYPE_CHECKING:
     from prefect_coiled.cluster.launched import Launched
@@ -110,12 +113,12 @@ def show_logs(
 
     from prefect_coiled.aws.log_events import said
     from prefect_coiled.errors import OptionsError
-    from prefect_coiled.notifications import follow_logs, machines_of, parse_since
+    from prefect_coiled.notifications import follow_logs, machines_of
     from prefect_coiled.options.base import near
 
     if follow and tail is not None:
         raise OptionsError("--tail", "goes without --follow, which begins with --since.")
-    begin = None if since is None else parse_since(since)
+    begin = None if since is None else past(since, datetime.now(timezone.utc))
     aws = at.aws
     console = out()
 
@@ -200,7 +203,7 @@ def sweep_account(
 ) -> None:
     """Remove what dead clusters left, and NAT gateways that no cluster uses.
 
-    In more places than one it shows what it would remove, and asks.
+    In more places than one it shows what it would remove, and asks. What is asked about is what is removed.
     """
     from prefect_coiled.provision import plan_sweep, sweep
 
@@ -222,27 +225,44 @@ def _sweep_everywhere(at: Everywhere, release_nat: bool, only_plan: bool, yes: b
 
     ask_nobody(as_json, only_plan, yes, words="--plan or --yes")
     planned = at.each(lambda one: [plan_sweep(one.aws, release_nat=release_nat)])
-    wanted = [(place, plan) for place, plan in planned if plan.todo]
+    # What cannot be removed is said, too.
+    wanted = {place: plan for place, plan in planned if plan.todo or plan.left}
     if only_plan and as_json:
         print_json([plan_as_json(plan) for _, plan in planned])
-    for place, plan in () if as_json else wanted:
-        out().print(f"Account {place.account} in {place.region}")
-        show_plan(plan, as_json)
-    if only_plan:
+    if not as_json:
+        for place, plan in wanted.items():
+            out().print(f"Account {place.account} in {place.region}")
+            show_plan(plan, as_json)
+        if not wanted:
+            out().print(f"Nothing of {at.whose} is to be removed in {at.whereabouts}")
+    if only_plan or not (wanted or as_json):
         at.end()
         return
-    if wanted and not yes:
-        count = sum(len(plan.todo) for _, plan in wanted)
+    count = sum(len(plan.todo) for plan in wanted.values())
+    if count and not yes:
         typer.confirm(f"Remove these {count} resources?", abort=True)
 
     def swept(one: At) -> list[Removal]:
+        # Where nobody is asked, all goes that is dead by then.
+        agreed = None if yes else wanted[Place(one.loaded.slug, one.aws.region)]
         with one.session():
-            return [sweep(one.loaded.slug, one.aws.region, release_nat=release_nat)]
+            return [sweep(one.loaded.slug, one.aws.region, release_nat=release_nat, plan=agreed)]
 
-    removals = at.each(swept, [place for place, _ in wanted], at_once=1)
-    total = sum((removal for _, removal in removals), Removal())
-    tell_removal(total, as_json)
+    removals = at.each(swept, wanted, at_once=1)
+    if as_json:
+        total = sum((removal for _, removal in removals), Removal())
+        rows = [
+            {"account": place.account, "region": place.region, **removal.model_dump(mode="json")}
+            for place, removal in removals
+        ]
+        print_json({**total.model_dump(mode="json"), "places": rows})
+    else:
+        for place, removal in removals:
+            out().print(f"Account {place.account} in {place.region}")
+            show_removal(removal)
     at.end()
+    if not all(removal.is_done for _, removal in removals):
+        raise typer.Exit(1)
 
 
 def _running(at: At, name: str) -> Launched:

@@ -12,6 +12,8 @@ from prefect_coiled.cli import silence
 from prefect_coiled.errors import PrefectCoiledError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rich.console import Console
     from rich.table import Table
 
@@ -111,6 +113,21 @@ def sentence_or_json(text: str, value: Any, as_json: bool) -> None:
         out().print(text)
 
 
+def past(since: str, now: datetime) -> datetime:
+    """The moment that `--since` means.
+
+    Raises:
+        OptionsError: It means none, or one that is still to come.
+    """
+    from prefect_coiled.errors import OptionsError
+    from prefect_coiled.notifications import parse_since
+
+    begin = parse_since(since, now)
+    if begin > now:
+        raise OptionsError(f"--since {since!r}", "is not in the past.")
+    return begin
+
+
 def where(account: Account) -> str:
     """The end of a sentence that names an account."""
     return " (the sandbox on this machine)." if account.is_sandbox else "."
@@ -144,7 +161,7 @@ def no_cluster(aws: Aws, name: str) -> PrefectCoiledError:
     return PrefectCoiledError(
         f"cluster {name!r}",
         f"account {aws.account} has none of that name in {aws.region}.",
-        near(name, there) or f"See `prefect-coiled ls --account {aws.account} --region {aws.region}`.",
+        near(name, there) or f"See `prefect-coiled ls --account {aws.account} --all-regions`.",
     )
 
 
@@ -153,10 +170,16 @@ def tell_removal(removal: Removal, as_json: bool = False) -> None:
     if as_json:
         print_json(removal.model_dump(mode="json"))
     else:
-        out().print(f"Removed: {removal.counts}")
-        _tell_left(out(), removal.left, removal.needed)
+        show_removal(removal)
     if not removal.is_done:
         raise typer.Exit(1)
+
+
+def show_removal(removal: Removal) -> None:
+    """Print what was removed and what is left."""
+    console = out()
+    console.print(f"Removed: {removal.counts}")
+    _tell_left(console, removal.left, removal.needed)
 
 
 def _tell_left(console: Console, left: Mapping[str, str], needed: tuple[str, ...] = ()) -> None:

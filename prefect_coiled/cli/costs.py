@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefect_coiled.cli.common import show
+from prefect_coiled.cli.common import past, show
 from prefect_coiled.cli.declare import At, JsonOption, command
 from prefect_coiled.cli.places import Everywhere
 
@@ -30,7 +30,6 @@ def show_costs(
     from prefect_coiled.aws.cost_records import find_records
     from prefect_coiled.aws.logs import RETENTION_DAYS
     from prefect_coiled.errors import OptionsError
-    from prefect_coiled.notifications import parse_since
     from prefect_coiled.options.base import near
     from prefect_coiled.plan.prices import usd
     from prefect_coiled.plan.spending import UNITS, spent
@@ -38,9 +37,7 @@ def show_costs(
     if by not in UNITS:
         raise OptionsError(f"--by {by!r}", f"it is one of {', '.join(UNITS)}.", near(by, UNITS))
     now = datetime.now(timezone.utc)
-    begin = parse_since(since, now)
-    if begin >= now:
-        raise OptionsError(f"--since {since!r}", "is not in the past.")
+    begin = past(since, now)
 
     def look(one: At) -> list[Known]:
         return find_records(one.aws, begin, now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -151,6 +152,19 @@ def _api_told(path: str) -> Iterator[None]:
             raise
 
 
+@contextmanager
+def _home_told(path: str) -> Iterator[None]:
+    """Tell in a line where there is no home folder, for which Prefect looks as it is loaded."""
+    try:
+        yield
+    except RuntimeError as error:
+        if os.path.expanduser("~") != "~":
+            raise
+        why = "Prefect needs a home folder, and this user has none."
+        what = f"prefect-coiled {path}"
+        raise PrefectCoiledError(what, why, "Set HOME to a folder of your own.") from error
+
+
 def _told(path: str, command: Callable[..., Any], hint: str = "") -> Callable[..., Any]:
     groups: dict[str, Any] = {}
     shown: list[inspect.Parameter] = []
@@ -176,7 +190,7 @@ def _told(path: str, command: Callable[..., Any], hint: str = "") -> Callable[..
                 given[name] = kind(**own)
             from prefect_coiled.dask_files import dask_files_told
 
-            with _server_told(), dask_files_told(), _api_told(path):
+            with _server_told(), dask_files_told(), _api_told(path), _home_told(path):
                 return command(*args, **given)
         except PrefectCoiledError as error:
             tell_error(error)

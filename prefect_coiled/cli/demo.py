@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import nullcontext
 from typing import Annotated, Any
@@ -27,6 +28,21 @@ def count_primes(low: int, high: int) -> int:
     return sum(sieve) - sum(1 for n in range(low, min(high, 2)))
 
 
+def _sandbox_account() -> str:
+    """The slug of the account that the demo runs in; nothing is started for it.
+
+    Raises:
+        OptionsError: It is not the sandbox.
+    """
+    from prefect_coiled.blocks.loading import account_slug, saved_block
+
+    slug = account_slug()
+    block = saved_block(slug)
+    if block is not None and not block.sandbox:
+        raise OptionsError("the demo", f"account {slug} is not the sandbox.", "Use flows of your own on it.")
+    return slug
+
+
 @command("demo")
 def demo(
     workers: Annotated[int, typer.Option(min=1, max=8, help="Workers of the cluster.")] = 2,
@@ -40,15 +56,18 @@ def demo(
     The sandbox is a local stand-in for AWS, in which each machine is a real process tree.
     """
     from prefect_coiled.install import has_sandbox, how
+    from prefect_coiled.options.keywords import refuse_variables
 
     if not has_sandbox():
         raise OptionsError("the demo", "runs in the sandbox, which needs moto.", how("sandbox"))
+    refuse_variables("the demo", os.environ)
+    slug = _sandbox_account()
     from prefect import flow, task
 
     from prefect_coiled.blocks import load_account
     from prefect_coiled.blocks.asking import ensure_api
     from prefect_coiled.progress import live_board
-    from prefect_coiled.sandbox import start, status, stop
+    from prefect_coiled.sandbox import status, stop
     from prefect_coiled.task_runner import CoiledTaskRunner
 
     console, begun = quiet() if as_json else out(), time.monotonic()
@@ -56,7 +75,7 @@ def demo(
     step = _BELOW // _PARTS
     count: Any = task(name="count primes", task_run_name="primes from {low}")(count_primes)
 
-    @flow(name="demo", task_runner=CoiledTaskRunner(n_workers=workers))
+    @flow(name="demo", task_runner=CoiledTaskRunner(n_workers=workers, account=slug))
     def primes() -> int:
         starts = [step * n for n in range(_PARTS)]
         counted: int = sum(count.map(starts, [s + step for s in starts]).result())
@@ -68,13 +87,7 @@ def demo(
         console.print(
             f"Starting the sandbox. {workers + 1} machines come up in it: a scheduler and its workers."
         )
-        start()
-        account = load_account()
-        if not account.is_sandbox:
-            raise OptionsError(
-                "the demo", "the account `default` is not the sandbox.", "Use flows of your own on it."
-            )
-        interrupted.changing(account.door(), sandbox=True)
+        interrupted.changing(load_account(slug).door(), sandbox=True)
         ensure_api()
         with nullcontext() if as_json else live_board(console):
             answer = primes()

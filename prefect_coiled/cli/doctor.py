@@ -25,18 +25,20 @@ def run_doctor(
     account, id or address, so that it can be pasted into a bug report. Exits with 1 where a step failed.
     """
     from prefect_coiled.blocks import load_account
-    from prefect_coiled.doctor import VM_TYPE, examine, hourly_price
+    from prefect_coiled.doctor import VM_TYPE, examine, hourly_price, seconds_for
     from prefect_coiled.errors import PrefectCoiledError
 
     if report is not None:
         _try_out(report)
     loaded = load_account(account)
     ask_nobody(as_json, yes, loaded.is_sandbox)
+    price = hourly_price(loaded)
+    seconds_for(spend, price)  # what is too little is told before anybody is asked
     console = quiet() if as_json else out()
     console.print(f"Account {loaded.slug}{where(loaded)}")
     console.print(
-        f"Two {VM_TYPE} cost {hourly_price(loaded):.3f} US dollars an hour by AWS's list prices; they end by "
-        f"themselves before they cost {spend}."
+        f"Two {VM_TYPE} cost {price:.3f} US dollars an hour by AWS's list prices; they end by themselves "
+        f"before they cost {spend}."
     )
     if not yes and not loaded.is_sandbox:
         typer.confirm("Go on?", abort=True)

@@ -58,8 +58,8 @@ def setup_iam(
     """
     from prefect_coiled.blocks.loading import account_slug
     from prefect_coiled.options.base import refuse_blank
-    from prefect_coiled.plan.boundary import GIVEN_UP, NO_BOUNDARY, effective_boundary
-    from prefect_coiled.plan.iam_setup import command, steps
+    from prefect_coiled.plan.boundary import NO_BOUNDARY, caveat, effective_boundary
+    from prefect_coiled.plan.iam_setup import command, for_permission_set, of_permission_set, steps
     from prefect_coiled.plan.machine_policies import boundary_of
     from prefect_coiled.plan.policies import ROLE_ARN, iam_policies
 
@@ -121,8 +121,9 @@ def setup_iam(
         role_arn=arn,
         permissions_boundary=said,
     )
+    documents: dict[str, Any] = {phase: made[phase] for phase in ("setup", "ongoing", "own") if phase in made}
     wanted = steps(
-        {phase: made[phase] for phase in ("setup", "ongoing", "own") if phase in made},
+        documents,
         slug,
         principal,
         name.rpartition("/")[2] if principal == "role" else name,
@@ -131,6 +132,7 @@ def setup_iam(
         key=key or not apply,
         boundary=limits if bound == of_library else None,
         bound=bound,
+        attach=not of_permission_set(arn),
     )
     if aws is not None:
         done = _apply(aws, wanted, number, partition, yes, console)
@@ -145,8 +147,10 @@ def setup_iam(
                 say(f"# Only if there is a role {slug} already: {command(step)}")
             else:
                 say(command(step))
-    if not bound and not as_json:
-        say(f"# {GIVEN_UP}")
+    if of_permission_set(arn) and not as_json:
+        say(f"# {for_permission_set(documents, slug)}")
+    if (warning := caveat(said)) and not as_json:
+        say(f"# {warning}")
         if boundary is False:
             say(f"# Then: prefect-coiled account edit {slug} --permissions-boundary {NO_BOUNDARY}")
 

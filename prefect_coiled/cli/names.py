@@ -63,7 +63,8 @@ def _file() -> Path:
 def _read() -> dict[str, list[str]]:
     try:
         read = json.loads(_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none yet, or one that was cut off: then nothing is offered
+    except (OSError, ValueError, RuntimeError):
+        # There is none yet, it was cut off, or there is no home: then nothing is offered.
         return {}
     listed = read.items() if isinstance(read, dict) else ()
     return {key: [str(name) for name in names] for key, names in listed if isinstance(names, list)}
@@ -71,7 +72,8 @@ def _read() -> dict[str, list[str]]:
 
 def _keep(key: str, names: Iterable[str]) -> None:
     wanted = sorted(set(names))
-    with _LOCK, contextlib.suppress(OSError):  # a home that cannot be written has no completion
+    # Without a home that can be written to there is no completion.
+    with _LOCK, contextlib.suppress(OSError, RuntimeError):
         known = _read()
         if known.get(key, []) == wanted:
             return

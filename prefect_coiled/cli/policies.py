@@ -64,7 +64,7 @@ def show_policy(
     from prefect_coiled.blocks.loading import account_slug
     from prefect_coiled.options import merge
     from prefect_coiled.options.keywords import KEYWORDS
-    from prefect_coiled.plan.boundary import GIVEN_UP, NO_BOUNDARY
+    from prefect_coiled.plan.boundary import NO_BOUNDARY, caveat
     from prefect_coiled.plan.iam_setup import written
     from prefect_coiled.plan.machine_policies import boundary_of
     from prefect_coiled.plan.policies import iam_policies
@@ -79,8 +79,8 @@ def show_policy(
     said = NO_BOUNDARY if no_boundary else boundary
     if not said and name in ("setup", "ongoing", "own"):
         said = boundary_of_block(slug)
-    if said == NO_BOUNDARY and name == "setup":
-        typer.echo(f"# {GIVEN_UP}", err=True)
+    if name == "setup" and (warning := caveat(said)):
+        typer.echo(f"# {warning}", err=True)
     network = merge(None, load_account(slug).options).options.network if own_network else None
     if own_network and network is None:
         raise OptionsError("--own-network", f"account {slug} names no network of its own.", "Leave it out.")

@@ -262,6 +262,7 @@ def _submit(
 ) -> dict[str, Any]:
     """Show what will hold and what changes, ask, and save it; gives what became of it, for JSON."""
     from prefect_coiled.blocks.changes import differences
+    from prefect_coiled.blocks.editing import stays_behind
     from prefect_coiled.saved_accounts import save_account
 
     console.print(steps("Review"))
@@ -271,6 +272,8 @@ def _submit(
         console.print("Changes" if changes else "Nothing changes.")
         for change in changes:
             console.print(f"   {change}")
+        if stays := stays_behind(saved, block, slug):
+            console.print(stays)
     if steps.numbered:
         typer.confirm(steps("Submit?"), default=True, abort=True)
     done = save_account(block, slug)

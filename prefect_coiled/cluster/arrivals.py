@@ -22,6 +22,7 @@ class Arrivals:
         awaited: Gives their names.
         look: Asks AWS, after which those that have ended are not awaited any more.
         has_joined: Whether the worker of that name is there.
+        is_meant: Whether that one is to end, so that it is no accident.
     """
 
     def __init__(
@@ -29,8 +30,10 @@ class Arrivals:
         awaited: Callable[[], set[str]],
         look: Callable[[], Awaitable[None]],
         has_joined: Callable[[str], bool],
+        is_meant: Callable[[str], bool],
     ) -> None:
-        self._awaited, self._look, self._has_joined = awaited, look, has_joined
+        self._awaited, self._look = awaited, look
+        self._has_joined, self._is_meant = has_joined, is_meant
         self._in_a_row = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -38,6 +41,14 @@ class Arrivals:
         """Machines were launched."""
         if (self._task is None or self._task.done()) and self._in_a_row < MOST_IN_A_ROW:
             self._task = asyncio.ensure_future(self._watch())
+
+    def anew(self) -> None:
+        """Somebody asked for a size: what ended before counts no more."""
+        self._in_a_row = 0
+
+    def joined(self) -> None:
+        """A worker has joined."""
+        self._in_a_row = 0
 
     def stop(self) -> None:
         """Nobody is awaited any more."""
@@ -53,9 +64,7 @@ class Arrivals:
                 logger.debug("The next look may be answered: %s", error)
                 continue
             left = before - self._awaited()
-            if any(map(self._has_joined, left)):
-                self._in_a_row = 0
-            self._in_a_row += sum(not self._has_joined(name) for name in left)
+            self._in_a_row += sum(not self._has_joined(name) and not self._is_meant(name) for name in left)
             if self._in_a_row >= MOST_IN_A_ROW:
                 logger.warning(
                     "%d machines ended before their workers joined (`prefect-coiled logs` says why)."

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import re
 import time
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
@@ -92,7 +93,8 @@ class Cluster(ScalingCluster):
             try:
                 self.sync(self._start)
             except BaseException as error:
-                self.abort()
+                with self._first_cause():
+                    self.abort()
                 if isinstance(error, KeyboardInterrupt):
                     self.tell_interrupted()
                 raise
@@ -156,13 +158,20 @@ class Cluster(ScalingCluster):
             # Whoever asked is told after everything is gone.
             self._hurried = True
             self.stop_event.set()
-            try:
+            with self._first_cause():
                 await asyncio.shield(asyncio.ensure_future(self._close()))
-            except PrefectCoiledError as left:
-                # The first cause is told all the same.
-                name = self.launched.record.name if self.launched is not None else ""
-                logger.error("Cluster %s may still run; `prefect-coiled stop %s`: %s", name, name, left)
             raise
+
+    @contextlib.contextmanager
+    def _first_cause(self) -> Iterator[None]:
+        """Log what fails of a removal: why it was begun is what is raised."""
+        try:
+            yield
+        except PrefectCoiledError as left:
+            what, look = "What was launched", "ls"
+            if self.launched is not None:
+                what, look = f"Cluster {self.launched.record.name}", f"stop {self.launched.record.name}"
+            logger.error("%s may still run; `prefect-coiled %s`: %s", what, look, left)
 
     def _have(self, launched: Launched) -> Launched:
         """This is its cluster. One that was there already stays, unless somebody asked for its end."""

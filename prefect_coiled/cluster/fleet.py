@@ -96,8 +96,9 @@ class Fleet:
 
     def remove(self, names: Iterable[str]) -> dict[str, InstanceRecord]:
         """These are terminated. Returns those that were known."""
-        known = {name: self._machines.pop(name) for name in sorted(set(names)) if name in self._machines}
-        self._ended.update(known)  # AWS may list them as they were for a moment
+        ended = set(names)
+        known = {name: self._machines.pop(name) for name in sorted(ended) if name in self._machines}
+        self._ended |= ended  # AWS may list them as they were for a moment
         for name in known:
             self._since.pop(name, None)
             self._lost.discard(name)

@@ -120,6 +120,9 @@ class Launched:
             w.instance_id: (w, None) for w in record.workers
         }
 
+        # When the last worker of a machine had gone, as this program saw it.
+        self._left: dict[str, datetime] = {}
+
     @property
     def shared(self) -> str:
         """The scheduler's machine, if it has workers too; empty if not."""
@@ -206,6 +209,15 @@ class Launched:
         until = datetime.now(timezone.utc)
         return timeline((*heard.spans, *of_machines(self.aws, heard.machines, until)))
 
+    def left(self, machine: str) -> None:
+        """A machine has no worker any more, and ends by itself; what it costs is counted until now."""
+        self._left[machine] = datetime.now(timezone.utc)
+
+    def came(self, machines: Iterable[str]) -> None:
+        """These have a worker."""
+        for machine in machines:
+            self._left.pop(machine, None)
+
     def doubt(self) -> None:
         """What is known of the account is looked at again by the next launch: this one's machines failed."""
         forget(self.aws)
@@ -267,8 +279,13 @@ class Launched:
         found = [m for m in listed if m.role == "worker" or m.instance_id == self.shared]
         now = datetime.now(timezone.utc)
         for machine in (m for m in found if m.instance_id != self.shared):
-            known, gone = self._ran.get(machine.instance_id, (machine, None))
-            self._ran[machine.instance_id] = (known, gone or (now if machine.state in ENDED else None))
+            name = machine.instance_id
+            known, gone = self._ran.get(name, (machine, None))
+            if machine.state in ENDED:
+                gone = gone or self._left.get(name, now)
+            elif name in self._left:
+                self._left[name] = now  # it runs all the same
+            self._ran[name] = (known, gone)
         return found
 
     @_by_present_keys
@@ -300,7 +317,8 @@ class Launched:
             )
         ]
         ran: dict[tuple[str, bool], list[float]] = {}
-        for worker, gone in self._ran.values():
+        for name, (worker, ended) in self._ran.items():
+            gone = ended or self._left.get(name)
             begun = worker.launched_at or record.created_at
             seconds = max((min(gone or end, end) - begun).total_seconds(), 0.0)
             ran.setdefault((worker.instance_type, worker.spot), []).append(seconds / 3600)

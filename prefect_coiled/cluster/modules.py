@@ -20,7 +20,8 @@ from prefect_coiled.environment.ignored import IGNORE_FILE
 from prefect_coiled.environment.modules import Modules, gather
 from prefect_coiled.environment.modules_wheel import NAME
 from prefect_coiled.errors import OptionsError, ProvisionError
-from prefect_coiled.node.modules import Answer, Claim, digest, offer, process_id, top_of
+from prefect_coiled.node.module_files import digest, top_of
+from prefect_coiled.node.modules import Answer, Claim, offer, process_id
 
 logger = logging.getLogger(__name__)
 _told: set[Path] = set()

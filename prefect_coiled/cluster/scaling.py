@@ -47,6 +47,7 @@ class ScalingCluster(ClusterBase):
             lambda: set(self.workers) - set(map(str, self.observed)),
             self._look,
             lambda name: name in self.observed,
+            lambda name: self._watching.expects(name),
         )
         super().__init__(request)
 
@@ -83,12 +84,17 @@ class ScalingCluster(ClusterBase):
             return
         if op == "remove":
             name = machine_of(str(self.scheduler_info["workers"].get(msg, {}).get("name")))
+            if self.launched is not None and not self._has_others(name, msg):
+                self.launched.left(name)
             self._fleet.away(name, for_good=self._watching.expects(name))
             patience = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
             asyncio.get_running_loop().call_later(patience, self._give_up, name)
         elif op == "add":
             names = {machine_of(str(w["name"])) for w in msg["workers"].values()}
             self._watching.joined(names)
+            self._arrivals.joined()
+            if self.launched is not None:
+                self.launched.came(names)
             size, awaited = self._counted_on
             self._counted_on = size, awaited - names
             if self._fleet.joined(names) and self.launched is not None:
@@ -96,6 +102,11 @@ class ScalingCluster(ClusterBase):
         super()._update_worker_status(op, msg)
         if self.launched is not None and not self._leaving:
             self._tell_workers()
+
+    def _has_others(self, machine: str, address: str) -> bool:
+        """Whether a machine has a worker beside the one at an address."""
+        there = self.scheduler_info["workers"].items()
+        return any(machine_of(str(w["name"])) == machine for at, w in there if at != address)
 
     def _kept(self, msg: Mapping[str, Any]) -> None:
         """The scheduler says what it did to keep the wanted number of workers, or that it could not."""
@@ -208,7 +219,7 @@ class ScalingCluster(ClusterBase):
         return made
 
     def wait_for_workers(self, n_workers: int, timeout: Any = None) -> Any:
-        """Wait until so many workers have joined.
+        """Wait until so many workers have joined; with `workers_per_vm`, those of so many machines.
 
         Args:
             timeout: Seconds, or a text such as "10 minutes"; without an end if not given.
@@ -218,7 +229,8 @@ class ScalingCluster(ClusterBase):
             TimeoutError: They did not join in time.
         """
         self.check_open("wait_for_workers")
-        return super().wait_for_workers(n_workers, timeout)
+        each = self.launched.spec.worker_node.workers_per_vm if self.launched is not None else 1
+        return super().wait_for_workers(n_workers * each, timeout)
 
     def _adapts(self) -> bool:
         """Whether Dask's `Adaptive` decides how many workers there are."""
@@ -227,7 +239,8 @@ class ScalingCluster(ClusterBase):
     def _worker_size(self) -> WorkerSize:
         spec = self.started().spec
         types = [*(m.instance_type for m in self.workers.values()), *spec.worker_types]
-        return worker_size(spec.worker_node, types, self.scheduler_info["workers"].values())
+        there = self.scheduler_info["workers"].values()
+        return worker_size(spec.worker_node, types, there, self.started().shared)
 
     async def _scale(self, n: int) -> None:
         """Scale to so many; who no longer waits for it does not end it.
@@ -253,57 +266,80 @@ class ScalingCluster(ClusterBase):
                 return  # as Dask's own clusters: there is nothing to scale
             # Nothing is launched beside this; what the scheduler has launched before is in AWS's list.
             asked = {} if self._adapts() else {"wanted": n}
+            if asked:
+                self._arrivals.anew()
             name = uuid.uuid4().hex
             before = await self.tell_keeper(hold=name, **asked)
             told: dict[str, Any] = {}
             try:
-                told["launched"] = await self._resize(n, before.get("unlisted", ()))
-            except PrefectCoiledError:
-                if asked:  # who asked is told that it came to nothing
-                    told["wanted"] = before.get("wanted")
-                raise
+                try:
+                    more, coming = await self._lacking(n, before.get("unlisted", ()))
+                    if more > 0:
+                        told["launched"] = await self._grow(more)
+                except PrefectCoiledError:
+                    if asked:  # who asked is told that it came to nothing
+                        told["wanted"] = before.get("wanted")
+                    raise
+                if more < 0:
+                    # Who was retired is gone, whatever AWS says then: the size is as it was asked for.
+                    await self._shrink(n, -more, coming)
             finally:
                 await self.tell_keeper(release=name, **told)
 
-    async def _resize(self, n: int, unlisted: Iterable[str]) -> list[str]:
-        """Launch or retire workers so that there are so many. Returns those that were launched.
+    async def _lacking(self, n: int, unlisted: Iterable[str]) -> tuple[int, list[str]]:
+        """How many workers are to be launched, or less than 0 to go; and which are on their way unseen.
 
         Args:
             unlisted: Machines that the scheduler has launched, and that AWS may not list yet.
         """
         await self._look()
         self._counted_on = n, self._fleet.awaited
-        more = n - len(self.workers)
-        coming = len(set(unlisted) - self._fleet.all.keys()) if more > 0 else 0
-        if more > coming:
-            more -= coming
-            try:
-                made = await self.in_thread(self.started().add, more)
-                self._fleet.launched(made)
-                self._arrivals.expect()
-                return [machine.instance_id for machine in made]
-            except PrefectCoiledError:
-                with contextlib.suppress(PrefectCoiledError):
-                    await self._look()  # some may have come all the same
-                raise
-        if more < 0:
-            # Those that have not joined yet first, then those that the scheduler can best do without.
-            waiting = [w for w in self.workers if w not in self.observed]
-            found = await self.scheduler_comm.workers_to_close(target=n, attribute="name")
-            idle = [w for w in found if w in self.workers]  # not those that AWS takes back anyway
-            listed = dict.fromkeys([*waiting, *idle, *self.workers])
-            chosen = [one for one in listed if one != self.started().shared][:-more]
-            joined = [name for name in chosen if name in self.observed]
-            await self._announce(chosen)
-            await self.scheduler_comm.retire_workers(names=joined, remove=True, close_workers=True)
-            self._resizing = True
-            try:
-                gone: Any = self.scale_down(chosen)  # of a subclass, it may be no coroutine
-                if inspect.isawaitable(gone):
-                    await gone
-            finally:
-                self._resizing = False
-        return []
+        coming = sorted(set(unlisted) - self._fleet.all.keys())
+        return n - len(self.workers) - len(coming), coming
+
+    async def _grow(self, more: int) -> list[str]:
+        """Launch so many more workers. Returns their machines."""
+        try:
+            made = await self.in_thread(self.started().add, more)
+        except PrefectCoiledError:
+            with contextlib.suppress(PrefectCoiledError):
+                await self._look()  # some may have come all the same
+            raise
+        self._fleet.launched(made)
+        self._arrivals.expect()
+        return [machine.instance_id for machine in made]
+
+    async def _shrink(self, n: int, fewer: int, coming: Iterable[str]) -> None:
+        """Retire workers, and end their machines.
+
+        Args:
+            n: How many stay.
+            fewer: How many go.
+            coming: Machines that are on their way, and that AWS does not list yet: they go first.
+        """
+        unseen = list(coming)[:fewer]
+        if unseen:
+            self._fleet.remove(unseen)
+            await self._announce(unseen)
+            await self.in_thread(self.started().terminate_workers, unseen)
+        if fewer == len(unseen):
+            return
+        # Those that have not joined yet first, then those that the scheduler can best do without.
+        waiting = [w for w in self.workers if w not in self.observed]
+        found = await self.scheduler_comm.workers_to_close(target=n, attribute="name")
+        idle = [w for w in found if w in self.workers]  # not those that AWS takes back anyway
+        listed = dict.fromkeys([*waiting, *idle, *self.workers])
+        chosen = [one for one in listed if one != self.started().shared][: fewer - len(unseen)]
+        joined = [name for name in chosen if name in self.observed]
+        await self._announce(chosen)
+        await self.scheduler_comm.retire_workers(names=joined, remove=True, close_workers=True)
+        self._resizing = True
+        try:
+            gone: Any = self.scale_down(chosen)  # of a subclass, it may be no coroutine
+            if inspect.isawaitable(gone):
+                await gone
+        finally:
+            self._resizing = False
 
     async def _announce(self, names: Iterable[str]) -> None:
         """Whoever watches the cluster is told that these are meant to go."""

@@ -14,7 +14,7 @@ from prefect_coiled.options.base import check_known
 from prefect_coiled.options.keywords import KEYWORDS, MOST_WORKERS, Keyword
 from prefect_coiled.options.kinds import plain, shown
 from prefect_coiled.plan import machines
-from prefect_coiled.plan.node_config import NodeConfig
+from prefect_coiled.plan.node_config import NodeConfig, machine_of
 
 # What Dask's `Adaptive` takes besides the limits, and hands on to `Scheduler.workers_to_close`.
 _ADAPTIVE = ("interval", "wait_count", "target_duration", "worker_key", "memory_ratio")
@@ -27,10 +27,12 @@ class WorkerSize:
 
     Attributes:
         memory: Its memory in bytes.
+        first: What the one has that shares its machine with the scheduler, and is always there.
     """
 
     threads: int | None
     memory: float | None
+    first: WorkerSize | None = None
 
     def at_least(self, n: Any = 0, *, cores: Any = None, memory: Any = None, what: str = "") -> int:
         """The smallest number of workers that has all of this.
@@ -76,7 +78,10 @@ class WorkerSize:
                 "nobody knows yet what a worker has.",
                 "Say a number of workers, or nthreads and memory_limit.",
             )
-        return number / one
+        first = self.first and (self.first.memory if is_memory else self.first.threads)
+        if not first:
+            return number / one
+        return 1 + (number - first) / one if number > first else number / first
 
 
 def _number(what: str) -> Keyword:
@@ -84,13 +89,29 @@ def _number(what: str) -> Keyword:
     return replace(KEYWORDS["n_workers"], name=what.rstrip("_") or "n_workers")
 
 
-def worker_size(node: NodeConfig, vm_types: Iterable[str], there: Iterable[Mapping[str, Any]]) -> WorkerSize:
+def worker_size(
+    node: NodeConfig, vm_types: Iterable[str], there: Iterable[Mapping[str, Any]], shared: str = ""
+) -> WorkerSize:
     """What a worker has: what it was told, else what those have that are there, else its machine's type.
 
     Args:
         vm_types: The types of their machines, the likeliest first.
+        there: What the scheduler says of its workers.
+        shared: The scheduler's machine, if it has workers too.
     """
     machine = next((machines.table()[t] for t in vm_types if machines.known(t)), None)
+    of_shared: list[Mapping[str, Any]] = []
+    of_own: list[Mapping[str, Any]] = []
+    for one in there:
+        is_shared = bool(shared) and machine_of(str(one.get("name"))) == shared
+        (of_shared if is_shared else of_own).append(one)
+    first = _size(node, None, of_shared) if of_shared else None
+    return replace(_size(node, machine, of_own), first=first)
+
+
+def _size(
+    node: NodeConfig, machine: machines.MachineType | None, there: Iterable[Mapping[str, Any]]
+) -> WorkerSize:
     seen = next(iter(there), None)
     threads, memory = node.nthreads, None
     try:

@@ -8,8 +8,9 @@
     rewrite    those wheels written anew: named as installed, without what stays here
     kept       those of them that need not be built a second time
     sites      the folders of packages
-    installed  which modules belong to packages, or to Python
-    module_places, archives, ignored, modules, modules_wheel
+    installed  which modules belong to packages, or to Python; conda what its own records say of that
+    elf        which libraries a compiled file asks for
+    module_places, archives, ignored, tracked, modules, modules_wheel
                the program's own modules: where they are, what stays, a wheel of them
     indexes    where pip and uv look for packages, and the credentials for it
 

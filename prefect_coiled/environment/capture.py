@@ -6,6 +6,7 @@ import json
 import platform
 import re
 import sys
+import sysconfig
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from importlib import metadata
@@ -13,7 +14,8 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from prefect_coiled.environment.distributions import Found, find
-from prefect_coiled.environment.records import DISTRIBUTION, Environment, Package, normal_version
+from prefect_coiled.environment.installed import Installed
+from prefect_coiled.environment.records import DISTRIBUTION, Environment, Package, normal_version, normalized
 from prefect_coiled.errors import OptionsError
 
 # What manages conda's environments rather than belongs to one.
@@ -46,9 +48,16 @@ def capture(
         strict: Whether a package that Linux cannot have is an error rather than left out.
 
     Raises:
-        OptionsError: `ignore` names this package itself, or `strict` forbids to leave something out.
+        OptionsError: `ignore` names this package itself, or `strict` forbids to leave something out; or this
+            Python is one that machines do not have.
     """
     ignored = check_ignored(ignore)
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise OptionsError(
+            f"Python {platform.python_version()}, free-threaded",
+            "machines have Python with its global lock, for which these packages are not made",
+            f"Run the client with Python {'.'.join(platform.python_version_tuple()[:2])} without the t.",
+        )
     packages: dict[str, Package] = {}
     left_out: dict[str, str] = {}
     installed, broken = find(distributions)
@@ -72,6 +81,19 @@ def capture(
             "Linux machines cannot have what is made for another system",
             f"Leave it out: package_sync_ignore={foreign}.",
         )
+    for told, modules in Installed().of_conda_alone().items() if distributions is None else ():
+        name = normalized(told)
+        if name in packages or name in left_out:
+            continue
+        ignores = any(fnmatchcase(name, pattern) for pattern in ignored)
+        if strict and not ignores:
+            raise OptionsError(
+                f"package_sync_strict: {name}",
+                f"only conda knows it, so machines lack what is imported here: {', '.join(modules)}",
+                f"Install it from a package index, or leave it out: package_sync_ignore=[{name!r}].",
+            )
+        why = f"only conda knows it; machines cannot import {', '.join(modules)}"
+        left_out[name] = "package_sync_ignore" if ignores else why
     return Environment(
         # A Python that was built of a state between two releases says so by a "+" at its end.
         python=platform.python_version().rstrip("+"),

@@ -28,7 +28,11 @@ class LongerFileError(OSError):
 @lru_cache(maxsize=4)
 def client_for(trust: Trust) -> httpx.Client:
     """A client that follows an index to other places, but not from https to http."""
-    made = httpx.Client(verify=trust.context(), follow_redirects=True, timeout=_SECONDS)
+    context = trust.context()
+    way = (
+        {"all://": httpx.HTTPTransport(verify=context, proxy=httpx.Proxy(trust.proxy))} if trust.proxy else {}
+    )
+    made = httpx.Client(verify=context, mounts=way, follow_redirects=True, timeout=_SECONDS)
     made.event_hooks["response"].append(_refuse_downgrade)
     return made
 

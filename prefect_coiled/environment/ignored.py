@@ -1,6 +1,7 @@
 """What of a folder of modules stays here: secrets, what `.gitignore` says, what our own ignore file says.
 
-Pure but for reading those files. It decides about one file at a time; who walks asks.
+Pure but for reading those files, and for asking Git what it tracks. It decides about one file at a time; who
+walks asks.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import pathspec
+
+from prefect_coiled.environment.tracked import tracked_though_ignored
 
 IGNORE_FILE = ".coiledignore"
 _GIT = ".gitignore"
@@ -76,11 +79,13 @@ class Ignored:
 
     Args:
         root: The folder in which a search for modules begins.
+        tracked: What Git said of repositories; others that look into the same ones need not ask again.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, tracked: dict[Path, frozenset[Path]] | None = None) -> None:
         self.root = root
         self._above = _project(root)
+        self._tracked = {} if tracked is None else tracked
 
     def is_ours_there(self) -> bool:
         """Whether an ignore file of ours lies in the folder or above it."""
@@ -92,8 +97,14 @@ class Ignored:
         return self._by(path, IGNORE_FILE, folder)
 
     def by_git(self, path: Path, folder: bool = False) -> str:
-        """The same of git's."""
-        return self._by(path, _GIT, folder)
+        """The same of git's; what Git tracks they do not leave out (https://git-scm.com/docs/gitignore)."""
+        said = self._by(path, _GIT, folder)
+        return "" if said and self._is_tracked(path) else said
+
+    def _is_tracked(self, path: Path) -> bool:
+        if self._above not in self._tracked:
+            self._tracked[self._above] = tracked_though_ignored(self._above)
+        return path in self._tracked[self._above]
 
     def _by(self, path: Path, name: str, folder: bool) -> str:
         said = ""

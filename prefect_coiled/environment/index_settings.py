@@ -61,6 +61,7 @@ class IndexSettings:
         no_index: Whether nothing but `find_links` is asked.
         insecure_hosts: Hosts, with or without a port, whose certificates are not checked.
         certificates: A file of certificates that are trusted instead of the machine's.
+        proxy: The address of a proxy; may hold credentials.
         sources: By name of a package, or a glob over such names.
         torch_backend: Which of PyTorch's builds uv was told to take.
     """
@@ -72,6 +73,7 @@ class IndexSettings:
     keyring: str = ""
     insecure_hosts: tuple[str, ...] = ()
     certificates: str = ""
+    proxy: str = field(default="", repr=False)
     sources: Mapping[str, tuple[Source, ...]] = field(default_factory=dict)
     no_sources: bool | None = None
     torch_backend: str = ""
@@ -105,6 +107,7 @@ def merged(places: Iterable[IndexSettings]) -> IndexSettings:
             keyring=made.keyring or place.keyring,
             insecure_hosts=tuple(dict.fromkeys(made.insecure_hosts + place.insecure_hosts)),
             certificates=made.certificates or place.certificates,
+            proxy=made.proxy or place.proxy,
             sources={**place.sources, **made.sources},
             no_sources=place.no_sources if made.no_sources is None else made.no_sources,
             torch_backend=made.torch_backend or place.torch_backend,

@@ -38,19 +38,30 @@ from prefect_coiled.errors import OptionsError
 _USER = re.compile(r"://[^\s/@'\"]+@")
 
 
+# Of pip and Poetry, behind their own settings: https://requests.readthedocs.io/en/latest/user/advanced/#ssl-cert-verification
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
+
+
 class Trust(NamedTuple):
-    """How a server is known.
+    """How a server is known and reached.
 
     Attributes:
         certificates: A file of certificates; else the machine's own: they know a company's proxies.
+        proxy: What it is reached by, where no variable says it; may hold credentials.
     """
 
     certificates: str = ""
     checked: bool = True
+    proxy: str = ""
 
     def context(self) -> ssl.SSLContext:
         """For a connection."""
         context = ssl.create_default_context(cafile=self.certificates or None)
+        if not self.certificates and not _knows_any(context):
+            import certifi  # what httpx itself would take
+
+            context.load_verify_locations(certifi.where())
         if not self.checked:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         return context
@@ -117,10 +128,23 @@ class Indexes:
                     secrets[f"{variable}_{part}"] = value
         if settings.find_links:
             secrets["UV_FIND_LINKS"] = ",".join(settings.find_links)
-        if settings.certificates and Path(settings.certificates).is_file():
-            said["SSL_CERT_FILE"] = settings.certificates
+        others = _BUNDLES if tool != "uv" else ()
+        bundles = [settings.certificates, *(environ.get(name, "") for name in others)]
+        if bundle := next((path for path in bundles if path and Path(path).is_file()), ""):
+            said["SSL_CERT_FILE"] = bundle
+        if any(environ.get(name) or environ.get(name.lower()) for name in _PROXIES):
+            settings = replace(settings, proxy="")
+        if settings.proxy:
+            secrets |= {"HTTPS_PROXY": settings.proxy, "HTTP_PROXY": settings.proxy}
         kept = environ_of(environ)
         return cls({**said, **kept, **secrets}, settings, tool)
+
+    def with_more(self, settings: IndexSettings) -> Indexes:
+        """These, and what was said elsewhere behind them."""
+        told = Indexes.told(merged([self.settings, settings]), self.environ, self.tool)
+        # The variables have the proxy that was found by now.
+        told = replace(told, settings=replace(told.settings, proxy=self.settings.proxy))
+        return replace(told, locks=self.locks)
 
     @property
     def text(self) -> str:
@@ -184,7 +208,7 @@ class Indexes:
         parts = urlsplit(url)
         names = {parts.hostname, f"{parts.hostname}:{parts.port or 443}"}
         told = {host.rpartition("//")[2] for host in self.settings.insecure_hosts}
-        return Trust(self.environ.get("SSL_CERT_FILE", ""), not names & told)
+        return Trust(self.environ.get("SSL_CERT_FILE", ""), not names & told, self.settings.proxy)
 
     def redacted(self, text: str) -> str:
         """The text of a tool without any credential that is known here."""
@@ -211,6 +235,17 @@ class Indexes:
                 if index.name in sources.values():
                     text += index_table("tool.uv.index", index)
         return text
+
+
+def _knows_any(context: ssl.SSLContext) -> bool:
+    """Whether the machine has certificates of its own; python.org's Python for macOS comes without.
+
+    Those of a folder are read one by one, as they are needed.
+    """
+    folder = ssl.get_default_verify_paths().capath
+    with contextlib.suppress(OSError):
+        return bool(context.cert_store_stats()["x509_ca"] or (folder and os.listdir(folder)))
+    return False
 
 
 def _holds(marker: str, markers: Mapping[str, str], name: str) -> bool:

@@ -22,6 +22,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prefect_coiled.environment.conda import conda_names
 from prefect_coiled.environment.sites import (
     SITE_NAMES,
     egg_links,
@@ -92,6 +93,21 @@ class Installed:
         """The names that the packages of a folder bring to import, as far as they say."""
         return self._recorded(folder).tops
 
+    def of_conda_alone(self) -> dict[str, tuple[str, ...]]:
+        """The imported modules of which only conda's records tell, by the name of its package."""
+        found: dict[str, set[str]] = {}
+        for name, module in list(sys.modules.items()):
+            file, top = getattr(module, "__file__", None), name.partition(".")[0]
+            if not isinstance(file, str):
+                continue
+            for folder in self._sites & set(real(file).parents):
+                recorded = self._recorded(folder)
+                if top in recorded.tops or _spelt(top) in recorded.silent:
+                    continue
+                if package := conda_names(folder).get(top):
+                    found.setdefault(package, set()).add(top)
+        return {package: tuple(sorted(names)) for package, names in found.items()}
+
     def _recorded(self, folder: Path) -> _Recorded:
         if folder not in self._records:
             self._records[folder] = _recorded(folder)
@@ -107,7 +123,7 @@ class Installed:
         if folder.name != "site-packages" or top.startswith("_") or top in _OF_PYTHON:
             return False
         recorded = self._recorded(folder)
-        if top in recorded.tops:
+        if top in recorded.tops or top in conda_names(folder):
             return False
         # A package that does not say what is its own may have it, and what is compiled for other libraries is
         # of no use on a machine.

@@ -106,7 +106,8 @@ def lock(
     entries = compile_all(plain, target, indexes, strict, notes, here, client=environment)
     proven = prove(entries, plain, here, target, indexes, strict=strict, fresh=fresh)
     others = [p for p in environment.packages if p.origin not in INDEXED]
-    made = lock_entries(proven.entries, [*others, *proven.packed], target, indexes, notes)
+    built_here = [*others, *proven.packed]
+    made = lock_entries(proven.entries, built_here, target, indexes, notes, strict=strict)
     try:
         made.changes = [*proven.changes, *check_editables(others, made.lock, made.built, strict=strict)]
     except BaseException:
@@ -133,8 +134,13 @@ def lock_entries(
     target: Target,
     indexes: Indexes,
     notes: list[str],
+    *,
+    strict: bool = False,
 ) -> Locked:
     """Lock packages of a pylock.toml, and others that are built here.
+
+    Args:
+        strict: Whether it is an error if one of the latter needs libraries that the machines lack.
 
     Raises:
         OptionsError: A package cannot be had for the machines.
@@ -148,7 +154,7 @@ def lock_entries(
         )
     folder = Path(tempfile.mkdtemp(prefix="prefect-coiled-lock-"))
     try:
-        return _locked(entries, others, target, indexes, folder, notes)
+        return _locked(entries, others, target, indexes, folder, notes, strict)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -161,6 +167,7 @@ def _locked(
     indexes: Indexes,
     folder: Path,
     notes: list[str],
+    strict: bool,
 ) -> Locked:
     """Put together what indexes have and what has to be built."""
     tags = target.tags
@@ -202,7 +209,12 @@ def _locked(
             kept.keep(key, made)
         if package.origin == "directory":
             made = building.as_of_directory(package, made, notes)
-        check_fits(made, tags, target.python, target.architecture)
+        if lacking := check_fits(made, tags, target.python, target.architecture):
+            what, why = f"{package} needs {', '.join(lacking)}", "which the machines lack"
+            hint = f"Install a released version that has wheels, or package_sync_ignore=[{package.name!r}]."
+            if strict:
+                raise OptionsError(f"package_sync_strict: {what}", why, hint)
+            notes.append(f"{what}, {why}: its import may fail there. {hint}")
         return made
 
     sources += [Source(p, p.url if p.origin == "url" else "") for p in others]

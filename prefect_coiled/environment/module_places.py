@@ -252,7 +252,8 @@ def _above(file: Path) -> Path:
 def _is_command(script: Path) -> bool:
     """Whether it is a command that a package installed, such as `prefect`."""
     folder = Path(os.path.realpath(script)).parent
-    return any(os.path.exists(folder / name) for name in ("python", "python3", "python.exe")) or (
+    pythons = (folder / name for name in ("python", "python3", "python.exe"))
+    return any(os.path.isfile(p) and os.access(p, os.X_OK) for p in pythons) or (
         folder.name in ("bin", "Scripts") and not script.suffix
     )
 

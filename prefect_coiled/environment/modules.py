@@ -64,13 +64,8 @@ class Modules:
         return sorted({_first(path) for path in self.files})
 
     def with_more(self, other: Modules) -> Modules:
-        """These as they are, and what others have under other names."""
-
-        def added(own: dict[str, bytes], others: dict[str, bytes]) -> dict[str, bytes]:
-            known = {_first(path) for path in own}
-            return {**own, **{path: content for path, content in others.items() if _first(path) not in known}}
-
-        files, editable = added(self.files, other.files), added(self.editable, other.editable)
+        """These as they are, and what others have in addition, which may lie in a package that is here."""
+        files, editable = {**other.files, **self.files}, {**other.editable, **self.editable}
         return Modules(files, editable, other.left_out, other.secrets, other.large)
 
 
@@ -93,6 +88,7 @@ class _Gathering:
         self._archived: dict[str, bytes] = {}
         self._left_out: dict[Path, str] = {}
         self._ignored: dict[Path, Ignored] = {}
+        self._tracked: dict[Path, frozenset[Path]] = {}
         self._large: list[Path] = []
         self._entered = {folder for file in places.imported for folder in file.parents}
 
@@ -195,11 +191,17 @@ class _Gathering:
         folder = tree.root / tree.name
         names = _listed(tree.root) if not os.path.exists(folder / "__init__.py") else []
         single = [tree.root / n for n in names if module_name(n) == tree.name]
-        ignored = self._ignored.setdefault(tree.root, Ignored(tree.root))
+        ignored = self._ignored.setdefault(tree.root, Ignored(tree.root, self._tracked))
         for path in single:
             if (size := self._stays(path, ignored)) is not None:
                 yield path, size
-        if not single and os.path.isdir(folder) and self._enters(folder, ignored):
+        if single or not os.path.isdir(folder):
+            return
+        # Beside a project's packages lies what a build made of them; in a package such a folder is its own.
+        made = tree.name in ("build", "dist") and not os.path.exists(folder / "__init__.py")
+        if made and folder not in self._entered:
+            self._left_out[folder] = "a build makes a folder of that name"
+        elif self._enters(folder, ignored):
             yield from self._inside(folder, ignored)
 
     def _inside(self, package: Path, ignored: Ignored) -> Iterator[tuple[Path, int]]:
@@ -224,8 +226,6 @@ class _Gathering:
 
     def _enters(self, folder: Path, ignored: Ignored) -> bool:
         if folder.name.startswith(".") or is_environment(folder) or _leads_back(folder):
-            return False
-        if folder.name in ("build", "dist") and not os.path.exists(folder / "__init__.py"):
             return False
         if folder in self._entered:
             return not self._says(folder, ignored.by_us(folder, folder=True))

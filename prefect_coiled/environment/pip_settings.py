@@ -19,7 +19,7 @@ from prefect_coiled.environment.index_settings import (
 )
 
 _SECTIONS = ("global", "install", "download")
-_KEYS = ("index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "cert")
+_KEYS = ("index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "cert", "proxy")
 
 
 def read_pip(content: Mapping[str, Any], environ: Mapping[str, str]) -> IndexSettings:
@@ -27,6 +27,7 @@ def read_pip(content: Mapping[str, Any], environ: Mapping[str, str]) -> IndexSet
     said = _settings(environ)
     here = Path.cwd()
     index, extra = said.get("index-url", ""), said.get("extra-index-url", "").split()
+    proxy = said.get("proxy", "")
     links = [link_of(link, here) for link in said.get("find-links", "").split()]
     indexes = []
     for url in extra:
@@ -44,19 +45,23 @@ def read_pip(content: Mapping[str, Any], environ: Mapping[str, str]) -> IndexSet
         strategy="unsafe-best-match" if extra else "",
         insecure_hosts=tuple(said.get("trusted-host", "").split()),
         certificates=said.get("cert", ""),
+        proxy=proxy if "://" in proxy or not proxy else f"http://{proxy}",
     )
 
 
 def _settings(environ: Mapping[str, str]) -> dict[str, str]:
     home = Path(environ.get("HOME", "/"))
     config = Path(environ.get("XDG_CONFIG_HOME", "") or home / ".config")
-    paths = [Path("/etc/xdg/pip/pip.conf"), Path("/etc/pip.conf"), home / ".pip" / "pip.conf"]
-    paths += [home / "Library" / "Application Support" / "pip" / "pip.conf", config / "pip" / "pip.conf"]
+    own = environ.get("PIP_CONFIG_FILE", "")
+    paths = [Path("/etc/xdg/pip/pip.conf"), Path("/etc/pip.conf")]
+    if not (own and os.path.exists(own)):  # where there is one, pip reads no other file of the user's
+        mac = home / "Library" / "Application Support"
+        paths += [folder / "pip.conf" for folder in (home / ".pip", mac / "pip", config / "pip")]
     paths += [Path(sys.prefix) / "pip.conf"]
-    if environ.get("PIP_CONFIG_FILE"):
-        paths.append(Path(environ["PIP_CONFIG_FILE"]))
+    if own:
+        paths.append(Path(own))
     found: dict[str, str] = {}
-    for path in paths if environ.get("PIP_CONFIG_FILE") != os.devnull else ():
+    for path in paths if own != os.devnull else ():
         parser = configparser.RawConfigParser()
         with contextlib.suppress(OSError, configparser.Error, UnicodeDecodeError):
             parser.read(path)

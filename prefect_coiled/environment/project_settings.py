@@ -27,7 +27,7 @@ def read_poetry(content: Mapping[str, Any], environ: Mapping[str, str]) -> Index
         name, priority = str(source.get("name") or ""), str(source.get("priority") or "primary").lower()
         bare, pair = credentials_of(str(source.get("url") or (PUBLIC if name.lower() == "pypi" else "")))
         pair = pair or _poetry_credentials(name, environ)
-        made = Index(bare, name=name, explicit=priority == "explicit", credentials=pair)
+        made = Index(bare, name=_spelt(name), explicit=priority == "explicit", credentials=pair)
         if bare:
             {"explicit": explicit, "supplemental": later, "secondary": later}.get(priority, first).append(
                 made
@@ -46,7 +46,10 @@ def read_poetry(content: Mapping[str, Any], environ: Mapping[str, str]) -> Index
                 if one.get("platform"):
                     platform = f"sys_platform == '{one['platform']}'"
                     marker = f"({marker}) and {platform}" if marker else platform
-                sources.setdefault(normalized(name), []).append(Source(str(one["source"]), marker))
+                sources.setdefault(normalized(name), []).append(Source(_spelt(str(one["source"])), marker))
+    described = {index.name for index in (*first, *explicit)}
+    if "pypi" not in described and any(s.index == "pypi" for found in sources.values() for s in found):
+        explicit.append(Index(PUBLIC, name="pypi", explicit=True))  # Poetry knows it without being told
     return IndexSettings(
         indexes=(*first, *explicit),
         # Poetry takes the best version of all of them.
@@ -95,15 +98,20 @@ def read_pdm(content: Mapping[str, Any], environ: Mapping[str, str]) -> IndexSet
         pair = pair or ((user, password) if user or password else None)
         if bare:
             # The one of the name "pypi" stands in the place of the public one.
-            indexes.append(Index(bare, name=name, default=name == "pypi", credentials=pair))
+            indexes.append(Index(bare, name=_spelt(name), default=name == "pypi", credentials=pair))
         for package in source.get("include_packages") or ():
-            sources[str(package).lower().replace("_", "-")] = (Source(name),)
+            sources[str(package).lower().replace("_", "-")] = (Source(_spelt(name)),)
     return IndexSettings(
         indexes=tuple(indexes),
         find_links=tuple(links),
         strategy="unsafe-best-match" if indexes else "",
         sources=sources,
     )
+
+
+def _spelt(name: str) -> str:
+    """The name of a source, which Poetry takes in any case, as uv lets an index be called."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower())
 
 
 def _expanded(text: str, environ: Mapping[str, str]) -> str:

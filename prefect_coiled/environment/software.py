@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from prefect_coiled.environment.entries import check_entry, pick
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.lock import Locked, lock_entries
 from prefect_coiled.environment.records import DISTRIBUTION, Environment, minor, normalized, read_toml
-from prefect_coiled.environment.requirement_files import with_absolute_paths
+from prefect_coiled.environment.requirement_files import Requirements, read_requirements
 from prefect_coiled.environment.target import Target
 from prefect_coiled.errors import OptionsError
 
@@ -55,9 +56,10 @@ def lock_software(
     path = Path(check_software(software))
     entries = _of_pylock(path, target) if path.suffix == ".toml" else []
     pinned = [f"{e['name']}=={e['version']}" for e in entries if e.get("version")]
-    files = {} if entries else with_absolute_paths(path)
+    told = Requirements() if entries else read_requirements(path)
+    indexes = indexes.with_more(told.indexes)
     try:
-        found = compiled([*_NODE, "uv", *pinned], target, indexes, *list(files)[:1], files=files)
+        found = compiled([*_NODE, "uv", *pinned], target, indexes, *list(told.texts)[:1], files=told.texts)
     except PackageNotFoundError as error:
         raise OptionsError(f"software {path.name}", error.diagnosis.why) from None
     given = {normalized(e["name"]): e for e in entries}
@@ -80,7 +82,8 @@ def _of_pylock(path: Path, target: Target) -> list[dict[str, Any]]:
     _check_python(what, str(read.get("requires-python", "")), target)
     listed: list[dict[str, Any]] = read.get("packages", [])
     tags = target.tags
-    kept = [e for e in listed if _is_meant(e, target)]
+    groups = frozenset(map(str, read.get("default-groups", ())))
+    kept = [e for e in listed if _is_meant(e, target, groups)]
     for entry in kept:
         check_entry(entry)
         for wheel in entry.get("wheels", ()):
@@ -114,12 +117,21 @@ def _check_python(what: str, requires: str, target: Target) -> None:
         )
 
 
-def _is_meant(entry: Mapping[str, Any], target: Target) -> bool:
-    from packaging.markers import InvalidMarker, Marker
+def _is_meant(entry: Mapping[str, Any], target: Target, groups: frozenset[str]) -> bool:
+    """Whether the machines get a package of a lock: of its groups the default ones, of its extras none.
+
+    https://packaging.python.org/en/latest/specifications/pylock-toml/
+    """
+    from packaging.markers import InvalidMarker, Marker, UndefinedComparison, UndefinedEnvironmentName
 
     if not entry.get("marker"):
         return True
+    told: dict[str, Any] = {**target.markers, "extras": frozenset(), "dependency_groups": groups}
+    evaluate = Marker.evaluate
+    # packaging before 25 has no such context, and reads no marker about groups and extras.
+    context: dict[str, Any] = {"context": "lock_file"} if "context" in signature(evaluate).parameters else {}
     try:
-        return bool(Marker(str(entry["marker"])).evaluate(target.markers))
-    except InvalidMarker as error:
-        raise OptionsError(f"marker of {entry.get('name')}", str(error)) from error
+        return bool(evaluate(Marker(str(entry["marker"])), told, **context))
+    except (InvalidMarker, UndefinedComparison, UndefinedEnvironmentName) as error:
+        hint = "" if context else "packaging 25 reads markers about groups and extras: update it."
+        raise OptionsError(f"marker of {entry.get('name')}", str(error), hint) from error

@@ -11,29 +11,57 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from prefect_coiled.environment.ignored import Ignored
 from prefect_coiled.environment.indexes import Indexes
-from prefect_coiled.environment.projects import find_project
+from prefect_coiled.environment.projects import find_project, table
 from prefect_coiled.environment.records import Package, read_toml
+from prefect_coiled.environment.tracked import tracked
 from prefect_coiled.errors import OptionsError
 
 _SECONDS = 600
 # https://packaging.python.org/en/latest/specifications/pyproject-toml/#build-system: what counts without one.
 _DEFAULT_BACKEND = "setuptools.build_meta"
 _LEFT_OUT = frozenset({"__pycache__", "node_modules"})
-_COPIED_BYTES = 1_000_000
+_COPIED_BYTES, _MOST_COPIED = 1_000_000, 1_000_000_000
+# They leave nothing beside the sources, or what their own tools keep there to be quick the next time, such as
+# maturin's `target`. Others may be setuptools under another name, as pbr.build is.
+_CLEAN = frozenset(
+    {
+        "flit_core.buildapi",
+        "hatchling.build",
+        "maturin",
+        "mesonpy",
+        "poetry.core.masonry.api",
+        "scikit_build_core.build",
+        "uv_build",
+    }
+)
 
 
 def backend_of(source: Path) -> str:
     """What builds a directory, such as "hatchling.build"."""
+    return str(table(_described(source), "build-system").get("build-backend") or _DEFAULT_BACKEND)
+
+
+def _described(source: Path) -> Mapping[str, Any]:
+    """The pyproject.toml of a directory; nothing where there is none that can be read."""
     try:
-        told = read_toml((source / "pyproject.toml").read_text(encoding="utf-8")).get("build-system", {})
+        return read_toml((source / "pyproject.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        told = {}
-    return str(told.get("build-backend") or _DEFAULT_BACKEND)
+        return {}
+
+
+def _leaves_nothing(source: Path) -> bool:
+    """Whether what builds a directory is known to leave nothing in it."""
+    content = _described(source)
+    # A backend of its own, or a script that poetry-core runs, may do anything.
+    own = table(content, "build-system").get("backend-path") or table(content, "tool", "poetry").get("build")
+    return backend_of(source) in _CLEAN and not own
 
 
 def needs_copy(source: Path) -> bool:
@@ -42,7 +70,7 @@ def needs_copy(source: Path) -> bool:
     A build with setuptools writes beside the sources, and reads what earlier ones wrote; any fails at what is
     no file, or does not end; and of large data that shall stay here none is to be read.
     """
-    if backend_of(source).startswith("setuptools") or Ignored(source).is_ours_there():
+    if not _leaves_nothing(source) or Ignored(source).is_ours_there():
         return True
     for where, names, files in os.walk(source):
         folder = Path(where)
@@ -107,7 +135,7 @@ def copied(source: Path, target: Path) -> Path:
         here = Path(folder)
         out = {n for n in names if n in _LEFT_OUT or n.endswith(".egg-info")}
         # Hidden folders are of tools; a hidden file may be a setting of the build.
-        out |= {n for n in names if n.startswith(".") and os.path.isdir(here / n)}
+        out |= {n for n in names if n.startswith(".") and os.path.isdir(here / n)} | {".git"}
         out |= {n for n in names if os.path.exists(here / n / "pyvenv.cfg")}
         # A folder of another user, such as that of a database, is no part of what is built.
         out |= {n for n in names if os.path.isdir(here / n) and not os.access(here / n, os.R_OK | os.X_OK)}
@@ -118,7 +146,7 @@ def copied(source: Path, target: Path) -> Path:
         return out & set(names)
 
     try:
-        shutil.copytree(source, target, ignore=left_out, copy_function=_copy)
+        shutil.copytree(source, target, ignore=left_out, copy_function=_Copying(source))
     except shutil.Error as error:
         said = "; ".join(f"{path}: {why}" for path, _, why in error.args[0][:3])
         raise OptionsError(f"copying {source} to build it", said) from None
@@ -128,11 +156,19 @@ def copied(source: Path, target: Path) -> Path:
 
 def _same_repository(source: Path, target: Path) -> None:
     """Have tools that ask Git which files belong to a project find the repository; they change nothing."""
-    git = source / ".git"
+    git, here = source / ".git", target / ".git"
     if os.path.isdir(git):
-        (target / ".git").write_text(f"gitdir: {git.resolve()}\n")
-    elif os.path.isfile(git):  # a worktree or a submodule
-        shutil.copy(git, target / ".git")
+        here.write_text(f"gitdir: {git.resolve()}\n")
+    elif os.path.isfile(git):  # a worktree or a submodule, whose files Git would look for where they are
+        true = source / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+        common = true / "commondir"
+        rest = common.read_text(encoding="utf-8").strip() if common.is_file() else "."
+        # Its own place in the repository, as of a worktree: https://git-scm.com/docs/gitrepository-layout
+        here.mkdir()
+        (here / "commondir").write_text(f"{(true / rest).resolve()}\n")
+        for file in [true / "HEAD", true / "index", *true.glob("sharedindex.*")]:
+            if file.is_file():
+                shutil.copy(file, here)
 
 
 def _is_data(path: Path) -> bool:
@@ -140,12 +176,31 @@ def _is_data(path: Path) -> bool:
     return os.path.isfile(path) and path.stat().st_size > _COPIED_BYTES
 
 
-def _copy(source: str, target: str) -> str:
-    """Copy code; data is linked to, so that no start waits for gigabytes that lie beside a package."""
-    if _is_data(Path(source)):
-        os.symlink(os.path.realpath(source), target)
-        return target
-    return str(shutil.copy2(source, target))
+class _Copying:
+    """Copies code, and data that Git tracks, which a build may ask Git for.
+
+    Other data is linked to, so that no start waits for gigabytes that lie beside a package.
+    """
+
+    def __init__(self, source: Path) -> None:
+        self._source, self._copied = source, 0
+
+    def __call__(self, source: str, target: str) -> str:
+        path = Path(source)
+        if _is_data(path) and (os.path.islink(path) or not self._is_asked_for(path)):
+            os.symlink(os.path.realpath(source), target)
+            return target
+        return str(shutil.copy2(source, target))
+
+    def _is_asked_for(self, path: Path) -> bool:
+        if path not in self._tracked or self._copied + (size := path.stat().st_size) > _MOST_COPIED:
+            return False
+        self._copied += size
+        return True
+
+    @cached_property
+    def _tracked(self) -> frozenset[Path]:
+        return tracked(self._source)
 
 
 def as_installed(package: Package) -> Mapping[str, str]:

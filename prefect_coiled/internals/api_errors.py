@@ -5,9 +5,9 @@ Prefect's settings: https://docs.prefect.io/v3/api-ref/settings-ref
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -34,10 +34,9 @@ _CERTIFICATE = (
 _OTHER = "Check PREFECT_API_URL and that the server runs."
 
 
-def without_user(url: str) -> str:
-    """A URL without the user and password that may be in it."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+def without_user(text: str) -> str:
+    """A URL, or a text such as an error's, without the users and passwords that may be in URLs of it."""
+    return re.sub(r"://[^/?#\s]*@", "://", text)
 
 
 def cause_and_step(error: BaseException, unreached: str = _OTHER) -> tuple[str, str]:
@@ -69,4 +68,5 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    text = without_user(str(error)).strip()
+    return (text or type(error).__name__).splitlines()[0].rstrip(".")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import botocore.session
 from botocore import xform_name
-from botocore.credentials import CredentialResolver, Credentials
-from botocore.exceptions import ProfileNotFound
+from botocore.credentials import CredentialResolver, Credentials, ProcessProvider
+from botocore.exceptions import BotoCoreError, CredentialRetrievalError, ProfileNotFound
 from botocore.httpsession import URLLib3Session
 
 if TYPE_CHECKING:
@@ -35,11 +36,16 @@ def session_of_keys_alone(key_id: str, secret: str, region: str | None = None) -
     return boto3.Session(key_id, secret, botocore_session=made, region_name=region)
 
 
-def session_of_files() -> Any:
+def session_of_files(profile: str = "") -> Any:
     """A session of botocore with what the files say, such as a bundle of certificates.
 
     A profile that the environment names, and no file has, says nothing then.
+
+    Args:
+        profile: The profile that says it; by default the one that the environment names, if any.
     """
+    if profile:
+        return botocore.session.Session(profile=profile)
     made = botocore.session.get_session()
     try:
         made.get_scoped_config()
@@ -48,15 +54,16 @@ def session_of_files() -> Any:
     return made
 
 
-def session_with(credentials: Credentials, region: str) -> boto3.Session:
+def session_with(credentials: Credentials, region: str, profile: str = "") -> boto3.Session:
     """A session with credentials that renew themselves, which boto3 takes through botocore alone.
 
-    Where that fails, botocore logs a traceback besides the error, which is told in our words.
+    Args:
+        profile: See `session_of_files`.
     """
     import boto3
 
-    logging.getLogger("botocore.credentials").addFilter(_without_traceback)
-    made = session_of_files()
+    log_no_traceback()
+    made = session_of_files(profile)
     made._credentials = credentials
     return boto3.Session(botocore_session=made, region_name=region)
 
@@ -86,6 +93,30 @@ def expiry_of(credentials: Credentials) -> datetime | None:
     """When credentials that renew themselves end, as they are now; None for others."""
     found = getattr(credentials, "_expiry_time", None)
     return found if isinstance(found, datetime) else None
+
+
+def came_of_credentials(error: Exception) -> bool:
+    """Whether an error came up while botocore got credentials, or renewed them.
+
+    Not all of these have a class of botocore's: a token that is renewed by itself is a RuntimeError, a
+    command that is not there an OSError.
+    """
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == "botocore.credentials" for frame, _ in frames)
+
+
+def came_of_process(error: Exception) -> bool:
+    """Whether an error is of a `credential_process`, so that its text may be what the process printed."""
+    if isinstance(error, CredentialRetrievalError):
+        return bool(error.kwargs.get("provider") == ProcessProvider.METHOD)
+    # What is no JSON, no object or no date.
+    of_python = isinstance(error, (ValueError, AttributeError)) and not isinstance(error, BotoCoreError)
+    return of_python and came_of_credentials(error)
+
+
+def log_no_traceback() -> None:
+    """Where credentials are not renewed, botocore logs a traceback besides the error, which we tell."""
+    logging.getLogger("botocore.credentials").addFilter(_without_traceback)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

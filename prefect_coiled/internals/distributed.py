@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -12,6 +13,40 @@ from distributed import Client, Future, get_client, get_worker, threadpoolexecut
 from distributed.deploy.spec import SpecCluster
 from distributed.utils import thread_state
 from distributed.worker_state_machine import SecedeEvent
+
+# Questions to workers at a time, each by a connection of its own to the scheduler: some systems give a
+# process no more than 256.
+_QUESTIONS = 100
+
+
+def ask_each(client: Client, seconds: float, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+    """Run a function on each worker; what each answered within so many seconds, or why it did not.
+
+    `Client.run` gives nothing where one worker is silent. Here that costs the answers of those alone that
+    were asked with it, of which there are some only where there are more than a hundred workers.
+
+    Raises:
+        TimeoutError: The scheduler does not answer.
+    """
+
+    async def ask(workers: list[str], until: float) -> dict[str, Any]:
+        try:
+            call = client._run(function, *args, workers=workers, on_error="return")
+            answers: dict[str, Any] = await asyncio.wait_for(call, until - time.monotonic())
+        except Exception as error:  # of these workers' alone
+            return dict.fromkeys(workers, error)
+        return answers
+
+    async def ask_all() -> dict[str, Any]:
+        until = time.monotonic() + seconds
+        workers = list(await asyncio.wait_for(client.scheduler.ncores(), seconds))
+        groups = [workers[first::_QUESTIONS] for first in range(min(_QUESTIONS, len(workers)))]
+        answers = await asyncio.gather(*(ask(group, until) for group in groups))
+        return {worker: answer for some in answers for worker, answer in some.items()}
+
+    # Each wait within has its bound: this one is for a loop that does not get to them.
+    found: dict[str, Any] = client.sync(ask_all, callback_timeout=seconds + 1.0)
+    return found
 
 
 def computation(key: Any, function: Callable[..., Any], *args: Any) -> Any:

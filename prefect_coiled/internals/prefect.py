@@ -23,7 +23,7 @@ from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.objects import BlockDocument
 from prefect.context import AssetContext, ContextModel, FlowRunContext, TagsContext, TaskRunContext
-from prefect.events.clients import PrefectEventsClient
+from prefect.events.clients import EventsClient, PrefectEventsClient
 from prefect.events.worker import EventsWorker, emit_events_to_cloud
 from prefect.settings import get_current_settings
 from prefect.transactions import BaseTransaction
@@ -157,6 +157,23 @@ def wait_until_sent(service: Any, deadline: float) -> bool:
                 return False
             queue.all_tasks_done.wait(min(left, 1.0))
     return True
+
+
+async def confirm(client: EventsClient) -> None:
+    """Have the API confirm what it has not; the client's own clock may have asked in between."""
+    sent: Any = client
+    if sent._unconfirmed_events:
+        sent._checkpoint_every = 1
+        await sent._checkpoint()
+
+
+def unconfirmed(client: EventsClient) -> int:
+    """How many events a client has sent of which it does not know that the API has them.
+
+    It asks after each `checkpoint_every` of them.
+    """
+    sent: Any = client
+    return len(sent._unconfirmed_events)
 
 
 def drain(service: Any, timeout: float) -> None:

@@ -45,3 +45,8 @@ def before_threads_end(function: Callable[[], Any]) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def is_ending() -> bool:
+    """Whether the interpreter is ending: no thread can begin any more."""
+    return bool(threading._SHUTTING_DOWN)  # type: ignore[attr-defined]

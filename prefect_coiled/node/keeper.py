@@ -23,14 +23,13 @@ from prefect_coiled.node.adapting import Adapting
 from prefect_coiled.node.keeping import NOT_LISTED_YET_S, Keeping
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.aws_errors import aws_error
+from prefect_coiled.plan.launching import LARGEST_CALL, fewer_may_fit, halves, type_denied
 from prefect_coiled.plan.node_config import NodeConfig
 
 logger = logging.getLogger("distributed.node")
 
 # Seconds between two turns.
 TURN_S = 1.0
-# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RunInstances.html
-_LARGEST_CALL = 100
 # Seconds after its own limit in which a machine that did not come up powers off.
 _BOOT_MARGIN_S = 60.0
 # Seconds to wait for a call that is on its way when the cluster ends.
@@ -94,6 +93,7 @@ class Keeper:
         self._lock = asyncio.Lock()
         self._stopped = False
         self._denied = self._said_denied = False
+        self._refused: set[str] = set()
         self._told = ""
         self._last: AwsError | None = None
         self._serial = 0
@@ -173,6 +173,7 @@ class Keeper:
             keeping, now = self.keeping, time.monotonic()
             before = keeping.wanted
             self._denied = False  # the role may be another one by now
+            self._refused.clear()
             if wanted is None and fewer and self._adapting is None:
                 wanted = before - fewer
             if adapt is not None:
@@ -230,42 +231,85 @@ class Keeper:
         if not ways:
             return  # AWS's list will tell
         for name in ways:
-            while len(made) < count and not self._stopped:
-                size = min(count - len(made), _LARGEST_CALL)
-                if self._unsure is not None:
-                    size = self._unsure[1]
-                try:
-                    got = await asyncio.to_thread(self._run, name, size)
-                except UnavailableError as error:
-                    # Whether it made any is not known: the same call is sent again, with its token.
-                    self._unsure = self._unsure or (name, size, time.monotonic())
-                    self._done(made, count, error)
-                    return
-                except AwsError as error:
-                    self._settled()
-                    last = error
-                    if isinstance(error, AccessDeniedError):
-                        self._denied = True
-                    break
-                self._settled()
-                made += got
-                if len(got) < size:
-                    break
             if len(made) >= count or self._denied or self._stopped:
                 break
+            try:
+                await self._fill(name, count, made)
+            except UnavailableError as error:
+                self._done(made, count, error)
+                return
+            except AwsError as error:
+                last = error
+                if type_denied(error):  # by a policy above the account's own, which may permit another way
+                    self._refused.add(name)
+                    self._denied = not self._permitted()
+                else:
+                    self._denied = isinstance(error, AccessDeniedError)
         self._done(made, count, last)
+
+    async def _fill(self, name: str, count: int, made: list[str]) -> None:
+        """Launch by one template until there are `count`, or AWS has no more of these.
+
+        Raises:
+            AwsError: AWS refuses more of them; what it gave before is in `made`.
+        """
+        while len(made) < count and not self._stopped:
+            size = min(count - len(made), LARGEST_CALL)
+            if self._unsure is not None:
+                size = self._unsure[1]
+            try:
+                got = await self._ask(name, size)
+            except AwsError as error:
+                if fewer_may_fit(error):
+                    await self._fit(name, size, made)
+                raise
+            made += got
+            if len(got) < size:
+                return
+
+    async def _fit(self, name: str, refused: int, made: list[str]) -> None:
+        """Launch as many as there is room for: a call that asks for more is refused as a whole."""
+        counts: list[int] = []
+        for size in halves(refused, counts):
+            if self._stopped:
+                return
+            got: list[str] = []
+            try:
+                got = await self._ask(name, size)
+            except AwsError as error:
+                if not fewer_may_fit(error):
+                    raise
+            made += got
+            counts.append(len(got))
+
+    async def _ask(self, name: str, size: int) -> list[str]:
+        """Make one call. One of which it is not known whether it made any is sent again, with its token."""
+        try:
+            got = await asyncio.to_thread(self._run, name, size)
+        except UnavailableError:
+            self._unsure = self._unsure or (name, size, time.monotonic())
+            raise
+        except AwsError:
+            self._settled()
+            raise
+        self._settled()
+        return got
+
+    def _permitted(self) -> list[str]:
+        """The templates that no policy above the account's own forbids, as far as is known."""
+        return [name for name in self._keep.templates if name not in self._refused]
 
     def _ways(self, count: int) -> list[str]:
         """The templates to try; first and alone that of a call of which it is not known what came of it."""
         if self._unsure is None:
-            return list(self._keep.templates)
+            return self._permitted()
         name, size, since = self._unsure
         if size <= count:
             return [name]
         if time.monotonic() - since < NOT_LISTED_YET_S:
             return []
         self._settled()
-        return list(self._keep.templates)
+        return self._permitted()
 
     def _settled(self) -> None:
         """AWS has said what came of a call; the next one is another."""
@@ -322,7 +366,9 @@ class Keeper:
     def _say_denied(self, error: AwsError) -> None:
         if not self._said_denied:
             why = error.diagnosis.why.rstrip(". ")
-            self._tell(f"workers that are lost are not replaced: {why}. {_DENIED}", warns=True)
+            above = isinstance(error, AccessDeniedError) and error.denied_by
+            step = error.diagnosis.next_step if above else _DENIED
+            self._tell(f"workers that are lost are not replaced: {why}. {step}".rstrip(), warns=True)
         self._said_denied = True
 
     def _failed(self, error: Exception) -> None:

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -94,9 +95,9 @@ class Ledger:
             await asyncio.to_thread(self._shipper.close, _LAST_WORD_S)
 
     async def _write(self, good_for: float) -> bool:
-        now = datetime.now(timezone.utc)
         try:
-            self._bill.seen(now, await asyncio.to_thread(self._look))
+            now, listed = await asyncio.to_thread(self._look)
+            self._bill.seen(now, listed)
         except (BotoCoreError, ClientError) as error:
             self._ec2 = None
             if not self._said:  # once: an account may be of a version that does not permit it
@@ -112,8 +113,11 @@ class Ledger:
         self._shipper.line(record.encode())
         return True
 
-    def _look(self) -> list[dict[str, Any]]:
-        """The cluster's machines by AWS's list; those that ended are in it for an hour."""
+    def _look(self) -> tuple[datetime, list[dict[str, Any]]]:
+        """The time and the cluster's machines, both by AWS; those that ended are in its list for an hour.
+
+        This machine's own time of day may be wrong, and when machines were launched is told by AWS's.
+        """
         if self._ec2 is None:
             self._ec2 = self._make_client("ec2")
         found: list[dict[str, Any]] = []
@@ -122,5 +126,7 @@ class Ledger:
             reply = self._ec2.describe_instances(**parameters)
             found += [item for reservation in reply["Reservations"] for item in reservation["Instances"]]
             if not reply.get("NextToken"):
-                return found
+                told = reply["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
+                now = parsedate_to_datetime(told) if told else datetime.now(timezone.utc)
+                return now, found
             parameters["NextToken"] = reply["NextToken"]

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import hashlib
 import importlib
-import importlib.machinery
 import os
 import shutil
 import sys
@@ -24,6 +22,7 @@ import tempfile
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 from weakref import WeakKeyDictionary
@@ -32,6 +31,15 @@ import dask
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol.pickle import dumps
 
+from prefect_coiled.node.module_files import (
+    is_here,
+    is_loaded_otherwise,
+    look_first_in,
+    put,
+    top_of,
+    write,
+)
+
 PLUGIN = "prefect-coiled-modules"
 _unique = uuid4().hex
 
@@ -39,16 +47,6 @@ _unique = uuid4().hex
 def process_id() -> str:
     """Names this process, among all that may come to a cluster."""
     return f"{_unique}-{os.getpid()}"  # a fork is another one
-
-
-def digest(content: bytes) -> str:
-    """The hash that a file is known by."""
-    return hashlib.sha256(content).hexdigest()
-
-
-def top_of(path: str) -> str:
-    """The name by which a file of modules is imported, without dots."""
-    return path.partition("/")[0].partition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -100,6 +98,7 @@ class _Keeper:
     def __init__(self) -> None:
         self.claims: list[Claim] = []
         self.contents: dict[str, bytes] = {}
+        self.had: set[str] = set()  # the path of each file that a program ever had
         self.sent: tuple[Any, ...] | None = None
         self.lock = asyncio.Lock()
 
@@ -109,7 +108,7 @@ class _Keeper:
             if other.process == claim.process or other.client not in clients:
                 continue
             common = other.names & claim.names
-            if taken := sorted(n for n in common if other.files_of(n) != claim.files_of(n)):
+            if taken := sorted(n for n in common if _differ(other.files_of(n), claim.files_of(n))):
                 return tuple(taken), other.title
         return (), ""
 
@@ -123,13 +122,26 @@ class _Keeper:
                 continue  # its flow is over
             replaced = set(other.names & claim.names)
             if claim.client is not None or other.client is not None:
-                replaced = {n for n in replaced if other.files_of(n) != claim.files_of(n)}
+                replaced = {n for n in replaced if _differ(other.files_of(n), claim.files_of(n))}
             left = {p: h for p, h in other.digests.items() if top_of(p) not in replaced}
             if left:
                 kept.append(Claim(other.process, left, other.client, other.title, other.left_out))
         self.claims = [*kept, claim]
+        self.had.update(claim.digests)
         needed = {h for one in self.claims for h in one.digests.values()}
         self.contents = {h: c for h, c in self.contents.items() if h in needed}
+
+
+def _differ(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether a module that both have is another one; one may have more of a package by now."""
+    first = {_module_of(path): (path, hash_) for path, hash_ in one.items()}
+    second = {_module_of(path): (path, hash_) for path, hash_ in other.items()}
+    return any(first[module] != second[module] for module in first.keys() & second.keys())
+
+
+def _module_of(path: str) -> str:
+    """What a file is imported as, "pkg/conf" of "pkg/conf.py" and "pkg/conf/__init__.py"; data: its path."""
+    return path.removesuffix(".py").removesuffix("/__init__")
 
 
 _keepers: WeakKeyDictionary[Any, _Keeper] = WeakKeyDictionary()
@@ -154,7 +166,7 @@ async def offer(claim: Claim, contents: Mapping[str, bytes], dask_scheduler: Any
         claims = tuple(keeper.claims)
         if _effect(claims) == keeper.sent:
             return Answer()
-        plugin = WorkerModules(claims, keeper.contents)
+        plugin = WorkerModules(claims, keeper.contents, keeper.had)
         # The scheduler reads what users submit too, such as the graph of a collection.
         if not _is_a_program():
             plugin.install(replace=False)
@@ -191,13 +203,19 @@ def _reason(response: Any) -> str:
 
 
 class WorkerModules(WorkerPlugin):  # type: ignore[misc]
-    """Makes modules importable in a worker's process."""
+    """Makes modules importable in a worker's process.
+
+    Args:
+        had: The paths of files that programs had, now or before.
+    """
 
     name = PLUGIN
     idempotent = False
 
-    def __init__(self, claims: Iterable[Claim], contents: Mapping[str, bytes]) -> None:
-        self.claims, self.contents = tuple(claims), dict(contents)
+    def __init__(
+        self, claims: Iterable[Claim], contents: Mapping[str, bytes], had: Iterable[str] = ()
+    ) -> None:
+        self.claims, self.contents, self.had = tuple(claims), dict(contents), frozenset(had)
 
     def setup(self, worker: Any) -> None:
         """Called by Dask when the plugin comes to a worker."""
@@ -216,7 +234,12 @@ class WorkerModules(WorkerPlugin):  # type: ignore[misc]
         wanted: dict[str, str] = {}
         for claim in foreign:
             wanted.update({p: h for p, h in claim.digests.items() if top_of(p) not in own})
-        _process.install(wanted, self.contents, [claim.names for claim in foreign], place, replace)
+        groups = [claim.names for claim in foreign]
+        owners: dict[str, set[str]] = {}
+        for claim in foreign:
+            for name in claim.names:
+                owners.setdefault(name, set()).add(f"{claim.process} {claim.client}")
+        _process.install(wanted, self.contents, groups, place, replace, self.had, owners)
         for claim in foreign:
             _process.left_out.update(claim.left_out)
 
@@ -227,6 +250,7 @@ class _Process:
     def __init__(self) -> None:
         self.digests: dict[str, str] = {}
         self.homes: dict[str, Path] = {}  # by name: where it was written; none if it was here
+        self.owners: dict[str, set[str]] = {}  # by name: the programs that have it
         self.left_out: dict[str, str] = {}
         self._own_folder: str | None = None
 
@@ -237,32 +261,49 @@ class _Process:
         groups: Iterable[frozenset[str]],
         place: str | None,
         replace: bool,
+        had: frozenset[str] = frozenset(),
+        owners: Mapping[str, set[str]] = MappingProxyType({}),
     ) -> None:
         before, after = _by_name(self.digests), _by_name(wanted)
-        gone = {name for name in before if before[name] != after.get(name)}
-        new = {name for name in after if before.get(name) != after[name]}
-        if not gone and not new:
+        kept, self.owners = self.owners, {name: set(programs) for name, programs in owners.items()}
+        # What comes in addition changes nothing for a program that is at work, and its state stays. Another
+        # one, or the same one run again, begins with what it has.
+        more = {name for name in before if before[name].items() < after.get(name, {}).items()}
+        grown = {n for n in more if n not in kept or kept[n] & self.owners.get(n, set())}
+        # Nor does it where another program that had more of it is over.
+        fewer = {name for name in after if after[name].items() < before.get(name, {}).items()}
+        same = {name for name in fewer if self.owners.get(name, set()) < kept.get(name, set())}
+        gone = {name for name in before if before[name] != after.get(name)} - grown - same
+        new = {name for name in after if before.get(name) != after[name]} - grown - same
+        if not gone and not new and not grown:
+            self.digests = dict(wanted)
             return
         # What fails here comes with the next offer: until all is done, these are as none that anybody has.
         self.digests = {p: "" if top_of(p) in gone else hash_ for p, hash_ in self.digests.items()}
         for name in gone | new:
             self._remove(name)
-        elsewhere = {name for name in new - gone if _is_here(name, after[name])}
-        written = new - elsewhere
+        in_place = grown & set(self.homes)
+        for name in in_place:
+            added = {path: hash_ for path, hash_ in after[name].items() if path not in before[name]}
+            put(self.homes[name], added, contents)
+        elsewhere = {name for name in (new | grown) - gone - in_place if is_here(name, after[name])}
+        written = (new | grown) - in_place - elsewhere
         if written:
             folder = Path(tempfile.mkdtemp(prefix="prefect-coiled-modules-", dir=place or self._folder()))
             try:
                 for name in written:
-                    _write(name, folder, after[name], contents)
+                    write(name, folder, after[name], contents, had)
             except BaseException:  # a disk that is full keeps nothing of it
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
             self.homes.update(dict.fromkeys(written, folder))
             sys.path.insert(0, str(folder))
+            for name in written & grown:
+                look_first_in(folder, name)
         # What uses a changed module holds parts of it: all modules of that program are imported anew.
         anew = set(gone).union(*(group for group in groups if group & gone))
         if replace:
-            anew |= {name for name in written if _is_loaded_otherwise(name, after[name])}
+            anew |= {name for name in written - grown if is_loaded_otherwise(name, after[name])}
         # Tasks import meanwhile, in threads of their own.
         for module in [m for m in list(sys.modules) if top_of(m) in anew and top_of(m) not in _KEPT]:
             sys.modules.pop(module, None)
@@ -313,76 +354,3 @@ def _by_name(digests: Mapping[str, str]) -> dict[str, dict[str, str]]:
     for path, hash_ in digests.items():
         found.setdefault(top_of(path), {})[path] = hash_
     return found
-
-
-def _is_here(name: str, files: Mapping[str, str]) -> bool:
-    """Whether the search path leads to exactly these files already."""
-    try:
-        spec = importlib.machinery.PathFinder.find_spec(name)
-    except (ImportError, ValueError):
-        return False
-    if spec is None:
-        return False
-    if spec.origin is None or not spec.has_location:
-        places = [Path(location).parent for location in spec.submodule_search_locations or ()]
-    elif spec.submodule_search_locations is not None:
-        places = [Path(spec.origin).parents[1]]
-    else:
-        places = [Path(spec.origin).parent]
-    # A package goes before a module of its name: the module may lie beside it and not be what is imported.
-    found = Path(spec.origin) if spec.origin is not None and spec.has_location else None
-    if found is not None and found.relative_to(places[0]).as_posix() not in files:
-        return False
-    return any(all(_hash_of(place / path) == hash_ for path, hash_ in files.items()) for place in places)
-
-
-def _write(name: str, folder: Path, files: Mapping[str, str], contents: Mapping[str, bytes]) -> None:
-    """Write the files of one name into a folder."""
-    _copy_installed(name, folder, files)
-    for path, hash_ in files.items():
-        file = folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(contents[hash_])
-
-
-def _copy_installed(name: str, folder: Path, files: Mapping[str, str]) -> None:
-    """Begin with what this machine has of a package, for what its wheel has besides its sources.
-
-    A package that was installed here from a checkout may have compiled parts; the checkout has changed since.
-    """
-    try:
-        spec = importlib.machinery.PathFinder.find_spec(name)
-    except (ImportError, ValueError):
-        return
-    if spec is None or not spec.origin or spec.submodule_search_locations is None:
-        return
-    if not any(path.startswith(f"{name}/") for path in files):
-        return  # a module that has the name of an installed package
-    here = Path(spec.origin).parent
-    if here.name != name or here.parent.name != "site-packages":
-        return
-    shutil.copytree(here, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (folder / name).rglob("*.py"):
-        if path.relative_to(folder).as_posix() not in files:
-            path.unlink()
-
-
-def _is_loaded_otherwise(name: str, files: Mapping[str, str]) -> bool:
-    """Whether a module of a name is loaded from another file than that of the program."""
-    for loaded, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if top_of(loaded) != name or not isinstance(file, str):
-            continue
-        here = Path(file)
-        # As the client wrote it: the folder that the name stands for, and the file's own name.
-        inside = loaded.split(".") if here.stem == "__init__" else loaded.split(".")[:-1]
-        if files.get("/".join([*inside, here.name])) != _hash_of(here):
-            return True
-    return False
-
-
-def _hash_of(file: Path) -> str:
-    try:
-        return digest(file.read_bytes())
-    except OSError:
-        return ""

@@ -316,12 +316,29 @@ def from_variables(environ: Mapping[str, str]) -> dict[str, Any]:
         OptionsError: A variable with the prefix names no keyword, or says something that it does not take.
     """
     held: dict[str, Any] = {}
-    for variable, text in environ.items():
-        if variable.upper().startswith(PREFIX) and text.strip():
-            where = f"environment variable {variable}"
-            one = keyword(variable[len(PREFIX) :].lower(), where, runner=True)
-            held[one.name] = one.take(one.kind.read(text.strip()), where)
+    for variable, text in _said(environ).items():
+        where = f"environment variable {variable}"
+        one = keyword(variable[len(PREFIX) :].lower(), where, runner=True)
+        held[one.name] = one.take(one.kind.read(text.strip()), where)
     return held
+
+
+def refuse_variables(what: str, environ: Mapping[str, str]) -> None:
+    """Refuse variables that would change the cluster of a program that has decided by itself where it runs.
+
+    Raises:
+        OptionsError: There are any.
+    """
+    if said := sorted(_said(environ)):
+        without = " ".join(f"-u {variable}" for variable in said)
+        raise OptionsError(
+            what, f"{', '.join(said)} would change its cluster.", f"Run it without: `env {without} ...`."
+        )
+
+
+def _said(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that give a keyword, with what they say."""
+    return {name: text for name, text in environ.items() if name.upper().startswith(PREFIX) and text.strip()}
 
 
 @functools.cache

@@ -33,6 +33,8 @@ Retried = Literal["never", "call", "step", "launch"]
 SPOT_ROLE_MISSING = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
 # https://docs.aws.amazon.com/organizations/latest/userguide/orgs_manage_policies_declarative.html
 DECLARED = "DeclarativePolicyViolation"
+# Of RunInstances, in no word of which it is said whether fewer would have been launched.
+SUBNET_FULL = "InsufficientFreeAddressesInSubnet"
 SPOT_ROLE_COMMAND = "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
 
 # By these AWS says that calls come too often, and that it did nothing; an error of its own leaves that open.
@@ -380,14 +382,18 @@ _TOLD: dict[type[AwsError], dict[str, tuple[str, ...]]] = {
             ),
         ),
         "TemporaryRedirect": ("S3 is still making the bucket known", "Run again in a minute."),
-        "UnmodifiableEntity": ("only AWS's own services may change that role",),
+        "UnmodifiableEntity": (
+            "only AWS's own services may change that role",
+            "Use another role. One of IAM Identity Center gets policies by its permission set: "
+            "`prefect-coiled setup iam --role ARN` says how.",
+        ),
         "VPCIdNotSpecified": ("the AWS account has no default VPC",),
         "XAmzContentSHA256Mismatch": ("what arrived is not what was sent", "Run again."),
     },
     NoCapacityError: {
         "EncryptedVolumesNotSupported": ("machines of this type have no encrypted disks",),
         "InsufficientAddressCapacity": ("AWS has no address to give at the moment",),
-        "InsufficientFreeAddressesInSubnet": ("the subnet has no address left",),
+        SUBNET_FULL: ("the subnet has no address left",),
         "NotAvailableInZone": (
             "the zone has no NAT gateways",
             'Choose another zone, or egress="public-ip", which needs none.',

@@ -23,10 +23,18 @@ GIVEN_UP = (
     "Without a boundary, whoever has the set-up policy can give the machines' role everything that the AWS "
     "account has, and use it by a machine: he is as good as an administrator."
 )
+# What is said of a policy that AWS keeps, where the role is to have that.
+OF_AWS = (
+    "The boundary is a policy of AWS's own, which may change it. Unlike the one that is made here, it does "
+    "not keep machines from what other accounts of this library have; and one that permits IAM, such as "
+    "AdministratorAccess, keeps whoever has the set-up policy from nothing."
+)
 # What the work on machines may use in every boundary, where the role has a policy for it.
 SERVICES = ("s3",)
 
-_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:policy/[\w+=,.@/-]+", re.ASCII)
+# Of the AWS account's own, or one that AWS keeps for all.
+# https://docs.aws.amazon.com/IAM/latest/APIReference/API_PutRolePermissionsBoundary.html
+_ARN = re.compile(r"arn:aws[a-z-]*:iam::(aws|\d{12}):policy/[\w+=,.@/-]+", re.ASCII)
 _SERVICE = re.compile(r"[a-z0-9-]+")
 # Who may use one of these in full, may have everything else by it.
 _NEVER = frozenset({"iam", "identitystore", "organizations", "account", "sso", "sso-directory", "sts"})
@@ -54,7 +62,7 @@ def check_boundary(arn: str) -> str:
     """Check the form of the ARN of a permissions boundary; "none" is one, too.
 
     Raises:
-        OptionsError: If it is none: a boundary is a policy of the AWS account's own.
+        OptionsError: If it is none.
     """
     if arn != NO_BOUNDARY and not _ARN.fullmatch(arn):
         raise OptionsError(
@@ -79,6 +87,17 @@ def effective_boundary(said: str, account: str, number: str, partition: str = "a
     if said == NO_BOUNDARY:
         return ""
     return said or boundary_arn(account, number, partition)
+
+
+def caveat(said: str) -> str:
+    """What a person should know of a boundary that holds less than the one that is made here; else empty.
+
+    Args:
+        said: See `effective_boundary`.
+    """
+    if said == NO_BOUNDARY:
+        return GIVEN_UP
+    return OF_AWS if ":iam::aws:" in said else ""
 
 
 def boundary_policy(

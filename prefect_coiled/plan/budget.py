@@ -7,7 +7,7 @@ counted for some time more: without that, a launch at the last cent would always
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
@@ -110,18 +110,21 @@ def standing(
     found: Iterable[Known],
     now: datetime,
     *,
-    beside: float = 0.0,
+    listed: Mapping[str, tuple[int, float]] = {},
     not_seen: tuple[str, ...] = (),
 ) -> Standing:
     """How an account stands, by the records of its clusters.
 
     Args:
-        beside: US dollars an hour of what runs and has no record yet.
+        listed: By uid, how many machines AWS lists, and what they cost an hour on demand, in US dollars.
     """
     begin = month_of(now)
-    spent, running = 0.0, beside
-    for course in courses(found, now).values():
+    spent, rates = 0.0, {uid: rate for uid, (_, rate) in listed.items()}
+    for (_, _, uid), course in courses(found, now).items():
         spent += course.until(now)[0] - course.until(begin)[0]
         if course.runs(now):
-            running += course.last.usd_per_hour
+            # A record knows the prices of spot machines; more machines cost as much more.
+            last, count = course.last, listed.get(uid, (0, 0.0))[0]
+            rates[uid] = last.usd_per_hour * max(1.0, count / last.machines if last.machines else 1.0)
+    running = sum(rates.values())
     return Standing(account, budget, begin, spent, running, not_seen)

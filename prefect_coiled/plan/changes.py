@@ -56,6 +56,11 @@ class Change(Record):
         """Which resource it is of."""
         return self.row, self.resource_id
 
+    @property
+    def whose(self) -> Cluster | None:
+        """The cluster that it belongs to; None for what all of them share."""
+        return Cluster(self.cluster, self.uid) if self.cluster else None
+
 
 class Plan(Record):
     """All that would be changed, in the order in which it is, and what stays.
@@ -95,6 +100,19 @@ class Plan(Record):
         later = {c.of: c for c in other.changes}
         agreed = (c if c.action == "keep" else later.get(c.of) for c in self.changes)
         return self.model_copy(update={"changes": tuple(c for c in agreed if c is not None)})
+
+    def agreed(self, other: Plan) -> Plan:
+        """This one, in which all stays that an earlier one, which somebody agreed to, would not have removed.
+
+        A cluster was agreed to as a whole, all else by itself.
+        """
+        there = {c.whose or c.of for c in other.todo}
+        late = {"action": "keep", "left": True, "why": "it came after the plan"}
+        agreed = (
+            c if c.action == "keep" or (c.whose or c.of) in there else c.model_copy(update=late)
+            for c in self.changes
+        )
+        return self.model_copy(update={"changes": tuple(agreed)})
 
     def summary(self) -> str:
         """In one line: how much of what, and what it costs and saves an hour."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 from prefect_coiled.errors import OptionsError
@@ -60,6 +60,7 @@ def steps(
     key: bool = True,
     boundary: Mapping[str, Any] | None = None,
     bound: str = "",
+    attach: bool = True,
 ) -> list[Step]:
     """The calls that make the policies and attach them, in order.
 
@@ -72,6 +73,7 @@ def steps(
         boundary: The permissions boundary of the machines' role. It is made and attached to nobody; a role
             that is there already is given it.
         bound: The ARN of another one that is there, and that a role is given; no policy is made of it.
+        attach: Whether the policies are attached; else they are made for somebody who does it elsewhere.
 
     Raises:
         OptionsError: If the name is none that IAM takes, or the AWS account's number is not one.
@@ -100,8 +102,30 @@ def steps(
                 Step("PutRolePermissionsBoundary", {"RoleName": account, "PermissionsBoundary": arn})
             )
             continue
-        found.append(Step(f"Attach{kind}Policy", {**whom, "PolicyArn": arn}))
+        if attach:
+            found.append(Step(f"Attach{kind}Policy", {**whom, "PolicyArn": arn}))
     return [*found, Step("CreateAccessKey", whom)] if principal == "user" and key else found
+
+
+def of_permission_set(role_arn: str) -> bool:
+    """Whether a role is one that IAM Identity Center made, and that nobody else may change.
+
+    https://docs.aws.amazon.com/singlesignon/latest/userguide/using-service-linked-roles.html
+    """
+    return ":role/aws-reserved/" in role_arn
+
+
+def for_permission_set(phases: Iterable[str], account: str) -> str:
+    """What is left to do where a role is of a permission set, which takes policies by their names.
+
+    https://docs.aws.amazon.com/singlesignon/latest/userguide/howtocmp.html
+    """
+    names = " and ".join(policy_name(phase, account) for phase in phases)
+    return (
+        "The role is of IAM Identity Center, which alone changes it. Once the policies are there, add "
+        f"{names} to its permission set as customer managed policies (IAM Identity Center console > "
+        "Permission sets)."
+    )
 
 
 def command(step: Step) -> str:

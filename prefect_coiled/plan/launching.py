@@ -15,7 +15,7 @@ from prefect_coiled.errors import (
     QuotaError,
     UnavailableError,
 )
-from prefect_coiled.plan.aws_codes import SLOW_DOWN, SPOT_ROLE_MISSING
+from prefect_coiled.plan.aws_codes import SLOW_DOWN, SPOT_ROLE_MISSING, SUBNET_FULL
 from prefect_coiled.plan.cluster import Attempt
 from prefect_coiled.plan.quotas import Quota, machine_quota, vcpus
 
@@ -39,6 +39,7 @@ _TENANCY = (
     "The VPC has dedicated tenancy, and not every type can be a dedicated instance. Choose vm_types that "
     "can, such as m6i.xlarge, or a VPC of default tenancy."
 )
+_FULL = "End what holds the subnet's addresses, or name a larger subnet (`network` of the account)."
 _UNSURE = "AWS did not say whether the last launch made any: `prefect-coiled ls` shows what runs."
 
 
@@ -74,7 +75,16 @@ def _no_such_type(error: AwsError, instance_type: str) -> bool:
     return error.code == "InvalidParameterValue" and "InstanceType" in why and f"'{instance_type}'" in why
 
 
-def _type_denied(error: AwsError) -> bool:
+def fewer_may_fit(error: AwsError) -> bool:
+    """Whether a call was refused as a whole, and one for fewer machines may not be.
+
+    Quotas are so: https://repost.aws/knowledge-center/ec2-on-demand-instance-vcpu-increase. Of a subnet's
+    addresses AWS says that they are too few for what was asked for, and no page says more.
+    """
+    return isinstance(error, QuotaError) or error.code == SUBNET_FULL
+
+
+def type_denied(error: AwsError) -> bool:
     """Whether a policy above the account's own forbids machines like this one: others may be permitted.
 
     Organisations limit types and markets, by conditions on the machine:
@@ -106,8 +116,15 @@ class Missing:
         self._since.pop((place, attempt), None)
 
     def last(self, place: str, attempts: Iterable[Attempt], now: float) -> list[Attempt]:
-        """The attempts in their order, but those last that were missing."""
-        return sorted(attempts, key=lambda a: now - self._since.get((place, a), -MISSING_S - now) < MISSING_S)
+        """The attempts in their order, but those of a market last that were missing.
+
+        What is on demand stays behind what is spot: it comes where AWS has no spot machines at all.
+        """
+
+        def is_missing(one: Attempt) -> bool:
+            return now - self._since.get((place, one), -MISSING_S - now) < MISSING_S
+
+        return sorted(attempts, key=lambda one: (not one.spot, is_missing(one)))
 
 
 class Tally:
@@ -139,6 +156,7 @@ class Tally:
         self._used_up: dict[Quota, int] = {}
         self._refused: set[str] = set()
         self._denied: set[tuple[str, bool]] = set()
+        self._full: set[str] = set()
         self._no_spot = False
         self._over = False
         self._fell_back = False
@@ -150,7 +168,9 @@ class Tally:
         left = self._used_up.get(quota) if quota is not None else None
         too_large = left is not None and (vcpus(attempt.instance_type) or left) >= left
         refused = attempt.instance_type in self._refused or (attempt.spot and self._no_spot) or self._over
-        refused = refused or (attempt.instance_type, attempt.spot) in self._denied
+        refused = (
+            refused or (attempt.instance_type, attempt.spot) in self._denied or attempt.zone in self._full
+        )
         if not too_large and not refused:
             return False
         self._spared.append(str(attempt))
@@ -160,10 +180,18 @@ class Tally:
         """Note an attempt that was not made."""
         self._tried[attempt] = why
 
-    def note(self, attempt: Attempt, error: AwsError) -> bool:
-        """Note a refusal. Returns whether the next attempt may be made."""
+    def gave(self, attempt: Attempt, got: int, asked: int) -> None:
+        """Note that AWS gave fewer than were asked for, without a word."""
+        self._market(attempt)
+        self._tried[attempt] = f"AWS gave {got} of {asked}"
+
+    def _market(self, attempt: Attempt) -> None:
         self._spot = self._spot or attempt.spot
         self._fell_back = self._fell_back or not attempt.spot
+
+    def note(self, attempt: Attempt, error: AwsError) -> bool:
+        """Note a refusal. Returns whether the next attempt may be made."""
+        self._market(attempt)
         if isinstance(error, QuotaError) and error.code not in _OF_MACHINES:
             # Of disks, interfaces and the like, which every type needs; the error itself names it.
             self.quota, self._over = None, True
@@ -179,7 +207,9 @@ class Tally:
             isinstance(error, AccountStateError) and error.code == _FREE_PLAN
         ):
             self._refused.add(attempt.instance_type)
-        elif _type_denied(error):
+        elif error.code == SUBNET_FULL:
+            self._full.add(attempt.zone)
+        elif type_denied(error):
             self._denied.add((attempt.instance_type, attempt.spot))
         elif isinstance(error, UnavailableError):
             self._over = True  # the rate is one for all types, zones and markets
@@ -212,6 +242,8 @@ class Tally:
             next_step = f"{next_step} {_UNSURE}".strip()
         if self._dedicated and self._unsupported:
             next_step = _TENANCY
+        if self._full and {attempt.zone for attempt in self._tried} <= self._full:
+            next_step = _FULL
         error = kind(
             what,
             f"{why}. {extra}".strip() if extra else f"{why}.",

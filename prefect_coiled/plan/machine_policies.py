@@ -15,6 +15,9 @@ from prefect_coiled.plan.containers import repository_name
 
 # Where the bucket has results of tasks.
 RESULTS = "results/"
+# What EC2 does with the key of a disk, beside granting it.
+# https://docs.aws.amazon.com/ebs/latest/userguide/ebs-encryption-requirements.html#ebs-encryption-permissions
+KEY_USES = ("kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncrypt*")
 # Bytes of a bucket's hash, which become 16 characters, and how much of a slug its name shows.
 _HASHED, _SHOWN = 10, 11
 # A policy with these opens the AWS account to whatever runs on a machine.
@@ -62,7 +65,13 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
     owned = owned_by(aws_account_id)
     ec2 = f"arn:{partition}:ec2:*:{aws_account_id}"
     templates = f"{ec2}:launch-template/*"
-    kinds = ("instance", "key-pair", "network-interface", "security-group", "subnet", "volume")
+    kinds = ("instance", "key-pair", "network-interface", "security-group", "volume")
+    made = [f"arn:{partition}:ec2:*::image/*", *(f"{ec2}:{kind}/*" for kind in kinds)]
+    # One that another AWS account shares is that account's.
+    # https://docs.aws.amazon.com/vpc/latest/userguide/vpc-sharing.html
+    made.append(f"arn:{partition}:ec2:*:*:subnet/*")
+    disk_keys = f"arn:{partition}:kms:*:{aws_account_id}:key/*"
+    by_services = {"StringLike": {"kms:ViaService": ["ec2.*.amazonaws.com*", "ssm.*.amazonaws.com*"]}}
     as_said = {"ArnLike": {"ec2:LaunchTemplate": templates}, "Bool": {"ec2:IsLaunchTemplateResource": "true"}}
     own = {"StringEquals": {f"aws:ResourceTag/{tags.LAUNCHER}": "${ec2:SourceInstanceARN}"}}
     while_made = {
@@ -87,9 +96,12 @@ def instance_policy(account: str, aws_account_id: str, partition: str = "aws") -
         (
             "LaunchAsItSays",
             ["ec2:RunInstances"],
-            [f"arn:{partition}:ec2:*::image/*", *(f"{ec2}:{kind}/*" for kind in kinds)],
+            made,
             as_said,
         ),
+        # Where disks are encrypted by a key of the AWS account's own, EC2 asks it of whoever launches.
+        ("UseKeys", list(KEY_USES), disk_keys, by_services),
+        ("GrantDiskKeys", ["kms:CreateGrant"], disk_keys, {"Bool": {"kms:GrantIsForAWSResource": "true"}}),
         ("TagWhatIsLaunched", ["ec2:CreateTags"], f"{ec2}:*/*", while_made),
         (
             "PassOwnRole",

@@ -138,7 +138,7 @@ def choose(
             raise OptionsError(
                 "vm_types with cpu or memory", "cannot be given together.", "Give one or the other."
             )
-        return _named(vm_types, gpus, arch)
+        return _named(vm_types, gpus if gpu is not None or gpu_type else None, gpu_type, arch)
     cpus, gib = _cpu_range(cpu), _memory_range(memory)
     wanted_arch: Arch = arch or "x86_64"
     if wanted_arch not in DEFAULT_TYPES:
@@ -286,7 +286,11 @@ _FAMILY = re.compile(r"[a-z]{1,5}\d{1,2}[a-z]*(-[a-z0-9]+)?|mac-m\d[a-z]*")
 _SIZE = re.compile(r"nano|micro|small|medium|large|([2-9]|\d{2,3})?xlarge|metal(-\d+xl)?")
 
 
-def _named(vm_types: str | Sequence[str], gpus: int, arch: Arch | None) -> tuple[str, ...]:
+def _named(
+    vm_types: str | Sequence[str], gpus: int | None, gpu_type: str | None, arch: Arch | None
+) -> tuple[str, ...]:
+    """The types, unless what else was asked for contradicts them."""
+    kind = _gpu_name(gpu_type) if gpu_type else ""
     names = [vm_types] if isinstance(vm_types, str) else list(vm_types)
     for name in names:
         if not isinstance(name, str) or not known(name):
@@ -301,6 +305,10 @@ def _named(vm_types: str | Sequence[str], gpus: int, arch: Arch | None) -> tuple
             )
         if gpus and not machine.gpus:
             raise OptionsError(f"vm_type {name!r}", "has no GPU, but one was asked for.")
+        if gpus == 0 and machine.gpus:
+            raise OptionsError(f"vm_type {name!r}", "has a GPU, but none was asked for.")
+        if kind and machine.gpu_type != kind:
+            raise OptionsError(f"vm_type {name!r}", f"has the GPU {machine.gpu_type}; {kind} was asked for.")
     arches = {architecture([name]): name for name in names}
     if len(arches) > 1:
         both = " and ".join(f"{name!r} ({a})" for a, name in arches.items())

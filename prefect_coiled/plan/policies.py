@@ -21,8 +21,8 @@ from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import NetworkIds
 from prefect_coiled.plan.actions import ACTIONS, BOUNDARY, Grant, Phase
 from prefect_coiled.plan.boundary import BOUND, boundary_arn, check_boundary, effective_boundary, guards
+from prefect_coiled.plan.machine_policies import KEY_USES, instance_policy
 from prefect_coiled.plan.machine_policies import bucket_name as bucket_name  # scripts know it by this place
-from prefect_coiled.plan.machine_policies import instance_policy
 from prefect_coiled.plan.statements import grants, named_statements, of_any_kind, statement_of
 
 PolicyName = Literal["setup", "ongoing", "instance"]
@@ -218,15 +218,17 @@ def size(document: dict[str, Any]) -> int:
 def _network_statements(
     network: NetworkIds, number: str, region: str, partition: str
 ) -> list[dict[str, Any]]:
-    def arn(kind: str, name: str) -> str:
-        return f"arn:{partition}:ec2:{region}:{number}:{kind}/{name}"
+    def arn(kind: str, name: str, whose: str = number) -> str:
+        return f"arn:{partition}:ec2:{region}:{whose}:{kind}/{name}"
 
+    # What another AWS account shares is that account's; its id is of itself alone.
+    # https://docs.aws.amazon.com/vpc/latest/userguide/vpc-sharing.html
     subnets = {network.scheduler_subnet_id, network.effective_worker_subnet_id}
     groups = {g for g in (network.scheduler_firewall_id, network.firewall_id) if g}
-    places = [*(arn("subnet", s) for s in subnets), *(arn("security-group", g) for g in groups)]
+    places = [*(arn("subnet", s, "*") for s in subnets), *(arn("security-group", g) for g in groups)]
     made = [{"Sid": "OwnNetwork", **statement_of(["ec2:RunInstances"], places)}]
     if len(groups) < 2:
-        vpc = arn("vpc", network.network_id)
+        vpc = arn("vpc", network.network_id, "*")
         made.append({"Sid": "OwnNetworkGroups", **statement_of(["ec2:CreateSecurityGroup"], [vpc])})
     return made
 
@@ -247,10 +249,9 @@ def key_statements(key: str, region: str) -> list[dict[str, Any]]:
             f"kms_key {key!r}", "must look like arn:aws:kms:us-east-1:123456789012:key/1234abcd-..."
         )
     by_ec2 = {"StringLike": {"kms:ViaService": f"ec2.{region}.amazonaws.com"}}
-    uses = ["kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncrypt*"]
     grant = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
     return [
-        {"Sid": "OwnKey", **statement_of(uses, [key], by_ec2)},
+        {"Sid": "OwnKey", **statement_of(KEY_USES, [key], by_ec2)},
         {"Sid": "OwnKeyForDisks", **statement_of(["kms:CreateGrant"], [key], grant)},
     ]
 

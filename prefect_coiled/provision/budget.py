@@ -19,8 +19,8 @@ from prefect_coiled.plan.spending import Known, month_of
 def find_standing(aws: Aws, budget: float, now: datetime | None = None) -> Standing:
     """Look up what an account's clusters have cost this month.
 
-    Clusters of this region that run and have written nothing down yet count by their machines. In another
-    region, where policies may not reach, what is denied is said, and not counted.
+    Of this region's clusters AWS's list counts, where that is more than they have written down: they may have
+    grown since. In another region, where policies may not reach, what is denied is said, and not counted.
 
     Raises:
         AwsError: If AWS does not say it.
@@ -39,15 +39,19 @@ def find_standing(aws: Aws, budget: float, now: datetime | None = None) -> Stand
     regions = list(dict.fromkeys((aws.region, *REGIONS)))
     answers = dict(zip(regions, side_by_side(look, regions, len(regions)), strict=True))
     found = [one for records in answers.values() for one in records or ()]
-    written = {one.record.uid for one in found}
-    young = [m for m in instances.find_instances(aws) if m.cluster_uid not in written]
-    prices = find_prices(aws, (machine.instance_type for machine in young))
+    machines = instances.find_instances(aws, states=("pending", "running"))
+    prices = find_prices(aws, (machine.instance_type for machine in machines))
+    listed: dict[str, tuple[int, float]] = {}
+    for machine in machines:
+        count, rate = listed.get(machine.cluster_uid, (0, 0.0))
+        price = prices.machine(machine.instance_type) or 0.0
+        listed[machine.cluster_uid] = count + 1, rate + price
     return standing(
         aws.account,
         budget,
         found,
         now,
-        beside=sum(prices.machine(machine.instance_type) or 0.0 for machine in young),
+        listed=listed,
         not_seen=tuple(region for region, records in answers.items() if records is None),
     )
 

@@ -11,7 +11,6 @@ from prefect import flow
 
 from prefect_coiled.aws.known import changing
 from prefect_coiled.plan.changes import Plan
-from prefect_coiled.plan.prices import priced
 from prefect_coiled.provision.planning import destruction_of, refuse_while_clusters_live
 from prefect_coiled.provision.removal import leaving
 from prefect_coiled.provision.sessions import session_for
@@ -45,19 +44,15 @@ def destroy_account(account: str, region: str, plan: Plan | None = None) -> Remo
             there, unseen = steps.look_around(aws)
             refuse_while_clusters_live(aws, there)  # one may have started while the lease was waited for
             now = destruction_of(aws, there)
-            wanted = plan.within(now) if plan is not None else now
+            wanted = now.agreed(plan) if plan is not None else now
             total, kept, failed = sweep_clusters(session, wanted)
             if kept:  # its machines use the network
                 kept[0].left = total.left
                 raise kept[0]
-            with leaving(lambda why: {**total.left, **said(now).left}):
+            with leaving(lambda why: {**total.left, **said(wanted).left}):
                 removal, refused = remove_shared(aws, wanted, there, unseen, total.left)
             errors = [*failed, *refused, *unseen.values()]
-            total += removal + said(now) + not_shown(unseen, errors[0] if errors else None)
-            planned = {change.of for change in wanted.todo}
-            late = [c for c in now.todo if c.of not in planned]
-            text = "it came after the plan"
-            total += Removal(left={c.resource_id: priced(text, c.usd_per_hour) for c in late})
+            total += removal + said(wanted) + not_shown(unseen, errors[0] if errors else None)
         if errors:
             errors[0].left = total.left
             raise errors[0]

@@ -6,7 +6,7 @@ from prefect import flow
 
 from prefect_coiled.aws import security_groups
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import OptionsError, ProvisionError
+from prefect_coiled.errors import AwsError, OptionsError, ProvisionError, UnavailableError
 from prefect_coiled.options import IngressRule
 from prefect_coiled.options.ingress import check_ssh, held_rules
 from prefect_coiled.plan.cluster import ClusterSpec
@@ -69,6 +69,11 @@ def change_ingress(
         names.write_plan(aws, changed)
         try:
             _open_as_planned(aws, changed, str(groups[0]["VpcId"]))
+        except UnavailableError:
+            raise  # whether it changed is not known: who adds workers sees to what was asked for
+        except AwsError:
+            names.take_back(aws, changed, spec)
+            raise
         finally:
             names.forget_plan(aws, changed)
         aws.tell("change_ingress", f"changed who may reach {name}", cluster=name, uid=spec.uid)

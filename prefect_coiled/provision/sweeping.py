@@ -27,7 +27,7 @@ from prefect_coiled.tasks.steps import Session
 
 
 @flow(name="sweep", flow_run_name="sweep {account} in {region}", persist_result=False)
-def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
+def sweep(account: str, region: str, release_nat: bool = True, plan: Plan | None = None) -> Removal:
     """Remove what should no longer exist in an account and region.
 
     That is: clusters without a live scheduler, with all that belongs to them; internet gateways and
@@ -38,6 +38,7 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
         account: The account's slug.
         region: The AWS region.
         release_nat: Whether idle NAT gateways go; the next cluster makes a new one.
+        plan: What `plan_sweep` said: what came since then is left, and said. All goes by default.
 
     Returns:
         What was removed, and what could not be removed yet.
@@ -49,25 +50,26 @@ def sweep(account: str, region: str, release_nat: bool = True) -> Removal:
     with session_for(account, region) as session:
         aws = session.aws
         there, unseen = steps.look_around(aws)
-        plan = sweep_of(aws, there, release_nat)
-        total, errors, _ = sweep_clusters(session, plan)
-        if any(not change.cluster for change in plan.todo):
+        now = sweep_of(aws, there, release_nat)
+        wanted = now.agreed(plan) if plan is not None else now
+        total, errors, _ = sweep_clusters(session, wanted)
+        if any(not change.cluster for change in wanted.todo):
             # A launch that begins meanwhile waits for the lease, and then makes what it needs again.
             begun = False
 
             def known(why: str) -> dict[str, str]:
-                return {**total.left, **(said(plan).left if begun else undone(plan, why))}
+                return {**total.left, **(said(wanted).left if begun else undone(wanted, why))}
 
             with leaving(known), changing(aws):
                 there, unseen = steps.look_around(aws)
                 # One that began before it has its name, and keeps what it uses.
-                plan = plan.within(sweep_of(aws, there, release_nat))
+                wanted = wanted.within(sweep_of(aws, there, release_nat))
                 begun = True
-                total += remove_shared(aws, plan, there, unseen)[0]
+                total += remove_shared(aws, wanted, there, unseen)[0]
         if errors := [*errors, *unseen.values()]:
-            errors[0].left = (total + said(plan) + not_shown(unseen, errors[0])).left
+            errors[0].left = (total + said(wanted) + not_shown(unseen, errors[0])).left
             raise errors[0]
-        total += said(plan)
+        total += said(wanted)
         aws.tell("sweep", f"removed {total}", removal=total)
         return total
 

@@ -18,6 +18,7 @@ import httpx
 from prefect.client.base import ServerType
 from prefect.client.orchestration import PrefectClient
 
+from prefect_coiled.internals.api_errors import without_user
 from prefect_coiled.internals.prefect import send_once
 from prefect_coiled.relay.exchange import Answer, Asked
 from prefect_coiled.relay.kept_blocks import refuse_kept
@@ -67,10 +68,9 @@ class Answering:
             self.counts["refused"] += 1
             return refused.status, {}, refused.words.encode()
         except httpx.HTTPError as error:
-            words = f"The flow's process does not reach the Prefect API: {type(error).__name__}: {error}"
-            return 503, {}, words.encode()
+            return 503, {}, _told("The flow's process does not reach the Prefect API", error)
         except Exception as error:  # a task waits, and is to hear of it
-            return 500, {}, f"The relay failed: {type(error).__name__}: {error}".encode()
+            return 500, {}, _told("The relay failed", error)
 
     async def _ask(self, judged: Judged) -> Answer:
         if judged.target == "/events" and self._client.server_type == ServerType.CLOUD:
@@ -125,6 +125,11 @@ class Answering:
         else:
             found = _without(found, kind)
         return json.dumps(found).encode()
+
+
+def _told(what: str, error: Exception) -> bytes:
+    """An error for a task, whose machine knows no password of the API."""
+    return f"{what}: {type(error).__name__}: {without_user(str(error))}".encode()
 
 
 def _without(found: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -8,7 +8,10 @@ request stays here until it is answered, so that one that was taken and got lost
 who takes says each time what he has. Who has been away too long is not waited for: what is asked of him is
 answered in words, with a time after which Prefect's client asks again.
 
-Runs in the scheduler. What waits is bounded; where that is full, who asks waits until there is room.
+What is asked faster than the API answers is given up here: who takes says how many, and gets none that nobody
+would wait for until there is an answer.
+
+Runs in the scheduler. Each worker has few requests under way, which bounds what waits.
 """
 
 from __future__ import annotations
@@ -28,8 +31,8 @@ Asked = tuple[str, str, bytes]
 #: An answer on its way: status, headers, body.
 Answer = tuple[int, dict[str, str], bytes]
 
-# Requests that wait for one flow run, and the bytes of their bodies.
-_MOST, _MOST_BYTES = 1_000, 64_000_000
+# The part of an asker's time that has to be left for who takes to answer in.
+_LEFT = 0.2
 # Bytes of bodies in one take; one that is larger goes alone.
 _TAKEN_BYTES = 16_000_000
 # Answers that are kept for who was cut off, each of how many bytes at most, and for how many seconds.
@@ -49,7 +52,8 @@ _BUSY = "The process that runs the flow did not answer in {seconds:.0f} s, or ha
 class _Waiting:
     asked: Asked
     answer: asyncio.Future[Answer]
-    taken: bool = False
+    #: Until when it is worth taking.
+    until: float = 0.0
     askers: int = 0
 
 
@@ -62,6 +66,8 @@ class _Box:
         client: The Dask client of that process.
         seen: When it was heard of last.
         left: Whether Dask has lost its client.
+        taken: What who takes has.
+        asked: Set when there is something to take, or it is over.
     """
 
     owner: str
@@ -70,9 +76,9 @@ class _Box:
     left: bool = False
     takes: int = 0
     waiting: OrderedDict[str, _Waiting] = field(default_factory=OrderedDict)
-    size: int = 0
+    taken: set[str] = field(default_factory=set)
     answered: OrderedDict[str, tuple[float, Answer]] = field(default_factory=OrderedDict)
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
     over: bool = False
 
     @property
@@ -85,9 +91,10 @@ class _Box:
         """Whether nobody is to be waited for."""
         return self.left or self.away > _AWAY
 
-    def has_room(self, size: int) -> bool:
-        """Whether a body of so many bytes may wait too."""
-        return len(self.waiting) < _MOST and (not self.size or self.size + size <= _MOST_BYTES)
+    def drop(self, id_: str) -> None:
+        """Let nobody take a request any more."""
+        self.waiting.pop(id_, None)
+        self.taken.discard(id_)
 
 
 class Exchange(SchedulerPlugin):
@@ -98,8 +105,6 @@ class Exchange(SchedulerPlugin):
 
     def __init__(self) -> None:
         self._boxes: dict[str, _Box] = {}
-        # Held, as the loop does not.
-        self._telling: asyncio.Future[None] | None = None
 
     def __reduce__(self) -> Any:
         return Exchange, ()
@@ -126,32 +131,25 @@ class Exchange(SchedulerPlugin):
             return 410, {}, OVER.encode()
         if id in box.answered:
             return box.answered[id][1]
-        until = time.monotonic() + seconds
-        method, target, body = asked
         waiting = box.waiting.get(id)
-        while waiting is None:
+        if waiting is None:
             if box.absent:
                 return self._absent(relay, box)
-            if box.has_room(len(body)):
-                answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-                waiting = box.waiting[id] = _Waiting((method, target, body), answer)
-                box.size += len(body)
-                await _tell(box)
-            elif not await _change(box, until - time.monotonic()):
-                return _later(_BUSY.format(seconds=seconds))
-            elif box.over:
-                return 410, {}, OVER.encode()
+            method, target, body = asked
+            answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+            waiting = box.waiting[id] = _Waiting((method, target, body), answer)
+        waiting.until = max(waiting.until, time.monotonic() + (1 - _LEFT) * seconds)
+        box.asked.set()
         waiting.askers += 1
         try:
-            done, _ = await asyncio.wait([waiting.answer], timeout=max(until - time.monotonic(), 0))
+            done, _ = await asyncio.wait([waiting.answer], timeout=seconds)
         finally:
             waiting.askers -= 1
             if not waiting.askers and box.waiting.get(id) is waiting:
                 # Nobody waits for it any more; what was taken may have been done.
-                self._drop(box, id)
+                box.drop(id)
         if done:
             return waiting.answer.result()
-        await _tell(box)
         return self._absent(relay, box) if box.absent else _later(_BUSY.format(seconds=seconds))
 
     def _absent(self, relay: str, box: _Box) -> Answer:
@@ -160,12 +158,6 @@ class Exchange(SchedulerPlugin):
             self._boxes.pop(relay, None)
         return _later(_ABSENT.format(away=away))
 
-    @staticmethod
-    def _drop(box: _Box, id_: str) -> None:
-        waiting = box.waiting.pop(id_, None)
-        if waiting is not None:
-            box.size -= len(waiting.asked[2])
-
     async def take(
         self,
         comm: Any = None,
@@ -173,6 +165,7 @@ class Exchange(SchedulerPlugin):
         owner: str = "",
         client: str = "",
         have: Any = (),
+        most: int = 16,
         seconds: float = 10.0,
     ) -> list[tuple[str, Asked]] | None:
         """For the process of a flow: what is asked, once there is something; the first call opens the relay.
@@ -181,6 +174,7 @@ class Exchange(SchedulerPlugin):
             owner: What proves that the caller is who opened it.
             client: The caller's Dask client.
             have: What the caller has taken and not given an answer to: all else that was taken got lost.
+            most: How many requests at most.
             seconds: How long to wait for something.
 
         Returns:
@@ -195,15 +189,14 @@ class Exchange(SchedulerPlugin):
         if not _owns(box, owner) or box.over:
             return None
         box.left = False
-        has = set(have)
-        for id_, waiting in box.waiting.items():
-            waiting.taken = id_ in has
+        box.taken = set(have)
         until = time.monotonic() + seconds
         box.takes += 1
         try:
             while not box.over:
-                found = self._untaken(box)
-                if found or not await _change(box, until - time.monotonic()):
+                box.asked.clear()
+                found = self._untaken(box, most)
+                if found or not await _is_set(box.asked, until - time.monotonic()):
                     return found
         finally:
             box.takes -= 1
@@ -219,19 +212,20 @@ class Exchange(SchedulerPlugin):
                 for waiting in box.waiting.values():
                     if not waiting.answer.done():
                         waiting.answer.set_result(_later(words))
-                self._telling = asyncio.ensure_future(_tell(box))
 
     @staticmethod
-    def _untaken(box: _Box) -> list[tuple[str, Asked]]:
+    def _untaken(box: _Box, most: int) -> list[tuple[str, Asked]]:
         found: list[tuple[str, Asked]] = []
-        size = 0
+        size, now = 0, time.monotonic()
         for id_, waiting in box.waiting.items():
-            if waiting.taken or waiting.answer.done():
+            if len(found) >= most:
+                break
+            if id_ in box.taken or waiting.answer.done() or waiting.until < now:
                 continue
             size += len(waiting.asked[2])
             if found and size > _TAKEN_BYTES:
                 break
-            waiting.taken = True
+            box.taken.add(id_)
             found.append((id_, waiting.asked))
         return found
 
@@ -251,10 +245,9 @@ class Exchange(SchedulerPlugin):
                 waiting.answer.set_result((int(answer[0]), dict(answer[1]), answer[2]))
                 if len(answer[2]) <= _KEPT_BYTES:
                     box.answered[id_] = now, waiting.answer.result()
-            self._drop(box, id_)
+            box.drop(id_)
         while len(box.answered) > _KEPT or (box.answered and _oldest(box) < now - _KEPT_SECONDS):
             box.answered.popitem(last=False)
-        await _tell(box)
         return True
 
     async def close_relay(self, comm: Any = None, relay: str = "", owner: str = "") -> None:
@@ -264,10 +257,10 @@ class Exchange(SchedulerPlugin):
             return
         del self._boxes[relay]
         box.over = True
+        box.asked.set()
         for waiting in box.waiting.values():
             if not waiting.answer.done():
                 waiting.answer.set_result((410, {}, OVER.encode()))
-        await _tell(box)
 
 
 def _later(words: str) -> Answer:
@@ -287,18 +280,12 @@ def _oldest(box: _Box) -> float:
     return next(iter(box.answered.values()))[0]
 
 
-async def _tell(box: _Box) -> None:
-    async with box.changed:
-        box.changed.notify_all()
-
-
-async def _change(box: _Box, seconds: float) -> bool:
-    """Wait for a change; False if there was none in that time."""
+async def _is_set(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event; False if it did not come in that time."""
     if seconds <= 0:
         return False
-    async with box.changed:
-        try:
-            await asyncio.wait_for(box.changed.wait(), seconds)
-        except asyncio.TimeoutError:
-            return False
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except asyncio.TimeoutError:
+        return False
     return True

@@ -237,7 +237,11 @@ def relay_of(url: str) -> str:
 
 def _past_proxies() -> None:
     """A machine that reaches others by a proxy does not reach itself by it."""
-    if getproxies_environment():
-        for name in {"NO_PROXY", *(n for n in ("no_proxy",) if n in os.environ)}:
-            held = os.environ.get(name)
+    if not getproxies_environment():
+        return
+    # Of both spellings only one may be set: a second one with less in it would hide it from some programs.
+    for name in [n for n in ("NO_PROXY", "no_proxy") if n in os.environ] or ["NO_PROXY"]:
+        held = os.environ.get(name, "")
+        # With others beside it, a star means nothing to many.
+        if "*" not in map(str.strip, held.split(",")):
             os.environ[name] = f"{held},127.0.0.1" if held else "127.0.0.1"

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import secrets
 import threading
+import time
 from concurrent.futures import TimeoutError as LateError
 from contextlib import suppress
 from contextvars import copy_context
@@ -31,6 +32,10 @@ logger = logging.getLogger("prefect_coiled.relay")
 
 # Requests to the API at a time: as many as Prefect's client has connections.
 _AT_ONCE = 16
+# Requests that are taken, with those that wait for their turn: more are taken once so few are left.
+_MOST, _FEW = 4 * _AT_ONCE, 2 * _AT_ONCE
+# Seconds that one may wait for its turn. Who asked may have given up then.
+_STALE = 5.0
 # Seconds of a take, and after which its connection counts as broken.
 _TAKE, _BROKEN = 10.0, 25.0
 # Seconds of the pause after a scheduler that cannot be reached: the first, and the longest.
@@ -143,7 +148,9 @@ class Relay:
         pause = _PAUSE
         while True:
             try:
-                if not await self._take(scheduler, _TAKE):
+                room = await self._room()
+                # Where there is none, to be heard of: who is away for long is not waited for.
+                if not await self._take(scheduler, _TAKE if room else 0.0, room):
                     # Another one with that id: this one was away for so long that it was given up, and the
                     # next call opens it anew.
                     await asyncio.sleep(pause)
@@ -153,12 +160,20 @@ class Relay:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _take(self, scheduler: Any, seconds: float) -> bool:
+    async def _room(self) -> int:
+        """How many more requests may be taken, once there are few here; after a while in any case."""
+        until = time.monotonic() + _TAKE
+        while len(self._under_way) > _FEW and (left := until - time.monotonic()) > 0:
+            await asyncio.wait(self._under_way, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        return max(_MOST - len(self._under_way), 0)
+
+    async def _take(self, scheduler: Any, seconds: float, most: int = 0) -> bool:
         call = scheduler.relay_take(
             relay=self.id,
             owner=self._owner,
             client=self._client,
             have=sorted(self._have),
+            most=most,
             seconds=seconds,
         )
         taken = await asyncio.wait_for(call, seconds + _BROKEN - _TAKE)
@@ -172,7 +187,12 @@ class Relay:
 
     async def _answer(self, id_: str, asked: Asked) -> None:
         assert self._answering is not None
+        taken = time.monotonic()
         async with self._free:
+            if time.monotonic() - taken > _STALE and not self._over.is_set():
+                # It is taken again, if anybody still waits for it.
+                self._have.discard(id_)
+                return
             answer = await self._answering.answer(asked)
         self._answers.append((id_, answer))
         self._changed.set()

@@ -18,6 +18,8 @@ __all__ = ["Addresses", "free_port"]
 
 # Above Linux's range of ephemeral ports, so that no client socket sits on it by chance.
 _CLAIM_PORT = 61047
+# 250 in each of the 256 parts of a block; the address of the claim is none of them.
+_NUMBERS = range(10, 250 * 256)
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -42,7 +44,7 @@ class Addresses:
         self._claim: socket.socket | None = None
         self._block = 0
         # Addresses are used again only after the whole block: a late client must not meet a stranger.
-        self._numbers = itertools.cycle(range(10, 65_000))
+        self._numbers = itertools.cycle(_NUMBERS)
         self._used: set[str] = set()
         if self.form == "many":
             self._block = self._claim_block()
@@ -51,7 +53,7 @@ class Addresses:
         """An address for a new instance."""
         if self.form == "one":
             return "127.0.0.1"
-        for number in itertools.islice(self._numbers, 65_000):
+        for number in itertools.islice(self._numbers, len(_NUMBERS)):
             address = f"127.{self._block}.{number // 250}.{number % 250 + 1}"
             if address not in self._used:
                 self._used.add(address)

@@ -65,8 +65,19 @@ SETTINGS = "settings.json"
 
 
 def state_folder() -> Path:
-    """Where the background sandbox of this installation keeps its files."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    """Where the background sandbox of this installation keeps its files.
+
+    Raises:
+        SandboxError: The user has no home, and names no folder.
+    """
+    try:
+        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        raise SandboxError(
+            "finding the sandbox",
+            "it keeps its files in the home folder, and this user has none.",
+            "Set XDG_STATE_HOME to a folder of your own.",
+        ) from error
     identity = f"{sys.prefix}\0{Path(__file__).resolve().parent}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     return Path(base) / "prefect-coiled" / "sandbox" / digest

@@ -17,6 +17,9 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 
+from prefect_coiled.internals.api_errors import without_user
+from prefect_coiled.internals.python import is_ending
+
 logger = logging.getLogger(__name__)
 
 # Seconds between two rounds of sending, and for one answer of the API.
@@ -45,7 +48,7 @@ class Artifacts:
         self._wanted = wanted
         self._waiting: dict[int, Told] = {}
         self._changed = threading.Condition()
-        self._over = False
+        self._over = self._given_up = False
         self._failures = 0
         self._thread: threading.Thread | None = None
 
@@ -74,6 +77,8 @@ class Artifacts:
         if thread is not None:
             thread.join(seconds)
             if thread.is_alive():
+                # A process that ends takes Prefect's events with it: what comes later is told to nobody.
+                self._given_up = is_ending()
                 logger.info("Some artifacts were not sent to Prefect in time.")
 
     def _queue(self, told: Told) -> None:
@@ -93,11 +98,17 @@ class Artifacts:
     def _run(self) -> None:
         try:
             # With settings of its own it is a client of its own: a flow's client is closed with the flow.
-            with get_client(sync_client=True, httpx_settings={"timeout": _TIMEOUT}) as client:
+            settings = {"timeout": _TIMEOUT, "event_hooks": {"response": [self._answered]}}
+            with get_client(sync_client=True, httpx_settings=settings) as client:
                 while self._round(client):
                     pass
         except Exception as error:  # no API, or one that cannot be asked: nothing depends on it
-            logger.info("No artifacts are sent to Prefect: %s", error)
+            logger.info("No artifacts are sent to Prefect: %s", without_user(str(error)))
+
+    def _answered(self, response: httpx.Response) -> None:
+        """Prefect's client emits an event after each answer; that fails, loudly, where Python ends."""
+        if self._given_up:
+            raise RuntimeError("the process ends")
 
     def _round(self, client: SyncPrefectClient) -> bool:
         """Send what waits; False when that was all."""
@@ -105,6 +116,8 @@ class Artifacts:
             while not self._waiting and not self._over:
                 self._changed.wait()
             chosen, self._waiting = self._waiting, {}
+        if self._given_up:
+            return False
         for key, told in list(chosen.items()):
             if self._failures < _MOST_FAILURES and self._sent(client, told):
                 del chosen[key]
@@ -139,6 +152,7 @@ class Artifacts:
         except Exception as error:  # whatever it is, the cluster comes up and goes without this artifact
             self._failures += 1
             level = logging.INFO if self._failures == 1 else logging.DEBUG
-            logger.log(level, "The artifact %s was not sent to Prefect: %s", told.key, error)
+            why = without_user(str(error))
+            logger.log(level, "The artifact %s was not sent to Prefect: %s", told.key, why)
             failed = isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error
             return not (failed or isinstance(error, httpx.TransportError))

@@ -30,6 +30,7 @@ from prefect_coiled.errors import (
 )
 from prefect_coiled.events import Event
 from prefect_coiled.events.rows import EVENT_TYPES, OF_CALLS, STREAM, Notification
+from prefect_coiled.internals.api_errors import without_user
 from prefect_coiled.plan.aws_codes import SLOW_DOWN
 
 logger = logging.getLogger(__name__)
@@ -203,7 +204,7 @@ def _emit(event: PrefectEvent) -> None:
             payload=event.payload,
         )
     except Exception as error:  # Prefect may be going down; nothing depends on its hearing of this
-        logger.debug("A notification was not sent to Prefect: %s", error)
+        logger.debug("A notification was not sent to Prefect: %s", without_user(str(error)))
 
 
 def _post(events: list[PrefectEvent]) -> None:
@@ -219,7 +220,7 @@ def _post(events: list[PrefectEvent]) -> None:
         with bounds, get_client(sync_client=True, httpx_settings={"timeout": _LAST}) as client:
             client.request("POST", "/events", json=listed).raise_for_status()
     except Exception as error:  # as in `_emit`
-        logger.debug("%d notifications were not sent to Prefect: %s", len(events), error)
+        logger.debug("%d notifications were not sent to Prefect: %s", len(events), without_user(str(error)))
 
 
 def _temporary_server_runs() -> bool:

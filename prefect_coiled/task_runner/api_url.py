@@ -60,9 +60,12 @@ def is_loopback(url: str, resolve: Resolve = resolve) -> bool:
 
 
 def is_private(url: str, resolve: Resolve = resolve) -> bool:
-    """Whether a URL names an address that only some networks reach, such as 10.0.0.5 or fd00::1."""
+    """Whether a URL names an address that only some networks reach, such as 10.0.0.5 or fd00::1.
+
+    Those of 100.64.0.0/10 too, which carriers and Tailscale give: https://www.rfc-editor.org/rfc/rfc6598
+    """
     found = _addresses(_host(url), resolve)
-    return bool(found) and all(a.is_private for a in found)
+    return bool(found) and all(not a.is_global for a in found)
 
 
 @dataclass(frozen=True)

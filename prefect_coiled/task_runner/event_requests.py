@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
@@ -16,13 +17,16 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_logger
 from prefect.settings import PREFECT_API_URL, PREFECT_CLOUD_API_URL, get_current_settings
 
+from prefect_coiled.internals.api_errors import without_user
 from prefect_coiled.relay.cloud_events import stream
 from prefect_coiled.task_runner.event_batches import Event, Flight
 
 logger = get_logger("prefect_coiled.task_runner.events")
 
-# Task runs in a question.
-_IDS = 200
+# Refusals that are not about what was sent: who sends, how fast, or whose API it is. All of it goes later.
+_NOT_OF_EVENTS = (401, 403, 408, 410, 429)
+#: Task runs in a question: as many as the API lists at a time.
+IDS = 200
 
 
 def send(client: SyncPrefectClient, events: list[Event], resources: list[bytes]) -> None:
@@ -34,7 +38,7 @@ def send(client: SyncPrefectClient, events: list[Event], resources: list[bytes])
     try:
         _post(client, bodies)
     except PrefectHTTPStatusError as error:
-        if not 400 <= error.response.status_code < 500 or error.response.status_code in (401, 403):
+        if not _is_about_events(error):
             raise
         _one_by_one(client, bodies)
 
@@ -47,11 +51,8 @@ def missing(client: SyncPrefectClient, flight: Flight) -> int:
         answer = client.request("GET", "/task_run_states/", params={"task_run_id": str(last.run)})
         return 0 if str(last.state) in {state["id"] for state in answer.json()} else 1
     found = 0
-    for first in range(0, len(ended), _IDS):
-        filter_ = TaskRunFilter(
-            id=TaskRunFilterId(any_=ended[first : first + _IDS]),
-            state=TaskRunFilterState(type=TaskRunFilterStateType(any_=list(TERMINAL_STATES))),
-        )
+    for first in range(0, len(ended), IDS):
+        filter_ = _ended_among(ended[first : first + IDS])
         answer = client.request(
             "POST",
             "/task_runs/count",
@@ -59,6 +60,17 @@ def missing(client: SyncPrefectClient, flight: Flight) -> int:
         )
         found += int(answer.json())
     return len(ended) - found
+
+
+def ended_among(client: SyncPrefectClient, runs: list[UUID]) -> set[UUID]:
+    """Those of at most `IDS` task runs that the API has as ended."""
+    found = client.read_task_runs(task_run_filter=_ended_among(runs), limit=IDS)
+    return {run.id for run in found}
+
+
+def _ended_among(runs: list[UUID]) -> TaskRunFilter:
+    ended = TaskRunFilterState(type=TaskRunFilterStateType(any_=list(TERMINAL_STATES)))
+    return TaskRunFilter(id=TaskRunFilterId(any_=runs), state=ended)
 
 
 def _post(client: SyncPrefectClient, bodies: list[bytes]) -> None:
@@ -73,9 +85,15 @@ def _one_by_one(client: SyncPrefectClient, bodies: list[bytes]) -> None:
         try:
             _post(client, [body])
         except PrefectHTTPStatusError as error:
-            if not 400 <= error.response.status_code < 500:
+            if not _is_about_events(error):
                 raise
-            logger.error("The Prefect API refused an event of a task run: %s", error)
+            logger.error("The Prefect API refused an event of a task run: %s", without_user(str(error)))
+
+
+def _is_about_events(error: PrefectHTTPStatusError) -> bool:
+    """Whether the API refused what was sent, and would again."""
+    status = error.response.status_code
+    return 400 <= status < 500 and status not in _NOT_OF_EVENTS
 
 
 _RELATED = b',"related":['

@@ -27,6 +27,7 @@ import orjson
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.logging import get_logger
 
+from prefect_coiled.internals.api_errors import without_user
 from prefect_coiled.task_runner.event_batches import Batch, Event, Flight, Waiting
 from prefect_coiled.task_runner.event_requests import missing, send
 
@@ -185,7 +186,7 @@ class Outbox:
                     self._send(client, flight)
                 pause = _PAUSE
             except Exception as error:  # whatever it is, what was to be sent is kept, and goes later
-                logger.debug("The Prefect API took no events: %s", error)
+                logger.debug("The Prefect API took no events: %s", without_user(str(error)))
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             finally:

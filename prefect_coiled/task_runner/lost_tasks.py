@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
@@ -25,6 +25,8 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect.utilities.engine import emit_task_run_state_change_event
 
 from prefect_coiled.errors import ResultError, TaskLostError
+from prefect_coiled.internals.api_errors import without_user
+from prefect_coiled.task_runner.event_requests import IDS, ended_among
 
 logger = get_logger("prefect_coiled.task_runner.lost_tasks")
 _AT_ONCE = 8
@@ -65,32 +67,56 @@ def report(endings: Iterable[Ended], timeout: float = 30.0) -> None:
     todo = list(endings)
     if not todo:
         return
+    try:
+        client = get_client(sync_client=True)
+        client.__enter__()
+    except Exception as none:  # there is no API to tell
+        why = without_user(str(none))
+        logger.error("%d task runs ended, but the Prefect API could not be told: %s", len(todo), why)
+        return
     deadline = time.monotonic() + timeout
     pool = ThreadPoolExecutor(min(_AT_ONCE, len(todo)), thread_name_prefix="prefect-coiled-report")
-    jobs = {pool.submit(copy_context().run, _report_one, ending): ending for ending in todo}
-    done, late = wait(jobs, timeout=max(0.0, deadline - time.monotonic()))
+    parts = [todo[first : first + IDS] for first in range(0, len(todo), IDS)]
+    asking = {pool.submit(copy_context().run, _not_ended, client, part): part for part in parts}
+    answered, silent = wait(asking, timeout=timeout)
+    left = [ending for job in answered for ending in job.result()]
+    telling = {pool.submit(copy_context().run, _report_one, client, ending): ending for ending in left}
+    done, late = wait(telling, timeout=max(0.0, deadline - time.monotonic()))
     pool.shutdown(wait=False, cancel_futures=True)
     for job in done:
         if error := job.exception():
-            run = jobs[job].task_run_id
-            logger.error("Task run %s ended, but the Prefect API could not be told: %s", run, error)
-    if late:
-        logger.error("%d task runs ended, but the Prefect API did not take it in %.0f s", len(late), timeout)
+            run, why = telling[job].task_run_id, without_user(str(error))
+            logger.error("Task run %s ended, but the Prefect API could not be told: %s", run, why)
+    if untold := len(late) + sum(len(asking[job]) for job in silent):
+        # Those that are under way go on with the client, which is given up with them.
+        logger.error("%d task runs ended, but the Prefect API did not take it in %.0f s", untold, timeout)
+    else:
+        client.__exit__(None, None, None)
 
 
-def _report_one(ending: Ended) -> None:
+def _not_ended(client: SyncPrefectClient, endings: list[Ended]) -> list[Ended]:
+    """Those that the API may not have as ended: of many runs, most have reported themselves."""
+    try:
+        ended = ended_among(client, [ending.task_run_id for ending in endings])
+    except Exception as error:  # then each is asked about by itself
+        logger.debug("The Prefect API did not say which task runs have ended: %s", without_user(str(error)))
+        return endings
+    return [ending for ending in endings if ending.task_run_id not in ended]
+
+
+def _report_one(client: SyncPrefectClient, ending: Ended) -> None:
     # Without its data, which is for this process alone.
     state: State[Any] = State(type=ending.state.type, name=ending.state.name, message=ending.state.message)
-    with get_client(sync_client=True) as client:
-        try:
-            known = client.read_task_run(ending.task_run_id).state
-            if known is not None and known.is_final():
-                return
-            client.set_task_run_state(ending.task_run_id, state, force=True)
-        except ObjectNotFound:
-            # The worker died before its first report, or that report is still on its way; being
-            # older, it will not overwrite this one.
-            _introduce(ending, state)
+    try:
+        # Anew: its worker may have told of it by now.
+        known = client.read_task_run(ending.task_run_id).state
+        if known is not None and known.is_final():
+            return
+        client.set_task_run_state(ending.task_run_id, state, force=True)
+    except ObjectNotFound:
+        # The worker died before its first report, or that report is still on its way; being
+        # older, it will not overwrite this one.
+        _introduce(ending, state)
 
 
 def _introduce(ending: Ended, state: State[Any]) -> None:

@@ -7,10 +7,12 @@ or a key that is only good here. Found out at once it is one error; found out by
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 import distributed
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.context import SettingsContext
 from prefect.settings import (
@@ -25,7 +27,7 @@ from prefect_coiled.internals.api_errors import cause_and_step, without_user
 from prefect_coiled.task_runner.api_url import NEXT_STEP
 from prefect_coiled.task_runner.worker_settings import settings_here
 
-# Seconds that the machine may wait for an answer.
+# Seconds that the machine may wait; for an API that took the request, and is slow, as long as the user says.
 _REQUEST = 10.0
 
 
@@ -65,14 +67,21 @@ def _ask_here(shared: bytes, worker: Any) -> tuple[str, str] | None:
     if not settings:
         return None
     quick = {PREFECT_API_REQUEST_TIMEOUT: _REQUEST, PREFECT_CLIENT_MAX_RETRIES: 0}
-    flow_run = run.get("flow_run") if run else None
-    try:
-        settings = settings_here(settings, context["authority"], context["relay"], worker)
-        with SettingsContext(**settings), temporary_settings(quick), get_client(sync_client=True) as api:
+
+    def ask(by: Mapping[Any, Any]) -> None:
+        flow_run = run.get("flow_run") if run else None
+        with SettingsContext(**settings), temporary_settings(by), get_client(sync_client=True) as api:
             if flow_run:
                 api.read_flow_run(flow_run["id"])
             elif error := api.api_healthcheck():
                 raise error
+
+    try:
+        settings = settings_here(settings, context["authority"], context["relay"], worker)
+        try:
+            ask(quick)
+        except httpx.ReadTimeout:  # somebody took the request
+            ask({PREFECT_CLIENT_MAX_RETRIES: 0})
     except Exception as error:  # whatever it is, tasks would meet it too
         reason, step = cause_and_step(error, NEXT_STEP)
         return f"{type(error).__name__}: {reason}"[:500], step

@@ -1,7 +1,7 @@
 """The states of task runs that the API has not got yet when a flow's tasks have ended.
 
     the workers' outboxes ─▶ here ─▶ the API      while the cluster goes, and the flow run ends
-    runs of workers that are gone ─▶ "which of these have you not as ended?" ─▶ the API
+    runs of workers that are gone, or silent ─▶ "which of these have you as ended?" ─▶ the others ─▶ the API
 
 So no machine waits for the API. The process that runs the flow does, at its end.
 """
@@ -17,6 +17,7 @@ from weakref import WeakSet
 from prefect.context import FlowRunContext
 from prefect.logging import get_logger, get_run_logger
 
+from prefect_coiled.internals.distributed import ask_each
 from prefect_coiled.internals.python import before_threads_end
 from prefect_coiled.task_runner.event_batches import Batch
 from prefect_coiled.task_runner.events import Outbox
@@ -52,17 +53,14 @@ class Recording:
         context = FlowRunContext.get()
         flow_run = context.flow_run if context is not None else None
         try:
-            answers = client.run(
-                flush_worker,
-                str(flow_run.id) if flow_run else "",
-                seconds / 4,
-                on_error="return",
-                callback_timeout=seconds,
-            )
+            id_ = str(flow_run.id) if flow_run else ""
+            answers = ask_each(client, seconds, flush_worker, id_, seconds / 4)
         except Exception as error:  # what it is about is asked of the API below
-            logger.warning("Some workers did not send their last logs: %s", error)
+            logger.warning("The workers could not be asked for what they have not sent yet: %r", error)
             answers = {}
         held = {worker: batches for worker, batches in answers.items() if isinstance(batches, list)}
+        for worker in answers.keys() - held.keys():
+            logger.warning("The worker %s did not send its last logs: %r", worker, answers[worker])
         taken = [batch for batches in held.values() for batch in batches]
         self.ends |= {event.run for batch in taken for event in batch.events if event.final}
         self._take(taken)

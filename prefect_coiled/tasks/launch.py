@@ -3,7 +3,7 @@
 type, zone, market ─▶ calls of 100, one after the other ─(fewer than asked)─▶ the next type, zone, market
                       │ they come too fast for AWS: fewer a call, at the pace that AWS keeps
                       │ AWS failed, or did not answer: the same call again, with the same token
-                      │ a quota is used up: half as many, until as many are there as fit
+                      │ a quota or a subnet is used up: half as many, until as many are there as fit
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -25,7 +24,6 @@ from prefect_coiled.errors import (
     InvalidRequestError,
     NoCapacityError,
     NotFoundError,
-    QuotaError,
     StoppedError,
     UnavailableError,
 )
@@ -34,7 +32,7 @@ from prefect_coiled.events.story import launch_name
 from prefect_coiled.plan import cluster as planning
 from prefect_coiled.plan.aws_codes import SLOW_DOWN, SPOT_ROLE_MISSING
 from prefect_coiled.plan.cluster import Attempt, ClusterSpec
-from prefect_coiled.plan.launching import LARGEST_CALL, Missing, Tally, halves, smaller_call
+from prefect_coiled.plan.launching import LARGEST_CALL, Missing, Tally, fewer_may_fit, halves, smaller_call
 from prefect_coiled.records import InstanceRecord, Network, Role
 from prefect_coiled.tasks.steps import Session, step
 
@@ -100,8 +98,10 @@ def launch(
             continue
         call = _call_of(session, spec, role, attempt, place, by, group_ids, batch, tally)
         try:
-            _fill(session, call, count - len(made), made)
+            asked, before = count - len(made), len(made)
+            _fill(session, call, asked, made)
             if len(made) < count:
+                tally.gave(attempt, len(made) - before, asked)
                 _missing.note(where, attempt, time.monotonic())
             else:
                 _missing.forget(where, attempt)
@@ -143,8 +143,9 @@ def _fill(session: Session, call: _Call, wanted: int, made: list[InstanceRecord]
             pace.wait(stop, what)
         try:
             got = call(ask, str(number))
-        except QuotaError as error:
-            _fit(session, call, ask, f"{number}/", made)
+        except AwsError as error:
+            if fewer_may_fit(error):
+                _fit(session, call, ask, f"{number}/", made)
             raise error
         except _SlowDownError as slow:
             refused_since = refused_since or time.monotonic()
@@ -168,12 +169,15 @@ def _wait_for_rate(stop: threading.Event, what: str, asked: int, following: int)
 
 
 def _fit(session: Session, call: _Call, refused: int, number: str, made: list[InstanceRecord]) -> None:
-    """Launch as many of `refused` machines as a quota leaves room for."""
+    """Launch as many of `refused` machines as there is room for."""
     counts: list[int] = []
     for n, size in enumerate(halves(refused, counts)):
         got: list[InstanceRecord] = []
-        with suppress(QuotaError):
+        try:
             got = _at_last(session, call, size, f"{number}{n}")
+        except AwsError as error:
+            if not fewer_may_fit(error):
+                raise
         made += got
         counts.append(len(got))
 

@@ -114,6 +114,13 @@ def write_plan(aws: Aws, spec: ClusterSpec) -> None:
     parameters.write(aws, _changed(spec), spec.encode(), planning.cluster_tags(spec))
 
 
+def take_back(aws: Aws, changed: ClusterSpec, before: ClusterSpec) -> None:
+    """Have the former plan hold again: AWS refuses what the changed one says, and would each time."""
+    held = read_plan(aws, changed.name)
+    if held is not None and (held.uid, held.ingress) == (changed.uid, changed.ingress):
+        write_plan(aws, before)
+
+
 def forget_plan(aws: Aws, spec: ClusterSpec) -> None:
     """Take a changed plan back if the cluster was removed meanwhile: who removed it has not seen this one."""
     if read_holder(aws, spec.name) != spec.uid:

@@ -36,6 +36,17 @@ def test_it_says_which_account_and_user_the_keys_are_of(
     assert load_account("saved").credentials.access_key_id == keys["aws_access_key_id"]
 
 
+def test_another_region_leaves_what_is_in_the_old_one_which_is_said(
+    save: Callable[..., Any], keys: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(**keys, aws_region="eu-west-1")
+    assert "stays" not in capsys.readouterr().out
+    save(**keys, aws_region="us-east-1")
+    assert "What account saved has in eu-west-1 stays there and costs: " in capsys.readouterr().out
+    set_backend_options(account="saved", use_coiled_defaults=True)
+    assert "What it has in AWS stays and costs: " in capsys.readouterr().out
+
+
 def test_wrong_keys_are_told_and_nothing_is_saved(save: Callable[..., Any]) -> None:
     with pytest.raises(CredentialsError, match="InvalidClientTokenId"):
         save(aws_access_key_id="AKIAWRONG", aws_secret_access_key="wrong")

@@ -187,6 +187,7 @@ def test_set_up_makes_what_sweep_releases(sandbox: SandboxInfo) -> None:
     assert not [one for one in going if one in run("resources", "--region", "us-west-2").stdout]
 
 
+@pytest.mark.long
 def test_the_end_of_an_account_is_planned_shown_and_then_asked_about(sandbox: SandboxInfo) -> None:
     assert run("set-up", "--region", "sa-east-1").exit_code == 0
     destroy = ("account", "destroy", "default", "--region", "sa-east-1")
@@ -247,6 +248,7 @@ def test_a_cluster_that_somebody_else_stopped_closes_quietly(
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_rules_of_a_running_cluster_are_shown_and_changed(cluster: Cluster) -> None:
     def shown(*flags: str) -> dict[str, list[int]]:
         result = run("firewall", "of-the-cli", "--json", *flags)

@@ -107,6 +107,16 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_spent(lives:
     assert line.endswith("Name another file.")
 
 
+@pytest.mark.parametrize("spend", ["0.001", "nan"])
+def test_what_is_too_little_for_the_doctor_is_told_before_anybody_is_asked(
+    spend: str, lives: list[float], save: Callable[..., Any], keys: dict[str, str]
+) -> None:
+    save(**keys)
+    told = run("doctor", "--account", "saved", "--spend", spend, answer="y\n")
+    assert (told.exit_code, told.stdout, lives) == (1, "", [])
+    assert told.stderr.startswith(f"Error: spend {spend}: is less than ten minutes of two t3.small cost")
+
+
 @pytest.mark.parametrize("flags", [[], ["--json"]])
 def test_a_report_that_cannot_be_written_in_the_end_is_printed(lives: list[float], flags: list[str]) -> None:
     told = run("doctor", "--report", "/dev/full", *flags)

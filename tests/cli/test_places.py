@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from prefect_aws import AwsCredentials
 from prefect_coiled import Cluster, Ec2DaskAccount
 from prefect_coiled.blocks.loading import find_accounts
 from prefect_coiled.options.models import REGIONS
+from prefect_coiled.plan import tags
 from prefect_coiled.sandbox import Sandbox, SandboxInfo
 
 from .conftest import run
@@ -98,12 +99,8 @@ def test_all_accounts_are_looked_at(sandbox: SandboxInfo) -> None:
 
 
 def test_where_no_account_has_a_cluster_that_is_said_of_all_and_no_sandbox_is_started(
-    aws: Sandbox, save: Callable[..., Any], keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    alone: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save(**keys, aws_region="us-east-1")
-    (saved,) = (one for one in find_accounts() if one.name == "saved")
-    monkeypatch.setattr("prefect_coiled.blocks.loading.find_accounts", lambda: [saved])
-    monkeypatch.setattr("prefect_coiled.cli.places._sandbox_runs", lambda: False)
     monkeypatch.setattr("prefect_coiled.sandbox.control.ensure_started", None)  # which would be the default
     told = run("cost", "never-was", "--all-accounts")
     assert (told.exit_code, told.stdout) == (1, "")
@@ -116,6 +113,81 @@ def test_where_no_account_has_a_cluster_that_is_said_of_all_and_no_sandbox_is_st
         "Error: cluster 'never-was': no cluster of account saved has that name in any region. "
         "See `prefect-coiled ls --account saved --all-regions`.\n"
     )
+
+
+@pytest.fixture
+def alone(aws: Sandbox, save: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The account "saved" is the only one there is, so that all of them are soon looked at."""
+    save(aws_access_key_id="sandbox", aws_secret_access_key=aws.info.secret_access_key)
+    (saved,) = (one for one in find_accounts() if one.name == "saved")
+    monkeypatch.setattr("prefect_coiled.blocks.loading.find_accounts", lambda: [saved])
+    monkeypatch.setattr("prefect_coiled.cli.places._sandbox_runs", lambda: False)
+
+
+@pytest.fixture
+def unused(aws: Sandbox) -> Iterator[Callable[[], str]]:
+    """Makes addresses that nothing uses."""
+    ec2, made = aws.client("ec2"), list[str]()
+    labels = [{"ResourceType": "elastic-ip", "Tags": tags.to_aws(tags.account_tags("saved"))}]
+
+    def allocate() -> str:
+        made.append(ec2.allocate_address(Domain="vpc", TagSpecifications=labels)["AllocationId"])
+        return made[-1]
+
+    yield allocate
+    there = {one["AllocationId"] for one in ec2.describe_addresses()["Addresses"]}
+    for one in there & set(made):
+        ec2.release_address(AllocationId=one)
+
+
+@pytest.mark.parametrize("words", ["--plan", "--yes"])
+def test_a_sweep_of_many_places_with_nothing_to_do_says_so(words: str, alone: None) -> None:
+    told = run("sweep", "--all-accounts", words)
+    assert (told.exit_code, told.stdout) == (
+        0,
+        "Nothing of any account is to be removed in the region of its block.\n",
+    )
+
+
+def test_a_sweep_of_many_places_removes_what_was_agreed_to_and_says_where(
+    alone: None, unused: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, late = unused(), list[str]()
+
+    def agree(*_: Any, **__: Any) -> None:
+        late.append(unused())
+
+    monkeypatch.setattr("typer.confirm", agree)
+    told = run("sweep", "--all-accounts")
+    assert told.exit_code == 1
+    heading = "Account saved in us-east-1\n"
+    assert [first in part for part in told.stdout.split(heading)] == [False, True, False]
+    assert told.stdout.endswith(
+        f"{heading}Removed: 1 elastic address\nLeft: {late[0]}, it came after the plan, $0.0050 an hour\n"
+    )
+    # Where nobody is asked, all goes that is to go, and programs are told where it was.
+    done = json.loads(run("sweep", "--all-accounts", "--yes", "--json").stdout)
+    removed = {"elastic address": late}
+    (place,) = done["places"]
+    assert (place["account"], place["region"], place["removed"]) == ("saved", "us-east-1", removed)
+    assert done["removed"] == removed
+
+
+def test_what_a_sweep_of_many_places_cannot_remove_is_said(
+    alone: None, unused: Callable[[], str], aws: Sandbox
+) -> None:
+    ec2, used = aws.client("ec2"), unused()
+    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    interface = ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"]
+    held = ec2.associate_address(AllocationId=used, NetworkInterfaceId=interface)["AssociationId"]
+    try:
+        assert used in run("sweep", "--all-accounts", "--plan").stdout
+        told = run("sweep", "--all-accounts")
+    finally:
+        ec2.disassociate_address(AssociationId=held)
+        ec2.delete_network_interface(NetworkInterfaceId=interface)
+    assert told.exit_code == 1
+    assert f"\nRemoved: nothing\nLeft: {used}, " in told.stdout
 
 
 def test_what_is_denied_in_one_region_is_said_and_the_others_are_shown() -> None:

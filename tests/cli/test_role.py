@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,21 @@ def there(aws: Sandbox, keys: dict[str, str]) -> str:
     result = run("setup", "aws", "--account", "guided", "--yes", *options)
     assert result.exit_code == 0, result.output
     return "guided"
+
+
+@pytest.mark.parametrize("act", ["list", "attach-policy", "detach-policy"])
+def test_an_account_that_is_not_set_up_is_told_what_to_do(
+    act: str, aws: Sandbox, save: Callable[..., Any]
+) -> None:
+    administrator = {"aws_access_key_id": "sandbox", "aws_secret_access_key": aws.info.secret_access_key}
+    save(**administrator)
+    arn = [] if act == "list" else ["arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess"]
+    told = run("role", act, *arn, "--account", "saved")
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert told.stderr == (
+        "Error: finding role (saved): the account is not set up yet. "
+        "Run `prefect-coiled setup aws --account saved` first.\n"
+    )
 
 
 def test_a_policy_is_attached_to_the_role_once(there: str) -> None:

@@ -230,6 +230,35 @@ def test_an_edit_shows_what_changes_and_asks(research: str) -> None:
     assert held(research) == before
 
 
+def test_an_edit_of_the_region_says_what_stays_in_the_old_one(research: str) -> None:
+    stays = (
+        "What account research has in us-west-2 stays there and costs: "
+        "`prefect-coiled account destroy research --region us-west-2` removes it.\n"
+    )
+    asked = run("account", "edit", research, "--region", "eu-west-1", answer="n\n")
+    assert asked.output.index(stays) < asked.output.index("Submit?")
+    assert stays in run("account", "edit", research, "--region", "eu-west-1", "--yes").output
+    assert "stays" not in run("account", "edit", research, "--region", "eu-west-1", "--yes").output
+
+
+def test_a_reset_says_what_stays_in_aws_and_costs(research: str) -> None:
+    destroy = "`prefect-coiled account destroy research`"
+    asked = run("account", "reset", research, answer="n\n")
+    assert asked.exit_code == 1
+    assert f"stays and costs, and no command finds it any more: first {destroy}." in asked.output
+    done = run("account", "reset", research, "--yes")
+    assert done.stdout == (
+        "Account research was reset. What it has in AWS stays and costs: to remove that, name it again by "
+        f"`prefect-coiled setup aws --account research`, then run {destroy}.\n"
+    )
+    Ec2DaskAccount(region="us-east-1", sandbox=True).save(research, overwrite=True)
+    assert "AWS" not in run("account", "reset", research, answer="n\n").output
+    assert run("account", "reset", research, "--yes").stdout == "Account research was reset.\n"
+    assert run("account", "reset", research, "--yes").stdout == (
+        "Account research had no options of its own.\n"
+    )
+
+
 def test_an_edit_that_is_wrong_is_one_line_and_changes_nothing(research: str) -> None:
     before = held(research)
     result = run("account", "edit", research, "--region", "eu-wst-1", "--yes")

@@ -90,6 +90,18 @@ def test_the_commands_that_make_and_attach_the_policies_are_printed(
     assert ("OwnRole" in str(made["coiled-ongoing-team"])) == (flags[0] == "--role")
 
 
+SINGLE_SIGN_ON = "arn:aws:iam::123456789012:role/aws-reserved/sso.amazonaws.com/AWSReservedSSO_Dask_0123"
+
+
+def test_a_role_of_identity_center_gets_its_policies_by_its_permission_set() -> None:
+    *lines, last = of(f"setup iam --account team --role {SINGLE_SIGN_ON}").splitlines()
+    made = [shlex.split(line)[4] for line in lines if line.startswith("aws iam create-policy ")]
+    assert made == ["coiled-boundary-team", "coiled-setup-team", "coiled-ongoing-team"]
+    assert not any("attach-role-policy" in line for line in lines)
+    assert last.startswith("# The role is of IAM Identity Center")
+    assert "add coiled-setup-team and coiled-ongoing-team to its permission set" in last
+
+
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
@@ -150,6 +162,17 @@ def administrator(
 
 
 APPLIED = {f"arn:aws:iam::123456789012:policy/coiled-{phase}-applied" for phase in ("setup", "ongoing")}
+
+
+def test_a_role_of_identity_center_is_left_as_it_is(
+    aws: Sandbox, administrator: Callable[..., Result]
+) -> None:
+    iam = aws.client("iam")
+    made = administrator("--role", SINGLE_SIGN_ON, "--yes")
+    assert made.exit_code == 0, made.output
+    assert "coiled-ongoing-applied to its permission set" in " ".join(made.output.split())
+    for arn in APPLIED:
+        assert iam.list_entities_for_policy(PolicyArn=arn)["PolicyRoles"] == []
 
 
 @pytest.mark.long
@@ -324,6 +347,9 @@ def test_without_a_boundary_it_is_said_what_is_given_up(
     policy = run("policies", "setup", "--account", "applied", "--no-boundary")
     assert "as good as an administrator" in policy.stderr
     assert "PermissionsBoundary" not in policy.stdout
+    power = run("policies", "setup", "--permissions-boundary", "arn:aws:iam::aws:policy/PowerUserAccess")
+    assert "The boundary is a policy of AWS's own" in power.stderr
+    assert "iam::aws:policy/PowerUserAccess" in power.stdout
     for flags in (("policies", "boundary"), ("policies", "setup", "--permissions-boundary", "none")):
         refused = run(*flags, "--no-boundary")
         assert refused.exit_code == 1

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import dask
 import pytest
 from prefect_aws import AwsCredentials
 
@@ -47,6 +50,9 @@ WRONG = {
     "logs my-cluster --since soon": "since 'soon'",
     "logs my-cluster --since ''": "since '': is blank",
     "costs --since ' '": "since ' ': is blank",
+    "logs my-cluster --since 2999-01-01": "--since '2999-01-01': is not in the past",
+    "logs my-cluster --since 2999-01-01 --follow": "--since '2999-01-01': is not in the past",
+    "stop my-cluster --yes": "See `prefect-coiled ls --account default --all-regions`.",
     "costs --since 9999999d": "since '9999999d': is before there were years",
     "costs --since 1e400": "since '1e400': is before there were years",
     "costs --since nan": "since 'nan': must be a time",
@@ -126,6 +132,34 @@ def test_without_the_extra_of_the_sandbox_one_line_says_how_to_get_it(words: str
     (line,) = told.stderr.splitlines()
     assert "needs moto. Run `pip install " in line
     assert "[sandbox]" in line
+
+
+@pytest.mark.parametrize("keyword", ["ACCOUNT", "REGION", "N_WORKERS"])
+def test_the_demo_refuses_variables_that_would_change_its_cluster(
+    keyword: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv(f"PREFECT_COILED_CLUSTER__{keyword}", "1")
+    monkeypatch.setenv("PREFECT_COILED_CLUSTER__ZONE", " ")  # which says nothing
+    told = run("demo", "--workers", "1")
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert told.stderr == (
+        f"Error: the demo: PREFECT_COILED_CLUSTER__{keyword} would change its cluster. "
+        f"Run it without: `env -u PREFECT_COILED_CLUSTER__{keyword} ...`.\n"
+    )
+    assert list(tmp_path.iterdir()) == []  # no sandbox was started
+
+
+def test_the_demo_refuses_an_account_of_aws_by_its_name_before_a_sandbox_is_started(
+    aws: Sandbox, save: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    save(aws_access_key_id="sandbox", aws_secret_access_key=aws.info.secret_access_key)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with dask.config.set({"coiled.account": "saved"}):
+        told = run("demo", "--workers", "1")
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert told.stderr.startswith("Error: the demo: account saved is not the sandbox. ")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_role_with_no_policy_but_its_own_is_told_in_a_whole_sentence(sandbox: SandboxInfo) -> None:

@@ -279,6 +279,7 @@ def test_a_client_of_an_attached_object_that_shuts_down_leaves_the_cluster_runni
         assert len(client.nthreads()) == 2
 
 
+@pytest.mark.long
 def test_who_attaches_is_told_what_changes_nothing_of_a_cluster_that_is_there(cluster: Cluster) -> None:
     def told(**keywords: Any) -> str:
         steps: list[str] = []
@@ -333,6 +334,7 @@ def test_a_process_that_forks_off_does_not_close_the_cluster(cluster: Cluster) -
         assert client.submit(sum, [1, 2]).result(timeout=300) == 3
 
 
+@pytest.mark.long
 def test_a_worker_whose_machine_died_is_replaced_when_scaling(
     sandbox: Sandbox, until: Until, live: Callable[[], list[dict[str, Any]]]
 ) -> None:

@@ -244,8 +244,8 @@ def test_it_adapts_without_a_client(
 
 
 @pytest.fixture
-def older(prefect_server: None) -> Iterator[Sandbox]:
-    """A sandbox in which the machines' role is of a version that kept no workers up."""
+def judging(prefect_server: None) -> Iterator[Sandbox]:
+    """A sandbox of a test's own, in which IAM judges, with the account set up."""
     with Sandbox({"grace": 3, "iam": "on"}) as own, pytest.MonkeyPatch.context() as patch:
         patch.setattr("prefect_coiled.sandbox.control.ensure_started", lambda: own.info)
         set_up_account("default", "us-east-1")
@@ -262,7 +262,7 @@ def older(prefect_server: None) -> Iterator[Sandbox]:
     ids=["it may see nothing", "it may launch nothing"],
 )
 def test_a_role_from_before_is_told_of_once_and_not_asked_again(
-    older: Sandbox, until: Until, caplog: pytest.LogCaptureFixture, lacks: tuple[str, ...], asked: str
+    judging: Sandbox, until: Until, caplog: pytest.LogCaptureFixture, lacks: tuple[str, ...], asked: str
 ) -> None:
     async def turn(dask_scheduler: Any) -> None:
         await dask_scheduler.keeper.turn()
@@ -270,19 +270,30 @@ def test_a_role_from_before_is_told_of_once_and_not_asked_again(
     document = iam_policies("default", aws_account_id=NUMBER)["instance"]
     before = {**document, "Statement": [s for s in document["Statement"] if s["Sid"] not in lacks]}
     with Cluster(n_workers=1, wait_for_workers=True, quiet=True) as cluster, Client(cluster) as client:
-        older.client("iam").put_role_policy(
+        judging.client("iam").put_role_policy(
             RoleName="default", PolicyName="coiled-instance", PolicyDocument=json.dumps(before)
         )
-        end(older, *cluster.workers)
+        end(judging, *cluster.workers)
 
         def said() -> list[str]:
             return [m for m in caplog.messages if "workers that are lost are not replaced" in m]
 
         until(said, 60)
         client.run_on_scheduler(turn)  # it asks no more
-        denied = [d for d in older.decisions() if d["action"] == asked and not d["allowed"]]
+        denied = [d for d in judging.decisions() if d["action"] == asked and not d["allowed"]]
         assert len(denied) == 1
         assert "`prefect-coiled setup aws`" in said()[0]
         cluster.scale(1)  # a client launches by its own keys
         client.wait_for_workers(1, timeout=300)
     assert len(said()) == 1
+
+
+@pytest.mark.long
+def test_a_worker_is_replaced_where_the_aws_account_encrypts_disks_by_a_key_of_its_own(
+    judging: Sandbox, until: Until
+) -> None:
+    judging.set(disk_key=f"arn:aws:kms:us-east-1:{NUMBER}:key/1234abcd-12ab-34cd-56ef-1234567890ab")
+    with Cluster(n_workers=1, wait_for_workers=True, quiet=True) as cluster:
+        lost = set(cluster.workers)
+        end(judging, *lost)
+        until(lambda: cluster.observed - lost, 60)

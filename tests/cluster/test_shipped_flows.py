@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dask
 import pandas as pd
 import pytest
+from prefect_aws import AwsCredentials
 
-from prefect_coiled import ClusterSettings
+from prefect_coiled import ClusterSettings, Ec2DaskAccount
 from prefect_coiled.sandbox import Sandbox
 
 Live = Callable[[], list[dict[str, Any]]]
@@ -42,6 +44,31 @@ def test_a_shared_cluster_is_kept_warm_used_by_a_report_and_stopped(
     assert "2 instances" in shared["stop_cluster"]("warm")
     assert live() == []
     assert shared["stop_cluster"]("warm") == "nothing"
+
+
+@pytest.mark.parametrize("words", [[], ["--account", "mine"]])
+def test_the_quickstart_refuses_a_variable_that_leads_it_elsewhere(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_COILED_CLUSTER__ACCOUNT", "my-team")
+    monkeypatch.setattr("sys.argv", ["quickstart.py", *words])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(FLOWS / "quickstart.py"), run_name="__main__")
+    assert str(ended.value).startswith("Error: the quickstart: PREFECT_COILED_CLUSTER__ACCOUNT would change")
+
+
+def test_the_quickstart_runs_in_the_sandbox_where_no_account_is_named(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = AwsCredentials(aws_access_key_id="AKIAX", aws_secret_access_key="nobodys")
+    Ec2DaskAccount(region="us-east-1", aws_credentials=keys).save("in-aws", overwrite=True)
+    monkeypatch.setattr("sys.argv", ["quickstart.py"])
+    with dask.config.set({"coiled.account": "in-aws"}), pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(FLOWS / "quickstart.py"), run_name="__main__")
+    assert str(ended.value) == (
+        "Error: the quickstart: account in-aws is not the sandbox. "
+        "Name it, with a bucket: --account in-aws --data s3://BUCKET."
+    )
 
 
 def test_a_parameter_without_effect_is_refused(sandbox: Sandbox, live: Live) -> None:

@@ -111,6 +111,16 @@ def server(environ: dict[str, str]) -> Iterator[str]:
         EventsWorker.drain_all(timeout=60)
 
 
+@pytest.fixture(autouse=True)
+def asked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test asks the package's server, also where files of other packages came in between."""
+    if "server" not in request.fixturenames:
+        yield
+        return
+    with temporary_settings({PREFECT_API_URL: request.getfixturevalue("server")}):
+        yield
+
+
 @pytest.fixture(scope="package")
 def client(server: str) -> Iterator[SyncPrefectClient]:
     with get_client(sync_client=True) as made:

@@ -247,7 +247,7 @@ MUTANTS = (
     _row(
         "a sweep removes what all share by what it saw before it had the lease",
         "provision/sweeping.py",
-        "                plan = plan.within(sweep_of(aws, there, release_nat))\n",
+        "                wanted = wanted.within(sweep_of(aws, there, release_nat))\n",
         "",
         f"{_CLUSTERS}a_sweep_leaves_its_nat_gateway_to_a_cluster_that_came_after_it_had_looked",
     ),
@@ -644,8 +644,8 @@ MUTANTS = (
     _row(
         "a request that got lost on its way is not taken again",
         "relay/exchange.py",
-        "            waiting.taken = id_ in has\n",
-        "            pass\n",
+        "        box.taken = set(have)\n",
+        "        box.taken.update(have)\n",
         "unit/test_relay_exchange.py::test_what_was_taken_and_got_lost_is_taken_again",
     ),
     _row(

@@ -30,6 +30,7 @@ def test_a_scheduler_closes_by_its_timers(cluster, changes, reason):
     ended(scheduler, reason)
 
 
+@pytest.mark.long
 def test_a_cluster_ends_before_it_costs_more_than_it_may_with_or_without_clients(cluster):
     # A dollar a second for each machine, and a worker counts from a minute before it joined.
     scheduler, [worker] = cluster.start(1, max_total_cost=190.0, base_usd=3600.0, worker_usd=3600.0)
@@ -101,6 +102,7 @@ def test_a_scheduler_bears_the_silence_of_a_client_for_twice_as_long_as_it_may_b
     ended(scheduler, "closed")
 
 
+@pytest.mark.long
 def test_a_cluster_that_nobody_ever_connects_to_ends(cluster):
     scheduler, _ = cluster.start(no_client_timeout=0.5, settings={"client_grace_s": 0.5})
     ended(scheduler, "no-client")
@@ -126,6 +128,7 @@ def test_a_lost_scheduler_powers_its_workers_off(cluster):
     ended(worker, "scheduler-lost")
 
 
+@pytest.mark.long
 def test_a_dask_process_that_hangs_is_ended(cluster):
     scheduler, _ = cluster.start(settings={"pulse_s": 0.2, "hang_s": 2})
     os.kill(scheduler.dask_pid(), signal.SIGSTOP)
@@ -272,6 +275,7 @@ def test_a_worker_whose_scheduler_never_comes_powers_off(cluster):
     ended(worker, "boot-timeout")
 
 
+@pytest.mark.long
 def test_several_workers_of_a_given_class_share_a_machine(cluster):
     cluster.start()
     worker = cluster.node("worker", workers_per_vm=2, worker_class="distributed.worker.Worker", nthreads=None)
@@ -282,6 +286,7 @@ def test_several_workers_of_a_given_class_share_a_machine(cluster):
         assert {w["nthreads"] for w in workers} == {max(1, (os.cpu_count() or 1) // 2)}
 
 
+@pytest.mark.long
 def test_a_class_that_is_not_there_is_told_in_the_log(cluster):
     cluster.start()
     worker = cluster.node("worker", worker_class="no_such_module.Worker")
@@ -299,6 +304,7 @@ def test_a_scheduler_that_can_launch_no_workers_tries_so_often_and_says_so(clust
     assert scheduler.console.count("no more are made until the cluster is scaled") == 1
 
 
+@pytest.mark.long
 def test_keys_and_addresses_of_the_user_are_not_those_of_the_machine(cluster):
     theirs = {"AWS_ACCESS_KEY_ID": "A", "AWS_PROFILE": "theirs", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     cluster.put_secrets(environ=theirs)

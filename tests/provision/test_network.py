@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from prefect_coiled.aws import security_groups
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AccessDeniedError, OptionsError, ProvisionError
+from prefect_coiled.errors import AccessDeniedError, OptionsError, ProvisionError, QuotaError
 from prefect_coiled.options import IngressRule
 from prefect_coiled.plan.cluster import ClusterSpec
 from prefect_coiled.provision import (
@@ -23,6 +26,8 @@ from prefect_coiled.provision.clusters import find_cluster
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks import cluster as steps
 from prefect_coiled.tasks.steps import Session
+
+from .laid import Lay
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +79,7 @@ def test_a_new_zone_is_picked_up_by_the_next_set_up(session: Session, sandbox: S
     assert "us-east-1c" in zones_of(sandbox)
 
 
+@pytest.mark.long
 def test_a_cluster_in_a_zone_without_a_subnet_makes_that_one_alone(
     session: Session, sandbox: Sandbox, spec: Callable[..., ClusterSpec]
 ) -> None:
@@ -204,6 +210,51 @@ def test_a_door_that_somebody_closed_stays_closed_when_the_program_that_made_the
     assert doors(sandbox, planned.name) == {(8786, "198.51.100.0/24")}
 
 
+def test_a_change_that_aws_refuses_changes_nothing_and_keeps_no_worker_from_coming(
+    session: Session, aws: Aws, sandbox: Sandbox, spec: Callable[..., ClusterSpec], lay: Lay
+) -> None:
+    planned = spec()
+    record = create_cluster(planned)
+    before = doors(sandbox, planned.name)
+
+    def rule(action: str, asked: dict[str, Any]) -> tuple[str, str] | None:
+        world = action == "ec2:AuthorizeSecurityGroupIngress" and "203.0.113.0/24" in str(asked)
+        return ("UnauthorizedOperation", "The organisation forbids it.") if world else None
+
+    lay(rule)
+    with pytest.raises(AccessDeniedError):
+        change_ingress("team", "us-east-1", planned.name, [IngressRule(ports=(8786,), cidr="203.0.113.0/24")])
+    assert doors(sandbox, planned.name) == before
+    assert add_workers(planned, record, 1, "more")
+    assert doors(sandbox, planned.name) == before
+
+
+@pytest.mark.parametrize("wanted", [2, 4, 5])
+def test_rules_are_swapped_where_a_group_has_no_room_for_both(wanted: int) -> None:
+    def rules(first: int, count: int) -> list[dict[str, Any]]:
+        pairs = [{"CidrIp": f"198.51.{n}.0/24"} for n in range(first, first + count)]
+        return [{"IpProtocol": "tcp", "FromPort": 1, "ToPort": 2, "IpRanges": [pair]} for pair in pairs]
+
+    def call(action: str, what: str, *, GroupId: str, IpPermissions: list[dict[str, Any]]) -> None:  # noqa: N803
+        if "Revoke" in action:
+            held[:] = [rule for rule in held if rule not in IpPermissions]
+        elif len(held) + len(IpPermissions) > 4:
+            raise QuotaError(what, "too many rules.", code="RulesPerSecurityGroupLimitExceeded")
+        else:
+            held.extend(IpPermissions)
+
+    held = rules(0, 4)
+    door: Any = SimpleNamespace(call=call, stop=threading.Event())
+    change = partial(security_groups.change_rules, door, "c", "sg-1", rules(0, 4), rules(100, wanted))
+    if wanted > 4:
+        with pytest.raises(QuotaError):
+            change()
+        assert held == rules(0, 4), "what is refused leaves the group as it was"
+    else:
+        change()
+        assert held == rules(100, wanted)
+
+
 def test_of_two_changes_at_once_the_later_one_holds_alone(
     session: Session,
     aws: Aws,
@@ -298,6 +349,7 @@ def shut(sandbox: Sandbox) -> dict[str, Any]:
     return {"network_id": vpc_id, "scheduler_subnet_id": subnet["Subnet"]["SubnetId"]}
 
 
+@pytest.mark.long
 def test_without_egress_a_cluster_runs_in_subnets_that_have_no_way_out(
     session: Session, sandbox: Sandbox, spec: Callable[..., ClusterSpec], shut: dict[str, Any]
 ) -> None:

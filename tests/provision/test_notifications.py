@@ -63,6 +63,7 @@ def test_a_set_up_and_a_cluster_are_told_and_outlive_the_session(
     assert machines_of(aws, "told") == ids
 
 
+@pytest.mark.long
 def test_a_failure_is_an_error_with_its_text(aws: Aws, sandbox: Sandbox) -> None:
     with use_session(Session(aws)):
         set_up_account("team", "us-east-1", egress="none")
@@ -114,6 +115,7 @@ def test_what_could_not_be_kept_is_counted_also_for_want_of_room(
     assert "2 notifications of account team were not kept" in caplog.text
 
 
+@pytest.mark.long
 def test_what_has_no_log_group_for_long_is_dropped_and_nobody_goes_on_asking(
     aws: Aws,
     sandbox: Sandbox,
@@ -156,6 +158,7 @@ def test_whoever_tells_does_not_wait_for_prefect(aws: Aws, monkeypatch: pytest.M
     assert told.is_set()
 
 
+@pytest.mark.long
 def test_rows_are_chosen_by_level_type_and_number(aws: Aws) -> None:
     with use_session(Session(aws)):
         set_up_account("team", "us-east-1", egress="none")

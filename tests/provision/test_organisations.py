@@ -205,6 +205,7 @@ def test_where_every_type_is_forbidden_the_error_says_by_whom(
 SETTINGS = [
     "s3:PutPublicAccessBlock",
     "s3:PutBucketEncryption",
+    "s3:PutBucketPolicy",
     "s3:PutBucketLifecycleConfiguration",
     "logs:PutRetentionPolicy",
     "ecr:PutLifecyclePolicy",

@@ -66,6 +66,7 @@ def door_of(sandbox: Sandbox, slug: str = "team", region: str = "us-east-1") -> 
     return account.door(region)
 
 
+@pytest.mark.long
 def test_the_role_stays_where_a_region_with_a_network_of_ones_own_needs_it(
     session: Session, sandbox: Sandbox
 ) -> None:
@@ -205,6 +206,7 @@ def test_a_sweep_leaves_the_new_cluster_of_an_old_name(
         add_workers(old, record, 1, "more")
 
 
+@pytest.mark.long
 def test_a_sweep_leaves_a_cluster_that_lives_by_the_time_that_it_comes_to_it(
     session: Session, aws: Aws, spec: Callable[..., ClusterSpec]
 ) -> None:

@@ -208,16 +208,48 @@ def allocate(sandbox: Sandbox) -> str:
     return str(made["AllocationId"])
 
 
+def group_of(sandbox: Sandbox, cluster: str, uid: str, which: str = "") -> str:
+    """A security group that a cluster left."""
+    labels = tags.to_aws(tags.account_tags("team", cluster=cluster, cluster_uid=uid))
+    made = sandbox.client("ec2").create_security_group(
+        GroupName=f"{cluster}-{uid}{which}",
+        Description="of a dead cluster",
+        TagSpecifications=[{"ResourceType": "security-group", "Tags": labels}],
+    )
+    return str(made["GroupId"])
+
+
+DOWN = {
+    "sweep": (plan_sweep, lambda plan: sweep("team", "us-east-1", plan=plan)),
+    "destroy": (plan_destruction, lambda plan: destroy_account("team", "us-east-1", plan)),
+}
+
+
+@pytest.mark.parametrize("way", DOWN)
 def test_what_came_after_the_plan_stays_and_is_said_with_its_price(
-    nothing_there: None, session: Session, aws: Aws, sandbox: Sandbox
+    way: str, nothing_there: None, session: Session, aws: Aws, sandbox: Sandbox
 ) -> None:
     first = allocate(sandbox)
-    plan = plan_destruction(aws)
+    planned, do = DOWN[way]
+    plan = planned(aws)
     late = allocate(sandbox)
-    removal = destroy_account("team", "us-east-1", plan)
+    removal = do(plan)
     assert removal.removed == {"elastic address": (first,)}
     assert removal.left == {late: "it came after the plan, $0.0050 an hour"}
     assert not removal.is_done
+
+
+@pytest.mark.parametrize("way", DOWN)
+def test_a_cluster_is_agreed_to_as_a_whole_and_another_of_its_name_is_not(
+    way: str, nothing_there: None, session: Session, aws: Aws, sandbox: Sandbox
+) -> None:
+    first = group_of(sandbox, "gone", "u1")
+    planned, do = DOWN[way]
+    plan = planned(aws)
+    seen_late, other = group_of(sandbox, "gone", "u1", "-again"), group_of(sandbox, "gone", "u2")
+    removal = do(plan)
+    assert {kind: set(ids) for kind, ids in removal.removed.items()} == {"security group": {first, seen_late}}
+    assert removal.left == {other: "it came after the plan"}
 
 
 def test_what_something_else_uses_is_planned_to_be_left(

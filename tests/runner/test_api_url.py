@@ -116,6 +116,9 @@ def test_a_name_is_judged_by_where_it_leads_from_here() -> None:
     assert is_loopback("http://myhost:4200/api", lambda host: ["127.0.1.1"])
     assert not is_loopback("http://myhost:4200/api", lambda host: ["127.0.1.1", "10.0.0.5"])
     assert is_private("http://myhost:4200/api", lambda host: ["10.0.0.5", "fd00::5"])
+    # A carrier's, or Tailscale's.
+    assert is_private("http://100.64.0.5:4200/api")
+    assert not is_private("http://100.128.0.5:4200/api")
     # Not known here, but perhaps there: the machines are asked.
     assert not is_loopback("http://prefect.internal/api", lambda host: [])
     assert not is_private("http://prefect.internal/api", lambda host: [])

@@ -188,6 +188,7 @@ async def test_a_callback_that_fails_keeps_no_other_task_from_hearing_that_there
     assert seen == [True, True]
 
 
+@pytest.mark.long
 def test_each_retry_of_a_flow_gets_a_cluster_and_closes_it() -> None:
     attempts: list[int] = []
 
@@ -355,6 +356,7 @@ def test_wrong_arguments_are_refused_at_once(kwargs: dict[str, Any], text: str) 
         CoiledTaskRunner(**kwargs)
 
 
+@pytest.mark.long
 def test_no_thread_of_a_closed_runner_is_left() -> None:
     @flow(task_runner=make())
     def adds() -> int:

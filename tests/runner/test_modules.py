@@ -187,18 +187,28 @@ def test_what_a_flow_imports_after_its_first_task_reaches_the_workers(
     runner: CoiledTaskRunner, project: Path, write: Write
 ) -> None:
     write({"lib/own_late.py": "class Row: ...", "own_early.py": "class Row: ..."})
+    # As what is generated: it is sent once it is imported.
+    write({".git/config": "", ".gitignore": "made.py", "own_kit/__init__.py": "", "own_kit/made.py": "X = 3"})
     sys.path.insert(0, str(project))
     early = importlib.import_module("own_early")
+    importlib.import_module("own_kit")
 
     @task
     def echo(x: Any = None) -> Any:
         return x
+
+    @task
+    def made() -> int:
+        found: int = importlib.import_module("own_kit.made").X
+        return found
 
     @flow(task_runner=runner)
     def imports() -> bool:
         echo.submit().result()
         sys.path.insert(0, str(project / "lib"))
         late = importlib.import_module("own_late")
+        importlib.import_module("own_kit.made")
+        assert made.submit().result() == 3
         write({"own_early.py": "raise RuntimeError('edited while the flow runs')"})
         return isinstance(echo.submit(late.Row()).result(), late.Row) and early.Row in {
             type(row) for row in echo.map([early.Row(), early.Row()]).result()

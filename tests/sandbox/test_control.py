@@ -1,3 +1,4 @@
+import ipaddress
 import os
 import shutil
 import signal
@@ -41,6 +42,7 @@ def test_importing_the_package_loads_neither_moto_nor_boto3():
     assert python(code) == "set()"
 
 
+@pytest.mark.long
 def test_two_that_start_at_once_get_the_same_sandbox(home):
     with ThreadPoolExecutor(3) as pool:
         told = set(pool.map(python, [ENSURE] * 3))
@@ -70,6 +72,7 @@ def test_the_background_sandbox_ends_by_itself_without_calls_and_instances(home,
     until(lambda: not psutil.pid_exists(info.pid))
 
 
+@pytest.mark.long
 def test_a_sandbox_whose_folder_is_gone_ends_and_leaves_the_next_one_alone(home, until):
     info = control.start()
     shutil.rmtree(info.state_dir)
@@ -81,6 +84,7 @@ def test_a_sandbox_whose_folder_is_gone_ends_and_leaves_the_next_one_alone(home,
     assert control.status() == other
 
 
+@pytest.mark.long
 def test_a_start_that_fails_tells_what_it_said_itself_and_not_an_earlier_one(home):
     control.start()
     control.stop()
@@ -100,6 +104,36 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(place, monkeypatch):
         assert "Set XDG_STATE_HOME to a folder of your own." in told.stderr
 
 
+# A user whom the machine does not know, as one has it in a container that runs by a number.
+HOMELESS = "import pwd; pwd.getpwuid = lambda uid: {}[uid]\nfrom prefect_coiled.cli import app, names\n"
+OWN_FOLDER = (
+    "Error: finding the sandbox: it keeps its files in the home folder, and this user has none. "
+    "Set XDG_STATE_HOME to a folder of your own.\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("app(['sandbox', 'status'])", OWN_FOLDER),
+        ("app(['sandbox', 'start'])", OWN_FOLDER),
+        (
+            "app(['account', 'list'])",
+            "Error: prefect-coiled account list: Prefect needs a home folder, and this user has none. "
+            "Set HOME to a folder of your own.\n",
+        ),
+        ("names.saw_clusters('a', 'b', ['c']); assert names.clusters('') == []", ""),
+    ],
+)
+def test_who_has_no_home_is_told_so_in_one_line_and_completion_does_without(code, said):
+    environ = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_STATE_HOME")}
+    command = [sys.executable, "-c", HOMELESS + code]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (bool(said), "")
+    assert done.stderr.endswith(said)
+    assert "Traceback" not in done.stderr
+
+
 def test_the_command_line_starts_a_realistic_sandbox_of_a_fresh_account(home):
     asked = ["sandbox", "start", "--profile", "realistic", "--account", "fresh"]
     assert CliRunner().invoke(app, asked).exit_code == 0
@@ -113,6 +147,7 @@ def test_the_command_line_starts_a_realistic_sandbox_of_a_fresh_account(home):
         control.start(settings={"account": "used"})
 
 
+@pytest.mark.long
 def test_an_attached_sandbox_ends_with_its_process(home, until):
     code = (
         "import gc; from prefect_coiled.sandbox import start, status; pid = start(detach=False).pid\n"
@@ -157,6 +192,19 @@ def test_with_one_address_all_share_it_and_the_sandbox_gives_free_ports(monkeypa
     assert [addresses.take(), addresses.take()] == ["127.0.0.1", "127.0.0.1"]
     monkeypatch.setattr(sys, "platform", "darwin")
     assert Addresses().form == "one"
+
+
+def test_each_address_of_a_block_is_one_and_they_come_round():
+    addresses = Addresses("many")
+    try:
+        given = []
+        for _ in range(65_000):
+            given.append(addresses.take())
+            addresses.give_back(given[-1])
+    finally:
+        addresses.close()
+    assert all(str(ipaddress.ip_address(address)) == address for address in given)
+    assert len(set(given)) == given.index(given[0], 1) > 60_000
 
 
 def test_a_free_port_can_be_listened_on(sandbox):

@@ -125,7 +125,10 @@ def test_progress_resources_links_and_summary_are_artifacts(told: UUID, sandbox:
     assert "token=" not in everything
 
 
-def test_the_flow_runs_page_shows_the_subflow_and_the_artifacts(url: str, told: UUID) -> None:
+def test_the_flow_runs_page_shows_the_subflow_and_the_artifacts(url: str, told: UUID, until: Until) -> None:
+    # The end of a cluster waits some seconds for them, and no longer; a page shows what there is as it opens.
+    until(lambda: {"dashboard", "summary", "time-line"} <= set(artifacts(told)))
+    until(lambda: {"provision seen", "remove seen"} <= set(runs_named("provision seen", "remove seen")))
     with open_page(url) as page:
         page.goto(f"runs/flow-run/{told}?tab=Artifacts")
         for key in ("dask-dashboard-default", "dask-summary-default", "dask-time-line-default"):

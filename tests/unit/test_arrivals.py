@@ -24,7 +24,13 @@ class World:
         self.awaited: set[str] = set()
         self.joined: set[str] = set()
         self.looks = list(looks)
-        self.arrivals = Arrivals(lambda: set(self.awaited), self.look, lambda name: name in self.joined)
+        self.meant: set[str] = set()
+        self.arrivals = Arrivals(
+            lambda: set(self.awaited),
+            self.look,
+            lambda name: name in self.joined,
+            lambda name: name in self.meant,
+        )
 
     async def look(self) -> None:
         what = self.looks.pop(0)
@@ -32,6 +38,7 @@ class World:
             raise what
         for name in what.get("join", ()):
             self.joined.add(name)
+            self.arrivals.joined()
         self.awaited -= {*what.get("join", ()), *what.get("end", ())}
 
     async def run(self) -> None:
@@ -63,6 +70,30 @@ def test_a_row_of_machines_that_end_is_told_and_not_watched_any_more(
     world = World(*({"end": [str(number)]} for number in range(MOST_IN_A_ROW)))
     asyncio.run(go())
     assert "5 machines ended before their workers joined" in caplog.text
+
+
+def test_those_that_were_to_end_are_no_accident(caplog: pytest.LogCaptureFixture) -> None:
+    many = list(map(str, range(2 * MOST_IN_A_ROW)))
+    world = World({"end": many})
+    world.awaited, world.meant = set(many), set(many)
+    asyncio.run(world.run())
+    assert world.arrivals._in_a_row == 0
+    assert not caplog.records
+
+
+def test_who_asks_for_a_size_has_it_watched_again() -> None:
+    async def go() -> None:
+        for number in range(MOST_IN_A_ROW):
+            world.awaited = {str(number)}
+            await world.run()
+        world.arrivals.anew()
+        world.awaited = {"late"}
+        await world.run()
+
+    names = [*map(str, range(MOST_IN_A_ROW)), "late"]
+    world = World(*({"end": [name]} for name in names))
+    asyncio.run(go())
+    assert not world.looks
 
 
 def test_one_that_joins_ends_a_row() -> None:

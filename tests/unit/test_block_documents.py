@@ -157,9 +157,17 @@ def test_a_name_that_prefect_does_not_take_is_told_by_a_dry_run_too(document):
 
 def test_a_folder_without_documents_is_named_and_a_pipe_is_read(tmp_path):
     with pytest.raises(OptionsError, match=f"{tmp_path}: there is no .yaml document"):
-        find_files([tmp_path])
+        find_files([str(tmp_path)])
     with pytest.raises(OptionsError, match="/dev/null: it has no `fields`"):
-        read_document(*find_files([Path("/dev/null")]))
+        read_document(*find_files(["/dev/null"]))
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_blank_word_is_not_the_folder_that_one_is_in(blank, document, monkeypatch):
+    monkeypatch.chdir(document(SMALL).parent)
+    told = CliRunner().invoke(app, ["blocks", "apply", "--dry-run", blank])
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert told.stderr.startswith(f"Error: document {blank!r}: is blank.")
 
 
 def test_a_document_may_name_a_block_of_another_one(document):
@@ -221,7 +229,7 @@ def test_a_block_that_the_form_saved_wrong_is_put_right(document):
 def test_the_documents_of_the_repository_can_be_applied(monkeypatch):
     monkeypatch.setenv("MY_TEAM_SANDBOX", "true")
     monkeypatch.setenv("MY_TEAM_REGION", "eu-west-1")
-    files = find_files([ROOT / "blocks"])
+    files = find_files([str(ROOT / "blocks")])
     try:
         assert {a.name for a in apply_documents(map(read_document, files))} == {"my-team"}
         block = Ec2DaskAccount.load("my-team", _sync=True)

@@ -241,6 +241,7 @@ def test_keys_whose_block_was_changed_after_the_form_give_their_secret(named_blo
     assert load_account("names-blocks").credentials.secret_access_key.get_secret_value() == "hunter2"
 
 
+@pytest.mark.long
 def test_a_mask_that_no_block_explains_or_more_than_one_is_told_with_what_to_do(named_blocks, saved):
     edited_in_the_newer_form("names-blocks", region="eu-west-1")
     saved(AwsCredentials(aws_access_key_id="AKIANEW", aws_secret_access_key="rotated"), "named-keys")

@@ -13,6 +13,7 @@ from prefect_coiled.blocks import account_from_block
 from prefect_coiled.blocks.editing import check_nothing_opened, edited
 from prefect_coiled.errors import AccessDeniedError, AwsError, NoAnswerError, OptionsError
 from prefect_coiled.plan.budget import read_budget, standing
+from prefect_coiled.plan.prices import shipped
 from prefect_coiled.plan.spending import CostRecord, Known
 from prefect_coiled.provision import budget as looking
 
@@ -23,7 +24,7 @@ HOUR = timedelta(hours=1)
 def cluster(uid: str, since: datetime, usd: float, *, hours: float, good_for: float = 0.0) -> Known:
     at = since + hours * HOUR
     told = {"cluster": uid, "uid": uid, "usd_per_hour": 2.0 if good_for else 0.0, "good_for": good_for}
-    return Known("team", "us-east-1", CostRecord(since=since, at=at, usd=usd, **told))
+    return Known("team", "us-east-1", CostRecord(since=since, at=at, usd=usd, machines=2, **told))
 
 
 def test_what_was_spent_this_month_and_what_runs_count() -> None:
@@ -33,7 +34,7 @@ def test_what_was_spent_this_month_and_what_runs_count() -> None:
         cluster("over the turn of the month", datetime(2026, 2, 28, 12, tzinfo=timezone.utc), 10.0, hours=24),
         cluster("of last month", datetime(2026, 2, 1, tzinfo=timezone.utc), 99.0, hours=24),
     ]
-    now = standing("team", 20.0, found, NOW, beside=0.5)
+    now = standing("team", 20.0, found, NOW, listed={"young": (1, 0.5), "runs": (1, 1.0)})
     assert now.spent == 10.0
     assert now.usd_per_hour == 2.5
     now.hold("one that fits", 7.5)
@@ -56,11 +57,28 @@ def test_a_region_that_is_out_of_reach_keeps_no_launch_in_another_from_coming_up
         return SimpleNamespace(region=region, account="team", stop=None, beside=door)
 
     monkeypatch.setattr(looking, "find_records", records)
-    monkeypatch.setattr(looking.instances, "find_instances", lambda aws: [])
+    monkeypatch.setattr(looking.instances, "find_instances", lambda aws, states: [])
     monkeypatch.setattr(looking, "find_prices", lambda aws, types: None)
     looking.hold_to_budget(door("us-east-1"), 200.0, "launching cluster 'c'", 1.0)
     with pytest.raises(error):
         looking.hold_to_budget(door("us-west-2"), 200.0, "launching cluster 'c'", 1.0)
+
+
+def test_a_cluster_that_grew_since_its_last_record_counts_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [cluster("grows", NOW - HOUR, 2.0, hours=1, good_for=300.0)]
+    monkeypatch.setattr(looking, "find_records", lambda aws, *_: found if aws.region == "us-east-1" else [])
+
+    def listed(aws: Any, states: tuple[str, ...]) -> list[Any]:
+        assert "stopped" not in states
+        worker = {"cluster_uid": "grows", "instance_type": "m6i.xlarge", "spot": False}
+        return [SimpleNamespace(**worker) for _ in range(100)]
+
+    monkeypatch.setattr(looking.instances, "find_instances", listed)
+    monkeypatch.setattr(looking, "find_prices", lambda aws, types: shipped())
+    door: Any = SimpleNamespace(region="us-east-1", account="team", stop=None)
+    door.beside = lambda region, stop: SimpleNamespace(region=region, account="team")
+    # As many times what the two of the record cost, which knows the prices of spot machines.
+    assert looking.find_standing(door, 200.0, NOW).usd_per_hour == pytest.approx(100.0)
 
 
 def test_where_nothing_is_to_be_seen_that_is_said() -> None:

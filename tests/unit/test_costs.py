@@ -1,6 +1,12 @@
+from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
+
 import pytest
 
+from prefect_coiled.cluster import launched
 from prefect_coiled.costs import CostEstimate, MachineUse, estimate, hourly
+from prefect_coiled.plan.prices import shipped
+from prefect_coiled.records import InstanceRecord
 
 
 def test_the_hourly_price_is_the_list_price_or_none():
@@ -62,3 +68,79 @@ def test_the_basis_says_what_kind_of_number_it_is():
 def test_an_estimate_goes_through_json():
     result = estimate([MachineUse(vm_type="m6i.xlarge")])
     assert CostEstimate.model_validate_json(result.model_dump_json()) == result
+
+
+NOON = datetime(2026, 3, 10, 12, tzinfo=timezone.utc)
+HOUR = timedelta(hours=1)
+
+
+class Clock(datetime):
+    at = NOON
+
+    @classmethod
+    def now(cls, tz=None):
+        return cls.at
+
+
+@pytest.fixture
+def shared(monkeypatch):
+    """A cluster of ten workers since noon, of which AWS lists what `listed` says."""
+    monkeypatch.setattr(launched, "datetime", Clock)
+    monkeypatch.setattr(launched, "seen_prices", lambda aws: shipped())
+    monkeypatch.setattr(Clock, "at", NOON)
+
+    def machine(name, role="worker", state="running"):
+        told = {"cluster": "c", "instance_type": "m6i.xlarge", "zone": "us-east-1a", "launched_at": NOON}
+        return InstanceRecord(instance_id=name, role=role, state=state, **told)
+
+    made = object.__new__(launched.Launched)
+    made.machine = machine
+    made.listed = [machine(f"i-{n}") for n in range(10)]
+    made.machines = lambda states: made.listed
+    made.aws = None
+    made.record = SimpleNamespace(
+        scheduler=machine("i-s", "scheduler"), created_at=NOON, region="us-east-1", workers=()
+    )
+    made.spec = SimpleNamespace(
+        works=False,
+        scheduler_disk=0,
+        worker_disk=0,
+        worker_disk_throughput=125,
+        egress="none",
+        network=None,
+        has_public_address=lambda role: False,
+    )
+    made._ran = {one.instance_id: (one, None) for one in made.listed}
+    made._left = {}
+    return made
+
+
+def of_workers(made, at):
+    (line,) = [line for line in made.cost(at).lines if line.what.startswith("workers")]
+    return line.usd
+
+
+def test_workers_that_have_left_cost_until_then_and_not_until_the_clusters_end(shared, monkeypatch):
+    monkeypatch.setattr(Clock, "at", NOON + HOUR)
+    for n in range(1, 10):
+        shared.left(f"i-{n}")
+    assert of_workers(shared, NOON + 10 * HOUR) == pytest.approx((10 + 9 * 1) * 0.192)
+    # AWS lists none of them when it is asked hours later, for an hour is long over.
+    monkeypatch.setattr(Clock, "at", NOON + 10 * HOUR)
+    shared.listed = shared.listed[:1]
+    shared.listed_workers()
+    assert of_workers(shared, NOON + 10 * HOUR) == pytest.approx((10 + 9 * 1) * 0.192)
+
+
+def test_one_that_runs_without_its_worker_costs_and_one_that_came_back_too(shared, monkeypatch):
+    monkeypatch.setattr(Clock, "at", NOON + HOUR)
+    shared.left("i-1")
+    shared.left("i-2")
+    shared.came(["i-2"])
+    monkeypatch.setattr(Clock, "at", NOON + 2 * HOUR)
+    shared.listed_workers()
+    assert of_workers(shared, NOON + 4 * HOUR) == pytest.approx((9 * 4 + 2) * 0.192)
+    shared.listed[1] = shared.machine("i-1", state="terminated")
+    monkeypatch.setattr(Clock, "at", NOON + 3 * HOUR)
+    shared.listed_workers()
+    assert of_workers(shared, NOON + 4 * HOUR) == pytest.approx((9 * 4 + 2) * 0.192)

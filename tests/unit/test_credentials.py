@@ -161,6 +161,18 @@ def test_a_role_is_assumed_lazily_and_again_when_it_expires(monkeypatch):
         assert len(calls) == 2
 
 
+def test_what_a_profile_says_beside_its_keys_holds_for_the_calls_of_a_role_too(no_ambient_credentials):
+    (no_ambient_credentials / "config").write_text(
+        "[profile team]\naws_access_key_id=A\naws_secret_access_key=s\nca_bundle=/etc/corporate.pem\n"
+        "services=team\nuse_dualstack_endpoint=true\n[services team]\nec2 =\n  endpoint_url=http://127.0.0.1:7\n"
+    )
+    session = CredentialSource(profile="team", role_arn=ROLE).session("us-east-1")
+    assert session.client("ec2").meta.endpoint_url == "http://127.0.0.1:7"
+    assert session.client("logs").meta.endpoint_url == "https://logs.us-east-1.api.aws"
+    assert session._session.get_config_variable("ca_bundle") == "/etc/corporate.pem"
+    assert session.get_credentials().method == "assume-role"
+
+
 def test_a_role_that_may_not_be_assumed_is_an_error_and_no_traceback(monkeypatch, caplog):
     refused = {"Error": {"Code": "AccessDenied", "Message": "not authorized to perform: sts:AssumeRole"}}
 
@@ -197,6 +209,7 @@ def test_wrong_keys_are_told_in_one_line():
     assert "hunter2" not in line
 
 
+@pytest.mark.long
 def test_an_endpoint_that_does_not_answer_is_told_in_one_line():
     account = Account("my-team", credentials=keys(), endpoint_url="http://127.0.0.1:1")
     with pytest.raises(NoAnswerError, match="got no answer") as caught:

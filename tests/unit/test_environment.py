@@ -1,6 +1,7 @@
 """What is captured of the client, and how the lock of it is written."""
 
 import json
+import sysconfig
 
 import pytest
 
@@ -160,3 +161,21 @@ def test_the_wheel_that_fits_best_is_taken():
     assert pick(entry(abi3, pure), tags).file == abi3
     assert pick(entry(newer, arm), tags) is None
     assert pick(entry(new, arm), target_tags("3.11.9", "arm64")).file == arm
+
+
+@pytest.fixture
+def free_threaded(monkeypatch):
+    """Python as it is without its global lock."""
+    variable = sysconfig.get_config_var
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda n: 1 if n == "Py_GIL_DISABLED" else variable(n))
+
+
+def test_python_without_its_global_lock_is_refused_in_one_line(free_threaded):
+    with pytest.raises(OptionsError, match=r"free-threaded: machines have .* without the t\.") as refused:
+        captured(Dist("dask", "2026.1.0"))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.usefixtures("free_threaded")
+def test_which_wheels_fit_does_not_depend_on_the_python_that_asks():
+    assert {t.abi for t in target_tags("3.14.0", "x86_64")} == {"cp314", "abi3", "none"}

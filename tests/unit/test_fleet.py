@@ -166,6 +166,25 @@ def test_a_worker_has_what_it_was_told_else_what_those_have_that_are_there_else_
         worker_size(node(), ["x9z.large"], []).at_least(cores=2)
 
 
+def test_the_worker_on_the_schedulers_machine_is_smaller_and_counted_so() -> None:
+    there = [
+        {"name": "i-scheduler", "nthreads": 3, "memory_limit": 12 * 2**30},
+        {"name": "i-worker", "nthreads": 4, "memory_limit": 16 * 2**30},
+    ]
+    for listed in (there, there[:1]):
+        size = worker_size(node(), ["m6i.xlarge"], listed, "i-scheduler")
+        assert size.at_most(cores=16) == 4  # 3 and 3 times 4
+        assert size.at_least(cores=16) == size.at_least(cores=19) == 5
+        assert size.at_most(memory="64 GiB") == 4
+        assert size.at_least(cores=3) == 1
+        assert size.at_least(cores=0) == 0
+        assert size.at_most(cores=2) == 0
+    large = WorkerSize(2, None, first=WorkerSize(8, None))
+    assert large.at_most(cores=4) == 0
+    assert large.at_least(cores=4) == 1
+    assert worker_size(node(), ["m6i.xlarge"], there).at_most(cores=16) == 5
+
+
 def test_a_misspelt_limit_is_told_and_not_swallowed() -> None:
     check_adaptive({"interval": "1s", "wait_count": 2})
     with pytest.raises(OptionsError, match="Did you mean 'maximum'"):

@@ -6,18 +6,25 @@ Each test has a project's files, a package index with secrets, and looks at the 
 from __future__ import annotations
 
 import base64
+import io
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from prefect_coiled.environment import DISTRIBUTION, Environment, Package, lock, uv_settings
 from prefect_coiled.environment import uv as running
+from prefect_coiled.environment.fetch import whole
+from prefect_coiled.environment.index_settings import IndexSettings
 from prefect_coiled.environment.indexes import Indexes, Trust
 from prefect_coiled.environment.lock import Locked
+from prefect_coiled.environment.project_settings import read_poetry
 from prefect_coiled.environment.target import Target
 from prefect_coiled.errors import OptionsError
 from tests.unit.package_index import PASSWORD, READERS, USER, Handler, serve, wheel
@@ -484,6 +491,97 @@ def test_what_pip_was_told_of_certificates_holds_for_uv_and_for_downloads(enviro
     assert Trust().context().verify_mode == ssl.CERT_REQUIRED
 
 
+@pytest.mark.parametrize("tool", ["pip", "uv"])
+def test_a_bundle_that_requests_reads_counts_for_tools_that_use_requests(tmp_path, tool) -> None:
+    bundles = {f"{name}_CA_BUNDLE": str(tmp_path / f"{name}.pem") for name in ("REQUESTS", "CURL")}
+    for path in bundles.values():
+        Path(path).write_text("")
+
+    def file(settings: IndexSettings | None = None, **more: str) -> str | None:
+        found = Indexes.told(settings or IndexSettings(), {**bundles, **more}, tool)
+        return found.environ.get("SSL_CERT_FILE")
+
+    by_requests = tool != "uv"
+    assert file() == (bundles["REQUESTS_CA_BUNDLE"] if by_requests else None)
+    assert file(REQUESTS_CA_BUNDLE="/none.pem") == (bundles["CURL_CA_BUNDLE"] if by_requests else None)
+    own = tmp_path / "own.pem"
+    own.write_text("")
+    assert file(IndexSettings(certificates=str(own))) == str(own)
+    assert file(SSL_CERT_FILE="/first.pem") == "/first.pem"
+
+
+@pytest.mark.parametrize("folder", ["none", "empty", "full"])
+def test_a_python_that_knows_no_authority_takes_those_that_httpx_knows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path, folder
+) -> None:
+    """As python.org's on a Mac; on Linux they lie in a folder often, and are read when they are needed."""
+    place = tmp_path / folder
+    if folder != "none":
+        place.mkdir()
+    if folder == "full":
+        (place / "0a775a30.0").write_text("")
+    paths = ssl.get_default_verify_paths()._replace(capath=str(place) if place.exists() else None)
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", lambda *_: None)
+    known = Trust().context().cert_store_stats()["x509_ca"]
+    assert (known > 50) is (folder != "full")
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """Answers whatever it is asked to fetch."""
+
+    asked: ClassVar[list[tuple[str, str]]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append((self.path, self.headers.get("Proxy-Authorization", "")))
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_: object) -> None:
+        """It stays quiet."""
+
+
+def test_pips_proxy_is_the_way_for_uv_and_for_downloads_unless_a_variable_says_another(
+    environ, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    Proxy.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        way = f"me:{PASSWORD}@127.0.0.1:{server.server_port}"
+        (tmp_path / "pip.conf").write_text(f"[global]\nproxy = {way}\n")
+        own = {**environ, "PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
+        for found in (Indexes.of(own), Indexes.of(own).with_more(IndexSettings())):
+            assert found.environ["HTTPS_PROXY"] == found.environ["HTTP_PROXY"] == f"http://{way}"
+            assert whole("http://index.test/a.whl", found, io.BytesIO())
+            assert PASSWORD not in repr(found)
+    finally:
+        server.shutdown()
+        server.server_close()
+    basic = "Basic " + base64.b64encode(f"me:{PASSWORD}".encode()).decode()
+    assert Proxy.asked == [("http://index.test/a.whl", basic)] * 2
+    other = Indexes.of({**own, "https_proxy": "http://other.test"})
+    assert "HTTP_PROXY" not in other.environ
+    assert other.trust("https://index.test/").proxy == ""
+
+
+def test_a_file_of_settings_that_a_variable_names_stands_for_the_user_s_own(environ, tmp_path) -> None:
+    home = Path(environ["HOME"])
+    (home / ".config/pip").mkdir(parents=True)
+    (home / ".config/pip/pip.conf").write_text("[global]\nextra-index-url = https://own.test/\n")
+    (tmp_path / "pip.conf").write_text("[global]\nindex-url = https://a.test/\n")
+    assert [i.url for i in Indexes.of(environ).settings.indexes] == ["https://own.test/"]
+    named = {**environ, "PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
+    assert [i.url for i in Indexes.of(named).settings.indexes] == ["https://a.test/"]
+    absent = {**environ, "PIP_CONFIG_FILE": str(tmp_path / "absent.conf")}
+    assert [i.url for i in Indexes.of(absent).settings.indexes] == ["https://own.test/"]
+
+
 # -- other tools
 
 
@@ -502,6 +600,27 @@ def test_poetrys_sources_are_taken(ask, script, index, tmp_path) -> None:
     place.mkdir(parents=True)
     (place / "auth.toml").write_text(f'[http-basic.our-own]\nusername = "{USER}"\npassword = "{PASSWORD}"\n')
     assert ask("ours==1.0")["ours"].startswith(f"{index}/private/")
+
+
+def test_poetrys_names_of_sources_hold_in_any_case_and_with_blanks(ask, script, index) -> None:
+    sources = (
+        f'[[tool.poetry.source]]\nname = "all"\nurl = "{index}/public/"\n'
+        f'[[tool.poetry.source]]\nname = "My Corp"\nurl = "{index}/private/"\npriority = "explicit"\n'
+        '[tool.poetry.dependencies]\nours = { version = "^1", source = "my corp" }\n'
+    )
+    script(sources)
+    found = ask("ours==1.0", "pure==1.0", **secrets("POETRY_HTTP_BASIC_MY_CORP"))
+    assert found["ours"].startswith(f"{index}/private/")
+    assert found["pure"].startswith(f"{index}/public/")
+
+
+def test_poetry_knows_the_public_index_without_being_told(index) -> None:
+    own = {"name": "own", "url": f"{index}/public/"}
+    poetry = {"source": [own], "dependencies": {"pure": {"version": "1", "source": "PyPI"}}}
+    said = read_poetry({"tool": {"poetry": poetry}}, {})
+    (source,) = said.sources_of("pure")
+    (public,) = [i for i in said.indexes if i.name == source.index]
+    assert (public.url, public.explicit, public.default) == ("https://pypi.org/simple", True, False)
 
 
 def test_pdms_sources_are_taken(ask, script, index) -> None:

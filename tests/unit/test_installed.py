@@ -7,11 +7,13 @@ import sys
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import dask
 import pytest
 
 import prefect_coiled.records
+from prefect_coiled.environment.capture import capture
 from prefect_coiled.environment.installed import Installed
 from prefect_coiled.environment.module_places import find
 from prefect_coiled.environment.projects import start_folder
@@ -150,6 +152,41 @@ def test_of_packages_whose_records_say_nothing_what_has_their_name_or_is_compile
     assert installed.owns(site / "compiled/__init__.py", "compiled")
     assert installed.owns(site / "sitecustomize.py", "sitecustomize")
     assert not installed.owns(site / "copied.py", "copied")
+
+
+@pytest.fixture
+def conda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of packages of an environment of conda's, which has one that Python has no record of."""
+    folder = tmp_path / "conda/lib/python3.11/site-packages"
+    (folder / "bound").mkdir(parents=True)
+    (tmp_path / "conda/conda-meta").mkdir()
+    (tmp_path / "conda/conda-meta/broken-1.json").write_text("[")
+    files = [f"lib/python3.11/site-packages/{file}" for file in ("bound/__init__.py", "bound_too.py")]
+    record = {"name": "bindings", "files": ["lib/libbound.so", *files]}
+    (tmp_path / "conda/conda-meta/bindings-1-0.json").write_text(json.dumps(record))
+    (folder / "bound/__init__.py").touch()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])
+    return folder
+
+
+def test_what_conda_put_among_packages_is_no_module_of_the_user_s(conda: Path) -> None:
+    installed = Installed([str(conda)])
+    assert installed.owns(conda / "bound/__init__.py", "bound")
+    assert installed.owns(conda / "bound_too.py", "bound_too")
+    assert not installed.owns(conda / "copied.py", "copied")
+
+
+def test_what_only_conda_knows_is_named_if_it_is_imported(
+    conda: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "bindings" not in capture().left_out
+    module = ModuleType("bound")
+    module.__file__ = str(conda / "bound/__init__.py")
+    monkeypatch.setitem(sys.modules, "bound", module)
+    assert capture().left_out["bindings"] == "only conda knows it; machines cannot import bound"
+    assert capture(ignore=["bind*"], strict=True).left_out["bindings"] == "package_sync_ignore"
+    with pytest.raises(OptionsError, match=r"lack what is imported here: bound.*ignore=\['bindings'\]"):
+        capture(strict=True)
 
 
 def test_a_target_folder_of_pip_is_one_of_packages(tmp_path: Path) -> None:

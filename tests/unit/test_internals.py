@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar, copy_context
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -192,6 +192,40 @@ def test_a_thread_stands_in_for_one_of_dasks() -> None:
 
     assert pool.submit(waits).result(30) == [True, True, True]
     pool.shutdown(wait=False)
+
+
+def test_a_worker_that_is_silent_costs_no_other_workers_answer() -> None:
+    """Where this fails: `Client.run` sends what it asks in another way."""
+    import distributed
+
+    async def answers(dask_worker: Any) -> str:
+        if dask_worker.name == "fails":
+            raise ValueError("mine")
+        if dask_worker.name == "silent":
+            await asyncio.sleep(600)
+        return str(dask_worker.name)
+
+    async def asked() -> Any:
+        names = ("a", "silent", "b", "fails")
+        async with (
+            distributed.Scheduler(port=0, dashboard_address=":0") as scheduler,
+            AsyncExitStack() as stack,
+        ):
+            for name in names:
+                worker = distributed.Worker(scheduler.address, name=name, nthreads=1, dashboard=False)
+                await stack.enter_async_context(worker)
+            async with distributed.Client(scheduler.address, asynchronous=True) as client:
+                found = await distributed_internals.ask_each(client, 15.0, answers)  # type: ignore[misc]
+                of = {address: worker.name for address, worker in scheduler.workers.items()}
+                return {of[address]: answer for address, answer in found.items()}
+
+    found = asyncio.run(asked())
+    assert {name: repr(answer) for name, answer in found.items()} == {
+        "a": "'a'",
+        "b": "'b'",
+        "fails": "ValueError('mine')",
+        "silent": "TimeoutError()",
+    }
 
 
 def test_a_task_of_dasks_is_known_by_the_function_that_it_calls() -> None:

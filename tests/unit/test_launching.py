@@ -13,7 +13,7 @@ from prefect_coiled.errors import (
     QuotaError,
     ThrottledError,
 )
-from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND, SPOT_ROLE_MISSING
+from prefect_coiled.plan.aws_codes import SPOT_ROLE_COMMAND, SPOT_ROLE_MISSING, SUBNET_FULL
 from prefect_coiled.plan.aws_errors import aws_error, denied_by, state_words
 from prefect_coiled.plan.cluster import Attempt
 from prefect_coiled.plan.launching import MISSING_S, Missing, Tally, halves, smaller_call
@@ -239,3 +239,30 @@ def test_all_that_is_missing_is_asked_for_in_its_order() -> None:
     for way in ways:
         missing.note("x", way, 5.0)
     assert missing.last("x", ways, 6.0) == ways
+
+
+def test_what_is_on_demand_stays_behind_spot_that_was_missing() -> None:
+    missing = Missing()
+    ways = [on_demand(kind, spot=spot) for spot in (True, False) for kind in ("m6i.large", "m5.large")]
+    missing.note("x", ways[0], 5.0)
+    assert missing.last("x", ways, 6.0) == [ways[1], ways[0], *ways[2:]]
+    missing.note("x", ways[1], 5.0)
+    assert missing.last("x", ways, 6.0) == ways
+
+
+def test_fewer_than_asked_for_without_a_word_are_told_of() -> None:
+    tally = Tally()
+    tally.gave(on_demand("m6i.large", spot=True), 3, 10)
+    told = str(tally.failure("launching 10 workers", 3))
+    assert "3 came up; tried m6i.large in us-east-1a (spot): AWS gave 3 of 10." in told
+    assert "spot_with_fallback" in told
+
+
+def test_a_subnet_without_addresses_is_asked_for_no_other_type() -> None:
+    tally, full = Tally(), NoCapacityError("launching", "no free addresses", code=SUBNET_FULL)
+    assert tally.note(on_demand("m6i.large"), full)
+    assert tally.passes(on_demand("m5.large"))
+    assert not tally.passes(on_demand("m5.large", "us-east-1b"))
+    assert "larger subnet" in str(tally.failure("launching 10 workers", 3))
+    assert tally.note(on_demand("m5.large", "us-east-1b"), NoCapacityError("launching", "none", code="x"))
+    assert "larger subnet" not in str(tally.failure("launching 10 workers", 3))

@@ -78,6 +78,22 @@ def test_arm_types_are_chosen_only_when_asked_for():
     assert all(table()[name].arch == "arm64" for name in choose(cpu=8, arch="arm64"))
 
 
+@pytest.mark.parametrize(
+    ("named", "more", "words"),
+    [
+        ("g5.xlarge", {"gpu_type": "T4"}, "has the GPU A10G; T4 was asked for"),
+        ("g5.xlarge", {"gpu_type": "nonsense"}, "must be one of"),
+        ("g4dn.xlarge", {"gpu": 0}, "has a GPU, but none was asked for"),
+        ("m6i.xlarge", {"gpu_type": "T4"}, "has no GPU"),
+    ],
+)
+def test_a_type_that_has_not_what_was_asked_for_beside_it_is_refused(named, more, words):
+    with pytest.raises(OptionsError, match=words):
+        choose(vm_types=named, **more)
+    assert choose(vm_types="g5.xlarge", gpu_type="nvidia A10G") == ("g5.xlarge",)
+    assert choose(vm_types="g5.xlarge") == ("g5.xlarge",)
+
+
 def test_a_gpu_is_a_t4_unless_another_is_asked_for():
     assert choose(gpu=1)[0] == "g4dn.xlarge"
     assert choose(gpu=True)[0] == "g4dn.xlarge"

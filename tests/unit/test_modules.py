@@ -6,6 +6,7 @@ import cProfile
 import importlib
 import json
 import os
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -269,6 +270,16 @@ def test_a_command_that_multiprocessing_started_anew_does_not_travel(
     spawned = ModuleType("__mp_main__")
     spawned.__file__ = str(project / "bin/serve")
     program.setitem(sys.modules, "__mp_main__", spawned)
+    assert packed() == []
+
+
+def test_a_folder_of_the_name_of_python_makes_no_script_beside_it_a_command(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({"flow.py": "", "own_helpers.py": "", "python/notes.txt": "", "python3": "no program"})
+    run(program, project / "flow.py")
+    assert packed() == ["flow.py", "own_helpers.py"]
+    (project / "python3").chmod(0o755)
     assert packed() == []
 
 
@@ -562,6 +573,67 @@ def test_what_gitignore_says_stays_unless_the_program_imported_it_and_ours_holds
     left_out = {path.name: why for path, why in modules.gather().left_out.items()}
     assert left_out["weights"] == f"by {project / '.coiledignore'}"
     assert left_out["dropped.csv"] == f"by {project / '.gitignore'}"
+
+
+def test_what_git_tracks_travels_though_an_ignore_file_names_it(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write(
+        {
+            ".gitignore": "data/\n*.csv\n",
+            "own_pkg/__init__.py": "",
+            "own_pkg/data/kept.json": "",
+            "own_pkg/data/scratch.json": "",
+            "own_pkg/kept.csv": "",
+            "own_pkg/scratch.csv": "",
+        }
+    )
+    # As in a hook of another repository, which Git tells by variables.
+    subprocess.run(["git", "init", "--quiet", str(project.parent / "other")], check=True)
+    for command in (["init", "--quiet"], ["add", "--force", "own_pkg/data/kept.json", "own_pkg/kept.csv"]):
+        subprocess.run(["git", "-C", str(project), *command], check=True)
+    program.setenv("GIT_DIR", str(project.parent / "other/.git"))
+    program.syspath_prepend(str(project))
+    importlib.import_module("own_pkg")
+    assert packed() == ["own_pkg/__init__.py", "own_pkg/data/kept.json", "own_pkg/kept.csv"]
+    program.setattr("shutil.which", lambda *_: None)
+    assert packed() == ["own_pkg/__init__.py"], "without Git its ignore files decide"
+
+
+def test_a_folder_of_a_package_travels_though_builds_make_one_of_its_name(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write(
+        {
+            "flow.py": "def task():\n    import build, own_pkg\n",
+            "build/lib/own_old.py": "",
+            "own_pkg/__init__.py": "",
+            "own_pkg/dist/normal.py": "",
+            "own_pkg/build/steps.json": "",
+        }
+    )
+    run(program, project / "flow.py")
+    of_package = ["own_pkg/__init__.py", "own_pkg/build/steps.json", "own_pkg/dist/normal.py"]
+    assert packed() == ["flow.py", *of_package]
+    assert modules.gather().left_out[project / "build"] == "a build makes a folder of that name"
+    write({"build/own_steps.py": ""})
+    importlib.import_module("build.own_steps")
+    assert packed() == ["build/lib/own_old.py", "build/own_steps.py", "flow.py", *of_package]
+
+
+def test_what_a_program_has_in_addition_comes_to_what_was_sent_which_stays(
+    project: Path, write: Write, program: pytest.MonkeyPatch
+) -> None:
+    write({".git/config": "", ".gitignore": "made.py\n"})
+    write({"own_pkg/__init__.py": "x = 1\n", "own_pkg/made.py": ""})
+    program.syspath_prepend(str(project))
+    importlib.import_module("own_pkg")
+    sent = modules.gather()
+    assert sorted(sent.files) == ["own_pkg/__init__.py"]
+    write({"own_pkg/__init__.py": "x = 2\n"})
+    importlib.import_module("own_pkg.made")
+    more = sent.with_more(modules.gather())
+    assert more.files == {"own_pkg/__init__.py": b"x = 1\n", "own_pkg/made.py": b""}
 
 
 def test_what_an_environment_in_the_project_s_own_folder_has_git_ignore_travels(

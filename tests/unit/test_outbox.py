@@ -15,7 +15,7 @@ import httpx
 import pytest
 from prefect.exceptions import PrefectHTTPStatusError
 
-from prefect_coiled.task_runner import events, recording
+from prefect_coiled.task_runner import event_requests, events, recording
 from prefect_coiled.task_runner.event_batches import Batch, Event
 from prefect_coiled.task_runner.events import Outbox
 
@@ -29,6 +29,9 @@ class Api:
         self.states: list[str] = []
         self.down = self.loses = False
         self.refuses: str | None = None
+        # With which status, and how often; None for ever.
+        self.status, self.refused = 422, 0
+        self.times: int | None = None
 
     def __enter__(self) -> Api:
         return self
@@ -40,8 +43,9 @@ class Api:
             raise httpx.ConnectError("down")
         if path == "/events":
             batch = json.loads(sent["content"])
-            if self.refuses in {event["id"] for event in batch}:
-                response = httpx.Response(422, request=httpx.Request(method, "http://api/events"))
+            if self.refuses in {event["id"] for event in batch} and self.refused != self.times:
+                self.refused += 1
+                response = httpx.Response(self.status, request=httpx.Request(method, "http://api/events"))
                 raise PrefectHTTPStatusError("refused", request=response.request, response=response)
             self.batches.append(batch)
             if not self.loses:
@@ -243,6 +247,35 @@ def test_one_event_that_is_refused_does_not_keep_the_others(api: Api) -> None:
     box.add(some)
     assert not box.settle(0.3)
     assert api.recorded == {str(runs[0]), str(runs[2])}
+
+
+@pytest.mark.parametrize("status", [401, 403, 408, 410, 429])
+def test_a_refusal_that_is_not_about_the_events_keeps_them_all_for_later(api: Api, status: int) -> None:
+    box, runs = outbox(), [uuid4() for _ in range(3)]
+    some = [event(run) for run in runs]
+    api.refuses, api.status, api.times = json.loads(some[1].body)["id"], status, 2
+    box.add(some)
+    assert box.settle(20)
+    # Nothing went by itself.
+    assert [len(batch) for batch in api.batches] == [3]
+    assert api.recorded == {str(run) for run in runs}
+    assert api.refused == 2
+
+
+def test_events_that_go_by_themselves_stop_where_the_api_wants_a_pause() -> None:
+    some = [event(uuid4()) for _ in range(3)]
+    sent: list[int] = []
+
+    class Refuses:
+        def request(self, method: str, path: str, content: bytes, headers: Any) -> None:
+            sent.append(len(json.loads(content)))
+            if status := {1: 422, 3: 429}.get(len(sent)):
+                response = httpx.Response(status, request=httpx.Request(method, "http://api/events"))
+                raise PrefectHTTPStatusError("refused", request=response.request, response=response)
+
+    with pytest.raises(PrefectHTTPStatusError):
+        event_requests.send(Refuses(), some, [])  # type: ignore[arg-type]
+    assert sent == [3, 1, 1]
 
 
 @pytest.mark.usefixtures("again_soon")

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -21,12 +22,15 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import pydantic_core
 import pytest
 
 from prefect_coiled.environment import DISTRIBUTION, Environment, Package, kept, lock
 from prefect_coiled.environment import build as building
+from prefect_coiled.environment.elf import needed
 from prefect_coiled.environment.indexes import Indexes
 from prefect_coiled.environment.lock import Locked
+from prefect_coiled.environment.requirement_files import read_requirements
 from prefect_coiled.environment.software import lock_software
 from prefect_coiled.environment.target import GLIBC, Target, check_fits, target_tags
 from prefect_coiled.errors import OptionsError
@@ -440,6 +444,45 @@ def test_what_is_compiled_here_must_run_there(locked, tmp_path) -> None:
         check_fits(path, target_tags(TARGET.python, "x86_64"), TARGET.python, "x86_64")
 
 
+def compiled_for(*libraries: str) -> bytes:
+    """A file that says in ELF's form which libraries it needs, and nothing else."""
+    names = b"\0" + b"".join(name.encode() + b"\0" for name in libraries)
+    places = [names.index(b"\0" + name.encode() + b"\0") + 1 for name in libraries]
+    start = 64 + 2 * 56
+    entries = b"".join(struct.pack("<qQ", 1, place) for place in places)
+    entries += struct.pack("<qQ", 5, 0x1000 + start) + struct.pack("<qQ", 0, 0)
+    whole = start + len(names) + len(entries)
+    head = struct.pack("<6s10xHHIQQQIHHHHHH", b"\x7fELF\2\1", 3, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    load = struct.pack("<IIQQQQQQ", 1, 5, 0, 0x1000, 0x1000, whole, whole, 1)
+    at = start + len(names)
+    dynamic = struct.pack("<IIQQQQQQ", 2, 6, at, 0x1000 + at, 0x1000 + at, len(entries), len(entries), 8)
+    return head + load + dynamic + names + entries
+
+
+def test_what_a_compiled_file_needs_is_read_of_it() -> None:
+    assert needed(compiled_for("libc.so.6", "libpq.so.5")) == ("libc.so.6", "libpq.so.5")
+    for broken in (b"", b"\x7fELF\2\1 and no more", compiled_for("libc.so.6")[:120]):
+        assert needed(broken) == ()
+    if sys.platform == "linux":
+        assert "libc.so.6" in needed(Path(pydantic_core._pydantic_core.__file__).read_bytes())
+
+
+def test_a_library_that_machines_lack_is_named_and_another_c_library_refused(locked, tmp_path) -> None:
+    here = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    tag = f"cp3{sys.version_info[1]}-cp3{sys.version_info[1]}-{here}"
+    place = sources(tmp_path / "native", "native", tag=tag)
+    (place / "native.so").write_bytes(compiled_for("libc.so.6", "libz.so.1", "libown-1.so", "libpq.so.5"))
+    (place / "libown-1.so").write_bytes(compiled_for("libc.so.6", "libstdc++.so.6"))
+    package = Package(name="native", version="1.0", origin="directory", url=place.as_uri())
+    (note,) = locked(package).notes
+    assert note.startswith("native==1.0 needs libpq.so.5, which the machines lack")
+    with pytest.raises(OptionsError, match=r"package_sync_strict: native==1.0 needs libpq.so.5.*ignore="):
+        locked(package, strict=True)
+    (place / "native.so").write_bytes(compiled_for("libc.musl-x86_64.so.1"))
+    with pytest.raises(OptionsError, match=r"native==1.0: .*against musl, and the machines have glibc"):
+        locked(package)
+
+
 def test_without_this_package_no_machine_works(indexes) -> None:
     with pytest.raises(OptionsError, match="not among"):
         lock(Environment(python=TARGET.python, platform="x", packages=()), TARGET, indexes=indexes)
@@ -533,7 +576,12 @@ def test_paths_in_a_file_of_requirements_are_those_of_the_folder_that_they_are_r
     sources(folder / "packages/mine-here", "mine-here")
     sources(folder / "other-one", "other-one")
     wheel(folder, "by-file", "1.0")
+    sources(folder / "by name/named", "named")
+    sources(folder / "rooted", "rooted")
     lines = ["-e ./packages/mine-here", "-r more/more.txt  # why", "./by_file-1.0-py3-none-any.whl"]
+    # uv's own forms: https://docs.astral.sh/uv/pip/compatibility/
+    lines += ["named @ ./linked  # a folder", "-e file:///${PROJECT_ROOT}/rooted"]
+    (folder / "linked").symlink_to("by name/named")
     (folder / "more").mkdir()
     (folder / "requirements.txt").write_text("\r\n".join([*lines, DISTRIBUTION]), encoding=encoding)
     (folder / "more/more.txt").write_text("pure\n./other-one\n-c held.txt\n")
@@ -543,11 +591,58 @@ def test_paths_in_a_file_of_requirements_are_those_of_the_folder_that_they_are_r
         monkeypatch.chdir(working)
         made = lock_software(str(folder / "requirements.txt"), own(), TARGET, indexes=indexes)
         try:
-            wanted = {"mine-here", "other-one", "by-file", "pure", DISTRIBUTION}
+            wanted = {"mine-here", "other-one", "by-file", "pure", "named", "rooted", DISTRIBUTION}
             assert {w.name: w.version for w in made.lock.wheels}.keys() == wanted
         finally:
             made.discard()
         (folder / "more/more.txt").write_text("pure\n../other-one\n-c held.txt\n")
+
+
+@pytest.mark.parametrize("option", ["--extra-index-url", "--index-url=", "-f"])
+def test_an_index_that_a_file_of_requirements_names_is_asked_with_the_password_that_it_says(
+    index, tmp_path, monkeypatch, option
+) -> None:
+    monkeypatch.setattr("prefect_coiled.environment.software._NODE", ())
+    monkeypatch.setenv("TOKEN_OF_MINE", PASSWORD)
+    place = f"http://{USER}:${{TOKEN_OF_MINE}}@{index.removeprefix('http://')}/private/"
+    place += "secretive/" if option == "-f" else ""
+    path = tmp_path / "requirements.txt"
+    path.write_text(f"{option} {place}  # ours\nsecretive\n{DISTRIBUTION}\n".replace("= ", "="))
+    told = {"UV_INDEX": f"{index}/public/", "UV_CACHE_DIR": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    made = lock_software(str(path), own(), TARGET, indexes=Indexes.of(told))
+    try:
+        assert made.fetch(the(made, "secretive"), tmp_path).is_file()
+    finally:
+        made.discard()
+    read = read_requirements(path)
+    assert PASSWORD not in json.dumps(read.texts), "it is in no file that uv reads"
+
+
+def test_of_a_pylock_for_several_uses_the_default_groups_count_and_no_extra(
+    indexes, index, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("prefect_coiled.environment.software._NODE", ())
+    digest = hashlib.sha256(urlopen(f"{index}/public/pure/pure-1.0-py3-none-any.whl")).hexdigest()
+    own_digest = hashlib.sha256(urlopen(f"{index}/public/{DISTRIBUTION}/{OWN_FILE}")).hexdigest()
+
+    def marked(name: str, marker: str) -> str:
+        return f'[[packages]]\nname = "{name}"\nversion = "1"\nmarker = "{marker}"\n'
+
+    path = tmp_path / "pylock.toml"
+    path.write_text(
+        'lock-version = "1.0"\ncreated-by = "x"\nextras = ["x"]\n'
+        'dependency-groups = ["default", "dev"]\ndefault-groups = ["default"]\n'
+        + entry("pure", "1.0", f"{index}/public/pure/pure-1.0-py3-none-any.whl", digest)
+        + "marker = \"'default' in dependency_groups\"\n"
+        + entry(DISTRIBUTION, "9.9", f"{index}/public/{DISTRIBUTION}/{OWN_FILE}", own_digest)
+        + marked("for-work", "'dev' in dependency_groups")
+        + marked("for-more", "'x' in extras")
+    )
+    made = lock_software(str(path), own(), TARGET, indexes=indexes)
+    try:
+        assert {w.name for w in made.lock.wheels} == {"pure", DISTRIBUTION}
+    finally:
+        made.discard()
 
 
 OWN_FILE = f"{DISTRIBUTION.replace('-', '_')}-9.9-py3-none-any.whl"

@@ -13,7 +13,7 @@ import pytest
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.options import NetworkIds
 from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE
-from prefect_coiled.plan.boundary import BOUND, NO_BOUNDARY, boundary_arn
+from prefect_coiled.plan.boundary import BOUND, NO_BOUNDARY, boundary_arn, caveat
 from prefect_coiled.plan.machine_policies import boundary_of, bucket_name, trust_policy
 from prefect_coiled.plan.policies import (
     LONGEST,
@@ -85,11 +85,29 @@ def test_a_boundary_by_which_everything_could_be_had_is_none(service: str) -> No
 
 
 @pytest.mark.parametrize(
-    "arn", ["arn:aws:iam::aws:policy/ReadOnlyAccess", "*", "arn:aws:iam::*:policy/x", "x\n"]
+    "arn", ["arn:aws:iam::awsome:policy/x", "*", "arn:aws:iam::*:policy/x", "arn:aws:iam::aws:role/x", "x\n"]
 )
-def test_a_boundary_is_a_policy_of_ones_own(arn: str) -> None:
+def test_what_is_no_policy_is_no_boundary(arn: str) -> None:
     with pytest.raises(OptionsError, match="permissions_boundary"):
         iam_policies("team", permissions_boundary=arn)
+
+
+def test_a_boundary_may_be_a_policy_of_awss_own_and_what_it_does_not_hold_is_said() -> None:
+    arn = "arn:aws:iam::aws:policy/PowerUserAccess"
+    role = f"arn:aws:iam::{NUMBER}:role/team"
+    setup = iam_policies("team", aws_account_id=NUMBER, permissions_boundary=arn)["setup"]
+
+    def may(action: str, resource: str, bound: str = "") -> bool:
+        context = {"iam:permissionsboundary": bound, "aws:requesttag/owner": "coiled"}
+        return bool(decide([setup], Request(action, resource, context)).allowed)
+
+    assert may("iam:GetPolicy", arn)
+    assert may("iam:PutRolePolicy", role, arn)
+    assert not may("iam:PutRolePolicy", role, boundary_arn("team", NUMBER))
+    assert not may("iam:CreatePolicy", boundary_arn("team", NUMBER))
+    assert "AdministratorAccess" in caveat(arn)
+    assert "as good as an administrator" in caveat(NO_BOUNDARY)
+    assert caveat(boundary_arn("team", NUMBER)) == caveat("") == ""
 
 
 def test_the_set_up_policy_wants_the_boundary_unless_one_opts_out() -> None:
@@ -208,6 +226,10 @@ def test_a_network_of_ones_own_is_allowed_by_its_ids_alone() -> None:
     added = [s for s in statements("ongoing", network=own) if s["Sid"].startswith("OwnNetwork")]
     places = sorted(r.rsplit(":", 1)[-1] for s in added for r in s["Resource"])
     assert places == ["subnet/subnet-0123456789abcdef0", "vpc/vpc-0123456789abcdef0"]
+    # What another AWS account shares has that one's number.
+    assert {r.split(":")[4] for s in added for r in s["Resource"]} == {"*"}
+    launches = next(s for s in statements("instance") if s["Sid"] == "LaunchAsItSays")
+    assert [r for r in launches["Resource"] if "subnet" in r] == ["arn:aws:ec2:*:*:subnet/*"]
 
 
 def lengthened(slug: str, partition: str, region: str) -> Iterator[dict[str, dict[str, Any]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -180,6 +181,21 @@ def test_logs_are_followed_on_where_aws_takes_a_token_no_more() -> None:
     group.streams["i1"].append(event(9, "new"))
     assert list(follower.more(["i0", "i1"])) == [("i1", "new")]
     assert list(follower.more(["i0", "i1"])) == []
+
+
+@pytest.mark.parametrize("tail", [None, 100])
+@pytest.mark.parametrize("count", [3, 40])
+def test_a_machine_that_said_nothing_since_then_shows_no_line_of_its_boot(
+    count: int, tail: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_events, "read_console", lambda aws, machine: f"boot of {machine}")
+    door: Any = Group(**{name: ["begun"] for name in names(count)[1:]})
+    later = datetime(1970, 1, 1, 0, 1, tzinfo=timezone.utc)
+    found = dict(log_events.said(door, names(count), since=later, tail=tail))
+    # The first never shipped a line.
+    assert found == {name: [] for name in names(count)} | {"i0": ["boot of i0"]}
+    earlier = dict(log_events.said(door, names(count), since=later - timedelta(minutes=1), tail=tail))
+    assert earlier == {name: ["begun"] for name in names(count)} | {"i0": ["boot of i0"]}
 
 
 def test_calls_come_no_faster_than_their_pace() -> None:

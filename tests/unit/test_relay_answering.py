@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
+from prefect.exceptions import PrefectHTTPStatusError
 
-from prefect_coiled.relay.answering import _narrowed, _without
+from prefect_coiled.relay import answering
+from prefect_coiled.relay.answering import Answering, _narrowed, _without
 from prefect_coiled.relay.ownership import Own
 
 RUN, CHILD, TASK, OTHER = (str(uuid4()) for _ in range(4))
+ADDRESS = "http://me:hunter2@host:4200/api"
 
 
 @pytest.fixture
@@ -94,6 +99,29 @@ def test_tasks_outside_of_a_flow_find_nothing_of_others(
     alone.flow_runs.update([UUID(CHILD)])
     alone.task_runs.update([UUID(TASK)])
     assert _narrowed({narrow[0]: given}, narrow, alone) == {narrow[0]: asked}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.ConnectError(f"no answer of '{ADDRESS}/health'"),
+        PrefectHTTPStatusError(
+            f"Client error '401 Unauthorized' for url '{ADDRESS}/csrf-token?client=1'",
+            request=httpx.Request("GET", ADDRESS),
+            response=httpx.Response(401),
+        ),
+        ValueError(f"not to be read: {ADDRESS}"),
+    ],
+)
+async def test_no_machine_hears_the_password_in_the_address_of_the_api(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(answering, "send_once", AsyncMock(side_effect=error))
+    status, _, words = await Answering(AsyncMock(), Own(), AsyncMock()).answer(("GET", "/health", b""))
+    assert status >= 500
+    assert b"http://host:4200/api" in words
+    assert b"hunter2" not in words
+    assert b"me:" not in words
 
 
 def test_what_may_hold_others_secrets_is_left_out() -> None:

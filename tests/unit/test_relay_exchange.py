@@ -153,38 +153,72 @@ async def test_who_waits_for_a_process_that_dask_has_lost_waits_no_longer() -> N
     assert await again == answer("a")
 
 
-async def test_where_too_much_waits_who_asks_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST", 2)
+async def test_no_more_is_taken_than_was_asked_for_and_the_rest_later_in_its_order() -> None:
     exchange = await opened()
     asked = [asking(exchange, str(n)) for n in range(5)]
-    done = 0
-    while done < 5:
-        taken = await exchange.take(**RELAY, seconds=1.0)
-        assert 0 < len(taken) <= 2
-        assert len(exchange._boxes["a1"].waiting) <= 2
-        await exchange.give(**RELAY, answers=[(id_, answer(id_)) for id_, _ in taken])
-        done += len(taken)
-    assert [(await one)[2] for one in asked] == [b"0", b"1", b"2", b"3", b"4"]
-    full = [asking(exchange, str(n), seconds=0.5) for n in range(10, 12)]
     await asyncio.sleep(0)
-    assert (await exchange.ask(relay="a1", id="9", asked=ASKED, seconds=0.05))[0] == 503
-    assert {(await one)[0] for one in full} == {503}
+    assert await exchange.take(**RELAY, most=0, seconds=0.0) == []
+    first = await exchange.take(**RELAY, most=2)
+    assert [id_ for id_, _ in first] == ["0", "1"]
+    rest = await exchange.take(**RELAY, have=["0", "1"], most=9)
+    assert [id_ for id_, _ in rest] == ["2", "3", "4"]
+    await exchange.give(**RELAY, answers=[(str(n), answer(str(n))) for n in range(5)])
+    assert [(await one)[2] for one in asked] == [b"0", b"1", b"2", b"3", b"4"]
 
 
-async def test_bodies_that_wait_are_bounded_and_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_BYTES", 100)
+async def test_what_nobody_would_wait_for_until_it_is_answered_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exchange, now = await opened(), [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    early = asking(exchange, "early", seconds=45.0)
+    await asyncio.sleep(0)
+    now[0] = 30.0
+    late = asking(exchange, "late", seconds=45.0)
+    await asyncio.sleep(0)
+    now[0] = 40.0
+    assert [id_ for id_, _ in await exchange.take(**RELAY)] == ["late"]
+    # Somebody asks for it again, whose connection broke.
+    again = asking(exchange, "early", seconds=45.0)
+    await asyncio.sleep(0)
+    assert [id_ for id_, _ in await exchange.take(**RELAY, have=["late"])] == ["early"]
+    await exchange.give(**RELAY, answers=[("early", answer("a")), ("late", answer("b"))])
+    assert [await one for one in (early, again, late)] == [answer("a"), answer("a"), answer("b")]
+
+
+async def test_an_answer_wakes_nobody_but_who_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    exchange = await opened()
+    asked = [asking(exchange, str(n)) for n in range(1_500)]
+    await asyncio.sleep(0)
+    await exchange.take(**RELAY)
+    loop, woken = asyncio.get_running_loop(), []
+    call_soon = loop.call_soon
+
+    def counted(what: Any, *args: Any, **kwargs: Any) -> Any:
+        woken.append(what)
+        return call_soon(what, *args, **kwargs)
+
+    monkeypatch.setattr(loop, "call_soon", counted)
+    await exchange.give(**RELAY, answers=[("0", answer("a"))])
+    assert await asked[0] == answer("a")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(woken) < 30
+    await exchange.close_relay(**RELAY)
+    assert {(await one)[0] for one in asked[1:]} == {410}
+
+
+async def test_bodies_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_TAKEN_BYTES", 50)
     exchange = await opened()
     large = [asking(exchange, str(n), ("POST", "/logs/", b"x" * 40)) for n in range(4)]
     seen: list[str] = []
     while len(seen) < 4:
-        taken = await exchange.take(**RELAY, seconds=1.0)
+        taken = await exchange.take(**RELAY, have=seen, seconds=1.0)
         assert len(taken) == 1
-        assert exchange._boxes["a1"].size <= 100
         seen += [id_ for id_, _ in taken]
-        await exchange.give(**RELAY, answers=[(taken[0][0], answer(""))])
+    await exchange.give(**RELAY, answers=[(id_, answer("")) for id_ in seen])
     assert {(await one)[0] for one in large} == {200}
-    assert exchange._boxes["a1"].size == 0
 
 
 async def test_of_processes_that_were_killed_nothing_is_kept_for_long(

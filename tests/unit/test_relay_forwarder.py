@@ -259,7 +259,13 @@ def test_an_address_leads_to_its_relay_where_it_is_this_processes(monkeypatch: p
     [
         ({}, {}),
         ({"HTTPS_PROXY": "http://p:1"}, {"NO_PROXY": "127.0.0.1"}),
-        ({"http_proxy": "http://p:1", "no_proxy": "a"}, {"NO_PROXY": "127.0.0.1", "no_proxy": "a,127.0.0.1"}),
+        ({"http_proxy": "http://p:1", "no_proxy": "a"}, {"no_proxy": "a,127.0.0.1"}),
+        ({"http_proxy": "http://p:1", "NO_PROXY": "a"}, {"NO_PROXY": "a,127.0.0.1"}),
+        ({"http_proxy": "http://p:1", "NO_PROXY": "*"}, {"NO_PROXY": "*"}),
+        (
+            {"http_proxy": "http://p:1", "NO_PROXY": "a", "no_proxy": "a, *"},
+            {"NO_PROXY": "a,127.0.0.1", "no_proxy": "a, *"},
+        ),
     ],
 )
 def test_a_machine_behind_a_proxy_reaches_itself_without(
@@ -269,9 +275,11 @@ def test_a_machine_behind_a_proxy_reaches_itself_without(
 
     for name in [n for n in os.environ if n.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
+    # What is set below goes as the test ends.
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("NO_PROXY", "")
-    monkeypatch.delenv("NO_PROXY")
     module._past_proxies()
     assert {n: v for n, v in os.environ.items() if n.lower() == "no_proxy"} == expected

@@ -19,7 +19,7 @@ import pytest
 from prefect_coiled.environment import Package
 from prefect_coiled.environment.build import build
 from prefect_coiled.environment.indexes import Indexes
-from prefect_coiled.environment.sources import clone, copied
+from prefect_coiled.environment.sources import clone, copied, needs_copy
 from prefect_coiled.environment.uv import find_uv
 from prefect_coiled.errors import OptionsError
 
@@ -144,6 +144,73 @@ def test_links_that_lead_back_end_and_data_is_linked_to_rather_than_copied(tmp_p
     assert (copy / "data.bin").is_symlink()
     assert not (copy / "mine/up").exists()
     assert listing(copy / "one") == ["other", "other/y.py", "x.py"]
+
+
+@pytest.fixture
+def committed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A repository with two large files: the wheel's own, which Git tracks, and one that only lies there."""
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")  # a submodule may come from a folder
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "protocol.file.allow")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "always")
+    folder = project(tmp_path / "origin", **{"mine/small.csv": "1"})
+    with (folder / "mine/model.bin").open("wb") as data:
+        data.truncate(2_000_000)
+    git("init", "-q", "-b", "main", ".", cwd=folder)
+    git("add", ".", cwd=folder)
+    git("commit", "-qm", "first", cwd=folder)
+    shutil.copy(folder / "mine/model.bin", folder / "mine/scratch.bin")
+    return folder
+
+
+def test_data_that_git_tracks_is_copied_and_other_data_is_linked_to(committed: Path, tmp_path: Path) -> None:
+    """Tools such as setuptools-scm take what is tracked, by where it truly lies."""
+    (committed / "mine/linked.bin").symlink_to("model.bin")
+    git("add", "mine/linked.bin", cwd=committed)
+    copy = copied(committed, tmp_path / "copy")
+    assert (copy / "mine/model.bin").stat().st_size == 2_000_000
+    links = [path.name for path in sorted(copy.rglob("*")) if path.is_symlink()]
+    assert links == ["linked.bin", "scratch.bin"]
+
+
+@pytest.mark.parametrize("kind", ["repository", "submodule", "worktree"])
+def test_git_takes_a_copy_for_the_project_that_it_is_a_copy_of(
+    committed: Path, tmp_path: Path, kind: str
+) -> None:
+    source = tmp_path / "above/part"
+    if kind == "worktree":
+        git("worktree", "add", "-q", str(source), cwd=committed)
+    elif kind == "submodule":
+        git("init", "-q", str(source.parent), cwd=tmp_path)
+        git("submodule", "--quiet", "add", committed.as_uri(), source.name, cwd=source.parent)
+    else:
+        source = committed
+    copy = copied(source, tmp_path / "elsewhere/copy")
+    assert git("rev-parse", "--show-toplevel", cwd=copy) == str(copy)
+    files = ["mine/__init__.py", "mine/model.bin", "mine/now.py", "mine/small.csv", "setup.py"]
+    assert git("ls-files", cwd=copy).splitlines() == files
+    assert git("status", "--porcelain", "-uno", cwd=copy) == ""
+    assert git("log", "-1", "--format=%s", cwd=copy) == "first"
+    assert (copy / "mine/model.bin").is_file()
+    assert not (copy / "mine/model.bin").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("settings", "copy"),
+    [
+        ('[build-system]\nbuild-backend = "hatchling.build"\n', False),
+        ('[build-system]\nbuild-backend = "hatchling.build"\nbackend-path = ["."]\n', True),
+        ('[build-system]\nbuild-backend = "poetry.core.masonry.api"\n', False),
+        ('[build-system]\nbuild-backend = "poetry.core.masonry.api"\n[tool.poetry]\nbuild = "b.py"\n', True),
+        ('[build-system]\nbuild-backend = "pbr.build"\n', True),
+        ('[build-system]\nbuild-backend = "own"\nbackend-path = ["build"]\n', True),
+        ("", True),
+    ],
+)
+def test_what_may_write_beside_the_sources_builds_in_a_copy(
+    tmp_path: Path, settings: str, copy: bool
+) -> None:
+    (tmp_path / "pyproject.toml").write_text(settings)
+    assert needs_copy(tmp_path) is copy
 
 
 def test_a_build_that_fails_gives_its_own_reason(tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from prefect_coiled.node import ledger
 from prefect_coiled.node.bill import Bill
+from prefect_coiled.node.ledger import Ledger
 from prefect_coiled.plan.node_config import Billed
 from prefect_coiled.plan.prices import shipped
 from prefect_coiled.plan.spending import NO_FLOW, CostRecord, Known, month_of, spent
@@ -124,6 +128,39 @@ def test_machines_cost_from_their_launch_to_their_end_by_awss_own_times() -> Non
     assert one is not None
     assert one.usd == pytest.approx(3.5 * PRICE)
     assert (one.usd_per_hour, one.machines) == (pytest.approx(PRICE), 1)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=-10), timedelta(), timedelta(minutes=10)])
+async def test_what_a_cluster_costs_goes_by_awss_time_and_not_by_the_machines_own(
+    ahead: timedelta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = NOON + timedelta(minutes=5)
+
+    class Own(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return now + ahead
+
+    def listed(**_: Any) -> dict[str, Any]:
+        date = format_datetime(now, usegmt=True)
+        one = {"Instances": [machine("i-1", "scheduler", NOON), machine("i-2", "worker", NOON)]}
+        return {"Reservations": [one], "ResponseMetadata": {"HTTPHeaders": {"date": date}}}
+
+    monkeypatch.setattr(ledger, "datetime", Own)
+    written: list[str] = []
+    told: list[float] = []
+    billed = Billed(uid="u1", scheduler_disk=0, worker_disk=0)
+    config: Any = SimpleNamespace(billed=billed, account="team", cluster="one", log_group="g")
+    made = Ledger(
+        config,
+        machine="i-1",
+        client=lambda service: SimpleNamespace(describe_instances=listed),
+        listed=lambda at, usd, rate: told.append(usd),
+    )
+    made._shipper = SimpleNamespace(start=lambda: None, line=written.append)  # type: ignore[assignment]
+    await made.turn()
+    assert told == [pytest.approx(2 * PRICE * 5 / 60, abs=1e-6)]
+    assert CostRecord.decode(written[0], now) is not None
 
 
 def test_a_machine_that_one_list_lacks_costs_on() -> None:
