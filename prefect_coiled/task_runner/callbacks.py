@@ -1,22 +1,19 @@
 """Who hears of a future's end, and in which thread.
 
 What Prefect's `as_completed` and `wait` leave here sets an event: it is called by who brings the news. What
-users leave may take long, and may wait for other tasks: each has a thread of its own, so that it keeps nobody
-else from hearing, be it of another flow.
+users leave may take long, and may wait for other tasks: those of a future have a thread of their own, so that
+they keep nobody else from hearing, be it of another flow.
 """
 
 from __future__ import annotations
 
-import sys
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from prefect.logging import get_logger
 
 logger = get_logger("prefect_coiled.task_runner.futures")
-# As many threads as there are callbacks at a time, as Prefect has as many as tasks.
-_threads = ThreadPoolExecutor(sys.maxsize, thread_name_prefix="prefect-coiled-callbacks")
 
 
 class Callbacks:
@@ -32,13 +29,21 @@ class Callbacks:
         """Call all of it, once the future has ended."""
         for function in self.prefects:
             _call(function, future)
-        for function in self.users:
-            call_apart(function, future)
+        if self.users:
+            call_apart(future, *self.users)
 
 
-def call_apart(function: Callable[[Any], None], future: Any) -> None:
-    """Call a function with a future, in a thread of its own."""
-    _threads.submit(_call, function, future)
+def call_apart(future: Any, *functions: Callable[[Any], None]) -> None:
+    """Call functions with a future, one after the other, in a thread of their own."""
+
+    def call() -> None:
+        for function in functions:
+            _call(function, future)
+
+    try:
+        threading.Thread(target=call, name="prefect-coiled-callbacks").start()
+    except RuntimeError:  # there are too many threads, or Python ends
+        call()
 
 
 def _call(function: Callable[[Any], None], future: Any) -> None:

@@ -160,7 +160,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
         """Have Dask tell of the end, once: it knows of those too that no worker tells."""
         with _lock:
             asked, self._asked = self._asked, True
-        if not asked:
+        if not asked and self._wrapped_future is not None:  # else it was never sent, and that was told
             self._wrapped_future.add_done_callback(lambda _: self._tell())
 
     def _tell(self) -> None:

@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import State
 from prefect.results import ResultRecord  # type: ignore[attr-defined]
 
 from prefect_coiled.errors import ResultError
+from prefect_coiled.internals.distributed import is_spilling
 
 _INSTEAD = "Return what it is made from, such as an address or a file's name."
 
@@ -44,6 +45,8 @@ class SentRecord(ResultRecord[Any]):
         try:
             pickled = dumps(self.result, buffer_callback=buffers.append if apart else None)
         except Exception as error:  # whatever pickling raises
+            if is_spilling():
+                raise  # it stays in memory, where tasks beside it are given it
             return _failed, (self._whose, f"cannot be pickled: {error}", _INSTEAD)
         return _read, (self._whose, self.metadata, PickleBuffer(pickled) if apart else pickled, buffers)
 
@@ -52,10 +55,25 @@ def _read(whose: tuple[str, UUID], metadata: Any, pickled: Any, buffers: list[An
     try:
         result = loads(pickled, buffers=buffers)
     except Exception as error:  # whatever unpickling raises
-        return _failed(whose, f"cannot be read here: {type(error).__name__}: {error}", "")
+        unread = _UnreadError(*_words(whose, f"cannot be read here: {type(error).__name__}: {error}", ""))
+        unread.sent = whose, metadata, bytes(pickled), [bytes(one) for one in buffers]
+        return unread
     return ResultRecord(metadata=metadata, result=result)
 
 
 def _failed(whose: tuple[str, UUID], why: str, step: str) -> ResultError:
+    return ResultError(*_words(whose, why, step))
+
+
+def _words(whose: tuple[str, UUID], why: str, step: str) -> tuple[str, str, str]:
     what = f"fetching the result of task {whose[0]!r} (run {whose[1]}), which has completed"
-    return ResultError(what, f"its result {why}", step)
+    return what, f"its result {why}", step
+
+
+class _UnreadError(ResultError):
+    """One that could not be read where it came to. Who is given this copy of it reads it anew."""
+
+    sent: tuple[Any, ...]
+
+    def __reduce__(self) -> Any:
+        return _read, self.sent

@@ -143,7 +143,8 @@ class _Packer(Pickler):
         """Whether the scheduler knows a future as one of this client's."""
         if self._client is None:
             return True
-        return future.client is self._client and future.status not in ("cancelled", "lost")
+        # One that was lost with its worker is known too, and made again.
+        return future.client is self._client and future.status != "cancelled"
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, BaseAnnotation):

@@ -24,7 +24,8 @@ from prefect.client.schemas.objects import RunInput
 from prefect.futures import PrefectWrappedFuture
 from prefect.logging import get_logger
 from prefect.tasks import Task
-from prefect.utilities.collections import visit_collection
+from prefect.utilities.annotations import quote
+from prefect.utilities.collections import StopVisiting, visit_collection
 from prefect.utilities.engine import collect_task_run_inputs_sync
 from prefect_dask.task_runners import PrefectDaskFuture
 
@@ -86,7 +87,7 @@ class Submission:
     def __init__(self, client: Any, space: str, parcel: FlowRunParcel) -> None:
         self._client, self._parcel = client, parcel
         self.store = Store(client, space)
-        self.news = News(client)
+        self.news = News(client, space)
         self.large = LargeValues()
         self._queue: deque[_Packed] = deque()
         self._changed = threading.Condition()
@@ -130,11 +131,11 @@ class Submission:
 
     def close(self) -> None:
         """Have the cluster forget what the flow run has in common."""
-        try:
-            self.news.close()
-            self.store.clear()
-        except Exception as error:  # the cluster may be gone, and all of it with it
-            logger.debug("The scheduler could not be told that the flow run is over: %s", error)
+        for close in (self.news.close, self.store.clear):
+            try:
+                close()
+            except Exception as error:  # the cluster may be gone, and all of it with it
+                logger.debug("The scheduler could not be told that the flow run is over: %s", error)
 
     # Packing
 
@@ -248,6 +249,8 @@ def wait_for_others(*values: Any) -> None:
     """Wait for the futures of other task runners, of which a task is given the states that they came to."""
 
     def visit(value: Any) -> Any:
+        if isinstance(value, quote):  # what is in it is nobody's to look at
+            raise StopVisiting
         if isinstance(value, PrefectWrappedFuture) and not isinstance(value, PrefectDaskFuture):
             value.wait()
         return value

@@ -15,7 +15,7 @@ import pickle
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from inspect import iscoroutine
 from typing import Any
 
@@ -38,6 +38,8 @@ from prefect_coiled.task_runner.remote_result import RemoteRecord
 
 # Where the outermost transaction has the lock of who undoes it.
 _UNDOING = "_prefect_coiled_undoing"
+# Whether this is code of who undoes: what that submits is part of no transaction, and may fail by itself.
+_undoes: ContextVar[bool] = ContextVar("prefect_coiled_undoes", default=False)
 
 
 class _StandIn(Transaction):
@@ -69,7 +71,8 @@ def stand_for(told: dict[str, Any]) -> Transaction:
 
 def part_of(parent: Transaction) -> bytes:
     """On a worker: what a task's transaction came to, for the client."""
-    child = parent.children[-1] if parent.children else None
+    children = [one for one in parent.children if not isinstance(one, _Gate)]
+    child = children[-1] if children else None
     if child is None:
         return pickle.dumps(None)
     persisted = child.key if child.write_on_commit and child.is_staged() else None
@@ -129,7 +132,7 @@ class Part(Transaction):
     def begin_one(cls, future: Any) -> Part | None:
         """A child of the transaction that is open here; None if there is none."""
         around: list[Any] = []
-        outer = get_transaction()
+        outer = None if _undoes.get() else get_transaction()
         while outer is not None:
             around.append(outer)
             outer = outer.get_parent()
@@ -172,19 +175,30 @@ class Part(Transaction):
                 handled.set()
 
     def _undo_all(self) -> None:
-        with self.__dict__["undoing"]:
-            # From the innermost on, as Prefect does when that is left: it may be left by now.
-            for each in self.__dict__["around"]:
-                undone = each.rollback()
-                if iscoroutine(undone):  # of `async with atransaction()`
-                    asyncio.run(undone)
+        token = _undoes.set(True)
+        try:
+            with self.__dict__["undoing"]:
+                # From the innermost on, as Prefect does when that is left: it may be left by now.
+                for each in self.__dict__["around"]:
+                    undone = each.rollback()
+                    if iscoroutine(undone):  # of `async with atransaction()`
+                        asyncio.run(undone)
+        finally:
+            _undoes.reset(token)
+
+    def leave(self) -> None:
+        """Be part of the transaction no more: the task was never sent, and who submits it is told why."""
+        self.__dict__["handled"].set()
+        siblings: list[Any] = self.__dict__["around"][0].children
+        siblings[:] = [one for one in siblings if one is not self]
+        self.__dict__["future"].part = None
 
     def wait(self) -> None:
         """Wait until the end of the task, which has ended, was seen to."""
         handled: threading.Event = self.__dict__["handled"]
         if not handled.is_set():
             # Dask's client tells nothing any more where it has lost its scheduler.
-            call_apart(self._ended, self.__dict__["future"])
+            call_apart(self.__dict__["future"], self._ended)
             handled.wait()
 
     @property
@@ -213,6 +227,9 @@ class Part(Transaction):
     def _take_ending(self, ending: Any, task: Any) -> None:
         told = pickle.loads(ending.transaction) if ending is not None and ending.transaction else None
         if told is None:
+            # It was given up before its own transaction came to an end: by its time limit, for instance.
+            if ending is not None and ending.kind in (StateType.FAILED.value, StateType.CRASHED.value):
+                self.state = TransactionState.ROLLED_BACK
             return
         state, self.key, values, lock = told
         stored_values(self).update(cloudpickle.loads(values))
