@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from prefect_coiled.install import DISTRIBUTION
 from prefect_coiled.node import agent, keeping
 from prefect_coiled.node.silence import patience
+from prefect_coiled.node.timers import CLIENT_GRACE_S
 from prefect_coiled.options.keywords import KEYWORDS, PREFIX
 from prefect_coiled.plan.node_config import NodeConfig
 from prefect_coiled.plan.quotas import OF_CODES, Quota, of_machines
@@ -68,6 +69,11 @@ def timers() -> list[tuple[str, str, str]]:
         ("a machine that does not come so far as to run Dask", words(node["boot_timeout"].default), ""),
         ("a cluster without tasks", words(keyword("idle_timeout")), "`idle_timeout`"),
         ("a cluster without a client", words(keyword("no_client_timeout")), "`no_client_timeout`"),
+        (
+            "a cluster that no client ever came to",
+            words(CLIENT_GRACE_S + keyword("no_client_timeout")),
+            "`no_client_timeout`, from 10 minutes after its scheduler's start on",
+        ),
         (
             "a cluster whose client says nothing, not even that it ends: twice that, from its last word",
             words(patience(keyword("no_client_timeout"))),

@@ -45,7 +45,7 @@ from prefect_coiled.errors import (
     sentences,
 )
 from prefect_coiled.events import Event, Watch, tell
-from prefect_coiled.internals.botocore import came_of_credentials
+from prefect_coiled.internals.botocore import came_of_credentials, check_tries, checked
 from prefect_coiled.plan.actions import ACTIONS, PERMISSIONS_ALONE, changes, mode_of
 from prefect_coiled.plan.aws_codes import BY_CLASS, CODES, DO_WITHOUT, SPOT_ROLE_MISSING
 from prefect_coiled.plan.aws_errors import aws_error
@@ -267,7 +267,9 @@ class Aws:
         client, method = self._prepare(action, what)
         watch = Watch()
         try:
-            reply: dict[str, Any] = getattr(client, method)(**parameters)
+            # botocore tries again by itself: what has held for the first try may be over by then.
+            with checked(self.fence if changes(action) else None):
+                reply: dict[str, Any] = getattr(client, method)(**parameters)
             _check_author(action, reply)
         except Exception as error:
             if not _is_failure(error):
@@ -353,6 +355,7 @@ class Aws:
                     )
                 except (BotoCoreError, InvalidArnException) as error:
                     raise CredentialsError(f"opening a session with {service}", str(error)) from error
+                check_tries(clients[key])
             return clients[key]
 
     def _region_of(self, service: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from prefect_coiled.aws import leases, parameters
 from prefect_coiled.aws.door import Aws
-from prefect_coiled.errors import AccessDeniedError
+from prefect_coiled.errors import AccessDeniedError, ProvisionError
 from prefect_coiled.plan.cluster import uid_of
 from prefect_coiled.plan.kinds import Item, Kind, Scope
 
@@ -32,21 +32,38 @@ def _find(aws: Aws, scope: Scope) -> Iterator[Item]:
 
 def _delete(aws: Aws, items: list[Item]) -> None:
     for item in items:
-        name, lease = str(item["Name"]), parameters.removal_of(aws.account, item["Cluster"])
-        while True:
-            try:
-                held = leases.take(aws, lease)
-            except AccessDeniedError:
-                # Whoever may remove, but write nothing, removes: what is left would cost, or bar the name.
-                held = None
-            found = parameters.read_parameter(aws, name)
-            if held is None or held():
-                break
-        if found is not None and uid_of(found) == item["Uid"]:
-            # At once: a lease that is left alone would be one more thing to remove.
-            parameters.delete_parameters(aws, [name, lease])
-        elif held is not None:
-            parameters.delete_parameters(aws, [lease])
+        while not _deleted(aws, item):
+            pass
+
+
+def _deleted(aws: Aws, item: Item) -> bool:
+    """Delete one, by a lease; says whether that is done, and the lease was not lost on the way."""
+    name, lease = str(item["Name"]), parameters.removal_of(aws.account, item["Cluster"])
+    try:
+        check = leases.take(aws, lease)
+    except AccessDeniedError:
+        # Whoever may remove, but write nothing, removes: what is left would cost, or bar the name.
+        check = None
+    found = parameters.read_parameter(aws, name)
+    if found is not None and uid_of(found) == item["Uid"]:
+        going = [name, lease]  # at once: a lease that is left alone would be one more thing to remove
+    else:
+        going = [lease] if check is not None else []
+    door = aws.beside(aws.region, aws.stop)
+
+    def fence() -> None:
+        for one in (aws.fence, check):
+            if one is not None:
+                one()
+
+    door.fence = fence
+    if aws.fence is not None:
+        aws.fence()
+    try:
+        parameters.delete_parameters(door, going)
+    except ProvisionError:
+        return False
+    return True
 
 
 def give_back(aws: Aws, cluster: str, uid: str) -> None:

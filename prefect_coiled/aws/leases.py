@@ -75,11 +75,7 @@ class Held:
             ProvisionError: If it is not.
         """
         if self.lost:
-            raise ProvisionError(
-                f"holding the lease ({self._name})",
-                f"it was not renewed within {GOOD_FOR * _SURE:.0f} s, so that somebody else may have it",
-                "Nothing more is changed. Run it again: it goes on where it stopped.",
-            )
+            raise _lost(self._name)
 
     def _keep(self) -> None:
         while not self._over.wait(GOOD_FOR * _RENEWED):
@@ -97,13 +93,14 @@ class Held:
         """Let others have it. One that is lost is left to whoever has it."""
         self._over.set()
         self._thread.join()
+        self._aws.fence = self.check
         # What cannot be given back is nobody's in a minute.
-        with suppress(AwsError):
+        with suppress(AwsError, ProvisionError):
             persistently(self._aws, f"giving the lease back ({self._name})", self._delete)
 
     def _delete(self) -> None:
-        if not self.lost:  # each try: it may have become somebody else's since the one before
-            delete_parameters(self._aws, [self._name])
+        self.check()  # each try: it may have become somebody else's since the one before
+        delete_parameters(self._aws, [self._name])
 
 
 @contextmanager
@@ -126,16 +123,29 @@ def lease(aws: Aws, name: str) -> Iterator[Held]:
         held.give_back()
 
 
-def take(aws: Aws, name: str) -> Callable[[], bool]:
+def take(aws: Aws, name: str) -> Callable[[], None]:
     """Take the lease of that name for a few calls, the last of which deletes it; wait as `lease` does.
 
     Nobody renews it: no thread is started, which a process that ends could not do.
 
     Returns:
-        Says whether it is still held.
+        Raises a `ProvisionError` once it is not sure to be held any more.
     """
     _, begun = _taken(aws, name)
-    return lambda: _now() - begun < GOOD_FOR * _SURE
+
+    def check() -> None:
+        if _now() - begun >= GOOD_FOR * _SURE:
+            raise _lost(name)
+
+    return check
+
+
+def _lost(name: str) -> ProvisionError:
+    return ProvisionError(
+        f"holding the lease ({name})",
+        f"it was not renewed within {GOOD_FOR * _SURE:.0f} s, so that somebody else may have it",
+        "Nothing more is changed. Run it again: it goes on where it stopped.",
+    )
 
 
 def _taken(aws: Aws, name: str) -> tuple[str, float]:

@@ -163,7 +163,8 @@ def role_attach(
 
     done = attach_policy(at.aws, arn)
     bound = at.loaded.permissions_boundary
-    text = f"{'Attached' if done else 'Was attached'} to role {at.loaded.slug}: {arn}"
+    what = "Attached" if done else "Was attached"
+    text = f"{what} to role {at.loaded.slug}{where(at.loaded).rstrip('.')}: {arn}"
     if bound:
         text += f"\nIt holds as far as the permissions boundary allows: {bound}"
     row = {"role": at.loaded.slug, "policy": arn, "attached": True, "changed": done}
@@ -178,7 +179,8 @@ def role_detach(
     from prefect_coiled.aws.iam_role import detach_policy
 
     done = detach_policy(at.aws, arn)
-    text = f"{'Detached from' if done else 'Was not attached to'} role {at.loaded.slug}: {arn}"
+    what = "Detached from" if done else "Was not attached to"
+    text = f"{what} role {at.loaded.slug}{where(at.loaded).rstrip('.')}: {arn}"
     row = {"role": at.loaded.slug, "policy": arn, "attached": False, "changed": done}
     sentence_or_json(text, row, as_json)
 

@@ -16,6 +16,7 @@ import typer
 from prefect_coiled.cli import interrupted, names, silence
 from prefect_coiled.cli.common import tell_error, where
 from prefect_coiled.cli.examples import EXAMPLES
+from prefect_coiled.cli.unknown import Group
 from prefect_coiled.errors import PrefectCoiledError
 
 if TYPE_CHECKING:
@@ -25,10 +26,15 @@ if TYPE_CHECKING:
 
 # Local variables, which may be secrets, must not be in a traceback.
 app = typer.Typer(
-    name="prefect-coiled", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+    name="prefect-coiled",
+    cls=Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
 _GROUPS = {
-    name: (typer.Typer(no_args_is_help=True, rich_markup_mode=None), about)
+    name: (typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None), about)
     for name, about in {
         "sandbox": "The local stand-in for AWS.",
         "account": "The accounts that Prefect knows.",

@@ -68,7 +68,12 @@ def setup_iam(
         if value is not None:
             named.append((principal, value))  # type: ignore[arg-type]
     if len(named) != 1:
-        raise OptionsError("setup iam", "needs one of --user, --group and --role.")
+        raise OptionsError(
+            "setup iam",
+            "needs one of --user, --group and --role.",
+            f"For example `prefect-coiled setup iam --account {account} --user dask --aws-account-id NUMBER` "
+            "prints what to do; with `--apply` it does that.",
+        )
     if not apply and (profile or key or yes):
         raise OptionsError("setup iam", "takes --profile, --key and --yes with --apply alone.")
     if service and boundary is False:

@@ -42,6 +42,8 @@ from prefect_coiled.tasks.steps import Session, use_session
 
 # Seconds from a name's being claimed until its scheduler is there, and to wait for machines that are going.
 _SOMEBODY_STARTS, _SHORTLY = 180.0, 30.0
+# Seconds of waiting for a slot after which what was known of the account's budget is old.
+_A_WHILE = 30.0
 
 
 def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | None = None) -> Launched:
@@ -88,9 +90,13 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
         flow=_flow(),
         prices=prices,
     )
-    if account.monthly_budget is not None:
-        what = f"launching cluster {spec.name!r}"
-        hold_to_budget(aws, account.monthly_budget, what, request.usd_per_hour(account, prices))
+
+    def hold() -> None:
+        if account.monthly_budget is not None:
+            what = f"launching cluster {spec.name!r}"
+            hold_to_budget(aws, account.monthly_budget, what, request.usd_per_hour(account, prices))
+
+    hold()
     check_sizes(spec, prices)  # what does not fit is said before anything is made
     token = request.merged(account).options.registry.access_token
     story = Story(spec, sandbox=account.is_sandbox)
@@ -122,6 +128,8 @@ def launch(request: Request, stop: threading.Event, modules: dict[str, bytes] | 
             ensure_api()
         with use_session(session), api_failures(f"launching cluster {spec.name!r}"):
             slot = take_slot(account.slug, lambda: _running(aws), stop=stop)
+            if slot is not None and slot.waited > _A_WHILE:
+                hold()  # those that it waited for have spent since
             record = create_cluster(spec)
     except BaseException as error:
         if session.launched:  # the flow's end could not be recorded: the Prefect API may be down by now

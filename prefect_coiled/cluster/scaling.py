@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Iterable, Mapping
@@ -30,6 +31,9 @@ from prefect_coiled.plan.node_config import LEAVING_TOPIC, machine_of
 from prefect_coiled.records import InstanceRecord
 
 logger = logging.getLogger(__name__)
+
+# Seconds to wait for another client's launch to be done, and between two questions.
+_OTHERS, _AGAIN = 180.0, 0.5
 
 
 class ScalingCluster(ClusterBase):
@@ -269,7 +273,7 @@ class ScalingCluster(ClusterBase):
             if asked:
                 self._arrivals.anew()
             name = uuid.uuid4().hex
-            before = await self.tell_keeper(hold=name, **asked)
+            before = await self._hold(name, asked)
             told: dict[str, Any] = {}
             try:
                 try:
@@ -285,6 +289,16 @@ class ScalingCluster(ClusterBase):
                     await self._shrink(n, -more, coming)
             finally:
                 await self.tell_keeper(release=name, **told)
+
+    async def _hold(self, name: str, asked: dict[str, int]) -> Mapping[str, Any]:
+        """See that nobody else launches or retires workers beside this; wait for who does, with a bound."""
+        end = time.monotonic() + _OTHERS
+        reply = await self.tell_keeper(hold=name, **asked)
+        while reply.get("busy") and time.monotonic() < end and not self._leaving:
+            await asyncio.sleep(_AGAIN)
+            reply = await self.tell_keeper(hold=name, **asked)
+        # Too many are let go by the scheduler, should the other be at it still.
+        return await self.tell_keeper(**asked) if reply.get("busy") else reply
 
     async def _lacking(self, n: int, unlisted: Iterable[str]) -> tuple[int, list[str]]:
         """How many workers are to be launched, or less than 0 to go; and which are on their way unseen.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -16,6 +19,30 @@ from botocore.httpsession import URLLib3Session
 
 if TYPE_CHECKING:
     import boto3  # a machine does without: it would cost as much again, at every boot
+
+
+# What is asked before each try of the calls that are made in this context.
+_CHECK: ContextVar[Callable[[], None] | None] = ContextVar("prefect_coiled_check_of_tries", default=None)
+
+
+def check_tries(client: Any) -> None:
+    """Let a client ask, before each try of a call, what `checked` says; the tries are botocore's own."""
+    client.meta.events.register("request-created", _check)
+
+
+def _check(**_: Any) -> None:
+    if (check := _CHECK.get()) is not None:
+        check()
+
+
+@contextmanager
+def checked(check: Callable[[], None] | None) -> Iterator[None]:
+    """Ask this before each try of the calls made within; what it raises ends the call."""
+    token = _CHECK.set(check)
+    try:
+        yield
+    finally:
+        _CHECK.reset(token)
 
 
 def botocore_session(session: boto3.Session) -> Any:

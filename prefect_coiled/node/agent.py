@@ -12,6 +12,7 @@ Whatever goes wrong on the way ends in the same last line and the same power-off
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import shutil
@@ -162,6 +163,8 @@ class Agent:
                 left = max(0.0, limits[next_limit] - time.monotonic()) if next_limit else None
                 kind, value = self._events.get(timeout=left)
             except queue.Empty:
+                if next_limit == "ended":  # in order, but for a thread that hangs and is killed now
+                    return asked or told, 0
                 limits = {}
                 if next_limit in ("kill", "hung"):
                     asked = asked or next_limit
@@ -192,6 +195,7 @@ class Agent:
                 limits["hung"] = time.monotonic() + self._settings.get("hang_s", HANG_S)
             elif kind == "status" and value.startswith("ended "):
                 told = value.removeprefix("ended ")
+                limits = {"ended": min(time.monotonic() + STOP_S, limits.get("kill", math.inf))}
 
     def _end(self, reason: str, code: int) -> int:
         self._stop_watching.set()

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from prefect_coiled.node.lines import tell_lines
+
 
 class DaskChild:
     """Starts the Dask process, with its output on one pipe, so that the last words of a crash count too.
@@ -39,7 +41,7 @@ class DaskChild:
             env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
         )
         os.close(write_status)
-        self._output = threading.Thread(target=self._read_output, args=(on_line,), daemon=True)
+        self._output = threading.Thread(target=tell_lines, args=(self._process, on_line), daemon=True)
         self._status = threading.Thread(target=self._read_status, args=(read_status, on_status), daemon=True)
         self._output.start()
         self._status.start()
@@ -73,11 +75,6 @@ class DaskChild:
         with contextlib.suppress(BrokenPipeError):  # it has ended, which is told by its return code
             stdin.write(line.encode() + b"\n")
             stdin.flush()
-
-    def _read_output(self, on_line: Callable[[str], None]) -> None:
-        assert self._process.stdout is not None
-        for raw in iter(self._process.stdout.readline, b""):
-            on_line(raw.decode("utf-8", "replace").rstrip("\r\n"))
 
     @staticmethod
     def _read_status(fd: int, on_status: Callable[[str], None]) -> None:

@@ -52,8 +52,12 @@ def main() -> None:
         except OSError:
             logger.info("agent is gone: %s", text)
 
-    reason = asyncio_run(_run(order, tell), loop_factory=get_loop_factory())
-    tell(f"ended {reason}")
+    async def live() -> None:
+        # Told before the loop closes, which waits for its threads: one may hang in a call of AWS's. The agent
+        # waits no longer than a while from here on.
+        tell(f"ended {await _run(order, tell)}")
+
+    asyncio_run(live(), loop_factory=get_loop_factory())
 
 
 def settle(order: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prefect_coiled.errors import NodeError
+from prefect_coiled.node.lines import tell_lines
 
 _WHAT = "running host_setup_script"
 _LOOK_S = 0.2
@@ -48,7 +49,7 @@ def run_host_setup(
             start_new_session=True,
             env={**os.environ, **environ},
         )
-        reader = threading.Thread(target=_read, args=(process, on_line), daemon=True)
+        reader = threading.Thread(target=tell_lines, args=(process, on_line), daemon=True)
         reader.start()
         try:
             status = _wait(process, is_over, seconds)
@@ -63,12 +64,6 @@ def run_host_setup(
         path.unlink()
     if status:
         raise NodeError(_WHAT, f"it ended with status {status}", "Its lines are above.")
-
-
-def _read(process: subprocess.Popen[bytes], on_line: Callable[[str], None]) -> None:
-    assert process.stdout is not None
-    for raw in iter(process.stdout.readline, b""):
-        on_line(raw.decode("utf-8", "replace").rstrip("\r\n"))
 
 
 def _wait(process: subprocess.Popen[bytes], is_over: Callable[[], bool], seconds: float) -> int | None:

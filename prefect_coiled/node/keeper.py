@@ -22,6 +22,7 @@ from prefect_coiled.errors import AccessDeniedError, AwsError, UnavailableError
 from prefect_coiled.node.adapting import Adapting
 from prefect_coiled.node.keeping import NOT_LISTED_YET_S, Keeping
 from prefect_coiled.plan import tags
+from prefect_coiled.plan.aws_codes import SLOW_DOWN
 from prefect_coiled.plan.aws_errors import aws_error
 from prefect_coiled.plan.launching import LARGEST_CALL, fewer_may_fit, halves, type_denied
 from prefect_coiled.plan.node_config import NodeConfig
@@ -36,7 +37,8 @@ _BOOT_MARGIN_S = 60.0
 _LAST_CALL_S = 5.0
 _DENIED = (
     "The machines' role, or its permissions boundary, is of an earlier version: set the account up again "
-    "(`prefect-coiled setup aws`); an administrator renews the boundary (`prefect-coiled setup iam`)."
+    "(`prefect-coiled setup region --account NAME`); an administrator renews the boundary "
+    "(`prefect-coiled setup iam --account NAME --user NAME --apply`)."
 )
 
 
@@ -48,6 +50,7 @@ class Dask(NamedTuple):
         clusters: How many `Cluster` objects are connected.
         target: How many workers Dask wants for the work that there is, to be done in so many seconds.
         retire: Retires workers that are not needed, until so many are left.
+        let_go: Retires up to so many of these machines whose workers have nothing to do. Returns which.
         say: Tells the `Cluster` objects: a text, ids of machines, whether it is a warning.
     """
 
@@ -55,6 +58,7 @@ class Dask(NamedTuple):
     clusters: Callable[[], int]
     target: Callable[[float | None], int]
     retire: Callable[[int], Awaitable[None]]
+    let_go: Callable[[set[str], int], Awaitable[list[str]]]
     say: Callable[[str, list[str], bool], None]
 
 
@@ -110,7 +114,9 @@ class Keeper:
                 keeping.alone(time.monotonic())
             if self._adapting is not None and not await self._adapt(self._adapting):
                 return
-            if self._denied or not keeping.look_due(time.monotonic()):
+            now = time.monotonic()
+            over = self._adapting is None and keeping.excess_due(now)
+            if self._denied or not (over or keeping.look_due(now)):
                 return
             try:
                 states = await asyncio.to_thread(self._look)
@@ -127,11 +133,20 @@ class Keeper:
             now = time.monotonic()
             keeping.workers(now, self._scheduler.workers())
             keeping.machines(now, states)
+            if over:
+                await self._let_go(*keeping.excess(now))
+                return
             count = keeping.lacking(now)
             if count and keeping.may_try(now):
                 await self._launch(count)
             if keeping.spent:
                 self._say_spent()
+
+    async def _let_go(self, machines: set[str], count: int) -> None:
+        """Retire those that are too many; who is at work is let go once it has done it."""
+        gone = await self._scheduler.let_go(machines, count) if count else []
+        if gone:
+            self._tell(f"retired {_machines(len(gone))}: more had come than are wanted", gone)
 
     async def stop(self) -> None:
         """Launch nothing any more; a call that is on its way is waited for a moment."""
@@ -164,13 +179,16 @@ class Keeper:
             adapt: Between which limits that number follows the work; see `Adapting`.
 
         Returns:
-            How many were "wanted" before, and what is "unlisted" of what was launched.
+            How many were "wanted" before, and what is "unlisted" of what was launched. Or that it is "busy":
+            nothing of it is done, for another client launches or retires workers now.
         """
         if stop:
             await self.stop()
             return {}
         async with self._lock:  # a launch that is on its way is in AWS's list when the client looks
             keeping, now = self.keeping, time.monotonic()
+            if hold and not keeping.hold(now, hold):
+                return {"busy": True}
             before = keeping.wanted
             self._denied = False  # the role may be another one by now
             self._refused.clear()
@@ -180,8 +198,6 @@ class Keeper:
                 self._adapting = Adapting(**adapt, asked_at=now)
             elif wanted is not None:
                 self._adapting = None
-            if hold:
-                keeping.hold(now, hold)
             keeping.told(now, wanted, launched)
             if release:
                 keeping.release(release)
@@ -286,8 +302,11 @@ class Keeper:
         """Make one call. One of which it is not known whether it made any is sent again, with its token."""
         try:
             got = await asyncio.to_thread(self._run, name, size)
-        except UnavailableError:
-            self._unsure = self._unsure or (name, size, time.monotonic())
+        except UnavailableError as error:
+            if error.code not in SLOW_DOWN:
+                self._unsure = (name, size, time.monotonic())
+            elif self._unsure is None:  # AWS says that it did nothing
+                self._settled()
             raise
         except AwsError:
             self._settled()
@@ -304,10 +323,9 @@ class Keeper:
         if self._unsure is None:
             return self._permitted()
         name, size, since = self._unsure
-        if size <= count:
-            return [name]
         if time.monotonic() - since < NOT_LISTED_YET_S:
-            return []
+            return [name] if size <= count else []
+        # By now it is in AWS's list, if it made any; sent again, it would give machines that may have ended.
         self._settled()
         return self._permitted()
 

@@ -72,6 +72,7 @@ class Keeping:
     _own: dict[str, _Launched] = field(default_factory=dict)
     _launches: int = 0
     _full_since: float | None = None
+    _over_since: float | None = None
     _lacks_since: float | None = None
     _look_at: float = 0.0
     _try_at: float = 0.0
@@ -84,9 +85,15 @@ class Keeping:
         self.tries, self._try_at, self._look_at = 0, now, now
         self._fresh.update(dict.fromkeys(launched, now))
 
-    def hold(self, now: float, who: str) -> None:
-        """A client is about to launch or to retire workers itself."""
+    def hold(self, now: float, who: str) -> bool:
+        """A client is about to launch or to retire workers itself. Returns whether it may: one at a time."""
+        if self._holds(now, but=who):
+            return False
         self._held[who] = now
+        return True
+
+    def _holds(self, now: float, but: str = "") -> bool:
+        return any(one != but and now - since < HOLD_S for one, since in self._held.items())
 
     def release(self, who: str) -> None:
         """It is done."""
@@ -129,6 +136,11 @@ class Keeping:
             soon = now + self.pace * FIRST_LOOK_S
             self._look_at = min(self._look_at, soon) if self._look_at > now else soon
 
+    def going(self, machines: Iterable[str]) -> None:
+        """A client ends these; what it launched a moment ago is not on its way any more."""
+        for machine in machines:
+            self._fresh.pop(machine, None)
+
     def announced(self, now: float, machines: Iterable[str]) -> None:
         """AWS has said that it takes these back."""
         self.leaving.update(machines)
@@ -137,9 +149,22 @@ class Keeping:
     def look_due(self, now: float) -> bool:
         """Whether AWS should be asked for its list."""
         begun = self._begun or now - self.started >= START_S
-        held = any(now - since < HOLD_S for since in self._held.values())
         lacks = len(self._there - self.leaving) < self.wanted
-        return begun and not held and lacks and not self.spent and now >= self._look_at
+        return begun and not self._holds(now) and lacks and not self.spent and now >= self._look_at
+
+    def excess_due(self, now: float) -> bool:
+        """Whether there have been more workers than wanted for a while, with nobody at work on that.
+
+        A worker that stayed away for so long that it was replaced may come back.
+        """
+        over = self._begun and len(self._there - self.leaving) > self.wanted and not self._holds(now)
+        self._over_since = (now if self._over_since is None else self._over_since) if over else None
+        return self._over_since is not None and now - self._over_since >= STABLE_S and now >= self._look_at
+
+    def excess(self, now: float) -> tuple[set[str], int]:
+        """Of which machines how many may go, by the list that AWS gave last."""
+        stay = {machine for machine in self._there - self.leaving if self._states.get(machine) in _ALIVE}
+        return stay, max(len(stay) - self.wanted, 0)
 
     def unanswered(self, now: float) -> None:
         """AWS did not give its list."""
@@ -198,9 +223,9 @@ class Keeping:
         return machine in self._listed and now - self._listed[machine] >= self.boot_s
 
     def unlisted(self, now: float) -> list[str]:
-        """Machines that were launched here a moment ago, and that AWS did not list yet."""
+        """Machines that were launched a moment ago, by whom ever, and that AWS did not list yet."""
         fresh = (m for m, since in self._fresh.items() if now - since < NOT_LISTED_YET_S)
-        return sorted(m for m in fresh if m in self._own and m not in self._there)
+        return sorted(m for m in fresh if m not in self._there and m not in self._gone)
 
     def may_try(self, now: float) -> bool:
         """Whether a launch may be tried now."""

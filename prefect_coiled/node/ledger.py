@@ -87,12 +87,15 @@ class Ledger:
 
     async def _finish(self) -> None:
         try:
-            async with self._lock:
-                await asyncio.wait_for(self._write(0.0), _LAST_LOOK_S)
+            await asyncio.wait_for(self._last_look(), _LAST_LOOK_S)
         except asyncio.TimeoutError:
             logger.info("what the cluster cost at last is not written: AWS did not say what runs")
         if self._written:
             await asyncio.to_thread(self._shipper.close, _LAST_WORD_S)
+
+    async def _last_look(self) -> None:
+        async with self._lock:  # a look that is on its way may hang in its call
+            await self._write(0.0)
 
     async def _write(self, good_for: float) -> bool:
         try:

@@ -236,6 +236,8 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         """Log it, and note which machines are about to go."""
         if topic in (LEAVING_TOPIC, SPOT_TOPIC):
             self._meant_to_go.update(map(str, msg))
+        if topic == LEAVING_TOPIC and self.keeper is not None:
+            self.keeper.keeping.going(map(str, msg))
         if topic == SPOT_TOPIC and self.keeper is not None:
             self.keeper.keeping.announced(time.monotonic(), map(str, msg))
         super().log_event(topic, msg)
@@ -287,6 +289,17 @@ class NodeScheduler(Scheduler):  # type: ignore[misc]
         chosen = self.workers_to_close(target=count)
         self._meant_to_go |= _machines_of(str(self.workers[one].name) for one in chosen)
         await super().retire_workers(workers=chosen, close_workers=True, remove=True)
+
+    async def let_go(self, machines: set[str], count: int) -> list[str]:
+        """Retire up to so many of these machines: of those whose workers have nothing to do."""
+        busy = _machines_of(
+            str(state.name) for state in self.workers.values() if state.processing or state.actors
+        )
+        chosen = sorted((machines & self.machines()) - busy - {self._own})[:count]
+        self._meant_to_go.update(chosen)
+        if names := self._workers_of(chosen):
+            await super().retire_workers(names=names, close_workers=True, remove=True)
+        return [machine for machine in chosen if machine not in self.machines()]
 
     def clusters(self) -> int:
         """How many `Cluster` objects are connected."""

@@ -96,7 +96,7 @@ class SchedulerRole:
                 config,
                 machine=order["instance_id"],
                 client=lambda: aws.own_client("ec2", config.region, endpoint),
-                scheduler=Dask(of.machines, of.clusters, of.target, of.shrink, of.say_kept),
+                scheduler=Dask(of.machines, of.clusters, of.target, of.shrink, of.let_go, of.say_kept),
                 patience=max(lost, _PATIENCE_S),
                 pace=order.get("keeper_pace", 1.0),
             )
@@ -123,11 +123,11 @@ class SchedulerRole:
             try:
                 await workers.start()
                 await workers.finished()
-            except asyncio.CancelledError:
-                await workers.close("closed")
-                raise
             except Exception as error:  # whatever keeps them from it, the scheduler goes on
                 logger.warning("the workers beside the scheduler failed: %s", error)
+            finally:
+                # What lived on would keep the names that the next ones need, and nobody would end it.
+                await workers.close("closed")
             if self._scheduler.closed_because:
                 return
             logger.warning("the workers beside the scheduler ended: %s", workers.reason)

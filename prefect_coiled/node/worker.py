@@ -96,7 +96,13 @@ class WorkerRole:
             self._nannies = self._cuda_nannies(name)
         else:
             self._nannies = [self._nanny(name if count == 1 else f"{name}-{i}") for i in range(count)]
-        await asyncio.gather(*self._nannies)
+        # Each is waited for, also if another fails: one that is on its way cannot be closed for certain.
+        # Where this is cancelled they go on: a start that is cancelled leaves its worker process behind.
+        starts = asyncio.gather(*self._nannies, return_exceptions=True)
+        failed = [one for one in await asyncio.shield(starts) if isinstance(one, BaseException)]
+        if failed:
+            await self.close("start-failed")
+            raise failed[0]
 
     def _uses_cuda(self) -> bool:
         said = self._config.worker_class
@@ -135,10 +141,15 @@ class WorkerRole:
         await ends
 
     async def close(self, reason: str) -> None:
-        """Close all of them, their workers too."""
+        """Close all of them, their workers too; one that cannot be closed keeps no other from it."""
         if self._counter is not None:
             self._counter.close()
-        await asyncio.gather(*(nanny.close(timeout=10, reason=reason) for nanny in self._nannies))
+        # One that failed to start was closed by that.
+        left = [nanny for nanny in self._nannies if nanny.status != Status.failed]
+        closes = (nanny.close(timeout=10, reason=reason) for nanny in left)
+        for error in await asyncio.gather(*closes, return_exceptions=True):
+            if isinstance(error, BaseException):
+                logger.warning("a worker of this machine could not be closed: %r", error)
 
     async def drain(self, limit_s: float) -> None:
         """Move results to other workers and let running tasks end, then leave the cluster."""

@@ -141,8 +141,8 @@ def check_region(prices: Prices, region: str, what: str) -> None:
             what,
             f"the prices of {region} are not known, so nothing can be held to it: "
             f"{prices.why or 'AWS was not asked'}",
-            "Where it is denied, renew the policies: `prefect-coiled setup iam --apply`. Or leave it out and "
-            "use cluster_timeout.",
+            "Where it is denied, renew the policies: `prefect-coiled setup iam ... --apply`. Or leave it "
+            "out and use cluster_timeout.",
         )
 
 

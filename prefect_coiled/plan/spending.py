@@ -21,6 +21,8 @@ STREAMS = "i-costs/"
 EARLY_S, LATER_S = (15.0, 60.0, 120.0), 300.0
 # Seconds by which the clock of a machine may be ahead.
 _AHEAD_S = 600.0
+# Seconds by which a record may be late at least: it is sent with others, and found a while after that.
+_LATE_S = 60.0
 # No cluster costs so many US dollars an hour: whoever says so did not count.
 _MOST_USD_AN_HOUR = 1e6
 
@@ -139,8 +141,9 @@ class Course(NamedTuple):
         return before[1], before[2]
 
     def runs(self, now: datetime) -> bool:
-        """Whether, for all that it said, it still runs."""
-        return self.last.good_for > 0 and self.points[-1][0] >= now
+        """Whether, for all that it said, it still runs: its next record may be late, or one may be lost."""
+        late = timedelta(seconds=self.last.good_for + max(self.last.good_for, _LATE_S))
+        return self.last.good_for > 0 and self.last.at + late >= now
 
 
 def course_of(records: Iterable[CostRecord], now: datetime) -> Course:

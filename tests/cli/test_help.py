@@ -119,3 +119,28 @@ sys.exit("it imports prefect" if "prefect" in sys.modules else 0)
 )
 def test_bad_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
     assert run(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["destroy", "my-team"], "There is `prefect-coiled account destroy`."),
+        (["start"], "There is `prefect-coiled sandbox start`."),
+        (["setup", "my-team"], "There is `prefect-coiled setup aws --account my-team`."),
+        (["setup", "check"], "There is `prefect-coiled check`."),
+        (["version"], "There is `prefect-coiled --version`."),
+        (["lss"], "Did you mean 'ls'?"),
+        (["policies", "ongoin"], "'name': 'ongoin' is not one of"),
+        (["role"], "attach-policy"),
+    ],
+)
+def test_a_word_that_is_no_command_leads_to_the_one_that_was_meant(words: list[str], said: str) -> None:
+    ended = run(*words)
+    assert ended.exit_code == 2
+    assert said in ended.output
+
+
+@pytest.mark.parametrize("words", [[], ["ls"], ["account"], ["account", "list"]])
+def test_the_short_word_for_help_is_taken_everywhere(words: list[str]) -> None:
+    short, long = (run(*words, option) for option in ("-h", "--help"))
+    assert (short.exit_code, short.output) == (0, long.output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from prefect_coiled import Cluster, CoiledTaskRunner, Ec2DaskAccount
 from prefect_coiled.aws.cost_records import find_records
 from prefect_coiled.blocks import load_account
 from prefect_coiled.cli import app
+from prefect_coiled.cluster import launch
 from prefect_coiled.errors import OptionsError
 from prefect_coiled.plan.actions import changes
 from prefect_coiled.plan.spending import CostRecord
@@ -153,3 +155,22 @@ def test_a_launch_beyond_the_budget_is_refused_with_the_numbers(
     assert "monthly_budget" in explained.output
     with pytest.raises(OptionsError, match=r"price of x1e\.32xlarge"):
         Cluster(**small, worker_vm_types=["x1e.32xlarge"])
+
+
+def test_the_budget_is_looked_at_again_by_who_has_waited_for_a_slot(
+    budget: Callable[[float], str], monkeypatch: pytest.MonkeyPatch, live: Any
+) -> None:
+    slug, given_back, looked = budget(50.0), list[str](), list[float]()
+
+    def hold(aws: Any, usd: float, what: str, usd_per_hour: float) -> None:
+        looked.append(usd)
+        if len(looked) > 1:
+            raise OptionsError(what, "is over the budget by now.")
+
+    slot = SimpleNamespace(waited=3600.0, release=lambda: given_back.append("slot"))
+    monkeypatch.setattr(launch, "take_slot", lambda *args, **keywords: slot)
+    monkeypatch.setattr(launch, "hold_to_budget", hold)
+    before = live()
+    with pytest.raises(OptionsError, match="over the budget by now"):
+        Cluster(account=slug, n_workers=1, quiet=True)
+    assert (given_back, looked, live()) == (["slot"], [50.0, 50.0], before)

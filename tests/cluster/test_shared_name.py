@@ -35,6 +35,24 @@ def test_two_that_ask_for_a_name_at_once_share_one_cluster(sandbox: Sandbox, liv
     assert live() == []
 
 
+def test_two_that_scale_one_cluster_at_once_get_what_they_asked_for_and_no_more(
+    sandbox: Sandbox, live: Live, until: Until
+) -> None:
+    with (
+        Cluster(n_workers=1, wait_for_workers=True, name="scaled-twice", quiet=True) as first,
+        Cluster(name="scaled-twice", quiet=True) as second,
+    ):
+        sandbox.faults([{"service": "ec2", "action": "RunInstances", "effect": "latency", "seconds": 2.0}])
+        try:
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(lambda cluster: cluster.scale(3), (first, second)))
+        finally:
+            sandbox.faults([])
+        assert len(live()) == 1 + 3
+        until(lambda: len(first.observed) == 3, 120)
+        assert len(live()) == 1 + 3
+
+
 def test_a_name_is_free_again_once_its_cluster_has_ended_by_itself(
     sandbox: Sandbox, live: Live, until: Until
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
@@ -25,7 +26,7 @@ from prefect_coiled.options.keywords import KEYWORDS
 from prefect_coiled.options.models import BackendOptions
 
 from .conftest import ROOT
-from .test_examples import PAGES, blocks
+from .test_examples import PAGES, blocks, script
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -58,7 +59,44 @@ def test_the_command_and_its_options_exist(line: str) -> None:
     known = {
         option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
     }
-    assert {w for w in words if w.startswith("--")} <= known | {"--help"}, line
+    given = {w for w in words if w.startswith("--")}
+    assert given <= known | {"--help"}, line
+    assert_whole(line, given)
+
+
+def assert_whole(line: str, given: set[str]) -> None:
+    """A command with `setup iam` says whose policies they are, or it would be refused."""
+    if "setup iam" in line:
+        assert given & {"--user", "--group", "--role"}, line
+
+
+def test_a_command_within_a_sentence_is_one_that_is_not_refused() -> None:
+    found = 0
+    for page in PAGES:
+        for line in re.findall(r"`(prefect-coiled setup iam[^`]*--[^`]*)`", page.read_text(encoding="utf-8")):
+            found += 1
+            if "..." not in line:
+                assert_whole(line, set(re.findall(r"--[\w-]+", line)))
+    assert found >= 3
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "@flow" in script(p)])
+def test_a_flow_of_a_page_is_run_by_who_runs_the_file_and_not_by_who_imports_it(page: Path) -> None:
+    # `prefect deploy`, a deployed run and machines import a flow's file.
+    module = ast.parse(script(page))
+    flows = {
+        one.name
+        for one in ast.walk(module)
+        if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and any("flow" in ast.unparse(by).split("(")[0].split(".") for by in one.decorator_list)
+    }
+    assert flows
+    run = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.If)
+    for statement in [one for one in module.body if not isinstance(one, run)]:
+        called = {
+            c.func.id for c in ast.walk(statement) if isinstance(c, ast.Call) and isinstance(c.func, ast.Name)
+        }
+        assert not called & flows, ast.unparse(statement)
 
 
 @pytest.mark.parametrize("line", [s for s in shell_lines() if not ours(s)])
@@ -77,6 +115,8 @@ def test_other_commands_are_those_of_make_or_of_prefect(line: str) -> None:
         script = words[1] if words[0] == "python" else ""
         assert (
             (words[0] == "prefect" and words[1] in known)
+            or words in (["python3", "-m", "venv", ".venv"], [".", ".venv/bin/activate"])
+            or words == ["python", "my_flow.py"]  # the reader's own, of docs/get-started.md
             or (words[:3] == ["python", "-m", "pytest"] and all((ROOT / w).exists() for w in words[3:]))
             or (script.startswith("flows/") and (ROOT / script).is_file())
         )
@@ -278,10 +318,16 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda p: p.stem)
-def test_the_files_that_a_page_links_to_are_there(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
+def test_the_files_and_sections_that_a_page_links_to_are_there(page: Path) -> None:
+    # Of the other pages mkdocs says so.
+    for target, section in re.findall(r"\]\(([^)#]+?)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        assert (page.parent / target).exists(), target
+        if section:
+            text = (page.parent / target).read_text(encoding="utf-8")
+            headings = re.findall(r"^#+ (.*)$", text, re.M)
+            assert section in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}, section
 
 
 def test_the_quoted_error_texts_are_those_of_the_code() -> None:

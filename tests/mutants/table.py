@@ -203,10 +203,17 @@ MUTANTS = (
         f"{_CLUSTERS}whoever_comes_to_a_cluster_before_its_keys_are_there_waits_for_them",
     ),
     _row(
+        "a change that AWS asks to be sent again is sent though the lease was lost meanwhile",
+        "aws/door.py",
+        "            with checked(self.fence if changes(action) else None):\n",
+        "            with checked(None):\n",
+        "provision/test_ownership.py::test_a_change_is_not_tried_again_once_the_lease_is_lost",
+    ),
+    _row(
         "a name is removed by what was seen of it without the lease on it",
         "aws/intents.py",
-        "            held = leases.take(aws, lease)\n",
-        "            held = lambda: True\n",
+        "        check = leases.take(aws, lease)\n",
+        "        check = lambda: None\n",
         "matrix/test_races.py::test_two_at_once_end_as_one_after_the_other_would[sweep and launch]",
     ),
     _row(
@@ -313,8 +320,8 @@ MUTANTS = (
     _row(
         "who has lost a lease gives it back",
         "aws/leases.py",
-        "        if not self.lost:  # each try",
-        "        if True:  # each try",
+        "        self.check()  # each try",
+        "        # each try",
         f"{_OURS}who_has_lost_a_lease_changes_nothing_any_more",
     ),
     _row(
@@ -701,9 +708,31 @@ MUTANTS = (
     _row(
         "workers are launched beside a client that scales",
         "node/keeping.py",
-        "        held = any(now - since < HOLD_S for since in self._held.values())\n",
-        "        held = False\n",
+        "        return any(one != but and now - since < HOLD_S for one, since in self._held.items())\n",
+        "        return False\n",
         "unit/test_keeping.py::test_nothing_is_launched_beside_a_client_that_scales",
+        "unit/test_keeper_launches.py::test_one_client_launches_at_a_time",
+    ),
+    _row(
+        "workers that came back after they were replaced stay beside their replacements",
+        "node/keeper.py",
+        "            over = self._adapting is None and keeping.excess_due(now)\n",
+        "            over = False\n",
+        "unit/test_keeper_launches.py::test_what_came_back_after_it_was_replaced_is_let_go",
+    ),
+    _row(
+        "who is at work is let go as one too many",
+        "node/scheduler.py",
+        " str(state.name) for state in self.workers.values() if state.processing or state.actors\n",
+        " str(state.name) for state in self.workers.values() if state.actors\n",
+        "unit/test_renewed.py::test_workers_that_are_too_many_are_let_go_once_they_have_nothing_to_do",
+    ),
+    _row(
+        "a cluster counts as ended while its next record is on its way",
+        "plan/spending.py",
+        "        late = timedelta(seconds=self.last.good_for + max(self.last.good_for, _LATE_S))\n",
+        "        late = timedelta(seconds=self.last.good_for)\n",
+        "unit/test_budget.py::test_a_cluster_that_runs_counts_until_its_next_record_is_long_overdue",
     ),
     _row(
         "a replacement that is sent again has a new token",

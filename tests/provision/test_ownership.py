@@ -362,11 +362,34 @@ def test_a_lease_counts_from_when_it_was_written_though_the_reply_was_lost(
     monkeypatch.setattr(leases, "claim", claim)
     monkeypatch.setattr(leases, "read_with_age", read)
     monkeypatch.setattr(leases, "_now", lambda: now() + later[0])
-    held = leases.take(aws, name)
-    assert held()
+    check = leases.take(aws, name)
+    check()
     later[0] = 10.0
-    assert not held(), "in ten seconds somebody else may take it over"
+    with pytest.raises(ProvisionError, match="somebody else may have it"):
+        check()
     parameters.delete_parameters(aws, [name])
+
+
+def test_a_change_is_not_tried_again_once_the_lease_is_lost(aws: Aws, sandbox: Sandbox) -> None:
+    # As of a laptop that slept while AWS was asked to send it again.
+    parameters.claim(aws, "/prefect-coiled/team/proof", "mine", {})
+    rule = {"service": "ssm", "action": "DeleteParameters", "effect": "error", "code": "ServiceUnavailable"}
+    sandbox.faults([{**rule, "status": 503}])
+    door, asked = door_of(sandbox), list[bool]()
+
+    def fence() -> None:
+        asked.append(bool(sandbox.struck()))
+        if asked[-1]:
+            raise ProvisionError("holding the lease", "it was not renewed", "Run it again.")
+
+    door.fence = fence
+    with pytest.raises(ProvisionError, match="not renewed"):
+        parameters.delete_parameters(door, ["/prefect-coiled/team/proof"])
+    assert asked[-2:] == [False, True]
+    assert len(sandbox.struck()) == 1
+    sandbox.faults([])
+    door.fence = None
+    parameters.delete_parameters(door, ["/prefect-coiled/team/proof"])
 
 
 def test_a_lease_that_cannot_be_given_back_in_time_is_left_to_whoever_takes_it(

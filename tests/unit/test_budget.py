@@ -44,6 +44,15 @@ def test_what_was_spent_this_month_and_what_runs_count() -> None:
         assert words in str(refused.value)
 
 
+def test_a_cluster_that_runs_counts_until_its_next_record_is_long_overdue() -> None:
+    # A record is taken when it is due, sent with others, and found a while after that.
+    for good_for, late in ((15.0, 1), (15.0, 59), (300.0, 1), (300.0, 299)):
+        found = [cluster("runs", NOW - HOUR, 2.0, hours=1, good_for=good_for)]
+        after = NOW + timedelta(seconds=good_for + late)
+        assert standing("team", 20.0, found, after).usd_per_hour == 2.0, (good_for, late)
+        assert standing("team", 20.0, found, after + timedelta(seconds=400)).usd_per_hour == 0.0
+
+
 @pytest.mark.parametrize("error", [NoAnswerError, AccessDeniedError])
 def test_a_region_that_is_out_of_reach_keeps_no_launch_in_another_from_coming_up(
     error: type[AwsError], monkeypatch: pytest.MonkeyPatch

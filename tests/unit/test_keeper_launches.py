@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
+from prefect_coiled.node import keeper as module
 from prefect_coiled.node.keeper import Dask, Keeper
 from prefect_coiled.plan import tags
 from prefect_coiled.plan.node_config import Keep
@@ -50,7 +52,9 @@ class Ec2:
         return {"Instances": [{"InstanceId": one} for one in new]}
 
 
-def keeping(ec2: Ec2, wanted: int) -> tuple[Keeper, list[str]]:
+def keeping(
+    ec2: Ec2, wanted: int, there: Callable[[], Iterable[str]] = tuple, let_go: Any = None
+) -> tuple[Keeper, list[str]]:
     said: list[str] = []
     config: Any = SimpleNamespace(
         keep=Keep(uid="u", n_workers=wanted, templates=("t1", "t2", "t3")),
@@ -60,7 +64,12 @@ def keeping(ec2: Ec2, wanted: int) -> tuple[Keeper, list[str]]:
         boot_timeout=1200.0,
     )
     scheduler = Dask(
-        lambda: (), lambda: 1, lambda seconds: 0, lambda n: None, lambda text, ids, warns: said.append(text)
+        there,
+        lambda: 1,
+        lambda seconds: 0,
+        lambda n: None,
+        let_go,
+        lambda text, ids, warns: said.append(text),
     )
     return Keeper(config, machine=OWN, client=lambda: ec2, scheduler=scheduler, patience=0.0, pace=0.0), said
 
@@ -117,3 +126,54 @@ async def test_a_role_that_may_not_launch_is_said_to_be_of_an_earlier_version() 
     assert [name for name, _ in ec2.asked] == ["t1"]
     (text,) = said
     assert "earlier version" in text
+
+
+async def test_what_came_back_after_it_was_replaced_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, there, let_go = [0.0], {"i-0", "i-1"}, list[tuple[set[str], int]]()
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+
+    async def go(machines: set[str], count: int) -> list[str]:
+        let_go.append((machines, count))
+        gone = sorted(machines)[:count]
+        there.difference_update(gone)
+        return gone
+
+    ec2 = Ec2(lambda name, most: most)
+    ec2.made += ["i-0", "i-1"]
+    keeper, said = keeping(ec2, 2, lambda: there, go)
+    await keeper.told(launched=["i-0", "i-1"])
+    await keeper.turn()
+    there -= {"i-0", "i-1"}  # `client.restart()`, with a start that takes its time
+    for clock[0] in (1.0, 5.0, 40.0):
+        await keeper.turn()
+    assert len(ec2.made) == 4
+    there |= set(ec2.made)
+    for clock[0] in (45.0, 60.0, 104.0):
+        await keeper.turn()
+        assert let_go == []
+    clock[0] = 106.0
+    await keeper.turn()
+    assert let_go == [({"i-0", "i-1", "i-2", "i-3"}, 2)]
+    for clock[0] in (180.0, 400.0):
+        await keeper.turn()
+    assert len(let_go) == 1
+    assert any("retired 2 machines: more had come than are wanted" in text for text in said)
+
+
+async def test_one_client_launches_at_a_time() -> None:
+    keeper, _ = keeping(Ec2(lambda name, most: most), 2)
+    assert (await keeper.told(hold="one", wanted=10))["wanted"] == 2
+    assert await keeper.told(hold="other", wanted=20) == {"busy": True}
+    assert keeper.keeping.wanted == 10, "nothing of it was done"
+    await keeper.told(release="one", launched=["i-7", "i-8"])
+    told = await keeper.told(hold="other", wanted=20)
+    assert (told["wanted"], told["unlisted"]) == (10, ["i-7", "i-8"])
+
+
+async def test_a_call_that_was_refused_for_its_rate_is_not_sent_again_as_it_was() -> None:
+    answers = iter([("RequestLimitExceeded", "Too fast."), 1])
+    ec2 = Ec2(lambda name, most: next(answers))
+    keeper, _ = keeping(ec2, 1)
+    await turns(keeper, 2)
+    assert len(set(ec2.tokens)) == 2
+    assert len(ec2.made) == 1

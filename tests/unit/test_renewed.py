@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from distributed import Scheduler, Worker
+from distributed import Client, Event, Scheduler, Worker
 
 from prefect_coiled.node.keeper import Dask, Keeper
 from prefect_coiled.node.scheduler import NodeScheduler
@@ -39,7 +40,12 @@ async def kept(**more: Any) -> AsyncIterator[tuple[NodeScheduler, Keeper]]:
             boot_timeout=1200.0,
         )
         dask = Dask(
-            scheduler.machines, scheduler.clusters, scheduler.target, scheduler.shrink, scheduler.say_kept
+            scheduler.machines,
+            scheduler.clusters,
+            scheduler.target,
+            scheduler.shrink,
+            scheduler.let_go,
+            scheduler.say_kept,
         )
         scheduler.keeper = keeper = Keeper(
             config, machine="i-s", client=lambda: None, scheduler=dask, patience=30.0
@@ -71,3 +77,24 @@ async def test_one_of_a_machines_workers_is_retired_and_the_machine_is_wanted_as
             assert keeper.keeping.wanted == 2
             await scheduler.retire_workers(names=[names[1]])
             assert keeper.keeping.wanted == 1
+
+
+async def test_workers_that_are_too_many_are_let_go_once_they_have_nothing_to_do(plain: None) -> None:
+    async with (
+        kept() as (scheduler, keeper),
+        Worker(scheduler.address, name="i-0001", nthreads=1),
+        Worker(scheduler.address, name="i-0002", nthreads=1),
+        Worker(scheduler.address, name="i-0003", nthreads=1),
+        Client(scheduler.address, asynchronous=True) as client,
+    ):
+        event = Event("done", client=client)
+        works = client.submit(lambda: Event("done").wait(60), workers=["i-0001"])
+        while not any(one.processing for one in scheduler.workers.values()):
+            await asyncio.sleep(0.01)
+        assert await scheduler.let_go({"i-0001"}, 1) == [], "who is at work stays"
+        assert await scheduler.let_go({"i-0001", "i-0002", "i-0003"}, 1) == ["i-0002"]
+        assert keeper.keeping.wanted == 2, "nobody wanted fewer"
+        await event.set()
+        assert await works
+        assert await scheduler.let_go({"i-0001", "i-0009"}, 2) == ["i-0001"], "what it holds has moved"
+        assert scheduler.machines() == {"i-0003"}

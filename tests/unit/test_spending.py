@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from types import SimpleNamespace
@@ -161,6 +163,31 @@ async def test_what_a_cluster_costs_goes_by_awss_time_and_not_by_the_machines_ow
     await made.turn()
     assert told == [pytest.approx(2 * PRICE * 5 / 60, abs=1e-6)]
     assert CostRecord.decode(written[0], now) is not None
+
+
+async def test_the_last_record_waits_no_longer_for_a_look_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answered = threading.Event(), threading.Event()
+
+    def listed(**_: Any) -> dict[str, Any]:
+        asked.set()
+        answered.wait(30.0)
+        return {"Reservations": [], "ResponseMetadata": {}}
+
+    monkeypatch.setattr(ledger, "_LAST_LOOK_S", 0.0)
+    config: Any = SimpleNamespace(
+        billed=Billed(uid="u1", scheduler_disk=0, worker_disk=0), account="team", cluster="one", log_group="g"
+    )
+    made = Ledger(config, machine="i-1", client=lambda service: SimpleNamespace(describe_instances=listed))
+    sent: list[float] = []
+    made._shipper = SimpleNamespace(close=sent.append)  # type: ignore[assignment]
+    made._written = 1
+    look = asyncio.ensure_future(made.turn())
+    await asyncio.to_thread(asked.wait)
+    await made.close()
+    assert not look.done(), "AWS has answered"
+    assert sent == [ledger._LAST_WORD_S], "what was written before is sent"
+    answered.set()
+    await look
 
 
 def test_a_machine_that_one_list_lacks_costs_on() -> None:
