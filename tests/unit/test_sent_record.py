@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pickle
 import threading
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import numpy as np
 import pytest
 from distributed.protocol import deserialize, serialize
+from distributed.spill import SpillBuffer
 from prefect.client.schemas.objects import State
 from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]
 from prefect.serializers import PickleSerializer
@@ -79,3 +81,40 @@ def test_a_task_that_is_given_it_has_a_parameter_that_did_not_complete() -> None
     bring(state)
     assert (state.name, state.is_crashed()) == ("ResultLost", True)
     assert not lacks_result(completed(1))
+
+
+class ElsewhereLater:
+    """What can be read once something is there that was not."""
+
+    def __reduce__(self) -> Any:
+        return _there, ()
+
+
+_found: list[str] = []
+
+
+def _there() -> str:
+    return _found[0]
+
+
+def test_a_copy_that_could_not_be_read_is_read_anew_by_who_is_given_it() -> None:
+    copy, _ = sent(completed(ElsewhereLater()))
+    assert isinstance(copy.data, ResultError)
+    _found.append("by now")
+    try:
+        assert sent(copy)[0].data.result == "by now"
+        assert pickle.loads(pickle.dumps(copy, protocol=4)).data.result == "by now"
+    finally:
+        _found.clear()
+
+
+def test_what_cannot_be_pickled_stays_in_memory_where_a_worker_spills(tmp_path: Path) -> None:
+    buffer = SpillBuffer(str(tmp_path), target=100_000)
+    kept = completed(threading.Lock())
+    buffer["lock"] = kept
+    assert buffer.evict() == -1, "Dask's word for what cannot be written"
+    assert buffer["lock"] is kept
+    del buffer["lock"]
+    buffer["bytes"] = completed(b"x" * 1000)
+    assert buffer.evict() > 0
+    assert buffer["bytes"].data.result == b"x" * 1000
