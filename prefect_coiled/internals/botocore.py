@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     import boto3  # a machine does without: it would cost as much again, at every boot
 
 
-# What is asked before each try of the calls that are made in this context.
-_CHECK: ContextVar[Callable[[], None] | None] = ContextVar("prefect_coiled_check_of_tries", default=None)
+# What is asked before a call in this context is tried again; the first entry is of its first try.
+_CHECKS: ContextVar[list[Callable[[], None]] | None] = ContextVar("prefect_coiled_checks", default=None)
 
 
 def check_tries(client: Any) -> None:
-    """Let a client ask, before each try of a call, what `checked` says; the tries are botocore's own."""
+    """Let a client ask, before it tries a call again, what `checked` says; the tries are botocore's own."""
     client.meta.events.register("request-created", _check)
 
 
 def _check(**_: Any) -> None:
-    if (check := _CHECK.get()) is not None:
-        check()
+    if checks := _CHECKS.get():
+        (checks.pop(0) if len(checks) > 1 else checks[0])()
 
 
 @contextmanager
 def checked(check: Callable[[], None] | None) -> Iterator[None]:
-    """Ask this before each try of the calls made within; what it raises ends the call."""
-    token = _CHECK.set(check)
+    """Ask this before each further try of the one call made within; what it raises ends the call."""
+    token = _CHECKS.set(None if check is None else [lambda: None, check])
     try:
         yield
     finally:
-        _CHECK.reset(token)
+        _CHECKS.reset(token)
 
 
 def botocore_session(session: boto3.Session) -> Any:
