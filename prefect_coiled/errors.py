@@ -24,6 +24,7 @@
     ├── StoppedError              a stop was asked for while waiting
     ├── TaskLostError             Dask gave a task up; its run is marked Crashed
     ├── TaskFailedError           a task's error that cannot be read where the flow runs, in words
+    ├── ResultError               a task's result cannot be sent from its worker, or be read elsewhere
     ├── NodeError                 a machine could not start or keep its Dask process
     └── SandboxError              the local sandbox cannot start or answer
 
@@ -296,6 +297,10 @@ class TaskLostError(PrefectCoiledError):
 
 class TaskFailedError(PrefectCoiledError):
     """A task raised an error that cannot be read where the flow runs; this one has its kind and its words."""
+
+
+class ResultError(PrefectCoiledError, TypeError):
+    """A task has completed, and what it returned cannot be sent from its worker, or be read elsewhere."""
 
 
 class NodeError(PrefectCoiledError):

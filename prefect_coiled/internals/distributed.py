@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from dask._task_spec import Task
-from distributed import Client, Future, get_worker, threadpoolexecutor
+from distributed import Client, Future, get_client, get_worker, threadpoolexecutor
 from distributed.deploy.spec import SpecCluster
 from distributed.utils import thread_state
 from distributed.worker_state_machine import SecedeEvent
@@ -69,11 +70,41 @@ def forget_events(scheduler: Any, topic: str) -> None:
     scheduler._broker.truncate(topic)
 
 
-def forget_topics(scheduler: Any, prefix: str) -> None:
-    """Have the scheduler forget the topics with such names that nobody hears."""
+def forget_topics(scheduler: Any, prefix: str, *, of_lost: bool = False) -> list[str]:
+    """Have the scheduler forget the topics with such names that nobody hears.
+
+    Args:
+        of_lost: Also those of clients that went without a word: Dask keeps their subscriptions for ever.
+
+    Returns:
+        Their names.
+    """
     topics = scheduler._broker._topics
-    for name in [n for n, topic in topics.items() if n.startswith(prefix) and not topic.subscribers]:
+    ours = {name: topic for name, topic in topics.items() if name.startswith(prefix)}
+    there = scheduler.clients.keys()
+    forgotten = [
+        n for n, topic in ours.items() if not (topic.subscribers & there if of_lost else topic.subscribers)
+    ]
+    for name in forgotten:
         del topics[name]
+    return forgotten
+
+
+def is_spilling() -> bool:
+    """Whether a worker is writing a value to its disk, somewhere above in the stack."""
+    frame: Any = sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__") != "distributed.spill":
+        frame = frame.f_back
+    return frame is not None
+
+
+def adopt(futures: Iterable[Future]) -> None:
+    """On a worker: let futures that came as keys be those of its client, which hears of them from now on."""
+    if known := list(futures):
+        client = get_client()
+        for future in known:
+            future.bind_client(client)
+        client._inform_scheduler_of_futures()
 
 
 def has_clusters() -> bool:

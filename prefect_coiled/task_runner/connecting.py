@@ -44,6 +44,8 @@ class ConnectedRunner(ConfiguredRunner):
         self._supply: Supply | None = None
         self._submission: Submission | None = None
         self._relay: Relay | None = None
+        # Whether to look at where the next task keeps its results.
+        self._disks_go = False
 
     # prefect_dask.get_dask_client reads these two, in this order, inside a flow.
 
@@ -101,9 +103,7 @@ class ConnectedRunner(ConfiguredRunner):
             raise OptionsError(
                 "CoiledTaskRunner", "its `cluster` cannot go to another process", "Use `name` or `address`."
             )
-        # A flow run's own logger, whose lines the UI shows; there is none outside of a flow.
-        context = FlowRunContext.get()
-        log: Any = get_run_logger() if context else self.logger
+        context, log = FlowRunContext.get(), self._log()
         opened = open_target(
             self._given_cluster or self.address,
             self.resolved_cluster_class or self.cluster_class,
@@ -115,6 +115,7 @@ class ConnectedRunner(ConfiguredRunner):
             log=log,
         )
         self._cluster = opened.made or self._given_cluster
+        self._disks_go = not opened.beside
         if opened.keeps:
             keep_results(context, self._cluster)
         if self.adapt_kwargs and self._cluster is not None:
@@ -153,6 +154,10 @@ class ConnectedRunner(ConfiguredRunner):
             how = f": `prefect-coiled dashboard {opened.made.name}` opens it" if known else ""
             log.info("The Dask dashboard is available at %s%s", link, how)
         return client
+
+    def _log(self) -> Any:
+        """A flow run's own logger, whose lines the UI shows; there is none outside of a flow."""
+        return get_run_logger() if FlowRunContext.get() else self.logger
 
     def _tell_interrupted(self) -> None:
         """Say what became of the cluster as the last line of this program, if Ctrl-C ends it."""

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, PrefectTaskRunFuture
 
+from prefect_coiled.task_runner.remote_result import with_result_here
+
 R = TypeVar("R")
+
+
+def ended_state(future: PrefectFuture[Any]) -> State[Any]:
+    """Wait for a future's end; gives the state that it came to, with its result."""
+    future.wait()
+    return with_result_here(future.state)
 
 
 class EndedFuture(PrefectTaskRunFuture[R]):

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -23,13 +22,14 @@ from weakref import ref
 import distributed
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
-from prefect.logging import get_logger
 from prefect.tasks import Task
 from prefect_dask.task_runners import PrefectDaskFuture
 
 from prefect_coiled.errors import TaskLostError
 from prefect_coiled.internals.prefect import raise_if_flow_run_suspension_requested
-from prefect_coiled.task_runner.ended_future import EndedFuture
+from prefect_coiled.task_runner.callbacks import Callbacks
+from prefect_coiled.task_runner.ended_future import EndedFuture, ended_state
+from prefect_coiled.task_runner.fetching import fetch_state
 from prefect_coiled.task_runner.given_up import by_connection, given_up, is_cut_off
 from prefect_coiled.task_runner.lineage import link
 from prefect_coiled.task_runner.lost_tasks import Ended, crashed, report, unfinished
@@ -38,13 +38,10 @@ from prefect_coiled.task_runner.remote_result import RemoteRecord, with_result_o
 from prefect_coiled.task_runner.slot import leave, slot_given_back
 
 R = TypeVar("R")
-logger = get_logger("prefect_coiled.task_runner.futures")
 # One for all futures: what it guards is done in microseconds, and a lock each is memory for many of them.
 _lock = threading.RLock()
-_callers = ThreadPoolExecutor(1, thread_name_prefix="prefect-coiled-callbacks")
 # Seconds between two looks at what Dask says of a task: an end without news is a rare one.
 _LOOK = 0.1
-_PERSIST = "With `persist_result=True` a result outlives its worker."
 
 
 class CoiledFuture(PrefectDaskFuture[R]):
@@ -84,7 +81,11 @@ class CoiledFuture(PrefectDaskFuture[R]):
         self._linked = False
         # Made by who waits: most futures of many are never waited for while their task runs.
         self._news: threading.Event | None = None
-        self._callbacks: list[Callable[[PrefectFuture[R]], None]] = []
+        self._callbacks: Callbacks | None = None
+        # Whether Dask was asked to tell of the end too: where no news will come.
+        self._asked = False
+        #: Dask's futures that its parameters refer to, for as long as it may need them.
+        self.held: Sequence[distributed.Future] = ()
         #: Why the task was never sent, where that is so.
         self.failure: BaseException | None = None
         self._final_state: State[Any] | None
@@ -97,10 +98,10 @@ class CoiledFuture(PrefectDaskFuture[R]):
         self._wrapped_future = future
         with _lock:
             self._bound = True
-            callbacks, self._callbacks = self._callbacks, []
             self._wake()
-        for callback in callbacks:
-            self._tell(partial(CoiledFuture.add_done_callback, fn=callback))
+            ask = self._callbacks is not None
+        if ask:
+            self._ask_dask()
 
     def fail(self, error: BaseException) -> None:
         """Say that the task was never sent, because there is no cluster."""
@@ -108,28 +109,18 @@ class CoiledFuture(PrefectDaskFuture[R]):
         self._lose(TaskLostError("the task was not sent to the cluster", str(error)), False)
         with _lock:
             self._bound = True
-            callbacks, self._callbacks = self._callbacks, []
             self._wake()
-        for callback in callbacks:
-            self._tell(callback)
+        self._tell()
 
     def note(self, ending: Ending) -> None:
         """Take the news that the task has ended; called by the Dask client's own thread."""
         with _lock:
             self.ending = ending
-            callbacks, self._callbacks = self._callbacks, []
+            if not ending.again:
+                self.held = ()
             self._wake()
         self._ended(self)
-        for callback in callbacks:
-            # Another thread: a callback may ask Dask for the result.
-            _callers.submit(self._tell, callback)
-
-    def _tell(self, callback: Callable[[Any], None]) -> None:
-        """Call a callback. One that fails keeps no other, and no task, from hearing of an end."""
-        try:
-            callback(self)
-        except Exception:  # as `concurrent.futures` does; nobody waits for it
-            logger.exception("A callback of task run %s failed", self.task_run_id)
+        self._tell()
 
     def _wake(self) -> None:
         if self._news is not None:
@@ -145,22 +136,39 @@ class CoiledFuture(PrefectDaskFuture[R]):
         return self._wrapped_future
 
     def add_done_callback(self, fn: Callable[[PrefectFuture[R]], None]) -> None:
-        """Call a function with this future when the task has ended, well or not."""
-        with _lock:
-            ended = self.ending is not None or self._final_state is not None
-            if not ended and not self._bound:
-                self._callbacks.append(fn)
-                return
-        if ended:
-            fn(self)
-        else:
-            super().add_done_callback(fn)
+        """Call a function with this future when the task has ended, well or not; in a thread of its own."""
+        self._call_at_end(fn, False)
 
     def _add_prefect_done_callback(self, fn: Callable[[PrefectFuture[R]], None]) -> None:
         """Called by Prefect's `as_completed` and `wait`, which then wait: others get this task's slot."""
         if not self.done:
             leave()
-        self.add_done_callback(fn)
+        self._call_at_end(fn, True)
+
+    def _call_at_end(self, fn: Callable[[PrefectFuture[R]], None], is_prefects: bool) -> None:
+        with _lock:
+            ended = self.done
+            if not ended:
+                callbacks = self._callbacks = self._callbacks or Callbacks()
+                (callbacks.prefects if is_prefects else callbacks.users).append(fn)
+        if ended:
+            fn(self)
+        elif self._bound:
+            self._ask_dask()
+
+    def _ask_dask(self) -> None:
+        """Have Dask tell of the end, once: it knows of those too that no worker tells."""
+        with _lock:
+            asked, self._asked = self._asked, True
+        if not asked and self._wrapped_future is not None:  # else it was never sent, and that was told
+            self._wrapped_future.add_done_callback(lambda _: self._tell())
+
+    def _tell(self) -> None:
+        """Call who is to hear of the end."""
+        with _lock:
+            callbacks, self._callbacks = self._callbacks, None
+        if callbacks is not None:
+            callbacks.call(self)
 
     def __reduce__(self) -> Any:
         """Elsewhere it is one that has ended, which is waited for."""
@@ -169,14 +177,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
 
     def as_ended(self) -> EndedFuture[R]:
         """Wait for the end; gives what can be sent elsewhere, with its result."""
-        self.wait()
-        state = self.state
-        if isinstance(state.data, RemoteRecord):
-            try:
-                state = state.model_copy(update={"data": state.data.fetch_now()})
-            except TaskLostError as lost:
-                state = crashed(lost)
-        return EndedFuture(self.task_run_id, state)
+        return EndedFuture(self.task_run_id, ended_state(self))
 
     # Waiting
 
@@ -286,6 +287,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
                 self._final_state = self._final_state or unfinished()
                 self._bound = True
                 self._wake()
+            self._tell()
         assert self._final_state is not None
         return Ended(self.task, self.task_run_id, self._final_state)
 
@@ -315,7 +317,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
                         late = f"Task run {self.task_run_id} did not complete within {timeout} seconds"
                         raise TimeoutError(late)
                     self._wait_for_news(left)
-        if self.part is not None and self.ending is not None:
+        if self.part is not None:
             self.part.wait()
 
     @property
@@ -328,7 +330,7 @@ class CoiledFuture(PrefectDaskFuture[R]):
             return
         if self.ending is not None and self.ending.completed:
             fetch = partial(
-                _fetch, ref(self), self._wrapped_future, self.ending, self.task.name, self.task_run_id
+                fetch_state, ref(self), self._wrapped_future, self.ending, self.task.name, self.task_run_id
             )
             self._final_state = with_result_of(
                 self.task_run_id, self._flow_run_id, self.ending, self._wrapped_future, fetch
@@ -360,6 +362,13 @@ class CoiledFuture(PrefectDaskFuture[R]):
 
     # Loss
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was given up, or never sent, as far as this process knows: nothing is asked."""
+        if self.loss is not None or self.ending is not None or self._final_state is not None:
+            return self.loss is not None
+        return self._has_ended() and self._wrapped_future.status != "finished"
+
     def explain(self, error: BaseException) -> TaskLostError:
         """Why Dask gave the task up, for a person."""
         return given_up(self.task.name, self.task_run_id, self._wrapped_future, error, self._last_words)
@@ -369,28 +378,8 @@ class CoiledFuture(PrefectDaskFuture[R]):
             if self.loss is not None:
                 return
             self.loss = loss
+            self.held = ()
             self._final_state = crashed(loss)
             self._reported = tell
         if tell:
             report([Ended(self.task, self.task_run_id, self._final_state)])
-
-
-def _fetch(
-    asked: ref[CoiledFuture[Any]], future: distributed.Future, ending: Ending, task: str, run: UUID
-) -> State[Any]:
-    """The state of a task that has completed, with its result, from the worker that has it."""
-    try:
-        state: State[Any] = future.result()
-    except Exception as error:
-        if future.status not in ("error", "cancelled", "lost") and not is_cut_off(future):
-            raise
-        if ending.persisted is not None:
-            return ending.with_metadata()
-        owner = asked()
-        loss = owner.explain(error) if owner is not None else None
-        what = f"The result of task {task!r} (run {run}), which has completed, is lost"
-        raise TaskLostError(what, str(loss or error), _PERSIST) from error
-    if isinstance(state.data, TaskLostError):
-        what = f"The result of task {task!r} (run {run}), which has completed, is lost"
-        raise TaskLostError(what, state.data.diagnosis.why, state.data.diagnosis.next_step)
-    return state

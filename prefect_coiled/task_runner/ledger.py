@@ -15,7 +15,7 @@ import distributed
 from prefect.client.schemas.objects import State
 from prefect.utilities.collections import visit_collection
 
-from prefect_coiled.errors import TaskLostError
+from prefect_coiled.errors import ResultError, TaskLostError
 from prefect_coiled.task_runner.futures import CoiledFuture
 from prefect_coiled.task_runner.lost_tasks import Ended
 from prefect_coiled.task_runner.remote_result import RemoteRecord
@@ -94,7 +94,7 @@ def fetch_returned(returned: Any) -> None:
     def visit(expression: Any) -> Any:
         state = expression.state if isinstance(expression, CoiledFuture) else expression
         if isinstance(state, State) and isinstance(state.data, RemoteRecord):
-            with suppress(TaskLostError):  # it is raised when the result is asked for
+            with suppress(TaskLostError, ResultError):  # raised again when the result is asked for
                 state.data.fetch_now()
         return expression
 

@@ -24,7 +24,7 @@ from prefect.tasks import Task
 from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect.utilities.engine import emit_task_run_state_change_event
 
-from prefect_coiled.errors import TaskLostError
+from prefect_coiled.errors import ResultError, TaskLostError
 from prefect_coiled.internals.api_errors import without_user
 from prefect_coiled.task_runner.event_requests import IDS, ended_among
 
@@ -45,8 +45,8 @@ class Ended:
     state: State[Any]
 
 
-def crashed(error: TaskLostError) -> State[Any]:
-    """The Crashed state of a lost task; its result is the error."""
+def crashed(error: TaskLostError | ResultError) -> State[Any]:
+    """The Crashed state of a lost task, or of one whose result is not to be had; its result is the error."""
     return Crashed(message=str(error), data=error)
 
 

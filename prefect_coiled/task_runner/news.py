@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from sys import intern
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 from weakref import WeakValueDictionary
 
 from prefect.client.schemas.objects import TERMINAL_STATES, State, StateDetails, StateType
@@ -158,10 +158,14 @@ def _is_plain(value: Any, depth: int) -> bool:
 
 
 class News:
-    """The client's side: gives each ending to the future that stands for the run."""
+    """The client's side: gives each ending to the future that stands for the run.
 
-    def __init__(self, client: Any) -> None:
-        self.topic = f"{PREFIX}{uuid4().hex[:16]}"
+    Args:
+        space: Where the flow run's things are kept (see `store`): both are forgotten together.
+    """
+
+    def __init__(self, client: Any, space: str) -> None:
+        self.topic = f"{PREFIX}{space}"
         self._futures: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
         #: What ended on each worker: the task and how. A worker that dies may not have told the API.
         self.ended: dict[str, dict[UUID, tuple[Any, Ending]]] = {}
@@ -171,6 +175,7 @@ class News:
 
     def close(self) -> None:
         """Listen no more."""
+        self.ended.clear()  # Dask's client keeps this object for as long as it lives
         self._client.unsubscribe_topic(self.topic)
 
     def expect(self, run: UUID, future: Any) -> None:

@@ -11,6 +11,7 @@ know it hears from the news of ended runs.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
@@ -20,8 +21,12 @@ from prefect.client.schemas.objects import State
 from prefect_coiled.errors import TaskLostError
 from prefect_coiled.internals.distributed import calls, computation, forget_events, forget_topics
 from prefect_coiled.task_runner import store
+from prefect_coiled.task_runner.kept_results import OUTLIVES, lose
 from prefect_coiled.task_runner.news import PREFIX, Ending
 from prefect_coiled.task_runner.worker import run_task
+
+# Seconds after which a client that went without a word does not come back.
+GONE_S = 900.0
 
 
 class Once(SchedulerPlugin):
@@ -53,9 +58,15 @@ class Once(SchedulerPlugin):
 
     def remove_client(self, scheduler: Any, client: str) -> None:
         """Nothing is kept of flow runs that are over: a cluster for many flows would grow without end."""
-        forget_topics(scheduler, PREFIX)
+        self._forget(scheduler)
+        # One that lost its connection may come back, under the same name, and subscribes to nothing anew.
+        asyncio.get_running_loop().call_later(GONE_S, self._forget, scheduler, True)
+
+    def _forget(self, scheduler: Any, of_lost: bool = False) -> None:
+        """Forget the news of flow runs, and what their tasks have in common: that may hold an API key."""
+        forgotten = {name.removeprefix(PREFIX) for name in forget_topics(scheduler, PREFIX, of_lost=of_lost)}
         spaces = scheduler.task_metadata.get(store.PREFIX, {})
-        for space in [name for name, kept in spaces.items() if not kept]:
+        for space in [name for name, kept in spaces.items() if not kept or name in forgotten]:
             del spaces[space]
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
@@ -80,12 +91,12 @@ def state_of_lost(run: bytes, ending: Ending) -> State[Any]:
         return kept
     state = ending.state()
     state.state_details.task_run_id = UUID(bytes=run)
-    if ending.completed:
-        # A state that is Completed would give what is not there to tasks that depend on it.
-        state = State(**{**state.model_dump(exclude={"data"}), "type": "CRASHED", "name": "ResultLost"})
-    state.data = TaskLostError(
+    lost = TaskLostError(
         f"the result of task run {UUID(bytes=run)}, which has ended as {ending.name}",
         f"it was lost with its worker {ending.worker}",
-        "With `persist_result=True` a result outlives its worker; the tag 'dask:again' lets it run again.",
+        f"{OUTLIVES} The tag 'dask:again' lets it run again.",
     )
+    if ending.completed:
+        lose(state, lost)
+    state.data = lost
     return state

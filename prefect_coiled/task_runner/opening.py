@@ -35,6 +35,7 @@ class Opened:
         ours: Whether its machines are those of an account of this library.
         way: How its tasks ask the Prefect API.
         keeps: Whether results of its tasks go to the account's bucket.
+        beside: Whether its workers are processes of this machine, and so share its disk.
     """
 
     target: Any
@@ -42,6 +43,7 @@ class Opened:
     made: Any = None
     ours: bool = False
     keeps: bool = False
+    beside: bool = False
 
 
 def open_target(
@@ -69,8 +71,9 @@ def open_target(
     if given is not None or make is not None:
         _refuse_settings(parameters)
     if given is not None:
-        return Opened(given, choose_way(api_relay or AUTO, shares_loopback=_is_beside(given)))
-    kwargs, ours, keeps = dict(keywords), make is None, False
+        beside = _is_beside(given)
+        return Opened(given, choose_way(api_relay or AUTO, shares_loopback=beside), beside=beside)
+    kwargs, ours, keeps, beside = dict(keywords), make is None, False, False
     if ours:
         from prefect_coiled.cluster import Cluster
 
@@ -81,9 +84,10 @@ def open_target(
         keeps = (kwargs.get("results") or cluster_defaults().get("results")) == BUCKET
         if keeps:
             check_results(FlowRunContext.get())
+        beside = Cluster.shares_loopback(kwargs.get("account"))
         way = choose_way(
             kwargs.get("api_relay") or cluster_defaults().get("api_relay") or AUTO,
-            shares_loopback=Cluster.shares_loopback(kwargs.get("account")),
+            shares_loopback=beside,
             has_egress=partial(Cluster.has_egress, **kwargs),
         )
         if way.remark:
@@ -96,8 +100,9 @@ def open_target(
     stack.callback(made.close)
     made.__enter__()
     if not ours:
-        way = choose_way(api_relay or AUTO, shares_loopback=_is_beside(made))
-    return Opened(made, way, made, ours, keeps)
+        beside = _is_beside(made)
+        way = choose_way(api_relay or AUTO, shares_loopback=beside)
+    return Opened(made, way, made, ours, keeps, beside)
 
 
 def _is_beside(cluster: Any) -> bool:

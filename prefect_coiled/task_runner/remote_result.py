@@ -7,8 +7,11 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.schemas.objects import State
-from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]
+from prefect.results import ResultRecord  # type: ignore[attr-defined]
+from pydantic import SerializationInfo, model_serializer
 
+from prefect_coiled.errors import ResultError, TaskLostError
+from prefect_coiled.task_runner.lost_tasks import crashed
 from prefect_coiled.task_runner.news import Ending
 
 _OF_THE_RECORD = frozenset(
@@ -41,13 +44,29 @@ class RemoteRecord(ResultRecord[Any]):
     def fetch_now(self) -> Any:
         """The record itself, which is here from now on."""
         known = self.__dict__
+        if "failure" in known:
+            raise known["failure"]
         if "record" not in known:
-            known["record"] = _record(known["fetch"]())
+            try:
+                known["record"] = known["fetch"]().data
+            except ResultError as failure:  # for good, and the worker that knows why may go
+                known["failure"] = failure
+                raise
         return known["record"]
+
+    def model_copy(self, **more: Any) -> Any:
+        """A copy of the record itself."""
+        return self.fetch_now().model_copy(**more)
+
+    @model_serializer(mode="plain")
+    def _as_data(self, info: SerializationInfo) -> dict[str, Any]:
+        """Whoever writes it down, as JSON say, has the result fetched."""
+        written: dict[str, Any] = self.fetch_now().model_dump(mode=info.mode)
+        return written
 
     def __reduce__(self) -> Any:
         """Elsewhere it is what it stands for."""
-        return _same, (self.fetch_now(),)
+        return as_it_is, (self.fetch_now(),)
 
     def __copy__(self) -> RemoteRecord:
         return self
@@ -64,17 +83,26 @@ class RemoteRecord(ResultRecord[Any]):
         return f"{type(self).__name__}({self.__dict__['remote_future']})"
 
 
-def _record(state: State[Any]) -> ResultRecord[Any]:
-    """The record of a state's result, read from where it is kept if need be."""
-    if isinstance(state.data, ResultRecordMetadata):
-        result = state.result(_sync=True)  # type: ignore[call-overload]
-        return ResultRecord(metadata=state.data, result=result)
-    record: ResultRecord[Any] = state.data
-    return record
-
-
-def _same(value: Any) -> Any:
+def as_it_is(value: Any) -> Any:
+    """What one is pickled as whose place is taken by another one."""
     return value
+
+
+def is_remote(state: State[Any]) -> bool:
+    """Whether the result of a state is with its worker, as far as this process knows."""
+    return isinstance(state.data, RemoteRecord)
+
+
+def with_result_here(state: State[Any]) -> State[Any]:
+    """A state that has its result itself, to be sent elsewhere; Crashed if the result is not to be had."""
+    if not isinstance(state.data, RemoteRecord):
+        return state
+    try:
+        return state.model_copy(update={"data": state.data.fetch_now()})
+    except (TaskLostError, ResultError) as lost:
+        gone = crashed(lost)
+        gone.state_details = state.state_details
+        return gone
 
 
 def with_result_of(

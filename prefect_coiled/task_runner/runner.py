@@ -44,7 +44,14 @@ from prefect_coiled.task_runner.ledger import Ledger, as_one, fetch_returned, un
 from prefect_coiled.task_runner.lost_tasks import Ended, report
 from prefect_coiled.task_runner.parcel import task_context
 from prefect_coiled.task_runner.recording import Recording
-from prefect_coiled.task_runner.submission import Request, Submission, as_lists, inputs_of
+from prefect_coiled.task_runner.results import warn_of_disks
+from prefect_coiled.task_runner.submission import (
+    Request,
+    Submission,
+    as_lists,
+    inputs_of,
+    wait_for_others,
+)
 from prefect_coiled.task_runner.transactions import Part
 from prefect_coiled.task_runner.wishes import wishes_of
 
@@ -140,6 +147,9 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
         task_run_id = uuid4()
         wait_for = as_lists(wait_for)
         inputs = inputs_of(parameters, dependencies)
+        if wait_for or any(inputs.values()):
+            # Before anything here is locked: what they are of may submit to this runner too.
+            wait_for_others(parameters, wait_for)
         asked = wishes_of(task)
         flow_run = FlowRunContext.get()
         future: CoiledFuture[R] = CoiledFuture(
@@ -226,20 +236,28 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
             self._submission = Submission(client, uuid4().hex[:12], self._parcel)
         return self._submission
 
-    def _send(self, request: Request) -> None:
+    def _send(self, request: Request, late: bool = False) -> None:
         submission = self._on_worker_submission() if on_worker() else self._submission
         assert submission is not None
+        if self._disks_go:
+            try:
+                # One warning will do.
+                self._disks_go = not warn_of_disks(request.task, self._log())
+            except Exception:  # a storage that cannot be loaded: the task will say so itself
+                self._disks_go = False
         try:
             submission.send(request, at_once=on_worker() or self._connection.is_opening_here)
         except Exception as error:
             self._ledger.remove(request.future)
+            if request.future.part is not None and not late:
+                request.future.part.leave()
             request.future.fail(error)
             raise
 
     def _send_late(self, request: Request) -> None:
         """Submitted before the cluster was there; the future is all that is left to tell an error to."""
         try:
-            self._send(request)
+            self._send(request, late=True)
         except Exception:  # the future has it
             self._ledger.add(request.future)
 
@@ -313,9 +331,11 @@ class CoiledTaskRunner(ConnectedRunner, flow_end.Settles):
     def _leave_worker(self, exc_type: Any) -> None:
         if self._submission is None:
             return
-        if exc_type is None:
-            self.settle()
-        self._submission.close()
+        try:
+            if exc_type is None:
+                self.settle()
+        finally:
+            self._submission.close()
 
     def _shut_down(self, exc_type: Any) -> None:
         error: BaseException | None = None

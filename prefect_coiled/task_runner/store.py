@@ -32,19 +32,30 @@ class Store:
     def __init__(self, client: Any, space: str) -> None:
         self._client, self.space = client, space
         self._known: set[str] = set()
+        self._lock = threading.Lock()
+        self._closed = False
 
     def put(self, data: bytes) -> str:
-        """Keep something that is serialised; the name to `load` it by on a worker."""
+        """Keep something that is serialised; the name to `load` it by on a worker.
+
+        Raises:
+            RuntimeError: The flow run is over; nothing would clear it any more.
+        """
         name = hashlib.blake2b(data, digest_size=12).hexdigest()
-        if name not in self._known:
-            self._client.set_metadata([PREFIX, self.space, name], data)
-            self._known.add(name)
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("The flow run is over: no task can be submitted to it any more.")
+            if name not in self._known:
+                self._client.set_metadata([PREFIX, self.space, name], data)
+                self._known.add(name)
         return name
 
     def clear(self) -> None:
-        """Have the scheduler forget all of it: the context of a flow run holds its API key."""
-        self._known.clear()
-        self._client.set_metadata([PREFIX, self.space], {})
+        """Have the scheduler forget all of it, for good: the context of a flow run holds its API key."""
+        with self._lock:
+            self._closed = True
+            self._known.clear()
+            self._client.set_metadata([PREFIX, self.space], {})
 
 
 def load(space: str, name: str) -> Any:

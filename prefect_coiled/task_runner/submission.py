@@ -21,9 +21,13 @@ from uuid import UUID
 import dask
 import distributed
 from prefect.client.schemas.objects import RunInput
+from prefect.futures import PrefectWrappedFuture
 from prefect.logging import get_logger
 from prefect.tasks import Task
+from prefect.utilities.annotations import quote
+from prefect.utilities.collections import StopVisiting, visit_collection
 from prefect.utilities.engine import collect_task_run_inputs_sync
+from prefect_dask.task_runners import PrefectDaskFuture
 
 from prefect_coiled.task_runner.futures import CoiledFuture
 from prefect_coiled.task_runner.large import LargeValues
@@ -83,7 +87,7 @@ class Submission:
     def __init__(self, client: Any, space: str, parcel: FlowRunParcel) -> None:
         self._client, self._parcel = client, parcel
         self.store = Store(client, space)
-        self.news = News(client)
+        self.news = News(client, space)
         self.large = LargeValues()
         self._queue: deque[_Packed] = deque()
         self._changed = threading.Condition()
@@ -127,11 +131,11 @@ class Submission:
 
     def close(self) -> None:
         """Have the cluster forget what the flow run has in common."""
-        try:
-            self.news.close()
-            self.store.clear()
-        except Exception as error:  # the cluster may be gone, and all of it with it
-            logger.debug("The scheduler could not be told that the flow run is over: %s", error)
+        for close in (self.news.close, self.store.clear):
+            try:
+                close()
+            except Exception as error:  # the cluster may be gone, and all of it with it
+                logger.debug("The scheduler could not be told that the flow run is over: %s", error)
 
     # Packing
 
@@ -150,10 +154,12 @@ class Submission:
             request.again,
         )
         try:
-            data, futures = pack(call.parts(), lambda value: self.large.place(self._client, value))
+            sent = pack(call.parts(), self._client, lambda value: self.large.place(self._client, value))
         except Exception as error:
             raise explain(request.task, request.parameters, error) from error
-        results = [getattr(future, "wrapped_future", future) for future in futures]
+        request.future.held = sent.held
+        results = [getattr(future, "wrapped_future", future) for future in sent.futures]
+        data = sent.data
         packed: Any = self.large.bytes(self._client, data) if len(data) >= LARGE else data
         if getattr(self._local, "batch", None) is None:
             self.large.forget_objects()
@@ -237,6 +243,19 @@ def inputs_of(parameters: dict[str, Any], more: dict[str, set[RunInput]] | None)
         if name in inputs:
             inputs[name] = inputs[name] | found
     return inputs
+
+
+def wait_for_others(*values: Any) -> None:
+    """Wait for the futures of other task runners, of which a task is given the states that they came to."""
+
+    def visit(value: Any) -> Any:
+        if isinstance(value, quote):  # what is in it is nobody's to look at
+            raise StopVisiting
+        if isinstance(value, PrefectWrappedFuture) and not isinstance(value, PrefectDaskFuture):
+            value.wait()
+        return value
+
+    visit_collection(list(values), visit_fn=visit, return_data=False)
 
 
 def as_lists(wait_for: Any) -> Any:

@@ -12,6 +12,7 @@ import asyncio
 import os
 import re
 import time
+from collections.abc import Iterable
 from concurrent.futures import TimeoutError as LateError
 from contextlib import nullcontext, suppress
 from copy import copy
@@ -45,10 +46,12 @@ from prefect_coiled.task_runner.event_batches import Batch
 from prefect_coiled.task_runner.futures import CoiledFuture
 from prefect_coiled.task_runner.hints import add_api_hint, add_hint, advise, of_module
 from prefect_coiled.task_runner.hydration import Hydrated, hydrated
+from prefect_coiled.task_runner.kept_results import bring, lacks_result
 from prefect_coiled.task_runner.large import Large
 from prefect_coiled.task_runner.news import tell
 from prefect_coiled.task_runner.outboxes import find, report_timeout
 from prefect_coiled.task_runner.renewal import renew_if_stuck
+from prefect_coiled.task_runner.sent_record import SentRecord
 from prefect_coiled.task_runner.shipping import unpack
 from prefect_coiled.task_runner.slot import own_place
 from prefect_coiled.task_runner.time_limit import run_within
@@ -106,6 +109,8 @@ def run_task(call: bytes | Large, results: list[Any]) -> State[Any]:
     """
     try:
         results = [found.value() if isinstance(found, Large) else found for found in results]
+        # Copies: others on this worker may be given the same.
+        results = [found.model_copy() if lacks_result(found) else found for found in results]
         told = Call.of(unpack(call.value() if isinstance(call, Large) else call, results))
         task: Task[Any, Any] = store.load(told.space, told.task)
         here = hydrated(told.shared, partial(store.load, told.space, told.shared))
@@ -117,7 +122,7 @@ def run_task(call: bytes | Large, results: list[Any]) -> State[Any]:
     outer, trace = told.own.pop("transaction", None), told.own.pop("trace", None)
     transaction = stand_for(outer) if outer is not None else None
     try:
-        state: State[Any] = here.run(_run, here, told, task, transaction, trace)
+        state: State[Any] = here.run(_run, here, told, task, transaction, trace, results)
     except Exception as error:  # of the engine: what the task itself raises is in its state
         add_api_hint(error)
         raise
@@ -129,6 +134,8 @@ def run_task(call: bytes | Large, results: list[Any]) -> State[Any]:
         keep_words(state)
     part = part_of(transaction) if transaction is not None else None
     tell(distributed.get_worker(), told.topic, told.run, state, told.again, part)
+    if state.is_completed():
+        SentRecord.take_place(state, task.name, told.run)
     return state
 
 
@@ -144,8 +151,16 @@ def _crashed(error: BaseException, run: UUID, flow_run_id: str) -> State[Any]:
     return state
 
 
-def _run(here: Hydrated, call: Call, task: Task[Any, Any], transaction: Any, trace: Any) -> State[Any]:
-    """In the flow run's context."""
+def _run(
+    here: Hydrated, call: Call, task: Task[Any, Any], transaction: Any, trace: Any, given: Iterable[Any]
+) -> State[Any]:
+    """In the flow run's context.
+
+    Args:
+        given: What the futures among the task's parameters came to.
+    """
+    for found in filter(lacks_result, given):
+        bring(found)
     if trace is not None:
         attach(propagate.extract(trace))
     if transaction is not None:

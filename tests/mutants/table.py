@@ -210,6 +210,35 @@ MUTANTS = (
         "provision/test_ownership.py::test_a_change_is_not_tried_again_once_the_lease_is_lost",
     ),
     _row(
+        "what undoes a transaction is part of it",
+        "task_runner/transactions.py",
+        "        outer = None if _undoes.get() else get_transaction()\n",
+        "        outer = get_transaction()\n",
+        "unit/test_transaction_parts.py::test_a_hook_that_undoes_by_a_task_may_wait_for_it_though_that_fails",
+    ),
+    _row(
+        "a task that was given up by its time limit is committed",
+        "task_runner/transactions.py",
+        "ending.kind in (StateType.FAILED.value, StateType.CRASHED.value)",
+        "False",
+        "unit/test_transaction_parts.py::"
+        "test_a_task_that_was_given_up_before_its_own_transaction_ended_undoes_all[FAILED]",
+    ),
+    _row(
+        "a killed client's context stays on a shared scheduler",
+        "task_runner/once.py",
+        "        asyncio.get_running_loop().call_later(GONE_S, self._forget, scheduler, True)\n",
+        "        asyncio.get_running_loop()\n",
+        "unit/test_forgetting.py::test_the_news_and_the_context_of_a_client_that_was_killed_are_forgotten",
+    ),
+    _row(
+        "a result that cannot be pickled is lost when its worker spills",
+        "task_runner/sent_record.py",
+        "            if is_spilling():\n",
+        "            if False:\n",
+        "unit/test_sent_record.py::test_what_cannot_be_pickled_stays_in_memory_where_a_worker_spills",
+    ),
+    _row(
         "a name is removed by what was seen of it without the lease on it",
         "aws/intents.py",
         "        check = leases.take(aws, lease)\n",
@@ -495,6 +524,37 @@ MUTANTS = (
         "            self._lose(self.explain(error), tell and not cut_off)\n",
         "            self._lose(self.explain(error), tell)\n",
         f"{_LOST}a_task_that_ended_while_the_flow_had_lost_the_scheduler_shows_what_it_came_to",
+    ),
+    _row(
+        "a task that ends its program ends its worker",
+        "task_runner/worker.py",
+        "        state = _crashed(error, told.run, here.flow_run_id)\n",
+        "        raise\n",
+        "runner/test_exits.py::test_a_task_that_ends_its_program_is_crashed_and_no_neighbour_is_touched",
+    ),
+    _row(
+        "a transaction whose task was lost is committed",
+        "task_runner/transactions.py",
+        "                if future.is_lost:\n",
+        "                if False:\n",
+        "runner/test_lost_in_transactions.py::"
+        "test_a_transaction_whose_task_is_lost_is_rolled_back_though_nobody_waited_for_it",
+    ),
+    _row(
+        "what a transaction's tasks did is committed before the last of them has ended",
+        "task_runner/transactions.py",
+        "            transaction.children.insert(0, gate)\n",
+        "            pass\n",
+        "runner/test_lost_in_transactions.py::"
+        "test_nothing_is_committed_before_the_last_task_of_a_transaction_has_ended",
+    ),
+    _row(
+        "a persisted collection comes to one worker",
+        "task_runner/shipping.py",
+        "            if not self._in_collection:\n                return value\n",
+        "            return value\n",
+        "runner/test_passed_on.py::"
+        "test_a_persisted_collection_stays_where_it_is_and_is_there_until_its_task_has_ended",
     ),
     _row(
         "a scheduler gives a silent client up as soon as any other",
