@@ -75,6 +75,17 @@ async def test_one_that_cannot_start_its_worker_again_ends_the_machine(minutes: 
     assert machine._lost == "no-worker-process"
 
 
+async def test_one_that_never_says_that_it_closed_keeps_no_machine_running(minutes: list[float]) -> None:
+    # As Dask's nannies before 2026.8, where what they close first fails.
+    class Stuck(OfNanny):
+        async def close(self, **given: Any) -> None:
+            raise TimeoutError
+
+    machine = role(Stuck(Status.running, alive=False))
+    await asyncio.wait_for(machine.finished(), 30)
+    assert machine.reason == "no-worker-process"
+
+
 class Machine:
     """Which names workers have here, whose nannies cannot start, and what gives credentials out."""
 
