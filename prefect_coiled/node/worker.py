@@ -139,7 +139,9 @@ class WorkerRole:
             elif time.monotonic() - bare_since > self._config.scheduler_lost_timeout:
                 self._lost = "no-worker-process"
                 await self.close(self._lost)
-                ends.cancel()  # one that could not be closed never says that it ended
+                # One that could not be closed never says that it ended.
+                ends.add_done_callback(lambda over: over.cancelled() or over.exception())
+                ends.cancel()
                 return
         await ends
 
