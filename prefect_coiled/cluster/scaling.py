@@ -47,6 +47,8 @@ class ScalingCluster(ClusterBase):
         self._counted_on: tuple[int, frozenset[str]] = (0, frozenset())
         self._told: set[str] = set()
         self._resizing = False
+        # Dask's `Adaptive`, once it was asked for, and whether it is by Dask's own rule.
+        self._decides: Any = None
         self._asks = True
         # Who this is to the scheduler, while it launches and retires; one call at a time does.
         self._holder = uuid.uuid4().hex
@@ -221,7 +223,7 @@ class ScalingCluster(ClusterBase):
             most = priced if most is None else min(most, priced)
         if least is not None and most is not None and least > most:
             raise OptionsError(f"minimum of {least} workers", f"is more than the maximum of {most:g}.")
-        made = super().adapt(Adaptive=Adaptive, minimum=least, maximum=most, **kwargs)
+        made = self._decides = super().adapt(Adaptive=Adaptive, minimum=least, maximum=most, **kwargs)
         if self.launched is not None:
             self.loop.add_callback(self.tell_keeper, adapt=limits(made, asks=asks))
         return made
@@ -275,7 +277,7 @@ class ScalingCluster(ClusterBase):
             # Nothing is launched beside this; what the scheduler has launched before is in AWS's list.
             # An `Adaptive` that decides says so each time: somebody else may have scaled by a number since.
             adapts = self._adapts()
-            asked = {"adapt": limits(self._adaptive, asks=self._asks)} if adapts else {"wanted": n}
+            asked = {"adapt": limits(self._decides, asks=self._asks)} if adapts else {"wanted": n}
             if not adapts:
                 self._arrivals.anew()
             name = self._holder
