@@ -151,7 +151,7 @@ def test_a_change_hides_a_secret_that_is_a_plain_text() -> None:
 
 # What holds a secret, by its name; what says where one is, or by what something is found, does not.
 _HOLDS = re.compile(r"(secret|token|password)(_access_key)?$|^(ca_)?key$|^secret_")
-_PLACES = {"Part.key", "Place.key", "_Packed.key", "_StandIn.key"}
+_PLACES = {"Part.key", "Place.key", "_Gate.key", "_Packed.key", "_StandIn.key"}
 
 
 def _shown_fields() -> Iterator[str]:
