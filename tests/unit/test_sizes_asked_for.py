@@ -76,6 +76,7 @@ def scaling(cluster: Any, **launched: Any) -> list[dict[str, Any]]:
         _adapts=lambda: False,
         _arrivals=SimpleNamespace(anew=lambda: None, expect=lambda: None),
         _look=nothing,
+        _holder="me",
         _scaling=None,
         _watching=SimpleNamespace(expect=lambda names: None),
         in_thread=called,
@@ -123,8 +124,7 @@ async def test_workers_that_were_retired_are_not_bought_again_where_aws_keeps_th
     told = scaling(cluster, terminate_workers=terminate)
     with pytest.raises(AccessDeniedError):
         await cluster._scale_to(1)
-    assert told[0]["wanted"] == 1
-    assert "wanted" not in told[-1]
+    assert [one["wanted"] for one in told if "wanted" in one] == [1, 1], "the size stays as it was asked for"
 
 
 def test_machines_are_waited_for_by_all_of_their_workers(
