@@ -280,8 +280,7 @@ class ScalingCluster(ClusterBase):
             asked = {"adapt": limits(self._decides, asks=self._asks)} if adapts else {"wanted": n}
             if not adapts:
                 self._arrivals.anew()
-            name = self._holder
-            before = await self._hold(name, asked)
+            before = await self._hold(asked)
             told: dict[str, Any] = {} if adapts else dict(asked)  # again: the first word may be lost
             try:
                 if self._leaving:
@@ -299,15 +298,15 @@ class ScalingCluster(ClusterBase):
                     # Who was retired is gone, whatever AWS says then: the size is as it was asked for.
                     await self._shrink(n, -more, coming)
             finally:
-                await self.tell_keeper(release=name, **told)
+                await self.tell_keeper(release=self._holder, **told)
 
-    async def _hold(self, name: str, asked: dict[str, Any]) -> Mapping[str, Any]:
+    async def _hold(self, asked: dict[str, Any]) -> Mapping[str, Any]:
         """See that nobody else launches or retires workers beside this; wait for who does, with a bound."""
         end = time.monotonic() + _OTHERS
-        reply = await self.tell_keeper(hold=name, **asked)
+        reply = await self.tell_keeper(hold=self._holder, **asked)
         while reply.get("busy") and time.monotonic() < end and not self._leaving:
             await asyncio.sleep(_AGAIN)
-            reply = await self.tell_keeper(hold=name, **asked)
+            reply = await self.tell_keeper(hold=self._holder, **asked)
         # Too many are let go by the scheduler, should the other be at it still.
         return await self.tell_keeper(**asked) if reply.get("busy") else reply
 
