@@ -27,7 +27,7 @@ from prefect_coiled.cluster.sizes import WorkerSize, check_adaptive, worker_size
 from prefect_coiled.errors import OptionsError, PrefectCoiledError, printable
 from prefect_coiled.options import IngressRule
 from prefect_coiled.options.ingress import ingress_rules
-from prefect_coiled.plan.node_config import LEAVING_TOPIC, machine_of
+from prefect_coiled.plan.node_config import HOLD_AGAIN_S, LEAVING_TOPIC, machine_of
 from prefect_coiled.records import InstanceRecord
 
 logger = logging.getLogger(__name__)
@@ -282,6 +282,8 @@ class ScalingCluster(ClusterBase):
                 self._arrivals.anew()
             before = await self._hold(asked)
             told: dict[str, Any] = {} if adapts else dict(asked)  # again: the first word may be lost
+            done = asyncio.Event()
+            holding = asyncio.ensure_future(self._hold_on(done))
             try:
                 if self._leaving:
                     told.clear()
@@ -298,6 +300,8 @@ class ScalingCluster(ClusterBase):
                     # Who was retired is gone, whatever AWS says then: the size is as it was asked for.
                     await self._shrink(n, -more, coming)
             finally:
+                done.set()
+                await holding  # what it said last arrives before what is said now
                 await self.tell_keeper(release=self._holder, **told)
 
     async def _hold(self, asked: dict[str, Any]) -> Mapping[str, Any]:
@@ -309,6 +313,15 @@ class ScalingCluster(ClusterBase):
             reply = await self.tell_keeper(hold=self._holder, **asked)
         # Too many are let go by the scheduler, should the other be at it still.
         return await self.tell_keeper(**asked) if reply.get("busy") else reply
+
+    async def _hold_on(self, done: asyncio.Event) -> None:
+        """Say again and again that this launches or retires workers, until it is done."""
+        while True:
+            try:
+                await asyncio.wait_for(done.wait(), HOLD_AGAIN_S)
+                return
+            except asyncio.TimeoutError:
+                await self.tell_keeper(hold=self._holder)
 
     async def _lacking(self, n: int, unlisted: Iterable[str]) -> tuple[int, list[str]]:
         """How many workers are to be launched, or less than 0 to go; and which are on their way unseen.

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from prefect_coiled.plan.node_config import HOLD_S
+
 # Seconds after each try until the next one; after the last one no more are made.
 PAUSES_S = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, *(300.0,) * 6)
 # Whoever launched the cluster says so when it has connected. Seconds after which nobody is waited for.
 START_S = 600.0
-# Seconds that a launch of a client's may take before it is no longer waited for.
-HOLD_S = 600.0
 # Seconds from the loss of a worker to the first look at AWS's list, between two looks, and so after a while.
 FIRST_LOOK_S, LOOK_S, LATER_LOOK_S, A_WHILE_S = 2.0, 5.0, 15.0, 120.0
 # Seconds for which AWS may not list a machine that it has just launched.
@@ -88,7 +88,7 @@ class Keeping:
         self._fresh.update(dict.fromkeys(launched, now))
 
     def hold(self, now: float, who: str) -> bool:
-        """A client is about to launch or to retire workers itself. Returns whether it may: one at a time."""
+        """A client launches or retires workers itself, and says so again. Returns whether it may: one at a time."""
         if self._holds(now, but=who):
             return False
         self._held[who] = now

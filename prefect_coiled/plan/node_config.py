@@ -28,6 +28,9 @@ DENIED_TOPIC = "prefect-coiled-denied"
 
 # The topic under which a scheduler says what it did, or could not do, to keep the wanted number of workers.
 KEPT_TOPIC = "prefect-coiled-kept"
+# Seconds for which a client's word counts that it launches or retires workers, and after which it says so again: of a
+# client that is gone in the middle nothing is heard any more.
+HOLD_S, HOLD_AGAIN_S = 30.0, 5.0
 # What the retirement of a worker is called whose nanny starts it anew; the wanted size stays.
 RENEWED = "prefect-coiled-stuck"
 

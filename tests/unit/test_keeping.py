@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from prefect_coiled.node.adapting import Adapting
-from prefect_coiled.node.keeping import HOLD_S, NOT_LISTED_YET_S, PAUSES_S, STABLE_S, START_S, Keeping
+from prefect_coiled.node.keeping import NOT_LISTED_YET_S, PAUSES_S, STABLE_S, START_S, Keeping
+from prefect_coiled.plan.node_config import HOLD_S
 
 PATIENCE = 30.0
 
@@ -159,6 +160,14 @@ def test_a_client_that_is_gone_in_the_middle_of_a_launch_is_not_waited_for() -> 
     keeping.alone(20.0)
     assert not keeping.look_due(20.0), "AWS may not list yet what it launched"
     assert keeping.look_due(25.0)
+
+
+def test_of_two_clients_one_launches_until_it_is_heard_no_more() -> None:
+    keeping = begun(1, {"a"})
+    assert keeping.hold(10.0, "one")
+    assert keeping.hold(10.0 + HOLD_S - 1, "one"), "it says so again"
+    assert not keeping.hold(10.0 + HOLD_S, "another")
+    assert keeping.hold(10.0 + 2 * HOLD_S, "another"), "it is gone, or was not heard of since"
 
 
 def test_what_was_scaled_down_is_not_grown_back() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from prefect_coiled.cluster import scaling
 from prefect_coiled.cluster.scaling import ScalingCluster
 
 
@@ -52,3 +56,24 @@ async def test_who_was_closed_while_another_launched_launches_nothing() -> None:
     await cluster._scale_to(10)
     assert cluster.launched_now == []
     assert cluster.said[-1] == {"release": "me"}
+
+
+async def test_who_launches_for_long_says_so_again_and_not_once_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "HOLD_AGAIN_S", 0.01)
+    heard = asyncio.Event()
+
+    class Slow(Scaled):
+        async def tell_keeper(self, patience: float = 0.0, **told: Any) -> dict[str, Any]:
+            if told == {"hold": "me"}:
+                heard.set()
+            return await super().tell_keeper(patience, **told)
+
+        async def _grow(self, more: int) -> list[str]:
+            await asyncio.wait_for(heard.wait(), 30)
+            return ["i-1"]
+
+    cluster = Slow()
+    await cluster._scale_to(10)
+    assert cluster.said[1] == {"hold": "me"}
+    assert cluster.said[-1] == {"release": "me", "wanted": 10, "launched": ["i-1"]}
+    assert len(asyncio.all_tasks()) == 1, "nobody says anything any more"
