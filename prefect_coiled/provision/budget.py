@@ -20,7 +20,8 @@ def find_standing(aws: Aws, budget: float, now: datetime | None = None) -> Stand
     """Look up what an account's clusters have cost this month.
 
     Of this region's clusters AWS's list counts, where that is more than they have written down: they may have
-    grown since. In another region, where policies may not reach, what is denied is said, and not counted.
+    grown since; one without a record, in its first minutes, counts without its disks. In another region, where
+    policies may not reach, what is denied is said, and not counted.
 
     Raises:
         AwsError: If AWS does not say it.
@@ -45,6 +46,7 @@ def find_standing(aws: Aws, budget: float, now: datetime | None = None) -> Stand
     for machine in machines:
         count, rate = listed.get(machine.cluster_uid, (0, 0.0))
         price = prices.machine(machine.instance_type) or 0.0
+        price += prices.surplus(machine.instance_type) + prices.beside(public=bool(machine.public_ip))
         listed[machine.cluster_uid] = count + 1, rate + price
     return standing(
         aws.account,

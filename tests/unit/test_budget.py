@@ -79,7 +79,7 @@ def test_a_cluster_that_grew_since_its_last_record_counts_as_it_is(monkeypatch: 
 
     def listed(aws: Any, states: tuple[str, ...]) -> list[Any]:
         assert "stopped" not in states
-        worker = {"cluster_uid": "grows", "instance_type": "m6i.xlarge", "spot": False}
+        worker = {"cluster_uid": "grows", "instance_type": "m6i.xlarge", "spot": False, "public_ip": ""}
         return [SimpleNamespace(**worker) for _ in range(100)]
 
     monkeypatch.setattr(looking.instances, "find_instances", listed)
@@ -88,6 +88,21 @@ def test_a_cluster_that_grew_since_its_last_record_counts_as_it_is(monkeypatch: 
     door.beside = lambda region, stop: SimpleNamespace(region=region, account="team")
     # As many times what the two of the record cost, which knows the prices of spot machines.
     assert looking.find_standing(door, 200.0, NOW).usd_per_hour == pytest.approx(100.0)
+
+
+def test_a_cluster_without_a_record_counts_with_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = {"cluster_uid": "new", "instance_type": "m6i.xlarge", "spot": False, "public_ip": "203.0.113.7"}
+    monkeypatch.setattr(looking, "find_records", lambda *_: [])
+    monkeypatch.setattr(
+        looking.instances, "find_instances", lambda *_, **__: [SimpleNamespace(**machine), SimpleNamespace(**machine)]
+    )
+    monkeypatch.setattr(looking, "find_prices", lambda *_: shipped())
+    door: Any = SimpleNamespace(region="us-east-1", account="team", stop=None)
+    door.beside = lambda region, stop: SimpleNamespace(region=region, account="team")
+    found = looking.find_standing(door, 200.0, NOW)
+    price = shipped().machine("m6i.xlarge")
+    assert price is not None
+    assert found.usd_per_hour == pytest.approx(2 * (price + shipped().address))
 
 
 def test_where_nothing_is_to_be_seen_that_is_said() -> None:
