@@ -32,7 +32,8 @@ from prefect_coiled.options import BackendOptions, merge
 from prefect_coiled.options.base import refuse_blank, refuse_others_than_texts
 from prefect_coiled.options.ingress import says_who
 from prefect_coiled.options.keywords import KEYWORDS
-from prefect_coiled.provision import set_up_account
+from prefect_coiled.plan.changes import Plan
+from prefect_coiled.provision import plan_set_up, set_up_account
 from prefect_coiled.records import AccountRecord, Record
 from prefect_coiled.tasks.steps import Session, use_session
 
@@ -267,16 +268,29 @@ def set_up(block: Ec2DaskAccount, slug: str) -> AccountRecord:
     """Make what the account's clusters share. Stopped anywhere, it goes on when it is run again."""
     loaded = account_from_block(block, slug)
     options = merge(None, loaded.options).options
-    door = loaded.door()
-    with use_session(Session(door)):
-        return set_up_account(
-            slug,
-            options.region,
-            options.default_zone,
-            options.egress,
-            network=options.network is None,
-            registry=options.registry.kind,
-        )
+    with use_session(Session(loaded.door())):
+        return set_up_account(slug, options.region, **shared(options))
+
+
+def plan_of_set_up(block: Ec2DaskAccount, slug: str) -> Plan:
+    """What `set_up` would make and repair. Changes nothing.
+
+    Raises:
+        PrefectCoiledError: AWS does not say it, or would refuse it.
+    """
+    loaded = account_from_block(block, slug)
+    options = merge(None, loaded.options).options
+    return plan_set_up(loaded.door(options.region), **shared(options))
+
+
+def shared(options: BackendOptions) -> dict[str, Any]:
+    """How a set-up is asked for what the clusters of an account with these options share."""
+    return {
+        "zone": options.default_zone,
+        "egress": options.egress,
+        "network": options.network is None,
+        "registry": options.registry.kind,
+    }
 
 
 def reset_account(account: str | None = None) -> bool:

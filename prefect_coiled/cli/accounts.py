@@ -197,17 +197,13 @@ def set_up(
     from prefect_coiled.options import merge
     from prefect_coiled.options.base import refuse_blank
     from prefect_coiled.provision import plan_set_up, set_up_account
+    from prefect_coiled.saved_accounts import shared
 
     refuse_blank(zone=zone)
     options = merge({"region": at.aws.region, "zone": zone}, at.loaded.options).options
     if zone is not None:
         check_zone_there(at.aws, zone)
-    given: dict[str, Any] = {
-        "zone": options.default_zone,
-        "egress": options.egress,
-        "network": options.network is None,
-        "registry": options.registry.kind,
-    }
+    given = shared(options)
     if plan:
         show_plan(plan_set_up(at.aws, **given), as_json)
         return

@@ -5,6 +5,7 @@ Both start from what is saved. `setup aws` also makes the account's resources, e
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
@@ -63,7 +64,7 @@ def setup_aws(
         flags = _asked(flags, saved, slug, steps)
     block = flags.block(saved)
     console = quiet() if as_json else out()
-    submitted = _submit(saved, block, slug, steps, console)
+    submitted = _submit(saved, block, slug, steps, console, makes=True)
     made = _make(block, slug, console)
     if as_json:
         print_json({**submitted, "resources": made.model_dump(mode="json")})
@@ -258,9 +259,19 @@ def _secret(question: str) -> str:
 
 
 def _submit(
-    saved: Ec2DaskAccount | None, block: Ec2DaskAccount, slug: str, steps: Steps, console: Console
+    saved: Ec2DaskAccount | None,
+    block: Ec2DaskAccount,
+    slug: str,
+    steps: Steps,
+    console: Console,
+    *,
+    makes: bool = False,
 ) -> dict[str, Any]:
-    """Show what will hold and what changes, ask, and save it; gives what became of it, for JSON."""
+    """Show what will hold and what changes, ask, and save it; gives what became of it, for JSON.
+
+    Args:
+        makes: Whether the account is set up then.
+    """
     from prefect_coiled.blocks.changes import differences
     from prefect_coiled.blocks.editing import stays_behind
     from prefect_coiled.saved_accounts import save_account
@@ -275,6 +286,8 @@ def _submit(
         if stays := stays_behind(saved, block, slug):
             console.print(stays)
     if steps.numbered:
+        if makes:
+            _review_set_up(block, slug, console)
         typer.confirm(steps("Submit?"), default=True, abort=True)
     done = save_account(block, slug)
     console.print(str(done))
@@ -296,6 +309,25 @@ def _review(block: Ec2DaskAccount, account: str, console: Console) -> None:
     console.print(rows)
     for line in (*_doors(merged.options), _price(loaded, merged.options)):
         console.print(line)
+
+
+def _review_set_up(block: Ec2DaskAccount, account: str, console: Console) -> None:
+    """Say what is made in AWS once it is submitted."""
+    from prefect_coiled.saved_accounts import plan_of_set_up
+
+    if block.sandbox:
+        return  # it may not run yet, and nothing in it costs anything
+    try:
+        todo = plan_of_set_up(block, account).todo
+    except PrefectCoiledError as error:  # what is wrong with it is told again by the set-up
+        console.print(f"What is made could not be looked up: {error.diagnosis.why}")
+        return
+    for action, text in (("create", "It makes"), ("update", "It repairs")):
+        kinds = Counter(change.kind for change in todo if change.action == action)
+        if kinds:
+            console.print(f"{text}: {', '.join(k if n == 1 else f'{k} ({n})' for k, n in kinds.items())}.")
+    if not todo:
+        console.print("What its clusters share is there: nothing is made.")
 
 
 def _doors(options: BackendOptions) -> Iterator[str]:

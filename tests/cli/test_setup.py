@@ -64,10 +64,14 @@ def test_the_guided_command_asks_reviews_and_makes_one_resource_after_the_other(
     assert "Ports 8787, 8786 of schedulers are reached from: me." in before
     assert "Port 22 stays closed" in before
     assert "a NAT gateway, which costs $0.0500 an hour" in before
+    told = " ".join(before.partition("It makes: ")[2].split()).partition(".")[0].split(", ")
+    assert {"VPC", "NAT gateway", "log group"} <= set(told)
+    assert any(kind.startswith("subnet (") for kind in told)
     assert keys["aws_secret_access_key"] not in text
     assert inventory(aws) >= {"VPC", "subnet", "NAT gateway", "IAM role", "log group"}
     again = guided(aws, keys, "\n".join([*answers, "y"]) + "\n")
     assert "creating" not in again.output
+    assert "nothing is made" in again.output
     assert "Account guided is set up" in again.output
     gone = run("account", "destroy", "guided", answer="guided\n")
     assert gone.exit_code == 0, gone.output
