@@ -31,6 +31,7 @@ from prefect_coiled.blocks.account import Ec2DaskAccount
 from prefect_coiled.blocks.asking import asking
 from prefect_coiled.blocks.base import what_is_wrong
 from prefect_coiled.blocks.changes import Change, changes_between, leaves
+from prefect_coiled.blocks.editing import stays_behind
 from prefect_coiled.blocks.loading import account_slug, find_document
 from prefect_coiled.blocks.registry import Ec2DaskRegistry
 from prefect_coiled.dask_files import yaml_content
@@ -65,13 +66,18 @@ class Document:
 
 @dataclass(frozen=True)
 class Applied:
-    """What became of a document."""
+    """What became of a document.
+
+    Attributes:
+        remark: What the change leaves in AWS, in a sentence; empty for nothing.
+    """
 
     path: Path
     type: str
     name: str
     state: Literal["created", "changed", "unchanged"]
     changes: tuple[Change, ...] = ()
+    remark: str = ""
 
     def row(self) -> dict[str, Any]:
         """The same as plain values."""
@@ -82,6 +88,7 @@ class Applied:
             "name": self.name,
             "state": self.state,
             "changes": changes,
+            "remark": self.remark,
         }
 
 
@@ -252,11 +259,16 @@ def _checked(document: Document, fields: Mapping[str, Any]) -> Block:
 def _apply(client: SyncPrefectClient, document: Document, block: Block, dry_run: bool) -> Applied:
     found = find_document(client, type(block), document.name)
     before: dict[str, Any] = {}
+    remark = ""
     if found is not None:
         try:
-            before = dict(leaves(block_of(type(block), found)))
+            saved = block_of(type(block), found)
+            before = dict(leaves(saved))
         except Exception:
             before = {"": "not valid"}  # saved by the form, which checks nothing
+        else:
+            if isinstance(saved, Ec2DaskAccount) and isinstance(block, Ec2DaskAccount):
+                remark = stays_behind(saved, block, document.name)
     changes = changes_between(before, dict(leaves(block)))
     if found is not None and not changes:
         # A block that another document names must be known by its id all the same.
@@ -265,8 +277,9 @@ def _apply(client: SyncPrefectClient, document: Document, block: Block, dry_run:
     if not dry_run:
         save: Any = block.save  # Prefect's types do not know `_sync`
         save(document.name, overwrite=True, _sync=True)
-    state: Literal["created", "changed"] = "created" if found is None else "changed"
-    return Applied(document.path, document.type, document.name, state, changes if found is not None else ())
+    if found is None:
+        return Applied(document.path, document.type, document.name, "created")
+    return Applied(document.path, document.type, document.name, "changed", changes, remark)
 
 
 def _refuse_circles(path: Path, value: Any, above: tuple[int, ...] = ()) -> None:

@@ -41,7 +41,7 @@ def account_list(as_json: JsonOption = False) -> None:
         (
             str(document.name),
             str(document.data.get("region", "")),
-            str(document.data.get("zone") or "any"),
+            str(document.data.get("zone") or (f"{region}a" if (region := document.data.get("region")) else "")),
             "yes" if document.data.get("spot") else "no",
             str(document.data.get("egress", "nat")),
             "sandbox" if document.data.get("sandbox") else "AWS",
@@ -96,16 +96,16 @@ def account_reset(
     name = account_slug(slug)
     in_aws = is_saved_in_aws(name)
     if not yes:
-        stays = (
+        warning = (
             f"What account {name} has in AWS stays and costs, and no command finds it any more: first "
             f"`prefect-coiled account destroy {name}`. "
         )
         question = f"Delete the options and credentials of account {name}?"
-        typer.confirm(f"{stays if in_aws else ''}{question}", abort=True)
+        typer.confirm(f"{warning if in_aws else ''}{question}", abort=True)
     done = reset_account(name)
     text = f"Account {name} {'was reset' if done else 'had no options of its own'}."
-    text += f" {stays_after_reset(name)}" if done and in_aws else ""
-    sentence_or_json(text, {"account": name, "reset": done}, as_json)
+    stays = stays_after_reset(name) if done and in_aws else ""
+    sentence_or_json(f"{text} {stays}".rstrip(), {"account": name, "reset": done, "remark": stays}, as_json)
 
 
 @command("account destroy")

@@ -27,5 +27,6 @@ def apply(
     applied = apply_documents([read_document(path) for path in find_files(files or ())], dry_run)
     rows = ((f"{one.type}/{one.name}", one.state, str(one.path)) for one in applied)
     after = [f"{one.type}/{one.name} {change}" for one in applied for change in one.changes]
+    after += [one.remark for one in applied if one.remark]
     after += ["Nothing was saved."] if dry_run else []
     show([one.row() for one in applied], as_json, ("BLOCK", "STATE", "FILE"), rows, after=after)

@@ -185,9 +185,16 @@ def show_timeline(name: NameArgument, at: At, as_json: JsonOption = False) -> No
 
 
 @command("dashboard")
-def show_dashboard(name: NameArgument, at: At, as_json: JsonOption = False) -> None:
+def show_dashboard(
+    name: NameArgument,
+    at: At,
+    show: Annotated[bool, typer.Option("--open", help="Open it in a browser, too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Print the address of a cluster's dashboard, with the token that opens it."""
     link = _running(at, name).dashboard_link
+    if show:
+        typer.launch(link)
     sentence_or_json(link, {"name": name, "dashboard_link": link}, as_json)
 
 

@@ -25,7 +25,7 @@ def show_costs(
     """Show what clusters have cost since a moment, by the flow that launched them; gone ones too.
 
     By AWS's prices as a cluster is launched, from what each scheduler's machine writes down while it runs.
-    Records are kept for 30 days.
+    Records are kept for 30 days. What runs, and what it costs an hour, is `cost`.
     """
     from prefect_coiled.aws.cost_records import find_records
     from prefect_coiled.aws.logs import RETENTION_DAYS

@@ -23,7 +23,7 @@ EXAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("firewall",): ("firewall my-cluster", "firewall my-cluster --cidr me", "firewall my-cluster --close"),
     ("timeline",): ("timeline my-cluster", "timeline my-cluster --json"),
     ("notifications",): ("notifications --limit 20", "notifications --type worker_lost --json"),
-    ("dashboard",): ("dashboard my-cluster",),
+    ("dashboard",): ("dashboard my-cluster", "dashboard my-cluster --open"),
     ("policies",): (
         "policies setup",
         "policies ongoing --account my-team --region eu-west-1",

@@ -105,7 +105,8 @@ def show_cost(
 ) -> None:
     """Show what an account's clusters cost an hour and have cost so far, and what they share.
 
-    By AWS's list prices, from each machine's launch on; without traffic and logs.
+    By AWS's list prices, from each machine's launch on; without traffic and logs. Of clusters that are gone,
+    `costs` tells.
     """
     from prefect_coiled.plan.prices import basis, total, usd
 

@@ -33,7 +33,7 @@ def test_the_sandbox_is_started_found_and_stopped() -> None:
 def test_accounts_are_listed_with_the_sandbox_as_default() -> None:
     Ec2DaskAccount(region="eu-west-1", spot=True, sandbox=True).save("listed", overwrite=True)
     shown = run("account", "list").stdout.splitlines()
-    assert re.match(r"listed +eu-west-1 +any +yes +nat +sandbox", next(s for s in shown if "listed" in s))
+    assert re.match(r"listed +eu-west-1 +eu-west-1a +yes +nat +sandbox", next(s for s in shown if "listed" in s))
     assert any(line.startswith("default") and "no block of that name" in line for line in shown)
 
 
@@ -132,7 +132,7 @@ def test_nothing_is_listed_where_nothing_runs(sandbox: SandboxInfo) -> None:
     )
 
 
-def test_a_cluster_is_listed_read_and_stopped(cluster: Cluster) -> None:
+def test_a_cluster_is_listed_read_and_stopped(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     row = next(line for line in run("ls").stdout.splitlines() if line.startswith("of-the-cli"))
     assert re.match(r"of-the-cli +running +\d+ s +1 +2 x m6i.xlarge +\S+ +\$0\.\d+", row)
 
@@ -141,6 +141,10 @@ def test_a_cluster_is_listed_read_and_stopped(cluster: Cluster) -> None:
     assert run("logs", "of-the-cli", "--tail", "1").stdout.count("\n") <= 4
 
     assert run("dashboard", "of-the-cli").stdout.strip() == cluster.dashboard_link
+    opened: list[str] = []
+    monkeypatch.setattr("typer.launch", opened.append)
+    assert run("dashboard", "of-the-cli", "--open").stdout.strip() == cluster.dashboard_link
+    assert opened == [cluster.dashboard_link]
 
     refused = run("stop", "of-the-cli", answer="n\n")
     assert refused.exit_code == 1

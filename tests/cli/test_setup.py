@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -255,6 +256,10 @@ def test_a_reset_says_what_stays_in_aws_and_costs(research: str) -> None:
         "Account research was reset. What it has in AWS stays and costs: to remove that, name it again by "
         f"`prefect-coiled setup aws --account research`, then run {destroy}.\n"
     )
+    Ec2DaskAccount(region="us-east-1", sandbox=False).save(research, overwrite=True)
+    told = json.loads(run("account", "reset", research, "--yes", "--json").stdout)
+    assert told["reset"]
+    assert f"run {destroy}" in told["remark"]
     Ec2DaskAccount(region="us-east-1", sandbox=True).save(research, overwrite=True)
     assert "AWS" not in run("account", "reset", research, answer="n\n").output
     assert run("account", "reset", research, "--yes").stdout == "Account research was reset.\n"

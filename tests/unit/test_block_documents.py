@@ -49,6 +49,7 @@ def test_a_document_is_saved_once_and_what_changed_is_told(document):
     (changed,) = apply(path, environ={"REGION": "eu-west-1"})
     assert changed.state == "changed"
     assert [(c.field, c.before, c.after) for c in changed.changes] == [("region", "us-east-2", "eu-west-1")]
+    assert "`prefect-coiled account destroy as-document --region us-east-2` removes it" in changed.remark
     account = load_account("as-document")
     assert account.options["region"] == "eu-west-1"
     assert account.options["spot_policy"] == "spot"
