@@ -108,12 +108,12 @@ def hourly_price(account: Account) -> float:
     """
     aws = account.door(merge(None, account.options).options.region)
     prices = find_prices(aws, [VM_TYPE])
-    check_region(prices, aws.region, "spend")
+    check_region(prices, aws.region, "spend", otherwise="Or choose a region whose prices are known.")
     uses = [MachineUse(vm_type=VM_TYPE, count=2, hours=1.0, disk_gb=_DISK, public_ip=True)]
     total = estimate(uses, prices=prices).total_usd
     if total is None:
         raise OptionsError("spend", f"the price of {VM_TYPE} in {aws.region} is not known.")
-    return total
+    return total + 2 * prices.surplus(VM_TYPE)
 
 
 def seconds_for(spend: float, price: float) -> float:

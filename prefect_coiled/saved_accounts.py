@@ -23,6 +23,7 @@ from prefect_coiled.blocks.loading import (
     delete_account,
     find_accounts,
     load_account,
+    replaced_block,
     save_block,
     saved_block,
 )
@@ -174,7 +175,7 @@ def set_backend_options(
         permissions_boundary=permissions_boundary,
         monthly_budget=monthly_budget,
     )
-    before = _saved(slug)
+    before = replaced_block(slug)
     rules = firewall or ingress
     # Other ports are no reason to let others in.
     said = {"ingress": rules is not None and says_who(rules), "egress": egress, "network": network}
@@ -269,7 +270,8 @@ def set_up(block: Ec2DaskAccount, slug: str) -> AccountRecord:
     loaded = account_from_block(block, slug)
     options = merge(None, loaded.options).options
     with use_session(Session(loaded.door())):
-        return set_up_account(slug, options.region, **shared(options))
+        made: AccountRecord = set_up_account(slug, options.region, **shared(options))
+    return made
 
 
 def plan_of_set_up(block: Ec2DaskAccount, slug: str) -> Plan:
@@ -353,14 +355,6 @@ def administrator(slug: str, profile: str | None = None) -> tuple[Account, Aws]:
     else:
         account = load_account(slug)
     return account, account.door()
-
-
-def _saved(slug: str) -> Ec2DaskAccount | None:
-    """What is about to be replaced."""
-    try:
-        return saved_block(slug)
-    except AccountError:  # what the form saved may not be right
-        return None
 
 
 def _caller(account: Account) -> Caller:

@@ -23,6 +23,9 @@ _PROTECTED = (
     "it is protected from deregistration; take that off (EC2 console > AMIs > Actions > Manage AMI "
     "deregistration protection), then run again"
 )
+# States of an image from which no machine can be launched, ever.
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Image.html
+_FAILED = ("failed", "error", "invalid")
 ENVIRONMENT, PYTHON = "coiled-environment", "coiled-python"
 
 
@@ -87,7 +90,7 @@ def _given_up(aws: Aws, image_id: str) -> bool:
         found = aws.call("ec2:DescribeImages", f"looking at image ({image_id})", ImageIds=[image_id])[
             "Images"
         ]
-        if not found or found[0]["State"] not in ("failed", "error", "invalid"):
+        if not found or found[0]["State"] not in _FAILED:
             return False
         aws.call("ec2:DeregisterImage", f"deregistering image ({image_id})", ImageId=image_id)
     except AwsError:
@@ -96,10 +99,16 @@ def _given_up(aws: Aws, image_id: str) -> bool:
 
 
 def _surplus(item: Item, there: There, idle: bool) -> str:
-    """The newest of each Python and architecture stay; all do while a cluster may start more of them."""
+    """The newest of each Python and architecture stay; all do while a cluster may start more of them.
+
+    One that AWS could not make keeps no other, and goes: no machine starts from it.
+    """
     image = _record(item)
-    alike = [one.image_id for one in map(_record, there["image"]) if one.alike == image.alike]
-    newer = alike.index(image.image_id)  # they are the newest first
+    if image.state in _FAILED:
+        return f"AWS could not make it ({image.state})" if idle else ""
+    alike = [one for one in map(_record, there["image"]) if one.alike == image.alike]
+    before = alike[: [one.image_id for one in alike].index(image.image_id)]  # they are the newest first
+    newer = sum(one.state in ("available", "pending") for one in before)
     return f"{newer} newer ones for Python {image.python}" if idle and newer >= KEPT_IMAGES else ""
 
 
@@ -119,7 +128,10 @@ def _held(item: Item) -> str:
 
 
 def _of_no_image(item: Item, there: There, idle: bool) -> str:
-    used = {snapshot for image in map(_record, there["image"]) for snapshot in image.snapshot_ids}
+    images = list(map(_record, there["image"]))
+    if any(image.state == "pending" for image in images):
+        return ""  # it may be of one that is being made, of which AWS does not name it yet
+    used = {snapshot for image in images for snapshot in image.snapshot_ids}
     return "no image has it" if idle and item["SnapshotId"] not in used else ""
 
 

@@ -73,7 +73,11 @@ def _describe(aws: Aws) -> Item | None:
 def _find(aws: Aws, scope: Scope) -> Iterator[Item]:
     found = _describe(aws)
     if found is not None:
-        policy, images = _lifecycle(aws), sum(1 for _ in _images(aws, ""))
+        policy = _lifecycle(aws)
+        try:
+            images = sum(1 for _ in _images(aws, ""))
+        except NotFoundError:
+            return  # it is gone by now
         yield {**found, "Lifecycle": policy, "Images": images}
 
 

@@ -33,6 +33,8 @@ from prefect_coiled.plan.prices import GP3_MIBPS, Prices
 from prefect_coiled.records import InstanceRecord
 
 LIVE = ("pending", "running", "stopping", "stopped")
+# Those of a machine that works, or will. What AWS or somebody has stopped does not start by itself again.
+RUNS = ("pending", "running")
 # Where a policy refused so many instances one by one, and none was not, all are.
 _REFUSED_ALL = 8
 
@@ -345,7 +347,7 @@ def _usd(item: Item, prices: Prices) -> float | None:
 
 def _alive(item: Item) -> str:
     role = tags.from_aws(item.get("Tags")).get(tags.ROLE)
-    return "live" if role == "scheduler" and item["State"]["Name"] in LIVE else ""
+    return "live" if role == "scheduler" and item["State"]["Name"] in RUNS else ""
 
 
 def _note(item: Item) -> str:

@@ -27,12 +27,18 @@ def find_log_group(aws: Aws, scope: Scope = ALL) -> list[Item]:
     """The log group named as the account, if there is one, with its tags as "Labels"."""
     what = f"finding log group ({aws.account})"
     groups = aws.pages("logs:DescribeLogGroups", what, "logGroups", logGroupNamePrefix=aws.account)
-    return [{**g, "Labels": _labels(aws, g["arn"])} for g in groups if g["logGroupName"] == aws.account]
+    found = (g for g in groups if g["logGroupName"] == aws.account)
+    with_labels = ((g, _labels(aws, g["arn"])) for g in found)
+    return [{**g, "Labels": labels} for g, labels in with_labels if labels is not None]
 
 
-def _labels(aws: Aws, arn: str) -> dict[str, str]:
+def _labels(aws: Aws, arn: str) -> dict[str, str] | None:
+    """The tags of a log group; None for one that is gone by now."""
     what = f"reading tags of log group ({aws.account})"
-    reply = aws.call("logs:ListTagsForResource", what, resourceArn=arn.removesuffix(":*"))
+    try:
+        reply = aws.call("logs:ListTagsForResource", what, resourceArn=arn.removesuffix(":*"))
+    except NotFoundError:
+        return None
     return dict(reply["tags"])
 
 

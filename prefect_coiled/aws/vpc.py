@@ -24,10 +24,12 @@ def _find(aws: Aws, scope: Scope) -> Iterator[Item]:
     for item in find_vpcs(aws):
         what = f"reading attributes of VPC ({item['VpcId']})"
         # Names are the last thing that making one sees to.
-        reply = aws.call(
-            "ec2:DescribeVpcAttribute", what, VpcId=item["VpcId"], Attribute="enableDnsHostnames"
-        )
-        yield {**item, _NAMES: bool(reply[_NAMES]["Value"])}
+        wanted = {"VpcId": item["VpcId"], "Attribute": "enableDnsHostnames"}
+        try:
+            named = bool(aws.call("ec2:DescribeVpcAttribute", what, **wanted)[_NAMES]["Value"])
+        except NotFoundError:  # just made, or going
+            named = False
+        yield {**item, _NAMES: named}
 
 
 def _places(want: Wanted, there: There) -> tuple[str, ...]:

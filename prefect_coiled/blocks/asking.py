@@ -197,9 +197,9 @@ def ensure_api() -> None:
 
 def _tell_server() -> None:
     """Tell once that a temporary server is started; it stays for this process."""
-    from prefect.settings import PREFECT_API_URL
+    from prefect.settings import PREFECT_API_URL, get_current_settings
 
-    if PREFECT_API_URL.value() or _servers:
+    if PREFECT_API_URL.value() or _servers or not get_current_settings().server.ephemeral.enabled:
         return
     _servers.append(True)
     text = (
@@ -258,10 +258,17 @@ def _patient() -> AbstractContextManager[object]:
 
 def _unreachable(what: str, error: Exception) -> AccountError:
     """The error that says that Prefect's API could not be asked."""
-    from prefect.settings import PREFECT_API_URL
+    from prefect.settings import PREFECT_API_URL, get_current_settings
 
     reason, step = cause_and_step(error)
     where = PREFECT_API_URL.value()
+    if not where and not get_current_settings().server.ephemeral.enabled:
+        return AccountError(
+            what,
+            "no Prefect server is named, and temporary ones are switched off "
+            "(PREFECT_SERVER_EPHEMERAL_ENABLED).",
+            "Name one: `prefect config set PREFECT_API_URL=http://HOST:4200/api`.",
+        )
     if not where:
         return AccountError(
             what,

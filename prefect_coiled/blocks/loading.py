@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,32 @@ def saved_block(slug: str) -> Ec2DaskAccount | None:
     """
     found = _read(slug)
     return None if isinstance(found, list) else _validated(found)
+
+
+def replaced_block(slug: str) -> Ec2DaskAccount | None:
+    """The same of what is about to be replaced: without credentials or registry that cannot be read.
+
+    Raises:
+        AccountError: The Prefect API could not be asked, or what else is saved is not right: then nobody can
+            tell what would be opened.
+    """
+    found = _read(slug)
+    if isinstance(found, list):
+        return None
+    try:
+        return _validated(found)
+    except AccountError as error:
+        d = error.diagnosis
+    fields = {n: v for n, v in found.data.items() if n in Ec2DaskAccount.model_fields}
+    for unread in (("aws_credentials",), ("registry",), ("aws_credentials", "registry")):
+        with suppress(Exception):  # why is known
+            return Ec2DaskAccount(**{n: v for n, v in fields.items() if n not in unread})
+    raise AccountError(
+        d.what,
+        d.why,
+        "Mend it in Prefect's form, or delete it first, and give all that shall hold: "
+        f"`prefect-coiled account reset {slug}`.",
+    )
 
 
 async def aload_account(slug: str | None = None) -> Account:

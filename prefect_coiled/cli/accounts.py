@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -41,7 +42,7 @@ def account_list(as_json: JsonOption = False) -> None:
         (
             str(document.name),
             str(document.data.get("region", "")),
-            str(document.data.get("zone") or (f"{region}a" if (region := document.data.get("region")) else "")),
+            _zone(document.data),
             "yes" if document.data.get("spot") else "no",
             str(document.data.get("egress", "nat")),
             "sandbox" if document.data.get("sandbox") else "AWS",
@@ -56,6 +57,12 @@ def account_list(as_json: JsonOption = False) -> None:
     show(found, as_json, [key.upper() for key in keys], rows)
 
 
+def _zone(data: Mapping[str, Any]) -> str:
+    """The zone in which an account's clusters start, as far as its block says it."""
+    zone, region = data.get("zone"), data.get("region")
+    return str(zone or (f"{region}a" if region else ""))
+
+
 @command("account explain")
 def account_explain(
     slug: SlugArgument = None,
@@ -66,6 +73,7 @@ def account_explain(
     from prefect_coiled.blocks.asking import reading_here
     from prefect_coiled.blocks.loading import load_account
     from prefect_coiled.options import cluster_defaults, merge
+    from prefect_coiled.options.keywords import KEYWORDS
     from prefect_coiled.plan.budget import write_budget
 
     with reading_here():
@@ -75,7 +83,7 @@ def account_explain(
     if account.monthly_budget is not None:
         spent = "US dollars; `prefect-coiled check` says what is spent"
         rows.append(("monthly_budget", write_budget(account.monthly_budget), "account block", spent))
-    rows += [(name, str(value), "coiled.yaml", "") for name, value in cluster_defaults().items()]
+    rows += [(n, KEYWORDS[n].shown(value), "coiled.yaml", "") for n, value in cluster_defaults().items()]
     keys = ("option", "value", "from", "remark")
     found = [dict(zip(keys, row, strict=True)) for row in rows]
     before = f"Account {account.slug}, {account.credentials.description}{where(account)}"

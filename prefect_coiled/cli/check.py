@@ -56,7 +56,7 @@ def _look(at: At, console: Console, answer: dict[str, Any]) -> None:
     """Look at everything, say it, and note it in the answer."""
     from prefect_coiled.aws.caller import find_caller
     from prefect_coiled.aws.disk_key import find_disk_key
-    from prefect_coiled.errors import OptionsError
+    from prefect_coiled.errors import AwsError, CredentialsError, OptionsError
     from prefect_coiled.provision.budget import find_standing
     from prefect_coiled.provision.obstacles import find_obstacles
     from prefect_coiled.task_runner.api_url import choose_way
@@ -76,9 +76,17 @@ def _look(at: At, console: Console, answer: dict[str, Any]) -> None:
         if room.workers is not None or room.schedulers is not None or room.free_plan or not loaded.is_sandbox:
             console.print(line)
     if loaded.monthly_budget is not None:
-        standing = find_standing(aws, loaded.monthly_budget)
-        console.print(str(standing))
-        answer["budget"] = standing.told()
+        try:
+            standing = find_standing(aws, loaded.monthly_budget)
+        except CredentialsError:
+            raise
+        except AwsError as error:  # a launch is refused for it
+            stands = f"How the account stands to its budget is not to be seen: {error.diagnosis.why}"
+            console.print(" ".join(stands.split()))
+            answer["budget"] = {"budget": loaded.monthly_budget, "error": error.diagnosis.why}
+        else:
+            console.print(str(standing))
+            answer["budget"] = standing.told()
     key = find_disk_key(aws)
     try:
         shut = find_obstacles(aws, _usual(loaded, caller.name))
@@ -99,7 +107,7 @@ def _look(at: At, console: Console, answer: dict[str, Any]) -> None:
     suffices = room.suffices and not shut
     if not suffices:
         console.print("A cluster of the default types would not come up.")
-    if suffices and permitted:
+    if suffices and permitted and "error" not in (answer.get("budget") or {}):
         answer["ready"] = True
         console.print("Ready.")
 

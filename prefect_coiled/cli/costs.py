@@ -62,6 +62,10 @@ def show_costs(
     ]
     if unpriced := sorted({kind for row in rows for kind in row.unpriced}):
         after.append(f"The price of {', '.join(unpriced)} is not known, and not in it.")
+    if others := sorted({region for row in rows for region in row.prices_of}):
+        after.append(
+            f"Of clusters whose region's prices were not known, those of {', '.join(others)} are counted."
+        )
     none = f"No cluster of {at.whose} has written down what it costs since {begin:%Y-%m-%d %H:%M} UTC"
     if now - begin > timedelta(days=RETENTION_DAYS):
         after.append(f"Records are kept for {RETENTION_DAYS} days.")

@@ -15,6 +15,9 @@ from prefect_coiled.cli.declare import At, JsonOption, command
 from prefect_coiled.cli.places import Everywhere, Place
 from prefect_coiled.errors import PrefectCoiledError
 
+# What something that AWS gives no date has cost.
+_NOT_SINCE = "since when is not known"
+
 if TYPE_CHECKING:
     from prefect_coiled.plan.prices import Prices
     from prefect_coiled.provision.inventory import Resource
@@ -108,7 +111,7 @@ def show_cost(
     By AWS's list prices, from each machine's launch on; without traffic and logs. Of clusters that are gone,
     `costs` tells.
     """
-    from prefect_coiled.plan.prices import basis, total, usd
+    from prefect_coiled.plan.prices import basis, usd
 
     counted: dict[str, Prices] = {}
     found = at.each(lambda one: _costs(one, name, counted))
@@ -129,11 +132,12 @@ def show_cost(
             row["name"],
             str(row["count"]),
             usd(row["usd_per_hour"]),
-            usd(row["usd"]),
+            # An address has no date.
+            _NOT_SINCE if row["usd"] is None and row["usd_per_hour"] is not None else usd(row["usd"]),
         )
         for row in sums
     ]
-    all_, paid = (usd(total([row[key] for row in sums])) for key in ("usd_per_hour", "usd"))
+    all_, paid = (_sum([row[key] for row in sums]) for key in ("usd_per_hour", "usd"))
     rows.append((*(("total", "", "") if at.many else ("total",)), "", all_, paid))
     none = f"Nothing of {at.whose} costs anything by the hour in {at.whereabouts}"
     after = [f"{basis(counted, spot=True)} Machines, disks, public addresses and NAT gateways."]
@@ -145,6 +149,16 @@ def show_cost(
         none += f"\n{elsewhere}"
     show(sums, as_json, (*at.columns, "NAME", "HOW MANY", "COST/H", "SO FAR"), rows, none=none, after=after)
     at.end()
+
+
+def _sum(amounts: list[float | None]) -> str:
+    """The sum of what is known, and whether that is all."""
+    from prefect_coiled.plan.prices import usd
+
+    known = [amount for amount in amounts if amount is not None]
+    if len(known) == len(amounts):
+        return usd(sum(known))
+    return f"{usd(sum(known))} and more" if known else usd(None)
 
 
 def _nowhere(at: Everywhere, name: str) -> PrefectCoiledError:
@@ -181,7 +195,9 @@ def _costs(at: At, name: str | None, counted: dict[str, Prices]) -> list[dict[st
         so_far = None if hours is None or one.usd_per_hour is None else one.usd_per_hour * hours
         # The parts of a cluster are counted by its machines.
         counts = not one.cluster or one.kind == "instance"
-        listed.setdefault(one.cluster or f"({one.kind}s)", []).append((counts, one.usd_per_hour, so_far))
+        listed.setdefault(one.cluster or f"({one.kind}{'es' if one.kind.endswith('s') else 's'})", []).append(
+            (counts, one.usd_per_hour, so_far)
+        )
     return [
         {
             "name": key,

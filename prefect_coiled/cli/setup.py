@@ -53,11 +53,11 @@ def setup_aws(
     An account that is there keeps what is not given. Stopped anywhere, it is run again and goes on: what is
     there stays as it is.
     """
-    from prefect_coiled.blocks.loading import account_slug, saved_block
+    from prefect_coiled.blocks.loading import account_slug
 
     ask_nobody(as_json, yes)
     slug = account_slug(account)
-    saved = saved_block(slug)
+    saved = _before(slug, flags)
     steps = Steps(numbered=not yes)
     if not yes:
         flags.complete().block(saved)  # what is wrong with a flag is said before anything is asked
@@ -79,11 +79,11 @@ def account_edit(
     as_json: JsonOption = False,
 ) -> None:
     """Change an account's options. What is not given stays as it is; without flags, it asks."""
-    from prefect_coiled.blocks.loading import account_slug, saved_block
+    from prefect_coiled.blocks.loading import account_slug
 
     ask_nobody(as_json, yes)
     name = account_slug(slug)
-    saved = saved_block(name)
+    saved = _before(name, flags)
     if saved is None:
         raise AccountError(
             f"account {name!r}", "has no options yet.", f"Run `prefect-coiled setup aws --account {name}`."
@@ -95,6 +95,14 @@ def account_edit(
     submitted = _submit(saved, block, name, steps, quiet() if as_json else out())
     if as_json:
         print_json(submitted)
+
+
+def _before(slug: str, flags: AccountFlags) -> Ec2DaskAccount | None:
+    """What is saved; whoever gives credentials or a token anew may do so where the saved ones are not right."""
+    from prefect_coiled.blocks.loading import replaced_block, saved_block
+
+    anew = flags.access_key_id or flags.profile or flags.registry_access_token
+    return replaced_block(slug) if anew else saved_block(slug)
 
 
 class Steps:

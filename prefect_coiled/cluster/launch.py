@@ -19,7 +19,7 @@ from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.lending import Lender
 from prefect_coiled.aws.loaded_account import Account
 from prefect_coiled.aws.price_list import find_prices
-from prefect_coiled.aws.waits import wait_for
+from prefect_coiled.aws.waits import CONSISTENCY, wait_for
 from prefect_coiled.blocks import load_account
 from prefect_coiled.blocks.asking import api_failures, ensure_api
 from prefect_coiled.cluster.launched import ENDED, Launched
@@ -182,7 +182,7 @@ def _attached(
 
 
 def _running(aws: Aws) -> int:
-    found = instances.find_instances(aws)
+    found = instances.find_instances(aws, states=instances.RUNS)
     return len({(m.cluster, m.cluster_uid) for m in found if m.role == "scheduler"})
 
 
@@ -213,14 +213,16 @@ def _find_or_await(aws: Aws, name: str) -> Launched | None:
     """
     intent = parameters.intent_of(aws.account, name)
     end = time.monotonic() + _SOMEBODY_STARTS
-    missed = 0
+    missing_since: float | None = None
 
     def look() -> tuple[Launched | None] | None:
         claimed = parameters.read_with_age(aws, intent)
         if claimed is None:
             return (None,)
+        nonlocal missing_since
         found = find_cluster(aws, name)
         if found is not None:
+            missing_since = None
             # Its keys come last, and go before its name does.
             spec, record = found
             keys = _client_keys(aws, spec)
@@ -231,15 +233,16 @@ def _find_or_await(aws: Aws, name: str) -> Launched | None:
             return (Launched(aws, spec, record, keys, attached=True),)
         uid = uid_of(claimed[0])
         ended = instances.find_instances(aws, name, uid=uid, states=ENDED)
-        nonlocal missed
-        missed += claimed[1] > parameters.STARTING
-        # A single list that lacks a scheduler is no proof that it has ended: AWS's may be incomplete.
-        if missed > 1 or any(m.role == "scheduler" for m in ended):
+        if missing_since is None and claimed[1] > parameters.STARTING:
+            missing_since = time.monotonic()
+        # A list that lacks a scheduler is no proof that it has ended: AWS's may be incomplete for a while.
+        missed = missing_since is not None and time.monotonic() - missing_since > CONSISTENCY
+        if missed or any(m.role == "scheduler" for m in ended):
             events.step("cluster", f"removing what an earlier {name} left")
             removal = remove_cluster(aws, name, uid, patience=_SHORTLY)
             # As long as something is left the name is taken.
             return (None,) if removal.is_done or time.monotonic() > end else None
-        if missed:
+        if missing_since is not None:
             return None
         events.step("cluster", f"waiting for {name}, which is coming up")
         # Nobody is at it any more if it takes longer; claiming the name says so.

@@ -22,7 +22,7 @@ from prefect_coiled.options import BackendOptions
 from prefect_coiled.options.base import unset
 from prefect_coiled.options.file import FILE
 from prefect_coiled.options.ingress import DEFAULT_PORTS, by_one_port, check_ssh
-from prefect_coiled.options.keywords import ClusterKeywords, taken
+from prefect_coiled.options.keywords import KEYWORDS, ClusterKeywords, taken
 from prefect_coiled.options.keywords import defaults as default_values
 from prefect_coiled.options.models import OPTIONS
 from prefect_coiled.options.precedence import KEYWORD, MergedOptions, Place, file_place, merged, stacked
@@ -94,11 +94,9 @@ class Request:
         _ = self.host_setup_script
 
     def __repr__(self) -> str:
-        """What was given; of mappings, which may hold secrets, the names alone."""
-        shown = (
-            f"{name}={{{', '.join(value)}}}" if isinstance(value, Mapping) else f"{name}={value!r}"
-            for name, value in self._given.items()
-        )
+        """What was given; of what may hold secrets, the names alone, or nothing."""
+        given = self._given.items()
+        shown = (f"{n}={KEYWORDS[n].shown(v) if KEYWORDS[n].secret else repr(v)}" for n, v in given)
         return f"Request({', '.join(shown)})"
 
     @property

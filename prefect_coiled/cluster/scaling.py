@@ -47,8 +47,7 @@ class ScalingCluster(ClusterBase):
         self._counted_on: tuple[int, frozenset[str]] = (0, frozenset())
         self._told: set[str] = set()
         self._resizing = False
-        # Dask's `Adaptive`, once it was asked for, and whether it is by Dask's own rule.
-        self._decides: Any = None
+        # Whether it is Dask's own rule by which an `Adaptive` decides.
         self._asks = True
         # Who this is to the scheduler, while it launches and retires; one call at a time does.
         self._holder = uuid.uuid4().hex
@@ -223,7 +222,7 @@ class ScalingCluster(ClusterBase):
             most = priced if most is None else min(most, priced)
         if least is not None and most is not None and least > most:
             raise OptionsError(f"minimum of {least} workers", f"is more than the maximum of {most:g}.")
-        made = self._decides = super().adapt(Adaptive=Adaptive, minimum=least, maximum=most, **kwargs)
+        made = super().adapt(Adaptive=Adaptive, minimum=least, maximum=most, **kwargs)
         if self.launched is not None:
             self.loop.add_callback(self.tell_keeper, adapt=limits(made, asks=asks))
         return made
@@ -242,9 +241,13 @@ class ScalingCluster(ClusterBase):
         each = self.launched.spec.worker_node.workers_per_vm if self.launched is not None else 1
         return super().wait_for_workers(n_workers * each, timeout)
 
-    def _adapts(self) -> bool:
-        """Whether Dask's `Adaptive` decides how many workers there are."""
-        return getattr(getattr(self, "_adaptive", None), "state", "") in ("starting", "running")
+    def _adapting(self) -> Any:
+        """Dask's `Adaptive` that decides how many workers there are; None if none does.
+
+        It ends with the last who refers to it, so that nothing here keeps it.
+        """
+        adaptive = getattr(self, "_adaptive", None)
+        return adaptive if getattr(adaptive, "state", "") in ("starting", "running") else None
 
     def _worker_size(self) -> WorkerSize:
         spec = self.started().spec
@@ -276,8 +279,10 @@ class ScalingCluster(ClusterBase):
                 return  # as Dask's own clusters: there is nothing to scale
             # Nothing is launched beside this; what the scheduler has launched before is in AWS's list.
             # An `Adaptive` that decides says so each time: somebody else may have scaled by a number since.
-            adapts = self._adapts()
-            asked = {"adapt": limits(self._decides, asks=self._asks)} if adapts else {"wanted": n}
+            adaptive = self._adapting()
+            adapts = adaptive is not None
+            asked = {"adapt": limits(adaptive, asks=self._asks)} if adapts else {"wanted": n}
+            del adaptive
             if not adapts:
                 self._arrivals.anew()
             before = await self._hold(asked)
@@ -393,7 +398,7 @@ class ScalingCluster(ClusterBase):
         await self._announce(going)
         if not self._resizing:
             self._counted_on = 0, frozenset()  # another size than what was asked for by number
-            if not self._adapts():
+            if self._adapting() is None:
                 await self.tell_keeper(gone=sorted(going))
         try:
             await self.in_thread(self.started().terminate_workers, going)

@@ -25,6 +25,14 @@ _STEPS = {
         "It may be busy, as a server with SQLite is where many flow runs start at once. Run it again; raise"
         " PREFECT_CLIENT_MAX_RETRIES, or give the server PostgreSQL."
     ),
+    422: (
+        "It does not take what was sent, as a server of another release may: see that client and server are of"
+        " one release of Prefect, `prefect version`."
+    ),
+    429: (
+        "It asks for fewer requests. Wait, and run it again; PREFECT_CLIENT_MAX_RETRIES says how often a call"
+        " is tried."
+    ),
     404: "PREFECT_API_URL has to end in /api, and names no such thing: `prefect config view` shows it.",
 }
 _CERTIFICATE = (

@@ -111,6 +111,7 @@ class Bill:
             machine_hours=round(total_hours, 6),
             good_for=good_for,
             unpriced=tuple(sorted(unpriced)),
+            prices_of=self._billed.prices_of,
         )
 
 

@@ -88,7 +88,11 @@ class Keeping:
         self._fresh.update(dict.fromkeys(launched, now))
 
     def hold(self, now: float, who: str) -> bool:
-        """A client launches or retires workers itself, and says so again. Returns whether it may: one at a time."""
+        """A client launches or retires workers itself, and says so again.
+
+        Returns:
+            Whether it may: one at a time.
+        """
         if self._holds(now, but=who):
             return False
         self._held[who] = now

@@ -95,6 +95,12 @@ class Keyword:
             hint = near(value, self.kind.allowed) if isinstance(value, str) else ""
             raise OptionsError(what, f"it has to be {self.kind.words}.", hint) from None
 
+    def shown(self, value: Any) -> str:
+        """A value as it may be shown: of what may hold a secret the names alone, or nothing."""
+        if not self.secret or not value:
+            return str(value)
+        return f"{{{', '.join(map(str, value))}}}" if isinstance(value, Mapping) else "(not shown)"
+
     def said(self, value: Any) -> bool:
         """Whether a value says something: None and, of a backend option, a blank text do not."""
         if value is None:

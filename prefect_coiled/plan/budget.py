@@ -56,6 +56,8 @@ class Standing(NamedTuple):
         spent: US dollars since then.
         usd_per_hour: What runs costs an hour.
         not_seen: Regions in which what was spent is not to be seen.
+        unpriced: Instance types of clusters whose price is not known; they are in neither sum.
+        prices_of: Regions whose prices were counted with for clusters of others.
     """
 
     account: str
@@ -64,10 +66,13 @@ class Standing(NamedTuple):
     spent: float
     usd_per_hour: float
     not_seen: tuple[str, ...] = ()
+    unpriced: tuple[str, ...] = ()
+    prices_of: tuple[str, ...] = ()
 
     def told(self) -> dict[str, object]:
         """For programs."""
         spent = {"spent": self.spent, "usd_per_hour": self.usd_per_hour, "not_seen": list(self.not_seen)}
+        spent |= {"unpriced": list(self.unpriced), "prices_of": list(self.prices_of)}
         return {"budget": self.budget, "since": self.since.isoformat(), **spent}
 
     @property
@@ -79,6 +84,10 @@ class Standing(NamedTuple):
         text += f", and what runs costs {usd(self.usd_per_hour)} an hour"
         if self.not_seen:
             text += f"; not to be seen: what was spent in {', '.join(self.not_seen)}"
+        if self.unpriced:
+            text += f"; the price of {', '.join(self.unpriced)} is not known, and not in it"
+        if self.prices_of:
+            text += f"; where a region's prices were not known, those of {', '.join(self.prices_of)} count"
         return f"{text}."
 
     def hold(self, what: str, usd_per_hour: float) -> None:
@@ -120,11 +129,15 @@ def standing(
     """
     begin = month_of(now)
     spent, rates = 0.0, {uid: rate for uid, (_, rate) in listed.items()}
-    for (_, _, uid), course in courses(found, now).items():
+    seen = {key: course for key, course in courses(found, now).items() if course.points[-1][0] >= begin}
+    for (_, _, uid), course in seen.items():
         spent += course.until(now)[0] - course.until(begin)[0]
         if course.runs(now):
             # A record knows the prices of spot machines; more machines cost as much more.
             last, count = course.last, listed.get(uid, (0, 0.0))[0]
             rates[uid] = last.usd_per_hour * max(1.0, count / last.machines if last.machines else 1.0)
     running = sum(rates.values())
-    return Standing(account, budget, begin, spent, running, not_seen)
+    records = [course.last for course in seen.values()]
+    unpriced = tuple(sorted({kind for one in records for kind in one.unpriced}))
+    prices_of = tuple(sorted({one.prices_of for one in records if one.prices_of}))
+    return Standing(account, budget, begin, spent, running, not_seen, unpriced, prices_of)

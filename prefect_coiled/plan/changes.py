@@ -236,19 +236,26 @@ def of_sweep(
 
 
 def of_destruction(
-    kinds: Mapping[str, Kind], there: There, *, prices: Prices, stays: str = "", needed: bool = False
+    kinds: Mapping[str, Kind],
+    there: There,
+    *,
+    prices: Prices,
+    everywhere: bool,
+    stays: str = "",
+    needed: bool = False,
 ) -> Iterator[Change]:
     """What goes with an account in a region: all of it.
 
     Args:
+        everywhere: Whether of what all regions share, or of what the region has.
         stays: Why what all regions share stays; empty if it goes.
     """
     for key in order(kinds, down=True):
         kind = kinds[key]
-        if kind.delete is None:
+        if kind.delete is None or kind.everywhere != everywhere:
             continue
         for item in there[key]:
-            if kind.everywhere and stays:
+            if stays:
                 said = {} if kind.part_of else {"needed": needed, "left": not needed}
                 yield _change("keep", key, kind, item, prices, stays).model_copy(update=said)
             else:

@@ -25,7 +25,7 @@ from prefect_coiled.plan import tags
 from prefect_coiled.plan.containers import ContainerImage
 from prefect_coiled.plan.names import fitted
 from prefect_coiled.plan.node_config import Billed, NodeConfig
-from prefect_coiled.plan.prices import GP3_MIBPS, Prices, iops
+from prefect_coiled.plan.prices import GP3_MIBPS, Prices, iops, shipped
 from prefect_coiled.records import MachineImage, Network, Record, Role, Tier
 
 # Dask picks its worker and nanny ports from these.
@@ -140,6 +140,7 @@ class ClusterSpec(Record):
 
 def billed_of(spec: ClusterSpec, prices: Prices | None) -> Billed:
     """What the scheduler is told so that it can write down what the cluster costs."""
+    region = (prices or shipped()).region
     return Billed(
         uid=spec.uid,
         flow=spec.flow,
@@ -149,6 +150,7 @@ def billed_of(spec: ClusterSpec, prices: Prices | None) -> Billed:
         worker_throughput=spec.worker_disk_throughput,
         nat=spec.egress == "nat" and spec.network is None,
         prices=prices and prices.of({*spec.scheduler_types, *spec.worker_types}),
+        prices_of=region if region != spec.region else "",
     )
 
 

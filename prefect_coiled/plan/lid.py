@@ -127,11 +127,14 @@ def worker_rate(spec: ClusterSpec, prices: Prices) -> float:
     return max(_priced(spec.worker_types, sizes, prices, what).values())
 
 
-def check_region(prices: Prices, region: str, what: str) -> None:
+def check_region(
+    prices: Prices, region: str, what: str, otherwise: str = "Or leave it out and use cluster_timeout."
+) -> None:
     """See that prices are those of a region, before something is held to them.
 
     Args:
         what: What needs the prices, such as "max_hourly_cost".
+        otherwise: What to do where they are not to be had.
 
     Raises:
         OptionsError: They are those of another one.
@@ -141,8 +144,7 @@ def check_region(prices: Prices, region: str, what: str) -> None:
             what,
             f"the prices of {region} are not known, so nothing can be held to it: "
             f"{prices.why or 'AWS was not asked'}",
-            "Where it is denied, renew the policies: `prefect-coiled setup iam ... --apply`. Or leave it "
-            "out and use cluster_timeout.",
+            f"Where it is denied, renew the policies: `prefect-coiled setup iam ... --apply`. {otherwise}",
         )
 
 

@@ -28,8 +28,8 @@ DENIED_TOPIC = "prefect-coiled-denied"
 
 # The topic under which a scheduler says what it did, or could not do, to keep the wanted number of workers.
 KEPT_TOPIC = "prefect-coiled-kept"
-# Seconds for which a client's word counts that it launches or retires workers, and after which it says so again: of a
-# client that is gone in the middle nothing is heard any more.
+# Seconds for which a client's word counts that it launches or retires workers, and after which it says so
+# again: of a client that is gone in the middle nothing is heard any more.
 HOLD_S, HOLD_AGAIN_S = 30.0, 5.0
 # What the retirement of a worker is called whose nanny starts it anew; the wanted size stays.
 RENEWED = "prefect-coiled-stuck"
@@ -139,6 +139,7 @@ class Billed(BaseModel):
         worker_throughput: MiB a second of each worker's disk.
         nat: Whether the cluster keeps a NAT gateway.
         prices: What its machines cost; by default what comes with the library.
+        prices_of: The region that those prices are of, where it is another one than the cluster's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -151,6 +152,7 @@ class Billed(BaseModel):
     worker_throughput: int = GP3_MIBPS
     nat: bool = False
     prices: Prices | None = None
+    prices_of: str = ""
 
 
 class NodeConfig(BaseModel):

@@ -178,8 +178,10 @@ def basis(prices: Mapping[str, Prices], spot: bool = False) -> str:
     for why, regions in differs.items():
         verb = "differs" if len(regions) == 1 else "differ"
         text += f"; {_some(sorted(regions))} {verb}{f' ({why})' if why else ''}"
-    if spot and prices and all(one.spot for one in prices.values()):
+    known = [bool(one.spot) for one in prices.values()]
+    if spot and known and any(known):
         text += "; spot machines at the spot price of the dearest zone at the moment"
+        text += "" if all(known) else " where it is known, else at the on-demand price"
     elif spot:
         text += "; spot machines cost less than the on-demand price counted here"
     return f"{text}."

@@ -42,6 +42,7 @@ class CostRecord(Record):
         machine_hours: How long its machines ran, all together.
         good_for: Seconds until the next record; 0 for the last one.
         unpriced: Instance types whose price is not known; they are not in `usd`.
+        prices_of: The region whose prices were counted with, where it is another one than the cluster's.
     """
 
     cluster: str
@@ -56,6 +57,7 @@ class CostRecord(Record):
     machine_hours: float = 0.0
     good_for: float = 0.0
     unpriced: tuple[str, ...] = ()
+    prices_of: str = ""
 
     @field_validator("usd", "usd_per_hour", "machines", "machine_hours", "good_for")
     @classmethod
@@ -106,6 +108,7 @@ class Spent(NamedTuple):
         clusters: How many clusters that was.
         running: How many of them had not said that they ended.
         unpriced: Instance types whose price is not known.
+        prices_of: Regions whose prices were counted with for clusters of others.
     """
 
     what: str
@@ -114,10 +117,12 @@ class Spent(NamedTuple):
     machine_hours: float
     usd: float
     unpriced: tuple[str, ...]
+    prices_of: tuple[str, ...] = ()
 
     def told(self, by: str) -> dict[str, object]:
         """For programs, with what it is for under that name."""
         rest = {"machine_hours": self.machine_hours, "usd": self.usd, "unpriced": self.unpriced}
+        rest |= {"prices_of": self.prices_of}
         return {by: self.what, "clusters": self.clusters, "running": self.running, **rest}
 
 
@@ -204,6 +209,7 @@ def spent(found: Iterable[Known], by: str, since: datetime, now: datetime) -> li
             machine_hours=sum(hours for _, _, hours in parts),
             usd=sum(usd for _, usd, _ in parts),
             unpriced=tuple(sorted({one for course, _, _ in parts for one in course.last.unpriced})),
+            prices_of=tuple(sorted({c.last.prices_of for c, _, _ in parts if c.last.prices_of})),
         )
         for what, parts in sums.items()
     ]

@@ -20,8 +20,8 @@ def find_standing(aws: Aws, budget: float, now: datetime | None = None) -> Stand
     """Look up what an account's clusters have cost this month.
 
     Of this region's clusters AWS's list counts, where that is more than they have written down: they may have
-    grown since; one without a record, in its first minutes, counts without its disks. In another region, where
-    policies may not reach, what is denied is said, and not counted.
+    grown since; one without a record, in its first minutes, counts without its disks. In another region,
+    where policies may not reach, what is denied is said, and not counted.
 
     Raises:
         AwsError: If AWS does not say it.
@@ -40,7 +40,7 @@ def find_standing(aws: Aws, budget: float, now: datetime | None = None) -> Stand
     regions = list(dict.fromkeys((aws.region, *REGIONS)))
     answers = dict(zip(regions, side_by_side(look, regions, len(regions)), strict=True))
     found = [one for records in answers.values() for one in records or ()]
-    machines = instances.find_instances(aws, states=("pending", "running"))
+    machines = instances.find_instances(aws, states=instances.RUNS)
     prices = find_prices(aws, (machine.instance_type for machine in machines))
     listed: dict[str, tuple[int, float]] = {}
     for machine in machines:

@@ -19,7 +19,7 @@ from prefect_coiled.aws.price_list import seen_prices
 from prefect_coiled.aws.waits import AWS_FAILS, TERMINATED, persistently
 from prefect_coiled.errors import AwsError, CredentialsError, PrefectCoiledError
 from prefect_coiled.events import Watch
-from prefect_coiled.plan.kinds import Scope, There
+from prefect_coiled.plan.kinds import Item, Scope, There
 from prefect_coiled.plan.prices import Prices, priced
 from prefect_coiled.provision.removal import leaving, remove
 from prefect_coiled.provision.sessions import session_for
@@ -135,7 +135,7 @@ def _remove_rest(
     """
     there, unseen = rest(aws, name, uid, patience)
     stays = {row: error.diagnosis.why for row, error in unseen.items()}
-    there["instance"] = [{"InstanceId": machine} for machine in machines]
+    there["instance"] = [_ending(machine) for machine in machines]
     templates, late = {"launch template": there.pop("launch template", [])}, Removal()
     with leaving(partial(_kept, there, seen_prices(aws))):
         first, refused = remove(aws, templates, run, patience)
@@ -148,13 +148,22 @@ def _remove_rest(
         except AwsError as error:  # a group that can be removed has no machine
             why = f"whether a machine was launched meanwhile is not known: {error.diagnosis.why}"
             meanwhile, late = [], Removal(left={name: priced(why, None)})
-    there["instance"] += [{"InstanceId": machine} for machine in meanwhile]
+    there["instance"] += [_ending(machine) for machine in meanwhile]
     removal, more = remove(aws, there, run, patience, asked=("instance",), stays=stays)
-    removal, refused = removal + first + late, [*refused, *more]
+    refused += more
+    if uid and not removal.left:
+        written, more = _written_meanwhile(aws, name, uid, run, patience)
+        removal, refused = removal + written, [*refused, *more]
+    removal += first + late
     # That the name stays with what is left is no news.
     intent = parameters.intent_of(aws.account, name)
     left = {key: why for key, why in removal.left.items() if key != intent or len(removal.left) == 1}
     return removal.model_copy(update={"left": left}), refused
+
+
+def _ending(machine: str) -> Item:
+    """A machine that was asked to end, as AWS describes it."""
+    return {"InstanceId": machine, "State": {"Name": "shutting-down"}}
 
 
 def _kept(there: There, prices: Prices, why: str) -> dict[str, str]:
@@ -181,6 +190,25 @@ def _launched_meanwhile(aws: Aws, name: str, uid: str, known: Iterable[str]) -> 
     if late:
         persistently(aws, what, lambda: instances.terminate_instances(aws, late))
     return late
+
+
+def _written_meanwhile(
+    aws: Aws, name: str, uid: str, run: Run, patience: float
+) -> tuple[Removal, list[PrefectCoiledError]]:
+    """Remove what somebody has written of a cluster while it was removed, such as who may reach it.
+
+    Whoever writes it looks whether the cluster has its name, which went last.
+    """
+    kind = KINDS["parameter"]
+    try:
+        found = persistently(
+            aws, f"looking for {kind.name} ({name})", lambda: find(aws, kind, Scope(name, uid))
+        )
+    except CredentialsError:
+        raise
+    except AwsError as error:  # a sweep finds it
+        return Removal(), [error]
+    return remove(aws, {"parameter": found}, run, patience) if found else (Removal(), [])
 
 
 def _meant(aws: Aws, name: str, uid: str | Iterable[str] | None, ids: tuple[str, ...]) -> tuple[str, ...]:

@@ -11,7 +11,11 @@ from prefect import flow
 
 from prefect_coiled.aws.known import changing
 from prefect_coiled.plan.changes import Plan
-from prefect_coiled.provision.planning import destruction_of, refuse_while_clusters_live
+from prefect_coiled.provision.planning import (
+    destruction_everywhere,
+    destruction_here,
+    refuse_while_clusters_live,
+)
 from prefect_coiled.provision.removal import leaving
 from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.provision.sweeping import not_shown, remove_shared, said, sweep_clusters
@@ -43,15 +47,21 @@ def destroy_account(account: str, region: str, plan: Plan | None = None) -> Remo
         with changing(aws, ends=True):
             there, unseen = steps.look_around(aws)
             refuse_while_clusters_live(aws, there)  # one may have started while the lease was waited for
-            now = destruction_of(aws, there)
-            wanted = now.agreed(plan) if plan is not None else now
+            here = destruction_here(aws, there)
+            wanted = here.agreed(plan) if plan is not None else here
             total, kept, failed = sweep_clusters(session, wanted)
             if kept:  # its machines use the network
                 kept[0].left = total.left
                 raise kept[0]
             with leaving(lambda why: {**total.left, **said(wanted).left}):
                 removal, refused = remove_shared(aws, wanted, there, unseen, total.left)
-            errors = [*failed, *refused, *unseen.values()]
+            total += removal + said(wanted)
+            with leaving(lambda why: total.left):
+                # Minutes have gone by, in which another region may have been set up.
+                everywhere = destruction_everywhere(aws, there)
+                wanted = everywhere.agreed(plan) if plan is not None else everywhere
+                removal, more = remove_shared(aws, wanted, there, unseen, total.left)
+            errors = [*failed, *refused, *more, *unseen.values()]
             total += removal + said(wanted) + not_shown(unseen, errors[0] if errors else None)
         if errors:
             errors[0].left = total.left

@@ -71,12 +71,20 @@ def sweep_of(aws: Aws, there: There, release_nat: bool = True) -> Plan:
     return _plan(aws, "sweep", changes.of_sweep(KINDS, there, prices=seen_prices(aws), kept=kept))
 
 
-def destruction_of(aws: Aws, there: There) -> Plan:
-    """What goes with the account of what there is; of that, too, which is looked for at its end alone."""
-    there["boundary"] = find_boundary(aws)
+def destruction_here(aws: Aws, there: There) -> Plan:
+    """What goes with the account of what the region has."""
+    made = changes.of_destruction(KINDS, there, prices=seen_prices(aws), everywhere=False)
+    return _plan(aws, "destroy", made)
+
+
+def destruction_everywhere(aws: Aws, there: There) -> Plan:
+    """What goes with it of what all regions share; asks them whether the account is set up there, too."""
+    there["boundary"] = find_boundary(aws)  # looked for at the account's end alone
     elsewhere = other_regions(aws)
     prices, needed = seen_prices(aws), bool(elsewhere.used)
-    made = changes.of_destruction(KINDS, there, prices=prices, stays=elsewhere.why, needed=needed)
+    made = changes.of_destruction(
+        KINDS, there, prices=prices, everywhere=True, stays=elsewhere.why, needed=needed
+    )
     return _plan(aws, "destroy", made)
 
 
@@ -124,7 +132,8 @@ def plan_destruction(aws: Aws) -> Plan:
     there = find_all(aws)
     refuse_while_clusters_live(aws, there)
     _ask_prices(aws, there)
-    return destruction_of(aws, there)
+    here, everywhere = destruction_here(aws, there), destruction_everywhere(aws, there)
+    return here.model_copy(update={"changes": (*here.changes, *everywhere.changes)})
 
 
 def _ask_prices(aws: Aws, there: There) -> None:

@@ -1,7 +1,7 @@
 """Set an account up in a region: what all of its clusters share.
 
 who and which zones ─▶ look ─▶ plan ─(nothing to do)─▶ done: reads only
-something is missing, or a sweep is at the NAT gateways: under a lease, look and plan again
+something is missing, or somebody removes what is shared: under a lease, look and plan again
 ─▶ each change of the plan as a step, after those of the kinds that it waits for, else side by side
 """
 
@@ -101,8 +101,8 @@ def _brought(
         ClosedZoneError: If a zone takes no new subnets; what could be made without it was made.
     """
     there = look(aws, asked_of(want), ours=True)
-    # Whoever holds the lease may be about to delete the NAT gateway that was just found.
-    if not set_up_of(aws, there, want).todo and not (want.nat and steps.is_held(aws)):
+    # Whoever holds the lease may be about to delete what was just found.
+    if not set_up_of(aws, there, want).todo and not steps.is_held(aws):
         for name in told:
             events.step(name, "there")
         return want, there

@@ -213,7 +213,9 @@ def take_slot(
 
 def _passes(error: httpx.HTTPError) -> bool:
     """Whether an error of the API's may pass by itself."""
-    return not isinstance(error, httpx.HTTPStatusError) or error.response.status_code >= 500
+    if not isinstance(error, httpx.HTTPStatusError):
+        return True
+    return error.response.status_code >= 500 or error.response.status_code == 429
 
 
 def _holder() -> Any:

@@ -15,7 +15,7 @@ This module imports neither Dask nor AWS.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
@@ -26,7 +26,19 @@ from prefect_coiled.options.keywords import KEYWORDS, from_variables, taken
 from prefect_coiled.options.precedence import Place, stacked
 
 # A deployment's parameters are kept and shown as they are.
-_NOT_AS_PARAMETER = {"environ"}
+_NOT_AS_PARAMETER = (
+    ("environ",),
+    ("worker_options", "env"),
+    ("registry", "access_token"),
+    ("backend_options", "registry", "access_token"),
+)
+
+
+def _part(value: Any, path: Sequence[str]) -> Any:
+    """What a mapping has at a place below; None for nothing."""
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def _field(name: str, default: Any = "", **more: Any) -> Any:
@@ -77,12 +89,13 @@ class ClusterSettings(OptionsModel):
     @field_validator("more")
     @classmethod
     def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for keyword in _NOT_AS_PARAMETER & set(value):
-            raise OptionsError(
-                f"{keyword!r} as a parameter",
-                "Prefect keeps and shows parameters in plain text.",
-                "Give it to the task runner, from the environment or a block of secrets.",
-            )
+        for path in _NOT_AS_PARAMETER:
+            if _part(value, path):
+                raise OptionsError(
+                    f"{'.'.join(path)!r} as a parameter",
+                    "Prefect keeps and shows parameters in plain text.",
+                    "Give it to the task runner, from the environment or a block of secrets.",
+                )
         taken(value, "more", runner=True)
         return value
 

@@ -33,7 +33,9 @@ def test_the_sandbox_is_started_found_and_stopped() -> None:
 def test_accounts_are_listed_with_the_sandbox_as_default() -> None:
     Ec2DaskAccount(region="eu-west-1", spot=True, sandbox=True).save("listed", overwrite=True)
     shown = run("account", "list").stdout.splitlines()
-    assert re.match(r"listed +eu-west-1 +eu-west-1a +yes +nat +sandbox", next(s for s in shown if "listed" in s))
+    assert re.match(
+        r"listed +eu-west-1 +eu-west-1a +yes +nat +sandbox", next(s for s in shown if "listed" in s)
+    )
     assert any(line.startswith("default") and "no block of that name" in line for line in shown)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import inspect
 import json
@@ -235,6 +236,10 @@ def test_it_adapts_to_the_work(sandbox: Sandbox, until: Until) -> None:
         assert future.result(timeout=300) == 2
         del future
         until(lambda: not cluster.plan, seconds=60)
+        # As with Dask's own clusters, one that nobody refers to any more has ended.
+        asks = cluster._adaptive.periodic_callback
+        cluster._adaptive = None
+        until(lambda: (gc.collect(), not asks.is_running())[1], seconds=30)
 
 
 @pytest.mark.long

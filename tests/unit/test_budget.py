@@ -94,7 +94,9 @@ def test_a_cluster_without_a_record_counts_with_its_addresses(monkeypatch: pytes
     machine = {"cluster_uid": "new", "instance_type": "m6i.xlarge", "spot": False, "public_ip": "203.0.113.7"}
     monkeypatch.setattr(looking, "find_records", lambda *_: [])
     monkeypatch.setattr(
-        looking.instances, "find_instances", lambda *_, **__: [SimpleNamespace(**machine), SimpleNamespace(**machine)]
+        looking.instances,
+        "find_instances",
+        lambda *_, **__: [SimpleNamespace(**machine), SimpleNamespace(**machine)],
     )
     monkeypatch.setattr(looking, "find_prices", lambda *_: shipped())
     door: Any = SimpleNamespace(region="us-east-1", account="team", stop=None)

@@ -25,8 +25,8 @@ class Scaled(ScalingCluster):
     def __del__(self) -> None:
         """There is nothing to close."""
 
-    def _adapts(self) -> bool:
-        return False
+    def _adapting(self) -> None:
+        return None
 
     async def tell_keeper(self, patience: float = 0.0, **told: Any) -> dict[str, Any]:
         self.said.append(told)
@@ -58,7 +58,9 @@ async def test_who_was_closed_while_another_launched_launches_nothing() -> None:
     assert cluster.said[-1] == {"release": "me"}
 
 
-async def test_who_launches_for_long_says_so_again_and_not_once_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_launches_for_long_says_so_again_and_not_once_it_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(scaling, "HOLD_AGAIN_S", 0.01)
     heard = asyncio.Event()
 

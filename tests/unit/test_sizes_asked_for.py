@@ -73,7 +73,7 @@ def scaling(cluster: Any, **launched: Any) -> list[dict[str, Any]]:
         return []
 
     cluster.__dict__.update(
-        _adapts=lambda: False,
+        _adapting=lambda: None,
         _arrivals=SimpleNamespace(anew=lambda: None, expect=lambda: None),
         _look=nothing,
         _holder="me",
