@@ -98,7 +98,7 @@ def account_edit(
 
 
 def _before(slug: str, flags: AccountFlags) -> Ec2DaskAccount | None:
-    """What is saved; whoever gives credentials or a token anew may do so where the saved ones are not right."""
+    """What is saved; credentials or a token may be given anew where those that are saved are not right."""
     from prefect_coiled.blocks.loading import replaced_block, saved_block
 
     anew = flags.access_key_id or flags.profile or flags.registry_access_token

@@ -26,8 +26,8 @@ _STEPS = {
         " PREFECT_CLIENT_MAX_RETRIES, or give the server PostgreSQL."
     ),
     422: (
-        "It does not take what was sent, as a server of another release may: see that client and server are of"
-        " one release of Prefect, `prefect version`."
+        "It does not take what was sent, as a server of another release may not: see that client and server"
+        " are of one release of Prefect, `prefect version`."
     ),
     429: (
         "It asks for fewer requests. Wait, and run it again; PREFECT_CLIENT_MAX_RETRIES says how often a call"

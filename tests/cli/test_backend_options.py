@@ -7,11 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from prefect_coiled import load_account, set_backend_options
+from prefect_coiled import Ec2DaskAccount, load_account, set_backend_options
+from prefect_coiled.blocks.masked import MASK
 from prefect_coiled.errors import AccountError, CredentialsError, OptionsError
 from prefect_coiled.options import merge
 from prefect_coiled.sandbox import Sandbox
+from prefect_coiled.saved_accounts import reset_account
 
 from .conftest import held, run
 
@@ -122,6 +125,42 @@ def test_what_would_open_an_account_wider_has_to_be_given(
     if wide is not None:
         save(**keys, **wide)
         assert held("saved") != before
+
+
+def test_nothing_is_saved_where_nobody_can_tell_what_it_would_open(
+    save: Callable[..., Any], keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(**keys, firewall=TEAM, monthly_budget=200)
+    before = held("saved")
+
+    def away(slug: str) -> Any:
+        raise AccountError("account 'saved'", "the Prefect API could not be asked.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prefect_coiled.blocks.loading._read", away)
+        with pytest.raises(AccountError, match="could not be asked"):
+            save(**keys)
+    assert held("saved") == before
+
+
+def test_keys_behind_a_mask_are_given_anew_and_all_else_counts_as_saved(
+    save: Callable[..., Any], keys: dict[str, str]
+) -> None:
+    save(**keys, firewall=TEAM, monthly_budget=200)
+    masked: Any = Ec2DaskAccount.load("saved")
+    masked.aws_credentials.aws_secret_access_key = SecretStr(MASK)
+    reset_account("saved")  # else the server keeps the secret behind the mask
+    masked.save("saved")
+    with pytest.raises(AccountError, match="mask"):
+        load_account("saved")
+    with pytest.raises(OptionsError, match="monthly_budget of the account: is saved as 200"):
+        save(**keys)
+    given = ["--access-key-id", keys["aws_access_key_id"]]
+    given += ["--secret-access-key", keys["aws_secret_access_key"]]
+    done = run("account", "edit", "saved", *given, "--yes")
+    assert done.exit_code == 0, done.output
+    assert held("saved")["ingress"].endswith("from 10.0.0.0/8")
+    assert load_account("saved").monthly_budget == 200.0
 
 
 def test_the_namespace_of_docker_hub_is_the_user_unless_given(

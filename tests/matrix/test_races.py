@@ -69,6 +69,13 @@ PAIRS = {
     # A launch into an account that is gone by then sets it up anew, in all zones.
     "launch and destroy": Pair(READY, "create", "destroy", (THERE, (), ("create",)), both=False),
     "destroy and launch": Pair(READY, "destroy", "create", (THERE, (), ("create",)), both=False),
+    "destroy and launch without gateway": Pair(
+        READY,
+        "destroy",
+        "create_without_gateway",
+        ((*READY, "create_without_gateway"), (), ("create_without_gateway",)),
+        both=False,
+    ),
     "close and attach": Pair(THERE, "delete", "create", (THERE, READY), both=False),
     "scale and scale": Pair(THERE, "add_one", "add_one", ((*THERE, "add_one", "add_one"),)),
     "up and down": Pair(
@@ -85,6 +92,7 @@ PAIRS = {
     "sweep and bake": Pair((*THERE, "orphan"), "sweep", "bake", (BAKED,)),
     "bake and bake": Pair(READY, "bake", "bake", (BAKED,), both=False),
     "bake and destroy": Pair(READY, "bake", "destroy", (BAKED, (), ("bake",)), both=False),
+    "destroy and bake": Pair(READY, "destroy", "bake", (BAKED, (), ("bake",)), both=False),
     "bake and launch": Pair(READY, "bake", "create", ((*READY, "create", "bake"),)),
 }
 # The values of parameters that were there before the two came.

@@ -6,6 +6,7 @@ import re
 import threading
 from collections import Counter
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -80,8 +81,13 @@ class World:
         with hearing():
             launch(self._request(), threading.Event())
 
-    def _request(self) -> Request:
-        return Request({}, name=NAME, n_workers=WORKERS, zone=ZONE, allow_ingress_from="192.0.2.7/32")
+    def create_without_gateway(self) -> None:
+        with hearing():
+            launch(self._request(backend_options={"egress": "public-ip"}), threading.Event())
+
+    def _request(self, **more: Any) -> Request:
+        given = {"n_workers": WORKERS, "zone": ZONE, "allow_ingress_from": "192.0.2.7/32", **more}
+        return Request({}, name=NAME, **given)
 
     def bake(self) -> None:
         """As `prefect-coiled environment bake`, of two packages."""

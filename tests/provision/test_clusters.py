@@ -18,7 +18,7 @@ from cryptography import x509
 from prefect_coiled.aws import instances
 from prefect_coiled.aws.door import Aws
 from prefect_coiled.aws.loaded_account import Account
-from prefect_coiled.aws.parameters import delete_parameters, put_secret, read_parameter
+from prefect_coiled.aws.parameters import cluster_path, delete_parameters, put_secret, read_parameter
 from prefect_coiled.aws.security_groups import change_rules
 from prefect_coiled.cluster.launch import find_launched, launch
 from prefect_coiled.cluster.request import Request
@@ -33,7 +33,7 @@ from prefect_coiled.errors import (
 )
 from prefect_coiled.events import Event, hearing
 from prefect_coiled.options import IngressRule
-from prefect_coiled.plan.cluster import ClusterSpec
+from prefect_coiled.plan.cluster import ClusterSpec, cluster_tags
 from prefect_coiled.plan.kept import kept_names
 from prefect_coiled.plan.prices import shipped
 from prefect_coiled.provision import (
@@ -524,6 +524,26 @@ def test_sweep_removes_a_cluster_whose_scheduler_is_gone(
     assert len(removal.removed["security group"]) == 2
     assert leftovers(sandbox) == NOTHING
     assert sweep("team", "us-east-1").removed == {}
+
+
+def test_what_is_written_of_a_cluster_while_it_is_removed_goes_too(
+    session: Session, spec: Spec, sandbox: Sandbox
+) -> None:
+    plan = spec(n_workers=0)
+    create_cluster(plan)
+    ssm, written = sandbox.client("ssm"), list[str]()
+
+    def writes(event: Event) -> None:
+        # As who changes its firewall: by now all that there is of it was listed.
+        if (event.kind, event.action) == ("call", "ec2:DeleteSecurityGroup") and not written:
+            written.append(f"{cluster_path(plan.account, plan.name, plan.uid)}plan")
+            labels = [{"Key": k, "Value": v} for k, v in cluster_tags(plan).items()]
+            ssm.put_parameter(Name=written[0], Value="its changed plan", Type="String", Tags=labels)
+
+    with hearing(writes):
+        delete_cluster("team", "us-east-1", plan.name)
+    assert written
+    assert ssm.get_parameters(Names=written)["Parameters"] == []
 
 
 @pytest.mark.long

@@ -25,6 +25,7 @@ from prefect_coiled.provision import (
     take_inventory,
 )
 from prefect_coiled.provision.inventory import Resource
+from prefect_coiled.provision.planning import Elsewhere
 from prefect_coiled.sandbox import Sandbox
 from prefect_coiled.tasks.steps import Session, use_session
 from tests.matrix.lives import what_there_is
@@ -197,6 +198,21 @@ def test_the_role_stays_as_long_as_another_region_needs_it(
     with use_session(Session(elsewhere)):
         destroy_account("team", "eu-west-1")
     assert raw()["IAM role"] == set()
+
+
+def test_the_role_stays_for_a_region_that_is_set_up_while_this_one_goes(
+    session: Session, raw: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up_account("team", "us-east-1")
+    monkeypatch.setattr(
+        "prefect_coiled.provision.planning.other_regions",
+        lambda aws: Elsewhere((), {}) if raw().get("VPC") else Elsewhere(("eu-west-1",), {}),
+    )
+    removal = destroy_account("team", "us-east-1")
+    assert removal.left == {"role/team": "used in eu-west-1"}
+    assert raw()["IAM role"] == {"team"}
+    monkeypatch.undo()
+    assert destroy_account("team", "us-east-1").is_done
 
 
 @pytest.mark.parametrize("code", ["UnauthorizedOperation", "OptInRequired", "InternalError"])

@@ -61,6 +61,8 @@ def api(status: int, certificates: Path | None = None) -> Iterator[str]:
         (401, "PREFECT_API_AUTH_STRING"),
         (401, "prefect cloud login"),
         (403, "PREFECT_API_KEY"),
+        (422, "prefect version"),
+        (429, "asks for fewer requests"),
         (500, "server's own log"),
     ],
 )

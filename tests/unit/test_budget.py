@@ -53,6 +53,18 @@ def test_a_cluster_that_runs_counts_until_its_next_record_is_long_overdue() -> N
         assert standing("team", 20.0, found, after + timedelta(seconds=400)).usd_per_hour == 0.0
 
 
+def test_what_is_not_known_of_the_prices_is_said() -> None:
+    known = cluster("new", NOW - HOUR, 2.0, hours=1)
+    record = known.record.model_copy(update={"unpriced": ("p5.48xlarge",), "prices_of": "us-east-1"})
+    now = standing("team", 20.0, [known._replace(record=record)], NOW)
+    assert "the price of p5.48xlarge is not known, and not in it" in str(now)
+    assert "those of us-east-1 count" in str(now)
+    assert (now.told()["unpriced"], now.told()["prices_of"]) == (["p5.48xlarge"], ["us-east-1"])
+    old = cluster("of last month", datetime(2026, 2, 1, tzinfo=timezone.utc), 1.0, hours=1)
+    late = old.record.model_copy(update={"unpriced": ("p5.48xlarge",)})
+    assert standing("team", 20.0, [old._replace(record=late)], NOW).unpriced == ()
+
+
 @pytest.mark.parametrize("error", [NoAnswerError, AccessDeniedError])
 def test_a_region_that_is_out_of_reach_keeps_no_launch_in_another_from_coming_up(
     error: type[AwsError], monkeypatch: pytest.MonkeyPatch
@@ -157,3 +169,13 @@ def test_a_budget_is_changed_and_emptied_but_does_not_fall_away() -> None:
     with pytest.raises(OptionsError, match="monthly_budget"):
         check_nothing_opened(saved, none, ())
     check_nothing_opened(saved, none, ("monthly_budget",))
+
+
+@pytest.mark.parametrize("wrong", [{"zone": "eu-west-1a"}, {"ingress_cidr": " "}], ids=["zone", "nobody"])
+def test_a_block_that_is_not_right_is_not_opened_without_a_word_either(wrong: dict[str, str]) -> None:
+    saved = Ec2DaskAccount(region="us-east-1", ingress_cidr="10.0.0.0/8")
+    for name, value in wrong.items():  # as the form saves it
+        object.__setattr__(saved, name, value)
+    with pytest.raises(OptionsError, match="ingress of the account"):
+        check_nothing_opened(saved, edited(None), ())
+    check_nothing_opened(saved, edited(None), ("ingress",))

@@ -103,6 +103,7 @@ def test_a_request_is_shown_without_what_may_be_a_secret() -> None:
         {"coiled": {"environ": {"OTHER": "hunter2"}}},
         n_workers=2,
         environ={"TOKEN": "hunter2"},
+        host_setup_script_content="export TOKEN=hunter2",
         worker_options={"env": {"PASSWORD": "hunter2"}},
         backend_options={"registry": {"kind": "docker_hub", "username": "me", "access_token": "hunter2"}},
     )

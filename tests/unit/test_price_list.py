@@ -203,3 +203,11 @@ def test_the_basis_names_each_day_and_region_once() -> None:
         "List prices of us-east-1 as of 2026-07-20; eu-west-1, eu-west-2 as of 2026-11-30, without tax, data "
         "transfer and logs; spot machines cost less than the on-demand price counted here."
     )
+
+
+def test_the_basis_says_for_how_many_regions_spot_prices_are_known() -> None:
+    known = shipped().model_copy(update={"spot": {"m5.large": 0.03}})
+    every = basis({"us-east-1": known}, spot=True)
+    assert every.endswith("; spot machines at the spot price of the dearest zone at the moment.")
+    some = basis({"us-east-1": known, "eu-west-1": shipped()}, spot=True)
+    assert "spot price of the dearest zone at the moment where it is known, else at the on-demand" in some

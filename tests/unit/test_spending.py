@@ -14,6 +14,7 @@ import pytest
 from prefect_coiled.node import ledger
 from prefect_coiled.node.bill import Bill
 from prefect_coiled.node.ledger import Ledger
+from prefect_coiled.plan.cluster import billed_of
 from prefect_coiled.plan.node_config import Billed
 from prefect_coiled.plan.prices import shipped
 from prefect_coiled.plan.spending import NO_FLOW, CostRecord, Known, month_of, spent
@@ -130,6 +131,29 @@ def test_machines_cost_from_their_launch_to_their_end_by_awss_own_times() -> Non
     assert one is not None
     assert one.usd == pytest.approx(3.5 * PRICE)
     assert (one.usd_per_hour, one.machines) == (pytest.approx(PRICE), 1)
+
+
+def test_whose_prices_were_counted_with_is_written_down_where_they_are_another_regions() -> None:
+    made = bill(prices_of="us-east-1")
+    made.seen(NOON + HOUR, [machine("i-1", "scheduler", NOON)])
+    one = made.record(NOON + HOUR, 60.0)
+    assert one is not None
+    read = CostRecord.decode(one.encode(), NOON + HOUR)
+    assert read is not None
+    assert read.prices_of == "us-east-1"
+    (row,) = spent([Known("team", "sa-east-1", read)], "flow", NOON, NOON + HOUR)
+    assert row.prices_of == ("us-east-1",)
+    assert row.told("flow")["prices_of"] == ("us-east-1",)
+
+
+@pytest.mark.parametrize("region", ["us-east-1", "sa-east-1"])
+def test_a_scheduler_is_told_whose_prices_it_gets_where_they_are_another_regions(region: str) -> None:
+    spec: Any = SimpleNamespace(
+        uid="u1", flow="", creator="", scheduler_disk=30, worker_disk=30, worker_disk_throughput=125,
+        egress="nat", network=None, scheduler_types=(), worker_types=(), region=region,
+    )  # fmt: skip
+    told = billed_of(spec, shipped())
+    assert told.prices_of == ("" if region == "us-east-1" else "us-east-1")
 
 
 @pytest.mark.parametrize("ahead", [timedelta(minutes=-10), timedelta(), timedelta(minutes=10)])

@@ -21,6 +21,7 @@ from prefect_coiled.blocks import Ec2DaskAccount, load_account
 from prefect_coiled.blocks.loading import find_accounts
 from prefect_coiled.cli import app
 from prefect_coiled.errors import AccountError
+from prefect_coiled.events import Event, hearing
 from prefect_coiled.saved_accounts import reset_account, save_account
 
 
@@ -60,6 +61,17 @@ def test_what_asks_prefect_says_that_its_server_did_not_start(ask: Callable[[], 
         AccountError, match=r"temporary server could not be asked: Timed out.*prefect server start"
     ):
         ask()
+
+
+def test_where_temporary_servers_are_switched_off_none_is_said_to_be_started() -> None:
+    told: list[Event] = []
+    with (
+        temporary_settings({PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}),
+        hearing(told.append),
+        pytest.raises(AccountError, match="no Prefect server is named, and temporary ones are switched off"),
+    ):
+        load_account("my-team")
+    assert [event.text for event in told if event.kind == "server"] == []
 
 
 @pytest.mark.parametrize(
