@@ -175,7 +175,7 @@ def set_backend_options(
         permissions_boundary=permissions_boundary,
         monthly_budget=monthly_budget,
     )
-    before = replaced_block(slug)
+    before = replaced_block(slug, ("aws_credentials", "registry"))
     rules = firewall or ingress
     # Other ports are no reason to let others in.
     said = {"ingress": rules is not None and says_who(rules), "egress": egress, "network": network}

@@ -45,6 +45,21 @@ def is_held(aws: Aws, name: str) -> bool:
     return found is not None and found[1] <= GOOD_FOR
 
 
+def wait_until_free(aws: Aws, name: str) -> None:
+    """Wait until nobody holds the lease of that name.
+
+    Raises:
+        WaitTimeoutError: If somebody keeps it for 20 minutes.
+        StoppedError: If a stop is asked for while waiting.
+    """
+
+    def free() -> bool | None:
+        held = persistently(aws, f"looking at the lease ({name})", lambda: is_held(aws, name))
+        return None if held else True
+
+    wait_for(aws, f"waiting for the lease ({name})", free, timeout=PATIENCE, interval=2.0)
+
+
 class Held:
     """A lease that is held.
 

@@ -16,7 +16,7 @@ from prefect_coiled.blocks.account import Ec2DaskAccount, account_layer
 from prefect_coiled.blocks.registry import Ec2DaskRegistry
 from prefect_coiled.errors import AccountError, OptionsError
 from prefect_coiled.internals.api_errors import without_user
-from prefect_coiled.options import BackendOptions, MergedOptions, NetworkIds, merge
+from prefect_coiled.options import BackendOptions, NetworkIds, merge
 from prefect_coiled.options.base import check_known
 from prefect_coiled.options.ingress import ANYWHERE, Firewall, IngressRule, changed_rules, lets_in_more
 from prefect_coiled.options.models import check_zone
@@ -121,23 +121,6 @@ def stays_behind(before: Ec2DaskAccount, after: Ec2DaskAccount, slug: str) -> st
     )
 
 
-def _as_saved(block: Ec2DaskAccount, given: Collection[str]) -> MergedOptions:
-    """What a block says; of one that is not right, as the form may save it, what is not given anew.
-
-    Raises:
-        OptionsError: That is not right either, so that nobody can tell what would be opened.
-    """
-    try:
-        layer = account_layer(block)
-    except OptionsError:  # ports that nobody may reach
-        layer = {"ingress": [], "egress": block.egress}
-    try:
-        return merge(None, layer, config={})
-    except OptionsError:
-        doors = ("ingress", "egress", "network")
-        return merge(None, {n: layer[n] for n in doors if n in layer and n not in given}, config={})
-
-
 def _ingress_fields(rules: Sequence[IngressRule]) -> dict[str, Any]:
     """Rules as fields of the block: the two simple ones where they are enough.
 
@@ -197,7 +180,7 @@ def check_nothing_opened(before: Ec2DaskAccount, after: Ec2DaskAccount, given: C
             f"is saved as {before.monthly_budget}, was not given, and would be none.",
             "Give it too, or change single options by `prefect-coiled account edit`.",
         )
-    old = _as_saved(before, given)
+    old = merge(None, account_layer(before), config={})
     new = merge(None, account_layer(after), config={})
     opened = {
         "ingress": lets_in_more(new.options.ingress, old.options.ingress),

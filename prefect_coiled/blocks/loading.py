@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from contextlib import suppress
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -79,12 +79,14 @@ def saved_block(slug: str) -> Ec2DaskAccount | None:
     return None if isinstance(found, list) else _validated(found)
 
 
-def replaced_block(slug: str) -> Ec2DaskAccount | None:
-    """The same of what is about to be replaced: without credentials or registry that cannot be read.
+def replaced_block(slug: str, anew: Collection[str]) -> Ec2DaskAccount | None:
+    """The same, of what is about to be replaced in part: where that part is not right, without it.
+
+    Args:
+        anew: What is given anew, of "aws_credentials" and "registry".
 
     Raises:
-        AccountError: The Prefect API could not be asked, or what else is saved is not right: then nobody can
-            tell what would be opened.
+        AccountError: The Prefect API could not be asked, or what else is saved is not right.
     """
     found = _read(slug)
     if isinstance(found, list):
@@ -92,17 +94,16 @@ def replaced_block(slug: str) -> Ec2DaskAccount | None:
     try:
         return _validated(found)
     except AccountError as error:
-        d = error.diagnosis
-    fields = {n: v for n, v in found.data.items() if n in Ec2DaskAccount.model_fields}
-    for unread in (("aws_credentials",), ("registry",), ("aws_credentials", "registry")):
-        with suppress(Exception):  # why is known
-            return Ec2DaskAccount(**{n: v for n, v in fields.items() if n not in unread})
-    raise AccountError(
-        d.what,
-        d.why,
-        "Mend it in Prefect's form, or delete it first, and give all that shall hold: "
-        f"`prefect-coiled account reset {slug}`.",
-    )
+        known = error
+    fields = {n: v for n, v in found.data.items() if n in Ec2DaskAccount.model_fields and n not in anew}
+    if "aws_credentials" in anew:
+        saved = found.data.get("aws_credentials")
+        where = saved.get("aws_client_parameters") if isinstance(saved, Mapping) else None
+        fields["aws_credentials"] = {"aws_client_parameters": where} if where else {}
+    try:
+        return Ec2DaskAccount(**fields)
+    except Exception:
+        raise known from None
 
 
 async def aload_account(slug: str | None = None) -> Account:

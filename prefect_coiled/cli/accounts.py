@@ -60,7 +60,8 @@ def account_list(as_json: JsonOption = False) -> None:
 def _zone(data: Mapping[str, Any]) -> str:
     """The zone in which an account's clusters start, as far as its block says it."""
     zone, region = data.get("zone"), data.get("region")
-    return str(zone or (f"{region}a" if region else ""))
+    decided = data.get("network_id") or not region  # by the subnet; or by nobody yet
+    return str(zone or ("" if decided else f"{region}a"))
 
 
 @command("account explain")

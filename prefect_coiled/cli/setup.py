@@ -99,10 +99,13 @@ def account_edit(
 
 def _before(slug: str, flags: AccountFlags) -> Ec2DaskAccount | None:
     """What is saved; credentials or a token may be given anew where those that are saved are not right."""
-    from prefect_coiled.blocks.loading import replaced_block, saved_block
+    from prefect_coiled.blocks.loading import replaced_block
 
-    anew = flags.access_key_id or flags.profile or flags.registry_access_token
-    return replaced_block(slug) if anew else saved_block(slug)
+    given = {
+        "aws_credentials": flags.access_key_id or flags.profile,
+        "registry": flags.registry and flags.registry_access_token,
+    }
+    return replaced_block(slug, [name for name, value in given.items() if value])
 
 
 class Steps:

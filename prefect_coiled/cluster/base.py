@@ -161,20 +161,23 @@ class ClusterBase(DistributedCluster):
             # Whoever comes to look, or to scale, may have other modules than the flow run that is at work.
             logger.warning("The modules of this program were not sent: %s", error)
 
-    async def tell_keeper(self, patience: float = _ANSWERS, **told: Any) -> Mapping[str, Any]:
+    async def tell_keeper(
+        self, patience: float = _ANSWERS, *, quiet: bool = False, **told: Any
+    ) -> Mapping[str, Any]:
         """Tell the scheduler's machine, which keeps the wanted number of workers up; see `Keeper.told`.
 
         One that does not answer keeps nothing up either.
 
         Args:
             patience: Seconds to wait for its answer.
+            quiet: Whether it matters little if it does not hear it.
         """
         if self.scheduler_comm is None:
             return {}
         try:
             reply = await asyncio.wait_for(self.scheduler_comm.keep(**told), patience)
         except Exception as error:  # it may be gone, or of a version that knows other words
-            level = logging.DEBUG if told.get("stop") else logging.WARNING
+            level = logging.DEBUG if quiet or told.get("stop") else logging.WARNING
             text = "The scheduler was not told how many workers are wanted: %s"
             logger.log(level, text, error or "no answer")
             return {}

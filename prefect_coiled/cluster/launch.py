@@ -213,16 +213,15 @@ def _find_or_await(aws: Aws, name: str) -> Launched | None:
     """
     intent = parameters.intent_of(aws.account, name)
     end = time.monotonic() + _SOMEBODY_STARTS
-    missing_since: float | None = None
+    missing = dict[str, float]()  # since when AWS has listed no scheduler of an old claim, by its uid
 
     def look() -> tuple[Launched | None] | None:
         claimed = parameters.read_with_age(aws, intent)
         if claimed is None:
             return (None,)
-        nonlocal missing_since
         found = find_cluster(aws, name)
         if found is not None:
-            missing_since = None
+            missing.clear()
             # Its keys come last, and go before its name does.
             spec, record = found
             keys = _client_keys(aws, spec)
@@ -233,16 +232,16 @@ def _find_or_await(aws: Aws, name: str) -> Launched | None:
             return (Launched(aws, spec, record, keys, attached=True),)
         uid = uid_of(claimed[0])
         ended = instances.find_instances(aws, name, uid=uid, states=ENDED)
-        if missing_since is None and claimed[1] > parameters.STARTING:
-            missing_since = time.monotonic()
+        now, old = time.monotonic(), claimed[1] > parameters.STARTING
         # A list that lacks a scheduler is no proof that it has ended: AWS's may be incomplete for a while.
-        missed = missing_since is not None and time.monotonic() - missing_since > CONSISTENCY
+        missed = old and now - missing.setdefault(uid, now) > CONSISTENCY
         if missed or any(m.role == "scheduler" for m in ended):
             events.step("cluster", f"removing what an earlier {name} left")
             removal = remove_cluster(aws, name, uid, patience=_SHORTLY)
             # As long as something is left the name is taken.
             return (None,) if removal.is_done or time.monotonic() > end else None
-        if missing_since is not None:
+        if old:
+            events.step("cluster", f"seeing whether an earlier {name} has ended")
             return None
         events.step("cluster", f"waiting for {name}, which is coming up")
         # Nobody is at it any more if it takes longer; claiming the name says so.
@@ -254,6 +253,7 @@ def _find_or_await(aws: Aws, name: str) -> Launched | None:
         except UnavailableError:
             if time.monotonic() > end:
                 raise
+            missing.clear()
             return None  # the next look may be answered
 
     what = f"waiting for cluster ({name}), which somebody else starts"

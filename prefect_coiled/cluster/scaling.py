@@ -321,12 +321,12 @@ class ScalingCluster(ClusterBase):
 
     async def _hold_on(self, done: asyncio.Event) -> None:
         """Say again and again that this launches or retires workers, until it is done."""
-        while True:
+        while not self._leaving:
             try:
                 await asyncio.wait_for(done.wait(), HOLD_AGAIN_S)
                 return
             except asyncio.TimeoutError:
-                await self.tell_keeper(hold=self._holder)
+                await self.tell_keeper(HOLD_AGAIN_S, quiet=True, hold=self._holder)
 
     async def _lacking(self, n: int, unlisted: Iterable[str]) -> tuple[int, list[str]]:
         """How many workers are to be launched, or less than 0 to go; and which are on their way unseen.

@@ -14,6 +14,7 @@ import os
 import re
 import stat
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -30,6 +31,9 @@ from prefect_coiled.errors import OptionsError
 _STANDARD = frozenset(sys.stdlib_module_names) | frozenset(sys.builtin_module_names)
 # Without these no worker works; whoever has a file of that name beside a script means them.
 _WORKER = frozenset({"dask", "distributed", "prefect", "prefect_dask", "prefect_coiled"})
+# What may be an import, and its names: https://docs.python.org/3/reference/simple_stmts.html#import
+_IMPORT = re.compile(r"\b(import|from)\b((?:[^\r\n;#\\]|\\\r?\n?)*)")
+_NAME = re.compile(r"[^\W\d]\w*")
 # What an editor puts into a program that it starts, from a folder of its own.
 _DEBUGGER = re.compile(r"^(_?pydev|_?debugpy|ptvsd|_?pycharm|_jb_)")
 # The main script as a process has it that `multiprocessing` started: what is of it has that module's name.
@@ -296,19 +300,22 @@ def _add_named(
         if tree.wanted:
             todo += _code_of(tree)
     seen: set[Path] = set()
+    places: dict[str, list[Path]] = {}
     while todo:
         file = todo.pop()
         if file in seen:
             continue
         seen.add(file)
-        for name in _imports(file).names:
-            if name in avoided:
-                continue
-            for root in _roots_of(name, trees, roots, installed):
+        for name in _mentioned(file) - avoided:
+            if name not in places:
+                places[name] = _roots_of(name, trees, roots, installed)
+            for root in places[name]:
                 known = trees.get((name, root))
-                if known is None or not known.wanted:
+                # Code is parsed where that may lead to something new: of large projects it takes seconds.
+                if (known is None or not known.wanted) and name in _imports(file).names:
                     trees[name, root] = Tree(name, root)
                     todo += _code_of(trees[name, root])
+                    places.pop(name, None)
 
 
 def _roots_of(
@@ -351,13 +358,40 @@ class _Imports:
 
 
 def _imports(file: Path) -> _Imports:
+    version = _version(file)
+    return _Imports() if version is None else _imports_of(file, *version)
+
+
+def _mentioned(file: Path) -> frozenset[str]:
+    """All names that a file may import, and more: what stands after the words, be it in a text."""
+    version = _version(file)
+    return frozenset() if version is None else _mentioned_in(file, *version)
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    """When a file was changed, and its size; None of what cannot be read."""
     try:
         found = file.stat()
     except OSError:
-        return _Imports()
+        return None
     if not stat.S_ISREG(found.st_mode):
-        return _Imports()  # a pipe, say, of which nothing comes
-    return _imports_of(file, found.st_mtime_ns, found.st_size)
+        return None  # a pipe, say, of which nothing comes
+    return found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=4096)
+def _mentioned_in(file: Path, changed: int, size: int) -> frozenset[str]:
+    try:
+        text = file.read_bytes().decode()
+    except OSError:
+        return frozenset()
+    except UnicodeDecodeError:  # it may say how it is written
+        return _imports_of(file, changed, size).names
+    found: set[str] = set()
+    for word, rest in _IMPORT.findall(text):
+        names = _NAME.findall(rest)
+        found.update(names[:1] if word == "from" else names)
+    return frozenset(n if n.isascii() else unicodedata.normalize("NFKC", n) for n in found)
 
 
 @lru_cache(maxsize=4096)

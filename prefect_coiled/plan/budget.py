@@ -129,7 +129,7 @@ def standing(
     """
     begin = month_of(now)
     spent, rates = 0.0, {uid: rate for uid, (_, rate) in listed.items()}
-    seen = {key: course for key, course in courses(found, now).items() if course.points[-1][0] >= begin}
+    seen = courses(found, now)
     for (_, _, uid), course in seen.items():
         spent += course.until(now)[0] - course.until(begin)[0]
         if course.runs(now):
@@ -137,7 +137,7 @@ def standing(
             last, count = course.last, listed.get(uid, (0, 0.0))[0]
             rates[uid] = last.usd_per_hour * max(1.0, count / last.machines if last.machines else 1.0)
     running = sum(rates.values())
-    records = [course.last for course in seen.values()]
+    records = [course.last for course in seen.values() if course.points[-1][0] >= begin]
     unpriced = tuple(sorted({kind for one in records for kind in one.unpriced}))
     prices_of = tuple(sorted({one.prices_of for one in records if one.prices_of}))
     return Standing(account, budget, begin, spent, running, not_seen, unpriced, prices_of)

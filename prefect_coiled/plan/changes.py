@@ -240,22 +240,22 @@ def of_destruction(
     there: There,
     *,
     prices: Prices,
-    everywhere: bool,
+    everywhere: bool | None = None,
     stays: str = "",
     needed: bool = False,
 ) -> Iterator[Change]:
     """What goes with an account in a region: all of it.
 
     Args:
-        everywhere: Whether of what all regions share, or of what the region has.
+        everywhere: Whether of what all regions share, or of what the region has; None for both.
         stays: Why what all regions share stays; empty if it goes.
     """
     for key in order(kinds, down=True):
         kind = kinds[key]
-        if kind.delete is None or kind.everywhere != everywhere:
+        if kind.delete is None or everywhere not in (None, kind.everywhere):
             continue
         for item in there[key]:
-            if stays:
+            if kind.everywhere and stays:
                 said = {} if kind.part_of else {"needed": needed, "left": not needed}
                 yield _change("keep", key, kind, item, prices, stays).model_copy(update=said)
             else:

@@ -30,7 +30,7 @@ DENIED_TOPIC = "prefect-coiled-denied"
 KEPT_TOPIC = "prefect-coiled-kept"
 # Seconds for which a client's word counts that it launches or retires workers, and after which it says so
 # again: of a client that is gone in the middle nothing is heard any more.
-HOLD_S, HOLD_AGAIN_S = 30.0, 5.0
+HOLD_S, HOLD_AGAIN_S = 90.0, 5.0
 # What the retirement of a worker is called whose nanny starts it anew; the wanted size stays.
 RENEWED = "prefect-coiled-stuck"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
 
-from pydantic import ValidationError, field_validator
+from pydantic import ConfigDict, ValidationError, field_validator
 
 from prefect_coiled.records import Record
 
@@ -31,7 +31,7 @@ UNITS = ("flow", "cluster", "account", "creator", "day")
 
 
 class CostRecord(Record):
-    """What a cluster had cost at a moment.
+    """What a cluster had cost at a moment; what a later version says beside that is left out.
 
     Attributes:
         flow: The flow that launched it; empty where none did.
@@ -44,6 +44,8 @@ class CostRecord(Record):
         unpriced: Instance types whose price is not known; they are not in `usd`.
         prices_of: The region whose prices were counted with, where it is another one than the cluster's.
     """
+
+    model_config = ConfigDict(extra="ignore")
 
     cluster: str
     uid: str

@@ -199,11 +199,9 @@ def _written_meanwhile(
 
     Whoever writes it looks whether the cluster has its name, which went last.
     """
-    kind = KINDS["parameter"]
+    kind, of = KINDS["parameter"], Scope(name, uid)
     try:
-        found = persistently(
-            aws, f"looking for {kind.name} ({name})", lambda: find(aws, kind, Scope(name, uid))
-        )
+        found = persistently(aws, f"looking for {kind.name} ({name})", lambda: find(aws, kind, of))
     except CredentialsError:
         raise
     except AwsError as error:  # a sweep finds it

@@ -7,10 +7,16 @@ Each run looks at what is there, so that one that was interrupted is run again, 
 
 from __future__ import annotations
 
+from functools import partial
+
 from prefect import flow
 
+from prefect_coiled.aws.kinds import KINDS
 from prefect_coiled.aws.known import changing
+from prefect_coiled.errors import AwsError, CredentialsError
 from prefect_coiled.plan.changes import Plan
+from prefect_coiled.plan.kinds import There
+from prefect_coiled.plan.prices import priced
 from prefect_coiled.provision.planning import (
     destruction_everywhere,
     destruction_here,
@@ -21,6 +27,12 @@ from prefect_coiled.provision.sessions import session_for
 from prefect_coiled.provision.sweeping import not_shown, remove_shared, said, sweep_clusters
 from prefect_coiled.records import Removal
 from prefect_coiled.tasks import changes as steps
+
+
+def _everywhere(there: There, why: str) -> dict[str, str]:
+    """What all regions share, as what is left."""
+    shared = ((KINDS[row], item) for row, items in there.items() if KINDS[row].everywhere for item in items)
+    return {f"{kind.prefix}{kind.id_of(item)}": priced(why, 0.0) for kind, item in shared}
 
 
 @flow(name="destroy account", flow_run_name="destroy {account} in {region}", persist_result=False)
@@ -49,20 +61,27 @@ def destroy_account(account: str, region: str, plan: Plan | None = None) -> Remo
             refuse_while_clusters_live(aws, there)  # one may have started while the lease was waited for
             here = destruction_here(aws, there)
             wanted = here.agreed(plan) if plan is not None else here
-            total, kept, failed = sweep_clusters(session, wanted)
+            with leaving(partial(_everywhere, there)):
+                total, kept, failed = sweep_clusters(session, wanted)
             if kept:  # its machines use the network
                 kept[0].left = total.left
                 raise kept[0]
-            with leaving(lambda why: {**total.left, **said(wanted).left}):
+            with leaving(lambda why: {**total.left, **said(wanted).left, **_everywhere(there, why)}):
                 removal, refused = remove_shared(aws, wanted, there, unseen, total.left)
             total += removal + said(wanted)
-            with leaving(lambda why: total.left):
-                # Minutes have gone by, in which another region may have been set up.
-                everywhere = destruction_everywhere(aws, there)
-                wanted = everywhere.agreed(plan) if plan is not None else everywhere
-                removal, more = remove_shared(aws, wanted, there, unseen, total.left)
+            try:
+                with leaving(lambda why: {**total.left, **_everywhere(there, why)}):
+                    # Minutes have gone by, in which another region may have been set up.
+                    everywhere = destruction_everywhere(aws, there)
+                    wanted = everywhere.agreed(plan) if plan is not None else everywhere
+                    removal, more = remove_shared(aws, wanted, there, unseen, total.left)
+                    removal += said(wanted)
+            except CredentialsError:
+                raise
+            except AwsError as error:
+                removal, more = Removal(left=dict(error.left)), [error]
             errors = [*failed, *refused, *more, *unseen.values()]
-            total += removal + said(wanted) + not_shown(unseen, errors[0] if errors else None)
+            total += removal + not_shown(unseen, errors[0] if errors else None)
         if errors:
             errors[0].left = total.left
             raise errors[0]

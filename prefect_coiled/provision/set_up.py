@@ -1,7 +1,8 @@
 """Set an account up in a region: what all of its clusters share.
 
 who and which zones ─▶ look ─▶ plan ─(nothing to do)─▶ done: reads only
-something is missing, or somebody removes what is shared: under a lease, look and plan again
+somebody makes or removes what is shared: wait for him, look again
+something is missing: under a lease, look and plan again
 ─▶ each change of the plan as a step, after those of the kinds that it waits for, else side by side
 """
 
@@ -101,11 +102,14 @@ def _brought(
         ClosedZoneError: If a zone takes no new subnets; what could be made without it was made.
     """
     there = look(aws, asked_of(want), ours=True)
-    # Whoever holds the lease may be about to delete what was just found.
-    if not set_up_of(aws, there, want).todo and not steps.is_held(aws):
-        for name in told:
-            events.step(name, "there")
-        return want, there
+    while not set_up_of(aws, there, want).todo:
+        if not steps.is_held(aws):
+            for name in told:
+                events.step(name, "there")
+            return want, there
+        # Whoever holds the lease may be about to delete what was just found.
+        steps.wait_until_free(aws)
+        there = look(aws, asked_of(want), ours=True)
     aws.labels()  # tags that cannot be given are told before anything is made
     events.step(told[0], "creating")
     with changing(aws):

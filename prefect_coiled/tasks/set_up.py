@@ -24,6 +24,12 @@ def is_held(aws: Aws) -> bool:
     return leases.is_held(aws, set_up_lease(aws.account))
 
 
+@step("wait for lease")
+def wait_until_free(aws: Aws) -> None:
+    """Wait for whoever makes or removes what the account's clusters share."""
+    leases.wait_until_free(aws, set_up_lease(aws.account))
+
+
 @step("list zones", "zones of {aws.region}")
 def list_zones(aws: Aws) -> tuple[str, ...]:
     """The region's availability zones."""

@@ -28,7 +28,7 @@ class Scaled(ScalingCluster):
     def _adapting(self) -> None:
         return None
 
-    async def tell_keeper(self, patience: float = 0.0, **told: Any) -> dict[str, Any]:
+    async def tell_keeper(self, patience: float = 0.0, *, quiet: bool = False, **told: Any) -> dict[str, Any]:
         self.said.append(told)
         if self._leaves:
             self._leaving = True
@@ -65,10 +65,12 @@ async def test_who_launches_for_long_says_so_again_and_not_once_it_is_done(
     heard = asyncio.Event()
 
     class Slow(Scaled):
-        async def tell_keeper(self, patience: float = 0.0, **told: Any) -> dict[str, Any]:
+        async def tell_keeper(
+            self, patience: float = 0.0, *, quiet: bool = False, **told: Any
+        ) -> dict[str, Any]:
             if told == {"hold": "me"}:
                 heard.set()
-            return await super().tell_keeper(patience, **told)
+            return await super().tell_keeper(patience, quiet=quiet, **told)
 
         async def _grow(self, more: int) -> list[str]:
             await asyncio.wait_for(heard.wait(), 30)

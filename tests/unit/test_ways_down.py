@@ -87,22 +87,16 @@ def test_a_machine_that_does_not_end_in_time_is_left_and_named(monkeypatch: pyte
 def test_a_set_up_that_finds_all_there_waits_for_who_removes_it(
     nat: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class WaitsError(Exception):
-        """It goes for the lease."""
-
-    def changing(aws: Any) -> Any:
-        raise WaitsError
-
-    monkeypatch.setattr(set_up, "look", lambda *_, **__: {})
+    done: list[str] = []
+    held = iter([True, False])
+    monkeypatch.setattr(set_up, "look", lambda *_, **__: done.append("look") or {})
     monkeypatch.setattr(set_up, "set_up_of", lambda *_: SimpleNamespace(todo=()))
-    monkeypatch.setattr(set_up, "changing", changing)
+    monkeypatch.setattr(set_up.steps, "is_held", lambda aws: next(held))
+    monkeypatch.setattr(set_up.steps, "wait_until_free", lambda aws: done.append("wait"))
     aws: Any = SimpleNamespace(account="team", labels=dict)
     want = Wanted(zones=("a",), every=("a",), zone="a", nat=nat)
-    monkeypatch.setattr(set_up.steps, "is_held", lambda aws: False)
     set_up._brought(aws, want, "ecr", ("network",), strict=False)
-    monkeypatch.setattr(set_up.steps, "is_held", lambda aws: True)
-    with pytest.raises(WaitsError):
-        set_up._brought(aws, want, "ecr", ("network",), strict=False)
+    assert done == ["look", "wait", "look"]
 
 
 class Going:
@@ -138,25 +132,28 @@ def test_what_goes_between_two_reads_of_it_hides_nothing() -> None:
 def test_a_cluster_without_a_listed_scheduler_is_taken_for_ended_after_the_lists_may_be_stale(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock, removed = [0.0], list[float]()
+    clock, removed, uids = [0.0], list[float](), ["u1"]
     monkeypatch.setattr(launch, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(launch.parameters, "intent_of", lambda *_: "intent")
     monkeypatch.setattr(launch.parameters, "read_with_age", lambda *_: ("its plan", 9000.0))
-    monkeypatch.setattr(launch, "uid_of", lambda text: "u1")
+    monkeypatch.setattr(launch, "uid_of", lambda text: uids[0])
     monkeypatch.setattr(launch, "find_cluster", lambda *_: None)
     monkeypatch.setattr(launch.instances, "find_instances", lambda *_, **__: [])
 
     def remove(*_: Any, **__: Any) -> Any:
+        assert _[2] == uids[0]
         removed.append(clock[0])
         return SimpleNamespace(is_done=True)
 
     def wait(aws: Any, what: str, look: Any, **_: Any) -> Any:
         while (found := look()) is None:
             clock[0] += 1.0
+            if clock[0] == 20.0:  # somebody else has removed it, and started another one
+                uids[0] = "u2"
         return found
 
     monkeypatch.setattr(launch, "remove_cluster", remove)
     monkeypatch.setattr(launch, "wait_for", wait)
     aws: Any = SimpleNamespace(account="team")
     assert launch._find_or_await(aws, "one") is None
-    assert removed == [launch.CONSISTENCY + 1]
+    assert removed == [20.0 + launch.CONSISTENCY + 1], "counted anew for the other cluster"
