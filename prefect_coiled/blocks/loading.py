@@ -95,7 +95,9 @@ def replaced_block(slug: str, anew: Collection[str]) -> Ec2DaskAccount | None:
         return _validated(found)
     except AccountError as error:
         known = error
-    fields = {n: v for n, v in found.data.items() if n in Ec2DaskAccount.model_fields and n not in anew}
+    if not anew:
+        raise known
+    fields = {n: v for n, v in found.data.items() if n not in anew}
     if "aws_credentials" in anew:
         saved = found.data.get("aws_credentials")
         where = saved.get("aws_client_parameters") if isinstance(saved, Mapping) else None

@@ -32,8 +32,11 @@ _STANDARD = frozenset(sys.stdlib_module_names) | frozenset(sys.builtin_module_na
 # Without these no worker works; whoever has a file of that name beside a script means them.
 _WORKER = frozenset({"dask", "distributed", "prefect", "prefect_dask", "prefect_coiled"})
 # What may be an import, and its names: https://docs.python.org/3/reference/simple_stmts.html#import
-_IMPORT = re.compile(r"\b(import|from)\b((?:[^\r\n;#\\]|\\\r?\n?)*)")
-_NAME = re.compile(r"[^\W\d]\w*")
+# Whatever is not ASCII may be of a name: nothing that parts two names is.
+_IMPORT = re.compile(r"\b(?:import|from)\b((?:[^\r\n;#\\]|\\\r?\n?)*)")
+_NAME = re.compile(r"[0-9A-Z_a-z\u0080-\U0010ffff]+")
+# How a file is written, in one of its first two lines: https://peps.python.org/pep-0263
+_CODING = re.compile(r"\A(?:[^\n]*\n)?[^\n]*coding[:=]")
 # What an editor puts into a program that it starts, from a folder of its own.
 _DEBUGGER = re.compile(r"^(_?pydev|_?debugpy|ptvsd|_?pycharm|_jb_)")
 # The main script as a process has it that `multiprocessing` started: what is of it has that module's name.
@@ -387,10 +390,9 @@ def _mentioned_in(file: Path, changed: int, size: int) -> frozenset[str]:
         return frozenset()
     except UnicodeDecodeError:  # it may say how it is written
         return _imports_of(file, changed, size).names
-    found: set[str] = set()
-    for word, rest in _IMPORT.findall(text):
-        names = _NAME.findall(rest)
-        found.update(names[:1] if word == "from" else names)
+    if not text.isascii() and _CODING.match(text):
+        return _imports_of(file, changed, size).names
+    found = {name for rest in _IMPORT.findall(text) for name in _NAME.findall(rest)}
     return frozenset(n if n.isascii() else unicodedata.normalize("NFKC", n) for n in found)
 
 

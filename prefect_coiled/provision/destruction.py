@@ -70,12 +70,13 @@ def destroy_account(account: str, region: str, plan: Plan | None = None) -> Remo
                 removal, refused = remove_shared(aws, wanted, there, unseen, total.left)
             total += removal + said(wanted)
             try:
+                # Minutes have gone by, in which another region may have been set up.
                 with leaving(lambda why: {**total.left, **_everywhere(there, why)}):
-                    # Minutes have gone by, in which another region may have been set up.
                     everywhere = destruction_everywhere(aws, there)
-                    wanted = everywhere.agreed(plan) if plan is not None else everywhere
+                wanted = everywhere.agreed(plan) if plan is not None else everywhere
+                with leaving(lambda why: {**total.left, **said(wanted).left}):
                     removal, more = remove_shared(aws, wanted, there, unseen, total.left)
-                    removal += said(wanted)
+                removal += said(wanted)
             except CredentialsError:
                 raise
             except AwsError as error:

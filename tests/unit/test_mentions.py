@@ -26,6 +26,12 @@ def f():
 """
 import from_a_text
 """
+if "x" == "from": import b1
+def g():
+	if (yield from g()): import b2
+# moved from C:\\old\\
+import b3, nai\u0308ve
+import हिन्दी, ℘x
 '''
 
 
@@ -33,11 +39,15 @@ def test_every_import_is_among_what_is_mentioned(tmp_path: Path) -> None:
     file = tmp_path / "strange.py"
     file.write_text(STRANGE, encoding="utf-8")
     exact = module_places._imports(file).names
-    assert exact == {"a1", "a2", "a4", "a5", "a7", "a8", "a9", "ünter"}
+    assert exact == {"a1", "a2", "a4", "a5", "a7", "a8", "a9", "ünter"} | {
+        *("b1", "b2", "b3", "na\u00efve", "हिन्दी", "℘x")
+    }
     assert exact <= module_places._mentioned(file)
     file = tmp_path / "latin.py"
     file.write_bytes("# coding: latin-1\nimport \xfcber\n".encode("latin-1"))
     assert module_places._mentioned(file) == {"über"}
+    file.write_bytes("# coding: latin-1\nimport \xc3\xa4\n".encode("latin-1"))
+    assert module_places._mentioned(file) == module_places._imports(file).names
 
 
 def test_what_python_itself_imports_is_mentioned() -> None:
