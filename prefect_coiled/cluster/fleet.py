@@ -10,12 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from prefect_coiled.aws.instances import RUNS
 from prefect_coiled.records import InstanceRecord
 
 # Seconds for which AWS may not list a machine that it has just launched.
 # https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
 _NOT_LISTED_YET = 120.0
-_ALIVE = ("pending", "running")
 
 
 class Fleet:
@@ -63,7 +63,7 @@ class Fleet:
         One that is in no list has ended if the next one lacks it too: a single list may be incomplete.
         """
         listed = {machine.instance_id: machine for machine in machines}
-        alive = {name: m for name, m in listed.items() if m.state in _ALIVE and name not in self._ended}
+        alive = {name: m for name, m in listed.items() if m.state in RUNS and name not in self._ended}
         now = self._clock()
         young = {name for name, since in self._since.items() if now - since < _NOT_LISTED_YET}
         missed = self._machines.keys() - listed.keys() - young

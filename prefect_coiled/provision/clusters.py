@@ -237,7 +237,7 @@ def find_cluster(aws: Aws, name: str) -> tuple[ClusterSpec, ClusterRecord] | Non
     spec = names.read_plan(aws, name)
     if spec is None:
         return None
-    running = instances.find_instances(aws, name, uid=spec.uid, states=("pending", "running"))
+    running = instances.find_instances(aws, name, uid=spec.uid, states=instances.RUNS)
     scheduler = next((i for i in running if i.role == "scheduler"), None)
     if scheduler is None:
         return None

@@ -90,7 +90,7 @@ class ClusterSettings(OptionsModel):
     @classmethod
     def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
         for path in _NOT_AS_PARAMETER:
-            if _part(value, path):
+            if _part(value, path) not in (None, ""):
                 raise OptionsError(
                     f"{'.'.join(path)!r} as a parameter",
                     "Prefect keeps and shows parameters in plain text.",

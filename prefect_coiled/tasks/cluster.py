@@ -266,7 +266,7 @@ def wait_for_address(aws: Aws, scheduler: InstanceRecord, public: bool) -> Insta
         found = instances.find_by_id(aws, scheduler.instance_id)
         if found is None:
             return None
-        if found.state not in ("pending", "running"):
+        if found.state not in instances.RUNS:
             raise ProvisionError(
                 f"starting the scheduler ({scheduler.instance_id})",
                 f"the machine is {found.state}: {found.state_reason.rstrip('. ')}.",

@@ -133,6 +133,7 @@ def test_settings_refuse_what_they_do_not_know_and_what_would_be_shown() -> None
         ({"n_workrs": 3}, "Did you mean 'n_workers'"),
         ({"more": {"worker_disksize": 3}}, "Did you mean 'worker_disk_size'"),
         ({"more": {"environ": {"TOKEN": "x"}}}, "plain text"),
+        ({"more": {"environ": {}}}, "plain text"),
         ({"more": {"worker_options": {"env": {"TOKEN": "x"}}}}, "worker_options.env.*plain text"),
         ({"more": {"backend_options": {"registry": {"access_token": "x"}}}}, "access_token.*plain text"),
         ({"n_workers": "two"}, "n_workers 'two': it has to be a whole number"),
